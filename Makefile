@@ -1,0 +1,123 @@
+# `make help` lists the targets. Needs GNU make, a POSIX shell and Python 3.11 or newer; all else
+# is installed into .venv, which a change of pyproject.toml brings up to date.
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+WORKERS ?= auto
+
+BIN := .venv/bin
+PROTO_BIN := .venv-proto/bin
+STUBS := client/keyauthority/v1
+BASELINE := protos/baseline.binpb
+
+# The stubs name the oldest grpcio and protobuf that they run with: pyproject.toml's lower bounds.
+PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
+
+# Into the folder $(1): one package, keyauthority.v1, whose import path is its proto package.
+define generate
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out="$(1)" --grpc_python_out="$(1)" \
+		--mypy_out="quiet:$(1)" --mypy_grpc_out="quiet:$(1)" \
+		protos/keyauthority/v1/*.proto
+	printf '%s\n' '"""The wire: generated from protos/ by `make proto`, never edited."""' \
+		> "$(1)/keyauthority/v1/__init__.py"
+endef
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format proto bench bench-scale build clean \
+	check-format check-lint check-types check-imports check-rules check-proto check-stubs
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:50051 (ARGS=... for flags)
+	@exec $(BIN)/keyauthority-server serve $(ARGS)
+
+test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n at once)
+	$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+check: check-format check-lint check-types check-imports check-rules check-proto check-stubs ## Check everything but the tests: format, lint, types, imports, rules, protos, stubs
+
+format: .venv/.dev ## Format Python and protos, and mend what the linter can mend
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+	$(BIN)/buf format --write protos
+
+proto: .venv/.dev .venv-proto/.tools ## Make the stubs and the baseline anew; refuses a breaking change
+	$(BIN)/buf breaking protos --against $(BASELINE)
+	rm -f $(STUBS)/*.py $(STUBS)/*.pyi
+	$(call generate,client)
+	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
+
+bench: .venv/.dev ## Measure Verify beside an empty grpcio handler, on one core (needs h2load)
+	$(BIN)/python benchmarks/verify.py $(ARGS)
+
+bench-scale: .venv/.dev ## Measure what a million keys cost (takes some minutes and 2 GB of disk)
+	$(BIN)/python benchmarks/scale.py $(ARGS)
+
+build: .venv/.dev ## Build the wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## Remove environments, caches and builds
+	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache .coverage
+
+check-format: .venv/.dev
+	$(BIN)/ruff format --check
+
+check-lint: .venv/.dev
+	$(BIN)/ruff check
+
+check-types: .venv/.dev
+	$(BIN)/mypy
+
+check-imports: .venv/.dev
+	$(BIN)/lint-imports
+
+check-rules: .venv/.dev
+	$(BIN)/python .ci/check_sizes.py
+	$(BIN)/python .ci/check_rules.py
+
+check-proto: .venv/.dev
+	$(BIN)/buf lint protos
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf breaking protos --against $(BASELINE)
+
+check-stubs: .venv/.dev .venv-proto/.tools
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) --no-print-directory made OUT="$$made" && \
+		diff -r --exclude=__pycache__ $(STUBS) "$$made/keyauthority/v1" && \
+		cmp $(BASELINE) "$$made/baseline.binpb" || \
+		{ echo 'The stubs or the baseline are not what the protos say: run `make proto`.' >&2; exit 1; }
+
+# What `make proto` would make, into the folder OUT.
+.PHONY: made
+.SILENT: made
+made:
+	$(call generate,$(OUT))
+	$(BIN)/buf build protos --exclude-source-info --output $(OUT)/baseline.binpb
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo 'Key Authority needs Python 3.11 or newer; "$(PYTHON)" is none. Name one: make PYTHON=python3.13' >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo '"$(PYTHON)" cannot make virtual environments; on Debian install python3-venv.' >&2; exit 1; }
+
+.venv/.serve: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[server,native,cli]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,otel,dev]'
+	@touch .venv/.serve $@
+
+.venv-proto/.tools: Makefile | .venv/bin/python
+	$(BIN)/python -m venv .venv-proto
+	$(PROTO_BIN)/pip install --quiet $(PROTO_TOOLS)
+	@touch $@
