@@ -1,0 +1,101 @@
+"""The judgement: one pure function, the same in the server and in the client's process.
+
+No clock, no I/O, no exception. What comes before (reading the token, finding the record, comparing
+the digest: MALFORMED and UNKNOWN) and after (drawing limits: RATE_LIMITED and QUOTA_EXCEEDED) is
+the business of whoever holds the token and the counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+from keyauthority.model import UNRESTRICTED, Facts, Key, KeyKind, KeyState, Project, VerdictCode
+from keyauthority.permissions import EVERYTHING, holds
+from keyauthority.restrictions import (
+    android_app_allowed,
+    ios_app_allowed,
+    ip_allowed,
+    referrer_allowed,
+    target_allowed,
+)
+
+
+def decide(key: Key, project: Project | None, facts: Facts, now: datetime) -> VerdictCode:
+    """Return the first check of the contract's order that fails, or VALID."""
+    return next(_failing(key, project, facts, now), VerdictCode.VALID)
+
+
+def explain(
+    key: Key, project: Project | None, facts: Facts, now: datetime
+) -> tuple[VerdictCode, ...]:
+    """Return every check that fails, in the contract's order."""
+    return tuple(_failing(key, project, facts, now))
+
+
+def state_of(key: Key, now: datetime) -> KeyState:
+    """Return where the key is in its life: the first of the states that applies, else ACTIVE."""
+    for code in _ended(key, now):
+        return _STATES[code]
+    return KeyState.ACTIVE
+
+
+def grants_of(key: Key) -> tuple[str, ...]:
+    """Return what the key may do: everything for SECRET, else what it lists."""
+    return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions
+
+
+def _failing(
+    key: Key, project: Project | None, facts: Facts, now: datetime
+) -> Iterator[VerdictCode]:
+    # 1 MALFORMED and 2 UNKNOWN are found out before there is a record to judge.
+    if facts.access_key and facts.access_key != key.access_key:  # 3
+        yield VerdictCode.WRONG_ACCESS_KEY
+    yield from _ended(key, now)  # 4 to 7
+    if project is not None and project.suspended:  # 8
+        yield VerdictCode.PROJECT_SUSPENDED
+    if facts.project_id and facts.project_id != key.project_id:  # 9
+        yield VerdictCode.WRONG_PROJECT
+    if facts.mode is not None and facts.mode is not key.mode:  # 10
+        yield VerdictCode.WRONG_MODE
+    if key.restrictions is not UNRESTRICTED:  # 11 to 14
+        yield from _restricted(key, facts)
+    if facts.permissions and not holds(grants_of(key), facts.permissions):  # 15
+        yield VerdictCode.MISSING_PERMISSION
+    # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED are drawn after all of these hold.
+
+
+def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
+    if key.revoke_time is not None:  # 4
+        yield VerdictCode.REVOKED
+    if key.supersede_time is not None and now >= key.supersede_time:  # 5
+        yield VerdictCode.SUPERSEDED
+    if key.expire_time is not None and now >= key.expire_time:  # 6
+        yield VerdictCode.EXPIRED
+    if key.disabled:  # 7
+        yield VerdictCode.DISABLED
+
+
+def _restricted(key: Key, facts: Facts) -> Iterator[VerdictCode]:
+    only = key.restrictions
+    if only.allowed_ips and not ip_allowed(only.allowed_ips, facts.client_ip):  # 11
+        yield VerdictCode.IP_NOT_ALLOWED
+    if only.allowed_referrers and not referrer_allowed(  # 12
+        only.allowed_referrers, facts.referrer
+    ):
+        yield VerdictCode.REFERRER_NOT_ALLOWED
+    if (only.android_apps and not android_app_allowed(only.android_apps, facts.app)) or (  # 13
+        only.ios_bundle_ids and not ios_app_allowed(only.ios_bundle_ids, facts.app)
+    ):
+        yield VerdictCode.APP_NOT_ALLOWED
+    if only.api_targets and not target_allowed(only.api_targets, facts.api_target):  # 14
+        yield VerdictCode.TARGET_NOT_ALLOWED
+
+
+_STATES: Final = {
+    VerdictCode.REVOKED: KeyState.REVOKED,
+    VerdictCode.SUPERSEDED: KeyState.SUPERSEDED,
+    VerdictCode.EXPIRED: KeyState.EXPIRED,
+    VerdictCode.DISABLED: KeyState.DISABLED,
+}
