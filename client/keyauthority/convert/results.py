@@ -1,0 +1,184 @@
+"""What calls answer <-> proto, but for Verify (see `verification`)."""
+
+from __future__ import annotations
+
+from keyauthority.convert.enums import STATE_FROM_PROTO, STATE_TO_PROTO
+from keyauthority.convert.records import (
+    key_from_proto,
+    key_to_proto,
+    project_from_proto,
+    project_to_proto,
+)
+from keyauthority.convert.times import moment, timestamp
+from keyauthority.model import Key, Project
+from keyauthority.results import (
+    CreatedKey,
+    Page,
+    RevokedKey,
+    RotatedKey,
+    WrittenKey,
+    WrittenProject,
+)
+from keyauthority.token import SecretKey
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+from keyauthority.v1 import key_pb2, project_service_pb2
+
+
+def created_key_to_proto(created: CreatedKey) -> service_pb2.CreateKeyResponse:
+    """Return the answer of CreateKey as a proto: the token in clear."""
+    return service_pb2.CreateKeyResponse(
+        key=key_to_proto(created.key),
+        secret_key=created.secret_key.reveal(),
+        revision=created.revision,
+        log_id=created.log_id,
+    )
+
+
+def created_key_from_proto(proto: service_pb2.CreateKeyResponse) -> CreatedKey:
+    """Return the answer of CreateKey. ValueError for a bad record."""
+    return CreatedKey(
+        key=key_from_proto(proto.key),
+        secret_key=SecretKey(proto.secret_key),
+        revision=proto.revision,
+        log_id=proto.log_id,
+    )
+
+
+def written_key_to_proto(written: WrittenKey) -> service_pb2.UpdateKeyResponse:
+    """Return the answer of UpdateKey as a proto."""
+    return service_pb2.UpdateKeyResponse(
+        key=key_to_proto(written.key), revision=written.revision, log_id=written.log_id
+    )
+
+
+def written_key_from_proto(proto: service_pb2.UpdateKeyResponse) -> WrittenKey:
+    """Return the answer of UpdateKey. ValueError for a bad record."""
+    return WrittenKey(key=key_from_proto(proto.key), revision=proto.revision, log_id=proto.log_id)
+
+
+def rotated_key_to_proto(rotated: RotatedKey) -> service_pb2.RotateKeyResponse:
+    """Return the answer of RotateKey as a proto: the successor's token in clear."""
+    return service_pb2.RotateKeyResponse(
+        key=key_to_proto(rotated.key),
+        secret_key=rotated.secret_key.reveal(),
+        previous=key_to_proto(rotated.previous),
+        revision=rotated.revision,
+        log_id=rotated.log_id,
+    )
+
+
+def rotated_key_from_proto(proto: service_pb2.RotateKeyResponse) -> RotatedKey:
+    """Return the answer of RotateKey. ValueError for a bad record."""
+    return RotatedKey(
+        key=key_from_proto(proto.key),
+        secret_key=SecretKey(proto.secret_key),
+        previous=key_from_proto(proto.previous),
+        revision=proto.revision,
+        log_id=proto.log_id,
+    )
+
+
+def revoked_key_to_proto(revoked: RevokedKey) -> service_pb2.RevokeKeyResponse:
+    """Return the answer of RevokeKey as a proto.
+
+    Its key is the whole record if there is one, else what self-revocation is told: access_key,
+    project_id, state, revoke_time and revision.
+    """
+    return service_pb2.RevokeKeyResponse(
+        key=(
+            key_to_proto(revoked.key, revoked.state)
+            if revoked.key is not None
+            else key_pb2.Key(
+                access_key=revoked.access_key,
+                project_id=revoked.project_id,
+                state=(
+                    STATE_TO_PROTO[revoked.state]
+                    if revoked.state
+                    else key_pb2.KEY_STATE_UNSPECIFIED
+                ),
+                revoke_time=timestamp(revoked.revoke_time),
+                revision=revoked.key_revision,
+            )
+        ),
+        revision=revoked.revision,
+        log_id=revoked.log_id,
+    )
+
+
+def revoked_key_from_proto(proto: service_pb2.RevokeKeyResponse) -> RevokedKey:
+    """Return the answer of RevokeKey. ValueError for a bad record."""
+    key = proto.key
+    return RevokedKey(
+        access_key=key.access_key,
+        project_id=key.project_id,
+        state=STATE_FROM_PROTO.get(key.state),
+        revoke_time=moment(key.revoke_time) if key.HasField("revoke_time") else None,
+        key_revision=key.revision,
+        key=key_from_proto(key) if key.mode != key_pb2.KEY_MODE_UNSPECIFIED else None,
+        revision=proto.revision,
+        log_id=proto.log_id,
+    )
+
+
+def created_project_to_proto(
+    written: WrittenProject,
+) -> project_service_pb2.CreateProjectResponse:
+    """Return the answer of CreateProject as a proto."""
+    return project_service_pb2.CreateProjectResponse(
+        project=project_to_proto(written.project),
+        revision=written.revision,
+        log_id=written.log_id,
+    )
+
+
+def created_project_from_proto(
+    proto: project_service_pb2.CreateProjectResponse,
+) -> WrittenProject:
+    """Return the answer of CreateProject. ValueError for a bad record."""
+    return WrittenProject(
+        project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
+    )
+
+
+def written_project_to_proto(
+    written: WrittenProject,
+) -> project_service_pb2.UpdateProjectResponse:
+    """Return the answer of UpdateProject as a proto."""
+    return project_service_pb2.UpdateProjectResponse(
+        project=project_to_proto(written.project),
+        revision=written.revision,
+        log_id=written.log_id,
+    )
+
+
+def written_project_from_proto(
+    proto: project_service_pb2.UpdateProjectResponse,
+) -> WrittenProject:
+    """Return the answer of UpdateProject. ValueError for a bad record."""
+    return WrittenProject(
+        project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
+    )
+
+
+def key_page_to_proto(page: Page[Key]) -> service_pb2.ListKeysResponse:
+    """Return the answer of ListKeys as a proto; each key in the state that it names."""
+    return service_pb2.ListKeysResponse(
+        keys=map(key_to_proto, page.items), next_page_token=page.next_page_token
+    )
+
+
+def key_page_from_proto(proto: service_pb2.ListKeysResponse) -> Page[Key]:
+    """Return the answer of ListKeys. ValueError for a bad record."""
+    return Page(tuple(map(key_from_proto, proto.keys)), proto.next_page_token)
+
+
+def project_page_to_proto(page: Page[Project]) -> project_service_pb2.ListProjectsResponse:
+    """Return the answer of ListProjects as a proto."""
+    return project_service_pb2.ListProjectsResponse(
+        projects=map(project_to_proto, page.items), next_page_token=page.next_page_token
+    )
+
+
+def project_page_from_proto(proto: project_service_pb2.ListProjectsResponse) -> Page[Project]:
+    """Return the answer of ListProjects. ValueError for a bad record."""
+    return Page(tuple(map(project_from_proto, proto.projects)), proto.next_page_token)

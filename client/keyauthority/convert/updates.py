@@ -1,0 +1,105 @@
+"""Requests to change what is there <-> proto: UpdateKey, RotateKey, UpdateProject.
+
+What is read from a request and refused is as in `requests`. The paths of a mask are taken as they
+come: whether a path is known is for the server to check.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from keyauthority.convert.records import (
+    quota_to_proto,
+    rate_limit_to_proto,
+    restrictions_from_proto,
+    restrictions_to_proto,
+)
+from keyauthority.convert.requests import quota_if_given, rate_limit_if_given, read_if_given
+from keyauthority.convert.times import duration, moment, span, timestamp
+from keyauthority.requests import KeyUpdate, ProjectUpdate, Rotation
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+from keyauthority.v1 import project_service_pb2
+
+
+def key_update_to_proto(update: KeyUpdate) -> service_pb2.UpdateKeyRequest:
+    """Return the request as a proto, its paths in alphabetical order."""
+    return service_pb2.UpdateKeyRequest(
+        access_key=update.access_key,
+        purpose=update.purpose,
+        permissions=update.permissions,
+        restrictions=restrictions_to_proto(update.restrictions),
+        expire_time=timestamp(update.expire_time),
+        rate_limit=rate_limit_to_proto(update.rate_limit),
+        quota=quota_to_proto(update.quota),
+        labels=update.labels,
+        disabled=update.disabled,
+        update_mask=_mask(update.paths),
+        etag=update.etag,
+    )
+
+
+def key_update_from_proto(proto: service_pb2.UpdateKeyRequest) -> KeyUpdate:
+    """Return the request. InvalidArgument: see the module's text."""
+    return KeyUpdate(
+        access_key=proto.access_key,
+        paths=frozenset(proto.update_mask.paths),
+        purpose=proto.purpose,
+        permissions=tuple(proto.permissions),
+        restrictions=restrictions_from_proto(proto.restrictions),
+        expire_time=read_if_given(moment, proto, "expire_time"),
+        rate_limit=rate_limit_if_given(proto),
+        quota=quota_if_given(proto),
+        labels=dict(proto.labels),
+        disabled=proto.disabled,
+        etag=proto.etag,
+    )
+
+
+def project_update_to_proto(update: ProjectUpdate) -> project_service_pb2.UpdateProjectRequest:
+    """Return the request as a proto, its paths in alphabetical order."""
+    return project_service_pb2.UpdateProjectRequest(
+        project_id=update.project_id,
+        display_name=update.display_name,
+        labels=update.labels,
+        suspended=update.suspended,
+        rate_limit=rate_limit_to_proto(update.rate_limit),
+        update_mask=_mask(update.paths),
+        etag=update.etag,
+    )
+
+
+def project_update_from_proto(proto: project_service_pb2.UpdateProjectRequest) -> ProjectUpdate:
+    """Return the request. InvalidArgument: see the module's text."""
+    return ProjectUpdate(
+        project_id=proto.project_id,
+        paths=frozenset(proto.update_mask.paths),
+        display_name=proto.display_name,
+        labels=dict(proto.labels),
+        suspended=proto.suspended,
+        rate_limit=rate_limit_if_given(proto),
+        etag=proto.etag,
+    )
+
+
+def rotation_to_proto(rotation: Rotation) -> service_pb2.RotateKeyRequest:
+    """Return the request as a proto; no overlap is left unset, which an overlap of 0 is not."""
+    return service_pb2.RotateKeyRequest(
+        access_key=rotation.access_key,
+        overlap=duration(rotation.overlap),
+        expire_time=timestamp(rotation.expire_time),
+        request_id=rotation.request_id,
+    )
+
+
+def rotation_from_proto(proto: service_pb2.RotateKeyRequest) -> Rotation:
+    """Return the request. InvalidArgument: see the module's text."""
+    return Rotation(
+        access_key=proto.access_key,
+        overlap=read_if_given(span, proto, "overlap"),
+        expire_time=read_if_given(moment, proto, "expire_time"),
+        request_id=proto.request_id,
+    )
+
+
+def _mask(paths: frozenset[str]) -> FieldMask:
+    return FieldMask(paths=sorted(paths))

@@ -1,0 +1,235 @@
+"""Verify's request and answer <-> proto. Both are on Verify's hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from keyauthority.convert.enums import (
+    KIND_FROM_PROTO,
+    KIND_TO_PROTO,
+    MODE_FROM_PROTO,
+    MODE_TO_PROTO,
+    VERDICT_FROM_PROTO,
+    VERDICT_TO_PROTO,
+)
+from keyauthority.convert.records import (
+    key_from_proto,
+    key_to_proto,
+    project_from_proto,
+    project_to_proto,
+)
+from keyauthority.convert.requests import optional
+from keyauthority.convert.times import moment, timestamp
+from keyauthority.errors import InvalidArgument, bad_field
+from keyauthority.model import ApiTarget, App, Facts, Standing, Verdict, VerdictCode
+from keyauthority.requests import Presentation
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+from keyauthority.v1 import key_pb2
+
+
+def app_to_proto(app: App | None) -> service_pb2.App | None:
+    """Return the app as a proto, None for None."""
+    if app is None:
+        return None
+    return service_pb2.App(
+        android_package=app.android_package,
+        android_sha1=app.android_sha1,
+        ios_bundle_id=app.ios_bundle_id,
+    )
+
+
+def app_from_proto(proto: service_pb2.App) -> App:
+    """Return the app."""
+    return App(
+        android_package=proto.android_package,
+        android_sha1=proto.android_sha1,
+        ios_bundle_id=proto.ios_bundle_id,
+    )
+
+
+def api_target_to_proto(target: ApiTarget | None) -> service_pb2.ApiTarget | None:
+    """Return the target as a proto, None for None."""
+    if target is None:
+        return None
+    return service_pb2.ApiTarget(service=target.service, method=target.method)
+
+
+def api_target_from_proto(proto: service_pb2.ApiTarget) -> ApiTarget:
+    """Return the target."""
+    return ApiTarget(proto.service, proto.method)
+
+
+def presentation_to_proto(presentation: Presentation) -> service_pb2.VerifyRequest:
+    """Return the request as a proto; a cost of 1 is left unset, which means the same."""
+    facts = presentation.facts
+    return service_pb2.VerifyRequest(
+        secret_key=presentation.secret_key,
+        access_key=facts.access_key,
+        project_id=facts.project_id,
+        mode=MODE_TO_PROTO[facts.mode] if facts.mode else key_pb2.KEY_MODE_UNSPECIFIED,
+        permissions=facts.permissions,
+        client_ip=facts.client_ip,
+        referrer=facts.referrer,
+        app=app_to_proto(facts.app),
+        api_target=api_target_to_proto(facts.api_target),
+        cost=None if presentation.cost == 1 else presentation.cost,
+        at_least_revision=presentation.at_least_revision,
+        log_id=presentation.log_id,
+        explain=presentation.explain,
+        include_record=presentation.include_record,
+    )
+
+
+def presentation_from_proto(proto: service_pb2.VerifyRequest) -> Presentation:
+    """Return the request. InvalidArgument if the mode is not a value of its enum."""
+    facts = Facts(
+        proto.access_key,
+        proto.project_id,
+        optional(MODE_FROM_PROTO, proto.mode, "mode"),
+        tuple(proto.permissions),
+        proto.client_ip,
+        proto.referrer,
+        app_from_proto(proto.app) if proto.HasField("app") else None,
+        api_target_from_proto(proto.api_target) if proto.HasField("api_target") else None,
+    )
+    return Presentation(
+        proto.secret_key,
+        facts,
+        proto.cost if proto.HasField("cost") else 1,
+        proto.at_least_revision,
+        proto.log_id,
+        proto.explain,
+        proto.include_record,
+    )
+
+
+def batch_to_proto(presentations: Iterable[Presentation]) -> service_pb2.BatchVerifyRequest:
+    """Return the requests as one batch."""
+    return service_pb2.BatchVerifyRequest(requests=map(presentation_to_proto, presentations))
+
+
+def batch_from_proto(proto: service_pb2.BatchVerifyRequest) -> tuple[Presentation, ...]:
+    """Return the requests. InvalidArgument names `requests[i].field`."""
+    return tuple(_item(place, request) for place, request in enumerate(proto.requests))
+
+
+def _item(place: int, proto: service_pb2.VerifyRequest) -> Presentation:
+    try:
+        return presentation_from_proto(proto)
+    except InvalidArgument as error:
+        field, description = error.fields[0]
+        raise bad_field(f"requests[{place}].{field}", description) from None
+
+
+def standing_to_proto(standing: Standing) -> key_pb2.Standing:
+    """Return the standing as a proto."""
+    return key_pb2.Standing(
+        limit=standing.limit,
+        remaining=standing.remaining,
+        reset_time=timestamp(standing.reset_time),
+    )
+
+
+def standing_from_proto(proto: key_pb2.Standing) -> Standing:
+    """Return the standing. ValueError for a bad time."""
+    return Standing(
+        proto.limit,
+        proto.remaining,
+        moment(proto.reset_time) if proto.HasField("reset_time") else None,
+    )
+
+
+def verdict_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
+    """Return the answer as a proto."""
+    response = _brief(verdict)
+    if verdict.permissions:
+        response.permissions.extend(verdict.permissions)
+    if verdict.labels:
+        response.labels.update(verdict.labels)
+    if verdict.key is not None:
+        response.key.CopyFrom(key_to_proto(verdict.key))
+    if verdict.project is not None:
+        response.project.CopyFrom(project_to_proto(verdict.project))
+    return response
+
+
+def verdicts_to_proto(verdicts: Iterable[Verdict]) -> service_pb2.BatchVerifyResponse:
+    """Return the answer to a batch: without labels, permissions and records."""
+    return service_pb2.BatchVerifyResponse(responses=map(_brief, verdicts))
+
+
+def _brief(verdict: Verdict) -> service_pb2.VerifyResponse:
+    code = verdict.code
+    response = (
+        service_pb2.VerifyResponse()
+    )  # one by one: faster than keywords, of which most are empty
+    response.valid = code is VerdictCode.VALID
+    response.verdict = VERDICT_TO_PROTO[code]
+    response.revision = verdict.revision
+    response.log_id = verdict.log_id
+    if verdict.access_key:
+        _describe(verdict, response)
+    if verdict.failed:
+        response.failed.extend(VERDICT_TO_PROTO[one] for one in verdict.failed)
+    return response
+
+
+def _describe(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
+    """Say of the key what a batch says too: the token was right."""
+    response.access_key = verdict.access_key
+    response.project_id = verdict.project_id
+    if verdict.mode is not None:
+        response.mode = MODE_TO_PROTO[verdict.mode]
+    if verdict.kind is not None:
+        response.kind = KIND_TO_PROTO[verdict.kind]
+    if verdict.expire_time is not None:
+        response.expire_time.CopyFrom(timestamp(verdict.expire_time))
+    if verdict.key_standing is not None:
+        response.key_standing.CopyFrom(standing_to_proto(verdict.key_standing))
+    if verdict.project_standing is not None:
+        response.project_standing.CopyFrom(standing_to_proto(verdict.project_standing))
+    if verdict.quota_standing is not None:
+        response.quota_standing.CopyFrom(standing_to_proto(verdict.quota_standing))
+
+
+def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:
+    """Return the answer. ValueError if it is none that this version knows.
+
+    What cannot be read is neither valid nor denied: the caller cannot tell.
+    """
+    code = VERDICT_FROM_PROTO.get(proto.verdict)
+    if code is None or proto.valid != (code is VerdictCode.VALID):
+        raise ValueError("the verdict is not one that this version knows")
+    given: Mapping[str, object] = {field.name: value for field, value in proto.ListFields()}
+    return Verdict(
+        code=code,
+        access_key=proto.access_key,
+        project_id=proto.project_id,
+        mode=MODE_FROM_PROTO.get(proto.mode),
+        kind=KIND_FROM_PROTO.get(proto.kind),
+        permissions=tuple(proto.permissions),
+        labels=dict(proto.labels),
+        expire_time=moment(proto.expire_time) if "expire_time" in given else None,
+        key_standing=standing_from_proto(proto.key_standing) if "key_standing" in given else None,
+        project_standing=(
+            standing_from_proto(proto.project_standing) if "project_standing" in given else None
+        ),
+        quota_standing=(
+            standing_from_proto(proto.quota_standing) if "quota_standing" in given else None
+        ),
+        revision=proto.revision,
+        log_id=proto.log_id,
+        failed=_codes(proto.failed),
+        key=key_from_proto(proto.key) if "key" in given else None,
+        project=project_from_proto(proto.project) if "project" in given else None,
+    )
+
+
+def verdicts_from_proto(proto: service_pb2.BatchVerifyResponse) -> tuple[Verdict, ...]:
+    """Return the answers to a batch, in order. ValueError if one is none that is known."""
+    return tuple(map(verdict_from_proto, proto.responses))
+
+
+def _codes(numbers: Sequence[service_pb2.Verdict.ValueType]) -> tuple[VerdictCode, ...]:
+    """What a newer server finds failing besides is left out: `code` is what counts."""
+    return tuple(VERDICT_FROM_PROTO[one] for one in numbers if one in VERDICT_FROM_PROTO)
