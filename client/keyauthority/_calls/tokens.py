@@ -1,0 +1,85 @@
+"""Tokens: what one may do, and whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from keyauthority import convert
+from keyauthority._calls.arguments import member, refusing, texts
+from keyauthority.model import ApiTarget, App, Facts, KeyMode
+from keyauthority.requests import Presentation
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+
+
+@refusing
+def verify(
+    secret_key: str,
+    *,
+    access_key: str,
+    project_id: str,
+    mode: KeyMode | str | None,
+    permissions: Sequence[str],
+    client_ip: str,
+    referrer: str,
+    app: App | None,
+    api_target: ApiTarget | None,
+    cost: int,
+    at_least_revision: int,
+    log_id: str,
+    explain: bool,
+    include_record: bool,
+) -> service_pb2.VerifyRequest:
+    """Return the request of Verify."""
+    return convert.presentation_to_proto(
+        Presentation(
+            secret_key=_sendable(secret_key),
+            facts=Facts(
+                access_key=access_key,
+                project_id=project_id,
+                mode=member(KeyMode, mode, "mode"),
+                permissions=texts(permissions, "permissions"),
+                client_ip=client_ip,
+                referrer=referrer,
+                app=app,
+                api_target=api_target,
+            ),
+            cost=cost,
+            at_least_revision=at_least_revision,
+            log_id=log_id,
+            explain=explain,
+            include_record=include_record,
+        )
+    )
+
+
+@refusing
+def batch_verify(presentations: Iterable[Presentation | str]) -> service_pb2.BatchVerifyRequest:
+    """Return the request of BatchVerify; a string is a token with nothing further asked."""
+    return convert.batch_to_proto(
+        Presentation(secret_key=_sendable(one))
+        if isinstance(one, str)
+        else one._replace(secret_key=_sendable(one.secret_key))
+        for one in presentations
+    )
+
+
+@refusing
+def get_project_id(access_key: str | None, secret_key: str) -> service_pb2.GetProjectIdRequest:
+    """Return the request of GetProjectId."""
+    return service_pb2.GetProjectIdRequest(access_key=access_key or "", secret_key=secret_key)
+
+
+def _sendable(secret_key: str) -> str:
+    """Return the token, or if it is no text another that is MALFORMED as it is.
+
+    A token is never a bad argument; half a surrogate pair, which Python's strings can hold, cannot
+    be sent.
+    """
+    if secret_key.isascii():
+        return secret_key
+    return secret_key.encode("utf-8", "replace").decode("utf-8")
+
+
+def project_id_of(response: service_pb2.GetProjectIdResponse) -> str:
+    """Return the result of GetProjectId."""
+    return response.project_id

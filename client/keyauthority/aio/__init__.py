@@ -1,0 +1,35 @@
+"""The client for asyncio: the names of `client`, awaited."""
+
+from __future__ import annotations
+
+from keyauthority.aio.connection import AsyncListing
+from keyauthority.aio.keys import AsyncKeyCalls
+from keyauthority.aio.projects import AsyncProjectCalls
+from keyauthority.aio.tokens import AsyncTokenCalls
+from keyauthority.aio.usage import AsyncUsageCalls
+
+__all__ = ["AsyncClient", "AsyncListing"]
+
+
+class AsyncClient(AsyncProjectCalls, AsyncKeyCalls, AsyncTokenCalls, AsyncUsageCalls):
+    """Calls the authority at an address: `host:port` or `unix:/path`.
+
+    Make one, inside of the running event loop that it shall serve, and close it in the end (it is
+    an async context manager). Any number of tasks may share it.
+    `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
+    by secret, can be called. `timeout` is in seconds, for every call that names none itself.
+
+    Each call raises a `KeyAuthorityError`: what the authority answered, or Unavailable and
+    DeadlineExceeded if no answer came. A call that ends with Unavailable is repeated a few times
+    within the timeout, if a second attempt does no harm:
+
+    - reads, verifications among them; one whose answer was lost may so be drawn from its limits
+      twice;
+    - create_key, rotate_key and create_project: all attempts carry one request_id, a fresh one
+      unless you give yours, and make one key or project. With your own the call can be repeated
+      after DeadlineExceeded too, within 24 hours, and gives the same secret;
+    - revoke_key, since a key is revoked once, and report_usage, whose batch_id counts once.
+
+    update_key and update_project are not repeated: after an attempt that succeeded unseen the next
+    would be refused for its etag, or, without one, undo what somebody else has changed since.
+    """

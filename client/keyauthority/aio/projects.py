@@ -1,0 +1,82 @@
+"""The calls about projects, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keyauthority import convert
+from keyauthority._calls import projects
+from keyauthority.aio.connection import AsyncConnection, AsyncListing
+from keyauthority.model import Project, RateLimit
+from keyauthority.requests import UNCHANGED, Unchanged
+from keyauthority.results import WrittenProject
+
+
+class AsyncProjectCalls(AsyncConnection):
+    """Makes, shows and changes projects."""
+
+    async def create_project(
+        self,
+        display_name: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        rate_limit: RateLimit | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Project:
+        """Make a project."""
+        request = projects.create_project(display_name, labels, rate_limit, request_id)
+        written = await self._call(
+            self._projects.CreateProject, request, convert.created_project_from_proto, timeout
+        )
+        return written.project
+
+    async def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
+        """Return one project. NotFound if it is absent or not yours."""
+        return await self._call(
+            self._projects.GetProject,
+            projects.get_project(project_id),
+            projects.project_of,
+            timeout,
+        )
+
+    def list_projects(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncListing[Project]:
+        """Return your projects, oldest first. `page_size` is 1 to 1000, 0 means 100."""
+        return AsyncListing(
+            lambda page_token: self._call(
+                self._projects.ListProjects,
+                projects.list_projects(page_size, page_token),
+                convert.project_page_from_proto,
+                timeout,
+            )
+        )
+
+    async def update_project(
+        self,
+        project_id: str,
+        *,
+        display_name: str | Unchanged | None = UNCHANGED,
+        labels: Mapping[str, str] | Unchanged | None = UNCHANGED,
+        suspended: bool | Unchanged = UNCHANGED,
+        rate_limit: RateLimit | Unchanged | None = UNCHANGED,
+        etag: str = "",
+        timeout: float | None = None,
+    ) -> WrittenProject:
+        """Change what is given of a project, and leave the rest; None clears a field.
+
+        While a project is suspended, all its keys are denied. `etag`, that of the project as you
+        read it, makes the call Aborted if somebody has changed the project since.
+        """
+        request = projects.update_project(
+            project_id,
+            display_name=display_name,
+            labels=labels,
+            suspended=suspended,
+            rate_limit=rate_limit,
+            etag=etag,
+        )
+        return await self._call(
+            self._projects.UpdateProject, request, convert.written_project_from_proto, timeout
+        )

@@ -1,0 +1,93 @@
+"""The connection of a client: its channel, how one call is made on it, and lists by pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+import grpc
+
+from keyauthority import _calls, _channel
+from keyauthority.results import Page
+from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
+from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
+from keyauthority.v1.usage_service_pb2_grpc import UsageServiceStub
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Listing(Generic[T]):
+    """A list that the authority holds: iterate over all of it, or take it by pages."""
+
+    def __init__(self, fetch: Callable[[str], Page[T]]) -> None:
+        self._fetch = fetch
+
+    def __iter__(self) -> Iterator[T]:
+        page = self._fetch("")
+        yield from page.items
+        while page.next_page_token:
+            page = self._fetch(page.next_page_token)
+            yield from page.items
+
+    def page(self, page_token: str = "") -> Page[T]:
+        """Return one page: the first, or that which a page's `next_page_token` leads to."""
+        return self._fetch(page_token)
+
+
+class Connection:
+    """A channel to the authority, the credential and the timeout that calls on it have."""
+
+    def __init__(
+        self,
+        address: str = _channel.DEFAULT_ADDRESS,
+        *,
+        operator_key: str | None = None,
+        timeout: float = _channel.DEFAULT_TIMEOUT,
+    ) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._metadata = _channel.metadata(operator_key)
+        self._channel = grpc.insecure_channel(address, _channel.CHANNEL_OPTIONS)
+        self._keys = KeyAuthorityServiceStub(self._channel)
+        self._projects = ProjectServiceStub(self._channel)
+        self._usage = UsageServiceStub(self._channel)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._address!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection; calls that are under way end."""
+        self._channel.close()
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Q, A],
+        request: Q,
+        read: Callable[[A], R],
+        timeout: float | None,
+        metadata: _channel.Metadata | None = None,
+    ) -> R:
+        try:
+            response = method(
+                request,
+                timeout=self._timeout if timeout is None else timeout,
+                metadata=self._metadata if metadata is None else metadata,
+            )
+        except grpc.RpcError as failed:
+            raise _calls.error_of(failed) from None
+        return _calls.answer(read, response)

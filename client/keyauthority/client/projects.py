@@ -1,0 +1,87 @@
+"""The calls about projects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keyauthority import convert
+from keyauthority._calls import projects
+from keyauthority.client.connection import Connection, Listing
+from keyauthority.model import Project, RateLimit
+from keyauthority.requests import UNCHANGED, Unchanged
+from keyauthority.results import WrittenProject
+from keyauthority.v1.project_service_pb2 import CreateProjectRequest
+
+
+class ProjectCalls(Connection):
+    """Makes, shows and changes projects."""
+
+    def create_project(
+        self,
+        display_name: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        rate_limit: RateLimit | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Project:
+        """Make a project."""
+        request = projects.create_project(display_name, labels, rate_limit, request_id)
+        return self._create_project(request, timeout).project
+
+    def _create_project(
+        self, request: CreateProjectRequest, timeout: float | None = None
+    ) -> WrittenProject:
+        return self._call(
+            self._projects.CreateProject, request, convert.created_project_from_proto, timeout
+        )
+
+    def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
+        """Return one project. NotFound if it is absent or not yours."""
+        return self._call(
+            self._projects.GetProject,
+            projects.get_project(project_id),
+            projects.project_of,
+            timeout,
+        )
+
+    def list_projects(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> Listing[Project]:
+        """Return your projects, oldest first. `page_size` is 1 to 1000, 0 means 100."""
+        return Listing(
+            lambda page_token: self._call(
+                self._projects.ListProjects,
+                projects.list_projects(page_size, page_token),
+                convert.project_page_from_proto,
+                timeout,
+            )
+        )
+
+    def update_project(
+        self,
+        project_id: str,
+        *,
+        display_name: str | Unchanged | None = UNCHANGED,
+        labels: Mapping[str, str] | Unchanged | None = UNCHANGED,
+        suspended: bool | Unchanged = UNCHANGED,
+        rate_limit: RateLimit | Unchanged | None = UNCHANGED,
+        etag: str = "",
+        timeout: float | None = None,
+    ) -> WrittenProject:
+        """Change what is given of a project, and leave the rest; None clears a field.
+
+        While a project is suspended, all its keys are denied. `etag`, that of the project as you
+        read it, makes the call Aborted if somebody has changed the project since.
+        """
+        request = projects.update_project(
+            project_id,
+            display_name=display_name,
+            labels=labels,
+            suspended=suspended,
+            rate_limit=rate_limit,
+            etag=etag,
+        )
+        return self._call(
+            self._projects.UpdateProject, request, convert.written_project_from_proto, timeout
+        )
