@@ -1,0 +1,5 @@
+"""`python -m keyauthority.cli` is `keyauthority`."""
+
+from keyauthority.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""The commands put together, and what a run ends with: one line for an error, and an exit code."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from keyauthority import __version__
+from keyauthority.cli.keys import keys
+from keyauthority.cli.output import one_line
+from keyauthority.cli.projects import projects
+from keyauthority.cli.session import settings
+from keyauthority.cli.tokens import project_id, verify
+from keyauthority.cli.usage import usage
+from keyauthority.token import TOKEN_PATTERN
+
+_FAULT: Final = 2  # not 1, which `verify` keeps for "denied"
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@settings
+def authority() -> None:
+    """Issue, revoke and verify API keys at a Key Authority.
+
+    The operator key is read from KEYAUTHORITY_OPERATOR_KEY, or from the file that
+    KEYAUTHORITY_OPERATOR_KEY_FILE names. Secrets are read from standard input or a prompt, never
+    from arguments. A command exits with 0, with 1 if the authority refused it, with 2 if it was
+    used wrongly.
+    """
+
+
+for _command in (projects, keys, verify, project_id, usage):
+    authority.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Without arguments, those of the process."""
+    try:
+        code = authority.main(arguments, prog_name="keyauthority", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        bare.show()
+        return bare.exit_code
+    except click.ClickException as failed:
+        place = (
+            failed.ctx.command_path if isinstance(failed, click.UsageError) and failed.ctx else ""
+        )
+        click.echo(f"{place or 'keyauthority'}: {_told(failed)}", err=True)
+        return failed.exit_code
+    except click.Abort:
+        click.echo("keyauthority: interrupted", err=True)
+        return _INTERRUPTED
+    except SystemExit:  # click's answer to a reader that went away
+        return _FAULT
+    except Exception:  # noqa: BLE001 - Python would exit with 1, which says "denied"
+        traceback.print_exc()
+        return _FAULT
+    return code if isinstance(code, int) else 0
+
+
+def _told(failed: click.ClickException) -> str:
+    """Return the message on one line, without a token that was typed where none belongs."""
+    text = " ".join(failed.format_message().split())
+    return TOKEN_PATTERN.sub("**********", one_line(text))

@@ -1,0 +1,222 @@
+"""`keyauthority keys`: make, show and revoke keys; what changes them is in `changes`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import click
+
+from keyauthority.cli import changes, options, parameters
+from keyauthority.cli.output import (
+    key_fields,
+    print_fields,
+    print_json,
+    print_rows,
+    print_secret,
+    time_text,
+    word,
+)
+from keyauthority.cli.session import PAGE_SIZE, connected, read_secret, settings, wants_json
+from keyauthority.convert import (
+    created_key_to_proto,
+    key_page_to_proto,
+    key_to_proto,
+    revoked_key_to_proto,
+)
+from keyauthority.model import (
+    AndroidApp,
+    ApiTargetRestriction,
+    KeyKind,
+    KeyMode,
+    KeyState,
+    Quota,
+    RateLimit,
+    Restrictions,
+    RevokeReason,
+)
+from keyauthority.results import CreatedKey, Page, RevokedKey
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+
+
+@click.group()
+@settings
+def keys() -> None:
+    """Make, show, change and revoke keys."""
+
+
+for _command in (changes.update, changes.rotate, changes.disable, changes.enable):
+    keys.add_command(_command)
+
+
+@keys.command()
+@click.option("--project-id", default="", help="Whose key it is; none for an operator's.")
+@click.option("--mode", type=parameters.choice(KeyMode), help="Not needed for an operator's key.")
+@click.option("--kind", type=parameters.choice(KeyKind), required=True)
+@options.key_fields
+@click.option(
+    "--ttl", type=parameters.duration, metavar="DURATION", help="As 90d, 12h, 30m or 10s."
+)
+@click.option("--operator-project", "operator_projects", multiple=True, metavar="PROJECT_ID")
+@options.request_id
+@settings
+def create(
+    project_id: str,
+    mode: str | None,
+    kind: str,
+    purpose: str | None,
+    permissions: tuple[str, ...],
+    allowed_ips: tuple[str, ...],
+    allowed_referrers: tuple[str, ...],
+    android_apps: tuple[AndroidApp, ...],
+    ios_bundle_ids: tuple[str, ...],
+    api_targets: tuple[ApiTargetRestriction, ...],
+    expire_time: datetime | None,
+    ttl: timedelta | None,
+    rate_limit: RateLimit | None,
+    quota: Quota | None,
+    labels: tuple[tuple[str, str], ...],
+    operator_projects: tuple[str, ...],
+    request_id: str | None,
+) -> None:
+    """Make a key and show its secret, once.
+
+    Options that name a list may be repeated.
+    """
+    restrictions = Restrictions(
+        allowed_ips=allowed_ips,
+        allowed_referrers=allowed_referrers,
+        android_apps=android_apps,
+        ios_bundle_ids=ios_bundle_ids,
+        api_targets=api_targets,
+    )
+    with connected() as authority:
+        created = authority.create_key(
+            project_id,
+            mode=mode,
+            kind=kind,
+            purpose=purpose or "",
+            permissions=permissions,
+            restrictions=restrictions,
+            expire_time=expire_time,
+            ttl=ttl,
+            rate_limit=rate_limit,
+            quota=quota,
+            labels=parameters.label_map(labels),
+            operator_projects=operator_projects,
+            request_id=request_id,
+        )
+    _show_created(created)
+
+
+def _show_created(created: CreatedKey) -> None:
+    if wants_json():
+        print_json(created_key_to_proto(created))
+    else:
+        print_fields(key_fields(created.key))
+        print_secret(created.key, created.secret_key)
+
+
+@keys.command()
+@click.option("--access-key", required=True)
+@settings
+def show(access_key: str) -> None:
+    """Show one key, without its secret."""
+    with connected() as authority:
+        key = authority.get_key(access_key)
+    if wants_json():
+        print_json(service_pb2.GetKeyResponse(key=key_to_proto(key)))
+    else:
+        print_fields(key_fields(key))
+
+
+@keys.command("list")
+@click.option("--project-id", default="", help="Unless given, all your projects.")
+@click.option("--mode", type=parameters.choice(KeyMode))
+@click.option("--kind", type=parameters.choice(KeyKind))
+@click.option("--state", type=parameters.choice(KeyState))
+@click.option(
+    "--label", multiple=True, type=parameters.pair, metavar="NAME=VALUE", help="All must match."
+)
+@click.option("--expires-before", type=parameters.time, metavar="TIME")
+@click.option("--used-before", type=parameters.time, metavar="TIME")
+@click.option("--never-used", is_flag=True)
+@settings
+def list_(
+    project_id: str,
+    mode: str | None,
+    kind: str | None,
+    state: str | None,
+    label: tuple[tuple[str, str], ...],
+    expires_before: datetime | None,
+    used_before: datetime | None,
+    never_used: bool,
+) -> None:
+    """List the keys for which all that is given holds, oldest first.
+
+    Operators' keys are listed with --kind operator and without --project-id.
+    """
+    with connected() as authority:
+        found = tuple(
+            authority.list_keys(
+                project_id,
+                mode=mode,
+                kind=kind,
+                state=state,
+                labels=parameters.label_map(label),
+                expires_before=expires_before,
+                used_before=used_before,
+                never_used=never_used,
+                page_size=PAGE_SIZE,
+            )
+        )
+    if wants_json():
+        print_json(key_page_to_proto(Page(found)))
+    else:
+        print_rows(
+            ("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time"),
+            (
+                (
+                    one.access_key,
+                    word(one.state),
+                    one.mode,
+                    one.kind,
+                    one.purpose,
+                    time_text(one.expire_time),
+                    time_text(one.last_used_time),
+                )
+                for one in found
+            ),
+        )
+
+
+@keys.command()
+@click.option("--access-key")
+@click.option(
+    "--by-secret", is_flag=True, help="Read the secret key, which is right enough to revoke it."
+)
+@click.option("--reason", type=parameters.choice(RevokeReason))
+@click.option("--note", default="", help="What else shall be known.")
+@settings
+def revoke(access_key: str | None, by_secret: bool, reason: str | None, note: str) -> None:
+    """Revoke one key, for good."""
+    if not access_key and not by_secret:
+        raise click.UsageError("name the key: --access-key, --by-secret, or both")
+    secret_key = read_secret() if by_secret else None
+    with connected() as authority:
+        revoked = authority.revoke_key(access_key, secret_key=secret_key, reason=reason, note=note)
+    if wants_json():
+        print_json(revoked_key_to_proto(revoked))
+    else:
+        print_fields(_revoked_fields(revoked))
+
+
+def _revoked_fields(revoked: RevokedKey) -> list[tuple[str, str]]:
+    if revoked.key is not None:
+        return key_fields(revoked.key)
+    return [
+        ("access_key", revoked.access_key),
+        ("project_id", revoked.project_id),
+        ("state", word(revoked.state)),
+        ("revoke_time", time_text(revoked.revoke_time)),
+        ("revision", str(revoked.key_revision)),
+    ]

@@ -1,0 +1,193 @@
+"""Answers on standard output: tables for people, the proto's JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from keyauthority.model import (
+    Key,
+    KeyKind,
+    Project,
+    Quota,
+    RateLimit,
+    Restrictions,
+    Standing,
+    Verdict,
+)
+from keyauthority.token import SecretKey
+
+_PIPE_WIDTH: Final = 10_000  # columns; what reads a pipe wraps for itself
+
+
+def one_line(text: str) -> str:
+    """Return the text with all that could break a line or steer a terminal written out."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+
+
+def print_json(message: Message) -> None:
+    """Print a message as its JSON: lowerCamelCase, fields that are not set included."""
+    click.echo(MessageToJson(message, always_print_fields_with_no_presence=True))
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, without what is empty."""
+    shown = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {one_line(value)}")
+
+
+def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table with a line for each row."""
+    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True  # an id, to be copied
+    for row in rows:
+        table.add_row(*(Text(one_line(cell)) for cell in row))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
+
+
+def print_secret(key: Key, secret_key: SecretKey) -> None:
+    """Print the token of a new key on a line of its own; a public one is among the key's fields."""
+    if key.kind is not KeyKind.PUBLISHABLE:
+        click.echo("\nThe secret key, shown this once and never again:\n")
+        click.echo(secret_key.reveal())
+
+
+def key_fields(key: Key) -> list[tuple[str, str]]:
+    """Return what a key's record says, in the order of the proto."""
+    return [
+        ("access_key", key.access_key),
+        ("project_id", key.project_id),
+        ("mode", key.mode),
+        ("kind", key.kind),
+        ("purpose", key.purpose),
+        ("permissions", " ".join(key.permissions)),
+        *restriction_fields(key.restrictions),
+        ("rate_limit", rate_limit_text(key.rate_limit)),
+        ("quota", quota_text(key.quota)),
+        ("labels", labels_text(key.labels)),
+        ("state", word(key.state)),
+        ("disabled", "yes" if key.disabled else ""),
+        ("create_time", time_text(key.create_time)),
+        ("update_time", time_text(key.update_time)),
+        ("expire_time", time_text(key.expire_time)),
+        ("supersede_time", time_text(key.supersede_time)),
+        ("revoke_time", time_text(key.revoke_time)),
+        ("revoke_reason", word(key.revoke_reason)),
+        ("revoke_note", key.revoke_note),
+        ("last_used_time", time_text(key.last_used_time)),
+        ("created_by", key.created_by),
+        ("created_from", key.created_from),
+        ("predecessor_access_key", key.predecessor_access_key),
+        ("successor_access_key", key.successor_access_key),
+        ("publishable_key", key.publishable_key),
+        ("operator_projects", " ".join(key.operator_projects)),
+        ("etag", key.etag),
+        ("revision", str(key.revision)),
+    ]
+
+
+def restriction_fields(restrictions: Restrictions) -> list[tuple[str, str]]:
+    """Return each list of restrictions, as it is written on the command line."""
+    return [
+        ("allowed_ips", " ".join(restrictions.allowed_ips)),
+        ("allowed_referrers", " ".join(restrictions.allowed_referrers)),
+        (
+            "android_apps",
+            " ".join(f"{one.package}={one.sha1}" for one in restrictions.android_apps),
+        ),
+        ("ios_bundle_ids", " ".join(restrictions.ios_bundle_ids)),
+        (
+            "api_targets",
+            " ".join(
+                f"{one.service}={','.join(one.methods)}" if one.methods else one.service
+                for one in restrictions.api_targets
+            ),
+        ),
+    ]
+
+
+def project_fields(project: Project) -> list[tuple[str, str]]:
+    """Return what a project's record says, in the order of the proto."""
+    return [
+        ("project_id", project.project_id),
+        ("display_name", project.display_name),
+        ("labels", labels_text(project.labels)),
+        ("suspended", "yes" if project.suspended else ""),
+        ("rate_limit", rate_limit_text(project.rate_limit)),
+        ("create_time", time_text(project.create_time)),
+        ("update_time", time_text(project.update_time)),
+        ("etag", project.etag),
+        ("revision", str(project.revision)),
+    ]
+
+
+def verdict_fields(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return what a verdict says, without the records."""
+    return [
+        ("verdict", verdict.code),
+        ("failed", " ".join(verdict.failed)),
+        ("access_key", verdict.access_key),
+        ("project_id", verdict.project_id),
+        ("mode", word(verdict.mode)),
+        ("kind", word(verdict.kind)),
+        ("permissions", " ".join(verdict.permissions)),
+        ("labels", labels_text(verdict.labels)),
+        ("expire_time", time_text(verdict.expire_time)),
+        ("key_standing", standing_text(verdict.key_standing)),
+        ("project_standing", standing_text(verdict.project_standing)),
+        ("quota_standing", standing_text(verdict.quota_standing)),
+        ("revision", str(verdict.revision)),
+        ("log_id", verdict.log_id),
+    ]
+
+
+def time_text(moment: datetime | None) -> str:
+    """Return the time in ISO 8601, to the second; nothing for None."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else ""
+
+
+def word(value: Enum | None) -> str:
+    """Return the value of an enum; nothing for None."""
+    return str(value.value) if value else ""
+
+
+def labels_text(given: Mapping[str, str]) -> str:
+    """Return the labels as they are written on the command line, in order of their names."""
+    return " ".join(f"{name}={value}" for name, value in sorted(given.items()))
+
+
+def rate_limit_text(limit: RateLimit | None) -> str:
+    """Return the limit with its period in seconds; nothing for None."""
+    return f"{limit.limit}/{limit.period.total_seconds():g}s" if limit else ""
+
+
+def quota_text(given: Quota | None) -> str:
+    """Return the quota as it is written on the command line; nothing for None."""
+    return f"{given.limit}/{given.period}" if given else ""
+
+
+def standing_text(given: Standing | None) -> str:
+    """Return what is left and until when; nothing for None."""
+    if given is None:
+        return ""
+    until = f" until {time_text(given.reset_time)}" if given.reset_time else ""
+    return f"{given.remaining} of {given.limit} left{until}"

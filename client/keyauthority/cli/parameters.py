@@ -1,0 +1,86 @@
+"""How values are written on the command line: `90d`, `100/1m`, `1000/day`, `package=sha1`.
+
+Each is a type for click, which names the option when a value is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+import click
+
+from keyauthority.model import AndroidApp, ApiTargetRestriction, Quota, QuotaPeriod, RateLimit
+
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_DURATION: Final = re.compile(r"(\d{1,9})([dhms])", re.ASCII)  # 9 digits: within timedelta
+_LIMIT: Final = re.compile(r"(\d{1,18})/(.+)", re.ASCII)  # 18 digits: within the proto's int64
+
+
+def duration(text: str) -> timedelta:
+    """Return the span that `90d`, `12h`, `30m` or `10s` is."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a number with d, h, m or s behind it.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def time(text: str) -> datetime:
+    """Return the time that ISO 8601 with a zone is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise click.BadParameter(f"{text!r} is not a time with its zone, as 2030-01-31T12:00:00Z.")
+    return moment
+
+
+def rate_limit(text: str) -> RateLimit:
+    """Return the limit that `100/1m` is."""
+    match = _LIMIT.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a limit and a period, as 100/1m.")
+    return RateLimit(int(match[1]), duration(match[2]))
+
+
+def quota(text: str) -> Quota:
+    """Return the quota that `1000/day`, `1000/month` or `1000/total` is."""
+    match = _LIMIT.fullmatch(text)
+    if match is None or match[2] not in set(QuotaPeriod):
+        raise click.BadParameter(f"{text!r} is not a limit and day, month or total, as 1000/day.")
+    return Quota(int(match[1]), QuotaPeriod(match[2]))
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Return the two sides of the first `=`; the left one is not empty."""
+    first, equals, second = text.partition("=")
+    if not first or not equals:
+        raise click.BadParameter(f"{text!r} has no = between two parts.")
+    return first, second
+
+
+def android_app(text: str) -> AndroidApp:
+    """Return the app that `package=sha1` names."""
+    return AndroidApp(*pair(text))
+
+
+def api_target(text: str) -> ApiTargetRestriction:
+    """Return what `service` or `service=method,method` allows."""
+    service, _, methods = text.partition("=")
+    return ApiTargetRestriction(service, tuple(one for one in methods.split(",") if one))
+
+
+def choice(enum: type[StrEnum]) -> click.Choice[str]:
+    """Return the parameter type of an enum: its values in lower case."""
+    return click.Choice([one.value for one in enum])
+
+
+def label_map(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the labels; a name that is given twice is a usage error."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise click.UsageError("a label is given twice")
+    return dict(pairs)

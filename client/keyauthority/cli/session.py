@@ -1,0 +1,125 @@
+"""What every command shares: where the authority is, as whom to call it, and how to print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from keyauthority.cli import parameters
+from keyauthority.client import Client
+from keyauthority.errors import InvalidArgument, KeyAuthorityError
+from keyauthority.token import SecretKey
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PAGE_SIZE: Final = 1000  # the most that a page may hold: the fewest calls for a whole list
+
+_SECRET_MAX: Final = 1 << 20  # bytes; more than any token, and than the server takes
+_KEY_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY"
+_KEY_FILE_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY_FILE"
+
+
+class Failed(click.ClickException):
+    """A call that the authority refused, or that did not reach it."""
+
+    exit_code = 1
+
+    def __init__(self, error: KeyAuthorityError) -> None:
+        reason = f" ({error.reason})" if error.reason else ""
+        super().__init__(f"{error.message or 'no reason given'}{reason} [{error.status}]")
+
+
+class CannotTell(Failed):
+    """A verification that failed: neither valid nor denied."""
+
+    exit_code = 2
+
+
+def settings(command: F) -> F:
+    """Add the options that stand behind any part of the command; the last given holds."""
+    for option in (
+        click.option(
+            "--json",
+            is_flag=True,
+            default=None,
+            expose_value=False,
+            callback=_remember,
+            help="Print the answer as the proto's JSON.",
+        ),
+        click.option(
+            "--timeout",
+            type=parameters.duration,
+            expose_value=False,
+            callback=_remember,
+            help="How long to wait for an answer: 5s unless given.",
+        ),
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            expose_value=False,
+            callback=_remember,
+            help="Where the authority is, or unix:PATH; else KEYAUTHORITY_ADDRESS, else"
+            " 127.0.0.1:50051.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    if value is not None:
+        context.meta[f"keyauthority.{parameter.name}"] = value  # meta is shared by the whole line
+
+
+def wants_json() -> bool:
+    """True if the answer is to be printed as JSON."""
+    return bool(click.get_current_context().meta.get("keyauthority.json"))
+
+
+@contextmanager
+def connected(failure: type[Failed] = Failed) -> Iterator[Client]:
+    """Give a client; a call that fails ends the command with `failure`."""
+    meta = click.get_current_context().meta
+    address = meta.get("keyauthority.address") or os.environ.get("KEYAUTHORITY_ADDRESS")
+    timeout = meta.get("keyauthority.timeout")
+    options: dict[str, Any] = {"operator_key": _operator_key()}
+    if address:
+        options["address"] = address
+    if timeout is not None:
+        options["timeout"] = timeout.total_seconds()
+    try:
+        with Client(**options) as client:
+            yield client
+    except InvalidArgument as error:
+        if error.reason is None:  # refused here, before it was sent
+            raise click.UsageError(error.message) from None
+        raise failure(error) from None
+    except KeyAuthorityError as error:
+        raise failure(error) from None
+
+
+def _operator_key() -> SecretKey | None:
+    key, file = os.environ.get(_KEY_VARIABLE), os.environ.get(_KEY_FILE_VARIABLE)
+    if key and file:
+        raise click.UsageError(f"set {_KEY_VARIABLE} or {_KEY_FILE_VARIABLE}, not both")
+    if file:
+        try:
+            key = Path(file).read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it holds no operator key"
+            raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: {cause}") from None
+    return SecretKey(key) if key else None
+
+
+def read_secret() -> SecretKey:
+    """Return the token from the first line of standard input, or from a prompt that hides it."""
+    if sys.stdin.isatty():
+        return SecretKey(click.prompt("Secret key", hide_input=True, err=True))
+    line = sys.stdin.buffer.readline(_SECRET_MAX)
+    return SecretKey(line.decode("utf-8", "replace").rstrip("\r\n"))

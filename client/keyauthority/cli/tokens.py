@@ -1,0 +1,118 @@
+"""`keyauthority verify` and `keyauthority project-id`: what a token may do, and whose it is."""
+
+from __future__ import annotations
+
+import click
+
+from keyauthority.cli import parameters
+from keyauthority.cli.output import (
+    key_fields,
+    print_fields,
+    print_json,
+    project_fields,
+    verdict_fields,
+)
+from keyauthority.cli.session import CannotTell, connected, read_secret, settings, wants_json
+from keyauthority.convert import verdict_to_proto
+from keyauthority.model import ApiTarget, App, KeyMode, Verdict
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+
+_DENIED = 1
+
+
+@click.command()
+@click.option("--access-key", default="", help="The key that the client claims to have.")
+@click.option("--project-id", default="", help="The project that the key must belong to.")
+@click.option("--mode", type=parameters.choice(KeyMode), help="The mode that the key must be of.")
+@click.option("--permission", "permissions", multiple=True, metavar="RESOURCE:ACTION")
+@click.option("--client-ip", default="", metavar="ADDRESS")
+@click.option("--referrer", default="", metavar="URL")
+@click.option("--android-app", type=parameters.pair, metavar="PACKAGE=SHA1")
+@click.option("--ios-bundle-id", default="", metavar="ID")
+@click.option("--api-target", default="", metavar="SERVICE[=METHOD]")
+@click.option("--cost", type=click.IntRange(min=0), default=1, help="What to draw; 0 only looks.")
+@click.option("--at-least-revision", type=click.IntRange(min=0), default=0)
+@click.option("--log-id", default="")
+@click.option("--explain", is_flag=True, help="Name every check that fails.")
+@click.option("--include-record", is_flag=True, help="Show key and project; needs keys:read.")
+@settings
+@click.pass_context
+def verify(
+    context: click.Context,
+    access_key: str,
+    project_id: str,
+    mode: str | None,
+    permissions: tuple[str, ...],
+    client_ip: str,
+    referrer: str,
+    android_app: tuple[str, str] | None,
+    ios_bundle_id: str,
+    api_target: str,
+    cost: int,
+    at_least_revision: int,
+    log_id: str,
+    explain: bool,
+    include_record: bool,
+) -> None:
+    """Tell whether a token, read from standard input or a prompt, may do what is asked.
+
+    Exits with 0 if it is valid, 1 if it is denied, 2 if nobody can tell.
+    """
+    secret_key = read_secret()
+    with connected(CannotTell) as authority:
+        verdict = authority.verify(
+            secret_key,
+            access_key=access_key,
+            project_id=project_id,
+            mode=mode,
+            permissions=permissions,
+            client_ip=client_ip,
+            referrer=referrer,
+            app=_app(android_app, ios_bundle_id),
+            api_target=_api_target(api_target),
+            cost=cost,
+            at_least_revision=at_least_revision,
+            log_id=log_id,
+            explain=explain,
+            include_record=include_record,
+        )
+    if wants_json():
+        print_json(verdict_to_proto(verdict))
+    else:
+        print_fields(_fields(verdict))
+    context.exit(0 if verdict.valid else _DENIED)
+
+
+def _fields(verdict: Verdict) -> list[tuple[str, str]]:
+    fields = verdict_fields(verdict)
+    if verdict.key is not None:
+        fields += [(f"key.{name}", text) for name, text in key_fields(verdict.key)]
+    if verdict.project is not None:
+        fields += [(f"project.{name}", text) for name, text in project_fields(verdict.project)]
+    return fields
+
+
+def _app(android_app: tuple[str, str] | None, ios_bundle_id: str) -> App | None:
+    if android_app is None and not ios_bundle_id:
+        return None
+    package, sha1 = android_app or ("", "")
+    return App(android_package=package, android_sha1=sha1, ios_bundle_id=ios_bundle_id)
+
+
+def _api_target(text: str) -> ApiTarget | None:
+    service, _, method = text.partition("=")
+    return ApiTarget(service, method) if text else None
+
+
+@click.command("project-id")
+@click.option("--access-key", help="The key that the client claims to have.")
+@settings
+def project_id(access_key: str | None) -> None:
+    """Tell which project a token, read from standard input or a prompt, belongs to."""
+    secret_key = read_secret()
+    with connected() as authority:
+        found = authority.get_project_id(access_key, secret_key)
+    if wants_json():
+        print_json(service_pb2.GetProjectIdResponse(project_id=found))
+    else:
+        click.echo(found)
