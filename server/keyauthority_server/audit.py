@@ -1,0 +1,51 @@
+"""The chain: what the hash of each entry of the log is taken over, and under which key.
+
+The hash of an entry is HMAC-SHA-256, under a version of the audit key, of its canonical bytes:
+JSON in ASCII, keys sorted, no white space, of one object with the members
+
+    revision, time (microseconds since the Unix epoch), type, project_id, access_key, actor, peer,
+    keys, project, before (as `Entry` describes them), salt and previous_hash (hexadecimal)
+
+The salt, 16 random bytes an entry, keeps a known entry from being recognised by its hash. The first
+entry's previous_hash is empty.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.store.base import Entry, Seal, Sealer
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def sealer(audit_key: Keyring) -> Sealer:
+    """Return what gives each new entry its hash."""
+
+    def seal(entry: Entry) -> Seal:
+        return Seal(audit_key.digest(canonical_bytes(entry)), audit_key.current)
+
+    return seal
+
+
+def canonical_bytes(entry: Entry) -> bytes:
+    """Return the bytes that the hash of an entry is taken over."""
+    content = {
+        "revision": entry.revision,
+        "time": (entry.time - _EPOCH) // _MICROSECOND,
+        "type": entry.type.value,
+        "project_id": entry.project_id,
+        "access_key": entry.access_key,
+        "actor": entry.actor,
+        "peer": entry.peer,
+        "keys": list(entry.keys),
+        "project": entry.project,
+        "before": list(entry.before),
+        "salt": entry.salt.hex(),
+        "previous_hash": entry.previous_hash.hex(),
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")

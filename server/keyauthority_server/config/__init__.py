@@ -1,0 +1,31 @@
+"""What the server was told to do: file < environment < flags, checked once, then frozen.
+
+Nothing in here touches what it names, and no value that may hold a password is ever printed.
+"""
+
+from keyauthority_server.config.settings import SETTINGS, Config, load, parse
+from keyauthority_server.config.values import (
+    ConfigError,
+    HostPort,
+    Listen,
+    LogFormat,
+    LogLevel,
+    StoreUrl,
+    Transport,
+    UnixPath,
+)
+
+__all__ = [
+    "SETTINGS",
+    "Config",
+    "ConfigError",
+    "HostPort",
+    "Listen",
+    "LogFormat",
+    "LogLevel",
+    "StoreUrl",
+    "Transport",
+    "UnixPath",
+    "load",
+    "parse",
+]

@@ -1,0 +1,240 @@
+"""The settings by name, where they come from, and the rules between them.
+
+Every setting is one text, whichever of the three it comes from: `workers` in the file is
+`KEYAUTHORITY_WORKERS` in the environment and `--workers` on the command line. What is unknown or
+wrong is refused with one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from keyauthority_server.config.values import (
+    ConfigError,
+    HostPort,
+    Listen,
+    LogFormat,
+    LogLevel,
+    StoreUrl,
+    Transport,
+    UnixPath,
+)
+
+WORKERS_MAX: Final = 256  # more processes than any machine has use for: a slip of the finger
+UNIX_PATH_MAX: Final = 107  # bytes that fit in sockaddr_un beside the closing NUL (unix(7))
+
+_PREFIX: Final = "KEYAUTHORITY_"
+_CLIENT: Final = frozenset({"ADDRESS", "OPERATOR_KEY", "OPERATOR_KEY_FILE"})
+# Kubernetes describes a Service named `keyauthority` to each pod in these variables.
+_KUBERNETES: Final = re.compile(r"SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_.*)?", re.ASCII)
+_BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration that keeps all rules that can be checked without touching anything."""
+
+    data: Path
+    store: StoreUrl
+    listen: Listen
+    workers: int
+    transport: Transport
+    allow_plaintext: bool
+    metrics: HostPort | None
+    no_reflection: bool
+    log_format: LogFormat
+    log_level: LogLevel
+
+    def __post_init__(self) -> None:
+        if isinstance(self.listen, UnixPath) and self.workers > 1:
+            raise ConfigError(f"a unix socket takes one worker, not {self.workers}")
+        if not self.listen.is_local:
+            if self.transport is Transport.NATIVE:
+                raise ConfigError(
+                    f"the native transport serves loopback and unix sockets only, "
+                    f"not {self.listen}: take --transport grpcio"
+                )
+            if not self.allow_plaintext:
+                raise ConfigError(
+                    f"{self.listen} is not loopback: keys would cross the network in plaintext, "
+                    f"which only --allow-plaintext permits"
+                )
+
+    def settings(self) -> dict[str, str]:
+        """Return each setting as the text that `parse` reads, passwords included."""
+        texts = {
+            field.name: _text(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) is not None
+        }
+        return texts | {"store": self.store.reveal()}
+
+    def shown(self) -> dict[str, str]:
+        """Return each setting as it may be shown to anybody."""
+        return self.settings() | {"store": str(self.store)}
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+    """Return the configuration of a process. ConfigError says what is wrong, and where.
+
+    `flags` are the settings of the command line by name, without those that were not given.
+    """
+    environment = _environment(environ)
+    file = flags.get("config") or environment.get("config")
+    layers = [
+        _parsed(_file(Path(file)), lambda name: f"{name} in {file}") if file else {},
+        _parsed(environment, lambda name: _PREFIX + name.upper()),
+        _parsed(flags, lambda name: "--" + name.replace("_", "-")),
+    ]
+    return _merged(layers)
+
+
+def parse(settings: Mapping[str, str]) -> Config:
+    """Return the configuration that `Config.settings` gave; ConfigError if it is none."""
+    return _merged([_parsed(settings, str)])
+
+
+def _merged(layers: list[dict[str, object]]) -> Config:
+    settings: dict[str, object] = {
+        "data": Path("keyauthority-data").absolute(),
+        "listen": HostPort("127.0.0.1", 50051),
+        "workers": 1,
+        "transport": Transport.AUTO,
+        "allow_plaintext": False,
+        "metrics": None,
+        "no_reflection": False,
+        "log_format": LogFormat.TEXT,
+        "log_level": LogLevel.INFO,
+    }
+    for layer in layers:
+        if "store_file" in layer:
+            layer["store"] = layer.pop("store_file")
+        settings |= layer
+    settings.pop("config", None)
+    if "store" not in settings:
+        settings["store"] = StoreUrl.sqlite(Path(str(settings["data"])) / "keyauthority.db")
+    return Config(**settings)  # type: ignore[arg-type]  # each was made by its own parser
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    settings = {}
+    for variable, text in environ.items():
+        name = variable.removeprefix(_PREFIX)
+        if name == variable or name in _CLIENT or _KUBERNETES.fullmatch(name):
+            continue
+        if name != name.upper() or name.lower() not in SETTINGS:
+            raise ConfigError(f"{_printable(variable)} is no setting of the server")
+        if text:  # a variable that was emptied is one that was not set
+            settings[name.lower()] = text
+    return settings
+
+
+def _file(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML: {_printable(str(error))}") from error
+    for name, value in table.items():
+        if name not in SETTINGS or name == "config":
+            raise ConfigError(f"{_printable(name)} in {path} is no setting of the server")
+        if not isinstance(value, str | bool | int):
+            raise ConfigError(f"{name} in {path} must be a string, a number, true or false")
+    return {name: _text(value) for name, value in table.items()}
+
+
+def _parsed(layer: Mapping[str, str], label: Callable[[str], str]) -> dict[str, object]:
+    if "store" in layer and "store_file" in layer:
+        raise ConfigError("store and store_file are two ways to say the same: give one")
+    settings = {}
+    for name, text in layer.items():
+        try:
+            settings[name] = SETTINGS[name](text)
+        except ValueError as error:
+            raise ConfigError(f"{label(name)}: {error}") from error
+    return settings
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _printable(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return Path(text).absolute()
+
+
+def _store_file(text: str) -> StoreUrl:
+    path = _path(text)
+    try:
+        url = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} must hold the URL of the store, and is no text") from None
+    try:
+        return StoreUrl.parse(url)
+    except ValueError as error:
+        raise ValueError(f"the URL in {path}: {error}") from None
+
+
+def _listen(text: str) -> Listen:
+    if not text.startswith("unix:"):
+        return HostPort.parse(text)
+    path = _path(text.removeprefix("unix:"))
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise ValueError(f"the path of a unix socket has at most {UNIX_PATH_MAX} bytes")
+    return UnixPath(path)
+
+
+def _workers(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or int(text) > WORKERS_MAX:
+        raise ValueError(f"must be a number from 0 to {WORKERS_MAX}")
+    return int(text) or len(os.sched_getaffinity(0))
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError("must be true or false")
+    return _BOOLEANS[text.lower()]
+
+
+def _one_of(choices: type[StrEnum]) -> Callable[[str], StrEnum]:
+    def choose(text: str) -> StrEnum:
+        if text not in list(choices):
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return choices(text)
+
+    return choose
+
+
+SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
+    "config": _path,
+    "data": _path,
+    "store": StoreUrl.parse,
+    "store_file": _store_file,
+    "listen": _listen,
+    "workers": _workers,
+    "transport": _one_of(Transport),
+    "allow_plaintext": _boolean,
+    "metrics": HostPort.parse,
+    "no_reflection": _boolean,
+    "log_format": _one_of(LogFormat),
+    "log_level": _one_of(LogLevel),
+}
+"""Every setting, and what reads its text; ValueError says what is wrong."""

@@ -1,0 +1,107 @@
+"""The sums over all workers, shown to Prometheus over HTTP by the supervisor."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from keyauthority_server.config import ConfigError, HostPort
+from keyauthority_server.metrics.counting import BOUNDS, Counts
+
+_LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
+_BUCKETS: Final = (*map(floatToGoString, BOUNDS), "+Inf")
+
+
+class Sums(Collector):
+    """What all workers have counted since the supervisor started, also those that have ended.
+
+    May be used in any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handled: Counter[tuple[str, str, str]] = Counter()
+        self._buckets: dict[tuple[str, str], list[int]] = {}
+        self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._verifications: Counter[str] = Counter()
+        self._restarts = 0
+        self._serving = 0
+
+    def add(self, counts: Counts) -> None:
+        """Add what a worker has counted."""
+        with self._lock:
+            for call in counts["calls"]:
+                method = (call["service"], call["method"])
+                for code, count in call["codes"].items():
+                    self._handled[(*method, code)] += count
+                known = self._buckets.get(method, [0] * len(_BUCKETS))
+                self._buckets[method] = [a + b for a, b in zip(known, call["buckets"], strict=True)]
+                self._seconds[method] += call["seconds"]
+            self._verifications.update(counts["verifications"])
+
+    def workers(self, serving: int, restarts: int) -> None:
+        """Set how many workers serve, and how many were started in place of one that ended."""
+        self._serving = serving
+        self._restarts = restarts
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics as they are now."""
+        with self._lock:
+            return iter([*self._calls(), *self._outcomes()])
+
+    def _calls(self) -> Iterator[Metric]:
+        handled = CounterMetricFamily(
+            "grpc_server_handled",
+            "Calls that have ended, by their status.",
+            labels=(*_LABELS, "grpc_code"),
+        )
+        for (service, method, code), count in self._handled.items():
+            handled.add_metric(("unary", service, method, code), count)
+        yield handled
+        handling = HistogramMetricFamily(
+            "grpc_server_handling_seconds",
+            "Time from the call's arrival at its handler to its answer.",
+            labels=_LABELS,
+        )
+        for (service, method), counts in self._buckets.items():
+            total = 0
+            buckets = []
+            for bound, count in zip(_BUCKETS, counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            seconds = self._seconds[(service, method)]
+            handling.add_metric(("unary", service, method), buckets, sum_value=seconds)
+        yield handling
+
+    def _outcomes(self) -> Iterator[Metric]:
+        verifications = CounterMetricFamily(
+            "keyauthority_verifications", "Verifications, by their verdict.", labels=("verdict",)
+        )
+        for verdict, count in self._verifications.items():
+            verifications.add_metric((verdict,), count)
+        yield verifications
+        yield GaugeMetricFamily("keyauthority_workers", "Workers that serve.", self._serving)
+        yield CounterMetricFamily(
+            "keyauthority_worker_restarts",
+            "Workers that were started in place of one that ended.",
+            self._restarts,
+        )
+
+
+def serve(address: HostPort, sums: Sums) -> int:
+    """Show the sums on an address, in a thread, and return its port; ConfigError if it is taken."""
+    registry = CollectorRegistry()
+    registry.register(sums)
+    try:
+        server, _thread = start_http_server(address.port, address.host, registry)
+    except OSError as error:
+        raise ConfigError(f"cannot listen for metrics on {address}: {error.strerror}") from error
+    return int(server.server_address[1])
