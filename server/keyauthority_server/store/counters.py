@@ -1,0 +1,112 @@
+"""The contract of the counters of rate limits and quotas, and how both engines draw them.
+
+They are drawn in transactions of their own, one after the other over all processes and servers.
+That is bookkeeping: it makes no change and no revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+from keyauthority_server.store.sql import Rows
+
+
+class Counter(NamedTuple):
+    """What a limit counts in: how much of it may be used in a window."""
+
+    name: str
+    """Names the counter; another limit has another name."""
+    start: int
+    """When the window begins, in microseconds since the Unix epoch; 0 for one without an end."""
+    limit: int
+
+
+class Draw(NamedTuple):
+    """What one call takes: its cost from each of some counters, or nothing from any of them."""
+
+    counters: tuple[Counter, ...]
+    cost: int
+    """In units. 0 takes nothing, and asks whether there is a unit left."""
+    take: bool = True
+    """False only looks."""
+
+
+class Level(NamedTuple):
+    """How a counter stands after a draw."""
+
+    start: int
+    """The window that it counts in: the newest that any process has drawn in, if that is newer."""
+    used: int
+    fits: bool
+    """There was room for the cost."""
+
+
+Drawn = tuple[Level, ...]
+"""The levels of a draw's counters, in their order. Nothing was taken unless all of them fit."""
+
+
+class Counters(Protocol):
+    """Draws counters, exactly over all processes and servers.
+
+    A counter knows one window, the newest: a process whose clock is behind draws in that, so no
+    older window is ever opened again. A limit that was changed is in force with the next draw.
+    What was answered survives kill -9; a loss of power may forget the draws of the last moments.
+    """
+
+    async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
+        """Make all draws, one after the other, in one transaction, and commit it.
+
+        No counter ever passes its limit. Raises StoreUnavailable if that cannot be known to be
+        committed: then all was drawn, or nothing. A caller who goes away before it began draws
+        nothing; after that, it stands.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was handed in, then let go of everything."""
+        ...
+
+
+_GET: Final = "SELECT start, used FROM counter WHERE name = ?"
+_PUT: Final = """
+    INSERT INTO counter (name, start, used) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET start = excluded.start, used = excluded.used
+    """
+
+
+class Tally:
+    """The draws of one transaction, over rows that nobody else changes until its end."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._changed: set[str] = set()
+
+    def draw(self, draw: Draw) -> Drawn:
+        """Make one draw: the cost from all of its counters, or nothing."""
+        needed = max(draw.cost, 1)  # to ask for nothing is to ask whether a unit is left
+        levels = []
+        for counter in draw.counters:
+            start, used = self._count(counter)
+            levels.append(Level(start, used, used + needed <= counter.limit))
+        if not draw.take or draw.cost == 0 or not all(level.fits for level in levels):
+            return tuple(levels)
+        taken = tuple(Level(start, used + draw.cost, True) for start, used, _ in levels)
+        for counter, level in zip(draw.counters, taken, strict=True):
+            self._counts[counter.name] = (level.start, level.used)
+            self._changed.add(counter.name)
+        return taken
+
+    def write(self) -> None:
+        """Write what has changed."""
+        if self._changed:
+            self._rows.run_many(_PUT, [(name, *self._counts[name]) for name in self._changed])
+
+    def _count(self, counter: Counter) -> tuple[int, int]:
+        """Return the window that a counter counts in, and what is used of it."""
+        known = self._counts.get(counter.name)
+        if known is None:
+            row = self._rows.one(_GET, (counter.name,))
+            known = self._counts[counter.name] = (counter.start, 0) if row is None else (*row,)
+        return (counter.start, 0) if known[0] < counter.start else known

@@ -1,0 +1,52 @@
+"""The queue of writers of several processes: two lock files beside the database.
+
+`busy_timeout` alone lets one process starve another for seconds. With the gate, a writer that has
+just finished cannot take the lock again before one that was waiting.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+_OWNER_ONLY: Final = 0o600
+
+
+class WriteLock:
+    """Held by one writer of a database at a time, over all processes, in the order of arrival.
+
+    Entering blocks until it is this one's turn. A process that dies lets go.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._gate = os.open(f"{database}.gate", _OPEN, _OWNER_ONLY)
+        try:
+            self._lock = os.open(f"{database}.lock", _OPEN, _OWNER_ONLY)
+        except OSError:
+            os.close(self._gate)
+            raise
+
+    def __enter__(self) -> Self:
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        os.close(self._lock)
+        os.close(self._gate)

@@ -1,0 +1,162 @@
+"""Decoded records, kept while the row read just now still names their revision.
+
+Nothing in here can be stale: the row is read each time, and what is kept is used only if it was
+decoded from a row of the same revision. What makes no revision (digest, pepper's version, last use)
+is taken from the row.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Generic, TypeVar
+
+from keyauthority.model import Project, Revision
+from keyauthority_server.store.base import Held, Sight, Sights, StoreError
+from keyauthority_server.store.records import (
+    PROJECT_COLUMNS,
+    Row,
+    project_from,
+    record_of,
+    time_from,
+)
+from keyauthority_server.store.sql import HELD_COLUMNS, HELD_WIDTH, LOOK, LOOK_WHOLE, PROJECT_WIDTH
+from keyauthority_server.store.transaction import held_from
+
+R = TypeVar("R")
+
+KEPT_KEYS: Final = 32_768  # some 2 KB each
+KEPT_PROJECTS: Final = 4_096
+
+_PROJECT_AT: Final = 1 + HELD_WIDTH  # behind the head's revision and the key
+_OPERATOR_AT: Final = _PROJECT_AT + PROJECT_WIDTH
+_KEY_AT: Final = len(HELD_COLUMNS)
+
+
+class Kept(Generic[R]):
+    """A bounded memo of decoded records: name to (revision, last use, record)."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._records: dict[str, tuple[int, int | None, R]] = {}
+        self.get = self._records.get
+
+    def keep(self, name: str, revision: int, last_used_time: int | None, record: R) -> None:
+        """Keep a record; the one kept longest makes room."""
+        self._records.pop(name, None)
+        if len(self._records) >= self._size:
+            del self._records[next(iter(self._records))]
+        self._records[name] = (revision, last_used_time, record)
+
+
+class Decoder:
+    """Turns rows of the look statements into sights. Not for more than one thread."""
+
+    def __init__(self, keys: int = KEPT_KEYS, projects: int = KEPT_PROJECTS) -> None:
+        self._keys: Kept[Held] = Kept(keys)
+        self._projects: Kept[Project] = Kept(projects)
+
+    def look(
+        self,
+        one: Callable[[str, Sequence[Any]], Row | None],
+        access_key: str | None,
+        operator: str | None,
+    ) -> Sight:
+        """Return one consistent look: by the short statement, or by the whole if that is needed."""
+        names = (access_key, operator)
+        if access_key is not None and self._keys.get(access_key) is None:
+            return self._look_whole(one, names)
+        row = one(LOOK, names)
+        if row is None:
+            raise StoreError("the counter row is missing")
+        (
+            head,
+            revision,
+            last_used_time,
+            digest,
+            pepper_version,
+            project_id,
+            project_revision,
+            operator_revision,
+            operator_last_used_time,
+            operator_digest,
+            operator_pepper_version,
+        ) = row
+        held = project = held_operator = None
+        if revision is not None:
+            kept = self._keys.get(access_key or "")
+            if kept is None or kept[0] != revision:
+                return self._look_whole(one, names)
+            held = kept[2]
+            if kept[1] != last_used_time:
+                held = self._used(held, last_used_time)
+            held = _with(held, digest, pepper_version)
+            if project_id is not None:
+                kept_project = self._projects.get(project_id)
+                if kept_project is None or kept_project[0] != project_revision:
+                    return self._look_whole(one, names)
+                project = kept_project[2]
+        if operator_revision is not None:
+            kept = self._keys.get(operator or "")
+            if kept is None or kept[0] != operator_revision or kept[1] != operator_last_used_time:
+                return self._look_whole(one, names)  # not so for keys: operators' are not metered
+            held_operator = _with(kept[2], operator_digest, operator_pepper_version)
+        return Sight(head, held, project, held_operator)
+
+    def _look_whole(
+        self,
+        one: Callable[[str, Sequence[Any]], Row | None],
+        names: tuple[str | None, str | None],
+    ) -> Sight:
+        row = one(LOOK_WHOLE, names)
+        if row is None:
+            raise StoreError("the counter row is missing")
+        held, project = self._pair(row)
+        return Sight(Revision(row[0]), held, project, self._held(row[_OPERATOR_AT:]))
+
+    def _used(self, held: Held, last_used_time: int) -> Held:
+        """Return a key that was used since it was kept: of one in use that is each second."""
+        key = replace(held.key, last_used_time=time_from(last_used_time))
+        held = held._replace(key=key)
+        self._keys.keep(key.access_key, key.revision, last_used_time, held)
+        return held
+
+    def sights(self, rows: Sequence[Row]) -> Sights:
+        """Return one consistent look from rows of LOOK_MANY, the last of them the operator's."""
+        pairs = [self._pair(row) for row in rows]
+        operator, _ = pairs.pop()
+        return Sights(Revision(rows[0][0]), pairs, operator)
+
+    def _pair(self, row: Row) -> tuple[Held | None, Project | None]:
+        held = self._held(row[1:_PROJECT_AT])
+        return held, self._project(row[_PROJECT_AT:_OPERATOR_AT])
+
+    def _held(self, row: Row) -> Held | None:
+        last_used_time, digest, pepper_version, _, access_key, revision = row[: _KEY_AT + 2]
+        if access_key is None:
+            return None
+        kept = self._keys.get(access_key)
+        if kept is not None and kept[0] == revision and kept[1] == last_used_time:
+            return _with(kept[2], digest, pepper_version)
+        held = held_from(row)
+        self._keys.keep(access_key, revision, last_used_time, held)
+        return held
+
+    def _project(self, row: Row) -> Project | None:
+        project_id, revision = row[:2]
+        if project_id is None:
+            return None
+        kept = self._projects.get(project_id)
+        if kept is not None and kept[0] == revision:
+            return kept[2]
+        project = project_from(record_of(PROJECT_COLUMNS, row))
+        self._projects.keep(project_id, revision, None, project)
+        return project
+
+
+def _with(kept: Held, digest: bytes, pepper_version: int) -> Held:
+    """Return what was kept with what the row says of the digest, which makes no revision."""
+    if kept.pepper_version == pepper_version and hmac.compare_digest(kept.digest, digest):
+        return kept
+    return kept._replace(digest=digest, pepper_version=pepper_version)

@@ -1,0 +1,212 @@
+"""The statements that both engines share, and the rows that they give.
+
+Parameters are written `?`; an engine whose driver spells them otherwise translates at import. No
+statement is ever made of a caller's values: where one is put together, it is of texts in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from keyauthority_server.store.records import KEY_COLUMNS, PROJECT_COLUMNS, Row
+
+HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
+"""What a key's row says beside its record; `HELD_ROW` has them in front of it."""
+
+
+class Rows(Protocol):
+    """Runs statements in one transaction; driver errors come out as StoreError."""
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
+        """Return the first row, or None."""
+        ...
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Row]:
+        """Return the rows, as they are read."""
+        ...
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that gives no rows."""
+        ...
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that gives no rows, once for each sequence of values."""
+        ...
+
+
+def _of(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(table + "." + column for column in columns)
+
+
+def _places(columns: Sequence[str]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+def _overwrite(columns: Iterable[str]) -> str:
+    return ", ".join(column + " = excluded." + column for column in columns)
+
+
+HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
+HELD_WIDTH: Final = len(HELD_ROW)
+PROJECT_WIDTH: Final = len(PROJECT_COLUMNS)
+
+# Verify's way: what tells whether a decoded record is still the one, and what makes no revision.
+LOOK: Final = (
+    "SELECT log.revision, held.revision, held.last_used_time, held.digest, held.pepper_version,"
+    " project.project_id, project.revision,"
+    " operator.revision, operator.last_used_time, operator.digest, operator.pepper_version"
+    " FROM log"
+    " LEFT JOIN key AS held ON held.access_key = ?"
+    " LEFT JOIN project ON project.project_id = held.project_id"
+    " LEFT JOIN key AS operator ON operator.access_key = ?"
+    " WHERE log.id = 1"
+)
+LOOK_WHOLE: Final = (
+    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)},"
+    f" {_of('operator', HELD_ROW)}"
+    " FROM log"
+    " LEFT JOIN key AS held ON held.access_key = ?"
+    " LEFT JOIN project ON project.project_id = held.project_id"
+    " LEFT JOIN key AS operator ON operator.access_key = ?"
+    " WHERE log.id = 1"
+)
+LOOK_MANY: Final = (
+    # `asked` is for the engine to put in front: rows of (place, value).
+    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)}"
+    " FROM asked CROSS JOIN log"
+    " LEFT JOIN key AS held ON held.access_key = asked.value"
+    " LEFT JOIN project ON project.project_id = held.project_id"
+    " WHERE log.id = 1 ORDER BY asked.place"
+)
+
+LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
+ADVANCE_LOG: Final = "UPDATE log SET revision = ?, hash = ?, time = ? WHERE id = 1"
+
+GET_KEY: Final = f"SELECT {_of('key', HELD_ROW)} FROM key WHERE access_key = ?"
+GET_PROJECT: Final = f"SELECT {_of('project', PROJECT_COLUMNS)} FROM project WHERE project_id = ?"
+
+# Not overwritten: what names the record, when it was made, and last_used_time, which is bookkeeping
+# that may be newer than what the caller has read.
+_MADE_ONCE: Final = frozenset(
+    {"access_key", "project_id", "create_time", "lineage", "created_revision"}
+)
+
+PUT_KEY_COLUMNS: Final = (
+    *KEY_COLUMNS,
+    *("digest", "pepper_version", "lineage", "created_revision"),
+)
+PUT_KEY: Final = (
+    f"INSERT INTO key ({', '.join(PUT_KEY_COLUMNS)})"
+    f" VALUES ({_places(PUT_KEY_COLUMNS)})"
+    " ON CONFLICT (access_key) DO UPDATE SET "
+    + _overwrite(column for column in PUT_KEY_COLUMNS if column not in _MADE_ONCE)
+)
+
+PUT_PROJECT_COLUMNS: Final = (*PROJECT_COLUMNS, "created_revision")
+PUT_PROJECT: Final = (
+    f"INSERT INTO project ({', '.join(PUT_PROJECT_COLUMNS)})"
+    f" VALUES ({_places(PUT_PROJECT_COLUMNS)})"
+    " ON CONFLICT (project_id) DO UPDATE SET "
+    + _overwrite(column for column in PROJECT_COLUMNS if column not in _MADE_ONCE)
+)
+
+CHANGE_COLUMNS: Final = (
+    "revision",
+    "time",
+    "type",
+    "project_id",
+    "access_key",
+    "actor",
+    "peer",
+    "keys",
+    "project",
+    "before",
+    "salt",
+    "key_version",
+    "hash",
+)
+APPEND_CHANGE: Final = (
+    f"INSERT INTO change ({', '.join(CHANGE_COLUMNS)}) VALUES ({_places(CHANGE_COLUMNS)})"
+)
+
+
+class Source(Enum):
+    """Which keys are listed: each can be read in the order of creation from an index."""
+
+    ALL = "kind <> 'operator'"
+    OPERATORS = "project_id IS NULL"
+    PROJECT = "project_id = ?"
+    PROJECTS = "project_id IN (SELECT value FROM asked)"
+
+
+_IN_ORDER: Final = " ORDER BY created_revision"
+_KEYS_PAGE: Final = f"SELECT created_revision, {_of('key', HELD_ROW)} FROM key WHERE "
+_WITHIN: Final = " AND created_revision > ? AND created_revision <= ?"
+
+
+def keys_page(source: Source, conditions: Iterable[str]) -> str:
+    """Return the statement for a page of keys; `conditions` are texts of this package's own.
+
+    It takes the source's value, those of the conditions and the bounds, the first excluded.
+    """
+    return _KEYS_PAGE + " AND ".join((source.value, *conditions)) + _WITHIN + _IN_ORDER
+
+
+KEYS_BOUND: Final = {
+    source: "SELECT created_revision FROM key WHERE "
+    + where
+    + "created_revision > ? ORDER BY created_revision LIMIT 1 OFFSET ?"
+    for source, where in (
+        (Source.ALL, ""),
+        (Source.OPERATORS, "project_id IS NULL AND "),
+        (Source.PROJECT, "project_id = ? AND "),
+    )
+}
+"""How far a page may read: the place of the row that is so many rows behind another."""
+
+KEYS_OF_PROJECTS_BOUND: Final = (
+    "SELECT min((SELECT key.created_revision FROM key WHERE key.project_id = asked.value"
+    " AND key.created_revision > ? ORDER BY key.created_revision LIMIT 1 OFFSET ?)) FROM asked"
+)
+"""The same for several projects: none of them has more than its share of rows before it."""
+
+_PROJECTS_PAGE: Final = (
+    f"SELECT created_revision, {_of('project', PROJECT_COLUMNS)} FROM project"
+    " WHERE created_revision > ?"
+)
+PROJECTS_PAGE: Final = _PROJECTS_PAGE + _IN_ORDER + " LIMIT ?"
+PROJECTS_OF_SCOPE_PAGE: Final = (
+    _PROJECTS_PAGE + " AND project_id IN (SELECT value FROM asked)" + _IN_ORDER + " LIMIT ?"
+)
+
+KEY_CHECKS: Final = "SELECT name, check_value FROM key_check ORDER BY name"
+PUT_KEY_CHECK: Final = (
+    "INSERT INTO key_check (name, check_value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+)
+
+GET_CHANGE: Final = "SELECT time, type, project_id, keys, project FROM change WHERE revision = ?"
+
+REQUEST_COLUMNS: Final = (
+    "name",
+    "content",
+    "revision",
+    "access_key",
+    "sealed",
+    "pepper_version",
+    "end_time",
+)
+GET_REQUEST: Final = (
+    f"SELECT {', '.join(REQUEST_COLUMNS)} FROM request WHERE name = ? AND end_time > ?"
+)
+PUT_REQUEST: Final = (
+    f"INSERT INTO request ({', '.join(REQUEST_COLUMNS)}) VALUES ({_places(REQUEST_COLUMNS)})"
+    " ON CONFLICT (name) DO UPDATE SET "  # one whose end has come, and that is not dropped yet
+    + _overwrite(column for column in REQUEST_COLUMNS if column != "name")
+)
+DROP_REQUESTS: Final = (
+    "DELETE FROM request WHERE name IN"
+    " (SELECT name FROM request WHERE end_time <= ? ORDER BY end_time LIMIT ?)"
+)
+DROP_SEALED: Final = "UPDATE request SET sealed = NULL WHERE access_key = ?"

@@ -1,0 +1,157 @@
+"""The schemas of the SQLite files: whether one is ours and current, and how it becomes so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sqlite_utils import Database, Migrations
+
+from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.locks import WriteLock
+from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
+from keyauthority_server.store.sqlite_connection import (
+    WRITE_BUSY_MS,
+    connect,
+    sqlite3,
+    store_error,
+)
+
+_OWNER_ONLY: Final = 0o600
+
+
+class Schema(NamedTuple):
+    """What a file of ours is known by, and the steps that make its tables."""
+
+    application_id: int
+    set_application_id: str
+    migration_set: str
+    steps: tuple[Step, ...]
+
+
+def _schema(mark: bytes, migration_set: str, steps: tuple[Step, ...]) -> Schema:
+    number = int.from_bytes(mark, "big")
+    return Schema(number, f"PRAGMA application_id = {number}", migration_set, steps)
+
+
+RECORDS: Final = _schema(b"KeyA", "keyauthority", STEPS)
+COUNTERS: Final = _schema(b"KeyC", "keyauthority_counters", COUNTER_STEPS)
+
+
+def migrate(path: Path, schema: Schema) -> None:
+    """Bring the file at `path` to the newest schema; make it if there is none.
+
+    All steps that are missing are done, or none; several starters at once do them once. Raises
+    StoreRefused for a file that must not be touched, StoreError if the system fails.
+    """
+    try:
+        lock = WriteLock(path)
+    except OSError as error:
+        raise StoreRefused(f"cannot use {path}: {error.strerror}") from error
+    try:
+        with lock, closing(connect(path, WRITE_BUSY_MS, create=True)) as connection:
+            path.chmod(_OWNER_ONLY)
+            if _is_ours(connection, path, schema):
+                check_schema(connection, path, schema, missing_allowed=True)
+            _apply(connection, schema)
+    except sqlite3.DatabaseError as error:
+        raise _refused_or_failed(error, path) from error
+    finally:
+        lock.close()
+
+
+def check_schema(
+    connection: sqlite3.Connection, path: Path, schema: Schema, *, missing_allowed: bool = False
+) -> None:
+    """Raise StoreRefused unless the file is ours, and of just this code's version."""
+    try:
+        if not _is_ours(connection, path, schema):
+            raise StoreRefused(f"{path} is empty: run migrate")
+        applied = {step.name for step in _migrations(schema).applied(_database(connection))}
+    except sqlite3.DatabaseError as error:
+        raise _refused_or_failed(error, path) from error
+    known = {step.name for step in schema.steps}
+    if applied - known:
+        raise StoreRefused(
+            f"{path} is of a newer version: it has {', '.join(sorted(applied - known))}"
+        )
+    if known - applied and not missing_allowed:
+        raise StoreRefused(f"{path} is of an older version: run migrate")
+
+
+def _is_ours(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
+    """Return False for an empty database; raise StoreRefused for somebody else's."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application_id == schema.application_id:
+        return True
+    if application_id == 0 and objects == 0:
+        return False
+    raise StoreRefused(f"{path} belongs to another application")
+
+
+def _apply(connection: sqlite3.Connection, schema: Schema) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(schema.set_application_id)
+        _migrations(schema).apply(_database(connection))
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _database(connection: sqlite3.Connection) -> Database:
+    return Database(connection, execute_plugins=False)
+
+
+def _migrations(schema: Schema) -> Migrations:
+    migrations = Migrations(schema.migration_set)
+    for step in schema.steps:
+        migrations(name=step.name)(_Migration(step))
+    return migrations
+
+
+class _Migration:
+    """A step in the form that sqlite-utils wants."""
+
+    def __init__(self, step: Step) -> None:
+        self.__name__ = step.name
+        self._migrate = step.migrate
+
+    def __call__(self, db: Database, /) -> None:
+        def run(statement: str, values: Sequence[Any] = ()) -> None:
+            db.conn.execute(statement, values)
+
+        self._migrate(run, _DIALECT)
+
+
+def _append_only(table: str) -> tuple[str, ...]:
+    return tuple(
+        f"CREATE TRIGGER {table}_is_not_{done} BEFORE {what} ON {table}"
+        f" BEGIN SELECT raise(ABORT, '{table} is append-only'); END"
+        for what, done in (("UPDATE", "updated"), ("DELETE", "deleted"))
+    )
+
+
+_DIALECT: Final = Dialect(
+    integer="INTEGER",
+    bytes="BLOB",
+    serial="INTEGER PRIMARY KEY",
+    table="STRICT",
+    keyed_table="STRICT, WITHOUT ROWID",
+    append_only=_append_only,
+)
+
+_NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+
+
+def _refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in _NOT_A_DATABASE:
+        return StoreRefused(f"{path} is damaged, or no SQLite database")
+    return store_error(error)

@@ -1,0 +1,304 @@
+"""What work may do inside `Store.write`, the same for both engines: `base.Transaction` over `Rows`.
+
+It neither begins nor commits: the engine does, and throws away what `finish` refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
+from keyauthority_server.store import usage
+from keyauthority_server.store.base import (
+    Applied,
+    Entry,
+    Held,
+    Mutation,
+    Remembered,
+    Scope,
+    Sealer,
+    StoreClosed,
+    StoreError,
+)
+from keyauthority_server.store.records import (
+    KEY_COLUMNS,
+    PROJECT_COLUMNS,
+    Flat,
+    Row,
+    flat_from,
+    flat_key,
+    flat_project,
+    key_from,
+    microseconds,
+    project_from,
+    record_of,
+    time_from,
+    to_json,
+    values_of,
+)
+from keyauthority_server.store.sql import (
+    ADVANCE_LOG,
+    APPEND_CHANGE,
+    DROP_REQUESTS,
+    DROP_SEALED,
+    GET_CHANGE,
+    GET_KEY,
+    GET_PROJECT,
+    GET_REQUEST,
+    HELD_COLUMNS,
+    LOG,
+    PUT_KEY,
+    PUT_KEY_CHECK,
+    PUT_PROJECT,
+    PUT_REQUEST,
+    Rows,
+)
+
+SALT_BYTES: Final = 16
+REQUESTS_DROPPED: Final = 4  # for each one kept: they go faster than they come
+
+# For each record of a change, keys then project: is it new?
+_SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
+    ChangeType.KEY_CREATED: (True,),
+    ChangeType.KEY_UPDATED: (False,),
+    ChangeType.KEY_ROTATED: (False, True),
+    ChangeType.KEY_REVOKED: (False,),
+    ChangeType.PROJECT_CREATED: (True,),
+    ChangeType.PROJECT_UPDATED: (False,),
+}
+_RECORD_AT: Final = len(HELD_COLUMNS)
+
+
+def held_from(row: Row) -> Held:
+    """Return what a row of `HELD_ROW` says."""
+    last_used_time, digest, pepper_version, lineage = row[:_RECORD_AT]
+    key = key_from(record_of(KEY_COLUMNS, row[_RECORD_AT:]), last_used_time)
+    return Held(key, digest, pepper_version, lineage)
+
+
+def in_scope(key: Key, scope: Scope) -> bool:
+    """True if the key is of one of the projects; an operator key is of none."""
+    return scope is None or (key.project_id != "" and key.project_id in scope)
+
+
+class SqlTransaction:
+    """One unit of work; see `base.Transaction`."""
+
+    def __init__(self, rows: Rows, seal: Sealer) -> None:
+        row = rows.one(LOG)
+        if row is None:
+            raise StoreError("the counter row is missing")
+        _, self._head, self._hash, newest_time, closed = row
+        self._newest_time = None if newest_time is None else time_from(newest_time)
+        self._closed = bool(closed)
+        self._rows = rows
+        self._seal = seal
+        self._usable = True
+        self._torn = False
+        self.revisions: list[Revision] = []
+        """The changes made so far."""
+
+    @property
+    def head(self) -> Revision:
+        """The newest revision, this transaction's own included."""
+        return Revision(self._head)
+
+    @property
+    def newest_time(self) -> datetime | None:
+        """The time of the newest change; a mutation never has an earlier one."""
+        return self._newest_time
+
+    def key(self, access_key: str, scope: Scope) -> Held | None:
+        """Return the key as it is now, or None if it is absent or out of scope."""
+        row = self._live().one(GET_KEY, (access_key,))
+        if row is None:
+            return None
+        held = held_from(row)
+        return held if in_scope(held.key, scope) else None
+
+    def project(self, project_id: str, scope: Scope) -> Project | None:
+        """Return the project as it is now, or None if it is absent or out of scope."""
+        if scope is not None and project_id not in scope:
+            return None
+        flat = self._project_before(project_id)
+        return project_from(flat) if flat else None
+
+    def apply(self, mutation: Mutation) -> Applied:
+        """Make one change: see the text of `base`.
+
+        Raises StoreClosed, and ValueError for records that are not those of the mutation's type: a
+        creation of what exists, or a change of what does not.
+        """
+        rows = self._live()
+        if self._closed:
+            raise StoreClosed("the log was closed for writing")
+        revision = Revision(self._head + 1)
+        time = max(mutation.time, self._newest_time or mutation.time)
+        before = [self._key_before(held.key.access_key) for held in mutation.keys]
+        keys = tuple(
+            held._replace(key=_stamped_key(held.key, old, revision, time))
+            for held, old in zip(mutation.keys, before, strict=True)
+        )
+        project = None
+        if mutation.project is not None:
+            old = self._project_before(mutation.project.project_id)
+            before.append(old)
+            project = _stamped_project(mutation.project, old, revision, time)
+        if tuple(not old for old in before) != _SHAPES[mutation.type]:
+            raise ValueError(f"not the records of {mutation.type}")
+        entry = _entry(mutation, revision, time, keys, project, before, self._hash)
+        self._torn = True
+        self._put(rows, keys, project, entry)
+        self._append(rows, entry)
+        self._torn = False
+        self._head, self._newest_time = revision, time
+        self.revisions.append(revision)
+        return Applied(revision, tuple(held.key for held in keys), project)
+
+    def change(self, revision: Revision) -> Change:
+        """Return a change that was committed, with the records as they were after it."""
+        row = self._live().one(GET_CHANGE, (revision,))
+        if row is None:
+            raise StoreError("a change is missing from the log")
+        time, change_type, project_id, keys, project = row
+        return Change(
+            revision=revision,
+            time=time_from(time),
+            type=ChangeType(change_type),
+            project_id=project_id or "",
+            keys=tuple(key_from(flat) for flat in json.loads(keys)),
+            project=None if project is None else project_from(json.loads(project)),
+        )
+
+    def remembered(self, name: bytes, now: datetime) -> Remembered | None:
+        """Return what is kept of a request, unless its end has come."""
+        row = self._live().one(GET_REQUEST, (name, microseconds(now)))
+        if row is None:
+            return None
+        name, content, revision, access_key, sealed, pepper_version, end = row
+        return Remembered(
+            name, content, revision, access_key, sealed, pepper_version, time_from(end)
+        )
+
+    def remember(self, remembered: Remembered, now: datetime) -> None:
+        """Keep a request, and drop some of those whose end has come."""
+        rows = self._live()
+        rows.run(DROP_REQUESTS, (microseconds(now), REQUESTS_DROPPED))
+        rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
+
+    def forget_token(self, access_key: str) -> None:
+        """Drop the sealed tokens of a key, wherever one is kept."""
+        self._live().run(DROP_SEALED, (access_key,))
+
+    def count_usage(
+        self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
+    ) -> None:
+        """Add counts to their hours and days, unless the batch was counted before."""
+        usage.count(self._live(), batch_id, rows, now, end)
+
+    def forget_batch(self, batch_id: str) -> None:
+        """Remember a batch no more."""
+        usage.forget_batch(self._live(), batch_id)
+
+    def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
+        """Record check values for names that have none yet."""
+        rows = self._live()
+        for name, check_value in checks.items():
+            rows.run(PUT_KEY_CHECK, (name, check_value))
+
+    def finish(self) -> None:
+        """End the use of this transaction; StoreError if a change in it was left half made.
+
+        That is so if work goes on after `apply` has raised: it must not be committed.
+        """
+        self._usable = False
+        if self._torn:
+            raise StoreError("a change was left half made")
+
+    def _live(self) -> Rows:
+        if not self._usable:
+            raise StoreError("the transaction is over")
+        return self._rows
+
+    def _key_before(self, access_key: str) -> Flat:
+        row = self._live().one(GET_KEY, (access_key,))
+        return {} if row is None else flat_from(KEY_COLUMNS, row[_RECORD_AT:])
+
+    def _project_before(self, project_id: str) -> Flat:
+        row = self._live().one(GET_PROJECT, (project_id,))
+        return {} if row is None else flat_from(PROJECT_COLUMNS, row)
+
+    def _put(
+        self, rows: Rows, keys: tuple[Held, ...], project: Project | None, entry: Entry
+    ) -> None:
+        for held, flat in zip(keys, entry.keys, strict=True):
+            values = values_of(KEY_COLUMNS, flat)
+            values += (held.digest, held.pepper_version, held.lineage, entry.revision)
+            rows.run(PUT_KEY, values)
+        if project is not None and entry.project is not None:
+            values = values_of(PROJECT_COLUMNS, entry.project)
+            rows.run(PUT_PROJECT, [*values, entry.revision])
+
+    def _append(self, rows: Rows, entry: Entry) -> None:
+        seal = self._seal(entry)
+        time = microseconds(entry.time)
+        values: tuple[Any, ...] = (
+            entry.revision,
+            time,
+            entry.type.value,
+            entry.project_id or None,
+            entry.access_key or None,
+            entry.actor,
+            entry.peer,
+            to_json(entry.keys),
+            None if entry.project is None else to_json(entry.project),
+            to_json(entry.before),
+            entry.salt,
+            seal.key_version,
+            seal.hash,
+        )
+        rows.run(APPEND_CHANGE, values)
+        rows.run(ADVANCE_LOG, (entry.revision, seal.hash, time))
+        self._hash = seal.hash
+
+
+def _stamped_key(key: Key, before: Flat, revision: Revision, time: datetime) -> Key:
+    create_time = time_from(before["create_time"]) if before else time
+    return replace(key, state=None, revision=revision, update_time=time, create_time=create_time)
+
+
+def _stamped_project(project: Project, before: Flat, revision: Revision, time: datetime) -> Project:
+    create_time = time_from(before["create_time"]) if before else time
+    return replace(project, revision=revision, update_time=time, create_time=create_time)
+
+
+def _entry(
+    mutation: Mutation,
+    revision: Revision,
+    time: datetime,
+    keys: tuple[Held, ...],
+    project: Project | None,
+    before: list[Flat],
+    previous_hash: bytes,
+) -> Entry:
+    first = keys[0].key if keys else None
+    owner = first or project
+    return Entry(
+        revision=revision,
+        time=time,
+        type=mutation.type,
+        project_id=owner.project_id if owner else "",
+        access_key=first.access_key if first else "",
+        actor=mutation.actor,
+        peer=mutation.peer,
+        keys=[flat_key(held.key) for held in keys],
+        project=None if project is None else flat_project(project),
+        before=before,
+        salt=secrets.token_bytes(SALT_BYTES),
+        previous_hash=previous_hash,
+    )
