@@ -1,0 +1,79 @@
+"""Use cases of projects."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from keyauthority.errors import ErrorReason
+from keyauthority.model import ChangeType, Project
+from keyauthority.requests import NewProject
+from keyauthority.results import Page, WrittenProject
+from keyauthority_server.authority.callers import Caller, missing
+from keyauthority_server.authority.desk import Desk, gone
+from keyauthority_server.authority.replay import Replay, Request
+from keyauthority_server.store.base import Mutation, Transaction
+
+
+class Projects:
+    """Makes and shows projects."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._replay = Replay(desk.peppers)
+
+    async def create(self, caller: Caller, new: NewProject, content: bytes) -> WrittenProject:
+        """Make a project, or find the one that the same request has made before.
+
+        `content` is the request in bytes that tell it from any other. PermissionDenied for an
+        operator who is confined to projects.
+        """
+        request = Request(new.request_id, content)
+
+        def work(transaction: Transaction, present: Caller, now: datetime) -> WrittenProject:
+            if present.scope is not None:
+                raise missing("projects:create")
+            first = self._replay.find(transaction, present, request, now)
+            if first is not None and first.change.project is not None:
+                return self._written(first.change.project, first.change.revision)
+            project = Project(
+                project_id=str(uuid.uuid4()),
+                display_name=new.display_name,
+                labels=new.labels,
+                rate_limit=new.rate_limit,
+                create_time=now,
+                update_time=now,
+                revision=0,
+            )
+            applied = transaction.apply(
+                Mutation(
+                    type=ChangeType.PROJECT_CREATED,
+                    time=now,
+                    actor=present.actor,
+                    peer=present.peer,
+                    project=project,
+                )
+            )
+            self._replay.remember(transaction, present, request, None, now)
+            return self._written(applied.project or project, applied.revision)
+
+        return await self._desk.change(caller, "projects:create", work)
+
+    def _written(self, project: Project, revision: int) -> WrittenProject:
+        return WrittenProject(project=project, revision=revision, log_id=self._desk.log_id)
+
+    async def get(self, caller: Caller, project_id: str) -> Project:
+        """Return a project, or raise NotFound."""
+        project = await self._desk.store.get_project(project_id, caller.scope)
+        if project is None:
+            raise gone(ErrorReason.PROJECT_NOT_FOUND)
+        return project
+
+    async def list(
+        self, caller: Caller, query: bytes, page_size: int, page_token: str
+    ) -> Page[Project]:
+        """Return a page of the caller's projects."""
+        pages = self._desk.pages
+        place = pages.place(caller.actor, query, page_token)
+        projects, after = await self._desk.store.list_projects(caller.scope, place, page_size)
+        return Page(tuple(projects), pages.token(caller.actor, query, after))

@@ -1,0 +1,130 @@
+"""request_id: the same call again gives the same answer again, secret included, and makes nothing.
+
+What is kept of a request is a hash of its id, a hash of its content, the revision of its change
+and, for a day, the token that it gave. That is sealed by AES-GCM under HKDF(pepper, request_id), so
+that database and pepper together do not open it without the request_id. The records of the answer
+are those that the log of changes has at that revision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from keyauthority.errors import ErrorReason, error
+from keyauthority.model import Change
+from keyauthority.token import SecretKey, parse
+from keyauthority_server.authority.callers import Caller
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.store.base import Remembered, Transaction
+
+REMEMBERED_FOR: Final = timedelta(hours=24)
+
+_NONCE_BYTES: Final = 12  # what AES-GCM takes (NIST SP 800-38D, section 5.2.1.1)
+_KEY_BYTES: Final = 32
+
+
+class Request(NamedTuple):
+    """A request_id, and the content that it was sent with."""
+
+    request_id: str
+    content: bytes
+    """The whole request but for its id, in bytes that are the same for the same request."""
+
+
+class Replayed(NamedTuple):
+    """The change that the first of equal requests has made, and the token that it gave."""
+
+    change: Change
+    secret_key: SecretKey | None
+
+
+class Replay:
+    """Remembers requests, and finds them again."""
+
+    def __init__(self, peppers: Keyring) -> None:
+        self._peppers = peppers
+
+    def find(
+        self, transaction: Transaction, caller: Caller, request: Request, now: datetime
+    ) -> Replayed | None:
+        """Return what the request has made before, or None if it is new.
+
+        Raises AlreadyExists if it had other content, FailedPrecondition if its key was revoked.
+        """
+        if not request.request_id:
+            return None
+        name = _name(transaction, caller, request)
+        remembered = transaction.remembered(name, now)
+        if remembered is None:
+            return None
+        if remembered.content != _content(request):
+            raise error(
+                ErrorReason.REQUEST_ID_REUSED, "this request_id was used with other content"
+            )
+        change = transaction.change(remembered.revision)
+        if not change.keys:
+            return Replayed(change, None)
+        if remembered.sealed is None:
+            raise error(
+                ErrorReason.REPLAY_REVOKED, "the key that this request made has been revoked"
+            )
+        return Replayed(change, self._open(remembered, request))
+
+    def remember(
+        self,
+        transaction: Transaction,
+        caller: Caller,
+        request: Request,
+        secret_key: SecretKey | None,
+        now: datetime,
+    ) -> None:
+        """Keep what the newest change of this transaction has answered to the request."""
+        if not request.request_id:
+            return
+        token = None if secret_key is None else parse(secret_key)
+        transaction.remember(
+            Remembered(
+                name=_name(transaction, caller, request),
+                content=_content(request),
+                revision=transaction.head,
+                access_key=token.access_key if token else "",
+                sealed=None if secret_key is None else self._seal(request, secret_key),
+                pepper_version=self._peppers.current,
+                end=now + REMEMBERED_FOR,
+            ),
+            now,
+        )
+
+    def _seal(self, request: Request, secret_key: SecretKey) -> bytes:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        cipher = self._cipher(request, self._peppers.current)
+        return nonce + cipher.encrypt(nonce, secret_key.encode(), _content(request))
+
+    def _open(self, remembered: Remembered, request: Request) -> SecretKey:
+        sealed = remembered.sealed or b""
+        nonce, box = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        cipher = self._cipher(request, remembered.pepper_version)
+        return SecretKey(cipher.decrypt(nonce, box, _content(request)).decode("ascii"))
+
+    def _cipher(self, request: Request, pepper_version: int) -> AESGCM:
+        pepper = self._peppers.derive("replay", pepper_version)
+        kdf = HKDF(SHA256(), _KEY_BYTES, salt=pepper, info=b"keyauthority replay")
+        return AESGCM(kdf.derive(request.request_id.lower().encode()))
+
+
+def _name(transaction: Transaction, caller: Caller, request: Request) -> bytes:
+    """The hash that a request is found by: of its id, and of the lineage of whoever sent it."""
+    held = transaction.key(caller.actor, None)
+    lineage = held.lineage if held else caller.actor
+    return hashlib.sha256(f"{lineage}\0{request.request_id.lower()}".encode()).digest()
+
+
+def _content(request: Request) -> bytes:
+    return hashlib.sha256(request.content).digest()

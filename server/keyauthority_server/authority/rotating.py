@@ -1,0 +1,152 @@
+"""RotateKey: a successor with all settings, and an end for the old key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from keyauthority.errors import ErrorReason, bad_field, error
+from keyauthority.model import ChangeType, Key, KeyKind, KeyState
+from keyauthority.requests import OVERLAP_DEFAULT, Rotation
+from keyauthority.results import RotatedKey
+from keyauthority.token import SecretKey
+from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.desk import Desk, gone, right_for, shown
+from keyauthority_server.authority.issuing import Issued, issue
+from keyauthority_server.authority.replay import Replay, Request
+from keyauthority_server.authority.updating import in_state, refuse_state
+from keyauthority_server.store.base import Held, Mutation, Transaction
+
+_NOT_ROTATED: Final = frozenset({KeyState.DISABLED, KeyState.SUPERSEDED, KeyState.REVOKED})
+
+
+class Rotating:
+    """Replaces keys."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._replay = Replay(desk.peppers)
+
+    async def rotate(self, caller: Caller, rotation: Rotation, content: bytes) -> RotatedKey:
+        """Make a successor of a key.
+
+        NotFound, FailedPrecondition for a key that is disabled, superseded, revoked or has a
+        successor, PermissionDenied for an operator key beyond the caller's own, InvalidArgument
+        for an expiry that is not in the future.
+        """
+        key = await self._desk.store.get_key(rotation.access_key, caller.scope)
+        right = right_for("rotate", key.kind if key else None)
+        caller.require(right)
+        request = Request(rotation.request_id, content)
+
+        def work(transaction: Transaction, present: Caller, now: datetime) -> RotatedKey:
+            first = self._replay.find(transaction, present, request, now)
+            if first is not None and first.secret_key is not None:
+                previous, successor = first.change.keys
+                time, revision = first.change.time, first.change.revision
+                return self._rotated(previous, successor, first.secret_key, time, revision)
+            held = transaction.key(rotation.access_key, present.scope)
+            if held is None:
+                raise gone(ErrorReason.KEY_NOT_FOUND)
+            rotated = self._rotate(transaction, present, held, rotation, now)
+            self._replay.remember(transaction, present, request, rotated.secret_key, now)
+            return rotated
+
+        return await self._desk.change(caller, right, work)
+
+    def _rotate(
+        self,
+        transaction: Transaction,
+        caller: Caller,
+        held: Held,
+        rotation: Rotation,
+        now: datetime,
+    ) -> RotatedKey:
+        old = held.key
+        expire_time = _end_of_successor(old, rotation, now)
+        if old.kind is KeyKind.OPERATOR:
+            caller.require_within_own(old.permissions, old.operator_projects, expire_time)
+        refuse_state(old, now, _NOT_ROTATED)
+        if old.disabled:  # and expired: the state says the latter only
+            raise in_state(KeyState.DISABLED)
+        if old.successor_access_key:
+            raise error(
+                ErrorReason.KEY_STATE,
+                "the key has a successor already: rotate that",
+                metadata={"successor_access_key": old.successor_access_key},
+            )
+        issued = issue(transaction, old.kind, old.mode, self._desk.peppers)
+        successor = _successor(old, issued, expire_time, caller, now)
+        previous = replace(
+            old,
+            supersede_time=_end_of_overlap(old, rotation, now),
+            successor_access_key=issued.access_key,
+        )
+        applied = transaction.apply(
+            Mutation(
+                type=ChangeType.KEY_ROTATED,
+                time=now,
+                actor=caller.actor,
+                peer=caller.peer,
+                keys=(
+                    held._replace(key=previous),
+                    Held(successor, issued.digest, issued.pepper_version, held.lineage),
+                ),
+            )
+        )
+        previous, successor = applied.keys
+        return self._rotated(previous, successor, issued.secret_key, now, applied.revision)
+
+    def _rotated(
+        self, previous: Key, successor: Key, secret_key: SecretKey, time: datetime, revision: int
+    ) -> RotatedKey:
+        # Counting goes on while a key is in its overlap: with its last use the answer to the same
+        # request would be another each time.
+        previous = replace(previous, last_used_time=None)
+        return RotatedKey(
+            key=shown(successor, time),
+            secret_key=secret_key,
+            previous=shown(previous, time),
+            revision=revision,
+            log_id=self._desk.log_id,
+        )
+
+
+def _successor(
+    old: Key, issued: Issued, expire_time: datetime | None, caller: Caller, now: datetime
+) -> Key:
+    return replace(
+        old,
+        access_key=issued.access_key,
+        publishable_key=issued.publishable_key,
+        predecessor_access_key=old.access_key,
+        create_time=now,
+        update_time=now,
+        expire_time=expire_time,
+        last_used_time=None,
+        created_by=caller.actor,
+        created_from=caller.peer,
+    )
+
+
+def _end_of_overlap(old: Key, rotation: Rotation, now: datetime) -> datetime:
+    overlap = OVERLAP_DEFAULT if rotation.overlap is None else rotation.overlap
+    end = now + overlap
+    return end if old.expire_time is None else min(end, old.expire_time)
+
+
+def _end_of_successor(old: Key, rotation: Rotation, now: datetime) -> datetime | None:
+    if rotation.expire_time is not None:
+        if rotation.expire_time <= now:
+            raise bad_field("expire_time", "it is not in the future")
+        return rotation.expire_time
+    if old.expire_time is None:
+        return None
+    lifetime = old.expire_time - old.create_time
+    if lifetime <= timedelta(0):
+        raise bad_field("expire_time", "required: the old key ended before it began")
+    try:
+        return now + lifetime
+    except OverflowError:
+        raise bad_field("expire_time", "the old lifetime would end after the year 9999") from None

@@ -1,0 +1,130 @@
+"""Changes of what is there: UpdateKey and UpdateProject, by mask and etag."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from keyauthority.decision import state_of
+from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
+from keyauthority.model import ChangeType, Key, KeyKind, KeyState, Project, Restrictions
+from keyauthority.requests import KeyUpdate, ProjectUpdate
+from keyauthority.restrictions import canonical
+from keyauthority.results import WrittenKey, WrittenProject
+from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.desk import Desk, gone, right_for, shown
+from keyauthority_server.store.base import Mutation, Transaction
+
+R = TypeVar("R", Key, Project)
+
+_FINAL: Final = frozenset({KeyState.SUPERSEDED, KeyState.REVOKED})
+
+
+class Updating:
+    """Changes records in place."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def key(self, caller: Caller, update: KeyUpdate) -> WrittenKey:
+        """Change the named fields of a key.
+
+        NotFound, Aborted for another etag, FailedPrecondition for a key that is superseded or
+        revoked, InvalidArgument for what its kind cannot have, PermissionDenied for an operator
+        key that would go beyond the caller's own.
+        """
+        key = await self._desk.store.get_key(update.access_key, caller.scope)
+        right = right_for("update", key.kind if key else None)
+        caller.require(right)
+
+        def work(transaction: Transaction, present: Caller, now: datetime) -> WrittenKey:
+            held = transaction.key(update.access_key, present.scope)
+            if held is None:
+                raise gone(ErrorReason.KEY_NOT_FOUND)
+            old = held.key
+            new = _updated(old, update)
+            _check_kind(new)
+            if new.kind is KeyKind.OPERATOR:
+                present.require_within_own(new.permissions, new.operator_projects, new.expire_time)
+            _check_etag(old, update.etag)
+            refuse_state(old, now, _FINAL)
+            revision = transaction.head
+            if new != old:
+                mutation = Mutation(
+                    type=ChangeType.KEY_UPDATED,
+                    time=now,
+                    actor=present.actor,
+                    peer=present.peer,
+                    keys=(held._replace(key=new),),
+                )
+                applied = transaction.apply(mutation)
+                new, revision = applied.keys[0], applied.revision
+            return WrittenKey(key=shown(new, now), revision=revision, log_id=self._desk.log_id)
+
+        return await self._desk.change(caller, right, work)
+
+    async def project(self, caller: Caller, update: ProjectUpdate) -> WrittenProject:
+        """Change the named fields of a project. NotFound, and Aborted for another etag."""
+
+        def work(transaction: Transaction, present: Caller, now: datetime) -> WrittenProject:
+            old = transaction.project(update.project_id, present.scope)
+            if old is None:
+                raise gone(ErrorReason.PROJECT_NOT_FOUND)
+            new, revision = _updated(old, update), transaction.head
+            _check_etag(old, update.etag)
+            if new != old:
+                mutation = Mutation(
+                    type=ChangeType.PROJECT_UPDATED,
+                    time=now,
+                    actor=present.actor,
+                    peer=present.peer,
+                    project=new,
+                )
+                applied = transaction.apply(mutation)
+                new, revision = applied.project or new, applied.revision
+            return WrittenProject(project=new, revision=revision, log_id=self._desk.log_id)
+
+        return await self._desk.change(caller, "projects:update", work)
+
+
+def refuse_state(key: Key, now: datetime, refused: frozenset[KeyState]) -> None:
+    """Raise FailedPrecondition, naming the state, if the key is in one of these."""
+    state = state_of(key, now)
+    if state in refused:
+        raise in_state(state)
+
+
+def in_state(state: KeyState) -> KeyAuthorityError:
+    """Return the answer to what the state of a key does not allow."""
+    return error(
+        ErrorReason.KEY_STATE,
+        f"the key is {state.value}",
+        metadata={"state": f"KEY_STATE_{state.name}"},
+    )
+
+
+def _updated(record: R, update: KeyUpdate | ProjectUpdate) -> R:
+    named: dict[str, Any] = {path: getattr(update, path) for path in update.paths}
+    if "restrictions" in named:
+        named["restrictions"] = canonical(named["restrictions"])
+    return replace(record, **named)
+
+
+def _check_etag(record: Key | Project, etag: str) -> None:
+    if etag and etag != record.etag:
+        raise error(ErrorReason.ETAG_MISMATCH, "the record has changed since this etag was read")
+
+
+def _check_kind(key: Key) -> None:
+    if key.kind is KeyKind.SECRET and key.permissions:
+        raise bad_field("permissions", "a SECRET key holds all and lists none")
+    if key.kind in (KeyKind.RESTRICTED, KeyKind.OPERATOR) and not key.permissions:
+        raise bad_field("permissions", "a key of this kind lists at least one")
+    if key.kind is KeyKind.OPERATOR:
+        only_ips = Restrictions(allowed_ips=key.restrictions.allowed_ips)
+        if key.restrictions != only_ips:
+            raise bad_field("restrictions", "an operator key has allowed_ips only")
+        for field in ("rate_limit", "quota"):
+            if getattr(key, field) is not None:
+                raise bad_field(field, "an operator key has none")

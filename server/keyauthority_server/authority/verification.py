@@ -1,0 +1,205 @@
+"""Verify and GetProjectId: what a token is worth, on one state of the store.
+
+The steps are those of the contract: read the token, find the record, compare the digest, decide,
+draw the limits. Then it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from keyauthority.decision import decide, explain, state_of
+from keyauthority.errors import ErrorReason, error
+from keyauthority.model import (
+    Key,
+    KeyKind,
+    KeyState,
+    LogId,
+    Project,
+    Revision,
+    Verdict,
+    VerdictCode,
+)
+from keyauthority.requests import Presentation
+from keyauthority.token import Token, parse
+from keyauthority_server.authority.callers import (
+    Caller,
+    Credential,
+    admit,
+    invalid_credential,
+    proves,
+)
+from keyauthority_server.authority.desk import Desk, shown
+from keyauthority_server.limits import Limit, limited, limits_of, with_limits
+from keyauthority_server.store.base import Held
+from keyauthority_server.store.counters import Counters, Draw
+from keyauthority_server.usage import Meter
+
+_VERIFY: Final = ("keys:verify",)
+_ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
+
+
+class _Judged(NamedTuple):
+    """A verdict before its limits are drawn."""
+
+    presentation: Presentation
+    verdict: Verdict
+    key: Key | None
+    """The key whose token was right."""
+    limits: tuple[Limit, ...]
+    """What to draw; nothing for a denial, unless all that fails is to be told."""
+
+    @property
+    def draw(self) -> Draw:
+        """What it takes from its limits; a call that is denied already only looks."""
+        return Draw(
+            tuple(limit.counter for limit in self.limits),
+            self.presentation.cost,
+            take=self.verdict.code is VerdictCode.VALID,
+        )
+
+
+class Verification:
+    """Judges tokens."""
+
+    def __init__(self, desk: Desk, counters: Counters, meter: Meter) -> None:
+        self._desk = desk
+        self._counters = counters
+        self._meter = meter
+
+    async def verify(self, credential: Credential, presentation: Presentation) -> Verdict:
+        """Return the verdict on one token. Key, project and caller are read as one state.
+
+        Raises StoreUnavailable if limits of the key cannot be drawn.
+        """
+        token = parse(presentation.secret_key)
+        sight = await self._desk.store.look(
+            token.access_key if token else None, credential.token.access_key
+        )
+        now = self._desk.clock.now()
+        caller = admit(sight.operator, credential, _VERIFY, now, self._desk.peppers)
+        self._check_state(caller, presentation, sight.head)
+        judged = self._judge(
+            presentation, token, sight.held, sight.project, caller, sight.head, now
+        )
+        return (await self._drawn((judged,), now))[0]
+
+    async def verify_batch(
+        self, credential: Credential, presentations: Sequence[Presentation]
+    ) -> Sequence[Verdict]:
+        """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
+        tokens = [parse(one.secret_key) for one in presentations]
+        sights = await self._desk.store.look_many(
+            [token.access_key if token else "" for token in tokens], credential.token.access_key
+        )
+        now = self._desk.clock.now()
+        caller = admit(sights.operator, credential, _VERIFY, now, self._desk.peppers)
+        judged = []
+        for presentation, token, (held, project) in zip(
+            presentations, tokens, sights.pairs, strict=True
+        ):
+            self._check_state(caller, presentation, sights.head)
+            judged.append(self._judge(presentation, token, held, project, caller, sights.head, now))
+        return await self._drawn(judged, now)
+
+    async def project_id(self, secret_key: str, access_key: str) -> str:
+        """Return the project of the key that a secret proves, else raise Unauthenticated."""
+        token = parse(secret_key)
+        if token is None or token.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
+            raise invalid_credential()
+        sight = await self._desk.store.look(token.access_key, None)
+        if not proves(sight.held, token, secret_key, self._desk.peppers) or sight.held is None:
+            raise invalid_credential()
+        key = sight.held.key
+        if access_key and access_key != key.access_key:
+            raise invalid_credential()
+        if state_of(key, self._desk.clock.now()) not in _ANSWERS_PROJECT:
+            raise invalid_credential()
+        return key.project_id
+
+    def _check_state(self, caller: Caller, presentation: Presentation, head: Revision) -> None:
+        if presentation.include_record:
+            caller.require("keys:read")
+        if presentation.log_id and presentation.log_id != self._desk.log_id:
+            raise error(ErrorReason.LOG_MISMATCH, "log_id is not the log of this authority")
+        if presentation.at_least_revision > head:
+            raise error(ErrorReason.REVISION_AHEAD, "at_least_revision is beyond the newest change")
+
+    def _judge(
+        self,
+        presentation: Presentation,
+        token: Token | None,
+        held: Held | None,
+        project: Project | None,
+        caller: Caller,
+        head: Revision,
+        now: datetime,
+    ) -> _Judged:
+        log_id = self._desk.log_id
+        if token is None:
+            verdict = _denied(VerdictCode.MALFORMED, presentation, head, log_id)
+            return _Judged(presentation, verdict, None, ())
+        if (
+            not proves(held, token, presentation.secret_key, self._desk.peppers)
+            or held is None
+            or held.key.kind is KeyKind.OPERATOR
+            or (caller.scope is not None and held.key.project_id not in caller.scope)
+        ):
+            verdict = _denied(VerdictCode.UNKNOWN, presentation, head, log_id)
+            return _Judged(presentation, verdict, None, ())
+        key, facts = held.key, presentation.facts
+        code = decide(key, project, facts, now)
+        verdict = _told(key, project, presentation, code, head, log_id, now)
+        limits: tuple[Limit, ...] = ()
+        if limited(key, project) and (code is VerdictCode.VALID or presentation.explain):
+            limits = limits_of(held, project, now)
+        return _Judged(presentation, verdict, key, limits)
+
+    async def _drawn(self, judged: Sequence[_Judged], now: datetime) -> Sequence[Verdict]:
+        """Draw the limits of all in one transaction, count them, and return the verdicts."""
+        draws = [one.draw for one in judged if one.limits]
+        levels = iter(await self._counters.draw(draws) if draws else ())
+        verdicts = []
+        for presentation, verdict, key, limits in judged:
+            if limits:
+                verdict = with_limits(verdict, limits, next(levels), explain=presentation.explain)
+            if key is not None:
+                self._meter.count(key, verdict.code, presentation.cost, now)
+            verdicts.append(verdict)
+        return verdicts
+
+
+def _denied(
+    code: VerdictCode, presentation: Presentation, head: Revision, log_id: LogId
+) -> Verdict:
+    failed = (code,) if presentation.explain else ()
+    return Verdict(code=code, revision=head, log_id=log_id, failed=failed)
+
+
+def _told(
+    key: Key,
+    project: Project | None,
+    presentation: Presentation,
+    code: VerdictCode,
+    head: Revision,
+    log_id: LogId,
+    now: datetime,
+) -> Verdict:
+    record = presentation.include_record
+    return Verdict(
+        code=code,
+        access_key=key.access_key,
+        project_id=key.project_id,
+        mode=key.mode,
+        kind=key.kind,
+        permissions=key.permissions,
+        labels=key.labels,
+        expire_time=key.expire_time,
+        revision=head,
+        log_id=log_id,
+        failed=explain(key, project, presentation.facts, now) if presentation.explain else (),
+        key=shown(key, now) if record else None,
+        project=project if record else None,
+    )
