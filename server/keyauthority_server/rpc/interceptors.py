@@ -1,0 +1,149 @@
+"""What happens around every call: reading, admission, checking, answering, failing, counting.
+
+It is put around each method once, at registration, so that a call pays for nothing but itself.
+Whatever a method raises leaves here as a status that tells the caller what he may know: an error of
+the contract as itself, anything else as INTERNAL with a correlation id that the log has too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import structlog
+from google.protobuf.message import DecodeError, Message
+from google.rpc.code_pb2 import Code
+
+from keyauthority.clock import ClockJumped
+from keyauthority.convert import status_from_error
+from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
+from keyauthority_server.authority import Authority, Caller
+from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.rpc.policy import Admission, Row
+from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull
+from keyauthority_server.wire import Answer, Call, Refusal
+
+Serve = Callable[[Call, Message | None], Awaitable[Message]]
+Check = Callable[[Any], list[FieldViolation]]
+
+VIOLATIONS_MAX: Final = 10  # named in one answer, each twice: clients take 8 KiB of trailers
+_log = structlog.get_logger(__name__)
+
+
+class CallMetrics(Protocol):
+    """Counts the calls of one method."""
+
+    def finished(self, code: str, seconds: float) -> None:
+        """Count one call that ended with a status code."""
+        ...
+
+
+def unary(request_type: type[Message], serve: Serve, metrics: CallMetrics | None) -> Answer:
+    """Return the method as a transport takes it: bytes in, bytes or a Refusal out."""
+    parse = request_type.FromString
+
+    async def answer(body: bytes, call: Call) -> bytes:
+        started = time.perf_counter()
+        code = "OK"
+        try:
+            try:
+                request: Message | None = parse(body)
+            except DecodeError:
+                request = None  # refused after admission: a stranger learns nothing of messages
+            return (await serve(call, request)).SerializeToString()
+        except asyncio.CancelledError:  # the caller has gone, or his deadline has come
+            code = "CANCELLED"
+            raise
+        except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
+            refusal = _refusal(failure)
+            code = Code.Name(refusal.code)
+            raise refusal from None
+        finally:
+            if metrics is not None:
+                metrics.finished(code, time.perf_counter() - started)
+
+    return answer
+
+
+def guard(authority: Authority, row: Row, check: Check, method: Callable[..., Any]) -> Serve:
+    """Return `method` behind its admission and its check, in the contract's order of errors.
+
+    It gets the Caller for OPERATOR, the Credential for TOGETHER, the Call otherwise.
+    """
+    if row.admission is Admission.OPERATOR:
+
+        async def admitted(call: Call, request: Message | None) -> Any:
+            caller = await authority.admit(credential_of(call), row.rights)
+            _require(caller, row, request)
+            refuse(check, request)
+            return await method(caller, request)
+
+        return admitted
+    if row.admission is Admission.TOGETHER:
+
+        async def together(call: Call, request: Message | None) -> Any:
+            credential = credential_of(call)
+            try:
+                refuse(check, request)
+            except KeyAuthorityError:
+                _require(await authority.admit(credential, row.rights), row, request)
+                raise
+            return await method(credential, request)
+
+        return together
+
+    async def by_secret(call: Call, request: Message | None) -> Any:
+        return await method(call, request)
+
+    return by_secret
+
+
+def _require(caller: Caller, row: Row, request: Message | None) -> None:
+    right = row.needs(request) if row.needs and request is not None else ""
+    if right:
+        caller.require(right)
+
+
+def refuse(check: Check, request: Message | None) -> None:
+    """Raise InvalidArgument, naming the fields, unless the request keeps its rules."""
+    if request is None:
+        raise error(ErrorReason.INVALID_MESSAGE, "the bytes are no message of the request's type")
+    violations = list(dict.fromkeys(check(request)))
+    if violations:
+        named = violations[:VIOLATIONS_MAX]
+        texts = [f"{one.field}: {one.description}" for one in named]
+        if len(violations) > len(named):
+            texts.append(f"and {len(violations) - len(named)} more")
+        raise error(ErrorReason.INVALID_FIELD, "; ".join(texts), fields=named)
+
+
+def _refusal(failure: Exception) -> Refusal:
+    known = _known(failure)
+    if known is None:
+        correlation_id = secrets.token_hex(8)
+        _log.error("internal error", correlation_id=correlation_id, exc_info=failure)
+        known = error(
+            ErrorReason.INTERNAL, "internal error", metadata={"correlation_id": correlation_id}
+        )
+    status = status_from_error(known)
+    return Refusal(status.code, status.message, status.SerializeToString())
+
+
+def _known(failure: Exception) -> KeyAuthorityError | None:
+    if isinstance(failure, KeyAuthorityError):
+        return failure
+    if isinstance(failure, ClockJumped):
+        return error(
+            ErrorReason.CLOCK_JUMPED, "the clock has jumped; an operator must look at the server"
+        )
+    if not isinstance(failure, StoreError):
+        return None
+    _log.warning("store failed", failure=str(failure))
+    if isinstance(failure, StoreFull):
+        return error(ErrorReason.DISK_LOW, "there is no space left to add anything")
+    if isinstance(failure, StoreClosed):
+        return error(ErrorReason.STORE_CLOSED, "this store was closed for writing")
+    return error(ErrorReason.STORE_UNAVAILABLE, "the store cannot answer now")

@@ -1,0 +1,174 @@
+"""The servicer of KeyAuthorityService: messages to use cases and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from keyauthority import convert
+from keyauthority.errors import ErrorReason, InvalidArgument, NotFound, PermissionDenied, error
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.authority import Authority, Caller, Credential
+from keyauthority_server.rpc import validate
+from keyauthority_server.rpc.credentials import address_of, credential_of, presented
+from keyauthority_server.rpc.interceptors import refuse
+from keyauthority_server.wire import Call
+
+DEFAULT_PAGE_SIZE: Final = 100
+
+_BESIDES_THE_MASK: Final = frozenset({"access_key", "project_id", "update_mask", "etag"})
+
+M = TypeVar("M", bound=Message)
+
+
+def content_of(request: Message) -> bytes:
+    """Return bytes that tell this request from every other, but for its request_id."""
+    content = type(request)()
+    content.CopyFrom(request)
+    content.ClearField("request_id")
+    return (
+        request.DESCRIPTOR.full_name.encode()
+        + b"\0"
+        + content.SerializeToString(deterministic=True)
+    )
+
+
+def as_masked(request: M, mask: FieldMask) -> M:
+    """Return an update without the fields that its mask does not name: they are not even read."""
+    masked = type(request)()
+    masked.CopyFrom(request)
+    for field, _ in request.ListFields():
+        if field.name not in _BESIDES_THE_MASK and field.name not in mask.paths:
+            masked.ClearField(field.name)
+    return masked
+
+
+class KeyAuthorityServicer:
+    """Methods in the order of the proto."""
+
+    def __init__(self, authority: Authority, count: Callable[[str], None] | None) -> None:
+        """`count` is told the name of each verdict."""
+        self._count = count
+        self._authority = authority
+        self._keys = authority.keys
+        self._verification = authority.verification
+
+    async def create_key(
+        self, caller: Caller, request: pb.CreateKeyRequest
+    ) -> pb.CreateKeyResponse:
+        """See the proto."""
+        new = convert.new_key_from_proto(request)
+        created = await self._keys.create(caller, new, content_of(request))
+        return convert.created_key_to_proto(created)
+
+    async def get_key(self, caller: Caller, request: pb.GetKeyRequest) -> pb.GetKeyResponse:
+        """See the proto."""
+        key = await self._keys.get(caller, request.access_key)
+        return pb.GetKeyResponse(key=convert.key_to_proto(key))
+
+    async def list_keys(self, caller: Caller, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
+        """See the proto."""
+        query = pb.ListKeysRequest(project_id=request.project_id, filter=request.filter)
+        page = await self._keys.list(
+            caller,
+            request.project_id,
+            convert.key_filter_from_proto(request.filter),
+            query.SerializeToString(deterministic=True),
+            request.page_size or DEFAULT_PAGE_SIZE,
+            request.page_token,
+        )
+        return convert.key_page_to_proto(page)
+
+    async def update_key(
+        self, caller: Caller, request: pb.UpdateKeyRequest
+    ) -> pb.UpdateKeyResponse:
+        """See the proto."""
+        update = convert.key_update_from_proto(as_masked(request, request.update_mask))
+        return convert.written_key_to_proto(await self._authority.updating.key(caller, update))
+
+    async def rotate_key(
+        self, caller: Caller, request: pb.RotateKeyRequest
+    ) -> pb.RotateKeyResponse:
+        """See the proto."""
+        rotation = convert.rotation_from_proto(request)
+        rotated = await self._authority.rotating.rotate(caller, rotation, content_of(request))
+        return convert.rotated_key_to_proto(rotated)
+
+    async def revoke_key(
+        self, call: Call, request: pb.RevokeKeyRequest | None
+    ) -> pb.RevokeKeyResponse:
+        """See the proto. A secret that proves the key is right enough, whatever else is there."""
+        caller = await self._revoker(call, request)
+        try:
+            refuse(validate.revoke_key, request)
+        except InvalidArgument:
+            if request is not None and request.secret_key:
+                await self._keys.access_key_of("", request.secret_key)
+            raise
+        assert request is not None  # noqa: S101 - refuse() has seen to it; tells mypy so
+        wanted = convert.revocation_from_proto(request)
+        access_key = wanted.access_key
+        if wanted.secret_key:
+            access_key = await self._keys.access_key_of(access_key, wanted.secret_key)
+        if caller is not None:
+            try:
+                return convert.revoked_key_to_proto(
+                    await self._keys.revoke(caller, access_key, wanted)
+                )
+            except (PermissionDenied, NotFound):
+                if not wanted.secret_key:
+                    raise
+        return convert.revoked_key_to_proto(
+            await self._keys.revoke_presented(access_key, wanted, address_of(call.peer))
+        )
+
+    async def verify(self, credential: Credential, request: pb.VerifyRequest) -> pb.VerifyResponse:
+        """See the proto."""
+        verdict = await self._verification.verify(
+            credential, convert.presentation_from_proto(request)
+        )
+        if self._count is not None:
+            self._count(verdict.code.name)
+        return convert.verdict_to_proto(verdict)
+
+    async def batch_verify(
+        self, credential: Credential, request: pb.BatchVerifyRequest
+    ) -> pb.BatchVerifyResponse:
+        """See the proto."""
+        verdicts = await self._verification.verify_batch(
+            credential, convert.batch_from_proto(request)
+        )
+        if self._count is not None:
+            for verdict in verdicts:
+                self._count(verdict.code.name)
+        return convert.verdicts_to_proto(verdicts)
+
+    async def get_project_id(
+        self, _: Call, request: pb.GetProjectIdRequest | None
+    ) -> pb.GetProjectIdResponse:
+        """See the proto."""
+        if request is None or not request.secret_key:
+            raise error(ErrorReason.CREDENTIAL_MISSING, "the call carries no secret key")
+        try:
+            refuse(validate.get_project_id, request)
+        except InvalidArgument:
+            await self._verification.project_id(request.secret_key, "")
+            raise
+        project_id = await self._verification.project_id(request.secret_key, request.access_key)
+        return pb.GetProjectIdResponse(project_id=project_id)
+
+    async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Caller | None:
+        secret = request is not None and bool(request.secret_key)
+        if secret and not presented(call):
+            return None
+        try:
+            return await self._authority.admit(
+                credential_of(call), ("keys:revoke", "operators:revoke")
+            )
+        except PermissionDenied:
+            if secret:
+                return None
+            raise

@@ -1,0 +1,47 @@
+"""The servicer of ProjectService: messages to use cases and back."""
+
+from __future__ import annotations
+
+from keyauthority import convert
+from keyauthority.v1 import project_service_pb2 as pb
+from keyauthority_server.authority import Authority, Caller
+from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE, as_masked, content_of
+
+
+class ProjectServicer:
+    """Methods in the order of the proto."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._projects = authority.projects
+        self._updating = authority.updating
+
+    async def create_project(
+        self, caller: Caller, request: pb.CreateProjectRequest
+    ) -> pb.CreateProjectResponse:
+        """See the proto."""
+        new = convert.new_project_from_proto(request)
+        created = await self._projects.create(caller, new, content_of(request))
+        return convert.created_project_to_proto(created)
+
+    async def get_project(
+        self, caller: Caller, request: pb.GetProjectRequest
+    ) -> pb.GetProjectResponse:
+        """See the proto."""
+        project = await self._projects.get(caller, request.project_id)
+        return pb.GetProjectResponse(project=convert.project_to_proto(project))
+
+    async def list_projects(
+        self, caller: Caller, request: pb.ListProjectsRequest
+    ) -> pb.ListProjectsResponse:
+        """See the proto."""
+        page = await self._projects.list(
+            caller, b"projects", request.page_size or DEFAULT_PAGE_SIZE, request.page_token
+        )
+        return convert.project_page_to_proto(page)
+
+    async def update_project(
+        self, caller: Caller, request: pb.UpdateProjectRequest
+    ) -> pb.UpdateProjectResponse:
+        """See the proto."""
+        update = convert.project_update_from_proto(as_masked(request, request.update_mask))
+        return convert.written_project_to_proto(await self._updating.project(caller, update))

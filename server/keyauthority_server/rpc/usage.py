@@ -1,0 +1,39 @@
+"""The servicer of UsageService: messages to use cases and back."""
+
+from __future__ import annotations
+
+from keyauthority import convert
+from keyauthority.v1 import usage_service_pb2 as pb
+from keyauthority_server.authority import Authority, Caller
+from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE
+
+
+class UsageServicer:
+    """Methods in the order of the proto."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._usage = authority.usage
+
+    async def get_usage(self, caller: Caller, request: pb.GetUsageRequest) -> pb.GetUsageResponse:
+        """See the proto."""
+        query = convert.usage_query_from_proto(request)
+        page = await self._usage.get(
+            caller, query, _content_of(request), query.page_size or DEFAULT_PAGE_SIZE
+        )
+        return convert.usage_page_to_proto(page)
+
+    async def report_usage(
+        self, caller: Caller, request: pb.ReportUsageRequest
+    ) -> pb.ReportUsageResponse:
+        """See the proto."""
+        await self._usage.report(caller, convert.usage_report_from_proto(request))
+        return pb.ReportUsageResponse()
+
+
+def _content_of(request: pb.GetUsageRequest) -> bytes:
+    """Return bytes that tell this list from every other, whichever page of it is asked for."""
+    content = pb.GetUsageRequest()
+    content.CopyFrom(request)
+    content.ClearField("page_size")
+    content.ClearField("page_token")
+    return b"usage\0" + content.SerializeToString(deterministic=True)

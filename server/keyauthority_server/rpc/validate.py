@@ -1,0 +1,317 @@
+"""One pure check a request: what breaks a rule of the contract, before anything is read.
+
+What needs the clock or the store (an expiry in the past, a page token of another caller) is
+checked in the use case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from keyauthority import convert
+from keyauthority.errors import FieldViolation
+from keyauthority.model import KeyKind, KeyMode, VerdictCode
+from keyauthority.requests import OVERLAP_MAX
+from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
+from keyauthority.v1 import key_authority_service_pb2 as keys_pb
+from keyauthority.v1 import project_service_pb2 as projects_pb
+from keyauthority.v1 import usage_service_pb2 as usage_pb
+from keyauthority_server.rpc.rules import ENTRY_MAX, LIST_MAX, Checklist, is_uuid
+
+BATCH_MAX: Final = 1000
+
+_KEY_PATHS: Final = frozenset(
+    {"purpose", "permissions", "restrictions", "expire_time", "disabled"}
+    | {"rate_limit", "quota", "labels"}
+)
+_PROJECT_PATHS: Final = frozenset({"display_name", "labels", "suspended", "rate_limit"})
+_OPERATOR_HAS_NONE: Final = "an operator key has none"
+
+
+def create_key(request: keys_pb.CreateKeyRequest) -> list[FieldViolation]:
+    """Check CreateKey."""
+    check = Checklist()
+    kind = convert.KIND_FROM_PROTO.get(request.kind)
+    if kind is None:
+        check.refuse("kind", "required: SECRET, RESTRICTED, PUBLISHABLE or OPERATOR")
+    check.text("purpose", request.purpose)
+    check.labels("labels", request.labels)
+    check.grants("permissions", request.permissions)
+    check.restrictions(request.restrictions)
+    check.rate_limit("rate_limit", request, request.rate_limit)
+    check.quota("quota", request, request.quota)
+    check.time("expire_time", request, request.expire_time)
+    _positive_ttl(check, request)
+    check.request_id("request_id", request.request_id)
+    if kind is KeyKind.OPERATOR:
+        _operator_key(check, request)
+    else:
+        _project_key(check, request, kind)
+    return check.violations
+
+
+def _positive_ttl(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
+    if request.HasField("ttl"):
+        try:
+            if convert.span(request.ttl).total_seconds() <= 0:
+                check.refuse("ttl", "more than 0")
+        except (ValueError, OverflowError):
+            check.refuse("ttl", "not a span of time")
+
+
+def _project_key(check: Checklist, request: keys_pb.CreateKeyRequest, kind: KeyKind | None) -> None:
+    if check.present("project_id", request.project_id):
+        check.project_id("project_id", request.project_id)
+    if convert.MODE_FROM_PROTO.get(request.mode) is None:
+        check.refuse("mode", "required: TEST or LIVE")
+    if kind is KeyKind.SECRET:
+        check.absent("permissions", request.permissions, "a SECRET key holds all and lists none")
+    if kind is KeyKind.RESTRICTED and not request.permissions:
+        check.refuse("permissions", "a RESTRICTED key lists at least one")
+    check.absent("operator_projects", request.operator_projects, "only for kind OPERATOR")
+
+
+def _operator_key(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
+    check.absent("project_id", request.project_id, "an operator key belongs to no project")
+    if request.mode and convert.MODE_FROM_PROTO.get(request.mode) is not KeyMode.LIVE:
+        check.refuse("mode", "an operator key is LIVE")
+    if not request.permissions:
+        check.refuse("permissions", "an operator key lists at least one")
+    check.each("operator_projects", request.operator_projects, is_uuid)
+    for field in ("allowed_referrers", "android_apps", "ios_bundle_ids", "api_targets"):
+        value = getattr(request.restrictions, field)
+        check.absent(f"restrictions.{field}", value, _OPERATOR_HAS_NONE)
+    check.absent("rate_limit", request.HasField("rate_limit"), _OPERATOR_HAS_NONE)
+    check.absent("quota", request.HasField("quota"), _OPERATOR_HAS_NONE)
+
+
+def get_key(request: keys_pb.GetKeyRequest) -> list[FieldViolation]:
+    """Check GetKey."""
+    check = Checklist()
+    check.access_key("access_key", request.access_key)
+    return check.violations
+
+
+def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
+    """Check ListKeys."""
+    check = Checklist()
+    if request.project_id:
+        check.project_id("project_id", request.project_id)
+    key_filter = request.filter
+    check.enum("filter.mode", key_filter.mode, convert.MODE_FROM_PROTO)
+    check.enum("filter.kind", key_filter.kind, convert.KIND_FROM_PROTO)
+    check.enum("filter.state", key_filter.state, convert.STATE_FROM_PROTO)
+    check.labels("filter.labels", key_filter.labels)
+    check.time("filter.expires_before", key_filter, key_filter.expires_before)
+    check.time("filter.used_before", key_filter, key_filter.used_before)
+    check.page(request.page_size, request.page_token)
+    return check.violations
+
+
+def update_key(request: keys_pb.UpdateKeyRequest) -> list[FieldViolation]:
+    """Check UpdateKey: what its kind cannot have is found out with the record."""
+    check = Checklist()
+    check.access_key("access_key", request.access_key)
+    named = check.mask(request.update_mask, _KEY_PATHS)
+    if "purpose" in named:
+        check.text("purpose", request.purpose)
+    if "permissions" in named:
+        check.grants("permissions", request.permissions)
+    if "restrictions" in named:
+        check.restrictions(request.restrictions)
+    if "expire_time" in named:
+        check.time("expire_time", request, request.expire_time)
+    if "rate_limit" in named:
+        check.rate_limit("rate_limit", request, request.rate_limit)
+    if "quota" in named:
+        check.quota("quota", request, request.quota)
+    if "labels" in named:
+        check.labels("labels", request.labels)
+    check.text("etag", request.etag)
+    return check.violations
+
+
+def rotate_key(request: keys_pb.RotateKeyRequest) -> list[FieldViolation]:
+    """Check RotateKey."""
+    check = Checklist()
+    check.access_key("access_key", request.access_key)
+    check.span("overlap", request, request.overlap, timedelta(0), OVERLAP_MAX)
+    check.time("expire_time", request, request.expire_time)
+    check.request_id("request_id", request.request_id)
+    return check.violations
+
+
+def revoke_key(request: keys_pb.RevokeKeyRequest) -> list[FieldViolation]:
+    """Check RevokeKey."""
+    check = Checklist()
+    if request.access_key or not request.secret_key:
+        check.access_key("access_key", request.access_key)
+    check.enum("reason", request.reason, convert.REVOKE_REASON_FROM_PROTO)
+    check.text("note", request.note)
+    return check.violations
+
+
+def verify(request: keys_pb.VerifyRequest) -> list[FieldViolation]:
+    """Check Verify. The token itself is never refused here: what is none is MALFORMED."""
+    check = Checklist()
+    if request.mode:
+        check.enum("mode", request.mode, convert.MODE_FROM_PROTO)
+    if request.permissions:
+        check.needed("permissions", request.permissions)
+    if request.client_ip:
+        check.entry("client_ip", request.client_ip, check_ip)
+    check.length("access_key", request.access_key, ENTRY_MAX)
+    check.length("project_id", request.project_id, ENTRY_MAX)
+    check.length("log_id", request.log_id, ENTRY_MAX)
+    check.length("referrer", request.referrer, REFERRER_MAX)
+    if request.HasField("app"):
+        _app(check, request.app)
+    if request.HasField("api_target"):
+        check.text("api_target.service", request.api_target.service, ENTRY_MAX)
+        check.text("api_target.method", request.api_target.method, ENTRY_MAX)
+    if request.cost < 0:
+        check.refuse("cost", "not negative")
+    if request.at_least_revision < 0:
+        check.refuse("at_least_revision", "not negative")
+    return check.violations
+
+
+def _app(check: Checklist, app: keys_pb.App) -> None:
+    check.text("app.android_package", app.android_package, ENTRY_MAX)
+    check.text("app.ios_bundle_id", app.ios_bundle_id, ENTRY_MAX)
+    if app.android_sha1:
+        check.entry("app.android_sha1", app.android_sha1, canonical_sha1)
+
+
+def batch_verify(request: keys_pb.BatchVerifyRequest) -> list[FieldViolation]:
+    """Check BatchVerify: a bad item is named `requests[i].field`."""
+    if not 1 <= len(request.requests) <= BATCH_MAX:
+        return [FieldViolation("requests", f"from 1 to {BATCH_MAX}")]
+    violations = []
+    for index, one in enumerate(request.requests):
+        for field, description in verify(one):
+            violations.append(FieldViolation(f"requests[{index}].{field}", description))
+            if len(violations) >= LIST_MAX:
+                return violations
+    return violations
+
+
+def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]:
+    """Check GetProjectId."""
+    check = Checklist()
+    if request.access_key:
+        check.access_key("access_key", request.access_key)
+    return check.violations
+
+
+def create_project(request: projects_pb.CreateProjectRequest) -> list[FieldViolation]:
+    """Check CreateProject."""
+    check = Checklist()
+    check.text("display_name", request.display_name)
+    check.labels("labels", request.labels)
+    check.rate_limit("rate_limit", request, request.rate_limit)
+    check.request_id("request_id", request.request_id)
+    return check.violations
+
+
+def get_project(request: projects_pb.GetProjectRequest) -> list[FieldViolation]:
+    """Check GetProject."""
+    check = Checklist()
+    if check.present("project_id", request.project_id):
+        check.project_id("project_id", request.project_id)
+    return check.violations
+
+
+def update_project(request: projects_pb.UpdateProjectRequest) -> list[FieldViolation]:
+    """Check UpdateProject."""
+    check = Checklist()
+    if check.present("project_id", request.project_id):
+        check.project_id("project_id", request.project_id)
+    named = check.mask(request.update_mask, _PROJECT_PATHS)
+    if "display_name" in named:
+        check.text("display_name", request.display_name)
+    if "labels" in named:
+        check.labels("labels", request.labels)
+    if "rate_limit" in named:
+        check.rate_limit("rate_limit", request, request.rate_limit)
+    check.text("etag", request.etag)
+    return check.violations
+
+
+def list_projects(request: projects_pb.ListProjectsRequest) -> list[FieldViolation]:
+    """Check ListProjects."""
+    check = Checklist()
+    check.page(request.page_size, request.page_token)
+    return check.violations
+
+
+def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
+    """Check GetUsage."""
+    check = Checklist()
+    if request.project_id:
+        check.project_id("project_id", request.project_id)
+    if request.access_key:
+        check.access_key("access_key", request.access_key)
+    check.time("start_time", request, request.start_time)
+    check.time("end_time", request, request.end_time)
+    check.enum("granularity", request.granularity, convert.USAGE_GRANULARITY_FROM_PROTO)
+    check.page(request.page_size, request.page_token)
+    return check.violations
+
+
+def report_usage(request: usage_pb.ReportUsageRequest) -> list[FieldViolation]:
+    """Check ReportUsage: a bad row is named `rows[i].field`."""
+    check = Checklist()
+    if check.present("batch_id", request.batch_id):
+        check.request_id("batch_id", request.batch_id)
+    if len(request.rows) > BATCH_MAX:
+        check.refuse("rows", f"at most {BATCH_MAX}")
+        return check.violations
+    for index, row in enumerate(request.rows):
+        _usage_row(check, f"rows[{index}]", row)
+        if len(check.violations) >= LIST_MAX:
+            break
+    return check.violations
+
+
+def _usage_row(check: Checklist, name: str, row: usage_pb.UsageRow) -> None:
+    if row.project_id:
+        check.project_id(f"{name}.project_id", row.project_id)
+    check.access_key(f"{name}.access_key", row.access_key)
+    verdict = convert.VERDICT_FROM_PROTO.get(row.verdict)
+    if verdict is None or verdict in _OF_NO_KEY:
+        check.refuse(f"{name}.verdict", "required: one that is given on a key")
+    for field in ("bucket_time", "last_used_time"):
+        if check.present(f"{name}.{field}", row.HasField(field)):
+            check.time(f"{name}.{field}", row, getattr(row, field))
+    if row.count < 0:
+        check.refuse(f"{name}.count", "not negative")
+    if row.cost < 0 or (row.cost and verdict is not VerdictCode.VALID):
+        check.refuse(f"{name}.cost", "not negative, and nothing for a denial")
+
+
+_OF_NO_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
+
+
+CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
+    keys_pb.CreateKeyRequest: create_key,
+    keys_pb.GetKeyRequest: get_key,
+    keys_pb.ListKeysRequest: list_keys,
+    keys_pb.UpdateKeyRequest: update_key,
+    keys_pb.RotateKeyRequest: rotate_key,
+    keys_pb.RevokeKeyRequest: revoke_key,
+    keys_pb.VerifyRequest: verify,
+    keys_pb.BatchVerifyRequest: batch_verify,
+    keys_pb.GetProjectIdRequest: get_project_id,
+    projects_pb.CreateProjectRequest: create_project,
+    projects_pb.GetProjectRequest: get_project,
+    projects_pb.ListProjectsRequest: list_projects,
+    usage_pb.GetUsageRequest: get_usage,
+    usage_pb.ReportUsageRequest: report_usage,
+    projects_pb.UpdateProjectRequest: update_project,
+}
+"""The check of each request; an RPC whose request has none does not start."""

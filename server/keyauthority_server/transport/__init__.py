@@ -1,0 +1,8 @@
+"""What carries the calls: which server, its limits, and the services that every server has.
+
+The only place that knows the native front from grpcio. It judges nothing and nobody.
+"""
+
+from keyauthority_server.transport.server import Server, loop_factory
+
+__all__ = ["Server", "loop_factory"]

@@ -1,0 +1,87 @@
+"""grpc.reflection v1alpha and v1: the same messages under two names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as library
+
+SERVICES: Final = (
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+
+_Request = reflection_pb2.ServerReflectionRequest
+_Response = reflection_pb2.ServerReflectionResponse
+
+_log = structlog.get_logger(__name__)
+
+
+class Reflection:
+    """Describes the services named, and itself."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        _describe_v1()
+        self._servicer = library.ReflectionServicer([*services, *SERVICES])
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """End the streams that are open: a client may keep one for as long as it runs."""
+        self._draining.set()
+
+    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
+        """Return the handlers by method, the same for both services."""
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._serve,
+            _Request.FromString,
+            _Response.SerializeToString,
+        )
+        return {"ServerReflectionInfo": handler}
+
+    async def _serve(
+        self, requests: AsyncIterator[_Request], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[_Response]:
+        try:
+            answers = self._servicer.ServerReflectionInfo(self._until_drain(requests), context)
+            async for answer in cast("AsyncIterator[_Response]", answers):
+                yield answer
+        except Exception:  # noqa: BLE001 - grpcio would send the exception's text to the client
+            _log.exception("reflection failed")
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+    async def _until_drain(self, requests: AsyncIterator[_Request]) -> AsyncIterator[_Request]:
+        """Yield the requests that come before the drain.
+
+        To cancel the handler instead would not do: of that grpcio tells the client nothing, and
+        goes on waiting for him.
+        """
+        draining = asyncio.ensure_future(self._draining.wait())
+        try:
+            while True:
+                request = asyncio.ensure_future(anext(requests, None))
+                await asyncio.wait({request, draining}, return_when=asyncio.FIRST_COMPLETED)
+                if not request.done():
+                    request.cancel()
+                    return
+                found = request.result()
+                if found is None:
+                    return
+                yield found
+        finally:
+            draining.cancel()
+
+
+def _describe_v1() -> None:
+    """Put the description of v1, which the library lacks, into the pool: clients ask for it."""
+    alpha = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    text = text_format.MessageToString(alpha).replace("v1alpha", "v1")
+    v1 = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+    descriptor_pool.Default().AddSerializedFile(v1.SerializeToString())
