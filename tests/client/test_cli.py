@@ -1,0 +1,229 @@
+"""The command line `keyauthority`: arguments, output, exit codes, secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyauthority import convert
+from keyauthority.errors import ErrorReason, error
+from keyauthority.model import (
+    Project,
+)
+from keyauthority.results import Page
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+from tests.client import records
+from tests.client.conftest import Command, Ended
+from tests.client.fake_authority import FakeAuthority
+from tests.client.records import KEY, OPERATOR_KEY, PROJECT_ID, TOKEN
+from tests.client.strategies import at
+
+_KEY_ANSWER = service_pb2.GetKeyResponse(key=convert.key_to_proto(KEY))
+
+
+def test_the_secret_of_a_new_key_is_shown_once_on_a_line_of_its_own(
+    command: Command, authority: FakeAuthority
+) -> None:
+    """It is there to be copied, and nowhere else."""
+    authority.will(convert.created_key_to_proto(records.CREATED_KEY))
+
+    ended = command("keys", "create", "--kind", "secret")
+
+    assert ended.out.splitlines().count(TOKEN) == 1
+    assert ended.out.count(TOKEN) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (records.VALID_ANSWER, 0),
+        (records.UNKNOWN_ANSWER, 1),
+        (error(ErrorReason.STORE_UNAVAILABLE, "down"), 2),
+        (error(ErrorReason.PERMISSION_MISSING, "no"), 2),
+        (service_pb2.VerifyResponse(), 2),
+    ],
+)
+def test_verify_exits_with_what_it_found(
+    command: Command, authority: FakeAuthority, answer: Any, code: int
+) -> None:
+    """0 valid, 1 denied, 2 could not tell: a script that asks is never misled."""
+    authority.will(answer)
+
+    assert command("verify", stdin=TOKEN.encode()).code == code
+
+
+def test_verify_that_is_used_wrongly_does_not_say_denied(command: Command) -> None:
+    """A typing mistake is "could not tell"."""
+    assert command("verify", "--mode", "odd").code == 2
+
+
+@pytest.mark.parametrize(
+    ("stdin", "secret_key"),
+    [(b"", ""), (b"\n", ""), (b" x \r\nrest", " x "), (b"\xff\n", "\ufffd")],
+)
+def test_the_secret_is_the_first_line_as_it_is(
+    command: Command, authority: FakeAuthority, stdin: bytes, secret_key: str
+) -> None:
+    """Nothing but the end of the line is taken off: what is wrong with it, the authority says."""
+    authority.will(records.UNKNOWN_ANSWER)
+
+    command("verify", stdin=stdin)
+
+    assert authority.seen[0].request.secret_key == secret_key
+
+
+def test_a_refused_call_is_one_line_and_exit_code_1(
+    command: Command, authority: FakeAuthority
+) -> None:
+    """A script tells refusal from misuse, and a log keeps one line."""
+    authority.will(error(ErrorReason.KEY_NOT_FOUND, "no such\nkey \x1b[31m"))
+
+    ended = command("keys", "show", "--access-key", "KA")
+
+    expected = "keyauthority: no such key \\x1b[31m (key_not_found) [NOT_FOUND]\n"
+    assert ended == Ended(1, "", expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["keys", "create"],
+        ["keys", "create", "--kind", "odd"],
+        ["keys", "create", "--kind", "secret", "--ttl", "5x"],
+        ["keys", "create", "--kind", "secret", "--ttl", "999999999d", "--expire-time", "now"],
+        ["keys", "create", "--kind", "secret", "--expire-time", "2030-01-01T00:00:00"],
+        ["keys", "create", "--kind", "secret", "--rate-limit", "100"],
+        ["keys", "create", "--kind", "secret", "--rate-limit", "100/1y"],
+        ["keys", "create", "--kind", "secret", "--quota", "1/year"],
+        ["keys", "create", "--kind", "secret", "--label", "novalue"],
+        ["keys", "create", "--kind", "secret", "--label", "a=1", "--label", "a=2"],
+        ["keys", "create", "--kind", "secret", "--android-app", "package"],
+        ["keys", "create", "--kind", "secret", "--ttl", "1d", "--expire-time", "2030-01-01T00:00Z"],
+        ["keys", "revoke"],
+        ["keys", "update", "--access-key", "KA"],
+        ["keys", "update", "--access-key", "KA", "--clear", "mode"],
+        ["keys", "update", "--access-key", "KA", "--clear", "purpose", "--purpose", "x"],
+        ["keys", "update", "--access-key", "KA", "--label", "a=1", "--label", "a=2"],
+        ["keys", "rotate", "--access-key", "KA", "--overlap", "soon"],
+        ["projects", "update", "--project-id", "p"],
+        ["projects", "suspend"],
+        ["usage", "--granularity", "week"],
+        ["keys", "show"],
+        ["nonsense"],
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(
+    command: Command, authority: FakeAuthority, arguments: list[str]
+) -> None:
+    """Whoever mistypes learns what, and nothing is sent."""
+    ended = command(*arguments)
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert ended.err.startswith("keyauthority")
+    assert authority.seen == []
+
+
+def test_a_token_typed_as_an_argument_is_not_repeated(command: Command) -> None:
+    """Standard error may be a log."""
+    ended = command("verify", TOKEN)
+
+    assert ended.code == 2
+    assert TOKEN not in ended.err
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_address_and_json_may_stand_behind_any_part(
+    command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """`keyauthority --json keys list` and `keyauthority keys list --json` are the same."""
+    monkeypatch.setenv("KEYAUTHORITY_ADDRESS", "127.0.0.1:1")
+    authority.will(_KEY_ANSWER)
+    arguments = ["keys", "show", "--access-key=KA"]
+    arguments[place:place] = ["--json", "--address", authority.address, "--timeout", "9s"]
+
+    ended = command(*arguments)
+
+    assert ended.code == 0
+    assert json.loads(ended.out)["key"]["accessKey"] == KEY.access_key
+    assert 8 < authority.seen[0].seconds_left < 10  # gRPC rounds it up by some milliseconds
+
+
+def test_the_credential_comes_from_the_environment(
+    command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KEYAUTHORITY_OPERATOR_KEY holds the operator key itself."""
+    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", OPERATOR_KEY)
+    authority.will(_KEY_ANSWER)
+
+    command("keys", "show", "--access-key", "KA")
+
+    assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
+
+
+def test_the_credential_comes_from_a_file(
+    command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """KEYAUTHORITY_OPERATOR_KEY_FILE names the file that the server made, new line and all."""
+    file = tmp_path / "operator.key"
+    file.write_text(OPERATOR_KEY + "\n", encoding="ascii")
+    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY_FILE", str(file))
+    authority.will(_KEY_ANSWER)
+
+    command("keys", "show", "--access-key", "KA")
+
+    assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"KEYAUTHORITY_OPERATOR_KEY_FILE": "/nonexistent/operator.key"},
+        {"KEYAUTHORITY_OPERATOR_KEY_FILE": "/dev/null", "KEYAUTHORITY_OPERATOR_KEY": "x"},
+        {"KEYAUTHORITY_OPERATOR_KEY": "op_live_\x7f"},
+    ],
+)
+def test_a_credential_that_is_none_is_misuse(
+    command: Command, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    """A file that is absent, two sources at once and broken text are said in one line."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    ended = command("keys", "list")
+
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+
+
+def test_what_others_wrote_cannot_steer_the_terminal(
+    command: Command, authority: FakeAuthority
+) -> None:
+    """Names and purposes are shown as text: no escape sequence, no markup, no line of their own."""
+    hostile = Project(
+        project_id=PROJECT_ID,
+        display_name="[red]a\x1b[31mb\nc\u202ed",
+        create_time=at(0),
+        update_time=at(0),
+        revision=1,
+    )
+    authority.will(convert.project_page_to_proto(Page((hostile,))))
+
+    ended = command("projects", "list")
+
+    assert "[red]a\\x1b[31mb\\nc\\u202ed" in ended.out
+    assert "\x1b" not in ended.out
+
+
+def test_a_command_group_alone_shows_its_help(command: Command) -> None:
+    """Whoever does not know the commands is told them, and it counts as misuse."""
+    ended = command("keys")
+
+    assert ended.code == 2
+    assert "revoke" in ended.err
+
+
+def test_the_version_is_shown(command: Command) -> None:
+    """`--version` is enough for a report of a fault."""
+    assert command("--version").out.startswith("keyauthority, version ")

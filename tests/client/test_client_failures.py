@@ -1,0 +1,334 @@
+"""Credentials, deadlines, retries and errors of both clients."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from keyauthority import AsyncClient, Client, convert
+from keyauthority.errors import (
+    DeadlineExceeded,
+    ErrorReason,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    error,
+)
+from keyauthority.results import Page
+from keyauthority.token import SecretKey
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+from keyauthority.v1.usage_service_pb2 import ReportUsageResponse
+from tests.client import records
+from tests.client.conftest import Call
+from tests.client.fake_authority import FakeAuthority
+from tests.client.records import (
+    CREATED_KEY,
+    CREATED_PROJECT,
+    KEY,
+    OPERATOR_KEY,
+    PROJECT_ID,
+    REVOKED,
+    ROTATED,
+    TOKEN,
+    USAGE_ROW,
+)
+
+_PROJECT_ID_ANSWER = service_pb2.GetProjectIdResponse(project_id=PROJECT_ID)
+_DOWN = error(ErrorReason.STORE_UNAVAILABLE, "the store is down")
+
+
+@pytest.mark.parametrize("operator_key", [OPERATOR_KEY, SecretKey(OPERATOR_KEY)])
+def test_the_operator_key_is_sent_in_clear_as_bearer(
+    call: Call, authority: FakeAuthority, operator_key: str
+) -> None:
+    """A SecretKey, which hides in every text, arrives as what it is."""
+    authority.will(records.VALID_ANSWER)
+
+    call("verify", TOKEN, client={"operator_key": operator_key})
+
+    assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
+
+
+def test_get_project_id_sends_no_operator_key(call: Call, authority: FakeAuthority) -> None:
+    """The secret alone is the right: a credential that is not needed does not travel."""
+    authority.will(_PROJECT_ID_ANSWER)
+
+    call("get_project_id", None, TOKEN, client={"operator_key": OPERATOR_KEY})
+
+    assert "authorization" not in authority.seen[0].metadata
+
+
+@pytest.mark.parametrize("operator_key", ["", "op_live_\n", "op_live_é", "op\x7f"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_an_operator_key_that_cannot_be_sent_is_refused_unseen(
+    client: type[Client] | type[AsyncClient], operator_key: str
+) -> None:
+    """The error of gRPC would print the metadata; so it is refused before."""
+    with pytest.raises(InvalidArgument) as refused:
+        client("127.0.0.1:1", operator_key=operator_key)
+
+    assert str(refused.value) == "operator_key: is no operator key"
+
+
+def test_a_client_does_not_show_its_operator_key() -> None:
+    """The repr names the address and nothing else."""
+    with Client("127.0.0.1:1", operator_key=OPERATOR_KEY) as client:
+        assert repr(client) == "Client('127.0.0.1:1')"
+
+
+def test_an_error_arrives_with_all_that_it_says(call: Call, authority: FakeAuthority) -> None:
+    """Type, message, reason, metadata and fields are those that the authority gave."""
+    sent = error(
+        ErrorReason.INVALID_FIELD,
+        "purpose: is too long",
+        metadata={"limit": "200"},
+        fields=[FieldViolation("purpose", "is too long")],
+    )
+    authority.will(sent)
+
+    with pytest.raises(InvalidArgument) as raised:
+        call("get_key", KEY.access_key)
+
+    assert vars(raised.value) == vars(sent)
+
+
+def test_a_bare_status_is_told_by_its_code(call: Call, authority: FakeAuthority) -> None:
+    """A proxy between sends no details; its code and words are enough."""
+
+    def refuse(context: grpc.ServicerContext) -> Message:
+        context.abort(grpc.StatusCode.NOT_FOUND, "nothing here")
+        raise AssertionError("abort returns")
+
+    authority.will(refuse)
+
+    with pytest.raises(NotFound) as raised:
+        call("get_key", KEY.access_key)
+
+    assert (raised.value.message, raised.value.reason) == ("nothing here", None)
+
+
+def test_details_that_are_none_do_not_hide_the_error(call: Call, authority: FakeAuthority) -> None:
+    """Bytes that are no Status are passed over."""
+
+    def refuse(context: grpc.ServicerContext) -> Message:
+        context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff"),))
+        context.abort(grpc.StatusCode.NOT_FOUND, "nothing here")
+        raise AssertionError("abort returns")
+
+    authority.will(refuse)
+
+    with pytest.raises(NotFound, match="nothing here"):
+        call("get_key", KEY.access_key)
+
+
+def test_an_error_of_grpc_is_not_in_the_traceback(call: Call, authority: FakeAuthority) -> None:
+    """A caller sees one exception, and none of a library that he did not call."""
+    authority.will(error(ErrorReason.KEY_NOT_FOUND, "no such key"))
+
+    with pytest.raises(NotFound) as raised:
+        call("get_key", KEY.access_key)
+
+    assert (raised.value.__cause__, raised.value.__suppress_context__) == (None, True)
+
+
+def test_nobody_listening_is_unavailable(call: Call) -> None:
+    """A refused connection is "cannot tell", and quickly so."""
+    with socket.socket() as bound:  # bound, not listening: nothing else takes the port
+        bound.bind(("127.0.0.1", 0))
+
+        with pytest.raises(Unavailable):
+            call("verify", TOKEN, client={"address": f"127.0.0.1:{bound.getsockname()[1]}"})
+
+
+@pytest.mark.parametrize("client", [{"timeout": 0.2}, {}])
+def test_no_answer_in_time_is_deadline_exceeded(
+    call: Call, authority: FakeAuthority, client: dict[str, Any]
+) -> None:
+    """The client's own timeout holds, and that of a call goes before it."""
+    answered = threading.Event()
+
+    def wait(context: grpc.ServicerContext) -> Message:
+        answered.wait(10)
+        return records.VALID_ANSWER
+
+    authority.will(wait)
+    timeout = {} if client else {"timeout": 0.2}
+    try:
+        with pytest.raises(DeadlineExceeded):
+            call("verify", TOKEN, client=client, **timeout)
+    finally:
+        answered.set()
+
+
+def test_a_timeout_below_a_second_is_kept(call: Call, authority: FakeAuthority) -> None:
+    """The server is told the deadline; a short one does not fail by itself."""
+    authority.will(records.VALID_ANSWER)
+
+    call("verify", TOKEN, timeout=0.9)
+
+    assert 0 < authority.seen[0].seconds_left < 1  # gRPC rounds it up by some milliseconds
+
+
+def test_the_timeout_of_a_client_is_five_seconds(call: Call, authority: FakeAuthority) -> None:
+    """No call waits for ever."""
+    authority.will(records.VALID_ANSWER)
+
+    call("verify", TOKEN)
+
+    assert 4 < authority.seen[0].seconds_left < 6  # gRPC rounds it up by some milliseconds
+
+
+def test_a_read_that_is_unavailable_is_repeated(call: Call, authority: FakeAuthority) -> None:
+    """A server that restarts is not noticed by those who read."""
+    authority.will(_DOWN, _DOWN, records.VALID_ANSWER)
+
+    assert call("verify", TOKEN) == records.VALID
+    assert len(authority.seen) == 3
+
+
+def test_a_read_that_stays_unavailable_is_so_after_four_attempts(
+    call: Call, authority: FakeAuthority
+) -> None:
+    """Repeating is bounded."""
+    authority.will(_DOWN)
+
+    with pytest.raises(Unavailable) as raised:
+        call("get_key", KEY.access_key)
+
+    assert raised.value.reason is ErrorReason.STORE_UNAVAILABLE
+    assert len(authority.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "answer"),
+    [
+        ("create_project", ("Shop",), {}, convert.created_project_to_proto(CREATED_PROJECT)),
+        (
+            "create_key",
+            (PROJECT_ID,),
+            {"kind": "secret", "mode": "test", "request_id": ""},
+            convert.created_key_to_proto(CREATED_KEY),
+        ),
+        ("rotate_key", (KEY.access_key,), {}, convert.rotated_key_to_proto(ROTATED)),
+        ("revoke_key", (KEY.access_key,), {}, convert.revoked_key_to_proto(REVOKED)),
+        ("report_usage", ([USAGE_ROW],), {}, ReportUsageResponse()),
+    ],
+)
+def test_a_write_that_can_be_repeated_is_with_one_id(
+    call: Call,
+    authority: FakeAuthority,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    answer: Message,
+) -> None:
+    """All attempts are the same request, its fresh id included: they make one key, not three."""
+    authority.will(_DOWN, _DOWN, answer)
+
+    call(method, *args, **kwargs)
+
+    attempts = [seen.request for seen in authority.seen]
+    assert attempts == [attempts[0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs"),
+    [
+        ("update_key", (KEY.access_key,), {"disabled": True}),
+        ("update_project", (PROJECT_ID,), {"suspended": True, "etag": "r3"}),
+    ],
+)
+def test_an_update_that_is_unavailable_is_not_repeated(
+    call: Call,
+    authority: FakeAuthority,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """Its outcome is unknown: a second attempt might undo what another has changed since."""
+    authority.will(_DOWN)
+
+    with pytest.raises(Unavailable):
+        call(method, *args, **kwargs)
+
+    assert len(authority.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "answer", "field"),
+    [
+        (
+            "create_project",
+            ("Shop",),
+            {},
+            convert.created_project_to_proto(CREATED_PROJECT),
+            "request_id",
+        ),
+        (
+            "create_key",
+            (PROJECT_ID,),
+            {"kind": "secret", "mode": "test"},
+            convert.created_key_to_proto(CREATED_KEY),
+            "request_id",
+        ),
+        ("rotate_key", (KEY.access_key,), {}, convert.rotated_key_to_proto(ROTATED), "request_id"),
+        ("report_usage", ([USAGE_ROW],), {}, ReportUsageResponse(), "batch_id"),
+    ],
+)
+def test_each_call_has_a_fresh_id_unless_one_is_given(
+    call: Call,
+    authority: FakeAuthority,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    answer: Message,
+    field: str,
+) -> None:
+    """Two equal calls make two keys: an id is a UUID version 4 and never used twice."""
+    authority.will(answer)
+
+    ids: list[dict[str, Any]] = [{}, {}, {field: "mine"}]
+    for given in ids:
+        call(method, *args, **{**kwargs, **given})
+
+    first, second, third = (getattr(seen.request, field) for seen in authority.seen)
+    assert [str(uuid.UUID(one, version=4)) for one in (first, second)] == [first, second]
+    assert (first != second, third) == (True, "mine")
+
+
+def test_an_answer_that_cannot_be_read_is_internal(call: Call, authority: FakeAuthority) -> None:
+    """A verdict that this version does not know is neither valid nor denied."""
+    authority.will(service_pb2.VerifyResponse(verdict=service_pb2.VERDICT_UNSPECIFIED))
+
+    with pytest.raises(Internal, match="cannot be read"):
+        call("verify", TOKEN)
+
+
+def test_a_listing_gives_single_pages(authority: FakeAuthority) -> None:
+    """Whoever shows pages takes them one by one."""
+    page = Page((KEY,), "third")
+    authority.will(convert.key_page_to_proto(page))
+
+    with Client(authority.address) as client:
+        assert client.list_keys().page("second") == page
+
+    assert authority.seen[0].request.page_token == "second"
+
+
+async def test_an_async_listing_gives_single_pages(authority: FakeAuthority) -> None:
+    """Whoever shows pages takes them one by one."""
+    page = Page((KEY,), "third")
+    authority.will(convert.key_page_to_proto(page))
+
+    async with AsyncClient(authority.address) as client:
+        assert await client.list_keys().page("second") == page
+
+    assert authority.seen[0].request.page_token == "second"

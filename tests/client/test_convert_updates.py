@@ -1,0 +1,157 @@
+"""UpdateKey, RotateKey and UpdateProject there and back, and the difference of unset and zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, given, settings
+
+from keyauthority import convert
+from keyauthority.errors import ErrorReason, InvalidArgument
+from keyauthority.model import UNRESTRICTED, Restrictions
+from keyauthority.requests import KeyUpdate, ProjectUpdate, Rotation
+from keyauthority.results import RotatedKey, WrittenKey, WrittenProject
+from keyauthority.v1 import key_pb2
+from keyauthority.v1.key_authority_service_pb2 import (
+    RotateKeyRequest,
+    RotateKeyResponse,
+    UpdateKeyRequest,
+    UpdateKeyResponse,
+)
+from keyauthority.v1.project_service_pb2 import UpdateProjectRequest, UpdateProjectResponse
+from tests.client.records import CREATED_PROJECT, KEY, OTHER_KEY, ROTATED, WRITTEN_KEY
+from tests.client.strategies import key_updates, project_updates, rotations
+
+broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+@broadly
+@given(key_updates)
+def test_a_change_of_a_key_there_and_back_is_the_same(update: KeyUpdate) -> None:
+    """What is asked of UpdateKey arrives whole, fields that no path names included."""
+    sent = UpdateKeyRequest.FromString(convert.key_update_to_proto(update).SerializeToString())
+
+    assert convert.key_update_from_proto(sent) == update
+
+
+@given(project_updates)
+def test_a_change_of_a_project_there_and_back_is_the_same(update: ProjectUpdate) -> None:
+    """What is asked of UpdateProject arrives whole."""
+    sent = UpdateProjectRequest.FromString(
+        convert.project_update_to_proto(update).SerializeToString()
+    )
+
+    assert convert.project_update_from_proto(sent) == update
+
+
+@given(rotations)
+def test_a_rotation_there_and_back_is_the_same(rotation: Rotation) -> None:
+    """What is asked of RotateKey arrives whole."""
+    sent = RotateKeyRequest.FromString(convert.rotation_to_proto(rotation).SerializeToString())
+
+    assert convert.rotation_from_proto(sent) == rotation
+
+
+def test_equal_changes_have_equal_bytes() -> None:
+    """The paths of a mask have one order, however the set holds them."""
+    paths = ["purpose", "labels", "quota", "disabled"]
+    sent = {
+        convert.key_update_to_proto(
+            KeyUpdate(access_key="KA", paths=frozenset(order))
+        ).SerializeToString()
+        for order in (paths, reversed(paths))
+    }
+
+    assert len(sent) == 1
+
+
+def test_no_overlap_is_not_an_overlap_of_nothing() -> None:
+    """Unset means 24 hours, 0 ends the old key at once."""
+    unset = convert.rotation_to_proto(Rotation(access_key="KA"))
+    at_once = convert.rotation_to_proto(Rotation(access_key="KA", overlap=timedelta(0)))
+
+    assert convert.rotation_from_proto(unset).overlap is None
+    assert convert.rotation_from_proto(at_once).overlap == timedelta(0)
+
+
+def test_restrictions_that_are_unset_restrict_nothing() -> None:
+    """A mask that names restrictions, with none sent, clears them."""
+    sent = UpdateKeyRequest(access_key="KA")
+    sent.update_mask.paths.append("restrictions")
+
+    update = convert.key_update_from_proto(sent)
+
+    assert (update.paths, update.restrictions) == (frozenset({"restrictions"}), UNRESTRICTED)
+    assert update.restrictions == Restrictions()
+
+
+def test_a_written_key_there_and_back_is_the_same() -> None:
+    """The answer of UpdateKey arrives whole."""
+    written: WrittenKey = WRITTEN_KEY
+    sent = UpdateKeyResponse.FromString(convert.written_key_to_proto(written).SerializeToString())
+
+    assert convert.written_key_from_proto(sent) == written
+
+
+def test_a_rotated_key_there_and_back_is_the_same() -> None:
+    """The answer of RotateKey arrives whole: successor, token, and the old key."""
+    sent = RotateKeyResponse.FromString(convert.rotated_key_to_proto(ROTATED).SerializeToString())
+
+    rotated: RotatedKey = convert.rotated_key_from_proto(sent)
+
+    assert rotated == ROTATED
+    assert rotated.secret_key.reveal() == ROTATED.secret_key.reveal()
+    assert (rotated.previous.access_key, rotated.key.access_key) == (
+        KEY.access_key,
+        OTHER_KEY.access_key,
+    )
+
+
+def test_a_written_project_there_and_back_is_the_same() -> None:
+    """The answer of UpdateProject arrives whole."""
+    written: WrittenProject = CREATED_PROJECT
+    sent = UpdateProjectResponse.FromString(
+        convert.written_project_to_proto(written).SerializeToString()
+    )
+
+    assert convert.written_project_from_proto(sent) == written
+
+
+_BAD_TIME = Timestamp(seconds=2**62)
+_BAD_SPAN = Duration(seconds=2**62)
+_BAD_LIMIT = key_pb2.RateLimit(limit=1, period=_BAD_SPAN)
+
+
+@pytest.mark.parametrize(
+    ("read", "proto", "field"),
+    [
+        (convert.key_update_from_proto, UpdateKeyRequest(expire_time=_BAD_TIME), "expire_time"),
+        (
+            convert.key_update_from_proto,
+            UpdateKeyRequest(rate_limit=_BAD_LIMIT),
+            "rate_limit.period",
+        ),
+        (convert.key_update_from_proto, UpdateKeyRequest(quota=key_pb2.Quota()), "quota.period"),
+        (
+            convert.project_update_from_proto,
+            UpdateProjectRequest(rate_limit=_BAD_LIMIT),
+            "rate_limit.period",
+        ),
+        (convert.rotation_from_proto, RotateKeyRequest(overlap=_BAD_SPAN), "overlap"),
+        (convert.rotation_from_proto, RotateKeyRequest(expire_time=_BAD_TIME), "expire_time"),
+    ],
+)
+def test_a_value_that_the_model_cannot_hold_names_its_field(
+    read: Callable[[Any], object], proto: object, field: str
+) -> None:
+    """A request is never read as if it had not asked: the field is named instead."""
+    with pytest.raises(InvalidArgument) as refused:
+        read(proto)
+
+    assert refused.value.reason is ErrorReason.INVALID_FIELD
+    assert [violation.field for violation in refused.value.fields] == [field]

@@ -1,0 +1,203 @@
+"""What `import keyauthority` gives, what it costs, and how a user's program is checked."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import keyauthority
+from keyauthority import AsyncClient, Client
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+_PROGRAM = """
+import asyncio
+import keyauthority
+
+
+def main(operator_key: str) -> str:
+    with keyauthority.Client("127.0.0.1:50051", operator_key=operator_key) as authority:
+        project = authority.create_project("Shop")
+        created = authority.create_key(
+            project.project_id,
+            mode="test",
+            kind="restricted",
+            purpose="nightly export",
+            permissions=["orders:read"],
+        )
+        secret_key: keyauthority.SecretKey = created.secret_key
+        access_key: str = created.key.access_key
+        revision: int = created.revision
+        verdict = authority.verify(
+            secret_key,
+            permissions=["orders:read"],
+            client_ip="10.0.0.7",
+            at_least_revision=revision,
+        )
+        code: keyauthority.VerdictCode = verdict.code
+        for key in authority.list_keys(project.project_id, state="active"):
+            purpose: str = key.purpose
+        authority.update_key(access_key, expire_time=None, disabled=False, etag=key.etag)
+        rotated = authority.rotate_key(access_key)
+        secret_key = rotated.secret_key
+        for row in authority.get_usage(project.project_id, granularity="day"):
+            count: int = row.count
+        try:
+            authority.revoke_key(access_key, reason="key_compromise")
+        except keyauthority.NotFound as error:
+            reason: keyauthority.ErrorReason | None = error.reason
+        return authority.get_project_id(access_key, secret_key)
+
+
+async def amain() -> bool:
+    async with keyauthority.AsyncClient() as authority:
+        async for project in authority.list_projects():
+            name: str = project.display_name
+        verdicts: tuple[keyauthority.Verdict, ...] = await authority.batch_verify(["a", "b"])
+        return (await authority.verify("secret")).valid and verdicts[0].valid
+
+
+if __name__ == "__main__":
+    main("")
+    asyncio.run(amain())
+"""
+
+
+_PUBLIC = [
+    "TOKEN_PATTERN",
+    "UNCHANGED",
+    "Aborted",
+    "AlreadyExists",
+    "AndroidApp",
+    "ApiTarget",
+    "ApiTargetRestriction",
+    "App",
+    "AsyncClient",
+    "AsyncListing",
+    "Client",
+    "CreatedKey",
+    "DeadlineExceeded",
+    "ErrorReason",
+    "Facts",
+    "FailedPrecondition",
+    "FieldViolation",
+    "Internal",
+    "InvalidArgument",
+    "Key",
+    "KeyAuthorityError",
+    "KeyKind",
+    "KeyMode",
+    "KeyState",
+    "Listing",
+    "NotFound",
+    "Page",
+    "PermissionDenied",
+    "Presentation",
+    "Project",
+    "Quota",
+    "QuotaPeriod",
+    "RateLimit",
+    "ResourceExhausted",
+    "Restrictions",
+    "RevokeReason",
+    "RevokedKey",
+    "RotatedKey",
+    "SecretKey",
+    "Standing",
+    "Unauthenticated",
+    "Unavailable",
+    "Unchanged",
+    "Unimplemented",
+    "UsageGranularity",
+    "UsageRow",
+    "Verdict",
+    "VerdictCode",
+    "WrittenKey",
+    "WrittenProject",
+    "__version__",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    """A public name is added or removed on purpose: here and in the changelog."""
+    assert sorted(keyauthority.__all__) == sorted(_PUBLIC)
+    assert [name for name in _PUBLIC if not hasattr(keyauthority, name)] == []
+
+
+def _public(client: type[object]) -> dict[str, inspect.Signature]:
+    return {
+        name: inspect.signature(value)
+        for name, value in inspect.getmembers(client, inspect.isfunction)
+        if not name.startswith("_") or name == "__init__"
+    }
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
+    """What is learnt of one client holds for the other; only what is returned is awaited."""
+    sync = {name: list(one.parameters.values()) for name, one in _public(Client).items()}
+    awaited = {name: list(one.parameters.values()) for name, one in _public(AsyncClient).items()}
+
+    assert {"__init__", "create_key", "report_usage"} <= sync.keys()
+    assert sync == awaited
+
+
+def test_both_clients_return_the_same_types() -> None:
+    """A result has one type, whichever client it came by."""
+    sync = {name: str(one.return_annotation) for name, one in _public(Client).items()}
+    awaited = {
+        name: str(one.return_annotation).replace("AsyncListing", "Listing")
+        for name, one in _public(AsyncClient).items()
+    }
+
+    assert sync == awaited
+
+
+def test_the_library_imports_neither_the_server_nor_the_command_line() -> None:
+    """Whoever verifies keys loads gRPC and protobuf, and nothing that he does not use."""
+    script = "import sys, keyauthority; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout.split()
+
+    unwanted = {"keyauthority_server", "keyauthority.cli", "click", "rich", "sqlite3"}
+    assert unwanted.intersection(loaded) == set()
+
+
+def test_the_command_line_without_its_extra_says_what_to_install() -> None:
+    """The entry point is there in the base install too: one line, no traceback."""
+    script = "import sys; sys.modules['click'] = None; import keyauthority.cli as c; c.main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+
+    expected = "keyauthority: the command line needs more: install keyauthority[cli]\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
+
+
+def test_the_program_of_a_user_is_clean_under_mypy_strict(tmp_path: Path) -> None:
+    """The types are part of what is published, and no type of gRPC is among them."""
+    program = tmp_path / "program.py"
+    program.write_text(_PROGRAM, encoding="utf-8")
+    checked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--follow-imports=silent",
+            "--config-file=",
+            str(program),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"MYPYPATH": str(_ROOT / "client"), "PATH": "/usr/bin:/bin"},
+    )
+
+    assert (checked.stdout, checked.returncode) == (
+        "Success: no issues found in 1 source file\n",
+        0,
+    )

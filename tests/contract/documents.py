@@ -1,0 +1,97 @@
+"""Documents whose examples are run as a reader runs them: word for word, in order, in one folder.
+
+The shell's variables last from block to block, and Python's blocks are one session. The one liberty
+is the server's address: it has a port of its own, so that tests can run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.service.processes import environment
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+BLOCK_SECONDS: Final = 60
+
+_FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_ADDRESS: Final = "127.0.0.1:50051"
+_SHELL: Final = """
+set -euo pipefail
+if [ -f .variables ]; then . ./.variables; fi
+set -o allexport
+{text}
+export -p > .variables
+"""
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    language: str
+    text: str
+    line: int
+    """Where its text begins in the document."""
+
+
+def blocks(document: Path) -> list[Block]:
+    """Return the fenced blocks of a document, in order."""
+    text = document.read_text(encoding="utf-8")
+    return [
+        Block(found[1], found[2], text.count("\n", 0, found.start(2)) + 1)
+        for found in _FENCED.finditer(text)
+    ]
+
+
+class Reader:
+    """Runs the examples of one document in the present folder, against the server at an address."""
+
+    def __init__(self, document: Path, address: str) -> None:
+        self._document = document
+        self._address = address
+        self._session: dict[str, Any] = {}
+        beside = str(Path(sys.executable).parent)  # grpcurl, and the commands of an installation
+        self._settings = {
+            "KEYAUTHORITY_ADDRESS": address,
+            "PATH": os.pathsep.join([beside, os.environ["PATH"]]),
+        }
+
+    def run(self, block: Block) -> str:
+        """Run one block; return what a shell's block printed.
+
+        Fails with what went wrong, and where in the document.
+        """
+        text = block.text.replace(_ADDRESS, self._address)
+        if block.language == "sh":
+            return self._run_shell(text, block.line)
+        assert block.language == "python", block
+        placed = "\n" * (block.line - 1) + text
+        exec(compile(placed, str(self._document), "exec"), self._session)  # noqa: S102 - our own text
+        return ""
+
+    def _run_shell(self, text: str, line: int) -> str:
+        done = subprocess.run(
+            ["/bin/bash", "-c", _SHELL.format(text=text)],
+            capture_output=True,
+            check=False,
+            env=environment(self._settings),
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=BLOCK_SECONDS,
+        )
+        place = f"{self._document.name}:{line}"
+        assert (done.returncode, done.stderr) == (0, ""), f"{place}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def install_commands(folder: Path) -> None:
+    """Put `keyauthority` where `make` puts it: into `.venv/bin` of the folder."""
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    command = programs / "keyauthority"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m keyauthority.cli "$@"\n')
+    command.chmod(0o755)

@@ -1,0 +1,175 @@
+"""Each reason, reached over a live connection, comes back as the exception that it stands for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import pytest
+from google.rpc.status_pb2 import Status
+
+import keyauthority
+from keyauthority import ErrorReason, KeyAuthorityError
+from keyauthority.convert import error_from_status
+from keyauthority.errors import REASONS
+from keyauthority.v1 import key_pb2
+from tests.service.callers import ABSENT_KEY, MIB, Caller, absent_project, new_operator
+from tests.service.conftest import TRANSPORTS
+from tests.service.processes import start
+
+
+@dataclass
+class World:
+    """A server, and who calls it."""
+
+    address: str
+    root: Caller
+    authority: keyauthority.Client
+    project: str
+    stack: ExitStack
+
+    def operator(self, *rights: str, **fields: Any) -> keyauthority.Client:
+        """The client of an operator with these rights."""
+        made = new_operator(self.root, *rights, **fields)
+        return self.client(made.metadata[0][1].removeprefix("Bearer "))
+
+    def client(self, operator_key: str | None) -> keyauthority.Client:
+        """The client of somebody."""
+        made = keyauthority.Client(self.address, operator_key=operator_key)
+        return self.stack.enter_context(made)
+
+    def key(self, **fields: Any) -> keyauthority.CreatedKey:
+        """A key of the project."""
+        return self.authority.create_key(self.project, mode="test", kind="secret", **fields)
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """A server of this module's own."""
+    server = start(tmp_path_factory.mktemp("server") / "data", "--transport", request.param)
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        channel = stack.enter_context(grpc.insecure_channel(server.address))
+        authority = keyauthority.Client(server.address, operator_key=server.operator_key)
+        stack.enter_context(authority)
+        root = Caller(channel, server.metadata)
+        project = authority.create_project("errors").project_id
+        yield World(server.address, root, authority, project, stack)
+
+
+def raw(caller: Caller, method: str, body: bytes = b"") -> None:
+    """Make a call that the client cannot make; raise what the client makes of its status."""
+    refused = caller.outcome(method, body)
+    assert refused is not None
+    raise error_from_status(Status.FromString(refused.status))
+
+
+def replay(world: World, purpose: str = "", revoke: bool = False) -> None:
+    """Make a key, and ask again with the same request_id."""
+    request_id = str(uuid.uuid4())
+    first = world.key(request_id=request_id)
+    if revoke:
+        world.authority.revoke_key(first.key.access_key)
+    world.key(request_id=request_id, purpose=purpose)
+
+
+def update_with_an_old_etag(world: World) -> None:
+    """Change a key twice, for the version that was read before both."""
+    made = world.key().key
+    for purpose in ("first", "second"):
+        world.authority.update_key(made.access_key, purpose=purpose, etag=made.etag)
+
+
+def update_a_revoked_key(world: World) -> None:
+    """Change what is final."""
+    access_key = world.key().key.access_key
+    world.authority.revoke_key(access_key)
+    world.authority.update_key(access_key, purpose="late")
+
+
+REACHED: Final[dict[ErrorReason, Callable[[World], object]]] = {
+    ErrorReason.CREDENTIAL_MISSING: lambda w: w.client(None).get_project(w.project),
+    ErrorReason.CREDENTIAL_INVALID: lambda w: w.client("op_live_x").get_project(w.project),
+    ErrorReason.CREDENTIAL_AMBIGUOUS: lambda w: raw(
+        w.root.bearing(*w.root.metadata, *w.root.metadata), "ListProjects"
+    ),
+    ErrorReason.PERMISSION_MISSING: lambda w: w.operator("keys:read").get_project(w.project),
+    ErrorReason.ADDRESS_NOT_ALLOWED: lambda w: w.operator(
+        "*:*", restrictions=key_pb2.Restrictions(allowed_ips=["203.0.113.7"])
+    ).get_project(w.project),
+    ErrorReason.BEYOND_OWN_RIGHTS: lambda w: w.operator("operators:create").create_key(
+        kind="operator", permissions=["*:*"]
+    ),
+    ErrorReason.INVALID_FIELD: lambda w: w.key(purpose="x" * 201),
+    ErrorReason.INVALID_MESSAGE: lambda w: raw(w.root, "Verify", b"\xff"),
+    ErrorReason.KEY_NOT_FOUND: lambda w: w.authority.get_key(ABSENT_KEY),
+    ErrorReason.PROJECT_NOT_FOUND: lambda w: w.authority.get_project(absent_project()),
+    ErrorReason.REQUEST_ID_REUSED: lambda w: replay(w, purpose="another"),
+    ErrorReason.ETAG_MISMATCH: update_with_an_old_etag,
+    ErrorReason.KEY_STATE: update_a_revoked_key,
+    ErrorReason.REPLAY_REVOKED: lambda w: replay(w, revoke=True),
+    ErrorReason.REVISION_AHEAD: lambda w: w.authority.verify("", at_least_revision=2**62),
+    ErrorReason.LOG_MISMATCH: lambda w: w.authority.verify("", log_id=absent_project()),
+    ErrorReason.UNIMPLEMENTED: lambda w: raw(w.root, "ListEvents"),
+}
+"""How each reason is reached."""
+
+NOT_REACHED: Final = {
+    ErrorReason.STORE_CLOSED: "no store is closed before there is `copy`",
+    ErrorReason.OVERLOADED: "no load is shed yet",
+    ErrorReason.DISK_LOW: "needs a file system that is full: tests/faults",
+    ErrorReason.STORE_UNAVAILABLE: "needs a store that fails: tests/faults",
+    ErrorReason.STALE: "needs a store that can be behind, as PostgreSQL's replicas",
+    ErrorReason.CLOCK_JUMPED: "needs a clock that jumps: tests/faults",
+    ErrorReason.INTERNAL: "needs a fault of the server",
+}
+"""Reasons that no call reaches now, and why. One that can be reached moves to REACHED."""
+
+
+def test_every_reason_is_reached_or_excused() -> None:
+    """The table of the errors has no row that nobody has seen."""
+    assert set(REASONS) == set(REACHED) | set(NOT_REACHED)
+    assert not set(REACHED) & set(NOT_REACHED)
+
+
+@pytest.mark.parametrize("reason", REACHED)
+def test_reason_comes_back_as_its_exception(world: World, reason: ErrorReason) -> None:
+    """The client raises the type that the table names, with the reason and words for people."""
+    with pytest.raises(KeyAuthorityError) as failed:
+        REACHED[reason](world)
+    assert (REASONS[reason], reason) == (type(failed.value), failed.value.reason)
+    assert failed.value.message
+    assert (reason is ErrorReason.INVALID_FIELD) is bool(failed.value.fields)
+    assert "Traceback" not in failed.value.message
+
+
+def test_details_of_an_error_are_the_client_s(world: World) -> None:
+    """Fields, the right that is missing and the state are read from the exception."""
+    with pytest.raises(keyauthority.InvalidArgument) as bad:
+        world.key(purpose="x" * 201, labels={"k" * MIB: ""})
+    assert ["labels", "purpose"] == sorted(one.field for one in bad.value.fields)
+    assert all(one.description for one in bad.value.fields)
+    with pytest.raises(keyauthority.PermissionDenied) as denied:
+        world.operator("keys:read").create_project("mine")
+    assert {"permission": "projects:create"} == denied.value.metadata
+    with pytest.raises(keyauthority.FailedPrecondition) as final:
+        update_a_revoked_key(world)
+    assert {"state": "KEY_STATE_REVOKED"} == final.value.metadata
+
+
+def test_server_that_is_not_there_is_unavailable(world: World) -> None:
+    """What did not come from the authority has no reason."""
+    with world.client(None) as nobody, pytest.raises(keyauthority.Unauthenticated):
+        nobody.get_project_id(None, "x")
+    with (
+        keyauthority.Client("127.0.0.1:1", timeout=2) as lost,
+        pytest.raises((keyauthority.Unavailable, keyauthority.DeadlineExceeded)) as failed,
+    ):
+        lost.verify("x")
+    assert failed.value.reason is None

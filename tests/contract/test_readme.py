@@ -1,0 +1,56 @@
+"""The README's examples run as they stand there, in order, against a real server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.contract.documents import ROOT, Reader, blocks, install_commands
+from tests.service.processes import ServerProcess, start
+
+README: Final = ROOT / "README.md"
+NOT_RUN: Final = ("make serve\n", "pip install keyauthority\n")
+"""Blocks that stand for what the test has done already."""
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
+    """A server that was started in the folder where the reader is."""
+    install_commands(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    running = start(tmp_path / "keyauthority-data")
+    yield running
+    running.stop()
+
+
+def test_examples_run_word_for_word(server: ServerProcess, tmp_path: Path) -> None:
+    """Each block ends well, what it shows is there, and the secret is not."""
+    reader = Reader(README, server.address)
+    shown = "".join(reader.run(one) for one in blocks(README) if one.text not in NOT_RUN)
+
+    secret = (tmp_path / "secret.txt").read_text().strip()
+    assert secret.startswith("rk_test_KA")
+    assert "VALID" in shown
+    assert "keyauthority.v1.KeyAuthorityService" in shown
+    assert secret not in shown
+
+
+def test_blocks_are_those_that_are_known() -> None:
+    """Every block is run, or is on the list of those that are not; both lists are in use."""
+    found = blocks(README)
+    assert {"sh", "python"} == {block.language for block in found}
+    assert set(NOT_RUN) <= {block.text for block in found}
+    assert len(found) > len(NOT_RUN) + 2
+
+
+def test_files_that_the_readme_names_are_there() -> None:
+    """A link into the tree leads somewhere."""
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [] == [
+        link for link in links if "://" not in link and not (README.parent / link).exists()
+    ]

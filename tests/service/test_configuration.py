@@ -1,0 +1,239 @@
+"""What the server is told, where from, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from keyauthority_server import config
+from keyauthority_server.config import (
+    Config,
+    ConfigError,
+    HostPort,
+    LogFormat,
+    LogLevel,
+    StoreUrl,
+    Transport,
+    UnixPath,
+)
+from tests.service import processes
+
+
+def load(
+    flags: dict[str, str] | None = None, environ: dict[str, str] | None = None
+) -> config.Config:
+    """Load a configuration from nothing but what is given."""
+    return config.load(flags or {}, environ or {})
+
+
+def refusal(flags: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> str:
+    """The one line that a configuration is refused with."""
+    with pytest.raises(ConfigError) as refused:
+        load(flags, environ)
+    return str(refused.value)
+
+
+def test_nothing_given_takes_the_defaults_of_the_contract() -> None:
+    """Without any setting: one process on loopback with SQLite in ./keyauthority-data."""
+    data = Path.cwd() / "keyauthority-data"
+    assert (
+        Config(
+            data=data,
+            store=StoreUrl.parse(f"sqlite://{data}/keyauthority.db"),
+            listen=HostPort("127.0.0.1", 50051),
+            workers=1,
+            transport=Transport.AUTO,
+            allow_plaintext=False,
+            metrics=None,
+            no_reflection=False,
+            log_format=LogFormat.TEXT,
+            log_level=LogLevel.INFO,
+        )
+        == load()
+    )
+
+
+def test_file_environment_and_flags_the_later_wins(tmp_path: Path) -> None:
+    """A flag wins over the environment, and that over the file."""
+    file = tmp_path / "server.toml"
+    file.write_text(
+        'listen = "127.0.0.1:1"\nworkers = 3\nno_reflection = true\nmetrics = "[::1]:9"'
+    )
+    settings = load(
+        {"config": str(file), "listen": "127.0.0.1:3"},
+        {"KEYAUTHORITY_LISTEN": "127.0.0.1:2", "KEYAUTHORITY_WORKERS": "2"},
+    )
+    assert (HostPort("127.0.0.1", 3), 2, True, HostPort("::1", 9)) == (
+        settings.listen,
+        settings.workers,
+        settings.no_reflection,
+        settings.metrics,
+    )
+
+
+def test_a_false_in_the_environment_takes_back_what_the_file_allows(tmp_path: Path) -> None:
+    """A boolean can be switched off by a layer above."""
+    file = tmp_path / "server.toml"
+    file.write_text("no_reflection = true")
+    environ = {"KEYAUTHORITY_CONFIG": str(file), "KEYAUTHORITY_NO_REFLECTION": "false"}
+    assert load({}, environ).no_reflection is False
+
+
+def test_a_store_given_above_replaces_a_store_file_given_below(tmp_path: Path) -> None:
+    """Store and store_file say the same thing, so the later of either wins."""
+    file = tmp_path / "store-url"
+    file.write_text("sqlite:///srv/from-file.db\n")
+    below = {"KEYAUTHORITY_STORE_FILE": str(file)}
+    assert Path("/srv/from-file.db") == load({}, below).store.sqlite_path
+    above = {"store": "sqlite:////srv/from-flag.db"}
+    assert Path("/srv/from-flag.db") == load(above, below).store.sqlite_path
+
+
+def test_settings_of_a_configuration_read_back_as_the_same(tmp_path: Path) -> None:
+    """What the supervisor sends to a worker is what it was told itself."""
+    told = load({"data": str(tmp_path / "ä b%20c"), "metrics": "127.0.0.1:0", "workers": "4"})
+    assert told == config.parse(json.loads(json.dumps(told.settings())))
+    assert told.data / "keyauthority.db" == told.store.sqlite_path
+
+
+def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
+    """The client's variables, and those that Kubernetes makes for a Service, are no settings."""
+    foreign = (
+        "KEYAUTHORITY_ADDRESS",
+        "KEYAUTHORITY_OPERATOR_KEY",
+        "KEYAUTHORITY_OPERATOR_KEY_FILE",
+        "KEYAUTHORITY_SERVICE_HOST",
+        "KEYAUTHORITY_SERVICE_PORT_GRPC",
+        "KEYAUTHORITY_PORT",
+        "KEYAUTHORITY_PORT_50051_TCP_ADDR",
+    )
+    assert load() == load({}, dict.fromkeys(foreign, "x"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ({"listen": "50051"}, "--listen: must be HOST:PORT, an IPv6 address in brackets"),
+        ({"listen": "::1:50051"}, "--listen: must be HOST:PORT, an IPv6 address in brackets"),
+        ({"listen": ":50051"}, "--listen: must be HOST:PORT, an IPv6 address in brackets"),
+        ({"listen": "127.0.0.1:65536"}, "--listen: must end in a port from 0 to 65535"),
+        ({"listen": "127.0.0.1:+1"}, "--listen: must end in a port from 0 to 65535"),
+        ({"listen": "unix:"}, "--listen: must be a path"),
+        ({"listen": "unix:/" + 107 * "x"}, "--listen: the path of a unix socket has at most 107"),
+        ({"workers": "-1"}, "--workers: must be a number from 0 to 256"),
+        ({"workers": "257"}, "--workers: must be a number from 0 to 256"),
+        ({"workers": "two"}, "--workers: must be a number from 0 to 256"),
+        ({"transport": "tonic"}, "--transport: must be one of auto, native, grpcio"),
+        ({"log_format": "xml"}, "--log-format: must be one of text, json"),
+        ({"store": "sqlite://host/x"}, "--store: must be sqlite:///PATH"),
+        ({"store": "mysql://u:hidden@h/d"}, "--store: must be sqlite:///PATH"),
+        ({"store": "postgresql://u:hidden@h/d"}, "--store: this build has no PostgreSQL engine"),
+        ({"store": "sqlite:///a", "store_file": "/dev/null"}, "store and store_file"),
+        ({"store_file": "/absent/file"}, "--store-file: cannot read /absent/file"),
+        ({"config": "/absent/file"}, "cannot read /absent/file"),
+        ({"listen": "unix:/tmp/s", "workers": "2"}, "a unix socket takes one worker, not 2"),
+        ({"listen": "0.0.0.0:0"}, "0.0.0.0:0 is not loopback"),
+        ({"listen": "[::]:0"}, "[::]:0 is not loopback"),
+        ({"listen": "example.com:0"}, "example.com:0 is not loopback"),
+        (
+            {"listen": "0.0.0.0:0", "allow_plaintext": "true", "transport": "native"},
+            "the native transport serves loopback and unix sockets only",
+        ),
+    ],
+)
+def test_bad_settings_are_refused_with_the_reason(flags: dict[str, str], reason: str) -> None:
+    """A wrong value is refused by a line that names it, and never shows a password."""
+    line = refusal(flags)
+    assert line.startswith(reason)
+    assert "\n" not in line
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    "listen", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"]
+)
+def test_loopback_needs_no_permission_for_plaintext(listen: str) -> None:
+    """All of loopback is local: IPv4, IPv6, mapped, and the name that always means it."""
+    assert listen == str(load({"listen": listen}).listen)
+
+
+def test_plaintext_beyond_the_machine_is_served_when_it_is_allowed() -> None:
+    """--allow-plaintext permits an address that others reach."""
+    allowed = load({"listen": "0.0.0.0:1", "allow_plaintext": "true"})
+    assert HostPort("0.0.0.0", 1) == allowed.listen  # noqa: S104 - nothing is bound
+
+
+def test_unix_socket_is_read_as_an_absolute_path() -> None:
+    """A relative path is one from the working directory."""
+    assert UnixPath(Path.cwd() / "s") == load({"listen": "unix:s"}).listen
+
+
+def test_workers_0_is_one_a_core() -> None:
+    """0 workers means as many as the process may use cores."""
+    assert len(os.sched_getaffinity(0)) == load({"workers": "0"}).workers
+
+
+@pytest.mark.parametrize("variable", ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERT"])
+def test_unknown_variable_is_refused(variable: str) -> None:
+    """A setting that the server does not know is a slip, and not silently ignored."""
+    assert f"{variable} is no setting of the server" == refusal({}, {variable: "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("worker = 1", "worker in {} is no setting of the server"),
+        ("config = 'x'", "config in {} is no setting of the server"),
+        ("workers = [1]", "workers in {} must be a string, a number, true or false"),
+        ("workers = 1.5", "workers in {} must be a string, a number, true or false"),
+        ("workers = 999", "workers in {}: must be a number from 0 to 256"),
+        ("workers =", "{} is no TOML: "),
+    ],
+)
+def test_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+    """The line names the setting and the file."""
+    file = tmp_path / "server.toml"
+    file.write_text(text)
+    assert refusal({"config": str(file)}).startswith(reason.format(file))
+
+
+def test_password_of_a_store_is_in_no_representation() -> None:
+    """Whatever prints a store's URL prints it without user and password."""
+    url = StoreUrl(urlsplit("engine://user:hidden@host/database?password=hidden"))
+    assert "engine://host/database" == str(url)
+    assert "StoreUrl('engine://host/database')" == repr(url)
+    assert "hidden" in url.reveal()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--workers", "two"),
+        ("serve", "--no-such-flag"),
+        ("serve", "--listen"),
+        ("no-such-command",),
+        ("serve", "--listen", "0.0.0.0:0"),
+        ("serve", "--data", "/dev/null/data"),
+        ("serve", "--store", "postgresql://user:hidden@host/database"),
+    ],
+)
+def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:
+    """Whatever is wrong is told in one line on standard error, with exit code 2."""
+    outcome = processes.run(*arguments)
+    assert (2, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n"))
+    assert outcome.log.startswith("keyauthority-server: ")
+    assert "hidden" not in outcome.log
+
+
+def test_config_show_prints_a_file_that_means_the_same(tmp_path: Path) -> None:
+    """What `config show` prints can be used as the configuration file."""
+    flags = ("--data", str(tmp_path / "d"), "--listen", "[::1]:0", "--no-reflection")
+    first = processes.run("config", "show", *flags)
+    assert 0 == first.code
+    file = tmp_path / "server.toml"
+    file.write_text(first.output)
+    assert first.output == processes.run("config", "show", "--config", str(file)).output

@@ -1,0 +1,85 @@
+"""The metrics' endpoint: the sums over all workers, also over those that have ended."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from collections import Counter
+
+import grpc
+
+from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
+from keyauthority_server.metrics import Metrics
+from tests.service.conftest import Start
+from tests.service.processes import ServerProcess, kill, wait_until
+
+CALLS = 40
+SECRET = "sk_test_marked"
+
+
+def scrape(server: ServerProcess) -> str:
+    """What the endpoint shows now."""
+    match = re.search(r"info metrics address=(\S+)", server.log_text())
+    assert match
+    with urllib.request.urlopen(f"http://{match[1]}/metrics", timeout=10) as answer:
+        return str(answer.read(), "utf-8")
+
+
+def value(text: str, name: str, *labels: str) -> float:
+    """The value of the sample that has all of the labels; 0 if there is none."""
+    for line in text.splitlines():
+        if line.startswith(name) and all(label in line for label in labels):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def verify(server: ServerProcess) -> None:
+    """Verify something that is no key, over a connection of its own."""
+    with grpc.insecure_channel(server.address, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+        key_authority_service_pb2_grpc.KeyAuthorityServiceStub(channel).Verify(
+            key_authority_service_pb2.VerifyRequest(secret_key=SECRET),
+            metadata=server.metadata,
+            timeout=10,
+        )
+
+
+def test_endpoint_shows_the_sums_of_all_workers(start_server: Start, transport: str) -> None:
+    """Calls are counted whichever worker served them, and stay counted when it has died."""
+    server = start_server("--transport", transport, "--workers", "2", "--metrics", "127.0.0.1:0")
+    labels = ('grpc_method="Verify"', 'grpc_code="OK"', 'grpc_type="unary"')
+    for _ in range(CALLS):
+        verify(server)
+    wait_until(lambda: value(scrape(server), "grpc_server_handled_total", *labels) == CALLS)
+    kill(server.worker_pids()[0])
+    wait_until(lambda: value(scrape(server), "keyauthority_worker_restarts_total") == 1)
+    text = scrape(server)
+    assert CALLS == value(text, "grpc_server_handled_total", *labels)
+    assert CALLS == value(text, "grpc_server_handling_seconds_count", labels[0])
+    assert CALLS == value(text, "grpc_server_handling_seconds_bucket", labels[0], 'le="+Inf"')
+    assert SECRET not in text
+
+
+def test_no_endpoint_and_no_counting_without_the_flag(start_server: Start) -> None:
+    """Without --metrics nothing listens besides the server."""
+    server = start_server()
+    verify(server)
+    assert "metrics" not in server.log_text()
+
+
+def test_counts_are_taken_once() -> None:
+    """What was taken is not counted again, and nothing counted is lost between two takings."""
+    metrics = Metrics()
+    call = metrics.call("service", "Method")
+    taken: Counter[str] = Counter()
+    for _ in range(3):
+        call.finished("OK", 0.00003)
+        call.finished("UNAVAILABLE", 20.0)
+        metrics.verification("valid")
+        counts = metrics.take()
+        assert counts
+        taken.update(counts["calls"][0]["codes"])
+        assert 1 == counts["calls"][0]["buckets"][0]
+        assert 1 == counts["calls"][0]["buckets"][-1]
+        assert {"valid": 1} == counts["verifications"]
+    assert {"OK": 3, "UNAVAILABLE": 3} == taken
+    assert None is metrics.take()

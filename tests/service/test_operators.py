@@ -1,0 +1,178 @@
+"""Operator keys: nobody makes one beyond himself, and one that has ended admits nobody."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keyauthority.v1 import key_authority_service_pb2, key_pb2, project_service_pb2
+from tests.service.callers import (
+    Caller,
+    bearer,
+    get_key,
+    key_request,
+    new_key,
+    new_operator,
+    new_project,
+    revoke,
+    with_other_secret,
+)
+from tests.service.processes import wait_until
+
+LIST_PROJECTS = project_service_pb2.ListProjectsRequest()
+HOUR = Duration(seconds=3600)
+
+
+def beyond(maker: Caller, **fields: object) -> None:
+    """The maker is refused an operator key like this, for what he is himself."""
+    refused = maker.refused(key_request("", "OPERATOR", **fields))
+    assert ("PERMISSION_DENIED", "BEYOND_OWN_RIGHTS") == (refused.code.name, refused.reason)
+
+
+@pytest.mark.parametrize("wanted", ["*:*", "keys:*", "*:read", "projects:read", "keys:revoke"])
+def test_operator_key_with_more_rights_than_its_maker_is_refused(root: Caller, wanted: str) -> None:
+    """Every grant must be covered by one of the maker's own."""
+    maker = new_operator(root, "operators:create", "keys:read", "keys:create")
+    beyond(maker, permissions=["keys:read", wanted])
+    assert new_operator(maker, "keys:read", "keys:create").key.created_by == maker.key.access_key
+
+
+def test_operator_key_beyond_its_maker_s_projects_is_refused(root: Caller, project: str) -> None:
+    """A confined operator names projects, and only his own."""
+    other = new_project(root)
+    maker = new_operator(root, "*:*", projects=[project])
+    beyond(maker, permissions=["keys:read"])
+    beyond(maker, permissions=["keys:read"], operator_projects=[other])
+    beyond(maker, permissions=["keys:read"], operator_projects=[project, other])
+    assert [project] == new_operator(maker, "keys:read", projects=[project]).key.operator_projects
+
+
+def test_operator_key_that_would_outlive_its_maker_is_refused(root: Caller) -> None:
+    """Neither a later end nor no end at all."""
+    maker = new_operator(root, "*:*", ttl=HOUR)
+    end = maker.key.expire_time
+    beyond(maker, permissions=["keys:read"])
+    beyond(maker, permissions=["keys:read"], ttl=Duration(seconds=3601))
+    later = Timestamp(seconds=end.seconds, nanos=end.nanos + 1_000)
+    beyond(maker, permissions=["keys:read"], expire_time=later)
+    assert end == new_operator(maker, "keys:read", expire_time=end).key.expire_time
+
+
+def test_keys_rights_do_not_reach_operator_keys(root: Caller) -> None:
+    """`keys:*` makes, shows, lists and revokes no operator key."""
+    clerk = new_operator(root, "keys:*", "projects:*")
+    kind = key_authority_service_pb2.KeyFilter(kind=key_pb2.KEY_KIND_OPERATOR)
+    for request, right in (
+        (key_request("", "OPERATOR", permissions=["keys:read"]), "create"),
+        (key_authority_service_pb2.GetKeyRequest(access_key=clerk.key.access_key), "read"),
+        (key_authority_service_pb2.ListKeysRequest(filter=kind), "read"),
+        (key_authority_service_pb2.RevokeKeyRequest(access_key=clerk.key.access_key), "revoke"),
+    ):
+        refused = clerk.refused(request)
+        assert ("PERMISSION_DENIED", "PERMISSION_MISSING") == (refused.code.name, refused.reason)
+        assert {"permission": f"operators:{right}"} == refused.metadata
+    assert key_pb2.KEY_STATE_ACTIVE == get_key(root, clerk.key.access_key).state
+
+
+def test_operators_rights_do_not_reach_project_keys(root: Caller, project: str) -> None:
+    """`operators:*` is not `keys:*`."""
+    made = new_key(root, project)
+    registrar = new_operator(root, "operators:*")
+    for request in (
+        key_request(project),
+        key_authority_service_pb2.GetKeyRequest(access_key=made.key.access_key),
+        key_authority_service_pb2.ListKeysRequest(project_id=project),
+        key_authority_service_pb2.RevokeKeyRequest(access_key=made.key.access_key),
+    ):
+        assert "PERMISSION_MISSING" == registrar.refused(request).reason
+
+
+def test_operator_keys_are_listed_by_kind_and_nowhere_else(root: Caller, project: str) -> None:
+    """ListKeys without a project shows projects' keys; with kind OPERATOR, operators' only."""
+    made, operator = new_key(root, project), new_operator(root, "keys:read")
+
+    def listed(kind: key_pb2.KeyKind.ValueType, created_by: str) -> set[str]:
+        wanted = key_authority_service_pb2.KeyFilter(kind=kind)
+        request = key_authority_service_pb2.ListKeysRequest(filter=wanted, page_size=1000)
+        found: set[str] = set()
+        while True:
+            page = root.ask(request)
+            found |= {key.access_key for key in page.keys if key.created_by == created_by}
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    by = operator.key.created_by
+    operators = listed(key_pb2.KEY_KIND_OPERATOR, by)
+    assert operator.key.access_key in operators
+    assert made.key.access_key not in operators
+    others = listed(key_pb2.KEY_KIND_UNSPECIFIED, by)
+    assert made.key.access_key in others
+    assert operator.key.access_key not in others
+
+
+def test_operator_key_that_is_revoked_admits_nobody(root: Caller) -> None:
+    """The next call is refused, and does not say why."""
+    operator = new_operator(root, "projects:read")
+    operator.ask(LIST_PROJECTS)
+    revoke(root, access_key=operator.key.access_key)
+    refused = operator.refused(LIST_PROJECTS)
+    assert ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (refused.code.name, refused.reason)
+
+
+def test_operator_key_past_its_end_admits_nobody(root: Caller) -> None:
+    """The call that starts at expire_time is refused, in the bytes of any bad credential."""
+    operator = new_operator(root, "projects:read", ttl=Duration(nanos=1_000_000))
+    end = operator.key.expire_time.ToDatetime(UTC)
+    wait_until(lambda: datetime.now(UTC) > end + timedelta(milliseconds=1))
+    refused = operator.refused(LIST_PROJECTS)
+    assert ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (refused.code.name, refused.reason)
+    absent = root.bearing(bearer(with_other_secret(operator.metadata[0][1][7:])))
+    assert absent.refused(LIST_PROJECTS) == refused
+
+
+def test_operator_who_revokes_himself_is_out(root: Caller) -> None:
+    """Revocation by the secret works for an operator key too, and needs no right."""
+    operator = new_operator(root, "projects:read")
+    secret = operator.metadata[0][1].removeprefix("Bearer ")
+    answer = revoke(Caller(root.channel), secret_key=secret)
+    assert (operator.key.access_key, "") == (answer.key.access_key, answer.key.project_id)
+    assert "CREDENTIAL_INVALID" == operator.refused(LIST_PROJECTS).reason
+    assert "secret" != get_key(root, operator.key.access_key).created_by
+
+
+@pytest.mark.parametrize("allowed", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1"])
+def test_operator_key_is_admitted_from_its_allowed_addresses(root: Caller, allowed: str) -> None:
+    """The peer's address is compared as a number."""
+    restrictions = key_pb2.Restrictions(allowed_ips=["203.0.113.0/24", allowed])
+    new_operator(root, "projects:read", restrictions=restrictions).ask(LIST_PROJECTS)
+
+
+def test_operator_key_from_another_address_is_refused(root: Caller) -> None:
+    """What metadata claims of the address is not believed."""
+    restrictions = key_pb2.Restrictions(allowed_ips=["203.0.113.7"])
+    operator = new_operator(root, "*:*", restrictions=restrictions)
+    claims = (("x-forwarded-for", "203.0.113.7"), ("forwarded", "for=203.0.113.7"))
+    for metadata in (operator.metadata, (*operator.metadata, *claims)):
+        refused = operator.bearing(*metadata).refused(LIST_PROJECTS)
+        assert ("PERMISSION_DENIED", "ADDRESS_NOT_ALLOWED") == (refused.code.name, refused.reason)
+
+
+def test_confined_operator_makes_no_project(root: Caller, project: str) -> None:
+    """A new project would lie outside of his confinement."""
+    confined = new_operator(root, "*:*", projects=[project])
+    refused = confined.refused(project_service_pb2.CreateProjectRequest())
+    assert "PERMISSION_DENIED" == refused.code.name
+
+
+def test_confined_operator_sees_no_operator_key(root: Caller, project: str) -> None:
+    """Operators belong to no project: to him they do not exist."""
+    confined = new_operator(root, "*:*", projects=[project])
+    wanted = key_authority_service_pb2.KeyFilter(kind=key_pb2.KEY_KIND_OPERATOR)
+    assert not confined.ask(key_authority_service_pb2.ListKeysRequest(filter=wanted)).keys
+    other = new_operator(root, "keys:read")
+    request = key_authority_service_pb2.GetKeyRequest(access_key=other.key.access_key)
+    assert "KEY_NOT_FOUND" == confined.refused(request).reason

@@ -1,0 +1,208 @@
+"""What every server serves besides its own services, and the limits of what it takes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
+from tests.service.conftest import Start
+from tests.service.processes import ServerProcess
+
+CALL_SECONDS = 10
+OURS = {f"keyauthority.v1.{name}Service" for name in ("KeyAuthority", "Project", "Usage", "Audit")}
+REFLECTION = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+HEALTH = "grpc.health.v1.Health"
+VERIFY = "/keyauthority.v1.KeyAuthorityService/Verify"
+NO_MESSAGE = b"\xff\xff\xff"
+LIST_SERVICES = b"\x3a\x00"  # field 7 of ServerReflectionRequest, empty
+
+
+def tool(*arguments: str) -> str:
+    """Run a client that stands beside this Python, and return what it prints."""
+    name, *rest = arguments
+    program = Path(sys.executable).with_name(name)
+    done = subprocess.run(
+        [program, *rest], capture_output=True, check=False, text=True, timeout=CALL_SECONDS
+    )
+    assert 0 == done.returncode, done.stderr
+    return done.stdout
+
+
+def health(channel: grpc.Channel) -> Any:
+    """The stub of health; its types know only the servicer."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def call(
+    channel: grpc.Channel,
+    path: str,
+    body: bytes = b"",
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> bytes:
+    """Make a unary call of bytes."""
+    method: Any = channel.unary_unary(path)
+    return cast("bytes", method(body, timeout=CALL_SECONDS, metadata=metadata))
+
+
+def reflect(channel: grpc.Channel, service: str, requests: Iterator[bytes]) -> Iterator[bytes]:
+    """Open a stream of reflection."""
+    method: Any = channel.stream_stream(f"/{service}/ServerReflectionInfo")
+    return cast("Iterator[bytes]", method(requests, timeout=CALL_SECONDS))
+
+
+def status(error: BaseException) -> grpc.Call:
+    """What a call failed with."""
+    assert isinstance(error, grpc.RpcError)
+    return cast("grpc.Call", error)
+
+
+def refused(channel: grpc.Channel, path: str, body: bytes = b"") -> grpc.StatusCode:
+    """The code that a unary call of bytes fails with."""
+    with pytest.raises(grpc.RpcError) as failed:
+        call(channel, path, body)
+    return status(failed.value).code()
+
+
+@pytest.mark.parametrize("service", ["", *sorted(OURS)])
+def test_health_of_each_service_is_serving(channel: grpc.Channel, service: str) -> None:
+    """Health knows the server as a whole and each of its services."""
+    request = health_pb2.HealthCheckRequest(service=service)
+    answer = health(channel).Check(request, timeout=CALL_SECONDS)
+    assert health_pb2.HealthCheckResponse.SERVING == answer.status
+
+
+def test_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> None:
+    """Check answers NOT_FOUND, Watch SERVICE_UNKNOWN, as the health protocol says."""
+    request = health_pb2.HealthCheckRequest(service="no.such.Service")
+    code = refused(channel, f"/{HEALTH}/Check", request.SerializeToString())
+    assert grpc.StatusCode.NOT_FOUND == code
+    watch = health(channel).Watch(request, timeout=CALL_SECONDS)
+    assert health_pb2.HealthCheckResponse.SERVICE_UNKNOWN == next(watch).status
+    watch.cancel()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/keyauthority.v1.KeyAuthorityService/NoSuchMethod",
+        "/no.such.Service/Method",
+        f"/{HEALTH}/X",
+    ],
+)
+def test_unknown_method_is_unimplemented(channel: grpc.Channel, path: str) -> None:
+    """What is not served is UNIMPLEMENTED."""
+    assert grpc.StatusCode.UNIMPLEMENTED == refused(channel, path)
+
+
+@pytest.mark.parametrize("service", [HEALTH, *sorted(REFLECTION)])
+def test_bytes_that_are_no_message_are_refused_without_an_exception_s_text(
+    channel: grpc.Channel, service: str
+) -> None:
+    """No error of this layer tells a client what happened inside."""
+
+    def send() -> object:
+        if service == HEALTH:
+            return call(channel, f"/{HEALTH}/Check", NO_MESSAGE)
+        return list(reflect(channel, service, iter([NO_MESSAGE])))
+
+    with pytest.raises(grpc.RpcError) as failed:
+        send()
+    error = status(failed.value)
+    assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
+    details = (error.details() or "").lower()
+    assert [] == [word for word in ("exception", "error:", "decode", "<class") if word in details]
+
+
+def test_message_over_4_mib_is_refused(channel: grpc.Channel) -> None:
+    """A request larger than the limit is RESOURCE_EXHAUSTED before anything reads it."""
+    request = key_authority_service_pb2.VerifyRequest(secret_key="x" * (4 * 1024 * 1024))
+    code = refused(channel, VERIFY, request.SerializeToString())
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED == code
+
+
+def test_metadata_over_8_kib_is_refused(server: ServerProcess, channel: grpc.Channel) -> None:
+    """Metadata larger than the limit is refused, what is below it is read.
+
+    The native front refuses with HTTP's 431, which clients show as UNKNOWN.
+    """
+    path = f"/{HEALTH}/Check"
+    call(channel, path, metadata=(("x-filler", "x" * 7000),))
+    with pytest.raises(grpc.RpcError) as failed:
+        call(channel, path, metadata=(("x-filler", "x" * 8192),))
+    native = "transport=native" in server.log_text()
+    expected = grpc.StatusCode.UNKNOWN if native else grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert expected == status(failed.value).code()
+
+
+def test_grpcurl_lists_and_describes_by_reflection(server: ServerProcess) -> None:
+    """A client that knows only v1alpha finds every service."""
+    listed = tool("grpcurl", "-plaintext", server.address, "list")
+    assert OURS | REFLECTION | {HEALTH} == set(listed.split())
+    described = tool(
+        "grpcurl", "-plaintext", server.address, "describe", "keyauthority.v1.KeyAuthorityService"
+    )
+    assert "rpc Verify" in described
+
+
+def test_buf_lists_and_calls_by_reflection(server: ServerProcess) -> None:
+    """A client that asks for v1 finds every service, and calls one by what it found."""
+    curl = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge")
+    listed = tool(*curl, "--list-services", f"http://{server.address}")
+    assert OURS | REFLECTION | {HEALTH} == set(listed.split())
+    answer = tool(*curl, "-d", "{}", f"http://{server.address}/{HEALTH}/Check")
+    assert '{"status":"SERVING"}' == "".join(answer.split())
+
+
+def test_reflection_that_is_turned_off_is_unimplemented(
+    start_server: Start, transport: str
+) -> None:
+    """--no-reflection describes nothing."""
+    server = start_server("--transport", transport, "--no-reflection")
+    with grpc.insecure_channel(server.address) as channel:
+        for service in sorted(REFLECTION):
+            with pytest.raises(grpc.RpcError) as failed:
+                list(reflect(channel, service, iter([LIST_SERVICES])))
+            assert grpc.StatusCode.UNIMPLEMENTED == status(failed.value).code()
+
+
+def test_open_reflection_stream_does_not_hold_up_the_drain(
+    start_server: Start, transport: str
+) -> None:
+    """A client that keeps a stream open is let go, not waited for."""
+    server = start_server("--transport", transport)
+    ended = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield LIST_SERVICES
+        ended.wait(CALL_SECONDS)
+
+    with grpc.insecure_channel(server.address) as channel:
+        stream = reflect(channel, min(REFLECTION), requests())
+        assert next(stream)
+        server.terminate()
+        assert [] == list(stream)
+        ended.set()
+    assert 0 == server.wait().code
+
+
+def test_verify_is_served_on_every_connection(server: ServerProcess) -> None:
+    """Connections spread over the workers, and each of them serves."""
+    for _ in range(16):
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(server.address, options) as channel:
+            stub = key_authority_service_pb2_grpc.KeyAuthorityServiceStub(channel)
+            answer = stub.Verify(
+                key_authority_service_pb2.VerifyRequest(secret_key="no key"),
+                metadata=server.metadata,
+                timeout=CALL_SECONDS,
+            )
+            assert key_authority_service_pb2.VERDICT_MALFORMED == answer.verdict

@@ -1,0 +1,296 @@
+"""Metering over the wire: what was verified is what is shown, to whom it belongs."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority.v1 import usage_service_pb2
+from keyauthority.v1.usage_service_pb2 import GetUsageRequest, ReportUsageRequest
+from tests.service.callers import (
+    ABSENT_KEY,
+    Caller,
+    absent_project,
+    new_key,
+    new_operator,
+    new_project,
+    verdict,
+    verify,
+    with_other_secret,
+)
+from tests.service.conftest import Start
+from tests.service.processes import ServerProcess, kill, wait_until
+
+
+@pytest.fixture
+def root(channel: grpc.Channel, server: ServerProcess) -> Caller:
+    """Whoever calls with the first operator key."""
+    return Caller(channel, server.metadata)
+
+
+def rows(caller: Caller, **fields: Any) -> list[Any]:
+    """Return all rows that a query gives, in pages of 2."""
+    found: list[Any] = []
+    token = ""
+    while True:
+        request = GetUsageRequest(**fields, page_size=2, page_token=token)
+        page = caller.ask(request)
+        found += page.rows
+        token = page.next_page_token
+        if not token:
+            return found
+
+
+def counts(found: Iterable[Any]) -> Counter[str]:
+    """Return how often each verdict was given."""
+    seen: Counter[str] = Counter()
+    for row in found:
+        seen[pb.Verdict.Name(row.verdict).removeprefix("VERDICT_")] += row.count
+    return seen
+
+
+def stamp(moment: datetime) -> Timestamp:
+    """Return the moment as the wire has it."""
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made
+
+
+def row(access_key: str, **fields: Any) -> usage_service_pb2.UsageRow:
+    """Return what a verifier reports: five verifications an hour ago, unless told otherwise."""
+    then = stamp(datetime.now(UTC) - timedelta(hours=1))
+    given: dict[str, Any] = {
+        "access_key": access_key,
+        "verdict": pb.VERDICT_VALID,
+        "bucket_time": then,
+        "last_used_time": then,
+        "count": 5,
+        "cost": 7,
+    }
+    return usage_service_pb2.UsageRow(**(given | fields))
+
+
+def report(caller: Caller, *reported: Any, batch_id: str = "") -> None:
+    """Report a batch."""
+    caller.ask(ReportUsageRequest(batch_id=batch_id or str(uuid.uuid4()), rows=reported))
+
+
+def test_usage_is_what_was_verified_by_all_workers(server: ServerProcess, root: Caller) -> None:
+    """Over several connections, the sums of each verdict are those of the answers."""
+    project_id = new_project(root)
+    made = new_key(root, project_id, "RESTRICTED")
+    expected: Counter[str] = Counter()
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    for number in range(8):
+        with grpc.insecure_channel(server.address, options=options) as channel:
+            caller = Caller(channel, server.metadata)
+            for turn in range(5):
+                facts = {"permissions": ["orders:write"]} if turn == number % 5 else {"cost": 2}
+                expected[verdict(caller, made.secret_key, **facts)] += 1
+            verdict(caller, with_other_secret(made.secret_key))  # of no key that is known
+    assert Counter({"VALID": 32, "MISSING_PERMISSION": 8}) == expected
+    wait_until(lambda: counts(rows(root, project_id=project_id)) == expected)
+    found = rows(root, access_key=made.key.access_key)
+    assert {"VALID": 64, "MISSING_PERMISSION": 0} == {
+        pb.Verdict.Name(one.verdict).removeprefix("VERDICT_"): one.cost for one in found
+    }
+    assert {(project_id, made.key.access_key)} == {
+        (one.project_id, one.access_key) for one in found
+    }
+    days = rows(root, project_id=project_id, granularity=usage_service_pb2.USAGE_GRANULARITY_DAY)
+    assert expected == counts(days)
+    assert {0} == {one.bucket_time.seconds % 86_400 for one in days}
+
+
+def test_last_used_time_is_true_to_a_second(root: Caller) -> None:
+    """The key says when it was verified last, within a second, and a batch counts too."""
+    made = new_key(root, new_project(root))
+    get = pb.GetKeyRequest(access_key=made.key.access_key)
+    assert not root.ask(get).key.HasField("last_used_time")
+    one = pb.VerifyRequest(secret_key=made.secret_key)
+    for request in (one, pb.BatchVerifyRequest(requests=[one])):
+        start = time.time()
+        root.ask(request)
+        end = time.time()
+
+        def used(since: float = start) -> bool:
+            return bool(root.ask(get).key.last_used_time.ToMicroseconds() / 1e6 >= since - 0.1)
+
+        wait_until(used, 3)  # a flush each second, and some for a slow machine
+        assert root.ask(get).key.last_used_time.ToMicroseconds() / 1e6 <= end + 1
+
+
+def test_counting_makes_no_change(root: Caller) -> None:
+    """Verifications and reports move no revision, and no etag."""
+    made = new_key(root, new_project(root))
+    before = verify(root, made.secret_key).revision
+    report(root, row(made.key.access_key))
+    key = root.ask(pb.GetKeyRequest(access_key=made.key.access_key)).key
+    assert (made.key.etag, made.key.update_time) == (key.etag, key.update_time)
+    assert before == verify(root, made.secret_key).revision
+
+
+def test_drained_server_has_counted_everything(start_server: Start, transport: str) -> None:
+    """What was verified in the last moment before SIGTERM is there after the next start."""
+    server = start_server("--transport", transport, "--workers", "2")
+    with grpc.insecure_channel(server.address) as channel:
+        root = Caller(channel, server.metadata)
+        project_id = new_project(root)
+        secret_key = new_key(root, project_id).secret_key
+        for _ in range(50):
+            verify(root, secret_key)
+    assert 0 == server.stop().code
+    again = start_server("--transport", transport)
+    with grpc.insecure_channel(again.address) as channel:
+        found = rows(Caller(channel, again.metadata), project_id=project_id)
+        assert Counter({"VALID": 50}) == counts(found)
+
+
+def test_killed_worker_loses_its_last_second_at_most(start_server: Start, transport: str) -> None:
+    """What was verified before the last flush is counted, though the worker was killed."""
+    server = start_server("--transport", transport)
+    with grpc.insecure_channel(server.address) as channel:
+        root = Caller(channel, server.metadata)
+        project_id = new_project(root)
+        secret_key = new_key(root, project_id).secret_key
+        answered: list[float] = []
+        while not answered or answered[-1] < answered[0] + 2.5:
+            verify(root, secret_key)
+            answered.append(time.monotonic())
+        killed = time.monotonic()
+        kill(server.worker_pids()[0])
+    with grpc.insecure_channel(server.address) as channel:
+        after = Caller(channel, server.metadata)
+        wait_until(lambda: after.outcome("ListProjects", b"") is None)
+        (found,) = rows(after, project_id=project_id)
+    # a flush takes some milliseconds besides; the machine that tests may be slow
+    assert sum(moment < killed - 1.5 for moment in answered) <= found.count <= len(answered)
+
+
+def test_reported_batch_counts_once(root: Caller) -> None:
+    """The same batch_id again adds nothing, whatever it says; another adds up."""
+    project_id = new_project(root)
+    access_key = new_key(root, project_id).key.access_key
+    batch_id = str(uuid.uuid4())
+    for reported in (batch_id, batch_id.upper(), batch_id, str(uuid.uuid4())):
+        report(root, row(access_key), row(access_key, cost=0), batch_id=reported)
+    (found,) = rows(root, project_id=project_id)
+    assert (20, 14, project_id) == (found.count, found.cost, found.project_id)
+
+
+def test_report_moves_last_use_forward_and_never_into_the_future(root: Caller) -> None:
+    """An older use does not turn it back; one that is not yet is now."""
+    made = new_key(root, new_project(root))
+    get = pb.GetKeyRequest(access_key=made.key.access_key)
+    now = datetime.now(UTC)
+    early, late = now - timedelta(hours=2), now - timedelta(hours=1)
+    for reported, expected in ((late, late), (early, late)):
+        report(root, row(made.key.access_key, last_used_time=stamp(reported)))
+        assert stamp(expected) == root.ask(get).key.last_used_time
+    future = stamp(now + timedelta(days=400))
+    report(root, row(made.key.access_key, last_used_time=future, bucket_time=future))
+    used = root.ask(get).key.last_used_time.ToDatetime(UTC)
+    assert now - timedelta(seconds=1) <= used <= datetime.now(UTC) + timedelta(seconds=1)
+    newest = rows(root, access_key=made.key.access_key)[-1].bucket_time.ToDatetime(UTC)
+    assert now - timedelta(hours=1) < newest <= datetime.now(UTC)
+
+
+def test_confined_operator_sees_and_reports_his_own_only(root: Caller) -> None:
+    """A foreign id is NOT_FOUND with the bytes of an absent one; foreign rows are left out."""
+    own, foreign = (new_project(root) for _ in range(2))
+    keys = {one: new_key(root, one).key.access_key for one in (own, foreign)}
+    confined = new_operator(root, "usage:read", "usage:report", projects=[own])
+    wrong = row(keys[own], project_id=foreign)
+    report(confined, row(keys[own]), row(keys[foreign]), row(ABSENT_KEY), wrong)
+    assert [own] == [one.project_id for one in rows(confined)]
+    assert [] == rows(root, project_id=foreign)
+    report(root, row(keys[foreign]))
+    assert [own] == [one.project_id for one in rows(confined)]
+    for field, theirs, absent in (
+        ("project_id", foreign, absent_project()),
+        ("access_key", keys[foreign], ABSENT_KEY),
+    ):
+        asked = [GetUsageRequest(), GetUsageRequest()]
+        setattr(asked[0], field, theirs)
+        setattr(asked[1], field, absent)
+        refused = [confined.refused(one) for one in asked]
+        assert refused[0] == refused[1]
+        assert grpc.StatusCode.NOT_FOUND is refused[0].code
+    elsewhere = GetUsageRequest(project_id=own, access_key=keys[foreign])
+    assert grpc.StatusCode.NOT_FOUND is root.refused(elsewhere).code
+
+
+def test_page_token_serves_its_own_caller_and_filter_only(root: Caller) -> None:
+    """A token of another caller, filter or list is refused."""
+    project_id = new_project(root)
+    for _ in range(3):
+        report(root, row(new_key(root, project_id).key.access_key))
+    request = GetUsageRequest(project_id=project_id, page_size=1)
+    token = root.ask(request).next_page_token
+    keys = root.ask(pb.ListKeysRequest(project_id=project_id, page_size=1)).next_page_token
+    other = new_operator(root, "usage:read")
+    for caller, wanted in (
+        (other, GetUsageRequest(project_id=project_id, page_token=token)),
+        (root, GetUsageRequest(page_token=token)),
+        (root, GetUsageRequest(project_id=project_id, page_token=keys)),
+    ):
+        assert {"page_token"} == caller.refused(wanted).fields
+    request.page_token = token
+    assert 1 == len(root.ask(request).rows)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("rows[0].access_key", {"access_key": "KA1"}),
+        ("rows[0].project_id", {"project_id": "P"}),
+        ("rows[0].verdict", {"verdict": 0, "cost": 0}),
+        ("rows[0].verdict", {"verdict": 99, "cost": 0}),
+        ("rows[0].verdict", {"verdict": pb.VERDICT_UNKNOWN, "cost": 0}),
+        ("rows[0].count", {"count": -1}),
+        ("rows[0].cost", {"cost": -1}),
+        ("rows[0].cost", {"cost": 1, "verdict": pb.VERDICT_REVOKED}),
+        ("rows[0].bucket_time", {"bucket_time": None}),
+        ("rows[0].bucket_time", {"bucket_time": Timestamp(seconds=2**62)}),
+        ("rows[0].last_used_time", {"last_used_time": None}),
+        ("rows[0].last_used_time", {"last_used_time": Timestamp(nanos=-1)}),
+    ],
+)
+def test_bad_row_refuses_the_batch(root: Caller, field: str, fields: dict[str, Any]) -> None:
+    """A row that breaks a rule is named, and nothing of its batch is counted."""
+    project_id = new_project(root)
+    good = new_key(root, project_id).key.access_key
+    bad = row(**({"access_key": good} | fields))
+    request = ReportUsageRequest(batch_id=str(uuid.uuid4()), rows=[bad, row(good)])
+    refused = root.refused(request)
+    assert (grpc.StatusCode.INVALID_ARGUMENT, {field}) == (refused.code, refused.fields)
+    assert [] == rows(root, project_id=project_id)
+
+
+def test_batch_needs_an_id_and_has_an_end(root: Caller) -> None:
+    """batch_id is a UUID version 4; a batch has at most 1000 rows."""
+    for batch_id in ("", "1", str(uuid.uuid1())):
+        assert {"batch_id"} == root.refused(ReportUsageRequest(batch_id=batch_id)).fields
+    many = [row(ABSENT_KEY)] * 1001
+    request = ReportUsageRequest(batch_id=str(uuid.uuid4()), rows=many)
+    assert {"rows"} == root.refused(request).fields
+    report(root, *many[:1000])
+
+
+def test_usage_needs_its_own_rights(root: Caller) -> None:
+    """usage:read does not report, and usage:report does not read."""
+    reader, reporter = new_operator(root, "usage:read"), new_operator(root, "usage:report")
+    request = ReportUsageRequest(batch_id=str(uuid.uuid4()))
+    assert {"permission": "usage:report"} == reader.refused(request).metadata
+    assert {"permission": "usage:read"} == reporter.refused(GetUsageRequest()).metadata
+    reporter.ask(request)
+    reader.ask(GetUsageRequest())

@@ -1,0 +1,31 @@
+"""One suite for all engines: a test that takes `engine`, `place` or `store` runs on each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from keyauthority_server.store.base import Store
+from tests.store.engines import ENGINES, Engine
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each engine in turn."""
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def place(engine: Engine, tmp_path: Path) -> str:
+    """An empty database."""
+    return engine.make(tmp_path)
+
+
+@pytest.fixture
+async def store(engine: Engine, place: str) -> AsyncIterator[Store]:
+    """A store on it."""
+    opened = engine.open(place)
+    yield opened
+    await opened.close()

@@ -1,0 +1,164 @@
+"""SQLite's files: which are opened, which are refused, and how the schema comes into them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from keyauthority_server.store import sql, sqlite
+from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.migrations import Dialect, Run, Step
+from keyauthority_server.store.sqlite import affected_library, migrate, open_store
+from keyauthority_server.store.sqlite_connection import connect, sqlite3
+from keyauthority_server.store.sqlite_counters import counters_path
+from keyauthority_server.store.sqlite_schema import RECORDS
+from tests.store.engines import Sqlite, digests
+from tests.store.making import create_project, seal
+
+SQLITE = Sqlite()
+
+
+def refusal(path: Path) -> str:
+    """Return the one line with which both migrate and open refuse a file, and leave it alone."""
+    before = path.read_bytes()
+    with pytest.raises(StoreRefused) as refused:
+        open_store(path, seal)
+    with pytest.raises(StoreRefused):
+        migrate(path)
+    assert before == path.read_bytes()
+    assert 1 == len(str(refused.value).splitlines())
+    return str(refused.value)
+
+
+def test_database_of_another_application_is_refused(tmp_path: Path) -> None:
+    """A database with somebody else's application_id, or tables and none, is not touched."""
+    for number, statement in enumerate(("PRAGMA application_id = 7", "CREATE TABLE theirs (a)")):
+        path = tmp_path / f"{number}.db"
+        SQLITE.rows(str(path), statement)
+        assert "another application" in refusal(path)
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A text file is not taken for a database."""
+    path = tmp_path / "keys.db"
+    path.write_text("not a database\n" * 1000)
+    assert "not a database" in refusal(path)
+
+
+async def test_truncated_database_is_refused(tmp_path: Path) -> None:
+    """A database that has lost its end is refused at once, not found to be empty."""
+    path = Path(SQLITE.make(tmp_path))
+    store = open_store(path, seal)
+    await create_project(store)
+    await store.close()
+    os.truncate(path, 2 * 4096)
+    assert "malformed" in refusal(path)
+
+
+def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A database that a newer version has migrated is not opened, nor migrated."""
+    path = Path(SQLITE.make(tmp_path))
+    SQLITE.rows(
+        str(path),
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+        " VALUES ('keyauthority', '9999_later', '')",
+    )
+    assert "9999_later" in refusal(path)
+
+
+def test_missing_or_empty_database_is_not_made_by_opening(tmp_path: Path) -> None:
+    """Only migrate makes a database."""
+    for path in (tmp_path / "none.db", tmp_path / "none" / "none.db", tmp_path):
+        with pytest.raises(StoreRefused):
+            open_store(path, seal)
+    assert [] == list(tmp_path.iterdir())
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(StoreRefused, match="run migrate"):
+        open_store(tmp_path / "empty.db", seal)
+    with pytest.raises(StoreRefused):
+        migrate(tmp_path / "none" / "none.db")
+
+
+async def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
+    """Migrate may be called at every start."""
+    place = SQLITE.make(tmp_path)
+    store = open_store(Path(place), seal)
+    await create_project(store)
+    before = digests(SQLITE, place)
+    migrate(Path(place))
+    await store.close()
+    assert before == digests(SQLITE, place)
+
+
+def test_failed_step_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If one step fails none is done, and the schema is too old; the next start does them all."""
+    path = Path(SQLITE.make(tmp_path))
+    failing = [True]
+
+    def second(run: Run, dialect: Dialect) -> None:
+        run("CREATE TABLE second (a)")
+        if failing:
+            raise OSError("killed")
+
+    steps = (*RECORDS.steps, Step("9999_second", second))
+    monkeypatch.setattr(sqlite, "RECORDS", RECORDS._replace(steps=steps))
+    with pytest.raises(OSError, match="killed"):
+        migrate(path)
+    assert [] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")
+    with pytest.raises(StoreRefused, match="older"):
+        open_store(path, seal)
+    failing.clear()
+    migrate(path)
+    assert [(1,)] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")
+
+
+def test_new_database_is_marked_private_and_has_a_log(tmp_path: Path) -> None:
+    """It carries the application's id, is its owner's only, and its log has an id of its own."""
+    place = SQLITE.make(tmp_path)
+    for file, mark in ((Path(place), b"KeyA"), (counters_path(Path(place)), b"KeyC")):
+        asked = SQLITE.rows(str(file), "PRAGMA application_id")
+        assert [(int.from_bytes(mark, "big"),)] == asked
+        assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    ((log_id, revision),) = SQLITE.rows(place, "SELECT log_id, revision FROM log")
+    assert (4, 0) == (UUID(log_id).version, revision)
+
+
+def test_connection_is_durable_and_checked(tmp_path: Path) -> None:
+    """Every connection has the settings that the architecture asks for."""
+    connection = connect(Path(SQLITE.make(tmp_path)), 50)
+    wanted = {
+        "PRAGMA journal_mode": "wal",
+        "PRAGMA synchronous": 2,
+        "PRAGMA foreign_keys": 1,
+        "PRAGMA mmap_size": 0,
+        "PRAGMA trusted_schema": 0,
+        "PRAGMA wal_autocheckpoint": 0,
+        "PRAGMA busy_timeout": 50,
+    }
+    assert wanted == {pragma: connection.execute(pragma).fetchone()[0] for pragma in wanted}
+    connection.close()
+
+
+@pytest.mark.parametrize(("version", "affected"), [((3, 51, 2), True), ((3, 51, 3), False)])
+def test_library_that_corrupts_is_told(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], affected: bool
+) -> None:
+    """Every SQLite before 3.51.3 is told from those that several processes may write with."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    assert affected is affected_library()
+
+
+def test_pages_and_looks_use_their_indexes(tmp_path: Path) -> None:
+    """No look scans a table, and no page of keys sorts or scans the table of one project."""
+    place = SQLITE.make(tmp_path)
+    page = sql.keys_page(sql.Source.PROJECT, ()).replace("?", "1")
+    for statement in (sql.LOOK.replace("?", "'a'"), sql.LOOK_WHOLE.replace("?", "'a'"), page):
+        plan = " ".join(row[3] for row in SQLITE.rows(place, "EXPLAIN QUERY PLAN " + statement))
+        assert "SCAN" not in plan
+        assert "TEMP B-TREE" not in plan

@@ -1,0 +1,159 @@
+"""Looks: one consistent state, never an older one, whichever store wrote it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from keyauthority.model import ChangeType, Revision
+from keyauthority_server.store import sights
+from keyauthority_server.store.base import Held, Sight, Sights, Store
+from keyauthority_server.store.records import time_from
+from tests.store.engines import Engine
+from tests.store.making import NOON, create, create_project, held, key, operator, put
+
+ABSENT = "KAZZZZZZZZZZZZZZZZZZ"
+
+
+async def test_look_gives_key_project_operator_and_head_of_one_state(store: Store) -> None:
+    """A look names the head and gives each part, or None for what is absent."""
+    owner = await create_project(store)
+    mine, root = await create(store, key(owner.project_id)), await create(store, operator())
+    for _ in range(2):  # decoded, then remembered
+        assert Sight(Revision(3), held(mine), owner, held(root)) == await store.look(
+            mine.access_key, root.access_key
+        )
+    assert Sight(Revision(3), None, None, held(root)) == await store.look(ABSENT, root.access_key)
+    assert Sight(Revision(3), held(mine), owner, None) == await store.look(mine.access_key, ABSENT)
+    assert Sight(Revision(3), held(root), None, None) == await store.look(root.access_key, None)
+    assert Sight(Revision(3), None, None, None) == await store.look(None, None)
+
+
+async def test_change_by_one_store_is_in_the_next_look_of_another(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """What one store has acknowledged, another one's very next look sees, remembered or not."""
+    other = engine.open(place)
+    owner = await create_project(store)
+    mine, root = await create(store, key(owner.project_id)), await create(store, operator())
+    await other.look(mine.access_key, root.access_key)
+    for change in range(20):
+        mine = replace(mine, disabled=not mine.disabled, purpose=str(change))
+        mine = (await put(store, ChangeType.KEY_UPDATED, mine)).keys[0]
+        assert held(mine) == (await other.look(mine.access_key, root.access_key)).held
+        owner = replace(owner, suspended=not owner.suspended)
+        owner = (await put(other, ChangeType.PROJECT_UPDATED, owner)).project or owner
+        assert owner == (await store.look(mine.access_key, root.access_key)).project
+        root = (await put(store, ChangeType.KEY_UPDATED, replace(root, purpose=str(change)))).keys[
+            0
+        ]
+        assert held(root) == (await other.look_many([], root.access_key)).operator
+    await other.close()
+
+
+async def test_bookkeeping_is_read_from_the_row_each_time(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """Digest, pepper's version and last use make no revision, and are fresh in a remembered key."""
+    owner = await create_project(store)
+    mine = await create(store, key(owner.project_id))
+    await store.look(mine.access_key, mine.access_key)
+    engine.rows(place, "UPDATE key SET digest = x'01', pepper_version = 2")
+    for again in (1, 2):
+        engine.rows(place, "UPDATE key SET last_used_time = coalesce(last_used_time, 0) + 1")
+        used = replace(mine, last_used_time=time_from(again))
+        assert (
+            Held(used, b"\x01", 2, mine.access_key)
+            == (await store.look(mine.access_key, None)).held
+        )
+    engine.rows(place, "UPDATE key SET last_used_time = 7, pepper_version = 3")
+    used = replace(mine, last_used_time=time_from(7))
+    assert (
+        Held(used, b"\x01", 3, mine.access_key)
+        == (await store.look(None, mine.access_key)).operator
+    )
+    renamed = (await put(store, ChangeType.KEY_UPDATED, replace(mine, purpose="x"))).keys[0]
+    assert time_from(7) == (await store.get_key(renamed.access_key, None)).last_used_time  # type: ignore[union-attr]
+
+
+async def test_look_many_keeps_order_and_duplicates(store: Store) -> None:
+    """Each access key asked for has its pair, in the same place, however often it comes."""
+    first, second = await create_project(store), await create_project(store)
+    one, two = (
+        await create(store, key(first.project_id)),
+        await create(store, key(second.project_id)),
+    )
+    root = await create(store, operator())
+    asked = [two.access_key, ABSENT, one.access_key, two.access_key, "it's \" \x00 \ud800"]
+    pairs = [
+        (held(two), second),
+        (None, None),
+        (held(one), first),
+        (held(two), second),
+        (None, None),
+    ]
+    assert Sights(Revision(5), pairs, held(root)) == await store.look_many(asked, root.access_key)
+    assert Sights(Revision(5), [], None) == await store.look_many([], None)
+
+
+async def test_looks_during_writes_never_mix_two_states(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """Key and project of one look belong to the head that it names, while both keep changing."""
+    owner = await create_project(store)
+    mine = await create(store, key(owner.project_id))
+    other = engine.open(place)
+
+    async def write() -> None:
+        record, parent = mine, owner
+        for _ in range(40):
+            parent = (await put(store, ChangeType.PROJECT_UPDATED, parent)).project or parent
+            record = (await put(store, ChangeType.KEY_UPDATED, record)).keys[0]
+
+    writing = asyncio.create_task(write())
+    looks = 0
+    while not writing.done():
+        head, found, project, _ = await other.look(mine.access_key, None)
+        assert found is not None
+        assert project is not None
+        assert head == max(found.key.revision, project.revision)
+        assert found.key.revision - project.revision in (1, -1)
+        looks += 1
+        await asyncio.sleep(0)
+    await writing
+    await other.close()
+    assert looks > 0
+
+
+def test_memo_is_bounded() -> None:
+    """What is kept of decoded records never exceeds its size, and the newest is kept."""
+    kept: sights.Kept[str] = sights.Kept(3)
+    for number in range(10):
+        kept.keep(f"k{number}", number, None, "record")
+    assert [None] * 7 + [(n, None, "record") for n in (7, 8, 9)] == [
+        kept.get(f"k{number}") for number in range(10)
+    ]
+
+
+async def test_scope_hides_what_is_of_another_project(store: Store) -> None:
+    """Outside of his projects a confined caller finds nothing."""
+    owner, foreign = await create_project(store), await create_project(store)
+    mine = await create(store, key(owner.project_id))
+    scope, foreign_scope = frozenset({owner.project_id}), frozenset({foreign.project_id})
+    assert mine == await store.get_key(mine.access_key, scope)
+    assert await store.get_key(mine.access_key, foreign_scope) is None
+    assert owner == await store.get_project(owner.project_id, scope)
+    assert await store.get_project(owner.project_id, foreign_scope) is None
+    assert await store.get_project("absent", None) is None
+
+
+async def test_newest_time_and_log_id_are_the_logs(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """The log_id is one and the same for all who open it; an empty log has no newest time."""
+    other = engine.open(place)
+    assert store.log_id == other.log_id
+    assert await store.newest_time() is None
+    await create_project(store)
+    assert NOON == await other.newest_time()
+    await other.close()

@@ -1,0 +1,139 @@
+"""Metering: what is counted in memory reaches the store once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from keyauthority.model import Key, UsageRow, VerdictCode
+from keyauthority.requests import UsageQuery
+from keyauthority_server import usage
+from keyauthority_server.store.base import Store, StoreUnavailable
+from keyauthority_server.usage import Meter, metering
+from tests.store.engines import Engine
+from tests.store.making import NOON, SECOND
+from tests.store.test_usage import keys_of
+
+VALID, EXPIRED = VerdictCode.VALID, VerdictCode.EXPIRED
+
+
+class Failing:
+    """A store of which the answer to a write is lost, before or after its commit."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.before = self.after = False
+        self.written = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        """Write, and fail as told."""
+        if self.before:
+            raise StoreUnavailable("not begun")
+        result = await self._store.write(work)
+        self.written.set()
+        if self.after:
+            raise StoreUnavailable("committed, and nobody knows")
+        return result
+
+
+async def rows(store: Store) -> list[UsageRow]:
+    """Return the counts of all hours."""
+    return list((await store.list_usage(None, UsageQuery(), 0, 1000))[0])
+
+
+async def one_key(store: Store) -> Key:
+    """Make a key."""
+    return (await keys_of(store, 1, 1))[0]
+
+
+async def test_verifications_are_counted_by_hour_and_verdict(store: Store) -> None:
+    """Each verification is in the row of its hour and verdict; a denied one costs nothing."""
+    key, meter = await one_key(store), Meter(store)
+    next_hour = NOON.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    for code, cost, time in (
+        (VALID, 1, NOON),
+        (VALID, 5, NOON + SECOND),
+        (EXPIRED, 7, NOON + SECOND),
+        (VALID, 0, next_hour),
+    ):
+        meter.count(key, code, cost, time)
+    await meter.flush()
+    assert [(VALID, 2, 6), (EXPIRED, 1, 0), (VALID, 1, 0)] == [
+        (row.verdict, row.count, row.cost) for row in await rows(store)
+    ]
+    used = await store.get_key(key.access_key, None)
+    assert used is not None
+    assert next_hour == used.last_used_time
+
+
+async def test_flush_of_nothing_writes_nothing(store: Store, engine: Engine, place: str) -> None:
+    """A server without calls does not write each second."""
+    meter = Meter(store)
+    await meter.flush()
+    assert [] == engine.rows(place, "SELECT 1 FROM usage_batch")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_flush_whose_answer_was_lost_counts_once(
+    store: Store, engine: Engine, place: str, committed: bool
+) -> None:
+    """What the store may have taken is handed in again, and counts once; nothing is lost."""
+    key, failing = await one_key(store), Failing(store)
+    meter = Meter(failing)
+    meter.count(key, VALID, 1, NOON)
+    failing.before, failing.after = not committed, committed
+    await meter.flush()
+    meter.count(key, VALID, 1, NOON + SECOND)
+    await meter.flush()
+    failing.before = failing.after = False
+    await meter.flush()
+    await meter.flush()
+    assert [2] == [row.count for row in await rows(store)]
+    assert 1 == len(engine.rows(place, "SELECT 1 FROM usage_batch"))
+
+
+async def test_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store takes nothing, no more than so many counts are kept; known ones go on."""
+    monkeypatch.setattr(usage, "COUNTS_MAX", 2)
+    keys, meter = await keys_of(store, 1, 3), Meter(store)
+    for key in (*keys, *keys):
+        meter.count(key, VALID, 1, NOON)
+    await meter.flush()
+    assert [2, 2] == [row.count for row in await rows(store)]
+
+
+async def test_many_counts_are_flushed_before_the_second_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full memory does not wait for its turn."""
+    monkeypatch.setattr(usage, "COUNTS_EARLY", 2)
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 60)
+    keys, watched = await keys_of(store, 1, 2), Failing(store)
+    async with metering(watched) as meter:
+        for key in keys:
+            meter.count(key, VALID, 1, NOON)
+        async with asyncio.timeout(10):
+            await watched.written.wait()
+        assert 2 == len(await rows(store))
+
+
+async def test_what_is_left_is_flushed_at_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When metering ends all is in the store, an older batch that was held up included."""
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 60)
+    key, failing = await one_key(store), Failing(store)
+    async with metering(failing) as meter:
+        meter.count(key, VALID, 1, NOON)
+        failing.before = True
+        await meter.flush()
+        failing.before = False
+        meter.count(key, VALID, 1, NOON)
+    assert [2] == [row.count for row in await rows(store)]

@@ -1,0 +1,202 @@
+"""Writes that wait, are given up, do not fit, or hit a failing disk."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from keyauthority.model import ChangeType
+from keyauthority_server.store import sqlite, sqlite_writer
+from keyauthority_server.store.base import Store, StoreFull, StoreUnavailable, Transaction
+from keyauthority_server.store.sqlite_connection import SqliteRows, sqlite3
+from tests.store.engines import Engine, digests
+from tests.store.making import applying, create, create_project, key, mutation, operator, project
+
+
+@contextmanager
+def held_up(place: str) -> Iterator[None]:
+    """Stand in the way of all writers, as a process does that was stopped in the middle of one."""
+    with Path(place + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+async def test_caller_who_goes_away_does_not_stop_his_write(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """A cancelled write that was handed in commits as if its caller had stayed."""
+    gone = project()
+    with held_up(place):
+        writing = asyncio.create_task(
+            store.write(applying(mutation(ChangeType.PROJECT_CREATED, gone)))
+        )
+        await asyncio.sleep(0)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    await create_project(store)  # comes after it
+    assert await store.get_project(gone.project_id, None) is not None
+    assert [(2,)] == engine.rows(place, "SELECT revision FROM log")
+
+
+async def test_write_that_never_got_its_turn_is_answered_and_skipped(
+    store: Store, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was told UNAVAILABLE before his work began finds nothing written later; then it heals."""
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.05)
+    late = project()
+    with held_up(place):
+        assert (0, None, None, None) == await store.look(None, None)  # reads go on
+        with pytest.raises(StoreUnavailable):
+            await store.write(applying(mutation(ChangeType.PROJECT_CREATED, late)))
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 5.0)
+    await create_project(store)
+    assert await store.get_project(late.project_id, None) is None
+
+
+async def test_write_that_has_begun_may_be_committed_after_the_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was told UNAVAILABLE after his work began does not know; it may be there, and whole."""
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 0.05)
+    go_on, slow = threading.Event(), project()
+
+    def work(transaction: Transaction) -> None:
+        go_on.wait(10)
+        transaction.apply(mutation(ChangeType.PROJECT_CREATED, slow))
+
+    with pytest.raises(StoreUnavailable):
+        await store.write(work)
+    monkeypatch.setattr(sqlite, "WRITE_TIMEOUT", 5.0)
+    go_on.set()
+    await create_project(store)
+    assert await store.get_project(slow.project_id, None) is not None
+
+
+async def test_what_is_waiting_is_committed_together(
+    store: Store, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes that wait for the same commit share it."""
+    statements: list[str] = []
+    run = SqliteRows.run
+
+    def noted(rows: SqliteRows, statement: str, values: Sequence[Any] = ()) -> None:
+        statements.append(statement)
+        run(rows, statement, values)
+
+    monkeypatch.setattr(SqliteRows, "run", noted)
+    with held_up(place):
+        writing = asyncio.gather(*(create_project(store) for _ in range(50)))
+        await asyncio.sleep(0)
+    assert set(range(1, 51)) == {one.revision for one in await writing}
+    assert statements.count("COMMIT") <= 2
+
+
+async def test_closing_finishes_what_was_handed_in(engine: Engine, place: str) -> None:
+    """Writes handed in before close are committed and answered; later ones are refused."""
+    store = engine.open(place)
+    writing = [asyncio.create_task(create_project(store)) for _ in range(30)]
+    await asyncio.sleep(0)
+    await store.close()
+    assert 30 == len(await asyncio.gather(*writing))
+    with pytest.raises(StoreUnavailable):
+        await create_project(store)
+    assert [(30,)] == engine.rows(place, "SELECT revision FROM log")
+
+
+async def test_full_database_refuses_and_heals(store: Store, engine: Engine, place: str) -> None:
+    """Without space a write is StoreFull and leaves nothing; reads go on; with space it writes."""
+    owner = await create_project(store)
+    root = await create(store, operator())
+    await store.write(_limit_pages(1))
+    with pytest.raises(StoreFull):
+        await _create_many(store, owner.project_id)
+    tables = digests(engine, place)
+    head = (await store.look(None, None)).head
+    assert (head, head - 1) == (len(tables["change"]), len(tables["key"]))
+    assert root == await store.get_key(root.access_key, None)
+    await store.write(_limit_pages(2**30))
+    assert await create(store, key(owner.project_id)) is not None
+
+
+async def _create_many(store: Store, project_id: str) -> None:
+    for _ in range(200):
+        await create(store, key(project_id))
+
+
+def _limit_pages(pages: int) -> Any:
+    """Return work that leaves the writer no more pages than it has now, or this many."""
+
+    def work(transaction: Any) -> None:
+        transaction._rows.one(f"PRAGMA max_page_count = {pages}")
+
+    return work
+
+
+class FailingConnection(sqlite3.Connection):
+    """A connection whose COMMIT fails as a disk's does, when told."""
+
+    failing: ClassVar[bool] = False
+
+    def cursor(self, *args: Any) -> Any:
+        """Return a cursor that fails with it."""
+        return super().cursor(FailingCursor)
+
+
+class FailingCursor(sqlite3.Cursor):
+    """See FailingConnection."""
+
+    def execute(self, statement: str, values: Any = ()) -> Any:
+        """Run the statement, or fail."""
+        if statement == "COMMIT" and FailingConnection.failing:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = 1034  # SQLITE_IOERR_FSYNC
+            raise error
+        return super().execute(statement, values)
+
+
+async def test_failed_commit_is_the_last_that_is_acknowledged(
+    engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed sync nothing is acknowledged any more, though the disk seems well again."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda *args, **given: connect(*args, factory=FailingConnection, **given),
+    )
+    store = engine.open(place)
+    owner = await create_project(store)
+    monkeypatch.setattr(FailingConnection, "failing", True)
+    with pytest.raises(StoreUnavailable):
+        await create_project(store)
+    monkeypatch.setattr(FailingConnection, "failing", False)
+    with pytest.raises(StoreUnavailable):
+        await create_project(store)
+    assert owner == await store.get_project(owner.project_id, None)
+    await store.close()
+    assert [(1,)] == engine.rows(place, "SELECT revision FROM log")
+
+
+async def test_exchanged_database_is_noticed(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its file was put aside, a store answers nothing instead of an old state for ever."""
+    monkeypatch.setattr(sqlite_writer, "IDLE_SECONDS", 0.01)
+    place = engine.make(tmp_path)
+    store = engine.open(place)
+    await create_project(store)
+    os.rename(place, place + ".aside")  # noqa: PTH104  # pathlib counts as blocking in a coroutine
+    with pytest.raises(StoreUnavailable):
+        await create_project(store)
+    with pytest.raises(StoreUnavailable):
+        await store.look(None, None)
+    await store.close()

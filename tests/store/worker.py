@@ -1,0 +1,76 @@
+"""A process that uses a store, for the tests that need several: `worker ENGINE PLACE ROLE`.
+
+`write N CALLERS` makes N keys and prints each key's access key and revision once it is
+acknowledged; `draw LIMIT` draws from one counter until it is used up, and says so after each;
+`look ACCESS_KEY` looks once for each line of its input, and prints what it saw;
+`start` makes or opens a database and prints its log_id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from keyauthority_server.store.base import Store
+from keyauthority_server.store.counters import Counter, Counters, Draw
+from tests.store.engines import ENGINES
+from tests.store.making import create, create_project, key
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+async def write(store: Store, count: int, callers: int) -> None:
+    """Make keys, and say so after each."""
+    owner = (await create_project(store)).project_id
+
+    async def caller() -> None:
+        for _ in range(count // callers):
+            made = await create(store, key(owner))
+            say(f"{made.access_key} {made.revision}")
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+async def draw(counters: Counters, limit: int) -> None:
+    """Draw one by one from a counter that all such workers share, eight at a time."""
+    wanted = (Draw((Counter("shared", 0, limit),), 1),)
+
+    async def caller() -> None:
+        while (await counters.draw(wanted))[0][0].fits:
+            say("drawn")
+
+    await asyncio.gather(*(caller() for _ in range(8)))
+    await counters.close()
+
+
+async def look(store: Store, access_key: str) -> None:
+    """Look when told to."""
+    for _ in sys.stdin:
+        held = (await store.look(access_key, None)).held
+        say(str(held and held.key.revision))
+
+
+async def main(engine: str, place: str, role: str, *arguments: str) -> None:
+    """Do what the role says."""
+    if role == "start":
+        ENGINES[engine].make(Path(place).parent)
+    if role == "draw":
+        await draw(ENGINES[engine].counters(place), *map(int, arguments))
+        return
+    store = ENGINES[engine].open(place)
+    if role == "write":
+        await write(store, *map(int, arguments))
+    elif role == "look":
+        await look(store, *arguments)
+    else:
+        say(store.log_id)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""allowed_ips: addresses and blocks of both versions, compared as numbers."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyauthority.restrictions import check_ip, check_ip_or_network, ip_allowed
+
+
+@pytest.mark.parametrize(
+    ("block", "client_ip", "expected"),
+    [
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.10", False),
+        ("10.0.0.0/8", "10.255.255.255", True),
+        ("10.0.0.0/8", "11.0.0.0", False),
+        ("10.9.8.7/8", "10.1.2.3", True),  # host bits say nothing
+        ("0.0.0.0/0", "203.0.113.9", True),
+        ("0.0.0.0/0", "2001:db8::1", False),
+        ("::/0", "2001:db8::1", True),
+        ("::/0", "203.0.113.9", False),
+        ("2001:db8::1", "2001:0DB8:0:0:0:0:0:1", True),
+        ("2001:DB8::/32", "2001:db8:ffff::1", True),
+        ("2001:db8::/32", "2001:db9::1", False),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", True),
+        ("10.0.0.0/8", "::ffff:a00:1", True),
+        ("::ffff:10.0.0.0/104", "10.200.0.1", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1", True),
+        ("::10.0.0.1", "10.0.0.1", False),  # IPv4-compatible, RFC 4291 2.5.5.1: another address
+        ("64:ff9b::10.0.0.1", "10.0.0.1", False),
+        ("fe80::/10", "fe80::1%eth0", True),
+    ],
+)
+def test_address_is_compared_as_a_number(block: str, client_ip: str, expected: bool) -> None:
+    """Spelling does not matter; a mapped IPv4 address is the IPv4 address."""
+    check_ip_or_network(block)
+    check_ip(client_ip)
+    assert ip_allowed((block,), client_ip) is expected
+
+
+def test_any_of_several_blocks_allows() -> None:
+    """Several entries mean any of them."""
+    assert ip_allowed(("192.0.2.1", "10.0.0.0/8", "2001:db8::/32"), "10.0.0.7")
+    assert not ip_allowed(("192.0.2.1", "2001:db8::/32"), "10.0.0.7")
+
+
+BAD_ADDRESSES = [
+    "",
+    " ",
+    "10.0.0",
+    "10.0.0.256",
+    "10.0.0.01",
+    "0x0a.0.0.1",
+    "167772161",
+    " 10.0.0.1",
+    "10.0.0.1 ",
+    "10.0.0.1\n",
+    "10.0.0.1%eth0",
+    "10.0.0.1:443",
+    "[2001:db8::1]",
+    "2001:db8::1::2",
+    "2001:db8::12345",
+    "\uff11\uff10.0.0.1",
+    "\u0661.0.0.1",
+    "shop.example",
+    "fe80::1%",
+    "1" * 1_000_000,
+]
+
+
+@pytest.mark.parametrize("text", BAD_ADDRESSES, ids=lambda text: ascii(text[:20]))
+def test_text_that_is_no_address_is_refused_and_never_allowed(text: str) -> None:
+    """What cannot be read is refused as an entry, and as a fact it is not met; it never raises."""
+    with pytest.raises(ValueError, match=r"."):
+        check_ip(text)
+    with pytest.raises(ValueError, match=r"."):
+        check_ip_or_network(text)
+    assert not ip_allowed(("0.0.0.0/0", "::/0"), text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/0.0.0.0",
+        "10.0.0.0/0.0.0.255",
+        "10.0.0.0/8/8",
+        "10.0.0.0 /8",
+        "10.0.0.0/8 ",
+        "10.0.0.0/\uff18",
+        "/8",
+        "2001:db8::/129",
+        "fe80::1%eth0",
+        "fe80::%eth0/10",
+    ],
+    ids=ascii,
+)
+def test_text_that_is_no_block_is_refused(text: str) -> None:
+    """A block is an address, a slash and the length of its prefix; no mask and no zone."""
+    with pytest.raises(ValueError, match=r"."):
+        check_ip_or_network(text)
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_block_holds_its_own_address_in_any_spelling(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, length: int
+) -> None:
+    """A block made around an address allows it, however it is written."""
+    block = f"{address}/{min(length, address.max_prefixlen)}"
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and length < 96:
+        return  # such a block is IPv6's, and the address is IPv4's
+    assert ip_allowed((block,), str(address))
+    assert ip_allowed((block,), address.exploded)

@@ -1,0 +1,262 @@
+"""The judgement: each rule, their order, and the states of a key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from keyauthority.decision import decide, explain, grants_of, state_of
+from keyauthority.model import (
+    AndroidApp,
+    ApiTarget,
+    ApiTargetRestriction,
+    App,
+    Facts,
+    Key,
+    KeyKind,
+    KeyMode,
+    KeyState,
+    Project,
+    Restrictions,
+    VerdictCode,
+)
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
+BEFORE = NOW - timedelta(days=1)
+PROJECT_ID = "6f1f5b39-1c1b-4f0e-9d52-0d8ab0f0a001"
+OTHER_ID = "6f1f5b39-1c1b-4f0e-9d52-0d8ab0f0a002"
+SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+
+KEY = Key(
+    access_key="KA7Q2M9X4T8B3N6W5R1P",
+    project_id=PROJECT_ID,
+    mode=KeyMode.LIVE,
+    kind=KeyKind.RESTRICTED,
+    permissions=("orders:read",),
+    create_time=BEFORE,
+    update_time=BEFORE,
+    revision=7,
+)
+PROJECT = Project(project_id=PROJECT_ID, create_time=BEFORE, update_time=BEFORE, revision=1)
+
+# The contract's order (section 4), without what is found out before and drawn after the judgement.
+ORDER = [
+    VerdictCode.WRONG_ACCESS_KEY,
+    VerdictCode.REVOKED,
+    VerdictCode.SUPERSEDED,
+    VerdictCode.EXPIRED,
+    VerdictCode.DISABLED,
+    VerdictCode.PROJECT_SUSPENDED,
+    VerdictCode.WRONG_PROJECT,
+    VerdictCode.WRONG_MODE,
+    VerdictCode.IP_NOT_ALLOWED,
+    VerdictCode.REFERRER_NOT_ALLOWED,
+    VerdictCode.APP_NOT_ALLOWED,
+    VerdictCode.TARGET_NOT_ALLOWED,
+    VerdictCode.MISSING_PERMISSION,
+]
+
+# For each verdict: what of key, restrictions, project and facts makes it fail.
+FAILING: dict[VerdictCode, dict[str, dict[str, Any]]] = {
+    VerdictCode.WRONG_ACCESS_KEY: {"facts": {"access_key": "KA000000000000000000"}},
+    VerdictCode.REVOKED: {"key": {"revoke_time": BEFORE}},
+    VerdictCode.SUPERSEDED: {"key": {"supersede_time": NOW}},
+    VerdictCode.EXPIRED: {"key": {"expire_time": NOW}},
+    VerdictCode.DISABLED: {"key": {"disabled": True}},
+    VerdictCode.PROJECT_SUSPENDED: {"project": {"suspended": True}},
+    VerdictCode.WRONG_PROJECT: {"facts": {"project_id": OTHER_ID}},
+    VerdictCode.WRONG_MODE: {"facts": {"mode": KeyMode.TEST}},
+    VerdictCode.IP_NOT_ALLOWED: {
+        "restrictions": {"allowed_ips": ("10.0.0.0/8",)},
+        "facts": {"client_ip": "192.0.2.1"},
+    },
+    VerdictCode.REFERRER_NOT_ALLOWED: {
+        "restrictions": {"allowed_referrers": ("https://shop.example/*",)},
+        "facts": {"referrer": "https://evil.test/"},
+    },
+    VerdictCode.APP_NOT_ALLOWED: {
+        "restrictions": {"ios_bundle_ids": ("example.shop",)},
+        "facts": {"app": App(ios_bundle_id="example.other")},
+    },
+    VerdictCode.TARGET_NOT_ALLOWED: {
+        "restrictions": {"api_targets": (ApiTargetRestriction("translate.example"),)},
+        "facts": {"api_target": ApiTarget("maps.example")},
+    },
+    VerdictCode.MISSING_PERMISSION: {"facts": {"permissions": ("orders:read", "orders:write")}},
+}
+
+Case = tuple[Key, Project, Facts, datetime]
+
+
+def _case(*codes: VerdictCode) -> Case:
+    """Return a case in which the checks of these verdicts fail, and no other."""
+    parts: dict[str, dict[str, Any]] = {"key": {}, "restrictions": {}, "project": {}, "facts": {}}
+    for code in codes:
+        for part, fields in FAILING[code].items():
+            parts[part].update(fields)
+    key = replace(KEY, restrictions=Restrictions(**parts["restrictions"]), **parts["key"])
+    return key, replace(PROJECT, **parts["project"]), Facts(**parts["facts"]), NOW
+
+
+def _state(**fields: Any) -> KeyState:
+    return state_of(replace(KEY, **fields), NOW)
+
+
+def test_rules_are_the_contracts_in_its_order() -> None:
+    """The rules are those of the contract, in its order, each once."""
+    assert list(explain(*_case(*ORDER))) == ORDER
+    assert list(FAILING) == ORDER
+
+
+def test_verdicts_are_declared_in_the_contracts_order() -> None:
+    """The order of the rules is that of the enumeration, so that `failed` is sorted by both."""
+    declared = list(VerdictCode)
+    assert [code for code in declared if code in ORDER] == ORDER
+    assert declared[:3] == [VerdictCode.VALID, VerdictCode.MALFORMED, VerdictCode.UNKNOWN]
+    assert declared[-2:] == [VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED]
+
+
+def test_key_that_fails_nothing_is_valid() -> None:
+    """Without facts and without faults the verdict is VALID."""
+    case = _case()
+    assert decide(*case) is VerdictCode.VALID
+    assert explain(*case) == ()
+
+
+@pytest.mark.parametrize("code", ORDER)
+def test_one_failing_check_is_the_verdict(code: VerdictCode) -> None:
+    """Each check denies by itself, with its own verdict."""
+    case = _case(code)
+    assert decide(*case) is code
+    assert explain(*case) == (code,)
+
+
+@pytest.mark.parametrize(("first", "second"), list(combinations(ORDER, 2)))
+def test_of_two_failing_checks_the_first_is_the_verdict(
+    first: VerdictCode, second: VerdictCode
+) -> None:
+    """The verdict is the first that applies; explain names both in order."""
+    case = _case(second, first)
+    assert decide(*case) is first
+    assert explain(*case) == (first, second)
+
+
+def test_all_failing_checks_are_explained_in_order() -> None:
+    """An explanation leaves nothing out."""
+    case = _case(*ORDER)
+    assert decide(*case) is ORDER[0]
+    assert explain(*case) == tuple(ORDER)
+
+
+def test_matching_facts_are_valid() -> None:
+    """Everything that the caller may say, said rightly, is VALID."""
+    restrictions = Restrictions(
+        allowed_ips=("192.0.2.1", "10.0.0.0/8"),
+        allowed_referrers=("https://shop.example/*",),
+        android_apps=(AndroidApp("example.shop", SHA1),),
+        ios_bundle_ids=("example.shop",),
+        api_targets=(ApiTargetRestriction("translate.example", ("Get*",)),),
+    )
+    facts = Facts(
+        access_key=KEY.access_key,
+        project_id=PROJECT_ID,
+        mode=KeyMode.LIVE,
+        permissions=("orders:read",),
+        client_ip="10.1.2.3",
+        referrer="https://shop.example/cart",
+        app=App(android_package="example.shop", android_sha1=SHA1, ios_bundle_id="example.shop"),
+        api_target=ApiTarget("translate.example", "GetText"),
+    )
+    assert explain(replace(KEY, restrictions=restrictions), PROJECT, facts, NOW) == ()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        VerdictCode.IP_NOT_ALLOWED,
+        VerdictCode.REFERRER_NOT_ALLOWED,
+        VerdictCode.APP_NOT_ALLOWED,
+        VerdictCode.TARGET_NOT_ALLOWED,
+    ],
+)
+def test_fact_that_was_not_sent_is_not_met(code: VerdictCode) -> None:
+    """Where a key is restricted, silence is no way around it."""
+    key, project, _, now = _case(code)
+    assert explain(key, project, Facts(), now) == (code,)
+
+
+@pytest.mark.parametrize("client_ip", ["no address", "10.0.0.1%", "\ud800", "10.0.0.1/8"])
+def test_fact_that_cannot_be_read_is_not_met(client_ip: str) -> None:
+    """The judgement raises nothing: an address that is none is not allowed."""
+    key = replace(KEY, restrictions=Restrictions(allowed_ips=("0.0.0.0/0", "::/0")))
+    assert decide(key, PROJECT, Facts(client_ip=client_ip), NOW) is VerdictCode.IP_NOT_ALLOWED
+
+
+def test_both_app_lists_must_hold() -> None:
+    """Different lists all must hold: an Android app is not an iOS one."""
+    restrictions = Restrictions(
+        android_apps=(AndroidApp("example.shop", SHA1),), ios_bundle_ids=("example.shop",)
+    )
+    facts = Facts(app=App(android_package="example.shop", android_sha1=SHA1))
+    verdict = decide(replace(KEY, restrictions=restrictions), PROJECT, facts, NOW)
+    assert verdict is VerdictCode.APP_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("field", "code"),
+    [("expire_time", VerdictCode.EXPIRED), ("supersede_time", VerdictCode.SUPERSEDED)],
+)
+def test_end_counts_from_its_very_moment(field: str, code: VerdictCode) -> None:
+    """A key ends when now reaches its end, not a microsecond before."""
+    ends: dict[str, Any] = {field: NOW}
+    key = replace(KEY, **ends)
+    assert decide(key, PROJECT, Facts(), NOW - MOMENT) is VerdictCode.VALID
+    assert decide(key, PROJECT, Facts(), NOW) is code
+    assert decide(key, PROJECT, Facts(), NOW + MOMENT) is code
+
+
+def test_revoked_is_revoked_at_any_time() -> None:
+    """Revocation does not depend on a clock: a revoke_time that is yet to come denies as well."""
+    key = replace(KEY, revoke_time=NOW + timedelta(days=1))
+    assert decide(key, PROJECT, Facts(), NOW) is VerdictCode.REVOKED
+    assert state_of(key, NOW) is KeyState.REVOKED
+
+
+def test_key_without_project_is_judged_without_one() -> None:
+    """An operator's key belongs to no project."""
+    operator = replace(KEY, project_id="", kind=KeyKind.OPERATOR, permissions=("keys:*",))
+    assert decide(operator, None, Facts(permissions=("keys:read",)), NOW) is VerdictCode.VALID
+    denied = decide(operator, None, Facts(permissions=("operators:read",)), NOW)
+    assert denied is VerdictCode.MISSING_PERMISSION
+
+
+@pytest.mark.parametrize(
+    ("kind", "permissions", "expected"),
+    [
+        (KeyKind.SECRET, (), ("*:*",)),
+        (KeyKind.RESTRICTED, ("orders:read",), ("orders:read",)),
+        (KeyKind.PUBLISHABLE, (), ()),
+        (KeyKind.OPERATOR, ("keys:*",), ("keys:*",)),
+    ],
+)
+def test_only_a_secret_key_holds_what_it_does_not_list(
+    kind: KeyKind, permissions: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    """SECRET holds everything; the others what they list."""
+    assert grants_of(replace(KEY, kind=kind, permissions=permissions)) == expected
+
+
+def test_state_is_the_first_that_applies() -> None:
+    """REVOKED before SUPERSEDED before EXPIRED before DISABLED; ACTIVE if none applies."""
+    assert _state() is KeyState.ACTIVE
+    assert _state(supersede_time=NOW + MOMENT, expire_time=NOW + MOMENT) is KeyState.ACTIVE
+    assert _state(disabled=True) is KeyState.DISABLED
+    assert _state(disabled=True, expire_time=NOW) is KeyState.EXPIRED
+    assert _state(disabled=True, expire_time=NOW, supersede_time=NOW) is KeyState.SUPERSEDED
+    everything = _state(disabled=True, expire_time=NOW, supersede_time=NOW, revoke_time=NOW)
+    assert everything is KeyState.REVOKED

@@ -1,0 +1,78 @@
+"""The dispatch of the native front, on a front that hands over what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from pygrpc_native import EVENT_CALL, EVENT_CANCEL
+
+from keyauthority_server.transport import native
+from keyauthority_server.wire import Call
+
+LIMITS = native.Limits(4 << 20, 8192, 1000, 60_000, 20_000)
+CALL = (EVENT_CALL, 7, 0, b"", None, ((), "unix:", None))
+CANCEL = (EVENT_CANCEL, 7, None, None, None, None)
+
+
+class GivenFront:
+    """Hands over one batch, then nothing until it is closed."""
+
+    def __init__(self, batch: list[tuple[Any, ...]]) -> None:
+        self._batches = [batch]
+        self._closed = threading.Event()
+
+    def __call__(self, *_: object, **__: object) -> GivenFront:
+        """Stand in for the front's class too."""
+        return self
+
+    def add_methods(self, methods: list[tuple[str, bool]]) -> list[int]:
+        """Number the methods."""
+        return list(range(len(methods)))
+
+    def set_fallback(self, path: str) -> None:
+        """Send nothing there."""
+
+    def start(self) -> None:
+        """Be started already."""
+
+    def respond(self, *_: object, **__: object) -> bool:
+        """Find that the client has gone."""
+        return False
+
+    fail = respond
+
+    def recv_batch_details(self, _: int) -> list[tuple[Any, ...]] | None:
+        """Give the batch, then wait for the end."""
+        if self._batches:
+            return self._batches.pop()
+        self._closed.wait()
+        return None
+
+    def close(self) -> None:
+        """Let the receiving thread go."""
+        self._closed.set()
+
+
+async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler that waits learns that its caller has gone, however soon that was."""
+    told = asyncio.Event()
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            told.set()
+            raise
+        return b""
+
+    monkeypatch.setattr(native, "NativeGrpcFront", GivenFront([CALL, CANCEL]))
+    front = native.Front("unix:", {"/a/B": answer}, LIMITS, reuse_port=False)
+    front.start("behind")
+    async with asyncio.timeout(5):
+        await told.wait()
+        await front.drain(0)

@@ -1,0 +1,136 @@
+"""Permissions: which texts are grants, which are concrete, and which grant covers which."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyauthority.permissions import EVERYTHING, covers, holds, is_concrete, is_grant
+
+names = st.from_regex(r"[a-z][a-z0-9_-]{0,4}", fullmatch=True)
+resources = st.lists(names, min_size=1, max_size=4).map(".".join)
+grants = st.builds(
+    "{}:{}".format,
+    st.one_of(st.just("*"), resources, resources.map("{}.*".format)),
+    st.one_of(st.just("*"), names),
+)
+
+# Every grant over two names and two levels: few enough to try each with each.
+SMALL_RESOURCES = ["a", "b", "a.a", "a.b", "b.a", "b.b"]
+SMALL_GRANTS = [
+    f"{resource}:{action}"
+    for resource in ["*", *SMALL_RESOURCES, *(f"{one}.*" for one in SMALL_RESOURCES)]
+    for action in ["*", "read", "write", "x"]
+]
+COVERED = {
+    grant: {other for other in SMALL_GRANTS if covers(grant, other)} for grant in SMALL_GRANTS
+}
+
+
+@pytest.mark.parametrize("text", ["orders:read", "a:b", "billing.invoices.lines:read", "a1_-:b-_2"])
+def test_concrete_permission_is_concrete_and_a_grant(text: str) -> None:
+    """Resource and action, dots nest resources."""
+    assert is_concrete(text)
+    assert is_grant(text)
+
+
+@pytest.mark.parametrize("text", ["*:*", "*:read", "billing.*:read", "billing.a.*:*", "orders:*"])
+def test_wildcard_is_a_grant_and_not_concrete(text: str) -> None:
+    """The resource may be `*` or end in `.*`, the action may be `*`; nobody needs a wildcard."""
+    assert is_grant(text)
+    assert not is_concrete(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ":", "orders", "orders:", ":read", "orders:read:x", "Orders:read", "orders:Read",
+        "1orders:read", "_a:read", "-a:read", ".a:read", "a.:read", "a..b:read", "a.1:read",
+        "*a:read", "a*:read", "a.*.b:read", "*.a:read", "*.*:read", "**:read", ".*:read", "a:re*",
+        "a:**", "a b:read", " a:read", "a:read ", "a:read\n", "\na:read", "é:read", "a:r\u00e9ad",
+        "a:read\0", "a\uff0eb:read", "a/b:read", "a:b.c",
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_other_text_is_neither(text: str) -> None:
+    """Nothing else is a permission."""
+    assert not is_grant(text)
+    assert not is_concrete(text)
+
+
+@pytest.mark.parametrize(
+    ("grant", "other", "expected"),
+    [
+        ("orders:read", "orders:read", True),
+        ("orders:read", "orders:write", False),
+        ("orders:write", "orders:read", True),
+        ("orders:write", "orders:delete", False),
+        ("orders:delete", "orders:read", False),
+        ("orders:*", "orders:delete", True),
+        ("orders:*", "order:delete", False),
+        ("orders:read", "orders.lines:read", False),
+        ("billing.*:read", "billing.invoices:read", True),
+        ("billing.*:read", "billing.invoices.lines:read", True),
+        ("billing.*:read", "billing:read", False),
+        ("billing.*:read", "billings.x:read", False),
+        ("billing.*:read", "billing-x.y:read", False),
+        ("billing.*:write", "billing.invoices:read", True),
+        ("billing.*:*", "billing.invoices:delete", True),
+        ("*:read", "billing.invoices:read", True),
+        ("*:read", "billing:write", False),
+        ("*:*", "billing:write", True),
+        ("*:*", "*:*", True),
+        ("*:read", "*:*", False),
+        ("*:write", "*:*", False),
+        ("*:write", "billing.*:read", True),
+        ("billing.*:*", "*:read", False),
+        ("billing.*:*", "billing.invoices.*:read", True),
+        ("billing.invoices.*:*", "billing.*:read", False),
+        ("billing.*:read", "billing.*:read", True),
+        ("keys:*", "operators:create", False),
+    ],
+)
+def test_grant_covers_what_the_contract_says(grant: str, other: str, expected: bool) -> None:
+    """A grant covers another permission, or another grant, only if it allows all of it."""
+    assert expected is covers(grant, other)
+
+
+@given(grants)
+def test_grant_covers_itself(grant: str) -> None:
+    """Covering is reflexive."""
+    assert covers(grant, grant)
+
+
+@pytest.mark.parametrize("grant", SMALL_GRANTS)
+def test_covering_is_transitive(grant: str) -> None:
+    """What a grant covers, covers nothing more than the grant does: nobody widens by that."""
+    for other in COVERED[grant]:
+        assert COVERED[other] <= COVERED[grant]
+
+
+def test_covering_both_ways_is_being_the_same() -> None:
+    """Two grants that cover each other are one."""
+    for grant in SMALL_GRANTS:
+        assert {grant} == {other for other in COVERED[grant] if grant in COVERED[other]}
+
+
+@given(grants)
+def test_everything_covers_every_grant(grant: str) -> None:
+    """`*:*` is everything."""
+    assert holds(EVERYTHING, [grant])
+
+
+@given(grants)
+def test_generated_grants_are_grants(grant: str) -> None:
+    """The properties above are tried on real grants."""
+    assert is_grant(grant)
+
+
+def test_all_needed_must_be_held() -> None:
+    """Each of what is needed is covered by one of what is granted, be it another each time."""
+    granted = ("orders:read", "billing.*:write")
+    assert holds(granted, ["orders:read", "billing.invoices:read"])
+    assert not holds(granted, ["orders:read", "orders:write"])
+    assert not holds((), ["orders:read"])
+    assert holds((), [])

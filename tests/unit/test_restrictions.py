@@ -1,0 +1,99 @@
+"""Restrictions on apps and API targets; addresses and referrers have files of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+from keyauthority.model import AndroidApp, ApiTarget, ApiTargetRestriction, App
+from keyauthority.restrictions import (
+    android_app_allowed,
+    canonical_sha1,
+    ios_app_allowed,
+    target_allowed,
+)
+
+SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+SHA1_COLONS = "DA:39:A3:EE:5E:6B:4B:0D:32:55:BF:EF:95:60:18:90:AF:D8:07:09"
+
+
+@pytest.mark.parametrize("text", [SHA1, SHA1.upper(), SHA1_COLONS, SHA1_COLONS.lower()])
+def test_sha1_in_any_usual_form_becomes_the_same(text: str) -> None:
+    """A certificate's SHA-1 is compared without colons and in lower case."""
+    assert canonical_sha1(text) == SHA1
+
+
+@pytest.mark.parametrize(
+    "text", ["", SHA1[:-1], SHA1 + "0", "g" + SHA1[1:], SHA1 + "\n", "\uff11" * 40]
+)
+def test_text_that_is_no_sha1_is_refused(text: str) -> None:
+    """A SHA-1 is 40 hexadecimal digits."""
+    with pytest.raises(ValueError, match="40 hexadecimal digits"):
+        canonical_sha1(text)
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"),
+    [
+        (App(android_package="example.shop", android_sha1=SHA1), True),
+        (App(android_package="example.shop", android_sha1=SHA1_COLONS), True),
+        (App(android_package="example.shop", android_sha1=SHA1, ios_bundle_id="x"), True),
+        (App(android_package="example.Shop", android_sha1=SHA1), False),
+        (App(android_package="example.shop.evil", android_sha1=SHA1), False),
+        (App(android_package="example.other", android_sha1=SHA1), False),
+        (App(android_package="example.shop", android_sha1="0" * 40), False),
+        (App(android_package="example.shop"), False),
+        (App(android_package="example.shop", android_sha1="not one"), False),
+        (App(android_sha1=SHA1), False),
+        (App(ios_bundle_id="example.shop"), False),
+        (None, False),
+    ],
+)
+def test_android_app_is_known_by_package_and_certificate(app: App | None, expected: bool) -> None:
+    """Package and certificate must both be those of one entry."""
+    allowed = (AndroidApp("example.shop", SHA1), AndroidApp("example.other", "0" * 40))
+    assert android_app_allowed(allowed, app) is expected
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"),
+    [
+        (App(ios_bundle_id="example.shop.ios"), True),
+        (App(ios_bundle_id="example.shop.ios.evil"), False),
+        (App(ios_bundle_id="example.shop"), False),
+        (App(android_package="example.shop.ios"), False),
+        (App(), False),
+        (None, False),
+    ],
+)
+def test_ios_app_is_known_by_its_bundle_id(app: App | None, expected: bool) -> None:
+    """The bundle id must be one of those, as it is."""
+    assert ios_app_allowed(("example.other", "example.shop.ios"), app) is expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (ApiTarget("translate.example", "GetText"), True),
+        (ApiTarget("translate.example", "Get"), True),
+        (ApiTarget("translate.example", "Drop"), True),
+        (ApiTarget("translate.example", "DropAll"), False),
+        (ApiTarget("translate.example", "getText"), False),
+        (ApiTarget("translate.example"), False),
+        (ApiTarget("translate.example.evil", "GetText"), False),
+        (ApiTarget("translate", "GetText"), False),
+        (ApiTarget("maps.example", "Anything"), True),
+        (ApiTarget("maps.example"), True),
+        (ApiTarget("every.example", "Anything"), True),
+        (ApiTarget("every.example"), False),
+        (ApiTarget(""), False),
+        (None, False),
+    ],
+)
+def test_target_is_known_by_service_and_method(target: ApiTarget | None, expected: bool) -> None:
+    """The service is exact; a method may end in `*`; without methods, all are meant."""
+    allowed = (
+        ApiTargetRestriction("translate.example", ("Get*", "Drop")),
+        ApiTargetRestriction("maps.example"),
+        ApiTargetRestriction("every.example", ("*",)),
+    )
+    assert target_allowed(allowed, target) is expected

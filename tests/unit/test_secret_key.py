@@ -1,0 +1,121 @@
+"""The secret type: whoever prints it sees nothing, whoever hands it on hands on the token."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import logging
+import pickle
+import pprint
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+from keyauthority.token import SecretKey
+
+TOKEN = "sk_live_KA7Q2M9X4T8B3N6W5R1P_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp12KAT3G"
+SECRET = SecretKey(TOKEN)
+
+
+@dataclasses.dataclass
+class Holder:
+    """Something that holds a secret, as the answer of CreateKey does."""
+
+    secret_key: SecretKey
+
+
+def _printed() -> str:
+    out = io.StringIO()
+    print(SECRET, [SECRET], file=out)
+    return out.getvalue()
+
+
+SHOWN: dict[str, Callable[[], str]] = {
+    "repr": lambda: repr(SECRET),
+    "str": lambda: str(SECRET),
+    "ascii": lambda: ascii(SECRET),
+    "format": lambda: format(SECRET),
+    "format with a width": lambda: f"{SECRET:>90}",
+    "f-string": lambda: f"{SECRET} {SECRET!s} {SECRET!r} {SECRET!a}",
+    "str.format": lambda: "{0} {0!r}".format(SECRET),  # noqa: UP032 the method is the matter here
+    "percent s": lambda: "%s" % SECRET,  # noqa: UP031 the operator is the matter here
+    "percent r": lambda: "%r" % SECRET,  # noqa: UP031 as above
+    "in a list": lambda: str([SECRET]),
+    "in a dict": lambda: str({"secret": SECRET}),
+    "in a dataclass": lambda: repr(Holder(SECRET)),
+    "pprint": lambda: pprint.pformat({"secret": SECRET, "list": [SECRET]}),
+    "print": _printed,
+    "exception": lambda: str(ValueError(SECRET)) + repr(ValueError(SECRET)),
+    "key error": lambda: str(KeyError(SECRET)),
+}
+
+
+@pytest.mark.parametrize("way", SHOWN)
+def test_shown_in_any_way_is_redacted(way: str) -> None:
+    """No part of the token is in what people are shown."""
+    shown = SHOWN[way]()
+    assert "**********" in shown
+    assert "KA7Q2M9X4T8B3N6W5R1P" not in shown
+    assert "yhjskwd" not in shown
+
+
+def test_logged_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither as the message nor as an argument does a log line show the token."""
+    logger = logging.getLogger("a service")
+    with caplog.at_level(logging.DEBUG):
+        logger.debug("secret %s", SECRET)
+        logger.debug("secret %r", SECRET)
+        logger.debug(SECRET)
+    assert 3 == len(caplog.messages)
+    assert TOKEN not in "".join(caplog.messages)
+
+
+def test_traceback_with_locals_is_redacted() -> None:
+    """A traceback that shows the local variables shows a redacted secret."""
+
+    def fail(secret_key: SecretKey) -> None:
+        raise RuntimeError(f"failed with {secret_key}")
+
+    with pytest.raises(RuntimeError) as raised:
+        fail(SECRET)
+    report = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+    text = "".join(report.format())
+    assert "secret_key = SecretKey('**********')" in text
+    assert "yhjskwd" not in text
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickled_is_refused(protocol: int) -> None:
+    """A secret does not get into a pickle, alone or in something else."""
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(SECRET, protocol)
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(Holder(SECRET), protocol)
+
+
+def test_copied_is_itself() -> None:
+    """It cannot change, so a copy is the same; records that hold it can be copied."""
+    assert SECRET is copy.copy(SECRET)
+    assert SECRET is copy.deepcopy(SECRET)
+    assert SECRET is dataclasses.asdict(Holder(SECRET))["secret_key"]
+
+
+def test_revealed_is_the_plain_token() -> None:
+    """`reveal` gives a plain string, which shows itself."""
+    revealed = SECRET.reveal()
+    assert TOKEN == revealed
+    assert type(revealed) is str
+
+
+def test_handed_on_is_the_token() -> None:
+    """It is a string: compared, joined, encoded, written and put into JSON it is the token."""
+    assert TOKEN == SECRET
+    assert TOKEN == "".join([SECRET])
+    assert TOKEN.encode() == SECRET.encode()
+    assert f'"{TOKEN}"' == json.dumps(SECRET)
+    out = io.StringIO()
+    out.write(SECRET)
+    assert TOKEN == out.getvalue()

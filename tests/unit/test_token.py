@@ -1,0 +1,323 @@
+"""The grammar of tokens: what parses, what does not, and what the pattern finds in text."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keyauthority.model import KeyKind, KeyMode
+from keyauthority.token import (
+    ACCESS_KEY_PATTERN,
+    TOKEN_PATTERN,
+    AccessKey,
+    Token,
+    make,
+    new_access_key,
+    new_secret,
+    parse,
+)
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class Vector(NamedTuple):
+    """A token of the contract, and what it is made of."""
+
+    token: str
+    says: Token
+    secret: int | None
+
+
+def _vectors() -> list[Vector]:
+    path = Path(__file__).parent.parent / "vectors/tokens.json"
+    return [
+        Vector(
+            entry["token"],
+            Token(KeyKind(entry["kind"]), KeyMode(entry["mode"]), AccessKey(entry["access_key"])),
+            None if entry["secret"] is None else int(entry["secret"]),
+        )
+        for entry in json.loads(path.read_text(encoding="utf-8"))["tokens"]
+    ]
+
+
+VECTORS = _vectors()
+TOKENS = [vector.token for vector in VECTORS]
+A_TOKEN = TOKENS[1]
+
+each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.token[:8])
+each_token = pytest.mark.parametrize("token", TOKENS, ids=lambda token: token[:8])
+
+access_keys = st.text(BASE32, min_size=18, max_size=18).map(lambda text: AccessKey("KA" + text))
+secrets = st.integers(0, 2**256 - 1)
+kinds_and_modes = st.sampled_from(
+    [
+        (KeyKind.SECRET, KeyMode.TEST),
+        (KeyKind.SECRET, KeyMode.LIVE),
+        (KeyKind.RESTRICTED, KeyMode.TEST),
+        (KeyKind.RESTRICTED, KeyMode.LIVE),
+        (KeyKind.OPERATOR, KeyMode.LIVE),
+    ]
+)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, value = divmod(number, 62)
+        digits = BASE62[value] + digits
+    return digits
+
+
+def _with_check(body: str) -> str:
+    """Return the body with the check digits that it should have."""
+    return body + _base62(crc32(body.encode("ascii")), 6)
+
+
+@each_vector
+def test_vector_parses_to_what_it_says(vector: Vector) -> None:
+    """The tokens of the contract parse."""
+    assert vector.says == parse(vector.token)
+
+
+@each_vector
+def test_vector_is_made_from_its_parts(vector: Vector) -> None:
+    """The tokens of the contract are what their parts make."""
+    made = make(vector.says.kind, vector.says.mode, vector.says.access_key, vector.secret)
+    assert vector.token == made.reveal()
+
+
+@given(kinds_and_modes, access_keys, secrets)
+def test_made_token_parses_to_its_parts(
+    kind_and_mode: tuple[KeyKind, KeyMode], access_key: AccessKey, secret: int
+) -> None:
+    """What `make` makes, `parse` reads."""
+    token = make(*kind_and_mode, access_key, secret)
+    assert Token(*kind_and_mode, access_key) == parse(token)
+    assert len(token) == 78
+
+
+@given(st.sampled_from(KeyMode), access_keys)
+def test_made_publishable_token_parses_to_its_parts(mode: KeyMode, access_key: AccessKey) -> None:
+    """A publishable key is 35 characters and has no secret."""
+    token = make(KeyKind.PUBLISHABLE, mode, access_key)
+    assert Token(KeyKind.PUBLISHABLE, mode, access_key) == parse(token)
+    assert len(token) == 35
+
+
+@each_token
+def test_any_one_character_changed_is_refused(token: str) -> None:
+    """The check digits find every change of one character, to whatever else."""
+    for place, was in enumerate(token):
+        for other in BASE62 + "_-. \n\0é٣":
+            if other != was:
+                assert parse(token[:place] + other + token[place + 1 :]) is None
+
+
+@each_token
+def test_any_one_character_dropped_is_refused(token: str) -> None:
+    """A token that lacks a character does not parse."""
+    for place in range(len(token)):
+        assert parse(token[:place] + token[place + 1 :]) is None
+
+
+@each_token
+def test_any_one_character_doubled_is_refused(token: str) -> None:
+    """A token with a character twice does not parse."""
+    for place in range(len(token)):
+        assert parse(token[:place] + token[place] + token[place:]) is None
+
+
+@each_token
+def test_neighbours_swapped_are_refused(token: str) -> None:
+    """A token with two neighbours swapped does not parse, unless they are the same."""
+    for place in range(len(token) - 1):
+        first, second = token[place], token[place + 1]
+        if first != second:
+            assert parse(token[:place] + second + first + token[place + 2 :]) is None
+
+
+@each_token
+@pytest.mark.parametrize("prefix", ["sk_test_", "sk_live_", "rk_test_", "rk_live_", "op_live_"])
+def test_other_prefix_is_refused(token: str, prefix: str) -> None:
+    """The check digits cover the prefix."""
+    if not token.startswith(prefix):
+        assert parse(prefix + token[8:]) is None
+
+
+@pytest.mark.parametrize("prefix", ["sk_test_", "sk_live_", "rk_test_", "rk_live_", "op_live_"])
+def test_other_prefix_with_mended_check_says_what_it_says(prefix: str) -> None:
+    """The check proves nothing: with mended digits another prefix parses, as another token."""
+    mended = _with_check(prefix + A_TOKEN[8:-6])
+    says = parse(mended)
+    assert says is not None
+    assert prefix == mended[:8]
+    assert "KA7Q2M9X4T8B3N6W5R1P" == says.access_key
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "op_test_" + A_TOKEN[8:-6],
+        "xx_live_" + A_TOKEN[8:-6],
+        "SK_LIVE_" + A_TOKEN[8:-6],
+        "sk-live-" + A_TOKEN[8:-6],
+        "pk_live_" + A_TOKEN[8:-6],
+        "sk_live_KAGHJKMNPQRSTVWXYZ01_",
+        "sk_live_KA7Q2M9X4T8B3N6W5R1I_" + A_TOKEN[29:-6],
+        "sk_live_ka7q2m9x4t8b3n6w5r1p_" + A_TOKEN[29:-6],
+        "sk_live_XX7Q2M9X4T8B3N6W5R1P_" + A_TOKEN[29:-6],
+        "sk_live_KA7Q2M9X4T8B3N6W5R1P-" + A_TOKEN[29:-6],
+        "pk_test_KAGHJKMNPQRSTVWXYZ01-",
+    ],
+)
+def test_shape_that_is_none_is_refused_with_right_check(body: str) -> None:
+    """Right check digits do not make a token of what has not the shape of one."""
+    assert parse(_with_check(body)) is None
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 62**43 - 1 - 2**256])
+def test_secret_of_2_256_or_more_is_refused(beyond: int) -> None:
+    """A secret is below 2**256, though 43 digits can say more."""
+    body = "sk_live_KA7Q2M9X4T8B3N6W5R1P_" + _base62(2**256 + beyond, 43)
+    assert parse(_with_check(body)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "_" * 78,
+        A_TOKEN + "\n",
+        "\n" + A_TOKEN,
+        A_TOKEN + " ",
+        " " + A_TOKEN[1:],
+        A_TOKEN[:-1] + "\n",
+        A_TOKEN + "=",
+        A_TOKEN + "\0",
+        A_TOKEN.upper(),
+        A_TOKEN.lower(),
+        A_TOKEN.swapcase(),
+        "Bearer " + A_TOKEN,
+        A_TOKEN * 2,
+        "é" * 78,
+        "\ud800" * 78,
+        A_TOKEN[:-1] + "\ud800",
+        A_TOKEN.replace("7", "\uff17"),
+        A_TOKEN.replace("7", "\u0667"),
+        A_TOKEN.replace("K", "\u212a"),
+        "\ufeff" + A_TOKEN[1:],
+        "s" * 2**20,
+        A_TOKEN + "0" * 2**20,
+    ],
+    ids=ascii,
+)
+def test_text_that_is_no_token_is_refused(text: str) -> None:
+    """No white space, other case, padding, other alphabet or other length parses, nor raises."""
+    assert parse(text) is None
+
+
+@given(st.text(st.characters(), max_size=100))
+def test_any_text_is_parsed_without_an_error(text: str) -> None:
+    """Parsing answers for every text, unpaired surrogates included."""
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "access_key", "secret"),
+    [
+        (KeyKind.OPERATOR, KeyMode.TEST, "KA7Q2M9X4T8B3N6W5R1P", 1),
+        (KeyKind.SECRET, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P", None),
+        (KeyKind.PUBLISHABLE, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P", 1),
+        (KeyKind.PUBLISHABLE, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P", 0),
+        (KeyKind.SECRET, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P", 2**256),
+        (KeyKind.SECRET, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P", -1),
+        (KeyKind.SECRET, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1", 1),
+        (KeyKind.SECRET, KeyMode.LIVE, "KA7Q2M9X4T8B3N6W5R1P\n", 1),
+        (KeyKind.SECRET, KeyMode.LIVE, "", 1),
+    ],
+)
+def test_parts_that_make_no_token_are_refused(
+    kind: KeyKind, mode: KeyMode, access_key: str, secret: int | None
+) -> None:
+    """Nothing is made that would not parse."""
+    with pytest.raises(ValueError, match=r"token|access key|publishable|256 bits"):
+        make(kind, mode, AccessKey(access_key), secret)
+
+
+def test_new_access_keys_have_their_shape_and_use_every_digit() -> None:
+    """An access key is `KA` and 18 of the alphabet, each place random, and none comes twice."""
+    made = [new_access_key() for _ in range(2_000)]
+    assert all(re.fullmatch(rf"KA[{BASE32}]{{18}}", one) for one in made)
+    assert all(ACCESS_KEY_PATTERN.fullmatch(one) for one in made)
+    assert len(made) == len(set(made))
+    for place in range(2, 20):
+        assert set(BASE32) == {one[place] for one in made}
+
+
+def test_new_secrets_use_every_bit() -> None:
+    """A secret is 256 bits, each random, and none comes twice."""
+    made = [new_secret() for _ in range(200)]
+    assert all(0 <= one < 2**256 for one in made)
+    assert len(made) == len(set(made))
+    ones, zeros = 0, 0
+    for one in made:
+        ones |= one
+        zeros |= ~one
+    assert 2**256 - 1 == ones & (2**256 - 1)
+    assert 2**256 - 1 == zeros & (2**256 - 1)
+
+
+@each_token
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "key={}",
+        '"{}",',
+        "<{}>",
+        "a {}.",
+        "({})",
+        "X_{}_Y",
+        "é{}é",
+        "\n{}\n",
+        "https://h/?k={}&x",
+    ],
+)
+def test_pattern_finds_token_in_text(token: str, text: str) -> None:
+    """A token is found wherever it stands on its own."""
+    assert [token] == TOKEN_PATTERN.findall(text.format(token))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc",
+        "rk_live_" + "a" * 99,
+        "pk_test_" + "TYooMQauvdEDq54NiTphI7jx",
+        "sk_test_" + "a" * 70,
+        "x" + A_TOKEN,
+        A_TOKEN + "x",
+        "op_test_" + A_TOKEN[8:],
+        "KA7Q2M9X4T8B3N6W5R1P",
+    ],
+)
+def test_pattern_passes_over_what_is_no_token(text: str) -> None:
+    """The keys of other vendors, and access keys alone, are not taken for tokens."""
+    assert TOKEN_PATTERN.search(text) is None
+
+
+@given(kinds_and_modes, access_keys, secrets)
+def test_pattern_matches_every_made_token(
+    kind_and_mode: tuple[KeyKind, KeyMode], access_key: AccessKey, secret: int
+) -> None:
+    """Nothing is made that scanners would miss."""
+    assert TOKEN_PATTERN.fullmatch(make(*kind_and_mode, access_key, secret))
