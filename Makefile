@@ -4,7 +4,8 @@
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
-WORKERS ?= auto
+# Tests at once: two a core, since most of them wait for a server.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 
 BIN := .venv/bin
 PROTO_BIN := .venv-proto/bin

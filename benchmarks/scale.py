@@ -29,8 +29,9 @@ from keyauthority_server import bootstrap, config, rpc
 from keyauthority_server.audit import sealer
 from keyauthority_server.config import Config
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Entry, Held, Mutation, Transaction
+from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.sqlite import SqliteStore, open_store
+from keyauthority_server.store.values import Entry, Held, Mutation
 from keyauthority_server.wire import Answer, Call
 
 BATCH: Final = 500  # keys in one transaction while filling: a larger one may take seconds to commit

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Entry, Seal, Sealer
+from keyauthority_server.store.values import Entry, Seal, Sealer
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -21,18 +21,10 @@ from keyauthority_server.audit import sealer
 from keyauthority_server.authority import Authority
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.peppers import Keyring, KeyringError, read_private, write_private
-from keyauthority_server.store.base import (
-    Entry,
-    Held,
-    Mutation,
-    Sealer,
-    Store,
-    StoreError,
-    StoreRefused,
-    Transaction,
-)
+from keyauthority_server.store.base import Store, StoreError, StoreRefused, Transaction
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.sqlite import migrate, open_counters, open_store
+from keyauthority_server.store.values import Entry, Held, Mutation, Sealer
 from keyauthority_server.usage import metering
 
 PEPPER: Final = "pepper"

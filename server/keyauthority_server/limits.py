@@ -23,9 +23,9 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.store.base import Held
 from keyauthority_server.store.counters import Counter, Drawn
 from keyauthority_server.store.records import microseconds, time_from
+from keyauthority_server.store.values import Held
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _KEY: Final = "key"

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.token import new_access_key
-from keyauthority_server.store.base import Applied, Entry, Held, Mutation, Seal, Store, Transaction
+from keyauthority_server.store.base import Store, Transaction
+from keyauthority_server.store.values import Applied, Entry, Held, Mutation, Seal
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

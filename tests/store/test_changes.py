@@ -13,16 +13,9 @@ from typing import Any
 import pytest
 
 from keyauthority.model import ChangeType, Project
-from keyauthority_server.store.base import (
-    Applied,
-    Entry,
-    Mutation,
-    Store,
-    StoreClosed,
-    StoreError,
-    Transaction,
-)
+from keyauthority_server.store.base import Store, StoreClosed, StoreError, Transaction
 from keyauthority_server.store.records import flat_key, flat_project, time_from
+from keyauthority_server.store.values import Applied, Entry, Mutation
 from tests.store.engines import TABLES, Engine, digests
 from tests.store.making import (
     NOON,

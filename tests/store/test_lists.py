@@ -12,7 +12,8 @@ import pytest
 from keyauthority.decision import state_of
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
 from keyauthority_server.store import listing
-from keyauthority_server.store.base import Scope, Store
+from keyauthority_server.store.base import Store
+from keyauthority_server.store.values import Scope
 from tests.store.engines import Engine
 from tests.store.making import NOON, SECOND, create, create_project, key, operator, put
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from keyauthority.model import ChangeType, Revision
 from keyauthority_server.store import sights
-from keyauthority_server.store.base import Held, Sight, Sights, Store
+from keyauthority_server.store.base import Store
 from keyauthority_server.store.records import time_from
+from keyauthority_server.store.values import Held, Sight, Sights
 from tests.store.engines import Engine
 from tests.store.making import NOON, create, create_project, held, key, operator, put
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from keyauthority.model import Revision
-from keyauthority_server.store.base import Remembered, Store, Transaction
+from keyauthority_server.store.base import Store, Transaction
+from keyauthority_server.store.values import Remembered
 from tests.store.making import NOON, create_project
 
 

@@ -19,8 +19,8 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority_server.limits import limited, limits_of, with_limits
-from keyauthority_server.store.base import Held
 from keyauthority_server.store.counters import Level
+from keyauthority_server.store.values import Held
 
 NOW = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

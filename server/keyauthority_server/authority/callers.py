@@ -15,7 +15,7 @@ from keyauthority.model import Facts, Key, KeyKind, VerdictCode
 from keyauthority.permissions import covers, holds
 from keyauthority.token import Token
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Held, Scope
+from keyauthority_server.store.values import Held, Scope
 
 _NO_DIGEST: Final = bytes(32)  # no HMAC is all zeros but with a chance of 2**-256
 _ENDED: Final = frozenset(

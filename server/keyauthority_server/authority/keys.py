@@ -16,7 +16,8 @@ from keyauthority_server.authority.callers import Caller, invalid_credential, pr
 from keyauthority_server.authority.desk import Desk, gone, right_for, shown
 from keyauthority_server.authority.issuing import issue
 from keyauthority_server.authority.replay import Replay, Request
-from keyauthority_server.store.base import Held, Mutation, Transaction
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.values import Held, Mutation
 
 
 class Keys:

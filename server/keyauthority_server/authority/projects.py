@@ -12,7 +12,8 @@ from keyauthority.results import Page, WrittenProject
 from keyauthority_server.authority.callers import Caller, missing
 from keyauthority_server.authority.desk import Desk, gone
 from keyauthority_server.authority.replay import Replay, Request
-from keyauthority_server.store.base import Mutation, Transaction
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.values import Mutation
 
 
 class Projects:

@@ -22,7 +22,8 @@ from keyauthority.model import Change
 from keyauthority.token import SecretKey, parse
 from keyauthority_server.authority.callers import Caller
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Remembered, Transaction
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.values import Remembered
 
 REMEMBERED_FOR: Final = timedelta(hours=24)
 

@@ -16,7 +16,8 @@ from keyauthority_server.authority.desk import Desk, gone, right_for, shown
 from keyauthority_server.authority.issuing import Issued, issue
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.authority.updating import in_state, refuse_state
-from keyauthority_server.store.base import Held, Mutation, Transaction
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.values import Held, Mutation
 
 _NOT_ROTATED: Final = frozenset({KeyState.DISABLED, KeyState.SUPERSEDED, KeyState.REVOKED})
 

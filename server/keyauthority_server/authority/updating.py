@@ -14,7 +14,8 @@ from keyauthority.restrictions import canonical
 from keyauthority.results import WrittenKey, WrittenProject
 from keyauthority_server.authority.callers import Caller
 from keyauthority_server.authority.desk import Desk, gone, right_for, shown
-from keyauthority_server.store.base import Mutation, Transaction
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.values import Mutation
 
 R = TypeVar("R", Key, Project)
 

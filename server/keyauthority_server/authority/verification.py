@@ -33,8 +33,8 @@ from keyauthority_server.authority.callers import (
 )
 from keyauthority_server.authority.desk import Desk, shown
 from keyauthority_server.limits import Limit, limited, limits_of, with_limits
-from keyauthority_server.store.base import Held
 from keyauthority_server.store.counters import Counters, Draw
+from keyauthority_server.store.values import Held
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)

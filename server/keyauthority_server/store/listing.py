@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority.decision import state_of
 from keyauthority.model import Key, KeyFilter, KeyKind, KeyState, Project
-from keyauthority_server.store.base import Scope
 from keyauthority_server.store.records import (
     PROJECT_COLUMNS,
     Row,
@@ -30,6 +29,7 @@ from keyauthority_server.store.sql import (
     keys_page,
 )
 from keyauthority_server.store.transaction import held_from
+from keyauthority_server.store.values import Scope
 
 _NO_BOUND: Final = 2**63 - 1  # no revision is as high
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from keyauthority.model import Project, Revision
-from keyauthority_server.store.base import Held, Sight, Sights, StoreError
+from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.records import (
     PROJECT_COLUMNS,
     Row,
@@ -23,6 +23,7 @@ from keyauthority_server.store.records import (
 )
 from keyauthority_server.store.sql import HELD_COLUMNS, HELD_WIDTH, LOOK, LOOK_WHOLE, PROJECT_WIDTH
 from keyauthority_server.store.transaction import held_from
+from keyauthority_server.store.values import Held, Sight, Sights
 
 R = TypeVar("R")
 

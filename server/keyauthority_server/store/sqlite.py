@@ -21,15 +21,7 @@ import structlog
 from keyauthority.model import Key, KeyFilter, LogId, Project, UsageRow
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store import listing, usage
-from keyauthority_server.store.base import (
-    Scope,
-    Sealer,
-    Sight,
-    Sights,
-    StoreRefused,
-    StoreUnavailable,
-    Transaction,
-)
+from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.records import (
     PROJECT_COLUMNS,
@@ -55,6 +47,7 @@ from keyauthority_server.store.sqlite_schema import migrate as migrate_file
 from keyauthority_server.store.sqlite_units import Unit, Units
 from keyauthority_server.store.sqlite_writer import Writer
 from keyauthority_server.store.transaction import SqlTransaction, in_scope
+from keyauthority_server.store.values import Scope, Sealer, Sight, Sights
 
 __all__ = ["SqliteStore", "affected_library", "migrate", "open_counters", "open_store"]
 

@@ -11,10 +11,11 @@ from concurrent.futures import Future
 from typing import Any, ClassVar
 
 from keyauthority.model import Revision
-from keyauthority_server.store.base import Sealer, StoreError
+from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.sqlite_connection import SqliteRows
 from keyauthority_server.store.sqlite_writer import Answer
 from keyauthority_server.store.transaction import SqlTransaction
+from keyauthority_server.store.values import Sealer
 
 Work = Callable[[SqlTransaction], Any]
 

@@ -14,17 +14,7 @@ from typing import Any, Final
 
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
 from keyauthority_server.store import usage
-from keyauthority_server.store.base import (
-    Applied,
-    Entry,
-    Held,
-    Mutation,
-    Remembered,
-    Scope,
-    Sealer,
-    StoreClosed,
-    StoreError,
-)
+from keyauthority_server.store.base import StoreClosed, StoreError
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
@@ -57,6 +47,15 @@ from keyauthority_server.store.sql import (
     PUT_PROJECT,
     PUT_REQUEST,
     Rows,
+)
+from keyauthority_server.store.values import (
+    Applied,
+    Entry,
+    Held,
+    Mutation,
+    Remembered,
+    Scope,
+    Sealer,
 )
 
 SALT_BYTES: Final = 16

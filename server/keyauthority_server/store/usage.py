@@ -10,9 +10,10 @@ from typing import Any, Final
 from keyauthority.convert import VERDICT_FROM_PROTO, VERDICT_TO_PROTO
 from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
-from keyauthority_server.store.base import Scope, StoreError
+from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.records import Row, microseconds, time_from
 from keyauthority_server.store.sql import Rows
+from keyauthority_server.store.values import Scope
 
 BATCHES_DROPPED: Final = 4  # for each one kept: they go faster than they come
 

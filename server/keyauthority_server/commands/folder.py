@@ -1,0 +1,37 @@
+"""`init` and `migrate`: what is done to a data folder before a server runs on it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from keyauthority_server import bootstrap
+from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.config import ConfigError
+from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.sqlite import migrate as migrate_store
+from keyauthority_server.supervisor import hold_folder
+
+
+@click.command()
+@options(*STORE)
+def init(**flags: str | bool | None) -> None:
+    """Make the data folder ready: keys, store, first operator key, first project."""
+    settings = load(flags)
+    with hold_folder(settings.data):
+        asyncio.run(bootstrap.prepare(settings))
+    click.echo(f"{settings.data} is ready")
+
+
+@click.command()
+@options(*STORE)
+def migrate(**flags: str | bool | None) -> None:
+    """Bring the store up to the schema of this version."""
+    settings = load(flags)
+    with hold_folder(settings.data):
+        try:
+            migrate_store(settings.store.sqlite_path)
+        except StoreError as failure:
+            raise ConfigError(str(failure)) from failure
+    click.echo(f"{settings.store} is up to date")
