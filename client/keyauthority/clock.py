@@ -16,6 +16,11 @@ _JUMP_SECONDS: Final = JUMP_MAX.total_seconds()
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first: Linux
 
 
+def monotonic() -> float:
+    """Return seconds since boot, which only ever grow: for measuring spans."""
+    return time.clock_gettime(_BOOT_CLOCK)
+
+
 class ClockJumped(Exception):
     """The wall clock went forward by more than `JUMP_MAX` against the monotonic clock."""
 
@@ -46,13 +51,13 @@ class SystemClock:
 
     def __init__(self, not_before: datetime | None = None) -> None:
         start = max(time.time(), not_before.timestamp() if not_before else 0.0)
-        self._offset = start - self.monotonic()
+        self._offset = start - monotonic()
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
         """Return the time in UTC; see `Clock.now`. Any thread may ask."""
         with self._lock:
-            steady = self.monotonic()
+            steady = monotonic()
             ahead = time.time() - steady - self._offset
             if ahead > 0:
                 if ahead > _JUMP_SECONDS:
@@ -62,4 +67,4 @@ class SystemClock:
 
     def monotonic(self) -> float:
         """Return seconds since boot."""
-        return time.clock_gettime(_BOOT_CLOCK)
+        return monotonic()

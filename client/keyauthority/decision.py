@@ -8,11 +8,22 @@ the business of whoever holds the token and the counters.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from keyauthority.model import UNRESTRICTED, Facts, Key, KeyKind, KeyState, Project, VerdictCode
+from keyauthority.model import (
+    UNRESTRICTED,
+    Facts,
+    Key,
+    KeyKind,
+    KeyState,
+    Project,
+    Verdict,
+    VerdictCode,
+)
 from keyauthority.permissions import EVERYTHING, holds
+from keyauthority.requests import Presentation
 from keyauthority.restrictions import (
     android_app_allowed,
     ios_app_allowed,
@@ -44,6 +55,44 @@ def state_of(key: Key, now: datetime) -> KeyState:
 def grants_of(key: Key) -> tuple[str, ...]:
     """Return what the key may do: everything for SECRET, else what it lists."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions
+
+
+def judged(
+    key: Key,
+    project: Project | None,
+    presentation: Presentation,
+    now: datetime,
+    revision: int,
+    log_id: str,
+) -> Verdict:
+    """Return the verdict on a token that is the key's, before any limit is drawn."""
+    facts, record = presentation.facts, presentation.include_record
+    return Verdict(
+        code=decide(key, project, facts, now),
+        access_key=key.access_key,
+        project_id=key.project_id,
+        mode=key.mode,
+        kind=key.kind,
+        permissions=key.permissions,
+        labels=key.labels,
+        expire_time=key.expire_time,
+        revision=revision,
+        log_id=log_id,
+        failed=explain(key, project, facts, now) if presentation.explain else (),
+        key=shown(key, now) if record else None,
+        project=project if record else None,
+    )
+
+
+def denied(code: VerdictCode, presentation: Presentation, revision: int, log_id: str) -> Verdict:
+    """Return the verdict on a token that is no key's, MALFORMED or UNKNOWN: it says no more."""
+    failed = (code,) if presentation.explain else ()
+    return Verdict(code=code, revision=revision, log_id=log_id, failed=failed)
+
+
+def shown(key: Key, now: datetime) -> Key:
+    """Return the key with the state that it is in, as callers see it."""
+    return replace(key, state=state_of(key, now))
 
 
 def _failing(

@@ -147,6 +147,30 @@ class UsageQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchQuery:
+    """What WatchChanges is asked for: the changes behind a revision, None for those from now on."""
+
+    project_id: str = ""
+    from_revision: int | None = None
+    log_id: str = ""
+    """The log that the revision counts in; empty is not checked."""
+    snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventQuery:
+    """What ListEvents is asked for: the changes that were committed in [start_time, end_time)."""
+
+    project_id: str = ""
+    access_key: str = ""
+    actor: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """What ReportUsage is asked for: rows to add, once for each batch_id."""
 

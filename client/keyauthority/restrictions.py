@@ -56,6 +56,25 @@ def ip_allowed(allowed: Sequence[str], client_ip: str) -> bool:
     return any(address in _network(block) for block in allowed)
 
 
+def ips_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
+    """True if each of the `inner` blocks lies in one of the `outer`; an empty list means all."""
+    if not outer:
+        return True
+    blocks = [_network(block) for block in outer]
+    return bool(inner) and all(
+        any(_lies_in(_network(block), other) for other in blocks) for block in inner
+    )
+
+
+def _lies_in(
+    inner: ipaddress.IPv4Network | ipaddress.IPv6Network,
+    outer: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
 @lru_cache(maxsize=65_536)
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     if "%" in text:

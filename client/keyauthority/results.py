@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from keyauthority.model import Key, KeyState, Project
+from keyauthority.model import Change, ChangeType, Key, KeyState, Project
 from keyauthority.token import SecretKey
 
 T = TypeVar("T")
@@ -63,6 +63,48 @@ class RevokedKey:
     key: Key | None
     revision: int
     log_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchUpdate:
+    """A message of a watch: changes in order of revision, and how far the stream has come."""
+
+    changes: tuple[Change, ...]
+    """During a snapshot, records as they are."""
+    revision: int
+    log_id: str
+    checkpoint: bool
+    """True: everything up to `revision` that the caller may see has been told."""
+    resync: bool
+    """True: something was or may have been missed. The stream ends; take a new snapshot."""
+    server_time: datetime
+    lag: timedelta
+    """How old the server's own state may be at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """A field before and after a change, as JSON in the words of the protos; empty for unset."""
+
+    field: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change as evidence: who, when, from where, what it touched, its place in the chain."""
+
+    revision: int
+    time: datetime
+    type: ChangeType
+    actor: str
+    peer: str
+    project_id: str
+    access_key: str
+    changed: tuple[FieldChange, ...]
+    hash: bytes
+    previous_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from keyauthority.convert.audit import (
+    event_from_proto,
+    event_page_from_proto,
+    event_page_to_proto,
+    event_query_from_proto,
+    event_query_to_proto,
+    event_to_proto,
+    field_changes,
+)
 from keyauthority.convert.enums import (
     CHANGE_TYPE_FROM_PROTO,
     CHANGE_TYPE_TO_PROTO,
@@ -109,6 +118,12 @@ from keyauthority.convert.verification import (
     verdicts_from_proto,
     verdicts_to_proto,
 )
+from keyauthority.convert.watching import (
+    watch_query_from_proto,
+    watch_query_to_proto,
+    watch_update_from_proto,
+    watch_update_to_proto,
+)
 
 __all__ = [
     "CHANGE_TYPE_FROM_PROTO",
@@ -144,6 +159,13 @@ __all__ = [
     "created_project_to_proto",
     "duration",
     "error_from_status",
+    "event_from_proto",
+    "event_page_from_proto",
+    "event_page_to_proto",
+    "event_query_from_proto",
+    "event_query_to_proto",
+    "event_to_proto",
+    "field_changes",
     "key_filter_from_proto",
     "key_filter_to_proto",
     "key_from_proto",
@@ -196,6 +218,10 @@ __all__ = [
     "verdict_to_proto",
     "verdicts_from_proto",
     "verdicts_to_proto",
+    "watch_query_from_proto",
+    "watch_query_to_proto",
+    "watch_update_from_proto",
+    "watch_update_to_proto",
     "written_key_from_proto",
     "written_key_to_proto",
     "written_project_from_proto",

@@ -36,9 +36,9 @@ class ListEventsRequest(_message.Message):
     project_id: _builtins.str
     """Only of this project; empty means all that the caller may see."""
     access_key: _builtins.str
-    """Only of this key; empty means all."""
+    """Only of this key; empty means all. The rotation that made it is among them."""
     actor: _builtins.str
-    """Only by this actor; empty means all."""
+    """Only by this actor; empty means all. At most 200 characters."""
     page_size: _builtins.int
     """How many at most: 1 to 1000; 0 means 100."""
     page_token: _builtins.str
@@ -133,7 +133,7 @@ class Event(_message.Message):
     access_key: _builtins.str
     """The key that was changed; for a rotation the old one. Empty for a change of a project."""
     hash: _builtins.bytes
-    """HMAC-SHA-256 over the event and the hash before it, under the audit key."""
+    """HMAC-SHA-256 over the event and the hash before it, under the audit key: see docs/audit.md."""
     previous_hash: _builtins.bytes
     """The hash of the event before; empty for the first."""
     @_builtins.property
@@ -142,7 +142,9 @@ class Event(_message.Message):
 
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """Each field that the change touched."""
+        """Each field that the change touched; of a new record each that is set. Not `revision`,
+        `update_time` and `etag`, which every change touches.
+        """
 
     def __init__(
         self,
@@ -180,9 +182,11 @@ class FieldChange(_message.Message):
     front: `KA7Q2M9X4T8B3N6W5R1P.expire_time`.
     """
     before: _builtins.str
-    """Its value before, as JSON; empty if it was not set."""
+    """Its value before, as the protos' JSON with the names of fields as they stand here; empty if it
+    was not set.
+    """
     after: _builtins.str
-    """Its value after, as JSON; empty if it is not set."""
+    """Its value after, likewise; empty if it is not set."""
     def __init__(
         self,
         *,

@@ -47,7 +47,10 @@ class AuditServiceServicer(object):
     """
 
     def ListEvents(self, request, context):
-        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time).
+        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). All filters
+        hold at once. A caller who is confined to projects sees their events only, none of operator
+        keys. NOT_FOUND: a project or key that is absent or not the caller's, or a key that is not of the
+        project. A page may be short, even empty, while next_page_token is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

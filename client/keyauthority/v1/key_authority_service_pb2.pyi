@@ -1171,13 +1171,21 @@ class WatchChangesRequest(_message.Message):
     LOG_ID_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """Only of this project; empty means all that the caller may see."""
+    """Only of this project; empty means all that the caller may see. One that is absent or not his is
+    NOT_FOUND.
+    """
     from_revision: _builtins.int
-    """Deliver changes with a revision greater than this; unset means from now on."""
+    """Deliver changes with a revision greater than this; unset means from now on. Beyond the head of
+    the store: FAILED_PRECONDITION.
+    """
     log_id: _builtins.str
     """The log that from_revision counts in; another one is answered with resync. Empty: not checked."""
     snapshot: _builtins.bool
-    """Send every record that the caller may see first, ended by the first checkpoint."""
+    """Send every record that the caller may see first, ended by the first checkpoint. Each comes as a
+    change by which it was created as it is now, projects before keys. What changes meanwhile comes
+    again behind it, and so does what from_revision asks for: until the checkpoint a record may
+    fall back to an older state for a moment.
+    """
     def __init__(
         self,
         *,
@@ -1214,14 +1222,16 @@ class WatchChangesResponse(_message.Message):
     log_id: _builtins.str
     """The log that revisions count in."""
     checkpoint: _builtins.bool
-    """True: everything up to `revision` that the caller may see has been delivered."""
+    """True: everything up to `revision` that the caller may see has been delivered, and nothing was
+    committed beyond it before server_time less lag.
+    """
     resync: _builtins.bool
     """True: the start is too old, of another log, or the reader too slow. The stream ends; take a
     new snapshot.
     """
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
-        """Changes in order of revision; during a snapshot, records as they are."""
+        """Changes in order of revision; during a snapshot, records as they are. Some 1 MiB at most."""
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
@@ -1252,7 +1262,10 @@ Global___WatchChangesResponse: _TypeAlias = WatchChangesResponse  # noqa: Y015
 
 @_typing.final
 class Change(_message.Message):
-    """A committed change: the records as they are after it. It says nothing of who made it."""
+    """A committed change: the records as they are after it. It says nothing of who made it, from where
+    and why: of its keys created_by, created_from and revoke_note are empty, and so is last_used_time,
+    which changes without a change. Their state is that at the time of the change.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

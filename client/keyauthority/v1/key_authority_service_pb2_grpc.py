@@ -93,8 +93,10 @@ class KeyAuthorityServiceServicer(object):
 
     def CreateKey(self, request, context):
         """Makes a key and shows its secret, once. Right: `keys:create`, for kind OPERATOR
-        `operators:create`. Nobody makes an operator key with more rights, other projects or a longer
-        life than his own: PERMISSION_DENIED.
+        `operators:create`. Nobody makes an operator key with more rights, other projects, other
+        addresses or a longer life than his own: PERMISSION_DENIED. One that an operator confined to
+        projects makes belongs to no project, so he does not see it again: who is not confined
+        manages it, or its bearer revokes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +112,8 @@ class KeyAuthorityServiceServicer(object):
 
     def ListKeys(self, request, context):
         """Lists the caller's keys, oldest first. Right: `keys:read`. Without project_id and with
-        filter.kind OPERATOR, lists the operator keys; they are in no other list. A page may be short,
-        even empty, while next_page_token is set.
+        filter.kind OPERATOR, lists the operator keys; they are in no other list, and an operator
+        confined to projects has none. A page may be short, even empty, while next_page_token is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +123,9 @@ class KeyAuthorityServiceServicer(object):
         """Changes the fields of a key that update_mask names. Right: `keys:update`. A key that is
         ACTIVE, DISABLED or EXPIRED may be changed, an expired one also extended; SUPERSEDED and
         REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
-        the present revision.
+        the present revision. Any operator key may be narrowed; one that is widened, prolonged or
+        enabled again must end within the caller's own rights, addresses and life, else
+        PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +134,9 @@ class KeyAuthorityServiceServicer(object):
     def RotateKey(self, request, context):
         """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
         overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
-        REVOKED and already rotated ones are FAILED_PRECONDITION.
+        REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
+        own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
+        an expire_time when he rotates it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +146,9 @@ class KeyAuthorityServiceServicer(object):
         """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
         secret itself: with secret_key no metadata is needed, and the answer then holds access_key,
         project_id, state, revoke_time and revision only. A key that is revoked already answers OK,
-        unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED.
+        unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED. Any operator
+        key may be revoked with `operators:revoke`, the last one with `*:*` too: on the machine itself
+        `keyauthority-server operator create` makes another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,9 +181,19 @@ class KeyAuthorityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchChanges(self, request, context):
-        """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. A
-        heartbeat comes at least each 500 ms. The caller is judged again at each message; when his
-        right ends the stream ends with UNAUTHENTICATED or PERMISSION_DENIED.
+        """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. The
+        caller is judged again at each message; when his right ends the stream ends with
+        UNAUTHENTICATED or PERMISSION_DENIED. A caller who is confined to projects sees what is theirs:
+        revisions are those of all, so his have gaps, and of operator keys he sees nothing.
+
+        A heartbeat, which is a checkpoint without changes, comes at least each 500 ms from the first
+        checkpoint on; before it, while records are sent or changes are read again, messages come as
+        fast as they are read, empty ones among them. A server that goes away ends the stream with
+        UNAVAILABLE when it has told what there was. So does one that cannot read its store. It may end
+        at other times too, as connections do: go on from the last checkpoint.
+
+        Resync is for whoever is more than 100,000 changes behind at the start, and for a reader who is
+        so slow that 4,096 changes, or 16 MiB of them, have come since he took the last message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,8 +48,10 @@ class KeyAuthorityServiceStub:
     def __new__(cls, channel: _aio.Channel) -> KeyAuthorityServiceAsyncStub: ...
     CreateKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.CreateKeyRequest, _key_authority_service_pb2.CreateKeyResponse]
     """Makes a key and shows its secret, once. Right: `keys:create`, for kind OPERATOR
-    `operators:create`. Nobody makes an operator key with more rights, other projects or a longer
-    life than his own: PERMISSION_DENIED.
+    `operators:create`. Nobody makes an operator key with more rights, other projects, other
+    addresses or a longer life than his own: PERMISSION_DENIED. One that an operator confined to
+    projects makes belongs to no project, so he does not see it again: who is not confined
+    manages it, or its bearer revokes it.
     """
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetKeyRequest, _key_authority_service_pb2.GetKeyResponse]
     """Gives one key, without its secret. Right: `keys:read`. NOT_FOUND if it is absent or not the
@@ -57,25 +59,31 @@ class KeyAuthorityServiceStub:
     """
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.ListKeysRequest, _key_authority_service_pb2.ListKeysResponse]
     """Lists the caller's keys, oldest first. Right: `keys:read`. Without project_id and with
-    filter.kind OPERATOR, lists the operator keys; they are in no other list. A page may be short,
-    even empty, while next_page_token is set.
+    filter.kind OPERATOR, lists the operator keys; they are in no other list, and an operator
+    confined to projects has none. A page may be short, even empty, while next_page_token is set.
     """
     UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.UpdateKeyRequest, _key_authority_service_pb2.UpdateKeyResponse]
     """Changes the fields of a key that update_mask names. Right: `keys:update`. A key that is
     ACTIVE, DISABLED or EXPIRED may be changed, an expired one also extended; SUPERSEDED and
     REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
-    the present revision.
+    the present revision. Any operator key may be narrowed; one that is widened, prolonged or
+    enabled again must end within the caller's own rights, addresses and life, else
+    PERMISSION_DENIED.
     """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.RotateKeyRequest, _key_authority_service_pb2.RotateKeyResponse]
     """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
     overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
-    REVOKED and already rotated ones are FAILED_PRECONDITION.
+    REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
+    own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
+    an expire_time when he rotates it.
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.RevokeKeyRequest, _key_authority_service_pb2.RevokeKeyResponse]
     """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
     secret itself: with secret_key no metadata is needed, and the answer then holds access_key,
     project_id, state, revoke_time and revision only. A key that is revoked already answers OK,
-    unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED.
+    unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED. Any operator
+    key may be revoked with `operators:revoke`, the last one with `*:*` too: on the machine itself
+    `keyauthority-server operator create` makes another.
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.VerifyRequest, _key_authority_service_pb2.VerifyResponse]
     """Tells whether a token may do what is asked. Right: `keys:verify`. A denial is a verdict in
@@ -92,9 +100,19 @@ class KeyAuthorityServiceStub:
     keys, and wrong or damaged secrets, are UNAUTHENTICATED.
     """
     WatchChanges: _grpc.UnaryStreamMultiCallable[_key_authority_service_pb2.WatchChangesRequest, _key_authority_service_pb2.WatchChangesResponse]
-    """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. A
-    heartbeat comes at least each 500 ms. The caller is judged again at each message; when his
-    right ends the stream ends with UNAUTHENTICATED or PERMISSION_DENIED.
+    """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. The
+    caller is judged again at each message; when his right ends the stream ends with
+    UNAUTHENTICATED or PERMISSION_DENIED. A caller who is confined to projects sees what is theirs:
+    revisions are those of all, so his have gaps, and of operator keys he sees nothing.
+
+    A heartbeat, which is a checkpoint without changes, comes at least each 500 ms from the first
+    checkpoint on; before it, while records are sent or changes are read again, messages come as
+    fast as they are read, empty ones among them. A server that goes away ends the stream with
+    UNAVAILABLE when it has told what there was. So does one that cannot read its store. It may end
+    at other times too, as connections do: go on from the last checkpoint.
+
+    Resync is for whoever is more than 100,000 changes behind at the start, and for a reader who is
+    so slow that 4,096 changes, or 16 MiB of them, have come since he took the last message.
     """
 
 @_typing.type_check_only
@@ -104,8 +122,10 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.CreateKeyRequest, _key_authority_service_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Makes a key and shows its secret, once. Right: `keys:create`, for kind OPERATOR
-    `operators:create`. Nobody makes an operator key with more rights, other projects or a longer
-    life than his own: PERMISSION_DENIED.
+    `operators:create`. Nobody makes an operator key with more rights, other projects, other
+    addresses or a longer life than his own: PERMISSION_DENIED. One that an operator confined to
+    projects makes belongs to no project, so he does not see it again: who is not confined
+    manages it, or its bearer revokes it.
     """
     GetKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetKeyRequest, _key_authority_service_pb2.GetKeyResponse]  # type: ignore[assignment]
     """Gives one key, without its secret. Right: `keys:read`. NOT_FOUND if it is absent or not the
@@ -113,25 +133,31 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     """
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.ListKeysRequest, _key_authority_service_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists the caller's keys, oldest first. Right: `keys:read`. Without project_id and with
-    filter.kind OPERATOR, lists the operator keys; they are in no other list. A page may be short,
-    even empty, while next_page_token is set.
+    filter.kind OPERATOR, lists the operator keys; they are in no other list, and an operator
+    confined to projects has none. A page may be short, even empty, while next_page_token is set.
     """
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.UpdateKeyRequest, _key_authority_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
     """Changes the fields of a key that update_mask names. Right: `keys:update`. A key that is
     ACTIVE, DISABLED or EXPIRED may be changed, an expired one also extended; SUPERSEDED and
     REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
-    the present revision.
+    the present revision. Any operator key may be narrowed; one that is widened, prolonged or
+    enabled again must end within the caller's own rights, addresses and life, else
+    PERMISSION_DENIED.
     """
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.RotateKeyRequest, _key_authority_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
     overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
-    REVOKED and already rotated ones are FAILED_PRECONDITION.
+    REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
+    own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
+    an expire_time when he rotates it.
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.RevokeKeyRequest, _key_authority_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
     secret itself: with secret_key no metadata is needed, and the answer then holds access_key,
     project_id, state, revoke_time and revision only. A key that is revoked already answers OK,
-    unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED.
+    unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED. Any operator
+    key may be revoked with `operators:revoke`, the last one with `*:*` too: on the machine itself
+    `keyauthority-server operator create` makes another.
     """
     Verify: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.VerifyRequest, _key_authority_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Tells whether a token may do what is asked. Right: `keys:verify`. A denial is a verdict in
@@ -148,9 +174,19 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     keys, and wrong or damaged secrets, are UNAUTHENTICATED.
     """
     WatchChanges: _aio.UnaryStreamMultiCallable[_key_authority_service_pb2.WatchChangesRequest, _key_authority_service_pb2.WatchChangesResponse]  # type: ignore[assignment]
-    """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. A
-    heartbeat comes at least each 500 ms. The caller is judged again at each message; when his
-    right ends the stream ends with UNAUTHENTICATED or PERMISSION_DENIED.
+    """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. The
+    caller is judged again at each message; when his right ends the stream ends with
+    UNAUTHENTICATED or PERMISSION_DENIED. A caller who is confined to projects sees what is theirs:
+    revisions are those of all, so his have gaps, and of operator keys he sees nothing.
+
+    A heartbeat, which is a checkpoint without changes, comes at least each 500 ms from the first
+    checkpoint on; before it, while records are sent or changes are read again, messages come as
+    fast as they are read, empty ones among them. A server that goes away ends the stream with
+    UNAVAILABLE when it has told what there was. So does one that cannot read its store. It may end
+    at other times too, as connections do: go on from the last checkpoint.
+
+    Resync is for whoever is more than 100,000 changes behind at the start, and for a reader who is
+    so slow that 4,096 changes, or 16 MiB of them, have come since he took the last message.
     """
 
 class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -163,8 +199,10 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_authority_service_pb2.CreateKeyResponse, _abc.Awaitable[_key_authority_service_pb2.CreateKeyResponse]]:
         """Makes a key and shows its secret, once. Right: `keys:create`, for kind OPERATOR
-        `operators:create`. Nobody makes an operator key with more rights, other projects or a longer
-        life than his own: PERMISSION_DENIED.
+        `operators:create`. Nobody makes an operator key with more rights, other projects, other
+        addresses or a longer life than his own: PERMISSION_DENIED. One that an operator confined to
+        projects makes belongs to no project, so he does not see it again: who is not confined
+        manages it, or its bearer revokes it.
         """
 
     @_abc_1.abstractmethod
@@ -184,8 +222,8 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_key_authority_service_pb2.ListKeysResponse, _abc.Awaitable[_key_authority_service_pb2.ListKeysResponse]]:
         """Lists the caller's keys, oldest first. Right: `keys:read`. Without project_id and with
-        filter.kind OPERATOR, lists the operator keys; they are in no other list. A page may be short,
-        even empty, while next_page_token is set.
+        filter.kind OPERATOR, lists the operator keys; they are in no other list, and an operator
+        confined to projects has none. A page may be short, even empty, while next_page_token is set.
         """
 
     @_abc_1.abstractmethod
@@ -197,7 +235,9 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes the fields of a key that update_mask names. Right: `keys:update`. A key that is
         ACTIVE, DISABLED or EXPIRED may be changed, an expired one also extended; SUPERSEDED and
         REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
-        the present revision.
+        the present revision. Any operator key may be narrowed; one that is widened, prolonged or
+        enabled again must end within the caller's own rights, addresses and life, else
+        PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +248,9 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_key_authority_service_pb2.RotateKeyResponse, _abc.Awaitable[_key_authority_service_pb2.RotateKeyResponse]]:
         """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
         overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
-        REVOKED and already rotated ones are FAILED_PRECONDITION.
+        REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
+        own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
+        an expire_time when he rotates it.
         """
 
     @_abc_1.abstractmethod
@@ -220,7 +262,9 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
         secret itself: with secret_key no metadata is needed, and the answer then holds access_key,
         project_id, state, revoke_time and revision only. A key that is revoked already answers OK,
-        unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED.
+        unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED. Any operator
+        key may be revoked with `operators:revoke`, the last one with `*:*` too: on the machine itself
+        `keyauthority-server operator create` makes another.
         """
 
     @_abc_1.abstractmethod
@@ -261,9 +305,19 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_authority_service_pb2.WatchChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_key_authority_service_pb2.WatchChangesResponse], _abc.AsyncIterator[_key_authority_service_pb2.WatchChangesResponse]]:
-        """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. A
-        heartbeat comes at least each 500 ms. The caller is judged again at each message; when his
-        right ends the stream ends with UNAUTHENTICATED or PERMISSION_DENIED.
+        """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. The
+        caller is judged again at each message; when his right ends the stream ends with
+        UNAUTHENTICATED or PERMISSION_DENIED. A caller who is confined to projects sees what is theirs:
+        revisions are those of all, so his have gaps, and of operator keys he sees nothing.
+
+        A heartbeat, which is a checkpoint without changes, comes at least each 500 ms from the first
+        checkpoint on; before it, while records are sent or changes are read again, messages come as
+        fast as they are read, empty ones among them. A server that goes away ends the stream with
+        UNAVAILABLE when it has told what there was. So does one that cannot read its store. It may end
+        at other times too, as connections do: go on from the last checkpoint.
+
+        Resync is for whoever is more than 100,000 changes behind at the start, and for a reader who is
+        so slow that 4,096 changes, or 16 MiB of them, have come since he took the last message.
         """
 
 def add_KeyAuthorityServiceServicer_to_server(servicer: KeyAuthorityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
