@@ -15,10 +15,24 @@ callers' work; an exception from it undoes its own part and nobody else's.
 **What may be retried.** Reads, always. A write that ended with `StoreUnavailable` may have been
 committed: repeat it only under a request_id, or look.
 
+**A full disk.** Work that adds is refused with StoreFull while space is low, before the last of it
+is gone. Urgent work, which takes access away, is not: space is kept in reserve for it, which
+nothing else may use, bookkeeping neither. Reads go on. With space again all work goes on, without
+a restart.
+
 **Cancellation.** A caller that goes away does not stop a write that has been handed in: it commits
 or fails as if he had stayed.
 
 **Bookkeeping** (digests made anew, usage, last use, counters) makes no change and no revision.
+
+**A closed store**, the source of a copy or an unfinished target, takes no change and no bookkeeping
+but that of counters: StoreClosed. It can be read, and what it shows moves no more.
+
+**Peppers.** The database knows a version of the pepper by its check value, `pepper/<version>` among
+the key checks; one that is dropped loses it. A digest, and a sealed token, is made under the newest
+version that is known in the transaction that writes it, so none can come under one that is gone. An
+engine that keeps records, which digests made anew do not touch, must not show a digest under a
+version that is known no more.
 
 **Counters** of limits have a contract of their own: `counters`.
 """
@@ -30,15 +44,22 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from keyauthority.model import Change, Key, KeyFilter, LogId, Project, Revision, UsageRow
-from keyauthority.requests import UsageQuery
+from keyauthority.requests import EventQuery, UsageQuery
+from keyauthority_server.store.looks import Looks
 from keyauthority_server.store.values import (
     Applied,
+    Digests,
     Held,
+    LogHead,
     Mutation,
+    Recorded,
+    Redigest,
+    Refused,
     Remembered,
     Scope,
-    Sight,
-    Sights,
+    Stray,
+    Tail,
+    Unreadable,
 )
 
 T = TypeVar("T")
@@ -50,6 +71,10 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """It cannot answer now; whether a write was committed is unknown. Try again later."""
+
+
+class StoreStale(StoreUnavailable):
+    """It answers, but nobody can tell how old the answer is. Try again later."""
 
 
 class StoreFull(StoreError):
@@ -123,25 +148,45 @@ class Transaction(Protocol):
         """Remember a batch no more. Bookkeeping."""
         ...
 
+    def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        ...
 
-class Store(Protocol):
+    def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
+        """Record check values for names that have none yet. Bookkeeping."""
+        ...
+
+    def drop_key_check(self, name: str) -> None:
+        """Know a version of a file of secret keys no more. Bookkeeping."""
+        ...
+
+    def redigest(self, anew: Sequence[Redigest]) -> None:
+        """Exchange digests, but for those that are not as they were found. Bookkeeping."""
+        ...
+
+    def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
+        """Return up to `limit` access keys of those that need a version of the pepper.
+
+        A key needs the version of its digest until it is revoked or its supersede_time has come:
+        after either it is never valid again. One that is disabled or expired may be.
+        """
+        ...
+
+    def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
+        """Return when the last token that is sealed under a version ends, None if there is none."""
+        ...
+
+    def record_refused(self, refused: Sequence[Refused]) -> None:
+        """Keep refused mutations, and only the newest 10,000 of all. Bookkeeping."""
+        ...
+
+
+class Store(Looks, Protocol):
     """See the module's text."""
 
     @property
     def log_id(self) -> LogId:
         """The log that this store's revisions count in."""
-        ...
-
-    async def look(self, access_key: str | None, operator: str | None) -> Sight:
-        """Return a key with its project, and the key that `operator` names, as they are now.
-
-        Whether the latter is an operator's is for the caller to check. Bound to be called for
-        every Verify: one statement, one primary-key read for each part.
-        """
-        ...
-
-    async def look_many(self, access_keys: Sequence[str], operator: str | None) -> Sights:
-        """Return many keys, each with its project, and an operator's key, as they are now."""
         ...
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
@@ -188,10 +233,67 @@ class Store(Protocol):
         """
         ...
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def list_events(
+        self, scope: Scope, query: EventQuery, after: int, limit: int
+    ) -> tuple[Sequence[Recorded], int | None]:
+        """Return up to `limit` entries of the log in order of revision, and where to go on.
+
+        The paging of `query` is not looked at. A project or key that it names must be of the scope;
+        entries of a key are those that name it and the one that made it. For a scope of projects,
+        entries of no project are left out. The place is a revision, as with `list_keys`, and so
+        are the bounds of a call: it may return fewer than `limit`, even none, with a place.
+        """
+        ...
+
+    async def read_changes(self, after: int, limit: int) -> Tail:
+        """Return up to `limit` changes behind a revision, and how far the log goes.
+
+        It may return fewer than there are, but none only if there is none. Whoever has followed the
+        log up to a revision that is beyond the head has seen what this store does not have. An
+        engine whose reads alone do not prove how fresh they are says what it can in `as_of`.
+        """
+        ...
+
+    async def moved(self, within: float) -> None:
+        """Return once there may be changes that the last `read_changes` did not see.
+
+        After `within` seconds at the latest, and as early as it likes; for one task at a time. A
+        change that this process has committed ends the wait at once, another's within some
+        milliseconds. It says nothing and promises nothing: only `read_changes` does.
+        """
+        ...
+
+    async def log_head(self) -> LogHead:
+        """Return what the counter row says, as it is now."""
+        ...
+
+    async def read_log(self, after: int, limit: int) -> Sequence[Recorded | Unreadable]:
+        """Return up to `limit` rows of the log behind a revision, in order; none only at its end.
+
+        It reads what is there, whatever was done to it: any revision, rows that are no entries.
+        The previous_hash of an entry is the hash in the row before it, whatever its revision.
+        """
+        ...
+
+    async def compare_records(self, after: int, limit: int) -> tuple[Sequence[Stray], int | None]:
+        """Compare records with the newest change of each, for up to `limit` revisions.
+
+        Those whose creation is numbered from `after` on, excluded (0 for the first call, which
+        takes what is numbered below too), and where to go on, None if there is no more. Found are
+        records that a change left otherwise, that it left and that are missing, and that none made.
+        What no change records is not compared: digest, pepper version, last_used_time.
+        """
+        ...
+
+    async def list_refused(self, limit: int) -> Sequence[Refused]:
+        """Return the newest refused mutations, up to `limit`, oldest first."""
+        ...
+
+    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `work` in a transaction, commit, and return what it returned.
 
-        `work` must not block, and is run once at most. Raises what `work` raises, and
+        `work` must not block, and is committed once at most; it is run again only if all that it
+        did was undone. Only what takes access away is `urgent`. Raises what `work` raises, and
         StoreUnavailable, StoreFull, StoreClosed.
         """
         ...
@@ -206,6 +308,20 @@ class Store(Protocol):
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Record check values for names that have none yet. Bookkeeping: makes no change."""
+        ...
+
+    async def digests(self, now: datetime) -> Sequence[Digests]:
+        """Return what was made under each version of the pepper that anything was made under.
+
+        In the order of versions. It reads a row for each key: not for a timer.
+        """
+        ...
+
+    async def keys_under_older(self, pepper_version: int, now: datetime) -> int:
+        """Return how many keys need a version of the pepper before this one.
+
+        It reads an index of as many entries as it counts.
+        """
         ...
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ That is bookkeeping: it makes no change and no revision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from keyauthority_server.store.sql import Rows
@@ -78,9 +78,10 @@ _PUT: Final = """
 class Tally:
     """The draws of one transaction, over rows that nobody else changes until its end."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, counts: Mapping[str, tuple[int, int]] | None = None) -> None:
+        """Draw over `rows`; `counts` are those that were read already: name to (start, used)."""
         self._rows = rows
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts = dict(counts or {})
         self._changed: set[str] = set()
 
     def draw(self, draw: Draw) -> Drawn:

@@ -17,6 +17,8 @@ from keyauthority.model import (
     UNRESTRICTED,
     AndroidApp,
     ApiTargetRestriction,
+    Change,
+    ChangeType,
     Key,
     KeyKind,
     KeyMode,
@@ -25,6 +27,7 @@ from keyauthority.model import (
     QuotaPeriod,
     RateLimit,
     Restrictions,
+    Revision,
     RevokeReason,
 )
 
@@ -193,6 +196,19 @@ def project_from(record: Mapping[str, Any]) -> Project:
         create_time=time_from(record["create_time"]),
         update_time=time_from(record["update_time"]),
         revision=record["revision"],
+    )
+
+
+def change_from(revision: Revision, row: Row) -> Change:
+    """Return the change of a row of (time, type, project_id, keys, project)."""
+    time, change_type, project_id, keys, project = row
+    return Change(
+        revision=revision,
+        time=time_from(time),
+        type=ChangeType(change_type),
+        project_id=project_id or "",
+        keys=tuple(key_from(flat) for flat in json.loads(keys)),
+        project=None if project is None else project_from(json.loads(project)),
     )
 
 

@@ -14,7 +14,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from keyauthority.model import Project, Revision
 from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.recorded import ReadEntry, check_recorded
 from keyauthority_server.store.records import (
+    KEY_COLUMNS,
     PROJECT_COLUMNS,
     Row,
     project_from,
@@ -54,9 +56,16 @@ class Kept(Generic[R]):
 class Decoder:
     """Turns rows of the look statements into sights. Not for more than one thread."""
 
-    def __init__(self, keys: int = KEPT_KEYS, projects: int = KEPT_PROJECTS) -> None:
+    def __init__(
+        self,
+        keys: int = KEPT_KEYS,
+        projects: int = KEPT_PROJECTS,
+        read_entry: ReadEntry | None = None,
+    ) -> None:
+        """Keep so many of each. With `read_entry`, what is decoded has to agree with the log."""
         self._keys: Kept[Held] = Kept(keys)
         self._projects: Kept[Project] = Kept(projects)
+        self._read_entry = read_entry
 
     def look(
         self,
@@ -64,10 +73,11 @@ class Decoder:
         access_key: str | None,
         operator: str | None,
     ) -> Sight:
-        """Return one consistent look: by the short statement, or by the whole if that is needed."""
+        """Return one consistent look: by the short statement, or by the whole if that is needed.
+
+        A key that does not exist costs what one that is kept does: no answer's time tells of it.
+        """
         names = (access_key, operator)
-        if access_key is not None and self._keys.get(access_key) is None:
-            return self._look_whole(one, names)
         row = one(LOOK, names)
         if row is None:
             raise StoreError("the counter row is missing")
@@ -140,6 +150,7 @@ class Decoder:
         kept = self._keys.get(access_key)
         if kept is not None and kept[0] == revision and kept[1] == last_used_time:
             return _with(kept[2], digest, pepper_version)
+        self._check(KEY_COLUMNS, row[_KEY_AT:])
         held = held_from(row)
         self._keys.keep(access_key, revision, last_used_time, held)
         return held
@@ -151,9 +162,14 @@ class Decoder:
         kept = self._projects.get(project_id)
         if kept is not None and kept[0] == revision:
             return kept[2]
+        self._check(PROJECT_COLUMNS, row)
         project = project_from(record_of(PROJECT_COLUMNS, row))
         self._projects.keep(project_id, revision, None, project)
         return project
+
+    def _check(self, columns: Sequence[str], row: Row) -> None:
+        if self._read_entry is not None:
+            check_recorded(columns, row, self._read_entry)
 
 
 def _with(kept: Held, digest: bytes, pepper_version: int) -> Held:

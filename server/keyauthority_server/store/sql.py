@@ -181,12 +181,64 @@ PROJECTS_OF_SCOPE_PAGE: Final = (
     _PROJECTS_PAGE + " AND project_id IN (SELECT value FROM asked)" + _IN_ORDER + " LIMIT ?"
 )
 
+ENTRIES_AT_ONCE: Final = 50  # entries fetched together, each of some 600 KB at most
+_ENTRY: Final = (
+    f"SELECT {_of('change', CHANGE_COLUMNS)}, (SELECT former.hash FROM change AS former"
+    " WHERE former.revision < change.revision ORDER BY former.revision DESC LIMIT 1) FROM change"
+)
+GET_ENTRIES: Final = (
+    f"{_ENTRY} WHERE revision IN ({', '.join('?' * ENTRIES_AT_ONCE)}) ORDER BY revision"
+)
+READ_LOG: Final = f"{_ENTRY} WHERE revision > ? ORDER BY revision LIMIT ?"
+
+# Whether records are as the log left them: each beside its newest change and the one that made it.
+KEYS_MADE: Final = (
+    f"SELECT {_of('key', KEY_COLUMNS)}, key.lineage, key.created_revision, parent.lineage,"
+    " (SELECT max(last.revision) FROM change AS last WHERE last.access_key = key.access_key),"
+    " newest.keys, made.type, made.keys FROM key"
+    " LEFT JOIN key AS parent ON parent.access_key = key.predecessor_access_key"
+    " LEFT JOIN change AS newest ON newest.revision = key.revision"
+    " LEFT JOIN change AS made ON made.revision = key.created_revision"
+    " WHERE key.created_revision > ? AND key.created_revision <= ?"
+)
+PROJECTS_MADE: Final = (
+    f"SELECT {_of('project', PROJECT_COLUMNS)}, project.created_revision,"
+    " (SELECT max(last.revision) FROM change AS last"
+    " WHERE last.project_id = project.project_id AND last.access_key IS NULL),"
+    " newest.project, made.type, made.project_id FROM project"
+    " LEFT JOIN change AS newest ON newest.revision = project.revision"
+    " LEFT JOIN change AS made ON made.revision = project.created_revision"
+    " WHERE project.created_revision > ? AND project.created_revision <= ?"
+)
+KEYS_MISSING: Final = (
+    "SELECT revision, keys FROM change WHERE revision > ? AND revision <= ?"
+    " AND type IN ('key_created', 'key_rotated')"
+    " AND NOT EXISTS (SELECT 1 FROM key WHERE key.created_revision = change.revision)"
+)
+PROJECTS_MISSING: Final = (
+    "SELECT revision, project_id FROM change WHERE revision > ? AND revision <= ?"
+    " AND type = 'project_created'"
+    " AND NOT EXISTS (SELECT 1 FROM project WHERE project.created_revision = change.revision)"
+)
+NEWEST_MADE: Final = (
+    "SELECT (SELECT max(revision) FROM change), (SELECT max(created_revision) FROM key),"
+    " (SELECT max(created_revision) FROM project)"
+)
+
 KEY_CHECKS: Final = "SELECT name, check_value FROM key_check ORDER BY name"
 PUT_KEY_CHECK: Final = (
     "INSERT INTO key_check (name, check_value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 )
 
+GET_RECORDED: Final = "SELECT keys, project FROM change WHERE revision = ?"
 GET_CHANGE: Final = "SELECT time, type, project_id, keys, project FROM change WHERE revision = ?"
+TAIL: Final = (
+    # One statement, one state: changes behind a revision, and the head; without changes one row.
+    "SELECT log.revision, change.revision, change.time, change.type, change.project_id,"
+    " change.keys, change.project"
+    " FROM log LEFT JOIN change ON change.revision > ?"
+    " WHERE log.id = 1 ORDER BY change.revision LIMIT ?"
+)
 
 REQUEST_COLUMNS: Final = (
     "name",

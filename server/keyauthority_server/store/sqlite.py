@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
-from keyauthority.model import Key, KeyFilter, LogId, Project, UsageRow
-from keyauthority.requests import UsageQuery
-from keyauthority_server.store import listing, usage
+from keyauthority.clock import monotonic
+from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
+from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.locks import WriteLock
+from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.records import (
     PROJECT_COLUMNS,
     Row,
@@ -30,8 +31,9 @@ from keyauthority_server.store.records import (
     record_of,
     time_from,
 )
+from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import GET_PROJECT, KEY_CHECKS, LOG, LOOK_MANY
+from keyauthority_server.store.sql import GET_PROJECT, GET_RECORDED, LOG, LOOK_MANY, Rows
 from keyauthority_server.store.sqlite_connection import (
     READ_BUSY_MS,
     WRITE_BUSY_MS,
@@ -42,18 +44,36 @@ from keyauthority_server.store.sqlite_connection import (
     sqlite3,
 )
 from keyauthority_server.store.sqlite_counters import counters_path, open_counters
+from keyauthority_server.store.sqlite_head import Head, check_head, note_head, noted_head
 from keyauthority_server.store.sqlite_schema import COUNTERS, RECORDS, check_schema
 from keyauthority_server.store.sqlite_schema import migrate as migrate_file
-from keyauthority_server.store.sqlite_units import Unit, Units
+from keyauthority_server.store.sqlite_tail import TailReader
 from keyauthority_server.store.sqlite_writer import Writer
 from keyauthority_server.store.transaction import SqlTransaction, in_scope
-from keyauthority_server.store.values import Scope, Sealer, Sight, Sights
+from keyauthority_server.store.units import Unit, Units, answered
+from keyauthority_server.store.values import (
+    ANY,
+    Scope,
+    Sealer,
+    Sight,
+    Sights,
+    Tail,
+    Wanted,
+)
 
-__all__ = ["SqliteStore", "affected_library", "migrate", "open_counters", "open_store"]
+__all__ = [
+    "SqliteStore",
+    "affected_library",
+    "migrate",
+    "open_counters",
+    "open_store",
+    "sqlite_files",
+]
 
 T = TypeVar("T")
 
 WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
+CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
 CLOSE_TIMEOUT: Final = 10.0  # seconds: what was handed in is answered by then, one way or the other
 
 _LOST: Final = "the database was exchanged"
@@ -73,19 +93,33 @@ def migrate(path: Path) -> None:
     migrate_file(counters_path(path), COUNTERS)
 
 
-def open_store(path: Path, seal: Sealer, *, checkpoints: bool = True) -> SqliteStore:
+def sqlite_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that the database at `path` lies in, whether they are there or not."""
+    return tuple(
+        file.with_name(file.name + end)
+        for file in (path, counters_path(path))
+        for end in ("", "-wal", "-shm")
+    )
+
+
+def open_store(
+    path: Path, seal: Sealer, *, checkpoints: bool = True, checked: bool = True
+) -> SqliteStore:
     """Open the database at `path`, which `migrate` has made.
 
     Exactly one of the processes that have it open should run `checkpoints`, else its write-ahead
-    log grows. Raises StoreRefused, with one line that says why, and StoreUnavailable.
+    log grows. Raises StoreRefused, with one line that says why, and StoreUnavailable. Unless
+    `checked`, the log may end anywhere: for who makes no change, and reads what became of it.
     """
     if not path.is_file():
         raise StoreRefused(f"there is no database at {path}")
     with ExitStack() as opened:
         try:
+            noted = noted_head(path)
             reader = connect(path, READ_BUSY_MS)
             opened.callback(reader.close)
             check_schema(reader, path, RECORDS)
+            head = check_head(reader, path, noted) if checked else Head("", Revision(0))
             rows = SqliteRows(reader)
             pages = SqliteRows(connect(path, READ_BUSY_MS))
             opened.callback(pages.close)
@@ -95,9 +129,14 @@ def open_store(path: Path, seal: Sealer, *, checkpoints: bool = True) -> SqliteS
             connection = connect(path, WRITE_BUSY_MS)
             opened.callback(connection.close)
             written = SqliteRows(connection)
-            job = Units(written, seal)
+            job = Units(written, seal, lambda newest: note_head(path, Head(head.log_id, newest)))
+            reserve = Reserve(path)
+            opened.callback(reserve.close)
             writer = Writer(
-                written, lock, job, identity.check, name="store-writer", checkpoints=checkpoints
+                *(written, lock, job, identity.check),
+                name="store-writer",
+                checkpoints=checkpoints,
+                reserve=reserve,
             )
         except (sqlite3.Error, OSError) as error:
             raise StoreRefused(f"{path} cannot be opened: {error}") from error
@@ -106,7 +145,7 @@ def open_store(path: Path, seal: Sealer, *, checkpoints: bool = True) -> SqliteS
         return store
 
 
-class SqliteStore:
+class SqliteStore(Pages):
     """`base.Store` on SQLite. Make it with `open_store`; use it from one event loop."""
 
     def __init__(
@@ -116,8 +155,9 @@ class SqliteStore:
         self._pages = pages
         self._writer = writer
         self._identity = identity
-        self._decoder = Decoder()
+        self._decoder = Decoder(read_entry=self._read_entry)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._tail = TailReader(rows)
         self._log_id = LogId(self._counter()[0])
 
     @property
@@ -125,13 +165,17 @@ class SqliteStore:
         """The log that this store's revisions count in."""
         return self._log_id
 
-    async def look(self, access_key: str | None, operator: str | None) -> Sight:
+    async def look(
+        self, access_key: str | None, operator: str | None, wanted: Wanted = ANY
+    ) -> Sight:
         """Return a key with its project, and an operator's key, as they are now."""
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
         return self._decoder.look(self._rows.one, access_key, operator)
 
-    async def look_many(self, access_keys: Sequence[str], operator: str | None) -> Sights:
+    async def look_many(
+        self, access_keys: Sequence[str], operator: str | None, wanted: Wanted = ANY
+    ) -> Sights:
         """Return many keys, each with its project, and an operator's key, as they are now."""
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
@@ -152,40 +196,22 @@ class SqliteStore:
         row = self._rows.one(GET_PROJECT, (project_id,))
         return None if row is None else project_from(record_of(PROJECT_COLUMNS, row))
 
-    async def list_keys(
-        self,
-        project_id: str | None,
-        scope: Scope,
-        key_filter: KeyFilter,
-        now: datetime,
-        after: int,
-        limit: int,
-    ) -> tuple[Sequence[Key], int | None]:
-        """Return up to `limit` keys in the order of their creation, and where to go on."""
-        where = listing.search(project_id, scope, key_filter, now)
-        if where is None:
-            return [], None
-        asked = listing.Asked(_ASKED, json.dumps(where.projects))
-        return await self._page(partial(listing.list_keys, self._pages, asked, where, after, limit))
+    async def read_changes(self, after: int, limit: int) -> Tail:
+        """Return up to `limit` changes behind a revision; few of them are read in the loop."""
+        if limit > CHANGES_IN_LOOP:
+            as_of = monotonic()
+            return await self.page(lambda rows: changes.read_changes(rows, after, limit, as_of))
+        if self._identity.lost:
+            raise StoreUnavailable(_LOST)
+        return self._tail.read(after, limit)
 
-    async def list_projects(
-        self, scope: Scope, after: int, limit: int
-    ) -> tuple[Sequence[Project], int | None]:
-        """Return up to `limit` projects in the order of their creation, and where to go on."""
-        asked = listing.Asked(_ASKED, json.dumps(sorted(scope or ())))
-        return await self._page(
-            partial(listing.list_projects, self._pages, asked, scope, after, limit)
-        )
+    async def moved(self, within: float) -> None:
+        """Return once there may be changes that the last `read_changes` did not see."""
+        await self._tail.moved(within)
 
-    async def list_usage(
-        self, scope: Scope, query: UsageQuery, after: int, limit: int
-    ) -> tuple[Sequence[UsageRow], int | None]:
-        """Return up to `limit` rows in order of time, access key and verdict; see `base`."""
-        return await self._page(partial(usage.list_usage, self._pages, scope, query, after, limit))
-
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `work` in a transaction, commit, and return what it returned; see `base`."""
-        return await self._write(work)
+        return await self._write(work, urgent=urgent)
 
     async def newest_time(self) -> datetime | None:
         """Return the time of the newest change, None for an empty log."""
@@ -194,7 +220,7 @@ class SqliteStore:
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""
-        return dict(self._rows.each(KEY_CHECKS))
+        return digests.key_checks(self._rows)
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Record check values for names that have none yet."""
@@ -208,48 +234,39 @@ class SqliteStore:
         self._pages.close()
         self._rows.close()
 
-    async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
-        unit = Unit(work)
-        self._writer.submit(unit)
-        outcome: asyncio.Future[T] = asyncio.wrap_future(unit.outcome)
-        try:
-            done, _ = await asyncio.wait((outcome,), timeout=WRITE_TIMEOUT)
-        except asyncio.CancelledError:
-            outcome.add_done_callback(partial(_log_unanswered, unit))
-            raise
-        if done:
-            return outcome.result()
-        if unit.outcome.cancel():
-            raise StoreUnavailable("the write did not come to its turn, and never will")
-        outcome.add_done_callback(partial(_log_unanswered, unit))
-        raise StoreUnavailable("the write was not committed in time; it may be yet")
-
-    async def _page(self, read: Callable[[], T]) -> T:
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` in one read transaction, in a thread."""
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
         return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
 
-    def _snapshot(self, read: Callable[[], T]) -> T:
+    def asked(self, values: Iterable[str]) -> Asked:
+        """Return values as a table."""
+        return Asked(_ASKED, json.dumps(list(values)))
+
+    async def _write(self, work: Callable[[SqlTransaction], T], *, urgent: bool = False) -> T:
+        unit = Unit(work, urgent=urgent)
+        self._writer.submit(unit)
+        try:
+            result: T = await answered(unit, WRITE_TIMEOUT)
+        finally:
+            self._tail.told()
+        return result
+
+    def _snapshot(self, read: Callable[[Rows], T]) -> T:
         self._pages.run("BEGIN")
         try:
-            return read()
+            return read(self._pages)
         finally:
             if self._pages.in_transaction:
                 self._pages.run("COMMIT")
+
+    def _read_entry(self, revision: Revision) -> Row | None:
+        row: Row | None = self._rows.one(GET_RECORDED, (revision,))
+        return row
 
     def _counter(self) -> Row:
         row: Row | None = self._rows.one(LOG)
         if row is None:
             raise StoreRefused("the counter row is missing")
         return row
-
-
-def _log_unanswered(unit: Unit, outcome: asyncio.Future[Any]) -> None:
-    """Say what became of a write whose caller has gone, or was told that nobody knows."""
-    if outcome.cancelled():
-        return
-    error = outcome.exception()
-    if error is None:
-        _log.warning("write_unanswered", outcome="committed", revisions=unit.revisions)
-    else:
-        _log.warning("write_unanswered", outcome="failed", error=type(error).__name__)

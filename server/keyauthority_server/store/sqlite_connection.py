@@ -154,7 +154,7 @@ class SqliteRows:
 
 
 class FileIdentity:
-    """Notices when the database or its write-ahead log was unlinked or exchanged.
+    """Notices when the database or its write-ahead log was unlinked or exchanged, or the first cut.
 
     Whoever has the old file open would serve it for ever, and never see a revocation again.
     """
@@ -162,13 +162,16 @@ class FileIdentity:
     def __init__(self, path: Path) -> None:
         self._paths = (path, path.with_name(path.name + "-wal"))
         self._seen = self._identities()
+        self._size = path.stat().st_size
         self.lost = False
         """True once it was noticed; for good."""
 
     def check(self) -> None:
         """Raise StoreBroken if a file is not the one that was opened."""
         try:
-            self.lost = self.lost or self._identities() != self._seen
+            size = self._paths[0].stat().st_size  # a database of ours never shrinks
+            self.lost = self.lost or self._identities() != self._seen or size < self._size
+            self._size = size
         except FileNotFoundError:
             self.lost = True
         if self.lost:

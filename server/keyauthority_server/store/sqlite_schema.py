@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlite_utils import Database, Migrations
 
-from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.base import StoreError, StoreRefused
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
 from keyauthority_server.store.sqlite_connection import (
@@ -57,7 +57,7 @@ def migrate(path: Path, schema: Schema) -> None:
                 check_schema(connection, path, schema, missing_allowed=True)
             _apply(connection, schema)
     except sqlite3.DatabaseError as error:
-        raise _refused_or_failed(error, path) from error
+        raise refused_or_failed(error, path) from error
     finally:
         lock.close()
 
@@ -71,7 +71,7 @@ def check_schema(
             raise StoreRefused(f"{path} is empty: run migrate")
         applied = {step.name for step in _migrations(schema).applied(_database(connection))}
     except sqlite3.DatabaseError as error:
-        raise _refused_or_failed(error, path) from error
+        raise refused_or_failed(error, path) from error
     known = {step.name for step in schema.steps}
     if applied - known:
         raise StoreRefused(
@@ -141,6 +141,7 @@ def _append_only(table: str) -> tuple[str, ...]:
 _DIALECT: Final = Dialect(
     integer="INTEGER",
     bytes="BLOB",
+    text="TEXT",
     serial="INTEGER PRIMARY KEY",
     table="STRICT",
     keyed_table="STRICT, WITHOUT ROWID",
@@ -150,7 +151,8 @@ _DIALECT: Final = Dialect(
 _NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
-def _refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> Exception:
+def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """Return what an error of the driver means to whoever was about to trust a file."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _NOT_A_DATABASE:
         return StoreRefused(f"{path} is damaged, or no SQLite database")

@@ -14,12 +14,13 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.base import StoreError, StoreFull, StoreUnavailable
 from keyauthority_server.store.locks import WriteLock
+from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.sqlite_connection import SqliteRows, StoreBroken
 
 GROUP_MAX: Final = 256  # units' sizes; bounds how long other processes wait: some 50 ms
-IDLE_SECONDS: Final = 1.0  # how often the writer looks after the write-ahead log when nothing comes
+IDLE_SECONDS: Final = 1.0  # how often the writer looks after its files when nothing comes
 AUTOCHECKPOINT_PAGES: Final = 1_000  # SQLite's own default: 4 MB
 
 Answer = Callable[[], None]
@@ -36,6 +37,11 @@ class Sized(Protocol):
         """How much of a group it fills."""
         ...
 
+    @property
+    def urgent(self) -> bool:
+        """True if it may use the reserve."""
+        ...
+
 
 U = TypeVar("U", bound=Sized)
 V = TypeVar("V", bound=Sized, contravariant=True)
@@ -47,7 +53,7 @@ class Job(Protocol[V]):
     def run(self, units: Sequence[V]) -> Answer:
         """Do the work of all, between BEGIN and COMMIT; return how to answer it.
 
-        Raises StoreError if the whole transaction is lost.
+        Raises StoreError if the whole transaction is lost. May be run again after it was.
         """
         ...
 
@@ -68,15 +74,18 @@ class Writer(Generic[U]):
         *,
         name: str,
         checkpoints: bool,
+        reserve: Reserve | None = None,
     ) -> None:
-        """Take over `rows`, which the job works on too, and `lock`.
+        """Take over `rows`, which the job works on too, `lock` and `reserve`.
 
-        `watch` is asked when idle and before each group, and may raise StoreBroken.
+        `watch` is asked when idle and before each group, and may raise StoreBroken. Without a
+        reserve no unit is refused for a disk that is low, only for one that is full.
         """
         self._lock = lock
         self._job = job
         self._watch = watch
         self._checkpoints = checkpoints
+        self._reserve = reserve
         self._rows = rows
         if checkpoints:
             self._rows.run(_AUTOCHECKPOINT)
@@ -108,6 +117,8 @@ class Writer(Generic[U]):
         finally:
             self._rows.close()
             self._lock.close()
+            if self._reserve is not None:
+                self._reserve.close()
             self.stopped.set_result(None)
 
     def _serve(self) -> bool:
@@ -153,21 +164,70 @@ class Writer(Generic[U]):
 
     def _commit(self, units: list[U]) -> None:
         """Run the units in one transaction, commit it, and tell their callers."""
-        if self._broken is not None:
-            self._job.fail(units, StoreUnavailable(self._broken))
-            return
+        tried_again = False
+        units = self._with_room(units)
+        while units:
+            if self._broken is not None:
+                self._job.fail(units, StoreUnavailable(self._broken))
+                return
+            try:
+                answer = self._attempt(units)
+            except StoreFull as error:
+                self._roll_back()
+                units = self._after_full(units, error, tried_again)
+                tried_again = True
+            except StoreError as error:
+                self._note(error)
+                self._roll_back()
+                self._job.fail(units, error)
+                return
+            else:
+                answer()
+                return
+
+    def _attempt(self, units: list[U]) -> Answer:
         self._rows.failure = None
+        self._watch()
+        self._rows.run("BEGIN IMMEDIATE")
+        answer = self._job.run(units)
+        self._rows.run("COMMIT")
+        return answer
+
+    def _with_room(self, units: list[U]) -> list[U]:
+        """Return the units that there is space for; the callers of the others are told."""
+        if self._reserve is None or self._reserve.has_room():
+            return units
+        refused = [unit for unit in units if not unit.urgent]
+        self._job.fail(refused, StoreFull("space is low"))
+        urgent = [unit for unit in units if unit.urgent]
+        if urgent:
+            self._begin_log_anew()
+            self._reserve.make_room()
+        return urgent
+
+    def _after_full(self, units: list[U], error: StoreFull, tried_again: bool) -> list[U]:
+        """Return the units to try again, now that there may be space; tell the others' callers.
+
+        What takes no space of its own may fit into the write-ahead log once that begins anew;
+        what is urgent has the reserve, until nothing is left of it.
+        """
+        self._begin_log_anew()
+        urgent = [unit for unit in units if unit.urgent]
+        more = bool(urgent) and self._reserve is not None and self._reserve.release()
+        kept = [] if tried_again and not more else urgent or units
+        if len(kept) < len(units):
+            self._note(error)
+            self._job.fail([unit for unit in units if unit not in kept], error)
+        return kept
+
+    def _begin_log_anew(self) -> None:
+        """Move the write-ahead log into the database, so that it needs no more space for now."""
         try:
-            self._watch()
-            self._rows.run("BEGIN IMMEDIATE")
-            answer = self._job.run(units)
-            self._rows.run("COMMIT")
+            self._rows.one("PRAGMA wal_checkpoint(PASSIVE)")
+        except StoreFull:
+            pass  # the database cannot grow; the log stays as it is
         except StoreError as error:
             self._note(error)
-            self._roll_back()
-            self._job.fail(units, error)
-            return
-        answer()
 
     def _note(self, error: StoreError) -> None:
         _log.error("store_write_failed", error=str(error))
@@ -193,6 +253,9 @@ class Writer(Generic[U]):
             return
         try:
             self._watch()
+            if self._reserve is not None and not self._reserve.is_whole:
+                with self._lock:
+                    self._reserve.has_room()  # it grows back
             version = self._data_version()
             if self._checkpoints and version != self._seen:
                 with self._lock:  # no writer in between: the log can begin anew

@@ -5,7 +5,6 @@ It neither begins nor commits: the engine does, and throws away what `finish` re
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,13 +12,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
-from keyauthority_server.store import usage
+from keyauthority_server.store import digests, usage
 from keyauthority_server.store.base import StoreClosed, StoreError
+from keyauthority_server.store.recorded import check_recorded
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
     Flat,
     Row,
+    change_from,
     flat_from,
     flat_key,
     flat_project,
@@ -31,6 +32,7 @@ from keyauthority_server.store.records import (
     to_json,
     values_of,
 )
+from keyauthority_server.store.refused import record_refused
 from keyauthority_server.store.sql import (
     ADVANCE_LOG,
     APPEND_CHANGE,
@@ -39,11 +41,11 @@ from keyauthority_server.store.sql import (
     GET_CHANGE,
     GET_KEY,
     GET_PROJECT,
+    GET_RECORDED,
     GET_REQUEST,
     HELD_COLUMNS,
     LOG,
     PUT_KEY,
-    PUT_KEY_CHECK,
     PUT_PROJECT,
     PUT_REQUEST,
     Rows,
@@ -53,6 +55,8 @@ from keyauthority_server.store.values import (
     Entry,
     Held,
     Mutation,
+    Redigest,
+    Refused,
     Remembered,
     Scope,
     Sealer,
@@ -117,6 +121,7 @@ class SqlTransaction:
         row = self._live().one(GET_KEY, (access_key,))
         if row is None:
             return None
+        check_recorded(KEY_COLUMNS, row[_RECORD_AT:], self._read_entry)
         held = held_from(row)
         return held if in_scope(held.key, scope) else None
 
@@ -133,9 +138,7 @@ class SqlTransaction:
         Raises StoreClosed, and ValueError for records that are not those of the mutation's type: a
         creation of what exists, or a change of what does not.
         """
-        rows = self._live()
-        if self._closed:
-            raise StoreClosed("the log was closed for writing")
+        rows = self._open()
         revision = Revision(self._head + 1)
         time = max(mutation.time, self._newest_time or mutation.time)
         before = [self._key_before(held.key.access_key) for held in mutation.keys]
@@ -164,15 +167,7 @@ class SqlTransaction:
         row = self._live().one(GET_CHANGE, (revision,))
         if row is None:
             raise StoreError("a change is missing from the log")
-        time, change_type, project_id, keys, project = row
-        return Change(
-            revision=revision,
-            time=time_from(time),
-            type=ChangeType(change_type),
-            project_id=project_id or "",
-            keys=tuple(key_from(flat) for flat in json.loads(keys)),
-            project=None if project is None else project_from(json.loads(project)),
-        )
+        return change_from(revision, row)
 
     def remembered(self, name: bytes, now: datetime) -> Remembered | None:
         """Return what is kept of a request, unless its end has come."""
@@ -186,29 +181,51 @@ class SqlTransaction:
 
     def remember(self, remembered: Remembered, now: datetime) -> None:
         """Keep a request, and drop some of those whose end has come."""
-        rows = self._live()
+        rows = self._open()
         rows.run(DROP_REQUESTS, (microseconds(now), REQUESTS_DROPPED))
         rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
 
     def forget_token(self, access_key: str) -> None:
         """Drop the sealed tokens of a key, wherever one is kept."""
-        self._live().run(DROP_SEALED, (access_key,))
+        self._open().run(DROP_SEALED, (access_key,))
 
     def count_usage(
         self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
-        usage.count(self._live(), batch_id, rows, now, end)
+        usage.count(self._open(), batch_id, rows, now, end)
 
     def forget_batch(self, batch_id: str) -> None:
         """Remember a batch no more."""
-        usage.forget_batch(self._live(), batch_id)
+        usage.forget_batch(self._open(), batch_id)
+
+    def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        return digests.key_checks(self._live())
+
+    def record_refused(self, refused: Sequence[Refused]) -> None:
+        """Keep refused mutations, and only the newest 10,000 of all."""
+        record_refused(self._open(), refused)
 
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Record check values for names that have none yet."""
-        rows = self._live()
-        for name, check_value in checks.items():
-            rows.run(PUT_KEY_CHECK, (name, check_value))
+        digests.set_key_checks(self._open(), checks)
+
+    def drop_key_check(self, name: str) -> None:
+        """Know a version of a file of secret keys no more."""
+        digests.drop_key_check(self._open(), name)
+
+    def redigest(self, anew: Sequence[Redigest]) -> None:
+        """Exchange digests, but for those that are not as they were found."""
+        digests.redigest(self._open(), anew)
+
+    def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
+        """Return up to `limit` access keys of those that need a version of the pepper."""
+        return digests.keys_needing(self._live(), pepper_version, now, limit)
+
+    def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
+        """Return when the last token that is sealed under a version ends, None if there is none."""
+        return digests.sealed_until(self._live(), pepper_version, now)
 
     def finish(self) -> None:
         """End the use of this transaction; StoreError if a change in it was left half made.
@@ -224,13 +241,28 @@ class SqlTransaction:
             raise StoreError("the transaction is over")
         return self._rows
 
+    def _open(self) -> Rows:
+        rows = self._live()
+        if self._closed:
+            raise StoreClosed("the store was closed for writing: it was copied to another")
+        return rows
+
     def _key_before(self, access_key: str) -> Flat:
         row = self._live().one(GET_KEY, (access_key,))
-        return {} if row is None else flat_from(KEY_COLUMNS, row[_RECORD_AT:])
+        if row is None:
+            return {}
+        check_recorded(KEY_COLUMNS, row[_RECORD_AT:], self._read_entry)
+        return flat_from(KEY_COLUMNS, row[_RECORD_AT:])
 
     def _project_before(self, project_id: str) -> Flat:
         row = self._live().one(GET_PROJECT, (project_id,))
-        return {} if row is None else flat_from(PROJECT_COLUMNS, row)
+        if row is None:
+            return {}
+        check_recorded(PROJECT_COLUMNS, row, self._read_entry)
+        return flat_from(PROJECT_COLUMNS, row)
+
+    def _read_entry(self, revision: Revision) -> Row | None:
+        return self._rows.one(GET_RECORDED, (revision,))
 
     def _put(
         self, rows: Rows, keys: tuple[Held, ...], project: Project | None, entry: Entry

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from keyauthority.model import ChangeType, Key, Project, Revision
+from keyauthority.model import Change, ChangeType, Key, Project, Revision
 
 Scope = frozenset[str] | None
 """The projects that a caller is confined to; None means all, operator keys included."""
@@ -40,6 +40,39 @@ class Sights(NamedTuple):
     head: Revision
     pairs: Sequence[tuple[Held | None, Project | None]]
     operator: Held | None
+
+
+class Wanted(NamedTuple):
+    """What a look has to be good for."""
+
+    at_least: int = 0
+    """Not older than this revision, unless the head of the store is."""
+    proven: bool = True
+    """Raise if nobody can tell how stale it is; False for what a transaction judges once more."""
+    bookkeeping: bool = False
+    """With last_used_time as it is now, which no change tells of."""
+
+
+ANY: Final = Wanted()
+
+
+class Proven(NamedTuple):
+    """A look, and what is known of its age."""
+
+    sights: Sights
+    as_of: float
+    """By `clock.monotonic`: no change that was committed before this moment is missing."""
+
+
+class Tail(NamedTuple):
+    """One consistent look at the end of the log of changes."""
+
+    changes: Sequence[Change]
+    """In order of revision and without a gap: the records as they are after each."""
+    head: Revision
+    """The newest revision. Unless the changes reach it, there are more."""
+    as_of: float
+    """By `clock.monotonic`: no change that was committed before this moment is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +133,80 @@ class Seal(NamedTuple):
 
 
 Sealer = Callable[[Entry], Seal]
+
+
+class Recorded(NamedTuple):
+    """An entry as the log keeps it, with its seal."""
+
+    entry: Entry
+    seal: Seal
+
+
+class Unreadable(NamedTuple):
+    """A row of the log that no entry was ever written as: somebody has altered it."""
+
+    revision: int
+    hash: bytes
+
+
+class LogHead(NamedTuple):
+    """What the counter row says of the log: where it ends, and with which hash."""
+
+    log_id: str
+    revision: int
+    hash: bytes
+    closed: bool
+    """It was closed for writing: the source of a copy, or a copy that was not finished."""
+
+
+class Stray(NamedTuple):
+    """A key or project that is not as the log of changes has left it."""
+
+    name: str
+    """Its access key or project_id."""
+    revision: int
+    """The change that it disagrees with."""
+    why: str
+
+
+class Refused(NamedTuple):
+    """Mutations that were refused to a caller who is known; all texts are bounded."""
+
+    time: datetime
+    """Of the last of them."""
+    times: int
+    """How often in a row: the same caller, asking the same."""
+    actor: str
+    peer: str
+    method: str
+    reason: str
+    project_id: str
+    """As the request named it; empty if it named none, as with the next."""
+    access_key: str
+
+
+class Redigest(NamedTuple):
+    """A digest to put in place of another of the same token, made under an older pepper."""
+
+    access_key: str
+    found: bytes
+    found_version: int
+    digest: bytes
+    pepper_version: int
+
+
+class Digests(NamedTuple):
+    """What was made under one version of the pepper."""
+
+    pepper_version: int
+    needing: int
+    """Keys that need the version: see `Transaction.keys_needing`."""
+    over: int
+    """Keys that are revoked or superseded, and need it no more."""
+    sealed: int
+    """Tokens that are sealed under it for their request_id."""
+    sealed_until: datetime | None
+    """When the last of them ends."""
 
 
 class Remembered(NamedTuple):

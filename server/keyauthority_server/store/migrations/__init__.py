@@ -14,6 +14,9 @@ from keyauthority_server.store.migrations import (
     m0001_log_of_changes,
     m0002_requests,
     m0003_usage,
+    m0004_audit,
+    m0005_peppers,
+    m0006_heartbeat,
 )
 
 
@@ -31,6 +34,8 @@ class Dialect(NamedTuple):
     integer: str
     """A signed integer of 64 bits."""
     bytes: str
+    text: str
+    """Text that is compared byte by byte."""
     serial: str
     """A primary key of integers that the engine gives itself."""
     table: str
@@ -52,6 +57,9 @@ STEPS: Final = (
     Step("0001_log_of_changes", m0001_log_of_changes.migrate),
     Step("0002_requests", m0002_requests.migrate),
     Step("0003_usage", m0003_usage.migrate),
+    Step("0004_audit", m0004_audit.migrate),
+    Step("0005_peppers", m0005_peppers.migrate),
+    Step("0006_heartbeat", m0006_heartbeat.migrate),
 )
 COUNTER_STEPS: Final = (Step("0001_counters", c0001_counters.migrate),)
 """The same for the counters of limits, which an engine may keep apart."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 _COUNTER: Final = """
     CREATE TABLE counter (
-        name TEXT NOT NULL PRIMARY KEY,
+        name {text} NOT NULL PRIMARY KEY,
         start {integer} NOT NULL,
         used {integer} NOT NULL CHECK (used >= 0)
     ) {keyed_table}
@@ -18,4 +18,4 @@ _COUNTER: Final = """
 
 def migrate(run: Run, dialect: Dialect) -> None:
     """Make the table of counters."""
-    run(_COUNTER.format(integer=dialect.integer, keyed_table=dialect.keyed_table))
+    run(_COUNTER.format_map(dialect._asdict()))

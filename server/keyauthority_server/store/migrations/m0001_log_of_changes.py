@@ -12,7 +12,7 @@ _TABLES: Final = (
     """
     CREATE TABLE log (
         id {integer} NOT NULL PRIMARY KEY CHECK (id = 1),
-        log_id TEXT NOT NULL,
+        log_id {text} NOT NULL,
         revision {integer} NOT NULL CHECK (revision >= 0),
         hash {bytes} NOT NULL,
         time {integer},
@@ -21,11 +21,11 @@ _TABLES: Final = (
     """,
     """
     CREATE TABLE project (
-        project_id TEXT NOT NULL PRIMARY KEY,
+        project_id {text} NOT NULL PRIMARY KEY,
         revision {integer} NOT NULL,
         created_revision {integer} NOT NULL UNIQUE,
-        display_name TEXT,
-        labels TEXT,
+        display_name {text},
+        labels {text},
         suspended {integer} NOT NULL CHECK (suspended IN (0, 1)),
         rate_limit_limit {integer},
         rate_limit_period {integer},
@@ -37,38 +37,38 @@ _TABLES: Final = (
     # What Verify reads each time comes first: the engine need not walk the rest of the row for it.
     """
     CREATE TABLE key (
-        access_key TEXT NOT NULL PRIMARY KEY,
+        access_key {text} NOT NULL PRIMARY KEY,
         revision {integer} NOT NULL,
         last_used_time {integer},
         digest {bytes} NOT NULL,
         pepper_version {integer} NOT NULL,
-        project_id TEXT REFERENCES project (project_id),
+        project_id {text} REFERENCES project (project_id),
         created_revision {integer} NOT NULL UNIQUE,
-        lineage TEXT NOT NULL REFERENCES key (access_key),
-        mode TEXT NOT NULL CHECK (mode IN ('test', 'live')),
-        kind TEXT NOT NULL CHECK (kind IN ('secret', 'restricted', 'publishable', 'operator')),
-        purpose TEXT,
-        permissions TEXT,
-        restrictions TEXT,
+        lineage {text} NOT NULL REFERENCES key (access_key),
+        mode {text} NOT NULL CHECK (mode IN ('test', 'live')),
+        kind {text} NOT NULL CHECK (kind IN ('secret', 'restricted', 'publishable', 'operator')),
+        purpose {text},
+        permissions {text},
+        restrictions {text},
         rate_limit_limit {integer},
         rate_limit_period {integer},
         quota_limit {integer},
-        quota_period TEXT,
-        labels TEXT,
+        quota_period {text},
+        labels {text},
         disabled {integer} NOT NULL CHECK (disabled IN (0, 1)),
         create_time {integer} NOT NULL,
         update_time {integer} NOT NULL,
         expire_time {integer},
         supersede_time {integer},
         revoke_time {integer},
-        revoke_reason TEXT,
-        revoke_note TEXT,
-        created_by TEXT,
-        created_from TEXT,
-        predecessor_access_key TEXT,
-        successor_access_key TEXT,
-        publishable_key TEXT,
-        operator_projects TEXT,
+        revoke_reason {text},
+        revoke_note {text},
+        created_by {text},
+        created_from {text},
+        predecessor_access_key {text},
+        successor_access_key {text},
+        publishable_key {text},
+        operator_projects {text},
         CHECK ((kind = 'operator') = (project_id IS NULL)),
         CHECK ((rate_limit_limit IS NULL) = (rate_limit_period IS NULL)),
         CHECK ((quota_limit IS NULL) = (quota_period IS NULL))
@@ -79,14 +79,14 @@ _TABLES: Final = (
     CREATE TABLE change (
         revision {integer} NOT NULL PRIMARY KEY,
         time {integer} NOT NULL,
-        type TEXT NOT NULL,
-        project_id TEXT,
-        access_key TEXT,
-        actor TEXT NOT NULL,
-        peer TEXT NOT NULL,
-        keys TEXT NOT NULL,
-        project TEXT,
-        before TEXT NOT NULL,
+        type {text} NOT NULL,
+        project_id {text},
+        access_key {text},
+        actor {text} NOT NULL,
+        peer {text} NOT NULL,
+        keys {text} NOT NULL,
+        project {text},
+        before {text} NOT NULL,
         salt {bytes} NOT NULL,
         key_version {integer} NOT NULL,
         hash {bytes} NOT NULL
@@ -97,7 +97,7 @@ _TABLES: Final = (
     "CREATE INDEX change_by_time ON change (time, revision)",
     """
     CREATE TABLE key_check (
-        name TEXT NOT NULL PRIMARY KEY,
+        name {text} NOT NULL PRIMARY KEY,
         check_value {bytes} NOT NULL
     ) {keyed_table}
     """,
@@ -109,12 +109,7 @@ _FIRST_LOG: Final = (
 
 def migrate(run: Run, dialect: Dialect) -> None:
     """Make the tables, and an empty log with an id of its own."""
-    words = {
-        "integer": dialect.integer,
-        "bytes": dialect.bytes,
-        "table": dialect.table,
-        "keyed_table": dialect.keyed_table,
-    }
+    words = dialect._asdict()
     for statement in _TABLES:
         run(statement.format_map(words))
     for statement in dialect.append_only("change"):

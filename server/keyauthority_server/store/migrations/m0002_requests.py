@@ -12,7 +12,7 @@ _REQUEST: Final = """
         name {bytes} NOT NULL PRIMARY KEY,
         content {bytes} NOT NULL,
         revision {integer} NOT NULL REFERENCES change (revision),
-        access_key TEXT NOT NULL,
+        access_key {text} NOT NULL,
         sealed {bytes},
         pepper_version {integer} NOT NULL,
         end_time {integer} NOT NULL
@@ -26,11 +26,7 @@ _INDEXES: Final = (
 
 def migrate(run: Run, dialect: Dialect) -> None:
     """Make the table of requests."""
-    words = {
-        "integer": dialect.integer,
-        "bytes": dialect.bytes,
-        "keyed_table": dialect.keyed_table,
-    }
+    words = dialect._asdict()
     run(_REQUEST.format_map(words))
     for statement in _INDEXES:
         run(statement)

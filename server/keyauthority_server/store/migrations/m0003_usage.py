@@ -14,11 +14,11 @@ _TABLES: Final = (
     """
     CREATE TABLE usage (
         id {serial},
-        granularity TEXT NOT NULL CHECK (granularity IN ('hour', 'day')),
+        granularity {text} NOT NULL CHECK (granularity IN ('hour', 'day')),
         bucket_time {integer} NOT NULL,
-        access_key TEXT NOT NULL REFERENCES key (access_key),
+        access_key {text} NOT NULL REFERENCES key (access_key),
         verdict {integer} NOT NULL,
-        project_id TEXT NOT NULL REFERENCES project (project_id),
+        project_id {text} NOT NULL REFERENCES project (project_id),
         count {integer} NOT NULL CHECK (count >= 0),
         cost {integer} NOT NULL CHECK (cost >= 0),
         last_used_time {integer} NOT NULL,
@@ -32,7 +32,7 @@ _TABLES: Final = (
     "CREATE INDEX usage_by_key ON usage (access_key, granularity, bucket_time, verdict)",
     """
     CREATE TABLE usage_batch (
-        batch_id TEXT NOT NULL PRIMARY KEY,
+        batch_id {text} NOT NULL PRIMARY KEY,
         end_time {integer} NOT NULL
     ) {keyed_table}
     """,
@@ -42,11 +42,6 @@ _TABLES: Final = (
 
 def migrate(run: Run, dialect: Dialect) -> None:
     """Make the tables of usage."""
-    words = {
-        "integer": dialect.integer,
-        "serial": dialect.serial,
-        "table": dialect.table,
-        "keyed_table": dialect.keyed_table,
-    }
+    words = dialect._asdict()
     for statement in _TABLES:
         run(statement.format_map(words))

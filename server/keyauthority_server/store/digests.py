@@ -1,0 +1,110 @@
+"""Digests of tokens and the peppers that they were made under, the same for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from keyauthority_server.store.records import Row, microseconds, time_from
+from keyauthority_server.store.sql import KEY_CHECKS, PUT_KEY_CHECK, Rows
+from keyauthority_server.store.values import Digests, Redigest
+
+_DROP_KEY_CHECK: Final = "DELETE FROM key_check WHERE name = ?"
+
+# Not what has another digest by now: its key was changed, or made anew by another process.
+_REDIGEST: Final = """
+    UPDATE key SET digest = ?, pepper_version = ?
+    WHERE access_key = ? AND pepper_version = ? AND digest = ?
+    """
+
+# Read from the index `key_by_pepper`, which holds no key that was revoked.
+_NEEDING: Final = """
+    SELECT access_key FROM key
+    WHERE pepper_version = ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    ORDER BY supersede_time LIMIT ?
+    """
+_COUNT_OLDER: Final = """
+    SELECT count(*) FROM key
+    WHERE pepper_version < ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    """
+
+_COUNT_NEEDING: Final = """
+    SELECT pepper_version, count(*) FROM key
+    WHERE revoke_time IS NULL AND (supersede_time IS NULL OR supersede_time > ?)
+    GROUP BY pepper_version
+    """
+_COUNT_ALL: Final = "SELECT pepper_version, count(*) FROM key GROUP BY pepper_version"
+_SEALED_UNTIL: Final = """
+    SELECT max(end_time) FROM request
+    WHERE pepper_version = ? AND sealed IS NOT NULL AND end_time > ?
+    """
+_COUNT_SEALED: Final = """
+    SELECT pepper_version, count(*), max(end_time) FROM request
+    WHERE sealed IS NOT NULL AND end_time > ? GROUP BY pepper_version
+    """
+
+
+def key_checks(rows: Rows) -> Mapping[str, bytes]:
+    """Return the check values by which files of secret keys are recognised, by name."""
+    return {name: bytes(check_value) for name, check_value in rows.each(KEY_CHECKS)}
+
+
+def set_key_checks(rows: Rows, checks: Mapping[str, bytes]) -> None:
+    """Record check values for names that have none yet."""
+    rows.run_many(PUT_KEY_CHECK, checks.items())
+
+
+def drop_key_check(rows: Rows, name: str) -> None:
+    """Know a version of a file of secret keys no more."""
+    rows.run(_DROP_KEY_CHECK, (name,))
+
+
+def redigest(rows: Rows, anew: Sequence[Redigest]) -> None:
+    """Exchange digests, but for those that are not as they were found."""
+    rows.run_many(
+        _REDIGEST,
+        [
+            (one.digest, one.pepper_version, one.access_key, one.found_version, one.found)
+            for one in anew
+        ],
+    )
+
+
+def keys_needing(rows: Rows, pepper_version: int, now: datetime, limit: int) -> list[str]:
+    """Return the first keys that need a version; see `Transaction.keys_needing`."""
+    values = (pepper_version, microseconds(now), limit)
+    return [access_key for (access_key,) in rows.each(_NEEDING, values)]
+
+
+def sealed_until(rows: Rows, pepper_version: int, now: datetime) -> datetime | None:
+    """Return when the last token that is sealed under a version ends, None if there is none."""
+    row = rows.one(_SEALED_UNTIL, (pepper_version, microseconds(now)))
+    return None if row is None or row[0] is None else time_from(row[0])
+
+
+def keys_under_older(rows: Rows, pepper_version: int, now: datetime) -> int:
+    """Return how many keys need an older version; see `Store.keys_under_older`."""
+    row = rows.one(_COUNT_OLDER, (pepper_version, microseconds(now)))
+    return 0 if row is None else int(row[0])
+
+
+def digests(rows: Rows, now: datetime) -> list[Digests]:
+    """Return what was made under each version. To be called in one read transaction."""
+    moment = microseconds(now)
+    needing = _by_version(rows.each(_COUNT_NEEDING, (moment,)))
+    every = _by_version(rows.each(_COUNT_ALL))
+    sealed = {version: (count, end) for version, count, end in rows.each(_COUNT_SEALED, (moment,))}
+    found = []
+    for version in sorted(every.keys() | sealed.keys()):
+        needed = needing.get(version, 0)
+        count, end = sealed.get(version, (0, None))
+        until = None if end is None else time_from(end)
+        found.append(Digests(version, needed, every.get(version, 0) - needed, count, until))
+    return found
+
+
+def _by_version(counts: Iterable[Row]) -> dict[int, int]:
+    return {row[0]: row[1] for row in counts}

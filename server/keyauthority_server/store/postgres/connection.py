@@ -1,0 +1,139 @@
+"""Connections to PostgreSQL: how they are made, how long they are waited for, what errors mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import count
+from typing import Any, Final, NamedTuple, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8Dumper
+
+from keyauthority.clock import monotonic
+from keyauthority_server.store.base import StoreError, StoreFull, StoreRefused, StoreUnavailable
+
+R = TypeVar("R")
+
+# What the URL does not say. A server that is gone without a word is noticed within seconds.
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "application_name": "keyauthority",
+    "target_session_attrs": "read-write",  # of several hosts the primary; never a standby
+    "connect_timeout": 3,  # seconds, for each host
+    "keepalives": 1,
+    "keepalives_idle": 2,  # seconds
+    "keepalives_interval": 1,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,  # ms
+}
+_SET: Final = (
+    "SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),"
+    " set_config('idle_in_transaction_session_timeout', $3, false),"
+    " set_config('default_transaction_isolation', 'read committed', false)"
+)
+_WAIT_SECONDS: Final = 0.1  # how often a wait looks at its end
+
+# Classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_FULL: Final = frozenset({"53100"})
+_LOST: Final = re.compile(
+    "08...|57P0.|25P0[34]|25006|40003|F....|XX..."  # connection, shutdown, patience, standby, crash
+)
+_PASSING: Final = re.compile("40...|53...|55P03|57014|58...")  # nothing of the transaction is left
+
+
+class ConnectionLost(StoreUnavailable):
+    """The connection is of no use any more: what it was told last may have been done."""
+
+
+class StatementFailed(StoreError):
+    """One statement cannot be run, or broke a rule of the schema; it alone was undone."""
+
+
+class Patience(NamedTuple):
+    """How long is waited, in seconds."""
+
+    statement: float
+    """By this process, for one statement: after that its connection is dropped."""
+    server: float
+    """By the server, for one statement; 0 has no end, as a COMMIT must."""
+    lock: float
+    """By the server, for a lock that somebody else holds."""
+    idle: float
+    """By the server, for the next statement of a transaction that holds others up."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection whose every wait has an end."""
+
+    patience = 5.0
+
+    def wait(self, gen: PQGen[R], *_: Any, **__: Any) -> R:
+        """Wait for a statement, but not for ever; the connection is of no use after that."""
+        return super().wait(_bounded(gen, monotonic() + self.patience), _WAIT_SECONDS)
+
+
+def _bounded(gen: PQGen[R], end: float) -> PQGen[R]:
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and monotonic() > end:
+                raise psycopg.OperationalError("the server did not answer in time")
+            wanted = gen.send(ready)
+    except StopIteration as result:
+        return result.value  # type: ignore[no-any-return]  # what a generator of R returns
+
+
+def parameters(url: str) -> dict[str, Any]:
+    """Return how to connect; raises StoreRefused for a URL that PostgreSQL's library refuses."""
+    try:
+        told = conninfo_to_dict(url)
+    except psycopg.Error:
+        raise StoreRefused("the URL of the store is none that PostgreSQL understands") from None
+    return {**_DEFAULTS, **told, "client_encoding": "utf8"}
+
+
+def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
+    """Return a connection in autocommit; raises StoreUnavailable."""
+    try:
+        connection = Connection.connect(**to, autocommit=True, cursor_factory=psycopg.RawCursor)
+    except (psycopg.Error, OSError) as error:
+        raise StoreUnavailable(f"PostgreSQL cannot be reached: {_line(error)}") from error
+    connection.patience = patience.statement
+    connection.adapters.register_dumper(int, Int8Dumper)  # else each size is a statement of its own
+    try:
+        ends = (patience.server, patience.lock, patience.idle)
+        connection.execute(_SET, [str(round(seconds * 1000)) for seconds in ends])
+    except psycopg.Error as error:
+        connection.close()
+        raise store_error(error) from error
+    return connection
+
+
+def store_error(error: psycopg.Error) -> StoreError:
+    """Return what an error of the driver means to whoever wrote or read."""
+    state, text = error.sqlstate, f"{type(error).__name__}: {_line(error)}"
+    if state is None:
+        lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        return ConnectionLost(text) if lost else StatementFailed(text)
+    if state in _FULL:
+        return StoreFull(text)
+    if _LOST.fullmatch(state):
+        return ConnectionLost(text)
+    return StoreUnavailable(text) if _PASSING.fullmatch(state) else StatementFailed(text)
+
+
+def _line(error: Exception) -> str:
+    """Return the message without its detail, which may name values."""
+    diag = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((diag or str(error)).split())
+
+
+@lru_cache(maxsize=1024)  # more than there are statements
+def translated(statement: str) -> str:
+    """Return the statement with the parameters that PostgreSQL counts: `$1` for the first `?`."""
+    places = count(1)
+    return re.sub(r"\?", lambda _: f"${next(places)}", statement)

@@ -1,0 +1,140 @@
+"""Single records, looked up for all callers who wait: one statement for the whole group.
+
+Each answer is from the one state that the statement has seen, which is newer than the questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from keyauthority.model import Project, Revision
+from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
+from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
+from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.postgres.witness import Witness
+from keyauthority_server.store.records import PROJECT_COLUMNS, project_from, record_of
+from keyauthority_server.store.sights import Decoder
+from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY
+from keyauthority_server.store.turns import Turn, tell, tell_failure, waiting
+from keyauthority_server.store.values import Held, Sights
+
+ASKED: Final = (
+    "WITH asked (place, value) AS"
+    " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
+)
+_LOOK_MANY: Final = ASKED + LOOK_MANY
+
+GROUP_MAX: Final = 1_000  # names: some 10 ms
+LOOK_SECONDS: Final = 2.0  # many times what a queue of looks takes
+TRIES: Final = 2  # the second on a new connection
+PATIENCE: Final = Patience(statement=LOOK_SECONDS, server=LOOK_SECONDS, lock=LOOK_SECONDS, idle=10)
+
+_log = structlog.get_logger(__name__)
+
+
+Pair = tuple[Held | None, Project | None]
+_NOTHING: Final[Pair] = (None, None)
+
+
+class Question(NamedTuple):
+    """What one caller looks for."""
+
+    access_keys: tuple[str | None, ...]
+    operator: str | None
+    project_id: str | None = None
+    """Looked for instead of keys."""
+    proven: bool = False
+    """Tell as well how fresh the answer is."""
+
+
+class Answer(NamedTuple):
+    """What he gets."""
+
+    sights: Sights
+    project: Project | None = None
+    as_of: float = NEVER
+    """See `values.Proven`."""
+
+
+class Looking:
+    """The job of the thread that looks."""
+
+    def __init__(self, rows: PostgresRows, witness: Witness, heartbeat: Heartbeat) -> None:
+        """Take over `rows`."""
+        self._rows = rows
+        self._witness = witness
+        self._heartbeat = heartbeat
+        self._decoder = Decoder()
+
+    def serve(self, turns: list[Turn[Question, Answer]]) -> None:
+        """Look, and answer all callers who still wait; on a new connection if one was lost."""
+        callers = waiting(turns)
+        if not callers:
+            return
+        questions = [one.question for one in callers]
+        for again in range(1, TRIES + 1):
+            try:
+                answers = self._answers(questions)
+            except StoreError as error:
+                if isinstance(error, ConnectionLost) and again < TRIES:
+                    continue
+                _log.error("store_look_failed", error=str(error))
+                tell_failure(callers, StoreUnavailable(str(error)))
+            except Exception as error:  # noqa: BLE001  # the thread must outlive it
+                _log.critical("store_reader_failed", error=f"{type(error).__name__}: {error}")
+                self._rows.drop()
+                tell_failure(callers, StoreUnavailable("the reader failed"))
+            else:
+                tell(callers, answers)
+            return
+
+    def end(self) -> None:
+        """Let go of the connection."""
+        self._rows.drop()
+
+    def _answers(self, questions: Sequence[Question]) -> list[Answer]:
+        self._rows.ready()
+        newest = self._witness.newest
+        proven = any(one.proven for one in questions)
+        as_of = self._heartbeat.seen(self._rows) if proven else NEVER
+        names = dict.fromkeys(
+            name
+            for one in questions
+            for name in (*one.access_keys, one.operator)
+            if _may_be_kept(name)
+        )
+        rows = list(self._rows.each(_LOOK_MANY, ([*names, None],)))
+        if not rows:
+            raise StoreUnavailable("the counter row is missing")
+        try:
+            self._witness.check(Revision(rows[0][0]), newest)
+        except ConnectionLost:
+            self._rows.drop()
+            raise
+        head, found, _ = self._decoder.sights(rows)
+        pairs: dict[str | None, Pair] = dict(zip(names, found, strict=True))
+        return [self._answer(one, head, pairs, as_of) for one in questions]
+
+    def _answer(
+        self,
+        question: Question,
+        head: Revision,
+        pairs: Mapping[str | None, Pair],
+        as_of: float,
+    ) -> Answer:
+        found = [pairs.get(name, _NOTHING) for name in question.access_keys]
+        operator, _ = pairs.get(question.operator, _NOTHING)
+        project = None
+        if _may_be_kept(question.project_id):
+            row = self._rows.one(GET_PROJECT, (question.project_id,))
+            project = None if row is None else project_from(record_of(PROJECT_COLUMNS, row))
+        return Answer(Sights(head, found, operator), project, as_of)
+
+
+def _may_be_kept(name: str | None) -> bool:
+    """Return False for what PostgreSQL's texts cannot hold; nothing is kept under such a name."""
+    return name is not None and name.isascii() and "\0" not in name

@@ -1,0 +1,154 @@
+"""`sql.Rows` over a connection that is made when it is needed, and anew when it was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.postgres.connection import (
+    Connection,
+    ConnectionLost,
+    Patience,
+    StatementFailed,
+    connect,
+    store_error,
+    translated,
+)
+
+FETCHED_ROWS: Final = 500  # of a page at once
+
+Admit = Callable[["PostgresRows"], None]
+"""Looks at a new connection, and raises StoreError if it must not be used."""
+
+
+class PostgresRows:
+    """Runs statements on one connection. Several threads may use it, one after the other."""
+
+    def __init__(self, to: Mapping[str, Any], patience: Patience, admit: Admit) -> None:
+        self._to = to
+        self._patience = patience
+        self._admit = admit
+        self._connection: Connection | None = None
+        self.failure: StoreError | None = None
+        """The last error that the whole transaction does not survive."""
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Return the first row, or None."""
+        try:
+            return self._run(statement, values).fetchone()
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
+        """Return the rows, all of them read."""
+        try:
+            return self._run(statement, values).fetchall()
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that gives no rows."""
+        try:
+            self._run(statement, values)
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that gives no rows, once for each sequence of values."""
+        try:
+            self._live().cursor().executemany(translated(statement), values)
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+
+    def begin(self, statement: str) -> None:
+        """Begin a transaction with a text of one or more statements; connect if need be."""
+        self.failure = None
+        self.ready()
+        self.run(statement)
+
+    def commit(self) -> None:
+        """Commit. ConnectionLost says that nobody knows; any other error, that nothing was."""
+        try:
+            told = self._run("COMMIT", ()).statusmessage
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+        if told != "COMMIT":  # what PostgreSQL makes of a transaction that had failed
+            raise StatementFailed(f"COMMIT was answered with {told}")
+
+    def roll_back(self) -> None:
+        """End a transaction without its changes, or the connection if that is of no use."""
+        connection = self._connection
+        if connection is None:
+            return
+        status = connection.info.transaction_status
+        if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            try:
+                connection.execute("ROLLBACK")
+            except psycopg.Error:
+                self.drop()
+        elif status is not TransactionStatus.IDLE:
+            self.drop()
+
+    def ready(self) -> None:
+        """See that there is a connection; raises StoreError, StoreUnavailable above all."""
+        if self._connection is not None:
+            return
+        self._connection = connect(self._to, self._patience)
+        try:
+            self._admit(self)
+        except BaseException:
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Let go of the connection, whatever it is doing. The next one that is needed is new."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        # Without values it may be several statements, and is not prepared.
+        return self._live().execute(translated(statement), values or None)
+
+    def _live(self) -> Connection:
+        if self._connection is None:
+            raise ConnectionLost("there is no connection")
+        return self._connection
+
+    def _noted(self, error: psycopg.Error | UnicodeError) -> StoreError:
+        if isinstance(error, UnicodeError):  # an unpaired surrogate: no text
+            return StatementFailed("a value is no text")
+        failed = store_error(error)
+        if self._connection is not None and self._connection.closed:
+            failed = ConnectionLost(str(failed))
+        if isinstance(failed, ConnectionLost):
+            self.drop()
+        if not isinstance(failed, StatementFailed):
+            self.failure = failed
+        return failed
+
+
+class PageRows(PostgresRows):
+    """The same for pages, whose reader may stop half-way: rows are fetched as they are read."""
+
+    _names = count(1)
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
+        """Return the rows, in a transaction as they are read."""
+        if self._live().info.transaction_status is TransactionStatus.INTRANS:
+            return self._fetched(statement, values)
+        return super().each(statement, values)
+
+    def _fetched(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
+        try:
+            with psycopg.RawServerCursor(self._live(), f"page_{next(self._names)}") as cursor:
+                cursor.itersize = FETCHED_ROWS
+                cursor.execute(translated(statement), values or None)
+                yield from cursor
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error

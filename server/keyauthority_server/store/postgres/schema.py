@@ -1,0 +1,151 @@
+"""The schema in PostgreSQL: whether a database is ours and current, and how it becomes so.
+
+A step writes its name before it does anything: of several starters one is let past, and the others
+wait for his commit, without a lock that only PostgreSQL knows.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from keyauthority.clock import monotonic
+from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
+from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect
+from keyauthority_server.store.postgres.connection import Patience, StatementFailed, parameters
+from keyauthority_server.store.postgres.rows import PostgresRows
+
+ALL_STEPS: Final = STEPS + COUNTER_STEPS
+
+MIGRATE_SECONDS: Final = 60.0  # longer than another starter's migration takes
+_PATIENCE: Final = Patience(statement=MIGRATE_SECONDS, server=0, lock=MIGRATE_SECONDS / 2, idle=10)
+
+_TABLE: Final = "keyauthority_migration"  # what a database of ours is known by
+_TABLES: Final = (
+    "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+)
+_MAKE: Final = f'CREATE TABLE IF NOT EXISTS {_TABLE} (name TEXT COLLATE "C" NOT NULL PRIMARY KEY)'
+_APPLIED: Final = f"SELECT name FROM {_TABLE}"  # noqa: S608 - a text of this module's own
+_APPLY: Final = f"INSERT INTO {_TABLE} (name) VALUES (?)"  # noqa: S608 - as above
+_ENCODING: Final = "SHOW server_encoding"
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the newest schema, counters too; make it in an empty one.
+
+    All steps that are missing are done, or none; several starters at once do them once. Raises
+    StoreRefused for a database that must not be touched, StoreError if the system fails.
+    """
+    rows = PostgresRows(parameters(url), _PATIENCE, _check_encoding)
+    end = monotonic() + MIGRATE_SECONDS
+    try:
+        while True:
+            try:
+                _migrate(rows)
+            except StoreRefused:
+                raise
+            except StoreError as error:
+                if not _beaten(rows, error) or monotonic() > end:
+                    raise
+            else:
+                return
+    finally:
+        rows.drop()
+
+
+def is_made(url: str) -> bool:
+    """True if the database is ours, of whatever version; StoreRefused if it is somebody else's."""
+    rows = PostgresRows(parameters(url), _PATIENCE, _check_encoding)
+    try:
+        rows.ready()
+        return _is_ours(rows)
+    finally:
+        rows.drop()
+
+
+def check_schema(rows: PostgresRows) -> None:
+    """Raise StoreRefused unless the database is ours, and of just this code's version."""
+    try:
+        applied = _applied(rows)
+    except StatementFailed as error:  # there is no such table
+        if _is_ours(rows):
+            raise
+        raise StoreRefused("the database is empty: run migrate") from error
+    _check_steps(applied, missing_allowed=False)
+
+
+def _migrate(rows: PostgresRows) -> None:
+    try:
+        rows.begin("BEGIN")
+        if not _is_ours(rows):
+            rows.run(_MAKE)
+        applied = _applied(rows)
+        _check_steps(applied, missing_allowed=True)
+        for step in ALL_STEPS:
+            if step.name not in applied:
+                rows.run(_APPLY, (step.name,))
+                step.migrate(rows.run, _DIALECT)
+        rows.commit()
+    finally:
+        rows.roll_back()
+
+
+def _beaten(rows: PostgresRows, error: StoreError) -> bool:
+    """True if another starter has done it meanwhile, or is about to: then look again."""
+    if isinstance(error, StoreUnavailable):
+        return False
+    with suppress(StoreError):
+        return isinstance(error, StatementFailed) and _is_ours(rows)
+    return False
+
+
+def _check_encoding(rows: PostgresRows) -> None:
+    encoding = rows.one(_ENCODING)[0]
+    if encoding != "UTF8":
+        raise StoreRefused(f"the database keeps text as {encoding}; it must be UTF8")
+
+
+def _is_ours(rows: PostgresRows) -> bool:
+    """Return False for an empty database; raise StoreRefused for somebody else's."""
+    tables = {name for (name,) in rows.each(_TABLES)}
+    if _TABLE in tables:
+        return True
+    if tables:
+        raise StoreRefused("the database belongs to another application")
+    return False
+
+
+def _applied(rows: PostgresRows) -> set[str]:
+    return {name for (name,) in rows.each(_APPLIED)}
+
+
+def _check_steps(applied: set[str], *, missing_allowed: bool) -> None:
+    known = {step.name for step in ALL_STEPS}
+    if applied - known:
+        later = ", ".join(sorted(applied - known))
+        raise StoreRefused(f"the database is of a newer version: it has {later}")
+    if known - applied and not missing_allowed:
+        raise StoreRefused("the database is of an older version: run migrate")
+
+
+def _append_only(table: str) -> tuple[str, ...]:
+    refuse = (
+        f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$"
+    )
+    always = (
+        f"CREATE TRIGGER {table}_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
+        f" FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_append_only()"
+    )
+    return refuse, always
+
+
+_DIALECT: Final = Dialect(
+    integer="BIGINT",
+    bytes="BYTEA",
+    text='TEXT COLLATE "C"',
+    serial="BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY",
+    table="",
+    keyed_table="",
+    append_only=_append_only,
+)

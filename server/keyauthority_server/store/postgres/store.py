@@ -1,0 +1,265 @@
+"""`base.Store` on PostgreSQL: a thread and a connection for each kind of work, none in the loop.
+
+Single records are looked up by one statement for all who wait (`looks`), writes share their commits
+(`writer`), pages and the tail of the log have a connection each. Nothing is remembered between two
+reads but what a row read just now still names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Final, NamedTuple, TypeVar
+
+import structlog
+
+from keyauthority.clock import monotonic
+from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority_server.store import changes, digests
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.gathering import Gathering
+from keyauthority_server.store.listing import Asked
+from keyauthority_server.store.pages import Pages
+from keyauthority_server.store.postgres import looks, writer
+from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
+from keyauthority_server.store.postgres.heartbeat import Heartbeat
+from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Question
+from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
+from keyauthority_server.store.postgres.witness import Witness
+from keyauthority_server.store.postgres.writer import Writing, admit_writer
+from keyauthority_server.store.records import time_from
+from keyauthority_server.store.sql import LOG, Rows
+from keyauthority_server.store.transaction import SqlTransaction, in_scope
+from keyauthority_server.store.turns import Turn, Turns
+from keyauthority_server.store.units import Unit, answered
+from keyauthority_server.store.values import (
+    ANY,
+    Proven,
+    Scope,
+    Sealer,
+    Sight,
+    Sights,
+    Tail,
+    Wanted,
+)
+
+T = TypeVar("T")
+
+CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
+POLL_SECONDS: Final = 0.02  # how late another process's commit is seen
+TRIES: Final = 2  # of a read, the second on a new connection
+_PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page takes 50 ms
+_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+_log = structlog.get_logger(__name__)
+
+
+def open_store(url: str, seal: Sealer) -> PostgresStore:
+    """Open the database, which `migrate` has made.
+
+    Raises StoreRefused, with one line that says why, and StoreUnavailable.
+    """
+    to, witness = parameters(url), Witness()
+    connections = Connections(
+        looks=PostgresRows(to, looks.PATIENCE, witness.admit),
+        pages=PageRows(to, _PAGES, witness.admit),
+        tail=PostgresRows(to, looks.PATIENCE, witness.admit),
+        writer=PostgresRows(to, writer.PATIENCE, admit_writer(witness)),
+        heartbeat=Heartbeat(to, witness),
+    )
+    connections.looks.ready()  # the others when they are needed
+    return PostgresStore(connections, seal, witness)
+
+
+class Connections(NamedTuple):
+    """Those of one process, for one thread each."""
+
+    looks: PostgresRows
+    pages: PageRows
+    tail: PostgresRows
+    writer: PostgresRows
+    heartbeat: Heartbeat
+
+
+class PostgresStore(Pages):
+    """`base.Store` on PostgreSQL. Make it with `open_store`; use it from one event loop."""
+
+    def __init__(self, connections: Connections, seal: Sealer, witness: Witness) -> None:
+        """Take over the connections; that for looks has been made."""
+        self._witness = witness
+        self._pages = connections.pages
+        self._tail = connections.tail
+        self._heartbeat = connections.heartbeat
+        self._looking: Gathering[Turn[Question, Answer]] = Gathering(
+            Looking(connections.looks, witness, connections.heartbeat),
+            name="store-looks",
+            most=looks.GROUP_MAX,
+        )
+        self._turns: Turns[Question, Answer] = Turns(self._looking)
+        job = Writing(connections.writer, seal, witness)
+        self._writer = Gathering(job, name="store-writer", most=writer.GROUP_MAX)
+        self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
+        self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
+        self._committed = asyncio.Event()
+
+    @property
+    def log_id(self) -> LogId:
+        """The log that this store's revisions count in."""
+        return self._witness.log_id or LogId("")
+
+    @property
+    def proven_at(self) -> float:
+        """When the newest beat that was committed began; see `looks.Proving`."""
+        return self._heartbeat.proven_at
+
+    @property
+    def acknowledged(self) -> Revision:
+        """The newest revision that this process has committed; see `looks.Proving`."""
+        return self._witness.acknowledged
+
+    async def prove_each(self, seconds: float) -> None:
+        """Beat from now on; see `looks.Proving`."""
+        await _in_thread(self._tailer, self._heartbeat.begin, seconds)
+
+    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+        """Do what `look_many` does, and tell what the read has proven."""
+        answer = await self._ask(Question(tuple(access_keys), operator, proven=True))
+        return Proven(answer.sights, answer.as_of)
+
+    async def look(
+        self, access_key: str | None, operator: str | None, wanted: Wanted = ANY
+    ) -> Sight:
+        """Return a key with its project, and an operator's key, as they are now."""
+        answer = await self._ask(Question((access_key,), operator))
+        head, ((held, project),), held_operator = answer.sights
+        return Sight(head, held, project, held_operator)
+
+    async def look_many(
+        self, access_keys: Sequence[str], operator: str | None, wanted: Wanted = ANY
+    ) -> Sights:
+        """Return many keys, each with its project, and an operator's key, as they are now."""
+        return (await self._ask(Question(tuple(access_keys), operator))).sights
+
+    async def get_key(self, access_key: str, scope: Scope) -> Key | None:
+        """Return the key, or None if it is absent or out of scope."""
+        held = (await self.look(access_key, None)).held
+        return held.key if held is not None and in_scope(held.key, scope) else None
+
+    async def get_project(self, project_id: str, scope: Scope) -> Project | None:
+        """Return the project, or None if it is absent or out of scope."""
+        if scope is not None and project_id not in scope:
+            return None
+        return (await self._ask(Question((), None, project_id))).project
+
+    async def read_changes(self, after: int, limit: int) -> Tail:
+        """Return up to `limit` changes behind a revision, and how far the log goes."""
+        return await _in_thread(self._tailer, self._read_tail, after, limit)
+
+    async def moved(self, within: float) -> None:
+        """Return once there may be changes that the last `read_changes` did not see."""
+        self._committed.clear()
+        try:
+            async with asyncio.timeout(min(within, POLL_SECONDS)):
+                await self._committed.wait()
+        except TimeoutError:
+            return
+
+    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+        """Run `work` in a transaction, commit, and return what it returned; see `base`.
+
+        There is no reserve for what is `urgent`: the server's disk is its own affair.
+        """
+        return await self._write(work)
+
+    async def newest_time(self) -> datetime | None:
+        """Return the time of the newest change, None for an empty log."""
+        row = await self.page(lambda rows: rows.one(LOG))
+        return None if row is None or row[3] is None else time_from(row[3])
+
+    async def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        return await self.page(digests.key_checks)
+
+    async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
+        """Record check values for names that have none yet."""
+        await self._write(lambda transaction: transaction.set_key_checks(checks))
+
+    async def close(self) -> None:
+        """Finish the writes that were handed in, then let go of everything."""
+        self._turns.hand_in()
+        threads = (self._writer, self._looking)
+        for thread in threads:
+            thread.close()
+        stopped = [asyncio.wrap_future(thread.stopped) for thread in threads]
+        await asyncio.wait(stopped, timeout=CLOSE_SECONDS)
+        await _in_thread(self._tailer, self._heartbeat.end)
+        for executor, rows in ((self._pager, self._pages), (self._tailer, self._tail)):
+            await _in_thread(executor, rows.drop)
+            executor.shutdown()
+
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` in one read transaction, in a thread."""
+        return await _in_thread(self._pager, self._snapshot, read)
+
+    def asked(self, values: Iterable[str]) -> Asked:
+        """Return values as a table."""
+        return Asked(ASKED, list(values))
+
+    async def _ask(self, question: Question) -> Answer:
+        size = len(question.access_keys) + 1
+        late = "the store did not answer in time"
+        return await self._turns.ask(question, size=size, seconds=looks.LOOK_SECONDS, late=late)
+
+    async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
+        unit = Unit(work)
+        self._writer.submit(unit)
+        result: T = await answered(unit, writer.WRITE_SECONDS)
+        self._committed.set()
+        return result
+
+    def _snapshot(self, read: Callable[[Rows], T]) -> T:
+        return _read(self._pages, _BEGIN, read)
+
+    def _read_tail(self, after: int, limit: int) -> Tail:
+        newest, now = self._witness.newest, monotonic()
+
+        def read(rows: Rows) -> Tail:
+            as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
+            return changes.read_changes(rows, after, limit, as_of)
+
+        tail = _read(self._tail, "BEGIN", read)
+        try:
+            self._witness.check(tail.head, newest)
+        except ConnectionLost:
+            self._tail.drop()
+            raise
+        return tail
+
+
+def _read(rows: PostgresRows, begin: str | None, read: Callable[[Rows], T]) -> T:
+    """Read; once more on a new connection if the first was lost. One statement needs no `begin`."""
+    for _ in range(1, TRIES):
+        try:
+            return _read_once(rows, begin, read)
+        except ConnectionLost:
+            continue
+    return _read_once(rows, begin, read)
+
+
+def _read_once(rows: PostgresRows, begin: str | None, read: Callable[[Rows], T]) -> T:
+    if begin is None:
+        rows.ready()
+        return read(rows)
+    try:
+        rows.begin(begin)
+        found = read(rows)
+        rows.commit()
+    finally:
+        rows.roll_back()
+    return found
+
+
+async def _in_thread(executor: ThreadPoolExecutor, call: Callable[..., T], *given: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, call, *given)
