@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class Certificate(NamedTuple):
+    """A caller that the configuration knows by a name in his verified client certificate."""
+
+    name: str
+    permissions: tuple[str, ...]
+    projects: tuple[str, ...]
+    """The projects that he is confined to; empty means all."""
+    expire_time: datetime
+    """When his certificate expires."""
 
 
 class Call(NamedTuple):
@@ -14,6 +26,8 @@ class Call(NamedTuple):
     metadata: Metadata
     peer: str
     """As gRPC names it: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
+    certificates: tuple[Certificate, ...] = ()
+    """The callers that the client's certificate stands for."""
 
 
 class Refusal(Exception):
@@ -35,5 +49,16 @@ class Refusal(Exception):
 Answer = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
 """A unary method: a request's bytes in, the answer's out. Raises Refusal and nothing else."""
 
-Services = Mapping[str, Mapping[str, Answer]]
+
+class Streaming(NamedTuple):
+    """A method that answers with a stream."""
+
+    open: Callable[[bytes, Call], AsyncGenerator[bytes]]
+    """A request's bytes in, messages out, each of them made when it can be sent. Raises Refusal and
+    nothing else."""
+    end: Callable[[], None]
+    """Ends all that are open: each says what there is to say, and raises Refusal."""
+
+
+Services = Mapping[str, Mapping[str, Answer | Streaming]]
 """A service's full name to the names of its methods."""

@@ -3,6 +3,7 @@
 Nothing in here touches what it names, and no value that may hold a password is ever printed.
 """
 
+from keyauthority_server.config.callers import Callers, CertificateCaller, SanKind
 from keyauthority_server.config.settings import SETTINGS, Config, load, parse
 from keyauthority_server.config.values import (
     ConfigError,
@@ -10,20 +11,27 @@ from keyauthority_server.config.values import (
     Listen,
     LogFormat,
     LogLevel,
+    Span,
     StoreUrl,
+    TlsFiles,
     Transport,
     UnixPath,
 )
 
 __all__ = [
     "SETTINGS",
+    "Callers",
+    "CertificateCaller",
     "Config",
     "ConfigError",
     "HostPort",
     "Listen",
     "LogFormat",
     "LogLevel",
+    "SanKind",
+    "Span",
     "StoreUrl",
+    "TlsFiles",
     "Transport",
     "UnixPath",
     "load",

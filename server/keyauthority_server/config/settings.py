@@ -8,31 +8,48 @@ wrong is refused with one line.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from keyauthority_server.config.callers import Callers
 from keyauthority_server.config.values import (
     ConfigError,
     HostPort,
     Listen,
     LogFormat,
     LogLevel,
+    Span,
     StoreUrl,
+    TlsFiles,
     Transport,
     UnixPath,
 )
 
 WORKERS_MAX: Final = 256  # more processes than any machine has use for: a slip of the finger
+STALENESS_MIN: Final = Span(500)  # a fifth is for proving it: half of that a commit may take
+STALENESS_MAX: Final = Span(60_000)  # who wants more wants no revocations
+STALENESS_DEFAULT: Final = Span(1_000)
 UNIX_PATH_MAX: Final = 107  # bytes that fit in sockaddr_un beside the closing NUL (unix(7))
 
 _PREFIX: Final = "KEYAUTHORITY_"
-_CLIENT: Final = frozenset({"ADDRESS", "OPERATOR_KEY", "OPERATOR_KEY_FILE"})
+_CLIENT: Final = frozenset(
+    {
+        "ADDRESS",
+        "OPERATOR_KEY",
+        "OPERATOR_KEY_FILE",
+        "TLS",
+        "TLS_CA",
+        "TLS_CLIENT_CERT",
+        "TLS_CLIENT_KEY",
+    }
+)
 # Kubernetes describes a Service named `keyauthority` to each pod in these variables.
 _KUBERNETES: Final = re.compile(r"SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_.*)?", re.ASCII)
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -52,8 +69,15 @@ class Config:
     no_reflection: bool
     log_format: LogFormat
     log_level: LogLevel
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    callers: Callers = field(default_factory=Callers)
+    max_staleness: Span = STALENESS_DEFAULT
+    """How old an answer may be; with SQLite none is old at all."""
 
     def __post_init__(self) -> None:
+        self._check_tls()
         if isinstance(self.listen, UnixPath) and self.workers > 1:
             raise ConfigError(f"a unix socket takes one worker, not {self.workers}")
         if not self.listen.is_local:
@@ -62,11 +86,34 @@ class Config:
                     f"the native transport serves loopback and unix sockets only, "
                     f"not {self.listen}: take --transport grpcio"
                 )
-            if not self.allow_plaintext:
+            if not self.allow_plaintext and self.tls is None:
                 raise ConfigError(
                     f"{self.listen} is not loopback: keys would cross the network in plaintext, "
                     f"which only --allow-plaintext permits"
                 )
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key belong together: give both")
+        if self.callers.entries and self.tls_client_ca is None:
+            raise ConfigError("callers are known by their certificates: give --tls-client-ca")
+        if self.tls_client_ca and self.tls_cert is None:
+            raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
+        if self.tls is None:
+            return
+        if isinstance(self.listen, UnixPath):
+            raise ConfigError("a unix socket is served in plaintext: leave out --tls-cert")
+        if self.transport is Transport.NATIVE:
+            raise ConfigError(
+                "the native transport serves plaintext only: take --transport grpcio for TLS"
+            )
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files that TLS is served with; None for plaintext."""
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     def settings(self) -> dict[str, str]:
         """Return each setting as the text that `parse` reads, passwords included."""
@@ -148,7 +195,9 @@ def _file(path: Path) -> dict[str, str]:
     for name, value in table.items():
         if name not in SETTINGS or name == "config":
             raise ConfigError(f"{_printable(name)} in {path} is no setting of the server")
-        if not isinstance(value, str | bool | int):
+        if name == "callers":
+            table[name] = json.dumps(value, default=str)
+        elif not isinstance(value, str | bool | int):
             raise ConfigError(f"{name} in {path} must be a string, a number, true or false")
     return {name: _text(value) for name, value in table.items()}
 
@@ -208,6 +257,13 @@ def _workers(text: str) -> int:
     return int(text) or len(os.sched_getaffinity(0))
 
 
+def _staleness(text: str) -> Span:
+    span = Span.parse(text)
+    if not STALENESS_MIN.milliseconds <= span.milliseconds <= STALENESS_MAX.milliseconds:
+        raise ValueError(f"must be from {STALENESS_MIN} to {STALENESS_MAX}")
+    return span
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("must be true or false")
@@ -231,8 +287,13 @@ SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "listen": _listen,
     "workers": _workers,
     "transport": _one_of(Transport),
+    "tls_cert": _path,
+    "tls_key": _path,
+    "tls_client_ca": _path,
+    "callers": Callers.parse,
     "allow_plaintext": _boolean,
     "metrics": HostPort.parse,
+    "max_staleness": _staleness,
     "no_reflection": _boolean,
     "log_format": _one_of(LogFormat),
     "log_level": _one_of(LogLevel),

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 
@@ -88,6 +89,47 @@ Listen = HostPort | UnixPath
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files that TLS is served with, in PEM."""
+
+    cert: Path
+    """The server's certificate, and those between it and its authority's."""
+    key: Path
+    client_ca: Path | None
+    """The authorities of client certificates, which are demanded then."""
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return all that there are."""
+        return tuple(path for path in (self.cert, self.key, self.client_ca) if path)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time; `str` gives it in whole milliseconds, as `parse` reads it."""
+
+    milliseconds: int
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds}ms"
+
+    @property
+    def seconds(self) -> float:
+        """The same in seconds."""
+        return self.milliseconds / 1000
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        """Read a whole number and its unit, `s` or `ms`; ValueError says what is wrong."""
+        found = re.fullmatch(r"([0-9]{1,9})(s|ms)", text, re.ASCII)
+        if found is None:
+            raise ValueError("must be a whole number with its unit, as 1s or 500ms")
+        return cls(int(found[1]) * (1000 if found[2] == "s" else 1))
+
+
+_POSTGRES: Final = "postgresql"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreUrl:
     """Where the store is. Only `reveal` gives the whole of it; what is printed has no password."""
 
@@ -105,8 +147,15 @@ class StoreUrl:
         return self._url.geturl()
 
     @property
+    def is_postgres(self) -> bool:
+        """True if it names a database of PostgreSQL, else a file of SQLite."""
+        return self._url.scheme == _POSTGRES
+
+    @property
     def sqlite_path(self) -> Path:
-        """The database file of an SQLite store."""
+        """The database file of an SQLite store; ConfigError if it is none."""
+        if self.is_postgres:
+            raise ConfigError(f"this is done to a file of SQLite, not to {self}")
         return Path(unquote(self._url.path))
 
     @classmethod
@@ -116,15 +165,20 @@ class StoreUrl:
 
     @classmethod
     def parse(cls, text: str) -> StoreUrl:
-        """Read `sqlite:///ABSOLUTE/PATH`; ValueError says what is wrong, without the URL."""
+        """Read `sqlite:///ABSOLUTE/PATH` or `postgresql://…`, as its library defines it.
+
+        ValueError says what is wrong, without the URL.
+        """
         try:
             url = urlsplit(text)
         except ValueError:
             raise ValueError("is no URL") from None
-        if url.scheme in ("postgresql", "postgres"):
-            raise ValueError("this build has no PostgreSQL engine; sqlite:///PATH is what it has")
+        if url.scheme in (_POSTGRES, "postgres"):
+            if url.fragment or not url.path.strip("/"):
+                raise ValueError("must be postgresql://USER@HOST/DATABASE")
+            return cls(url._replace(scheme=_POSTGRES))
         if url.scheme != "sqlite":
-            raise ValueError("must be sqlite:///PATH")
+            raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/DATABASE")
         if url.netloc or url.query or url.fragment or not url.path.strip("/"):
             raise ValueError("must be sqlite:///PATH, with an absolute path and nothing else")
         return cls(urlsplit("sqlite:///" + url.path.lstrip("/")))

@@ -4,6 +4,12 @@ Counting is a few operations on plain numbers; the workers send what they have c
 supervisor, which alone knows Prometheus. No label holds what a caller can choose.
 """
 
-from keyauthority_server.metrics.counting import CallMetrics, Metrics
+from keyauthority_server.metrics.counting import (
+    CACHED,
+    OLD_PEPPERS,
+    STALENESS,
+    CallMetrics,
+    Metrics,
+)
 
-__all__ = ["CallMetrics", "Metrics"]
+__all__ = ["CACHED", "OLD_PEPPERS", "STALENESS", "CallMetrics", "Metrics"]

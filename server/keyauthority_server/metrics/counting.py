@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from typing import Final, TypedDict
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Final, TypedDict
 
 BOUNDS: Final = (
     0.0001,
@@ -28,9 +28,22 @@ BOUNDS: Final = (
 """Upper bounds of the histogram of handling times, in seconds: a Verify takes some 50 µs."""
 
 
+OLD_PEPPERS: Final = "keyauthority_keys_under_old_peppers"
+STALENESS: Final = "keyauthority_staleness_seconds"
+CACHED: Final = "keyauthority_cached_keys"
+GAUGES: Final[Mapping[str, str]] = {
+    OLD_PEPPERS: "Keys whose digest is under a version of the pepper before the current one.",
+    STALENESS: "How old the state may be that one worker answers Verify from, on PostgreSQL.",
+    CACHED: "Keys that one worker keeps in memory, on PostgreSQL.",
+}
+"""What one worker measures of the whole authority, and what it means."""
+
+
 class CallCounts(TypedDict):
     """What was counted of one method."""
 
+    type: str
+    """As gRPC's metrics name it: `unary`, `server_stream`."""
     service: str
     method: str
     codes: dict[str, int]
@@ -44,10 +57,20 @@ class Counts(TypedDict):
 
     calls: list[CallCounts]
     verifications: dict[str, int]
+    refusals: dict[str, int]
+    """Calls that were turned away, by the ground."""
+    looks: dict[str, int]
+    """Looks at records, by what answered them: `memory` or `store`."""
+    streams: int | None
+    """How many are open in this worker; None if as many as before."""
+    gauges: dict[str, float]
+    """What was measured anew, by its name in `GAUGES`."""
 
 
 class CallMetrics:
     """The calls of one method."""
+
+    type: ClassVar[str] = "unary"
 
     def __init__(self, service: str, method: str) -> None:
         self._service = service
@@ -70,6 +93,7 @@ class CallMetrics:
         if not self._codes:
             return None
         counts = CallCounts(
+            type=self.type,
             service=self._service,
             method=self._method,
             codes=dict(self._codes),
@@ -80,27 +104,74 @@ class CallMetrics:
         return counts
 
 
+class StreamMetrics(CallMetrics):
+    """The calls of one method that answers with a stream."""
+
+    type = "server_stream"
+
+    def __init__(self, service: str, method: str) -> None:
+        super().__init__(service, method)
+        self.open = 0
+        """How many are open now."""
+
+    def streams(self, number: int) -> None:
+        """Count streams that were opened; less than 0 for those that have ended."""
+        self.open += number
+
+
 class Metrics:
     """All that one worker counts. Used in its event loop only."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, str], CallMetrics] = {}
+        self._streams: dict[tuple[str, str], StreamMetrics] = {}
+        self._streams_told = 0
         self._verifications: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._looks: Counter[str] = Counter()
+        self._gauges: dict[str, float] = {}
 
     def call(self, service: str, method: str) -> CallMetrics:
         """Return the counter of a method: look it up at registration, not at each call."""
         return self._calls.setdefault((service, method), CallMetrics(service, method))
 
+    def stream(self, service: str, method: str) -> StreamMetrics:
+        """Return the counter of a method that answers with a stream."""
+        return self._streams.setdefault((service, method), StreamMetrics(service, method))
+
     def verification(self, verdict: str) -> None:
         """Count one verdict."""
         self._verifications[verdict] += 1
 
+    def refused(self, ground: str, calls: int = 1) -> None:
+        """Count calls that were turned away."""
+        self._refusals[ground] += calls
+
+    def looked(self, memory: int, store: int) -> None:
+        """Count looks that were answered from memory, and those that the store was asked for."""
+        self._looks += Counter(memory=memory, store=store)
+
+    def gauge(self, name: str, value: float) -> None:
+        """Set what was measured."""
+        self._gauges[name] = value
+
     def take(self) -> Counts | None:
         """Return what was counted since the last time, None if that is nothing."""
-        taken: Iterable[CallCounts | None] = (call.take() for call in self._calls.values())
+        streams = sum(one.open for one in self._streams.values())
+        taken: Iterable[CallCounts | None] = (
+            call.take() for call in (*self._calls.values(), *self._streams.values())
+        )
         counts = Counts(
             calls=[call for call in taken if call],
             verifications=dict(self._verifications),
+            refusals=dict(self._refusals),
+            looks=dict(self._looks),
+            streams=None if streams == self._streams_told else streams,
+            gauges=self._gauges,
         )
+        self._streams_told = streams
         self._verifications.clear()
+        self._refusals.clear()
+        self._looks.clear()
+        self._gauges = {}
         return counts if any(counts.values()) else None

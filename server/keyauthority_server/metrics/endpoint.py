@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from keyauthority_server.config import ConfigError, HostPort
-from keyauthority_server.metrics.counting import BOUNDS, Counts
+from keyauthority_server.metrics.counting import BOUNDS, GAUGES, Counts
 
 _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS: Final = (*map(floatToGoString, BOUNDS), "+Inf")
@@ -28,24 +28,37 @@ class Sums(Collector):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._handled: Counter[tuple[str, str, str]] = Counter()
-        self._buckets: dict[tuple[str, str], list[int]] = {}
-        self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+        self._handled: Counter[tuple[str, str, str, str]] = Counter()
+        self._buckets: dict[tuple[str, str, str], list[int]] = {}
+        self._seconds: defaultdict[tuple[str, str, str], float] = defaultdict(float)
         self._verifications: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._looks: Counter[str] = Counter()
+        self._gauges: dict[str, float] = {}
+        self._streams: dict[int, int] = {}
         self._restarts = 0
         self._serving = 0
 
-    def add(self, counts: Counts) -> None:
+    def add(self, worker: int, counts: Counts) -> None:
         """Add what a worker has counted."""
         with self._lock:
             for call in counts["calls"]:
-                method = (call["service"], call["method"])
+                method = (call["type"], call["service"], call["method"])
                 for code, count in call["codes"].items():
                     self._handled[(*method, code)] += count
                 known = self._buckets.get(method, [0] * len(_BUCKETS))
                 self._buckets[method] = [a + b for a, b in zip(known, call["buckets"], strict=True)]
                 self._seconds[method] += call["seconds"]
             self._verifications.update(counts["verifications"])
+            self._refusals.update(counts["refusals"])
+            self._looks.update(counts["looks"])
+            self._gauges.update(counts["gauges"])
+        if (streams := counts["streams"]) is not None:
+            self.streams(worker, streams)
+
+    def streams(self, worker: int, number: int) -> None:
+        """Set how many streams are open in a worker; none in one that has ended."""
+        self._streams[worker] = number
 
     def workers(self, serving: int, restarts: int) -> None:
         """Set how many workers serve, and how many were started in place of one that ended."""
@@ -63,22 +76,21 @@ class Sums(Collector):
             "Calls that have ended, by their status.",
             labels=(*_LABELS, "grpc_code"),
         )
-        for (service, method, code), count in self._handled.items():
-            handled.add_metric(("unary", service, method, code), count)
+        for labels, count in self._handled.items():
+            handled.add_metric(labels, count)
         yield handled
         handling = HistogramMetricFamily(
             "grpc_server_handling_seconds",
             "Time from the call's arrival at its handler to its answer.",
             labels=_LABELS,
         )
-        for (service, method), counts in self._buckets.items():
+        for method, counts in self._buckets.items():
             total = 0
             buckets = []
             for bound, count in zip(_BUCKETS, counts, strict=True):
                 total += count
                 buckets.append((bound, float(total)))
-            seconds = self._seconds[(service, method)]
-            handling.add_metric(("unary", service, method), buckets, sum_value=seconds)
+            handling.add_metric(method, buckets, sum_value=self._seconds[method])
         yield handling
 
     def _outcomes(self) -> Iterator[Metric]:
@@ -88,6 +100,27 @@ class Sums(Collector):
         for verdict, count in self._verifications.items():
             verifications.add_metric((verdict,), count)
         yield verifications
+        refusals = CounterMetricFamily(
+            "keyauthority_refusals",
+            "Calls turned away as OVERLOADED, by the ground: waiting, lane or peer.",
+            labels=("ground",),
+        )
+        for ground, count in self._refusals.items():
+            refusals.add_metric((ground,), count)
+        yield refusals
+        looks = CounterMetricFamily(
+            "keyauthority_looks",
+            "Looks at records on PostgreSQL, by what answered them: memory or store.",
+            labels=("answer",),
+        )
+        for answer, count in self._looks.items():
+            looks.add_metric((answer,), count)
+        yield looks
+        for name, measured in self._gauges.items():
+            yield GaugeMetricFamily(name, GAUGES[name], measured)
+        yield GaugeMetricFamily(
+            "keyauthority_watchers", "Watches that are open.", sum(self._streams.values())
+        )
         yield GaugeMetricFamily("keyauthority_workers", "Workers that serve.", self._serving)
         yield CounterMetricFamily(
             "keyauthority_worker_restarts",
@@ -96,10 +129,11 @@ class Sums(Collector):
         )
 
 
-def serve(address: HostPort, sums: Sums) -> int:
-    """Show the sums on an address, in a thread, and return its port; ConfigError if it is taken."""
+def serve(address: HostPort, *collectors: Collector) -> int:
+    """Show what they collect, in a thread, and return the port; ConfigError if it is taken."""
     registry = CollectorRegistry()
-    registry.register(sums)
+    for collector in collectors:
+        registry.register(collector)
     try:
         server, _thread = start_http_server(address.port, address.host, registry)
     except OSError as error:
