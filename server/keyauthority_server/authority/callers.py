@@ -12,12 +12,14 @@ from typing import Final, NamedTuple
 from keyauthority.decision import decide, grants_of
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Facts, Key, KeyKind, VerdictCode
-from keyauthority.permissions import covers, holds
+from keyauthority.permissions import holds
 from keyauthority.token import Token
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.authority.bounds import Bounds, bounds_of
+from keyauthority_server.peppers import Keyring, UnknownVersion
 from keyauthority_server.store.values import Held, Scope
 
 _NO_DIGEST: Final = bytes(32)  # no HMAC is all zeros but with a chance of 2**-256
+_OF_ALL_PROJECTS: Final = frozenset({"projects:create"})  # nobody confined to some has these
 _ENDED: Final = frozenset(
     {VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED, VerdictCode.DISABLED}
 )
@@ -34,12 +36,25 @@ class Credential(NamedTuple):
         return f"Credential({self.token.access_key}, {self.address!r})"
 
 
+class Certified(NamedTuple):
+    """An operator whom the configuration knows by his client certificate.
+
+    `key` says what he may do as an operator's key would: its access key is the certificate's name,
+    its end that of the certificate. It is of this process, and in no store.
+    """
+
+    key: Key
+    address: str
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """An operator whose key holds, for one call."""
 
     key: Key
     peer: str
+    certified: bool = False
+    """True if his key is that of a certificate, see `Certified`."""
 
     @property
     def actor(self) -> str:
@@ -52,33 +67,49 @@ class Caller:
         return frozenset(self.key.operator_projects) or None
 
     def may(self, right: str) -> bool:
-        """True if his key holds the right."""
+        """True if his key holds the right, and he is not confined where nobody confined has it."""
+        if right in _OF_ALL_PROJECTS and self.scope is not None:
+            return False
         return holds(grants_of(self.key), (right,))
 
     def require(self, right: str) -> None:
-        """Raise PermissionDenied unless his key holds the right."""
+        """Raise PermissionDenied unless he has the right."""
         if not self.may(right):
-            raise missing(right)
+            raise missing(right, confined=right in _OF_ALL_PROJECTS and self.scope is not None)
 
-    def require_within_own(
-        self, permissions: Sequence[str], projects: Sequence[str], expire_time: datetime | None
-    ) -> None:
-        """Raise PermissionDenied if an operator key like this would go beyond his own."""
-        own = grants_of(self.key)
-        beyond = [one for one in permissions if not any(covers(grant, one) for grant in own)]
+    def require_within_own(self, wanted: Bounds) -> None:
+        """Raise PermissionDenied if an operator key with these bounds would go beyond his own."""
+        beyond = wanted.beyond(bounds_of(self.key))
         if beyond:
-            raise _beyond(f"the permission {beyond[0]} is beyond your own")
-        if self.scope is not None and not (projects and self.scope.issuperset(projects)):
-            raise _beyond("its projects are beyond your own")
-        end = self.key.expire_time
-        if end is not None and (expire_time is None or expire_time > end):
-            raise _beyond("it would outlive your own key")
+            raise error(ErrorReason.BEYOND_OWN_RIGHTS, beyond)
+
+
+def operator_of(credential: Credential | Certified) -> str | None:
+    """Return the access key of the operator's key to read; None for a certificate."""
+    return None if isinstance(credential, Certified) else credential.token.access_key
 
 
 def proves(held: Held | None, token: Token, text: str, peppers: Keyring) -> bool:
-    """True if the token is that of the key; does the same work if there is no such key."""
-    digest = peppers.digest(text.encode(), held.pepper_version if held else None)
+    """True if the token is that of the key; does the same work if there is no such key.
+
+    Raises UnknownVersion if nobody can tell, for want of the pepper.
+    """
+    try:
+        digest = peppers.digest(text.encode(), held.pepper_version if held else None)
+    except UnknownVersion as lacking:
+        _refuse_to_guess(held, peppers, lacking)
+        digest = peppers.digest(text.encode())
     return _is_its(digest, held, token)
+
+
+def _refuse_to_guess(held: Held | None, peppers: Keyring, lacking: UnknownVersion) -> None:
+    """Raise unless the pepper was dropped, and the key over: nothing proves it, nor ever will."""
+    if (
+        held is None
+        or not peppers.dropped(held.pepper_version)
+        or (held.key.revoke_time is None and held.key.supersede_time is None)
+    ):
+        raise lacking
 
 
 def _is_its(digest: bytes, held: Held | None, token: Token) -> bool:
@@ -89,26 +120,35 @@ def _is_its(digest: bytes, held: Held | None, token: Token) -> bool:
 
 def admit(
     held: Held | None,
-    credential: Credential,
+    credential: Credential | Certified,
     rights: Sequence[str],
     now: datetime,
     peppers: Keyring,
 ) -> Caller:
     """Return the caller if his key proves him and holds one of the rights, else raise.
 
-    Unauthenticated tells nothing of why a key does not work. PermissionDenied names the right.
+    `held` is what `operator_of` the credential names. Unauthenticated tells nothing of why a key
+    does not work. PermissionDenied names the right.
     """
+    if isinstance(credential, Certified):
+        return _admit(Caller(credential.key, credential.address, certified=True), rights, now)
     token = credential.token
-    digest = peppers.remembered_digest(credential.text, held.pepper_version if held else None)
+    try:
+        digest = peppers.remembered_digest(credential.text, held.pepper_version if held else None)
+    except UnknownVersion as lacking:
+        _refuse_to_guess(held, peppers, lacking)
+        raise invalid_credential() from None
     if not _is_its(digest, held, token) or token.kind is not KeyKind.OPERATOR:
         raise invalid_credential()
     assert held is not None  # noqa: S101 - what does not exist is not proven; tells mypy so
-    judge(held.key, credential.address, now)
-    caller = Caller(held.key, credential.address)
-    for right in rights:
-        if caller.may(right):
-            return caller
-    raise missing(rights[0])
+    return _admit(Caller(held.key, credential.address), rights, now)
+
+
+def _admit(caller: Caller, rights: Sequence[str], now: datetime) -> Caller:
+    judge(caller.key, caller.peer, now)
+    if not any(map(caller.may, rights)):
+        caller.require(rights[0])
+    return caller
 
 
 def judge(key: Key, address: str, now: datetime) -> None:
@@ -132,14 +172,11 @@ def invalid_credential() -> KeyAuthorityError:
     return error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
 
 
-def missing(right: str) -> KeyAuthorityError:
-    """Return the answer to a caller who lacks a right."""
-    return error(
-        ErrorReason.PERMISSION_MISSING,
-        f"the operator key lacks the permission {right}",
-        metadata={"permission": right},
+def missing(right: str, *, confined: bool = False) -> KeyAuthorityError:
+    """Return the answer to a caller who lacks a right, be it for his confinement to projects."""
+    why = (
+        f"the caller is confined to projects, and {right} is for those who are not"
+        if confined
+        else f"the caller lacks the permission {right}"
     )
-
-
-def _beyond(message: str) -> KeyAuthorityError:
-    return error(ErrorReason.BEYOND_OWN_RIGHTS, message)
+    return error(ErrorReason.PERMISSION_MISSING, why, metadata={"permission": right})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import AccessKey, SecretKey, make, new_access_key, new_secret
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.peppers import Keyring, newest_version
 from keyauthority_server.store.base import Transaction
 
 
@@ -22,16 +22,25 @@ class Issued(NamedTuple):
 
 
 def issue(transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyring) -> Issued:
-    """Return a fresh token of this kind and mode."""
+    """Return a fresh token of this kind and mode.
+
+    Raises UnknownVersion if the newest version of the pepper is not known in this process yet.
+    """
     access_key = new_access_key()
     while transaction.key(access_key, None) is not None:
         access_key = new_access_key()
     public = kind is KeyKind.PUBLISHABLE
     secret_key = make(kind, mode, access_key, None if public else new_secret())
+    version = version_in(transaction, peppers)
     return Issued(
         access_key,
         secret_key,
-        peppers.digest(secret_key.encode()),
-        peppers.current,
+        peppers.digest(secret_key.encode(), version),
+        version,
         secret_key.reveal() if public else "",
     )
+
+
+def version_in(transaction: Transaction, peppers: Keyring) -> int:
+    """Return the version of the pepper that a transaction has to write with: the newest."""
+    return newest_version(peppers.name, transaction.key_checks())

@@ -6,14 +6,16 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
+from keyauthority.decision import shown
 from keyauthority.errors import ErrorReason, bad_field
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
 from keyauthority.requests import NewKey, Revocation
 from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, Page, RevokedKey
 from keyauthority.token import SecretKey, parse
-from keyauthority_server.authority.callers import Caller, invalid_credential, proves
-from keyauthority_server.authority.desk import Desk, gone, right_for, shown
+from keyauthority_server.authority.bounds import Bounds
+from keyauthority_server.authority.callers import Caller, invalid_credential
+from keyauthority_server.authority.desk import Desk, gone, right_for
 from keyauthority_server.authority.issuing import issue
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.store.base import Transaction
@@ -45,7 +47,10 @@ class Keys:
                 return self._created(key, first.secret_key, revision, first.change.time)
             expire_time = _end(new, now)
             if new.kind is KeyKind.OPERATOR:
-                present.require_within_own(new.permissions, new.operator_projects, expire_time)
+                allowed_ips = new.restrictions.allowed_ips
+                present.require_within_own(
+                    Bounds(new.permissions, new.operator_projects, allowed_ips, expire_time)
+                )
             for project_id in new.operator_projects or (new.project_id,):
                 if project_id and transaction.project(project_id, present.scope) is None:
                     raise gone(ErrorReason.PROJECT_NOT_FOUND)
@@ -151,7 +156,7 @@ class Keys:
                 raise gone(ErrorReason.KEY_NOT_FOUND)
             return self._revoke(transaction, held, wanted, now, present)
 
-        return await self._desk.change(caller, right, work)
+        return await self._desk.change(caller, right, work, urgent=True)
 
     async def revoke_presented(self, access_key: str, wanted: Revocation, peer: str) -> RevokedKey:
         """Revoke a key that its secret has proven (see `access_key_of`); tells little of it."""
@@ -164,7 +169,7 @@ class Keys:
             revoked = self._revoke(transaction, held, wanted, now, _Bearer(peer))
             return replace(revoked, key=None)
 
-        return await self._desk.store.write(work)
+        return await self._desk.store.write(work, urgent=True)
 
     async def access_key_of(self, access_key: str, secret_key: str) -> str:
         """Return the access key that a secret proves, and that matches the one given with it.
@@ -175,7 +180,7 @@ class Keys:
         if token is None or token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
         sight = await self._desk.store.look(token.access_key, None)
-        if not proves(sight.held, token, secret_key, self._desk.peppers):
+        if not self._desk.proves(sight.held, token, secret_key):
             raise invalid_credential()
         if access_key and access_key != token.access_key:
             raise invalid_credential()

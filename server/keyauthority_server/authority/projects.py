@@ -9,7 +9,7 @@ from keyauthority.errors import ErrorReason
 from keyauthority.model import ChangeType, Project
 from keyauthority.requests import NewProject
 from keyauthority.results import Page, WrittenProject
-from keyauthority_server.authority.callers import Caller, missing
+from keyauthority_server.authority.callers import Caller
 from keyauthority_server.authority.desk import Desk, gone
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.store.base import Transaction
@@ -32,8 +32,6 @@ class Projects:
         request = Request(new.request_id, content)
 
         def work(transaction: Transaction, present: Caller, now: datetime) -> WrittenProject:
-            if present.scope is not None:
-                raise missing("projects:create")
             first = self._replay.find(transaction, present, request, now)
             if first is not None and first.change.project is not None:
                 return self._written(first.change.project, first.change.revision)

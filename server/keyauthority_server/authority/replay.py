@@ -21,6 +21,7 @@ from keyauthority.errors import ErrorReason, error
 from keyauthority.model import Change
 from keyauthority.token import SecretKey, parse
 from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.issuing import version_in
 from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.values import Remembered
@@ -90,22 +91,23 @@ class Replay:
         if not request.request_id:
             return
         token = None if secret_key is None else parse(secret_key)
+        version = version_in(transaction, self._peppers)
         transaction.remember(
             Remembered(
                 name=_name(transaction, caller, request),
                 content=_content(request),
                 revision=transaction.head,
                 access_key=token.access_key if token else "",
-                sealed=None if secret_key is None else self._seal(request, secret_key),
-                pepper_version=self._peppers.current,
+                sealed=None if secret_key is None else self._seal(request, secret_key, version),
+                pepper_version=version,
                 end=now + REMEMBERED_FOR,
             ),
             now,
         )
 
-    def _seal(self, request: Request, secret_key: SecretKey) -> bytes:
+    def _seal(self, request: Request, secret_key: SecretKey, pepper_version: int) -> bytes:
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        cipher = self._cipher(request, self._peppers.current)
+        cipher = self._cipher(request, pepper_version)
         return nonce + cipher.encrypt(nonce, secret_key.encode(), _content(request))
 
     def _open(self, remembered: Remembered, request: Request) -> SecretKey:

@@ -6,13 +6,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from keyauthority.decision import shown
 from keyauthority.errors import ErrorReason, bad_field, error
 from keyauthority.model import ChangeType, Key, KeyKind, KeyState
 from keyauthority.requests import OVERLAP_DEFAULT, Rotation
 from keyauthority.results import RotatedKey
 from keyauthority.token import SecretKey
+from keyauthority_server.authority.bounds import bounds_of
 from keyauthority_server.authority.callers import Caller
-from keyauthority_server.authority.desk import Desk, gone, right_for, shown
+from keyauthority_server.authority.desk import Desk, gone
 from keyauthority_server.authority.issuing import Issued, issue
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.authority.updating import in_state, refuse_state
@@ -36,9 +38,7 @@ class Rotating:
         successor, PermissionDenied for an operator key beyond the caller's own, InvalidArgument
         for an expiry that is not in the future.
         """
-        key = await self._desk.store.get_key(rotation.access_key, caller.scope)
-        right = right_for("rotate", key.kind if key else None)
-        caller.require(right)
+        right = await self._desk.right_on(caller, "rotate", rotation.access_key)
         request = Request(rotation.request_id, content)
 
         def work(transaction: Transaction, present: Caller, now: datetime) -> RotatedKey:
@@ -67,7 +67,7 @@ class Rotating:
         old = held.key
         expire_time = _end_of_successor(old, rotation, now)
         if old.kind is KeyKind.OPERATOR:
-            caller.require_within_own(old.permissions, old.operator_projects, expire_time)
+            caller.require_within_own(bounds_of(old)._replace(expire_time=expire_time))
         refuse_state(old, now, _NOT_ROTATED)
         if old.disabled:  # and expired: the state says the latter only
             raise in_state(KeyState.DISABLED)

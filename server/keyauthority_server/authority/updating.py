@@ -6,14 +6,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from keyauthority.decision import state_of
+from keyauthority.decision import shown, state_of
 from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import ChangeType, Key, KeyKind, KeyState, Project, Restrictions
 from keyauthority.requests import KeyUpdate, ProjectUpdate
 from keyauthority.restrictions import canonical
 from keyauthority.results import WrittenKey, WrittenProject
+from keyauthority_server.authority.bounds import bounds_of, widens
 from keyauthority_server.authority.callers import Caller
-from keyauthority_server.authority.desk import Desk, gone, right_for, shown
+from keyauthority_server.authority.desk import Desk, gone
 from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.values import Mutation
 
@@ -33,11 +34,9 @@ class Updating:
 
         NotFound, Aborted for another etag, FailedPrecondition for a key that is superseded or
         revoked, InvalidArgument for what its kind cannot have, PermissionDenied for an operator
-        key that would go beyond the caller's own.
+        key that is widened or prolonged and would go beyond the caller's own.
         """
-        key = await self._desk.store.get_key(update.access_key, caller.scope)
-        right = right_for("update", key.kind if key else None)
-        caller.require(right)
+        right = await self._desk.right_on(caller, "update", update.access_key)
 
         def work(transaction: Transaction, present: Caller, now: datetime) -> WrittenKey:
             held = transaction.key(update.access_key, present.scope)
@@ -46,8 +45,8 @@ class Updating:
             old = held.key
             new = _updated(old, update)
             _check_kind(new)
-            if new.kind is KeyKind.OPERATOR:
-                present.require_within_own(new.permissions, new.operator_projects, new.expire_time)
+            if new.kind is KeyKind.OPERATOR and widens(old, new):
+                present.require_within_own(bounds_of(new))
             _check_etag(old, update.etag)
             refuse_state(old, now, _FINAL)
             revision = transaction.head

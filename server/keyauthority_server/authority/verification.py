@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from keyauthority.decision import decide, explain, state_of
+from keyauthority.decision import denied, judged, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
     Key,
     KeyKind,
     KeyState,
-    LogId,
     Project,
     Revision,
     Verdict,
@@ -26,15 +25,15 @@ from keyauthority.requests import Presentation
 from keyauthority.token import Token, parse
 from keyauthority_server.authority.callers import (
     Caller,
+    Certified,
     Credential,
-    admit,
     invalid_credential,
-    proves,
+    operator_of,
 )
-from keyauthority_server.authority.desk import Desk, shown
+from keyauthority_server.authority.desk import Desk
 from keyauthority_server.limits import Limit, limited, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
-from keyauthority_server.store.values import Held
+from keyauthority_server.store.values import ANY, Held, Wanted
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)
@@ -69,48 +68,52 @@ class Verification:
         self._counters = counters
         self._meter = meter
 
-    async def verify(self, credential: Credential, presentation: Presentation) -> Verdict:
+    async def verify(
+        self, credential: Credential | Certified, presentation: Presentation
+    ) -> Verdict:
         """Return the verdict on one token. Key, project and caller are read as one state.
 
         Raises StoreUnavailable if limits of the key cannot be drawn.
         """
         token = parse(presentation.secret_key)
-        sight = await self._desk.store.look(
-            token.access_key if token else None, credential.token.access_key
+        sight = await self._desk.looks.look(
+            token.access_key if token else None, operator_of(credential), _wanted((presentation,))
         )
         now = self._desk.clock.now()
-        caller = admit(sight.operator, credential, _VERIFY, now, self._desk.peppers)
+        caller = self._desk.admitted(sight.operator, credential, _VERIFY, now)
         self._check_state(caller, presentation, sight.head)
-        judged = self._judge(
-            presentation, token, sight.held, sight.project, caller, sight.head, now
-        )
-        return (await self._drawn((judged,), now))[0]
+        one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
+        return (await self._drawn((one,), now))[0]
 
     async def verify_batch(
-        self, credential: Credential, presentations: Sequence[Presentation]
+        self, credential: Credential | Certified, presentations: Sequence[Presentation]
     ) -> Sequence[Verdict]:
         """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
         tokens = [parse(one.secret_key) for one in presentations]
-        sights = await self._desk.store.look_many(
-            [token.access_key if token else "" for token in tokens], credential.token.access_key
+        sights = await self._desk.looks.look_many(
+            [token.access_key if token else "" for token in tokens],
+            operator_of(credential),
+            _wanted(presentations),
         )
         now = self._desk.clock.now()
-        caller = admit(sights.operator, credential, _VERIFY, now, self._desk.peppers)
-        judged = []
+        caller = self._desk.admitted(sights.operator, credential, _VERIFY, now)
+        all_judged = []
         for presentation, token, (held, project) in zip(
             presentations, tokens, sights.pairs, strict=True
         ):
             self._check_state(caller, presentation, sights.head)
-            judged.append(self._judge(presentation, token, held, project, caller, sights.head, now))
-        return await self._drawn(judged, now)
+            all_judged.append(
+                self._judge(presentation, token, held, project, caller, sights.head, now)
+            )
+        return await self._drawn(all_judged, now)
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key that a secret proves, else raise Unauthenticated."""
         token = parse(secret_key)
         if token is None or token.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
             raise invalid_credential()
-        sight = await self._desk.store.look(token.access_key, None)
-        if not proves(sight.held, token, secret_key, self._desk.peppers) or sight.held is None:
+        sight = await self._desk.looks.look(token.access_key, None)
+        if not self._desk.proves(sight.held, token, secret_key) or sight.held is None:
             raise invalid_credential()
         key = sight.held.key
         if access_key and access_key != key.access_key:
@@ -139,30 +142,29 @@ class Verification:
     ) -> _Judged:
         log_id = self._desk.log_id
         if token is None:
-            verdict = _denied(VerdictCode.MALFORMED, presentation, head, log_id)
+            verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
             return _Judged(presentation, verdict, None, ())
         if (
-            not proves(held, token, presentation.secret_key, self._desk.peppers)
+            not self._desk.proves(held, token, presentation.secret_key)
             or held is None
             or held.key.kind is KeyKind.OPERATOR
             or (caller.scope is not None and held.key.project_id not in caller.scope)
         ):
-            verdict = _denied(VerdictCode.UNKNOWN, presentation, head, log_id)
+            verdict = denied(VerdictCode.UNKNOWN, presentation, head, log_id)
             return _Judged(presentation, verdict, None, ())
-        key, facts = held.key, presentation.facts
-        code = decide(key, project, facts, now)
-        verdict = _told(key, project, presentation, code, head, log_id, now)
+        key = held.key
+        verdict = judged(key, project, presentation, now, head, log_id)
         limits: tuple[Limit, ...] = ()
-        if limited(key, project) and (code is VerdictCode.VALID or presentation.explain):
+        if limited(key, project) and (verdict.valid or presentation.explain):
             limits = limits_of(held, project, now)
         return _Judged(presentation, verdict, key, limits)
 
-    async def _drawn(self, judged: Sequence[_Judged], now: datetime) -> Sequence[Verdict]:
+    async def _drawn(self, all_judged: Sequence[_Judged], now: datetime) -> Sequence[Verdict]:
         """Draw the limits of all in one transaction, count them, and return the verdicts."""
-        draws = [one.draw for one in judged if one.limits]
+        draws = [one.draw for one in all_judged if one.limits]
         levels = iter(await self._counters.draw(draws) if draws else ())
         verdicts = []
-        for presentation, verdict, key, limits in judged:
+        for presentation, verdict, key, limits in all_judged:
             if limits:
                 verdict = with_limits(verdict, limits, next(levels), explain=presentation.explain)
             if key is not None:
@@ -171,35 +173,8 @@ class Verification:
         return verdicts
 
 
-def _denied(
-    code: VerdictCode, presentation: Presentation, head: Revision, log_id: LogId
-) -> Verdict:
-    failed = (code,) if presentation.explain else ()
-    return Verdict(code=code, revision=head, log_id=log_id, failed=failed)
-
-
-def _told(
-    key: Key,
-    project: Project | None,
-    presentation: Presentation,
-    code: VerdictCode,
-    head: Revision,
-    log_id: LogId,
-    now: datetime,
-) -> Verdict:
-    record = presentation.include_record
-    return Verdict(
-        code=code,
-        access_key=key.access_key,
-        project_id=key.project_id,
-        mode=key.mode,
-        kind=key.kind,
-        permissions=key.permissions,
-        labels=key.labels,
-        expire_time=key.expire_time,
-        revision=head,
-        log_id=log_id,
-        failed=explain(key, project, presentation.facts, now) if presentation.explain else (),
-        key=shown(key, now) if record else None,
-        project=project if record else None,
-    )
+def _wanted(presentations: Sequence[Presentation]) -> Wanted:
+    """Return what the state has to be good for that all of them are judged on."""
+    at_least = max((one.at_least_revision for one in presentations), default=0)
+    record = any(one.include_record for one in presentations)
+    return Wanted(at_least, bookkeeping=record) if at_least or record else ANY

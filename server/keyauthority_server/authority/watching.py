@@ -1,0 +1,182 @@
+"""Watching: what each caller may see of the log of changes, as it grows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from keyauthority.errors import ErrorReason, Unavailable, error
+from keyauthority.model import KeyFilter, KeyKind, Revision
+from keyauthority.requests import WatchQuery
+from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.desk import Desk, gone
+from keyauthority_server.feed import Packed, Recent, pack, pack_key, pack_project
+from keyauthority_server.store.values import Scope
+
+REPLAY_MAX: Final = 100_000  # changes: to read them again takes 7 s of a process
+PAGE: Final = 128  # changes or records at once: 5 ms of the event loop to pack
+
+Admit = Callable[[], Awaitable[Caller]]
+"""Judges the caller anew: he as he is now, or the error that ends his watch."""
+
+
+class Update(NamedTuple):
+    """What a watcher is told at once; see the proto's WatchChangesResponse."""
+
+    changes: Sequence[Packed]
+    revision: Revision
+    server_time: datetime
+    lag: timedelta
+    checkpoint: bool = False
+    resync: bool = False
+
+
+class Watching:
+    """Gives each watcher his changes, and judges him before he gets any."""
+
+    def __init__(self, desk: Desk, recent: Recent) -> None:
+        self._desk = desk
+        self._recent = recent
+
+    def end(self) -> None:
+        """End all watches: they raise Unavailable once they have told what there is."""
+        self._recent.end()
+
+    async def watch(
+        self, caller: Caller, admit: Admit, wanted: WatchQuery
+    ) -> AsyncGenerator[Update]:
+        """Yield what the caller may see, until his right ends or he falls behind.
+
+        He is the one that `admit` has given last, and gives again before each of the updates.
+        NotFound for a project that is not his, FailedPrecondition for a start beyond the head.
+        """
+        self._go_on()
+        await self._require_project(caller, wanted.project_id)
+        async with self._recent.watched():
+            losses = self._recent.losses
+            start = self._start(wanted)
+            if start is None:
+                yield self._resync()
+                return
+            sees = _Sees(caller.scope, wanted.project_id)
+            if wanted.snapshot:
+                async with aclosing(self._snapshot(sees)) as pages:
+                    async for page in pages:
+                        self._go_on()
+                        await admit()
+                        yield self._update(page, start)
+            async with aclosing(self._changes(admit, sees, start, losses)) as updates:
+                async for update in updates:
+                    yield update
+
+    async def _require_project(self, caller: Caller, project_id: str) -> None:
+        if project_id and await self._desk.store.get_project(project_id, caller.scope) is None:
+            raise gone(ErrorReason.PROJECT_NOT_FOUND)
+
+    def _start(self, wanted: WatchQuery) -> Revision | None:
+        """Return the revision that he knows all up to; None if he has to begin anew."""
+        head = self._recent.position
+        if wanted.log_id and wanted.log_id != self._desk.log_id:
+            return None
+        if wanted.from_revision is None:
+            return head
+        if wanted.from_revision > head:
+            raise error(ErrorReason.REVISION_AHEAD, "from_revision is beyond the head of the store")
+        return Revision(wanted.from_revision) if _near(wanted.from_revision, head) else None
+
+    async def _snapshot(self, sees: _Sees) -> AsyncGenerator[Sequence[Packed]]:
+        """Yield all records in pages, projects first. What changes meanwhile comes behind them."""
+        store = self._desk.store
+        place: int | None = 0
+        if sees.project_id:
+            project = await store.get_project(sees.project_id, sees.scope)
+            yield [pack_project(project)] if project else []
+        while not sees.project_id and place is not None:
+            projects, place = await store.list_projects(sees.scope, place, PAGE)
+            yield [pack_project(one) for one in projects]
+        for key_filter in sees.key_filters:
+            place = 0
+            while place is not None:
+                now = self._desk.clock.now()
+                keys, place = await store.list_keys(
+                    sees.project_id or None, sees.scope, key_filter, now, place, PAGE
+                )
+                yield [pack_key(one, now) for one in keys]
+
+    async def _changes(
+        self, admit: Admit, sees: _Sees, place: Revision, losses: int
+    ) -> AsyncGenerator[Update]:
+        """Yield what is behind a place: from the log until what is kept goes on, then as it comes.
+
+        A checkpoint is only what has been told up to the head: it says how fresh the watcher is.
+        """
+        recent = self._recent
+        while recent.since(place) is None and recent.losses == losses:
+            self._go_on()
+            tail = await self._desk.store.read_changes(place, PAGE)
+            if not tail.changes or not _near(place, tail.head):
+                break
+            await admit()
+            place = Revision(tail.changes[-1].revision)
+            yield self._update(sees.of([pack(one) for one in tail.changes]), place)
+        beats = -1  # the first is a checkpoint, whether there are changes or not
+        while True:
+            ended = recent.ended
+            news = recent.since(place) if recent.losses == losses else None
+            if news is None:
+                yield self._resync()
+                return
+            place, as_of, seen = recent.position, recent.as_of, sees.of(news)
+            if seen or recent.beats != beats:
+                if beats < 0 or not seen:
+                    beats = recent.beats
+                await admit()
+                yield self._update(seen, place, as_of)
+            if ended:
+                self._go_on()
+            await recent.news(place, beats)
+
+    def _go_on(self) -> None:
+        if self._recent.ended:
+            raise Unavailable("the server is going away")
+
+    def _resync(self) -> Update:
+        return self._update((), self._recent.position)._replace(resync=True)
+
+    def _update(
+        self, changes: Sequence[Packed], revision: Revision, as_of: float | None = None
+    ) -> Update:
+        """Return what is told now; with `as_of`, that it is all that was committed by then."""
+        clock = self._desk.clock
+        proven = self._recent.as_of if as_of is None else as_of
+        lag = timedelta(seconds=max(clock.monotonic() - proven, 0.0))
+        return Update(changes, revision, clock.now(), lag, checkpoint=as_of is not None)
+
+
+def _near(place: int, head: int) -> bool:
+    """True if what lies between is not too much to be read again."""
+    return head - place <= REPLAY_MAX
+
+
+class _Sees(NamedTuple):
+    """What a watcher may see, and wants to."""
+
+    scope: Scope
+    project_id: str
+
+    @property
+    def key_filters(self) -> Sequence[KeyFilter]:
+        """What lists all keys that he sees: those of operators are of no project."""
+        if self.scope is not None or self.project_id:
+            return (KeyFilter(),)
+        return (KeyFilter(), KeyFilter(kind=KeyKind.OPERATOR))
+
+    def of(self, changes: Sequence[Packed]) -> Sequence[Packed]:
+        """Return the changes that he sees."""
+        if self.project_id:
+            return [one for one in changes if one.project_id == self.project_id]
+        if self.scope is None:
+            return changes
+        return [one for one in changes if one.project_id in self.scope]
