@@ -22,13 +22,19 @@ from keyauthority.v1 import (
     usage_service_pb2,
 )
 from keyauthority_server.authority import Authority
-from keyauthority_server.rpc.interceptors import CallMetrics, guard, unary
+from keyauthority_server.peppers import UnknownVersion
+from keyauthority_server.rpc.audit import AuditServicer, noting
+from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, unary
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
-from keyauthority_server.rpc.policy import POLICY
+from keyauthority_server.rpc.lanes import lanes, sort_of
+from keyauthority_server.rpc.peers import Peers, limited
+from keyauthority_server.rpc.policy import MUTATIONS, POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
+from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
-from keyauthority_server.wire import Answer, Call, Services
+from keyauthority_server.rpc.watch import WatchServicer
+from keyauthority_server.wire import Answer, Call, Services, Streaming
 
 PROTOS: Final = (
     key_authority_service_pb2,
@@ -47,8 +53,16 @@ class Metrics(Protocol):
         """Return the counter of a method."""
         ...
 
+    def stream(self, service: str, method: str) -> StreamMetrics:
+        """Return the counter of a method that answers with a stream."""
+        ...
+
     def verification(self, verdict: str) -> None:
         """Count one verdict."""
+        ...
+
+    def refused(self, ground: str, calls: int = 1) -> None:
+        """Count calls that were turned away."""
         ...
 
 
@@ -59,15 +73,37 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
         "KeyAuthorityService": KeyAuthorityServicer(authority, count),
         "ProjectService": ProjectServicer(authority),
         "UsageService": UsageServicer(authority),
+        "AuditService": AuditServicer(authority),
     }
+    ways, peers = lanes(), Peers()
+    streams, watch = Streams(authority, peers, metrics), WatchServicer(authority)
+
+    def unary_method(method: MethodDescriptor) -> Answer:
+        servicer = servicers.get(method.containing_service.name)
+        answer = _answer(authority, servicer, method, metrics)
+        answer = limited(answer, POLICY[method.full_name].admission, peers, metrics)
+        return ways[sort_of(method.name)].around(answer, metrics)
+
     return {
         service.full_name: {
-            method.name: _answer(authority, servicers.get(service.name), method, metrics)
+            method.name: _streaming(streams, watch, method, metrics)
+            if method.server_streaming
+            else unary_method(method)
             for method in service.methods
         }
         for proto in PROTOS
         for service in proto.DESCRIPTOR.services_by_name.values()
     }
+
+
+def _streaming(
+    streams: Streams, servicer: WatchServicer, method: MethodDescriptor, metrics: Metrics | None
+) -> Streaming:
+    request_type = message_factory.GetMessageClass(method.input_type)
+    served = getattr(servicer, _HUMP.sub("_", method.name).lower())
+    follow = streams.guard(POLICY[method.full_name], CHECKS[request_type], served)
+    counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
+    return Streaming(streams.around(request_type, follow, counter), servicer.end)
 
 
 def _answer(
@@ -77,8 +113,23 @@ def _answer(
     request_type = message_factory.GetMessageClass(method.input_type)
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
     serve = guard(authority, row, CHECKS[request_type], served) if served else _unimplemented
+    serve = _learning(authority, serve)
+    if method.name in MUTATIONS:
+        serve = noting(authority, method.name, serve)
     counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
     return unary(request_type, serve, counter)
+
+
+def _learning(authority: Authority, serve: Serve) -> Serve:
+    """Return the method so that a call which lacks a pepper learns of the new ones, and goes on."""
+
+    async def learning(call: Call, request: Message | None) -> Message:
+        try:
+            return await serve(call, request)
+        except UnknownVersion:  # raised before anything is written or drawn
+            return await authority.learned(lambda: serve(call, request))
+
+    return learning
 
 
 async def _unimplemented(call: Call, request: Message | None) -> NoReturn:

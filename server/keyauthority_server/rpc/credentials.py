@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
 from keyauthority.errors import ErrorReason, error
-from keyauthority.model import KeyKind
+from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.token import Token, parse
-from keyauthority_server.authority import Credential
-from keyauthority_server.wire import Call
+from keyauthority_server.authority import Certified, Credential
+from keyauthority_server.wire import Call, Certificate
 
 OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
 
+_BEFORE: Final = datetime.min.replace(tzinfo=UTC)  # a configuration does not tell since when
 _HEADERS: Final = frozenset({"authorization", "x-auth-token"})
 
 
-def presented(call: Call) -> list[tuple[str, str]]:
-    """Return the headers that carry a credential."""
+def presented(call: Call) -> bool:
+    """True if the call carries a credential, good or bad."""
+    return bool(call.certificates or _headers(call))
+
+
+def _headers(call: Call) -> list[tuple[str, str]]:
     return [
         (name, value if isinstance(value, str) else "")
         for name, value in call.metadata
@@ -36,12 +42,19 @@ def address_of(peer: str) -> str:
     return "unix"
 
 
-def credential_of(call: Call) -> Credential:
-    """Return the one operator token, well formed; raise Unauthenticated if there is none."""
-    headers = presented(call)
-    if not headers:
+def credential_of(call: Call) -> Credential | Certified:
+    """Return the one operator token, well formed, or the one certificate that stands for a caller.
+
+    Raises Unauthenticated if there is none, and if there is more than one: a certificate that
+    stands for a caller and an operator key are two, since either could be meant. A certificate that
+    the configuration does not know is no credential, and none with an operator key beside it.
+    """
+    headers = _headers(call)
+    if call.certificates and not headers and len(call.certificates) == 1:
+        return certified(call.certificates[0], address_of(call.peer))
+    if not headers and not call.certificates:
         raise error(ErrorReason.CREDENTIAL_MISSING, "the call carries no operator key")
-    if len(headers) > 1:
+    if len(headers) > 1 or call.certificates:
         raise error(ErrorReason.CREDENTIAL_AMBIGUOUS, "the call carries more than one credential")
     name, text = headers[0]
     if name == "authorization":
@@ -52,6 +65,24 @@ def credential_of(call: Call) -> Credential:
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
     return Credential(token, text, address_of(call.peer))
+
+
+@lru_cache(maxsize=OPERATORS_KEPT)
+def certified(certificate: Certificate, address: str) -> Certified:
+    """Return the certificate as a credential: the operator that it stands for."""
+    key = Key(
+        access_key=certificate.name,
+        project_id="",
+        mode=KeyMode.LIVE,
+        kind=KeyKind.OPERATOR,
+        permissions=certificate.permissions,
+        operator_projects=certificate.projects,
+        create_time=_BEFORE,
+        update_time=_BEFORE,
+        expire_time=certificate.expire_time,
+        revision=0,
+    )
+    return Certified(key, address)
 
 
 @lru_cache(maxsize=OPERATORS_KEPT)

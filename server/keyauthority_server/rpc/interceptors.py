@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import structlog
@@ -23,13 +24,14 @@ from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, 
 from keyauthority_server.authority import Authority, Caller
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.policy import Admission, Row
-from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull
+from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull, StoreStale
 from keyauthority_server.wire import Answer, Call, Refusal
 
 Serve = Callable[[Call, Message | None], Awaitable[Message]]
 Check = Callable[[Any], list[FieldViolation]]
 
 VIOLATIONS_MAX: Final = 10  # named in one answer, each twice: clients take 8 KiB of trailers
+DISK_RETRY_AFTER: Final = timedelta(minutes=1)  # somebody has to make space first
 _log = structlog.get_logger(__name__)
 
 
@@ -58,7 +60,7 @@ def unary(request_type: type[Message], serve: Serve, metrics: CallMetrics | None
             code = "CANCELLED"
             raise
         except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
-            refusal = _refusal(failure)
+            refusal = refusal_of(failure)
             code = Code.Name(refusal.code)
             raise refusal from None
         finally:
@@ -120,7 +122,8 @@ def refuse(check: Check, request: Message | None) -> None:
         raise error(ErrorReason.INVALID_FIELD, "; ".join(texts), fields=named)
 
 
-def _refusal(failure: Exception) -> Refusal:
+def refusal_of(failure: Exception) -> Refusal:
+    """Return what the caller may know of a failure, whatever it is."""
     known = _known(failure)
     if known is None:
         correlation_id = secrets.token_hex(8)
@@ -141,9 +144,15 @@ def _known(failure: Exception) -> KeyAuthorityError | None:
         )
     if not isinstance(failure, StoreError):
         return None
+    if isinstance(failure, StoreStale):  # of as many calls as come
+        return error(ErrorReason.STALE, "the server cannot know how stale its answer would be")
     _log.warning("store failed", failure=str(failure))
     if isinstance(failure, StoreFull):
-        return error(ErrorReason.DISK_LOW, "there is no space left to add anything")
+        return error(
+            ErrorReason.DISK_LOW,
+            "there is no space left to add anything",
+            retry_after=DISK_RETRY_AFTER,
+        )
     if isinstance(failure, StoreClosed):
         return error(ErrorReason.STORE_CLOSED, "this store was closed for writing")
     return error(ErrorReason.STORE_UNAVAILABLE, "the store cannot answer now")

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument, NotFound, PermissionDenied, error
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Authority, Caller, Credential
+from keyauthority_server.authority import Authority, Caller, Certified, Credential
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import address_of, credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse
@@ -125,7 +125,9 @@ class KeyAuthorityServicer:
             await self._keys.revoke_presented(access_key, wanted, address_of(call.peer))
         )
 
-    async def verify(self, credential: Credential, request: pb.VerifyRequest) -> pb.VerifyResponse:
+    async def verify(
+        self, credential: Credential | Certified, request: pb.VerifyRequest
+    ) -> pb.VerifyResponse:
         """See the proto."""
         verdict = await self._verification.verify(
             credential, convert.presentation_from_proto(request)
@@ -135,7 +137,7 @@ class KeyAuthorityServicer:
         return convert.verdict_to_proto(verdict)
 
     async def batch_verify(
-        self, credential: Credential, request: pb.BatchVerifyRequest
+        self, credential: Credential | Certified, request: pb.BatchVerifyRequest
     ) -> pb.BatchVerifyResponse:
         """See the proto."""
         verdicts = await self._verification.verify_batch(

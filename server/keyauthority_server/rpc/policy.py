@@ -22,6 +22,12 @@ class Admission(Enum):
     """By his operator key, or by a key's secret in the request."""
 
 
+MUTATIONS: Final = frozenset(
+    {"CreateKey", "UpdateKey", "RotateKey", "RevokeKey", "CreateProject", "UpdateProject"}
+)
+"""The RPCs that make changes: what is refused of them is noted."""
+
+
 class Row(NamedTuple):
     """What an RPC demands: one of the rights.
 

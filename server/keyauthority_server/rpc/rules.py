@@ -132,7 +132,9 @@ class Checklist:
 
     def needed(self, field: str, values: Collection[str]) -> None:
         """Needed permissions: `resource:action`, concrete."""
-        if len(values) > LIST_MAX or not all(map(_is_needed, values)):
+        if len(values) > LIST_MAX or not all(
+            len(value) <= ENTRY_MAX and _is_needed(value) for value in values
+        ):
             self.each(field, values, is_concrete)  # says which
 
     def time(self, field: str, message: Message, value: Timestamp) -> None:
@@ -190,9 +192,11 @@ class Checklist:
             self.refuse("restrictions", f"at most {RESTRICTIONS_MAX // 1024} KiB in all")
 
     def mask(self, mask: FieldMask, known: frozenset[str]) -> frozenset[str]:
-        """At least one path, each of them known; returns them."""
+        """At least one path and at most `LIST_MAX`, each of them known; returns them."""
         if not mask.paths:
             self.refuse("update_mask", "names at least one field")
+        if len(mask.paths) > LIST_MAX:
+            self.refuse("update_mask", f"at most {LIST_MAX}")
         if not known.issuperset(mask.paths):
             self.refuse("update_mask", f"names fields of {', '.join(sorted(known))} only")
         return known.intersection(mask.paths)
@@ -204,9 +208,8 @@ class Checklist:
         self.text("page_token", page_token)
 
 
-@lru_cache(maxsize=4_096)  # services ask for the same few again and again
-def _is_needed(text: str) -> bool:
-    return len(text) <= ENTRY_MAX and is_concrete(text)
+# Services ask for the same few again and again. It keeps what it is asked of: no long text.
+_is_needed: Final = lru_cache(maxsize=4_096)(is_concrete)
 
 
 def _words(span: timedelta) -> str:

@@ -17,6 +17,7 @@ from keyauthority.errors import FieldViolation
 from keyauthority.model import KeyKind, KeyMode, VerdictCode
 from keyauthority.requests import OVERLAP_MAX
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
+from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
@@ -208,6 +209,17 @@ def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]
     return check.violations
 
 
+def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
+    """Check WatchChanges."""
+    check = Checklist()
+    if request.project_id:
+        check.project_id("project_id", request.project_id)
+    if request.from_revision < 0:
+        check.refuse("from_revision", "not negative")
+    check.length("log_id", request.log_id, ENTRY_MAX)
+    return check.violations
+
+
 def create_project(request: projects_pb.CreateProjectRequest) -> list[FieldViolation]:
     """Check CreateProject."""
     check = Checklist()
@@ -297,6 +309,20 @@ def _usage_row(check: Checklist, name: str, row: usage_pb.UsageRow) -> None:
 _OF_NO_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
 
 
+def list_events(request: audit_pb.ListEventsRequest) -> list[FieldViolation]:
+    """Check ListEvents."""
+    check = Checklist()
+    if request.project_id:
+        check.project_id("project_id", request.project_id)
+    if request.access_key:
+        check.access_key("access_key", request.access_key)
+    check.text("actor", request.actor)
+    check.time("start_time", request, request.start_time)
+    check.time("end_time", request, request.end_time)
+    check.page(request.page_size, request.page_token)
+    return check.violations
+
+
 CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     keys_pb.CreateKeyRequest: create_key,
     keys_pb.GetKeyRequest: get_key,
@@ -307,11 +333,13 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     keys_pb.VerifyRequest: verify,
     keys_pb.BatchVerifyRequest: batch_verify,
     keys_pb.GetProjectIdRequest: get_project_id,
+    keys_pb.WatchChangesRequest: watch_changes,
     projects_pb.CreateProjectRequest: create_project,
     projects_pb.GetProjectRequest: get_project,
     projects_pb.ListProjectsRequest: list_projects,
     usage_pb.GetUsageRequest: get_usage,
     usage_pb.ReportUsageRequest: report_usage,
+    audit_pb.ListEventsRequest: list_events,
     projects_pb.UpdateProjectRequest: update_project,
 }
 """The check of each request; an RPC whose request has none does not start."""

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, Final, NamedTuple
 
 import structlog
-from google.rpc.code_pb2 import INTERNAL, RESOURCE_EXHAUSTED, UNAVAILABLE
-from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED, UNAVAILABLE
+from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
+from keyauthority_server.shedding import BUSY, URGENT, Ground, Tally
 from keyauthority_server.wire import Answer, Call, Refusal
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
+WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
+WAITING_MIN: Final = 256  # calls: with fewer the loop may just have stood still for so long
+STALL_SECONDS: Final = 1.0  # of a batch or more; not even a machine that is busy otherwise takes it
+TURN_SECONDS: Final = 0.005  # of calls in a row, before the loop has a turn for everything else
+SHED_BATCH: Final = 512  # calls refused at once: fewer turns at the interpreter, which the loop has
 LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms; starved, some more
+
+_Event = tuple[Any, ...]
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +41,10 @@ class Limits(NamedTuple):
     message: int
     metadata: int
     streams: int
+    calls: int
+    """Calls at once that wait for something."""
+    unary_seconds: float
+    """For a call whose client has set no deadline."""
     keepalive_ms: int
     keepalive_timeout_ms: int
 
@@ -39,9 +53,15 @@ class Front:
     """Serves unary methods, by their paths, on one address; the rest on a socket behind it."""
 
     def __init__(
-        self, address: str, answers: Mapping[str, Answer], limits: Limits, *, reuse_port: bool
+        self,
+        address: str,
+        answers: Mapping[str, Answer],
+        limits: Limits,
+        *,
+        reuse_port: bool,
+        tally: Tally | None = None,
     ) -> None:
-        """Bind; OSError if the address is taken."""
+        """Bind; OSError if the address is taken. `tally` counts the calls that are turned away."""
         self._front = NativeGrpcFront(
             address,
             [],
@@ -55,7 +75,16 @@ class Front:
         )
         numbers = self._front.add_methods([(path, False) for path in answers])
         self._answers = dict(zip(numbers, answers.values(), strict=True))
-        self._message_max = limits.message
+        self._urgent = frozenset(
+            number
+            for number, path in zip(numbers, answers, strict=True)
+            if path.rpartition("/")[2] in URGENT
+        )
+        self._limits = limits
+        self._tally = tally
+        self._batches: deque[tuple[float, list[_Event]]] = deque()
+        self._given = self._taken = 0  # each is counted in one thread only
+        self._taking = False
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._draining = False
 
@@ -81,28 +110,99 @@ class Front:
         await asyncio.to_thread(self._front.close)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        while (events := self._front.recv_batch_details(BATCH)) is not None:
+        size = BATCH
+        while (events := self._front.recv_batch_details(size)) is not None:
             try:
-                loop.call_soon_threadsafe(self._take, events)
+                size = SHED_BATCH if self._hand_over(loop, events) else BATCH
             except RuntimeError:  # the loop has ended before the front was closed
                 self._front.close()
                 return
 
-    def _take(self, events: list[tuple[Any, ...]]) -> None:
-        for kind, call_id, number, body, _, details in events:
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, events: list[_Event]) -> bool:
+        """Give a batch to the loop; if it is behind, which it returns, refuse the calls.
+
+        What is urgent does not stand in line. The line is the front's own, so that the loop has a
+        turn for everything else in between.
+        """
+        behind = False
+        if self._given > self._taken:
+            urgent = [one for one in events if one[0] == EVENT_CALL and one[2] in self._urgent]
+            if urgent:
+                events = [one for one in events if one not in urgent]
+                loop.call_soon_threadsafe(self._take_urgent, urgent)
+            behind = self._is_behind()
+            if behind:
+                events = self._shed(loop, events)
+        self._given += len(events)
+        self._batches.append((time.monotonic(), events))
+        if not self._taking:
+            self._taking = True
+            loop.call_soon_threadsafe(self._take_next)
+        return behind
+
+    def _is_behind(self) -> bool:
+        waiting = self._given - self._taken
+        if waiting < BATCH:
+            return False
+        bearable = WAIT_SECONDS if waiting >= WAITING_MIN else STALL_SECONDS
+        try:
+            return time.monotonic() - self._batches[0][0] > bearable
+        except IndexError:  # the loop has just taken the last
+            return False
+
+    def _shed(self, loop: asyncio.AbstractEventLoop, events: list[_Event]) -> list[_Event]:
+        """Refuse the calls of a batch; return what is left of it."""
+        code, message, trailing = BUSY.code, BUSY.message, BUSY.trailing_metadata
+        others = []
+        for event in events:
+            if event[0] == EVENT_CALL:
+                self._front.fail(event[1], code, message, trailing)
+            else:
+                others.append(event)
+        if self._tally is not None:
+            shed = len(events) - len(others)
+            loop.call_soon_threadsafe(self._tally.refused, Ground.WAITING, shed)
+        return others
+
+    def _take_next(self) -> None:
+        """Take the next batch, and have the loop come back if there are more."""
+        if self._batches:
+            came, events = self._batches.popleft()
+            left = self._take(events)
+            self._taken += len(events) - len(left)
+            if left:
+                self._batches.appendleft((came, left))
+        self._taking = bool(self._batches)
+        if self._batches:  # looked at again: one may have come after `_taking` said that none had
+            self._taking = True
+            asyncio.get_running_loop().call_soon(self._take_next)
+
+    def _take_urgent(self, events: list[_Event]) -> None:
+        if left := self._take(events):
+            asyncio.get_running_loop().call_soon(self._take_urgent, left)
+
+    def _take(self, events: list[_Event]) -> list[_Event]:
+        """Take calls for the time of one turn; return those that are left."""
+        end = time.monotonic() + TURN_SECONDS
+        for place, (kind, call_id, number, body, _, details) in enumerate(events):
+            if place and time.monotonic() > end:
+                return events[place:]
             if kind == EVENT_CANCEL:  # the client has gone, or his deadline has come
                 if task := self._waiting.get(call_id):
                     # Not at once: a task that has not run yet would never run, and never end.
                     asyncio.get_running_loop().call_soon(task.cancel)
             elif self._draining:
                 self._front.fail(call_id, UNAVAILABLE, "the server is going away")
-            elif len(body) > self._message_max:
+            elif len(body) > self._limits.message:
                 self._front.fail(call_id, RESOURCE_EXHAUSTED, "the message is too large")
+            elif len(self._waiting) >= self._limits.calls:
+                self._front.fail(call_id, RESOURCE_EXHAUSTED, "too many calls at once")
             else:
-                metadata, peer, _ = details
-                self._begin(call_id, self._answers[number](body, Call(metadata, peer)))
+                metadata, peer, left = details
+                self._begin(call_id, self._answers[number](body, Call(metadata, peer)), left)
+        return []
 
-    def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes]) -> None:
+    def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes], left: float | None) -> None:
         try:
             waited = answer.send(None)
         except StopIteration as done:
@@ -110,12 +210,17 @@ class Front:
         except Exception as failure:  # noqa: BLE001 - a fault in one call ends no other
             self._fail(call_id, failure)
         else:
-            task = asyncio.get_running_loop().create_task(self._go_on(call_id, answer, waited))
+            limit = self._limits.unary_seconds if left is None else None
+            going_on = self._go_on(call_id, _Begun(answer, waited), limit)
+            task = asyncio.get_running_loop().create_task(going_on)
             self._waiting[call_id] = task
 
-    async def _go_on(self, call_id: int, answer: Coroutine[Any, Any, bytes], waited: Any) -> None:
+    async def _go_on(self, call_id: int, answer: _Begun, limit: float | None) -> None:
         try:
-            self._front.respond(call_id, await _Begun(answer, waited))
+            async with asyncio.timeout(limit):
+                self._front.respond(call_id, await answer)
+        except TimeoutError:
+            self._front.fail(call_id, DEADLINE_EXCEEDED, "the call took longer than it may")
         except asyncio.CancelledError:
             self._front.fail(call_id, UNAVAILABLE, "the server is going away")
         except Exception as failure:  # noqa: BLE001 - as above

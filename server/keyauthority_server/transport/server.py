@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import grpc.aio
 
-from keyauthority_server.config import Config, ConfigError, Listen, Transport, UnixPath
+from keyauthority.clock import SystemClock
+from keyauthority_server.config import Config, ConfigError, Transport, UnixPath
+from keyauthority_server.shedding import Tally
 from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import Health
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
-from keyauthority_server.wire import Answer, Call, Refusal, Services
+from keyauthority_server.transport.streams import CODES, Calls, Streams, from_behind
+from keyauthority_server.transport.tls import Callers, Handshakes
+from keyauthority_server.wire import Answer, Call, Refusal, Services, Streaming
 
 MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 METADATA_MAX: Final = 8 * 1024  # bytes; gRPC's default. A credential takes 100
 STREAMS_MAX: Final = 1000  # calls at once on one connection
+CALLS_MAX: Final = 10_000  # at once in one process, streams included, over all connections
+UNARY_SECONDS: Final = 60  # for a call whose client has set no deadline: twice the longest drain
 KEEPALIVE_MS: Final = 60_000  # ping silent connections: those of clients that vanished are closed
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 
@@ -40,32 +46,58 @@ _OPTIONS: Final = (
     # A connection that says nothing is closed; grpcio's default is 2 minutes, as is the front's.
     ("grpc.server_handshake_timeout_ms", 20_000),
 )
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+# Of connections that clients have, not of the front's own.
+_CLIENTS_OPTIONS: Final = (
+    # With the age ends what a connection was let in by: the certificates of its handshake. Clients
+    # go over to a new connection without a failed call; grpcio spreads the moment by a tenth.
+    ("grpc.max_connection_age_ms", 60 * 60 * 1000),
+    ("grpc.max_connection_age_grace_ms", UNARY_SECONDS * 1000),
+    ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
+)
 
+_LATE: Final = "the call took longer than it may"
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+Read = Callable[[_Context], Call]
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]  # no generic at run time
 
 
 class Server:
     """Serves the given services, health, and reflection if it is wanted, on one address."""
 
-    def __init__(self, config: Config, services: Services) -> None:
-        """Bind. ConfigError if the transport cannot be had or the address is taken."""
-        self.transport = choose(config.transport, config.listen)
+    def __init__(self, config: Config, services: Services, tally: Tally | None = None) -> None:
+        """Bind. ConfigError if transport or certificate cannot be had or the address is taken.
+
+        `tally` counts the calls that the transport turns away.
+        """
+        self.transport = choose(config)
+        self._handshakes = Handshakes(config.tls, SystemClock()) if config.tls else None
+        self._following: asyncio.Task[None] | None = None
+        native = self.transport is Transport.NATIVE
+        self._read = _reader(Callers(config.callers))
+        self._streams = Streams(from_behind(self._read, config.listen) if native else self._read)
+        self._calls = Calls()
         self._health = Health(services)
         self._reflection = None if config.no_reflection else Reflection([*services, HEALTH])
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
-        self._grpcio = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))])
+        options = [*_OPTIONS, *(() if native else _CLIENTS_OPTIONS)]
+        self._grpcio = grpc.aio.server(
+            options=[*options, ("grpc.so_reuseport", int(reuse_port))],
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
         self._front = None
         self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
         try:
-            if self.transport is Transport.NATIVE:
-                self._front = _front(str(config.listen), services, reuse_port=reuse_port)
+            if native:
+                self._front = _front(
+                    str(config.listen), services, reuse_port=reuse_port, tally=tally
+                )
             else:
-                for name, answers in services.items():
-                    self._serve(name, {method: _handler(one) for method, one in answers.items()})
-                self._grpcio.add_insecure_port(str(config.listen))
+                self._bind(str(config.listen))
         except (RuntimeError, OSError) as error:
             raise ConfigError(f"cannot listen on {config.listen}: {error}") from error
+        for name, methods in services.items():
+            self._serve(name, dict(self._handlers(methods)))
         self._serve(HEALTH, self._health.handlers())
         if self._reflection:
             for name in REFLECTION:
@@ -73,6 +105,8 @@ class Server:
 
     async def start(self) -> None:
         """Take calls."""
+        if self._handshakes is not None:
+            self._following = asyncio.create_task(self._handshakes.follow())
         if self._front is None:
             await self._grpcio.start()
             return
@@ -90,21 +124,52 @@ class Server:
         if self._reflection:
             self._reflection.drain()
         if self._front is not None:
+            await self._streams.end()
             await self._front.drain(grace)
-        await self._grpcio.stop(grace)
+        await self._stop(grace)
+        if self._following is not None:
+            self._following.cancel()
         self._folder.cleanup()
+
+    async def _stop(self, grace: float) -> None:
+        """Take no more calls, and end when all are answered, but for streams that nobody reads."""
+        stopping = asyncio.create_task(self._grpcio.stop(grace))
+        if not await self._streams.end():
+            answered = asyncio.create_task(self._calls.answered())
+            await asyncio.wait({stopping, answered}, return_when=asyncio.FIRST_COMPLETED)
+            answered.cancel()
+            await self._grpcio.stop(None)
+        await stopping
+
+    def _handlers(
+        self, methods: Mapping[str, Answer | Streaming]
+    ) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
+        """Return what grpcio serves of a service: on the native transport, only the streams."""
+        for name, method in methods.items():
+            if isinstance(method, Streaming):
+                yield name, self._streams.handler(method)
+            elif self._front is None:
+                yield name, _handler(self._calls.around(method), self._read)
+
+    def _bind(self, address: str) -> None:
+        if self._handshakes is None:
+            self._grpcio.add_insecure_port(address)
+        else:
+            self._grpcio.add_secure_port(address, self._handshakes.credentials)
 
     def _serve(self, service: str, handlers: _Handlers) -> None:
         self._grpcio.add_registered_method_handlers(service, dict(handlers))
 
 
-def choose(transport: Transport, listen: Listen) -> Transport:
+def choose(config: Config) -> Transport:
     """Return the transport to take: native or grpcio. ConfigError if it is not installed."""
+    transport = config.transport
     installed = importlib.util.find_spec("pygrpc_native") is not None
     if transport is Transport.NATIVE and not installed:
         raise ConfigError("--transport native needs pygrpc-native: install keyauthority[native]")
     if transport is Transport.AUTO:
-        return Transport.NATIVE if installed and listen.is_local else Transport.GRPCIO
+        plain = config.listen.is_local and config.tls is None
+        return Transport.NATIVE if installed and plain else Transport.GRPCIO
     return transport
 
 
@@ -113,7 +178,7 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
 
     uvloop saves the native front a seventh of a Verify; it comes with the same extra.
     """
-    if choose(config.transport, config.listen) is not Transport.NATIVE:
+    if choose(config) is not Transport.NATIVE:
         return None
     if importlib.util.find_spec("uvloop") is None:
         return None
@@ -122,26 +187,51 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
     return uvloop.new_event_loop
 
 
-def _front(address: str, services: Services, *, reuse_port: bool) -> Any:
+def _front(address: str, services: Services, *, reuse_port: bool, tally: Tally | None) -> Any:
     from keyauthority_server.transport.native import Front, Limits  # an extra: not all have it
 
     answers = {
         f"/{service}/{name}": answer
-        for service, answers in services.items()
-        for name, answer in answers.items()
+        for service, methods in services.items()
+        for name, answer in methods.items()
+        if not isinstance(answer, Streaming)
     }
-    limits = Limits(MESSAGE_MAX, METADATA_MAX, STREAMS_MAX, KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS)
-    return Front(address, answers, limits, reuse_port=reuse_port)
+    limits = Limits(
+        MESSAGE_MAX,
+        METADATA_MAX,
+        STREAMS_MAX,
+        CALLS_MAX,
+        UNARY_SECONDS,
+        KEEPALIVE_MS,
+        KEEPALIVE_TIMEOUT_MS,
+    )
+    return Front(address, answers, limits, reuse_port=reuse_port, tally=tally)
 
 
-def _handler(answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
-    async def handle(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+def _reader(callers: Callers) -> Read:
+    """Return what tells of a call what it says of itself."""
+    if not callers:
+        return lambda context: Call(tuple(context.invocation_metadata() or ()), context.peer())
+
+    def read(context: _Context) -> Call:
         metadata = tuple(context.invocation_metadata() or ())
+        return Call(metadata, context.peer(), callers.of(context.auth_context()))
+
+    return read
+
+
+def _handler(answer: Answer, read: Read) -> grpc.RpcMethodHandler[Any, Any]:
+    async def handle(body: bytes, context: _Context) -> bytes:
         try:
-            return await answer(body, Call(metadata, context.peer()))
+            if context.time_remaining() is not None:
+                return await answer(body, read(context))
+            async with asyncio.timeout(UNARY_SECONDS):
+                return await answer(body, read(context))
         except Refusal as raised:
             refusal = raised
-        code, trailing = _CODES[refusal.code], refusal.trailing_metadata
+        except TimeoutError:
+            return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _LATE)
+        code, trailing = CODES[refusal.code], refusal.trailing_metadata
         return await context.abort(code, refusal.message, trailing)
 
     return grpc.unary_unary_rpc_method_handler(handle)

@@ -1,0 +1,82 @@
+"""The servicer of AuditService, and what notes refused mutations around the others' methods."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.message import Message
+
+from keyauthority import convert
+from keyauthority.errors import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    KeyAuthorityError,
+    NotFound,
+    PermissionDenied,
+)
+from keyauthority.v1 import audit_service_pb2 as pb
+from keyauthority_server.audit.refusals import Attempt
+from keyauthority_server.authority import Authority, Caller, Certified
+from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.rpc.interceptors import Serve
+from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE
+from keyauthority_server.wire import Call
+
+# Given only to a caller who is known. INVALID_ARGUMENT is not among them: who mistypes a request
+# has tried nothing, and what he wrote need not be of any form.
+_NOTED: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
+
+
+class AuditServicer:
+    """Methods in the order of the proto."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._audit = authority.audit
+
+    async def list_events(
+        self, caller: Caller, request: pb.ListEventsRequest
+    ) -> pb.ListEventsResponse:
+        """See the proto."""
+        query = convert.event_query_from_proto(request)
+        page = await self._audit.list(
+            caller, query, _content_of(request), query.page_size or DEFAULT_PAGE_SIZE
+        )
+        return convert.event_page_to_proto(page)
+
+
+def _content_of(request: pb.ListEventsRequest) -> bytes:
+    """Return bytes that tell this list from every other, whichever page of it is asked for."""
+    content = pb.ListEventsRequest()
+    content.CopyFrom(request)
+    content.ClearField("page_size")
+    content.ClearField("page_token")
+    return b"events\0" + content.SerializeToString(deterministic=True)
+
+
+def noting(authority: Authority, method: str, serve: Serve) -> Serve:
+    """Return a method that changes something so that its refusals are noted."""
+
+    async def noted(call: Call, request: Message | None) -> Message:
+        try:
+            return await serve(call, request)
+        except _NOTED as refusal:
+            authority.audit.refused(_attempt(call, method, request, refusal))
+            raise
+
+    return noted
+
+
+def _attempt(
+    call: Call, method: str, request: Message | None, refusal: KeyAuthorityError
+) -> Attempt:
+    credential = credential_of(call)
+    named = credential.key if isinstance(credential, Certified) else credential.token
+    return Attempt(
+        actor=named.access_key,
+        peer=credential.address,
+        method=method,
+        reason=refusal.reason.value if refusal.reason else "",
+        project_id=getattr(request, "project_id", ""),
+        access_key=getattr(request, "access_key", ""),
+    )

@@ -1,0 +1,119 @@
+"""What happens around a call that is answered by a stream: as `interceptors`, for many messages.
+
+The same mapper judges what went wrong, and the same order of errors holds: the caller is admitted
+before his message is looked at. He is admitted again before each of the stream's messages, by the
+use case, since a stream may outlive his right to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, Final, Protocol
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc.code_pb2 import UNAUTHENTICATED, Code
+
+from keyauthority_server.authority import Admit, Authority, Caller
+from keyauthority_server.peppers import UnknownVersion
+from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.rpc.interceptors import CallMetrics, Check, refusal_of, refuse
+from keyauthority_server.rpc.peers import TOO_MANY, Peers
+from keyauthority_server.rpc.policy import Row
+from keyauthority_server.shedding import BUSY, Ground, Tally
+from keyauthority_server.wire import Call, Refusal
+
+STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each; half of what it serves at all
+
+Open = Callable[[bytes, Call], AsyncGenerator[bytes]]
+Follow = Callable[[Call, Message | None], AsyncGenerator[bytes]]
+Method = Callable[[Caller, Admit, Any], AsyncGenerator[bytes]]
+"""Given the caller, what judges him anew, and the request."""
+
+
+class StreamMetrics(CallMetrics, Protocol):
+    """Counts the streams of one method."""
+
+    def streams(self, number: int) -> None:
+        """Count streams that were opened; less than 0 for those that have ended."""
+        ...
+
+
+class Streams:
+    """The streams of one process. Used in the event loop only."""
+
+    def __init__(self, authority: Authority, peers: Peers, tally: Tally | None) -> None:
+        self._authority = authority
+        self._peers = peers
+        self._tally = tally
+        self._open = 0
+
+    def around(
+        self, request_type: type[Message], follow: Follow, metrics: StreamMetrics | None
+    ) -> Open:
+        """Return the method as a transport takes it: bytes in, bytes and at last a Refusal out."""
+        parse = request_type.FromString
+
+        async def opened(body: bytes, call: Call) -> AsyncGenerator[bytes]:
+            started, code, told = time.perf_counter(), "OK", False
+            self._count(metrics, 1)
+            try:
+                if self._open > STREAMS_MAX:
+                    raise self._turned_away(Ground.LANE, BUSY)
+                try:
+                    request: Message | None = parse(body)
+                except DecodeError:
+                    request = None  # as with `unary`: refused after admission
+                async with aclosing(follow(call, request)) as messages:
+                    async for message in messages:
+                        yield message
+                        told = True
+            except (asyncio.CancelledError, GeneratorExit):
+                code = "CANCELLED"
+                raise
+            except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
+                refusal = failure if isinstance(failure, Refusal) else refusal_of(failure)
+                if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
+                    refusal = self._turned_away(Ground.PEER, TOO_MANY)
+                code = Code.Name(refusal.code)
+                raise refusal from None
+            finally:
+                self._count(metrics, -1)
+                if metrics is not None:
+                    metrics.finished(code, time.perf_counter() - started)
+
+        return opened
+
+    def guard(self, row: Row, check: Check, method: Method) -> Follow:
+        """Return `method` behind its admission and its check; see `interceptors.guard`."""
+
+        async def admitted(call: Call, request: Message | None) -> AsyncGenerator[bytes]:
+            credential = credential_of(call)
+
+            async def admit() -> Caller:
+                try:
+                    return await self._authority.admit(credential, row.rights)
+                except UnknownVersion:  # of the pepper that he was digested under meanwhile
+                    return await self._authority.learned(
+                        lambda: self._authority.admit(credential, row.rights)
+                    )
+
+            caller = await admit()
+            refuse(check, request)
+            async with aclosing(method(caller, admit, request)) as messages:
+                async for message in messages:
+                    yield message
+
+        return admitted
+
+    def _count(self, metrics: StreamMetrics | None, streams: int) -> None:
+        self._open += streams
+        if metrics is not None:
+            metrics.streams(streams)
+
+    def _turned_away(self, ground: Ground, refusal: Refusal) -> Refusal:
+        if self._tally is not None:
+            self._tally.refused(ground)
+        return refusal

@@ -1,0 +1,56 @@
+"""The stream of WatchChanges: updates put together from changes that were packed before."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Final
+
+from keyauthority import convert
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.authority import Admit, Authority, Caller, Update
+
+BYTES_MAX: Final = 1024 * 1024  # of the changes in a message, unless one alone has more
+
+
+class WatchServicer:
+    """The one streaming method of KeyAuthorityService."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._log_id = authority.log_id
+        self._watching = authority.watching
+        self.end = authority.watching.end
+
+    async def watch_changes(
+        self, caller: Caller, admit: Admit, request: pb.WatchChangesRequest
+    ) -> AsyncGenerator[bytes]:
+        """See the proto."""
+        wanted = convert.watch_query_from_proto(request)
+        async with aclosing(self._watching.watch(caller, admit, wanted)) as updates:
+            async for update in updates:
+                for message in self._messages(update):
+                    yield message
+
+    def _messages(self, update: Update) -> Iterator[bytes]:
+        """Return the update in messages that a client takes: only the last is a checkpoint."""
+        bodies: list[bytes] = []
+        length, revision = 0, update.revision
+        for change in update.changes:
+            if bodies and length + len(change.body) > BYTES_MAX:
+                yield b"".join(bodies) + self._end(update._replace(revision=revision), last=False)
+                bodies, length = [], 0
+            bodies.append(change.body)
+            length += len(change.body)
+            revision = change.revision
+        yield b"".join(bodies) + self._end(update, last=True)
+
+    def _end(self, update: Update, *, last: bool) -> bytes:
+        """Return what stands behind the changes: fields put together are one message."""
+        return pb.WatchChangesResponse(
+            revision=update.revision,
+            log_id=self._log_id,
+            checkpoint=update.checkpoint and last,
+            resync=update.resync,
+            server_time=convert.timestamp(update.server_time),
+            lag=convert.duration(update.lag),
+        ).SerializeToString()

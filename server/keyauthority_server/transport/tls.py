@@ -1,0 +1,126 @@
+"""TLS on grpcio: certificates that are looked at each second, and the callers they stand for.
+
+TLS 1.2 and 1.3, which are all that grpcio speaks. A handshake is made with the files as they were
+last found fit; connections that are open keep what they were made with, up to their greatest age.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+import grpc
+import structlog
+from cryptography import x509
+
+from keyauthority.clock import Clock
+from keyauthority_server.certificates import Material, load, signature
+from keyauthority_server.config import CertificateCaller, ConfigError, SanKind, TlsFiles
+from keyauthority_server.wire import Certificate
+
+LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
+
+_KINDS: Final = (
+    ("peer_dns", SanKind.DNS),
+    ("peer_uri", SanKind.URI),
+    ("peer_email", SanKind.EMAIL),
+)
+_CERTIFICATES_KEPT: Final = 1_024  # expiries that need not be read anew, some 2 KB each
+
+_log = structlog.get_logger(__name__)
+
+Names = Mapping[str, Iterable[bytes]]
+
+
+class Handshakes:
+    """The credentials of a server, which follow its files."""
+
+    def __init__(self, files: TlsFiles, clock: Clock) -> None:
+        """Read the files; ConfigError if they are not fit to be served."""
+        self._files = files
+        self._clock = clock
+        self._seen = signature(files)
+        self._complaint = ""
+        self._next: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
+        first = load(files, clock.now())
+        self.credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(first),
+            self._changed,  # type: ignore[arg-type]  # None is a documented answer
+            require_client_authentication=bool(first.client_ca),
+        )
+
+    async def follow(self) -> None:
+        """Take the files over whenever they change, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Take the files over if they have changed; what is not fit is logged and not taken."""
+        found = signature(self._files)
+        if found == self._seen:
+            return
+        try:
+            material = load(self._files, self._clock.now())
+        except ConfigError as error:
+            if str(error) != self._complaint:  # tried again each second, told once
+                _log.error("certificate not taken over, the old one serves on", reason=str(error))
+            self._complaint = str(error)
+            return
+        self._next.append(_configuration(material))
+        self._seen, self._complaint = found, ""
+        _log.info("certificate taken over", expires=material.end.isoformat())
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what handshakes are made with from now on; None if that is as before.
+
+        Called at the start of each handshake, in a thread of grpcio's.
+        """
+        try:
+            return self._next.pop()
+        except IndexError:
+            return None
+
+
+class Callers:
+    """Finds the callers that a verified certificate stands for."""
+
+    def __init__(self, entries: Iterable[CertificateCaller]) -> None:
+        self._entries = {(entry.kind, entry.san): entry for entry in entries}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def of(self, peer: Names) -> tuple[Certificate, ...]:
+        """Return those whose name is among the SANs that grpcio tells of a connection."""
+        found = [
+            entry
+            for source, kind in _KINDS
+            for name in peer.get(source, ())
+            if (entry := self._entries.get((kind, _text(kind, name))))
+        ]
+        if not found:
+            return ()
+        (pem,) = peer["x509_pem_cert"]
+        end = _end(pem)
+        return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(material.key, material.chain)], material.client_ca
+    )
+
+
+def _text(kind: SanKind, name: bytes) -> str:
+    text = name.decode("ascii", "replace")
+    return text.lower() if kind is SanKind.DNS else text
+
+
+@lru_cache(maxsize=_CERTIFICATES_KEPT)
+def _end(pem: bytes) -> datetime:
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
