@@ -6,25 +6,41 @@ told in one line.
 
 from __future__ import annotations
 
-import hmac
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.permissions import EVERYTHING
 from keyauthority.token import make, new_access_key, new_secret, parse
-from keyauthority_server.audit import sealer
+from keyauthority_server.audit import refusing, sealer
 from keyauthority_server.authority import Authority
+from keyauthority_server.authority.redigesting import redigesting
+from keyauthority_server.cache import Cache, beat_seconds
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.peppers import Keyring, KeyringError, read_private, write_private
-from keyauthority_server.store.base import Store, StoreError, StoreRefused, Transaction
+from keyauthority_server.feed import Feed, following
+from keyauthority_server.peppers import (
+    Keyring,
+    KeyringError,
+    check_private,
+    newest_version,
+    read_private,
+    write_private,
+)
+from keyauthority_server.store import engines
+from keyauthority_server.store.base import (
+    Store,
+    StoreClosed,
+    StoreError,
+    StoreRefused,
+    Transaction,
+)
 from keyauthority_server.store.counters import Counters
-from keyauthority_server.store.sqlite import migrate, open_counters, open_store
-from keyauthority_server.store.values import Entry, Held, Mutation, Sealer
+from keyauthority_server.store.looks import Proving
+from keyauthority_server.store.values import Entry, Held, LogHead, Mutation, Sealer
 from keyauthority_server.usage import metering
 
 PEPPER: Final = "pepper"
@@ -57,46 +73,125 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
         _opened(config, sealer(audit_key), checkpoints=checkpoints) as store,
         _counters(config, checkpoints=checkpoints) as counters,
         metering(store) as meter,
+        redigesting(store, peppers) as keeper,
+        refusing(store) as refusals,
+        following(store) as feed,
+        _keeping(config, store, feed, peppers) as cache,
     ):
         clock = SystemClock(await store.newest_time())
-        yield Authority(store, counters, meter, clock, peppers)
+        await keeper.learn()
+        yield Authority(store, counters, meter, clock, keeper, refusals, feed, cache)
+
+
+class Machine(NamedTuple):
+    """What a command on the machine itself works with, beside a server that may run."""
+
+    store: Store
+    peppers: Keyring
+    known: Mapping[str, bytes]
+    """The check values that the database holds."""
+
+
+@asynccontextmanager
+async def open_machine(config: Config) -> AsyncIterator[Machine]:
+    """Give the store of a data folder that is in use, or was.
+
+    Raises ConfigError with one line if it is not initialised, or its files are not right.
+    """
+    try:
+        if not engines.is_made(config.store):
+            raise ConfigError(
+                f"{config.data} is not initialised: run keyauthority-server init, or serve"
+            )
+        _check_private(config)
+        keyrings = [Keyring.load(config.data / name) for name in _KEY_FILES]
+        async with _opened(config, sealer(keyrings[1]), checkpoints=False) as store:
+            known = await store.key_checks()
+            if not known or await store.newest_time() is None:
+                raise ConfigError(
+                    f"{config.data} is not initialised: run keyauthority-server init, or serve"
+                )
+            for ring in keyrings:
+                ring.recognise(known)
+            keyrings[0].use(known)
+            yield Machine(store, keyrings[0], known)
+    except (KeyringError, StoreError) as failure:
+        raise ConfigError(str(failure)) from failure
+
+
+class Evidence(NamedTuple):
+    """What a verification of the log reads."""
+
+    store: Store
+    audit_key: Keyring
+
+
+@asynccontextmanager
+async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
+    """Give the store of a data folder for reading, whatever may be wrong with what its log says.
+
+    A server may run on it. Raises ConfigError with one line if it cannot be read at all.
+    """
+    try:
+        audit_key = Keyring.load(config.data / AUDIT_KEY)
+        async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
+            audit_key.recognise(await store.key_checks())
+            yield Evidence(store, audit_key)
+    except (KeyringError, StoreError) as failure:
+        raise ConfigError(str(failure)) from failure
 
 
 async def _prepare(config: Config) -> None:
     paths = [config.data / name for name in _KEY_FILES]
-    database = config.store.sqlite_path
-    if paths[0].exists() and not database.exists():
+    if paths[0].exists() and not engines.is_made(config.store):
         raise ConfigError(
-            f"{paths[0]} is there, but {database} is not: restore the database, or start anew in "
-            f"an empty data folder"
+            f"{paths[0]} is there, but {config.store} is not: restore the database, or start anew "
+            f"in an empty data folder"
         )
-    migrate(database)
+    _check_private(config)
+    engines.migrate(config.store)
     async with _opened(config, _unsealed) as store:
         known, empty = await store.key_checks(), await store.newest_time() is None
+        _check_open(config, await store.log_head())
     if empty and not known:
         for path in paths:
             if not path.exists():
                 Keyring.create(path)
-    keyrings = [Keyring.load(path) for path in paths]
-    _recognise(keyrings, known, config.data)
-    async with _opened(config, sealer(keyrings[1])) as store:
-        await store.set_key_checks(
-            {name: value for ring in keyrings for name, value in ring.check_values().items()}
+    elif not any(path.exists() for path in paths):
+        raise ConfigError(
+            f"{config.store} is in use: copy {PEPPER} and {AUDIT_KEY} to {config.data} "
+            f"from a server that uses it"
         )
+    keyrings = [Keyring.load(path) for path in paths]
+    checks: dict[str, bytes] = {}
+    for ring in keyrings:
+        ring.recognise(known)
+        if not (ring.name == PEPPER and newest_version(PEPPER, known)):
+            checks.update(ring.check_values())  # a version of the pepper waits for `pepper rotate`
+    async with _opened(config, sealer(keyrings[1])) as store:
+        await store.set_key_checks(checks)
         if empty:
+            known = await store.key_checks()  # another server's, if it was first
+            for ring in keyrings:
+                ring.recognise(known)
             await _first_records(store, keyrings[0], config.data / OPERATOR_KEY)
 
 
-def _recognise(keyrings: Sequence[Keyring], known: Mapping[str, bytes], data: Path) -> None:
-    """Raise ConfigError if a key file is not the one that the database was filled under."""
-    for name, value in known.items():
-        ring = next(one for one in keyrings if one.name == name.partition("/")[0])
-        own = ring.check_values().get(name)
-        if own is None or not hmac.compare_digest(own, value):
-            raise ConfigError(
-                f"{data / ring.name} is not the one that the database was filled under: put the "
-                f"right one back (version {name.partition('/')[2]})"
-            )
+def _check_open(config: Config, head: LogHead) -> None:
+    """Raise StoreClosed for a store that a copy has closed: a start on it would serve the past."""
+    if head.closed and head.hash:
+        raise StoreClosed(
+            f"{config.store} was copied to another store and closed: serve that one; or, if this "
+            f"is the copy, run copy again"
+        )
+    if head.closed:
+        raise StoreClosed(f"{config.store} is a copy that was not finished: run copy again")
+
+
+def _check_private(config: Config) -> None:
+    """Raise KeyringError if others can read or write a file of the store, or a secret."""
+    for path in (*engines.files(config.store), config.data / OPERATOR_KEY):
+        check_private(path)
 
 
 async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
@@ -107,6 +202,8 @@ async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
         raise ConfigError(f"{path} holds no operator key; remove it to have one made")
 
     def work(transaction: Transaction) -> None:
+        if transaction.head:
+            return  # another server of the same files was first
         now = SystemClock().now()
         key = Key(
             access_key=token.access_key,
@@ -150,9 +247,9 @@ def _first_operator_token(path: Path) -> str:
 
 @asynccontextmanager
 async def _opened(
-    config: Config, seal: Sealer, *, checkpoints: bool = True
+    config: Config, seal: Sealer, *, checkpoints: bool = True, checked: bool = True
 ) -> AsyncIterator[Store]:
-    store = open_store(config.store.sqlite_path, seal, checkpoints=checkpoints)
+    store = engines.open_store(config.store, seal, checkpoints=checkpoints, checked=checked)
     try:
         yield store
     finally:
@@ -161,11 +258,29 @@ async def _opened(
 
 @asynccontextmanager
 async def _counters(config: Config, *, checkpoints: bool) -> AsyncIterator[Counters]:
-    counters = open_counters(config.store.sqlite_path, checkpoints=checkpoints)
+    counters = engines.open_counters(config.store, checkpoints=checkpoints)
     try:
         yield counters
     finally:
         await counters.close()
+
+
+@asynccontextmanager
+async def _keeping(
+    config: Config, store: Store, feed: Feed, peppers: Keyring
+) -> AsyncIterator[Cache | None]:
+    """Give what answers looks in the store's place, if the store is one that has to be proven."""
+    if not isinstance(store, Proving):
+        yield None
+        return
+    max_staleness = config.max_staleness.seconds
+    await store.prove_each(beat_seconds(max_staleness))
+    cache = Cache(store, feed, peppers, max_staleness)
+    cache.position = await feed.subscribe(cache)
+    try:
+        yield cache
+    finally:
+        feed.unsubscribe(cache)
 
 
 def _unsealed(entry: Entry) -> NoReturn:

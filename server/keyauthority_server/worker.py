@@ -21,15 +21,19 @@ from typing import BinaryIO, Final
 
 import structlog
 
+from keyauthority.clock import ClockJumped
 from keyauthority_server import config, logs
+from keyauthority_server.authority import Authority
 from keyauthority_server.bootstrap import open_authority
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.metrics import Metrics
+from keyauthority_server.metrics import CACHED, OLD_PEPPERS, STALENESS, Metrics
 from keyauthority_server.rpc import services
+from keyauthority_server.store.base import StoreError
 from keyauthority_server.transport import Server, loop_factory
 
 DRAIN_SECONDS: Final = 30  # as long as Kubernetes gives a pod before it kills
 REPORT_SECONDS: Final = 0.25  # metrics are at most this old
+MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms, none next to nothing
 SWITCH_SECONDS: Final = 0.0005  # else a write, which gives way some 30 times, waits 5 ms for each
 
 _log = structlog.get_logger("keyauthority_server.worker")
@@ -60,25 +64,30 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     metrics = Metrics() if settings.metrics else None
     async with open_authority(settings, checkpoints=worker == 0) as authority:
-        server = Server(settings, services(authority, metrics))
+        server = Server(settings, services(authority, metrics), metrics)
         await server.start()
         gc.collect()
         gc.freeze()  # what has been made so far lasts: later collections need not look at it
         _send(report, {"ready": server.transport})
-        async with _reported(metrics, report):
+        async with (
+            _reported(metrics, authority, report),
+            _measured(metrics if worker == 0 else None, authority),
+        ):
             await stop.wait()
             _log.info("draining")
             await server.drain(DRAIN_SECONDS)
 
 
 @asynccontextmanager
-async def _reported(metrics: Metrics | None, report: BinaryIO) -> AsyncIterator[None]:
+async def _reported(
+    metrics: Metrics | None, authority: Authority, report: BinaryIO
+) -> AsyncIterator[None]:
     """Report what is counted inside, all of it when the context ends."""
     if metrics is None:
         yield
         return
     end = asyncio.Event()
-    reporting = asyncio.create_task(_report(metrics, report, end))
+    reporting = asyncio.create_task(_report(metrics, authority, report, end))
     try:
         yield
     finally:
@@ -86,10 +95,39 @@ async def _reported(metrics: Metrics | None, report: BinaryIO) -> AsyncIterator[
         await reporting
 
 
-async def _report(metrics: Metrics, report: BinaryIO, end: asyncio.Event) -> None:
+@asynccontextmanager
+async def _measured(metrics: Metrics | None, authority: Authority) -> AsyncIterator[None]:
+    """Measure inside, every now and then, what one worker measures for all."""
+    if metrics is None:
+        yield
+        return
+    measuring = asyncio.create_task(_measure(metrics, authority))
+    try:
+        yield
+    finally:
+        measuring.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await measuring
+
+
+async def _measure(metrics: Metrics, authority: Authority) -> None:
+    while True:
+        with contextlib.suppress(StoreError, ClockJumped):  # it goes on with what it knows
+            metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
+        if authority.cache is not None:
+            metrics.gauge(STALENESS, authority.cache.staleness)
+            metrics.gauge(CACHED, authority.cache.keys)
+        await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def _report(
+    metrics: Metrics, authority: Authority, report: BinaryIO, end: asyncio.Event
+) -> None:
     while not end.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(end.wait(), REPORT_SECONDS)
+        if authority.cache is not None:
+            metrics.looked(*authority.cache.count())
         if counts := metrics.take():
             await asyncio.to_thread(_send, report, {"counts": counts})
 

@@ -9,8 +9,13 @@ import sys
 
 import click
 
+from keyauthority_server.commands.audit import audit_group
+from keyauthority_server.commands.backup import backup, restore
 from keyauthority_server.commands.configuration import config_group
+from keyauthority_server.commands.copy import copy
 from keyauthority_server.commands.folder import init, migrate
+from keyauthority_server.commands.operator import operator_group
+from keyauthority_server.commands.pepper import pepper_group
 from keyauthority_server.commands.serving import serve
 from keyauthority_server.config import ConfigError
 from keyauthority_server.supervisor import CrashLoop
@@ -25,7 +30,18 @@ def cli() -> None:
     """
 
 
-for _command in (serve, init, migrate, config_group):
+for _command in (
+    serve,
+    init,
+    migrate,
+    config_group,
+    audit_group,
+    operator_group,
+    pepper_group,
+    backup,
+    restore,
+    copy,
+):
     cli.add_command(_command)
 
 

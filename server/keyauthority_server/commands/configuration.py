@@ -18,5 +18,11 @@ def config_group() -> None:
 @options(*STORE, *SERVE)
 def show(**flags: str | bool | None) -> None:
     """Print the settings in force, without passwords, as they would stand in the file."""
-    for name, text in load(flags).shown().items():
-        click.echo(f"{name} = {json.dumps(text)}")
+    settings = load(flags)
+    for name, text in settings.shown().items():
+        if name != "callers":
+            click.echo(f"{name} = {json.dumps(text)}")
+    for caller in settings.callers:
+        click.echo("\n[[callers]]")
+        for field, value in caller.table().items():
+            click.echo(f"{field} = {json.dumps(value)}")

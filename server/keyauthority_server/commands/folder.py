@@ -9,8 +9,8 @@ import click
 from keyauthority_server import bootstrap
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.config import ConfigError
+from keyauthority_server.store import engines
 from keyauthority_server.store.base import StoreError
-from keyauthority_server.store.sqlite import migrate as migrate_store
 from keyauthority_server.supervisor import hold_folder
 
 
@@ -31,7 +31,7 @@ def migrate(**flags: str | bool | None) -> None:
     settings = load(flags)
     with hold_folder(settings.data):
         try:
-            migrate_store(settings.store.sqlite_path)
+            engines.migrate(settings.store)
         except StoreError as failure:
             raise ConfigError(str(failure)) from failure
     click.echo(f"{settings.store} is up to date")

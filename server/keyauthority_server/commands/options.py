@@ -18,7 +18,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 STORE: Final = (
     click.option("--config", metavar="FILE", help="TOML file; its keys are the flags with _."),
     click.option("--data", metavar="DIR", help="Data folder.  [default: ./keyauthority-data]"),
-    click.option("--store", metavar="URL", help="sqlite:///PATH  [default: in the data folder]"),
+    click.option(
+        "--store", metavar="URL", help="sqlite:///PATH or postgresql://…  [in the data folder]"
+    ),
     click.option("--store-file", metavar="FILE", help="File that holds the URL of the store."),
     click.option("--log-format", metavar="text|json", help="[default: text]"),
     click.option("--log-level", metavar="debug|info|warning|error", help="[default: info]"),
@@ -29,8 +31,18 @@ SERVE: Final = (
     ),
     click.option("--workers", metavar="N", help="Processes; 0 = one a core.  [default: 1]"),
     click.option("--transport", metavar="auto|native|grpcio", help="[default: auto]"),
+    click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM)."),
+    click.option("--tls-key", metavar="FILE", help="Its key, readable by the server's user only."),
+    click.option(
+        "--tls-client-ca", metavar="FILE", help="Demand client certificates of these authorities."
+    ),
     click.option("--allow-plaintext", is_flag=True, help="Serve plaintext beyond this machine."),
     click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics over HTTP."),
+    click.option(
+        "--max-staleness",
+        metavar="SPAN",
+        help="With PostgreSQL no answer is older: 1s, 500ms.  [default: 1s]",
+    ),
     click.option("--no-reflection", is_flag=True, help="Do not describe the services to clients."),
 )
 

@@ -8,11 +8,15 @@ import dataclasses
 import click
 import structlog
 
-from keyauthority_server import bootstrap
+from keyauthority.clock import SystemClock
+from keyauthority_server import bootstrap, certificates
 from keyauthority_server.commands.options import SERVE, STORE, load, options
-from keyauthority_server.config import ConfigError
+from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.metrics import endpoint
-from keyauthority_server.store.sqlite import affected_library
+from keyauthority_server.metrics.disk import Disk
+from keyauthority_server.store import engines
+from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.reserve import reserve_path
 from keyauthority_server.supervisor import Supervisor, hold_address, hold_folder
 
 _log = structlog.get_logger("keyauthority_server")
@@ -23,16 +27,17 @@ _log = structlog.get_logger("keyauthority_server")
 def serve(**flags: str | bool | None) -> None:
     """Serve until SIGTERM."""
     settings = load(flags)
-    if settings.workers > 1 and affected_library():
-        raise ConfigError(
-            "this SQLite can corrupt a database that several processes write: install "
-            "pysqlite3 0.6.1 or newer, or take --workers 1"
-        )
+    if settings.tls:
+        certificates.load(settings.tls, SystemClock().now())  # before anything is made
+    try:
+        engines.check_workers(settings.store, settings.workers)
+    except StoreRefused as refused:
+        raise ConfigError(str(refused)) from refused
     with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
         asyncio.run(bootstrap.prepare(settings))
         sums = endpoint.Sums()
         if settings.metrics:
-            port = endpoint.serve(settings.metrics, sums)
+            port = endpoint.serve(settings.metrics, sums, *_disk(settings))
             _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
         told = dataclasses.replace(settings, listen=address.listen)
         inherited = (lock, *address.descriptors)
@@ -41,3 +46,8 @@ def serve(**flags: str | bool | None) -> None:
             await Supervisor(told, address.shown, inherited, sums).run()
 
         asyncio.run(supervise())
+
+
+def _disk(settings: Config) -> list[Disk]:
+    """Return what looks at the database's disk, if that is this machine's."""
+    return [] if settings.store.is_postgres else [Disk(reserve_path(settings.store.sqlite_path))]

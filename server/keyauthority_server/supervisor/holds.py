@@ -72,9 +72,8 @@ def _make_private(folder: Path) -> None:
         status = folder.stat()
         if not status.st_mode & _OTHERS:
             return
-        names = {entry.name for entry in folder.iterdir()}
-        if status.st_uid == os.geteuid() and (not names or _SUPERVISOR_LOCK in names):
-            folder.chmod(0o700)  # a fresh volume, or ours already
+        if status.st_uid == os.geteuid() and next(folder.iterdir(), None) is None:
+            folder.chmod(0o700)  # a fresh volume
             return
     except OSError as error:
         raise ConfigError(f"cannot use the data folder {folder}: {error.strerror}") from error

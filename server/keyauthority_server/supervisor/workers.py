@@ -103,6 +103,8 @@ class Supervisor:
         environ = {  # its settings may hold a password, and anybody of this user can read it
             name: text for name, text in os.environ.items() if not name.startswith("KEYAUTHORITY_")
         }
+        # Else grpcio writes a line of its own, in no format, for each handshake that fails.
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-P", "-m", "keyauthority_server.worker"),
@@ -126,6 +128,7 @@ class Supervisor:
         finally:
             self._serving.discard(slot)
             self._count_workers()
+            self._sums.streams(slot, 0)
             del self._processes[slot]
 
     def _heard(self, slot: int, pid: int, report: dict[str, object]) -> None:
@@ -139,7 +142,7 @@ class Supervisor:
                 self._refusal = reason
                 _log.error("worker refuses to start", worker=slot, reason=reason)
             case {"counts": counts}:
-                self._sums.add(counts)  # type: ignore[arg-type]  # as Metrics.take made them
+                self._sums.add(slot, counts)  # type: ignore[arg-type]  # as Metrics.take made them
 
     def _announce(self) -> None:
         if not self._started and len(self._serving) == self._config.workers:

@@ -1,0 +1,103 @@
+"""`copy`: the whole store into another, of whatever engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Final
+
+import click
+
+from keyauthority_server.audit import verify
+from keyauthority_server.bootstrap import AUDIT_KEY
+from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.config import Config, ConfigError, StoreUrl
+from keyauthority_server.peppers import Keyring, KeyringError
+from keyauthority_server.store import copying, digests, engines
+from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.copying import CopiedLog, Place
+
+NICE: Final = 10  # servers come first
+
+
+@click.command("copy")
+@click.option("--from", "source_url", metavar="URL", required=True, help="The store that there is.")
+@click.option("--to", "target_url", metavar="URL", help="An empty one.")
+@click.option("--abandon", is_flag=True, help="Open the source of an unfinished copy again.")
+@options(*STORE)
+def copy(
+    source_url: str, target_url: str | None, abandon: bool, **flags: str | bool | None
+) -> None:
+    """Copy the whole store, and close the source for writing for good.
+
+    Servers on the source go on verifying, and refuse all changes, until they are started on the
+    target. Killed at any point and started again it goes on; until it is done no server starts on
+    the target. The pepper and the audit key stay in the data folder, which must be that of the
+    source.
+    """
+    settings = load(flags)
+    source = _url("--from", source_url)
+    target = _url("--to", target_url) if target_url else None
+    os.nice(NICE)
+    try:
+        if abandon:
+            _abandon(source, target)
+        elif target is None:
+            raise click.UsageError("Missing option '--to'.")
+        else:
+            _copy(settings, source, target)
+    except (KeyringError, StoreError) as failure:
+        raise ConfigError(str(failure)) from failure
+
+
+def _url(flag: str, text: str) -> StoreUrl:
+    try:
+        return StoreUrl.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {error}") from None
+
+
+def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
+    audit_key = Keyring.load(settings.data / AUDIT_KEY)
+    with _place(source_url, source=True) as source:
+        audit_key.recognise(digests.key_checks(source.rows))
+        engines.migrate(target_url)
+        with _place(target_url, source=False) as target:
+            head = copying.begin(source, target)
+            click.echo(f"{source_url} is closed for writing at revision {head.revision}")
+            copying.copy_rows(source, target)
+            copied = copying.compare(source, target, head)
+            verified = asyncio.run(verify(CopiedLog(target), audit_key))
+            if verified.findings:
+                revision, what = verified.findings[0]
+                raise ConfigError(
+                    f"the copy stays closed, its log is not as it was written: "
+                    f"revision {revision}: {what}; see audit verify"
+                )
+            copying.finish(target, head)
+    click.echo(" ".join(f"{name}={count}" for name, count in copied.rows.items()))
+    click.echo(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
+    click.echo(
+        f"start the servers with --store {target_url}, at once: those on the source answer as of "
+        f"revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: each server's data "
+        f"folder needs those of {settings.data}",
+        err=True,
+    )
+
+
+def _abandon(source_url: StoreUrl, target_url: StoreUrl | None) -> None:
+    with ExitStack() as places:
+        target = None
+        if target_url is not None and engines.is_made(target_url):
+            target = places.enter_context(_place(target_url, source=False))
+        source = places.enter_context(_place(source_url, source=True))
+        head = copying.abandon(source, target)
+    click.echo(f"{source_url} is open again at revision {head.revision}; what was copied is not")
+
+
+@contextmanager
+def _place(url: StoreUrl, *, source: bool) -> Iterator[Place]:
+    with closing(engines.open_place(url, source=source)) as place:
+        yield place

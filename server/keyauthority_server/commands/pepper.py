@@ -1,0 +1,88 @@
+"""`pepper`: rotation of the secret that digests are made under, beside a server that may run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+
+from keyauthority.clock import SystemClock
+from keyauthority_server.authority import peppering
+from keyauthority_server.authority.peppering import DropRefused, Version, droppable
+from keyauthority_server.bootstrap import Machine, open_machine
+from keyauthority_server.commands.options import STORE, Flags, load, options
+
+T = TypeVar("T")
+
+
+@click.group("pepper")
+def pepper_group() -> None:
+    """Rotate the pepper, the secret that digests of tokens are made under."""
+
+
+@pepper_group.command()
+@options(*STORE)
+@click.option("--prepare", is_flag=True, help="Only add it to the file: copy that to all servers.")
+def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
+    """Add a version to the file `pepper` and put it to use, or the one that waits."""
+
+    async def work(machine: Machine) -> int:
+        return await peppering.rotate(
+            machine.store, machine.peppers, machine.known, prepare=prepare
+        )
+
+    version = _on_machine(flags, work)
+    state = "waits for pepper rotate" if prepare else "is the current one"
+    click.echo(f"version {version} {state}")
+
+
+@pepper_group.command()
+@options(*STORE)
+def status(**flags: str | bool | None) -> None:
+    """Show each version, what was made under it, and whether it may be dropped."""
+
+    async def work(machine: Machine) -> list[Version]:
+        now = SystemClock(await machine.store.newest_time()).now()
+        return list(await peppering.status(machine.store, machine.peppers, machine.known, now))
+
+    versions = _on_machine(flags, work)
+    click.echo(_LINE.format("version", "state", "keys", "over", "sealed", "may be dropped"))
+    for one in versions:
+        made = one.digests
+        click.echo(
+            _LINE.format(
+                one.number, one.state, made.needing, made.over, made.sealed, droppable(one)
+            )
+        )
+
+
+@pepper_group.command()
+@options(*STORE)
+@click.argument("version", type=click.IntRange(min=1))
+def drop(version: int, **flags: str | bool | None) -> None:
+    """Drop a VERSION that no key needs any more, from the database and the file."""
+
+    async def work(machine: Machine) -> bool:
+        now = SystemClock(await machine.store.newest_time()).now()
+        return await peppering.drop(machine.store, machine.peppers, version, now)
+
+    dropped = _on_machine(flags, work)
+    click.echo(f"version {version} {'is dropped' if dropped else 'is removed from the file'}")
+
+
+_LINE = "{:>7}  {:<8}{:>10}{:>10}{:>8}  {}"
+
+
+def _on_machine(flags: Flags, work: Callable[[Machine], Awaitable[T]]) -> T:
+    settings = load(flags)
+
+    async def run() -> T:
+        async with open_machine(settings) as machine:
+            return await work(machine)
+
+    try:
+        return asyncio.run(run())
+    except DropRefused as refused:
+        raise click.ClickException(str(refused)) from refused

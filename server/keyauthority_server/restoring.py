@@ -1,0 +1,184 @@
+"""A restore brings no key back to life: what was final in the present database is taken over.
+
+Revocations are made again, with their time, reason and note. Rotations are taken over whole, the
+old key's end and its successor with its secret: either alone would lock out or let in. All of it is
+changes of the restored log, by the actor `restore`. What is not final goes back to what the backup
+says, since that is what one restores for; it is counted, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from keyauthority.clock import SystemClock
+from keyauthority.model import ChangeType, Key
+from keyauthority_server.audit import sealer
+from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER
+from keyauthority_server.config import Config, ConfigError
+from keyauthority_server.peppers import Keyring, KeyringError
+from keyauthority_server.store.base import StoreClosed, StoreError, Transaction
+from keyauthority_server.store.sqlite_backup import Content
+from keyauthority_server.store.sqlite_restore import (
+    Draft,
+    Present,
+    Undone,
+    check_present,
+    drafted,
+)
+from keyauthority_server.store.transaction import SqlTransaction
+from keyauthority_server.store.values import Held, Mutation
+
+ACTOR: Final = "restore"
+
+_NOTHING: Final = Undone(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What a restore has done, or would do."""
+
+    backup: Content
+    content: Content
+    """What the database holds then."""
+    aside: Path | None
+    """Where the database is that was there before."""
+    revoked: Sequence[str]
+    """Access keys whose revocation would have been undone, and is not."""
+    rotated: Sequence[str]
+    """Access keys whose rotation would have been undone, and is not."""
+    lost: Sequence[str]
+    """Access keys that only the present database knew."""
+    undone: Undone
+    unknown: str
+    """Why revocations that are newer than the backup are not known; empty if they are."""
+
+
+def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) -> Restored:
+    """Put what `file` holds in place of the database, which no server may have open.
+
+    Raises ConfigError with one line, and changes nothing, if the file or the key files are not
+    right, or if revocations are unknown and that is not accepted.
+    """
+    database = config.store.sqlite_path
+    try:
+        with drafted(file, database) as draft:
+            audit_key = _audit_key(config.data, draft)
+            present, unknown = _present(draft, database)
+            if unknown and not (accept_unknown or dry_run):
+                raise ConfigError(
+                    f"{unknown}: keys that were revoked after revision {draft.content.revision} "
+                    f"would verify again, and nobody can say which; --accept-unknown restores"
+                )
+            taken = _TakenOver()
+            draft.change(sealer(audit_key), lambda transaction: taken.work(transaction, present))
+            aside = _aside(database)
+            content = draft.content if dry_run else draft.install(database, aside)
+    except (KeyringError, StoreError) as failure:
+        raise ConfigError(str(failure)) from failure
+    return Restored(
+        backup=draft.content,
+        content=content,
+        aside=aside if aside.exists() else None,
+        revoked=taken.revoked,
+        rotated=taken.rotated,
+        lost=taken.lost,
+        undone=present.undone if present else _NOTHING,
+        unknown=unknown,
+    )
+
+
+def _audit_key(data: Path, draft: Draft) -> Keyring:
+    """Return the audit key; KeyringError unless the folder's files are those of the backup."""
+    known = draft.key_checks()
+    pepper, audit_key = (Keyring.load(data / name) for name in (PEPPER, AUDIT_KEY))
+    for ring in (pepper, audit_key):
+        ring.recognise(known)
+    return audit_key
+
+
+def _present(draft: Draft, database: Path) -> tuple[Present | None, str]:
+    """Return what the present database says more, or why that cannot be known."""
+    if not database.exists():
+        return None, f"there is no database at {database}"
+    try:
+        check_present(database)
+        return draft.compare(database), ""
+    except StoreClosed:
+        raise
+    except StoreError as failure:
+        return None, str(failure)
+
+
+def _aside(database: Path) -> Path:
+    stamp = SystemClock().now().astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    return database.with_name(f"{database.name}.before-{stamp}")
+
+
+class _TakenOver:
+    """What was taken over from the present database into the restored log."""
+
+    def __init__(self) -> None:
+        self.revoked: list[str] = []
+        self.rotated: list[str] = []
+        self.lost: list[str] = []
+
+    def work(self, transaction: SqlTransaction, present: Present | None) -> None:
+        """Make the changes that take over what is final."""
+        if present is None:
+            return
+        now = SystemClock(transaction.newest_time).now()
+        newer = {held.key.access_key: held for held in present.keys}
+        transaction.set_key_checks(present.key_checks)  # of digests that come with successors
+        for name, held in newer.items():
+            older = transaction.key(name, None)
+            if older is None:
+                self.lost.append(name)
+                continue
+            successor = newer.get(held.key.successor_access_key)
+            if successor is not None and not older.key.successor_access_key:
+                older = _rotate(transaction, older, held.key, successor, now)
+                self.rotated.append(name)
+            if held.key.revoke_time is not None and older.key.revoke_time is None:
+                _revoke(transaction, older, held.key, now)
+                self.revoked.append(name)
+
+
+def _rotate(
+    transaction: Transaction, older: Held, newer: Key, successor: Held, now: datetime
+) -> Held:
+    """Rotate a key as it was rotated; its successor is as yet neither rotated nor revoked."""
+    fresh = replace(
+        successor.key,
+        supersede_time=None,
+        successor_access_key="",
+        revoke_time=None,
+        revoke_reason=None,
+        revoke_note="",
+    )
+    previous = replace(
+        older.key,
+        supersede_time=newer.supersede_time,
+        successor_access_key=newer.successor_access_key,
+    )
+    keys = (older._replace(key=previous), successor._replace(key=fresh))
+    applied = transaction.apply(_mutation(ChangeType.KEY_ROTATED, now, *keys))
+    return older._replace(key=applied.keys[0])
+
+
+def _revoke(transaction: Transaction, older: Held, newer: Key, now: datetime) -> None:
+    revoked = replace(
+        older.key,
+        revoke_time=newer.revoke_time,
+        revoke_reason=newer.revoke_reason,
+        revoke_note=newer.revoke_note,
+    )
+    transaction.apply(_mutation(ChangeType.KEY_REVOKED, now, older._replace(key=revoked)))
+    transaction.forget_token(revoked.access_key)
+
+
+def _mutation(change_type: ChangeType, now: datetime, *keys: Held) -> Mutation:
+    return Mutation(type=change_type, time=now, actor=ACTOR, peer="", keys=keys)
