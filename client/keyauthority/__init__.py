@@ -5,8 +5,9 @@ What is listed in `__all__` is public; it imports no part of the server.
 
 from __future__ import annotations
 
-from keyauthority.aio import AsyncClient, AsyncListing
-from keyauthority.client import Client, Listing
+from keyauthority._channel import Tls
+from keyauthority.aio import AsyncClient, AsyncListing, AsyncWatch
+from keyauthority.client import Client, Listing, Watch
 from keyauthority.errors import (
     Aborted,
     AlreadyExists,
@@ -29,6 +30,8 @@ from keyauthority.model import (
     ApiTarget,
     ApiTargetRestriction,
     App,
+    Change,
+    ChangeType,
     Facts,
     Key,
     KeyKind,
@@ -49,13 +52,17 @@ from keyauthority.model import (
 from keyauthority.requests import UNCHANGED, Presentation, Unchanged
 from keyauthority.results import (
     CreatedKey,
+    Event,
+    FieldChange,
     Page,
     RevokedKey,
     RotatedKey,
+    WatchUpdate,
     WrittenKey,
     WrittenProject,
 )
 from keyauthority.token import TOKEN_PATTERN, SecretKey
+from keyauthority.verifier import AsyncVerifier, Verifier
 
 __version__ = "0.1.0"
 
@@ -70,12 +77,18 @@ __all__ = [
     "App",
     "AsyncClient",
     "AsyncListing",
+    "AsyncVerifier",
+    "AsyncWatch",
+    "Change",
+    "ChangeType",
     "Client",
     "CreatedKey",
     "DeadlineExceeded",
     "ErrorReason",
+    "Event",
     "Facts",
     "FailedPrecondition",
+    "FieldChange",
     "FieldViolation",
     "Internal",
     "InvalidArgument",
@@ -100,6 +113,7 @@ __all__ = [
     "RotatedKey",
     "SecretKey",
     "Standing",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "Unchanged",
@@ -108,6 +122,9 @@ __all__ = [
     "UsageRow",
     "Verdict",
     "VerdictCode",
+    "Verifier",
+    "Watch",
+    "WatchUpdate",
     "WrittenKey",
     "WrittenProject",
     "__version__",

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from keyauthority.aio.connection import AsyncListing
+from keyauthority.aio.audit import AsyncAuditCalls
+from keyauthority.aio.connection import AsyncListing, AsyncWatch
 from keyauthority.aio.keys import AsyncKeyCalls
 from keyauthority.aio.projects import AsyncProjectCalls
 from keyauthority.aio.tokens import AsyncTokenCalls
 from keyauthority.aio.usage import AsyncUsageCalls
+from keyauthority.aio.watch import AsyncWatchCalls
 
-__all__ = ["AsyncClient", "AsyncListing"]
+__all__ = ["AsyncClient", "AsyncListing", "AsyncWatch"]
 
 
-class AsyncClient(AsyncProjectCalls, AsyncKeyCalls, AsyncTokenCalls, AsyncUsageCalls):
+class AsyncClient(
+    AsyncProjectCalls,
+    AsyncKeyCalls,
+    AsyncTokenCalls,
+    AsyncUsageCalls,
+    AsyncAuditCalls,
+    AsyncWatchCalls,
+):
     """Calls the authority at an address: `host:port` or `unix:/path`.
 
     Make one, inside of the running event loop that it shall serve, and close it in the end (it is
     an async context manager). Any number of tasks may share it.
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
     by secret, can be called. `timeout` is in seconds, for every call that names none itself.
+
+    `tls` is True for TLS with an authority that a public issuer vouches for, or a `Tls` with your
+    own; a client certificate that the authority knows stands in for the operator key. Without TLS
+    an address beyond this machine raises InvalidArgument, since keys would cross the network in
+    plaintext; `allow_plaintext=True` permits it, for networks that encrypt by themselves.
 
     Each call raises a `KeyAuthorityError`: what the authority answered, or Unavailable and
     DeadlineExceeded if no answer came. A call that ends with Unavailable is repeated a few times

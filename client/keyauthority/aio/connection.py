@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+import grpc
 import grpc.aio
 
 from keyauthority import _calls, _channel
 from keyauthority.results import Page
+from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
 from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
 from keyauthority.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -40,6 +43,52 @@ class AsyncListing(Generic[T]):
         return await self._fetch(page_token)
 
 
+class AsyncWatch(Generic[T]):
+    """A stream of what the authority tells: iterate with `async for`, and close it in the end.
+
+    It is an asynchronous context manager. Any task may close it, and the iteration ends.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Q, A], read: Callable[[A], T]) -> None:
+        self._call = call
+        self._read: Callable[[Any], T] = lambda response: _calls.answer(read, response)
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as failed:
+            if self._closed:
+                raise StopAsyncIteration from None
+            raise _calls.error_of(failed) from None
+        except asyncio.CancelledError:
+            if self._closed:  # the call was, not the task
+                raise StopAsyncIteration from None
+            raise
+        if response is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._read(response)
+
+    async def close(self) -> None:
+        """Let go of the stream."""
+        self._closed = True
+        self._call.cancel()
+
+
 class AsyncConnection:
     """A channel to the authority, the credential and the timeout that calls on it have."""
 
@@ -49,14 +98,25 @@ class AsyncConnection:
         *,
         operator_key: str | None = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
+        tls: _channel.Tls | bool = False,
+        allow_plaintext: bool = False,
     ) -> None:
         self._address = address
         self._timeout = timeout
         self._metadata = _channel.metadata(operator_key)
-        self._channel = grpc.aio.insecure_channel(address, _channel.CHANNEL_OPTIONS)
+        pem = _channel.handshake(address, tls, allow_plaintext=allow_plaintext)
+        target = _channel.target(address, tls)
+        self._channel = (
+            grpc.aio.insecure_channel(*target)
+            if pem is None
+            else grpc.aio.secure_channel(
+                target.address, grpc.ssl_channel_credentials(*pem), target.options
+            )
+        )
         self._keys = KeyAuthorityServiceStub(self._channel)
         self._projects = ProjectServiceStub(self._channel)
         self._usage = UsageServiceStub(self._channel)
+        self._audit = AuditServiceStub(self._channel)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address!r})"
@@ -75,6 +135,15 @@ class AsyncConnection:
     async def close(self) -> None:
         """Let go of the connection; calls that are under way end."""
         await self._channel.close()
+
+    def _watch(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Q, A],
+        request: Q,
+        read: Callable[[A], R],
+        timeout: float | None,
+    ) -> AsyncWatch[R]:
+        return AsyncWatch(method(request, timeout=timeout, metadata=self._metadata), read)
 
     async def _call(
         self,

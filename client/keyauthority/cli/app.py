@@ -9,12 +9,14 @@ from typing import Final
 import click
 
 from keyauthority import __version__
+from keyauthority.cli.audit import audit
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import one_line
 from keyauthority.cli.projects import projects
 from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
 from keyauthority.cli.usage import usage
+from keyauthority.cli.watch import watch
 from keyauthority.token import TOKEN_PATTERN
 
 _FAULT: Final = 2  # not 1, which `verify` keeps for "denied"
@@ -34,7 +36,7 @@ def authority() -> None:
     """
 
 
-for _command in (projects, keys, verify, project_id, usage):
+for _command in (projects, keys, verify, project_id, usage, audit, watch):
     authority.add_command(_command)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from keyauthority._channel import Tls
 from keyauthority.cli import parameters
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
@@ -23,6 +24,14 @@ PAGE_SIZE: Final = 1000  # the most that a page may hold: the fewest calls for a
 _SECRET_MAX: Final = 1 << 20  # bytes; more than any token, and than the server takes
 _KEY_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY"
 _KEY_FILE_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY_FILE"
+# Not KEYAUTHORITY_TLS_CERT and _KEY: those are the server's own, in the same environment at times.
+_TLS_FILES: Final = (
+    ("--tls-ca", "KEYAUTHORITY_TLS_CA", "Who may vouch for the authority"),
+    ("--tls-cert", "KEYAUTHORITY_TLS_CLIENT_CERT", "Client certificate to show"),
+    ("--tls-key", "KEYAUTHORITY_TLS_CLIENT_KEY", "The key to it"),
+)
+_YES: Final = frozenset({"true", "1", "yes"})
+_NO: Final = frozenset({"false", "0", "no", ""})
 
 
 class Failed(click.ClickException):
@@ -44,32 +53,40 @@ class CannotTell(Failed):
 def settings(command: F) -> F:
     """Add the options that stand behind any part of the command; the last given holds."""
     for option in (
-        click.option(
-            "--json",
-            is_flag=True,
-            default=None,
-            expose_value=False,
-            callback=_remember,
-            help="Print the answer as the proto's JSON.",
-        ),
-        click.option(
+        _switch_option("--json", "Print the answer as the proto's JSON."),
+        _option(
             "--timeout",
+            "How long to wait for an answer: 5s unless given.",
             type=parameters.duration,
-            expose_value=False,
-            callback=_remember,
-            help="How long to wait for an answer: 5s unless given.",
         ),
-        click.option(
+        _option(
             "--address",
-            metavar="HOST:PORT",
-            expose_value=False,
-            callback=_remember,
-            help="Where the authority is, or unix:PATH; else KEYAUTHORITY_ADDRESS, else"
+            "Where the authority is, or unix:PATH; else KEYAUTHORITY_ADDRESS, else"
             " 127.0.0.1:50051.",
+            metavar="HOST:PORT",
+        ),
+        _switch_option(
+            "--tls", "Use TLS, as any of the next three does; else KEYAUTHORITY_TLS=true."
+        ),
+        *(
+            _option(flag, f"{what}; else {variable}.", metavar="FILE")
+            for flag, variable, what in _TLS_FILES
+        ),
+        _switch_option(
+            "--allow-plaintext",
+            "Send keys in plaintext beyond this machine; else KEYAUTHORITY_ALLOW_PLAINTEXT=true.",
         ),
     ):
         command = option(command)
     return command
+
+
+def _option(flag: str, text: str, **how: Any) -> Callable[[F], F]:
+    return click.option(flag, expose_value=False, callback=_remember, help=text, **how)
+
+
+def _switch_option(flag: str, text: str) -> Callable[[F], F]:
+    return _option(flag, text, is_flag=True, default=None)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -88,7 +105,11 @@ def connected(failure: type[Failed] = Failed) -> Iterator[Client]:
     meta = click.get_current_context().meta
     address = meta.get("keyauthority.address") or os.environ.get("KEYAUTHORITY_ADDRESS")
     timeout = meta.get("keyauthority.timeout")
-    options: dict[str, Any] = {"operator_key": _operator_key()}
+    options: dict[str, Any] = {
+        "operator_key": _operator_key(),
+        "tls": _tls(),
+        "allow_plaintext": _switch("allow_plaintext"),
+    }
     if address:
         options["address"] = address
     if timeout is not None:
@@ -102,6 +123,29 @@ def connected(failure: type[Failed] = Failed) -> Iterator[Client]:
         raise failure(error) from None
     except KeyAuthorityError as error:
         raise failure(error) from None
+
+
+def _tls() -> Tls | bool:
+    meta = click.get_current_context().meta
+    names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _TLS_FILES]
+    ca, cert, key = (
+        meta.get(f"keyauthority.{name}") or os.environ.get(variable) or None
+        for name, (_, variable, _) in zip(names, _TLS_FILES, strict=True)
+    )
+    if ca or cert or key:
+        return Tls(ca=ca, cert=cert, key=key)
+    return _switch("tls")
+
+
+def _switch(name: str) -> bool:
+    """Return what the flag says, else what the variable of its name does."""
+    variable = f"KEYAUTHORITY_{name.upper()}"
+    text = os.environ.get(variable, "").lower()
+    if click.get_current_context().meta.get(f"keyauthority.{name}"):
+        return True
+    if text not in _YES | _NO:
+        raise click.UsageError(f"{variable} must be true or false")
+    return text in _YES
 
 
 def _operator_key() -> SecretKey | None:

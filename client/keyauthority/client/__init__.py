@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from keyauthority.client.connection import Listing
+from keyauthority.client.audit import AuditCalls
+from keyauthority.client.connection import Listing, Watch
 from keyauthority.client.keys import KeyCalls
 from keyauthority.client.projects import ProjectCalls
 from keyauthority.client.tokens import TokenCalls
 from keyauthority.client.usage import UsageCalls
+from keyauthority.client.watch import WatchCalls
 
-__all__ = ["Client", "Listing"]
+__all__ = ["Client", "Listing", "Watch"]
 
 
-class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls):
+class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls, AuditCalls, WatchCalls):
     """Calls the authority at an address: `host:port` or `unix:/path`.
 
     Safe to share between threads; make one, and close it in the end (it is a context manager).
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
     by secret, can be called. `timeout` is in seconds, for every call that names none itself.
+
+    `tls` is True for TLS with an authority that a public issuer vouches for, or a `Tls` with your
+    own; a client certificate that the authority knows stands in for the operator key. Without TLS
+    an address beyond this machine raises InvalidArgument, since keys would cross the network in
+    plaintext; `allow_plaintext=True` permits it, for networks that encrypt by themselves.
 
     Each call raises a `KeyAuthorityError`: what the authority answered, or Unavailable and
     DeadlineExceeded if no answer came. A call that ends with Unavailable is repeated a few times

@@ -10,6 +10,7 @@ import grpc
 
 from keyauthority import _calls, _channel
 from keyauthority.results import Page
+from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
 from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
 from keyauthority.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -38,6 +39,47 @@ class Listing(Generic[T]):
         return self._fetch(page_token)
 
 
+class Watch(Generic[T]):
+    """A stream of what the authority tells: iterate over it, and close it in the end.
+
+    It is a context manager. Any thread may close it, and the iteration ends.
+    """
+
+    def __init__(
+        self, responses: Iterator[A], cancel: Callable[[], object], read: Callable[[A], T]
+    ) -> None:
+        self._updates = (_calls.answer(read, one) for one in responses)
+        self._cancel = cancel
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            return next(self._updates)
+        except grpc.RpcError as failed:
+            if self._closed:
+                raise StopIteration from None
+            raise _calls.error_of(failed) from None
+
+    def close(self) -> None:
+        """Let go of the stream."""
+        self._closed = True
+        self._cancel()
+
+
 class Connection:
     """A channel to the authority, the credential and the timeout that calls on it have."""
 
@@ -47,14 +89,25 @@ class Connection:
         *,
         operator_key: str | None = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
+        tls: _channel.Tls | bool = False,
+        allow_plaintext: bool = False,
     ) -> None:
         self._address = address
         self._timeout = timeout
         self._metadata = _channel.metadata(operator_key)
-        self._channel = grpc.insecure_channel(address, _channel.CHANNEL_OPTIONS)
+        pem = _channel.handshake(address, tls, allow_plaintext=allow_plaintext)
+        target = _channel.target(address, tls)
+        self._channel = (
+            grpc.insecure_channel(*target)
+            if pem is None
+            else grpc.secure_channel(
+                target.address, grpc.ssl_channel_credentials(*pem), target.options
+            )
+        )
         self._keys = KeyAuthorityServiceStub(self._channel)
         self._projects = ProjectServiceStub(self._channel)
         self._usage = UsageServiceStub(self._channel)
+        self._audit = AuditServiceStub(self._channel)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address!r})"
@@ -73,6 +126,16 @@ class Connection:
     def close(self) -> None:
         """Let go of the connection; calls that are under way end."""
         self._channel.close()
+
+    def _watch(
+        self,
+        method: grpc.UnaryStreamMultiCallable[Q, A],
+        request: Q,
+        read: Callable[[A], R],
+        timeout: float | None,
+    ) -> Watch[R]:
+        call = method(request, timeout=timeout, metadata=self._metadata)
+        return Watch(call, call.cancel, read)
 
     def _call(
         self,

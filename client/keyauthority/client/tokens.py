@@ -38,23 +38,25 @@ class TokenCalls(Connection):
         What is empty is not asked; `explain` fills the verdict's `failed`, and `include_record` its
         `key` and `project`. An exception means that nobody can tell: treat it as neither.
         """
-        request = tokens.verify(
+        asked = tokens.presentation(
             secret_key,
-            access_key=access_key,
-            project_id=project_id,
-            mode=mode,
-            permissions=permissions,
-            client_ip=client_ip,
-            referrer=referrer,
-            app=app,
-            api_target=api_target,
-            cost=cost,
-            at_least_revision=at_least_revision,
-            log_id=log_id,
-            explain=explain,
-            include_record=include_record,
+            access_key,
+            project_id,
+            mode,
+            permissions,
+            client_ip,
+            referrer,
+            app,
+            api_target,
+            cost,
+            at_least_revision,
+            log_id,
+            explain,
+            include_record,
         )
-        return self._call(self._keys.Verify, request, convert.verdict_from_proto, timeout)
+        return self._call(
+            self._keys.Verify, tokens.verify(asked), convert.verdict_from_proto, timeout
+        )
 
     def batch_verify(
         self, presentations: Iterable[Presentation | str], *, timeout: float | None = None

@@ -1,0 +1,49 @@
+"""The calls about the log of all changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from keyauthority import convert
+from keyauthority._calls import audit
+from keyauthority.client.connection import Connection, Listing
+from keyauthority.requests import EventQuery
+from keyauthority.results import Event
+
+
+class AuditCalls(Connection):
+    """Reads the log of all changes as evidence."""
+
+    def list_events(
+        self,
+        project_id: str = "",
+        *,
+        access_key: str = "",
+        actor: str = "",
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Listing[Event]:
+        """Return the changes that were committed in [start_time, end_time), oldest first.
+
+        Without a project_id, of all your projects, and of operators' keys if you are confined to
+        none. Of a key, the change that made it is among them, a rotation too. `page_size` is 1 to
+        1000, 0 means 100. NotFound for a project or key that is absent or not yours.
+        """
+        query = EventQuery(
+            project_id=project_id,
+            access_key=access_key,
+            actor=actor,
+            start_time=start_time,
+            end_time=end_time,
+            page_size=page_size,
+        )
+        return Listing(
+            lambda page_token: self._call(
+                self._audit.ListEvents,
+                audit.list_events(query, page_token),
+                convert.event_page_from_proto,
+                timeout,
+            )
+        )
