@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from keyauthority_server.store.base import Store
-from tests.store.engines import ENGINES, Engine
+from tests.store.engines import ENGINES, POSTGRES, Engine
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Engine:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Each engine in turn."""
-    return ENGINES[request.param]
+    if request.param == POSTGRES.name:
+        POSTGRES.cluster = request.getfixturevalue("cluster")
+    yield ENGINES[request.param]
+    if POSTGRES.cluster is not None:
+        POSTGRES.cluster.release()
 
 
 @pytest.fixture

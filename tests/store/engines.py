@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from contextlib import closing
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from keyauthority_server.store import postgres
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.sqlite import migrate, open_counters, open_store
 from keyauthority_server.store.sqlite_connection import sqlite3
+from keyauthority_server.store.sqlite_counters import counters_path
+from tests.postgres import Cluster, execute, holding
 from tests.store.making import seal
 
 
@@ -18,6 +24,14 @@ class Engine(Protocol):
     """Makes stores of one engine, and looks behind their backs."""
 
     name: str
+
+    def nowhere(self, folder: Path) -> str:
+        """Return a place where no database of ours was made yet."""
+        ...
+
+    def migrate(self, place: str) -> None:
+        """Make a database there, or bring it to the newest schema."""
+        ...
 
     def make(self, folder: Path) -> str:
         """Make an empty database, and return where it is."""
@@ -32,7 +46,20 @@ class Engine(Protocol):
         ...
 
     def rows(self, place: str, statement: str) -> list[Any]:
-        """Run a statement behind the store's back, committed at once."""
+        """Run a statement behind the store's back, committed at once. Bytes are spelt x'01'."""
+        ...
+
+    def writers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Stand in the way of all writers, as a process does that was stopped in a write."""
+        ...
+
+    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Stand in the way of all who draw."""
+        ...
+
+    @property
+    def timeouts(self) -> tuple[str, str]:
+        """The settings that say how long a write is waited for, and a draw."""
         ...
 
 
@@ -41,11 +68,19 @@ class Sqlite:
 
     name = "sqlite"
 
+    def nowhere(self, folder: Path) -> str:
+        """Return the path of a file that is not there."""
+        return str(folder / "keys.db")
+
+    def migrate(self, place: str) -> None:
+        """Make the file, or bring it to the newest schema."""
+        migrate(Path(place))
+
     def make(self, folder: Path) -> str:
         """Make an empty database, and return its path."""
-        path = folder / "keys.db"
-        migrate(path)
-        return str(path)
+        place = self.nowhere(folder)
+        self.migrate(place)
+        return place
 
     def open(self, place: str) -> Store:
         """Open the database."""
@@ -60,10 +95,90 @@ class Sqlite:
         with closing(sqlite3.connect(place, isolation_level=None)) as connection:
             return connection.execute(statement).fetchall()
 
+    def writers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Hold the lock file of the database."""
+        return _locked(Path(place))
 
-ENGINES: dict[str, Engine] = {"sqlite": Sqlite()}
+    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Hold the lock file of the counters."""
+        return _locked(counters_path(Path(place)))
 
-TABLES = ("log", "project", "key", "change", "key_check", "request", "usage", "usage_batch")
+    timeouts = (
+        "keyauthority_server.store.sqlite.WRITE_TIMEOUT",
+        "keyauthority_server.store.sqlite_counters.DRAW_TIMEOUT",
+    )
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with Path(f"{file}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Postgres:
+    """The PostgreSQL engine. A place is the URL of a database in the tests' own cluster."""
+
+    name = "postgres"
+    cluster: Cluster | None = None  # not in the processes that tests start: they get the place
+
+    def nowhere(self, folder: Path) -> str:
+        """Return the URL of an empty database."""
+        assert self.cluster is not None
+        return self.cluster.create()
+
+    def migrate(self, place: str) -> None:
+        """Make the schema, or bring it to the newest."""
+        postgres.migrate(place)
+
+    def make(self, folder: Path) -> str:
+        """Make a database, and return its URL."""
+        assert self.cluster is not None
+        return self.cluster.take()
+
+    def open(self, place: str) -> Store:
+        """Open the database."""
+        return postgres.open_store(place, seal)
+
+    def counters(self, place: str) -> Counters:
+        """Open the counters in the database."""
+        return postgres.open_counters(place)
+
+    def rows(self, place: str, statement: str) -> list[Any]:
+        """Run a statement on a connection of its own."""
+        return execute(place, _BYTES.sub(r"'\\x\1'", statement))
+
+    def writers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Hold the counter row's table in a transaction."""
+        return holding(place, "log")
+
+    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Hold the counters' table in a transaction."""
+        return holding(place, "counter")
+
+    timeouts = (
+        "keyauthority_server.store.postgres.writer.WRITE_SECONDS",
+        "keyauthority_server.store.postgres.counters.DRAW_SECONDS",
+    )
+
+
+_BYTES = re.compile("x'([0-9a-f]*)'")
+
+POSTGRES = Postgres()
+ENGINES: dict[str, Engine] = {"sqlite": Sqlite(), "postgres": POSTGRES}
+
+
+TABLES = (
+    "log",
+    "project",
+    "key",
+    "change",
+    "key_check",
+    "request",
+    "usage",
+    "usage_batch",
+    "refused",
+)
 
 
 def digests(engine: Engine, place: str) -> dict[str, dict[Any, str]]:
@@ -86,4 +201,5 @@ _EVERYTHING = {
     "request": "SELECT * FROM request",
     "usage": "SELECT * FROM usage",
     "usage_batch": "SELECT * FROM usage_batch",
+    "refused": "SELECT * FROM refused",
 }

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from keyauthority_server.store import sqlite_counters, sqlite_writer
+from keyauthority_server.store import sqlite_writer
 from keyauthority_server.store.base import StoreUnavailable
 from keyauthority_server.store.counters import Counter, Counters, Draw, Drawn, Level
 from keyauthority_server.store.sqlite_counters import counters_path
 from tests.store.engines import Engine
+from tests.store.excuses import only
 from tests.store.test_processes import Starter
 from tests.store.test_processes import start as start  # the fixture
 
@@ -37,14 +36,6 @@ def counter(name: str = "a", limit: int = 10, start: int = HOUR) -> Counter:
 async def draw(counters: Counters, cost: int, *wanted: Counter, take: bool = True) -> Drawn:
     """Make one draw alone."""
     return (await counters.draw((Draw(wanted, cost, take),)))[0]
-
-
-@contextmanager
-def held_up(place: str) -> Iterator[None]:
-    """Stand in the way of all who draw, as a process does that was stopped while it drew."""
-    with Path(f"{counters_path(Path(place))}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -149,21 +140,22 @@ async def _look(engine: Engine, place: str, wanted: Counter) -> Drawn:
 
 
 async def test_draw_that_cannot_be_made_in_time_is_neither_room_nor_denial(
-    counters: Counters, place: str, monkeypatch: pytest.MonkeyPatch
+    counters: Counters, engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While others hold the counters up the answer is StoreUnavailable; nothing is drawn later."""
-    monkeypatch.setattr(sqlite_counters, "DRAW_TIMEOUT", 0.05)
-    with held_up(place), pytest.raises(StoreUnavailable):
+    _, draw_timeout = engine.timeouts
+    monkeypatch.setattr(draw_timeout, 0.05)
+    with engine.drawers_held_up(place), pytest.raises(StoreUnavailable):
         await draw(counters, 1, counter())
-    monkeypatch.setattr(sqlite_counters, "DRAW_TIMEOUT", 5.0)
+    monkeypatch.setattr(draw_timeout, 5.0)
     assert (Level(HOUR, 1, True),) == await draw(counters, 1, counter())
 
 
 async def test_caller_who_goes_away_before_his_turn_draws_nothing(
-    counters: Counters, place: str
+    counters: Counters, engine: Engine, place: str
 ) -> None:
     """A draw whose caller has gone before it began is not made."""
-    with held_up(place):
+    with engine.drawers_held_up(place):
         gone = asyncio.create_task(draw(counters, 1, counter()))
         await asyncio.sleep(0)
         gone.cancel()
@@ -172,6 +164,7 @@ async def test_caller_who_goes_away_before_his_turn_draws_nothing(
     assert (Level(HOUR, 1, True),) == await draw(counters, 1, counter())
 
 
+@only("sqlite", because="the others have no file to exchange")
 async def test_exchanged_counters_are_noticed(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,11 +32,11 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def write(self, work: Callable[[Any], Any]) -> Any:
+    async def write(self, work: Callable[[Any], Any], *, urgent: bool = False) -> Any:
         """Write, and fail as told."""
         if self.before:
             raise StoreUnavailable("not begun")
-        result = await self._store.write(work)
+        result = await self._store.write(work, urgent=urgent)
         self.written.set()
         if self.after:
             raise StoreUnavailable("committed, and nobody knows")

@@ -108,7 +108,8 @@ def test_killed_writer_loses_nothing_that_was_acknowledged(
 
 def test_several_starters_make_one_database(engine: Engine, tmp_path: Path, start: Starter) -> None:
     """Processes that start at once on nothing make one database, and find the same log."""
-    starters = [start(str(tmp_path / "keys.db"), "start") for _ in range(4)]
+    place = engine.nowhere(tmp_path)
+    starters = [start(place, "start") for _ in range(4)]
     log_ids = {one.communicate(timeout=60)[0] for one in starters}
     assert [0] * 4 == [one.returncode for one in starters]
     assert (1, 37) == (len(log_ids), len(log_ids.pop()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,6 +36,7 @@ from keyauthority_server.store.records import (
     to_json,
     values_of,
 )
+from tests.store.engines import POSTGRES, Engine
 from tests.store.making import NOON, SECOND, create, create_project, key, project
 
 EVERYTHING = key(
@@ -102,7 +104,7 @@ def test_time_through_microseconds_is_exact(time: datetime) -> None:
     assert time == time_from(microseconds(time))
 
 
-async def test_key_through_the_store_is_the_same(store: Store) -> None:
+async def test_key_through_the_store_is_the_same(store: Store, engine: Engine) -> None:
     """All fields of a key come back from the store as they went in, bar those that apply stamps."""
     owner = await create_project(store)
     record = key(
@@ -113,6 +115,8 @@ async def test_key_through_the_store_is_the_same(store: Store) -> None:
             if name not in ("access_key", "project_id", "revision", "predecessor_access_key")
         },
     )
+    if engine is POSTGRES:  # its texts hold no NUL, which no request may hold either
+        record = replace(record, purpose=record.purpose.replace("\x00", ""))
     stored = await create(store, record)
     assert stored == await store.get_key(record.access_key, None)
     assert flat_key(record) | {"revision": 2} == flat_key(stored)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.counters import Counter, Counters, Draw
@@ -58,7 +57,7 @@ async def look(store: Store, access_key: str) -> None:
 async def main(engine: str, place: str, role: str, *arguments: str) -> None:
     """Do what the role says."""
     if role == "start":
-        ENGINES[engine].make(Path(place).parent)
+        ENGINES[engine].migrate(place)
     if role == "draw":
         await draw(ENGINES[engine].counters(place), *map(int, arguments))
         return

@@ -1,0 +1,125 @@
+"""Servers that tests share: one process tree for each way of serving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+import pytest
+
+from tests.postgres import Cluster, running_cluster
+from tests.service.callers import Caller, new_project
+from tests.service.processes import ServerProcess, start
+
+TRANSPORTS = ("native", "grpcio")
+WORKERS = (1, 2)
+SERVERS = ("sqlite-native-1", "sqlite-grpcio-2", "postgres-native-2", "postgres-grpcio-1")
+"""Engine, transport and workers: each two meet, in half as many servers as there could be."""
+
+each_transport = pytest.mark.parametrize(
+    "server", ["sqlite-native-1", "postgres-grpcio-1"], indirect=True
+)
+"""For a test to which the number of workers makes no difference."""
+one_server = pytest.mark.parametrize("server", ["sqlite-native-1"], indirect=True)
+"""For a test to which neither the transport nor the engine makes a difference."""
+sqlite_servers = pytest.mark.parametrize("server", SERVERS[:2], indirect=True)
+"""For a test of what PostgreSQL promises only within --max-staleness: see its counterpart."""
+postgres_servers = pytest.mark.parametrize("server", SERVERS[2:], indirect=True)
+"""For that counterpart."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of what is started once for many tests be started in one process of pytest's."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        name = params.get("server") or params.get("engine")
+        if name is None and "cluster" in getattr(item, "fixturenames", ()):
+            name = "postgres"
+        if name not in (None, "sqlite"):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+class Start(Protocol):
+    """Starts a server of the test's own."""
+
+    def __call__(self, *flags: str, listen: str = "127.0.0.1:0") -> ServerProcess:
+        """Start it with these flags; it ends with the test."""
+        ...
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server that all tests share and leave as it is; one for each of `SERVERS`."""
+    engine, transport, workers = request.param.split("-")
+    flags = ["--transport", transport, "--workers", workers]
+    if engine == "postgres":
+        flags += ["--store", request.getfixturevalue("cluster").create()]
+        flags += ["--max-staleness", "30s"]  # a busy machine may not prove itself each second
+    running = start(tmp_path_factory.mktemp("server") / "data", *flags)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
+    """A connection to the shared server."""
+    with grpc.insecure_channel(server.address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def root(server: ServerProcess, channel: grpc.Channel) -> Caller:
+    """The first operator, whom nothing is refused."""
+    return Caller(channel, server.metadata)
+
+
+@pytest.fixture
+def nobody(channel: grpc.Channel) -> Caller:
+    """One who calls without a credential."""
+    return Caller(channel)
+
+
+@pytest.fixture
+def project(root: Caller) -> str:
+    """The id of a project of the test's own."""
+    return new_project(root)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder that is not there yet."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def start_server(data: Path) -> Iterator[Start]:
+    """Start servers of the test's own on its data folder; what still runs at its end is killed."""
+    running: list[ServerProcess] = []
+
+    def start_one(*flags: str, listen: str = "127.0.0.1:0") -> ServerProcess:
+        running.append(start(data, *flags, listen=listen))
+        return running[-1]
+
+    yield start_one
+    for one in running:
+        if one.process.poll() is None:
+            one.kill()
+        else:
+            one.wait()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """The PostgreSQL that all tests of a process share; each test takes a database of its own."""
+    with running_cluster() as one:
+        yield one

@@ -1,0 +1,115 @@
+"""A store with something in each table, and what is done to its copies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
+
+from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod
+from keyauthority.requests import NewKey
+from keyauthority.token import SecretKey
+from keyauthority_server import bootstrap, config
+from keyauthority_server.commands import cli
+from keyauthority_server.config import Config, StoreUrl
+from keyauthority_server.store import engines
+from keyauthority_server.store.copying import COUNTERS, TABLES, Place
+from keyauthority_server.store.values import Refused
+from tests.faults.folders import Process
+
+DRAWN: Final = 2  # of a quota of 3
+
+
+class Kept(NamedTuple):
+    """What a store must know after a copy."""
+
+    project_id: str
+    request_id: str
+    access_key: str
+    asked: SecretKey
+    """The answer to `request_id`, with the access key before it."""
+    revoked: SecretKey
+    limited: SecretKey
+
+
+def settings(data: Path, url: str) -> Config:
+    """The configuration of a server on a store anywhere, with the keys of this folder."""
+    return config.load({"data": str(data), "store": url}, {})
+
+
+@asynccontextmanager
+async def served(data: Path, url: str) -> AsyncIterator[Process]:
+    """Start a server's process on a store, as one is started."""
+    await bootstrap.prepare(settings(data, url))
+    async with bootstrap.open_authority(settings(data, url), checkpoints=True) as authority:
+        yield Process(authority, data)
+
+
+def sqlite(data: Path, name: str = "keyauthority.db") -> str:
+    """The URL of a file in a data folder."""
+    return f"sqlite://{data / name}"
+
+
+async def fill(data: Path) -> Kept:
+    """Make records of every kind, and let all of it be written."""
+    request_id = str(uuid4())
+    async with served(data, sqlite(data)) as running:
+        project_id = await running.project()
+        asked = await running.create(project_id, request_id)
+        revoked = await running.create(project_id)
+        await running.revoke(revoked.key.access_key)
+        new = NewKey(
+            project_id=project_id,
+            mode=KeyMode.LIVE,
+            kind=KeyKind.SECRET,
+            quota=Quota(limit=DRAWN + 1, period=QuotaPeriod.TOTAL),
+        )
+        caller = await running.caller("keys:create")
+        limited = await running.authority.keys.create(caller, new, b"limited")
+        for _ in range(DRAWN):
+            assert "valid" == await running.verdict(limited.secret_key)
+        for _ in range(9):
+            await running.create(project_id)
+        now = datetime.now(UTC)
+        one = Refused(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
+        store = running.authority.keys._desk.store
+        await store.write(lambda transaction: transaction.record_refused([one]))
+    return Kept(
+        project_id=project_id,
+        request_id=request_id,
+        access_key=asked.key.access_key,
+        asked=asked.secret_key,
+        revoked=revoked.secret_key,
+        limited=limited.secret_key,
+    )
+
+
+def run_copy(data: Path, *arguments: str) -> None:
+    """Run the command in this process, beside any event loop; raises what it is refused with."""
+    command = ["copy", "--data", str(data), *arguments]
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(cli.main, command, standalone_mode=False).result()
+
+
+def place(url: str, *, source: bool = False) -> Any:
+    """One end of a copy, to be closed."""
+    return closing(engines.open_place(StoreUrl.parse(url), source=source))
+
+
+def rows_of(opened: Place) -> dict[str, list[Any]]:
+    """All that a store holds, table by table."""
+    held = {table.name: (table, opened.rows) for table in TABLES}
+    held[COUNTERS.name] = (COUNTERS, opened.counters)
+    return {
+        name: [tuple(row) for row in rows.each(table.read, (table.before_all,))]
+        for name, (table, rows) in held.items()
+    }
+
+
+def database_of(url: str) -> str:
+    """The name of the database in a URL of the tests."""
+    return url.partition("?")[0].rpartition("/")[2]

@@ -1,0 +1,142 @@
+"""Data folders, processes of the authority on them in this one, and what commands do to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from keyauthority.clock import SystemClock
+from keyauthority.model import KeyKind, KeyMode, RevokeReason
+from keyauthority.requests import NewKey, Presentation, Revocation
+from keyauthority.results import CreatedKey
+from keyauthority.token import SecretKey, parse
+from keyauthority_server import config
+from keyauthority_server.authority import Authority, Caller, Credential, peppering
+from keyauthority_server.bootstrap import Machine, open_authority, open_machine
+from keyauthority_server.config import Config
+
+T = TypeVar("T")
+
+
+def settings(data: Path, store: Path | None = None) -> Config:
+    """The configuration of a server on a folder, with its database there or elsewhere."""
+    flags = {"data": str(data)}
+    if store is not None:
+        flags["store"] = f"sqlite://{store}"
+    return config.load(flags, {})
+
+
+class Process:
+    """What one process of the authority does, for its first operator."""
+
+    def __init__(self, authority: Authority, data: Path) -> None:
+        self.authority = authority
+        text = (data / "operator.key").read_text().strip()
+        token = parse(text)
+        assert token
+        self.credential = Credential(token, text, "127.0.0.1")
+
+    async def caller(self, right: str) -> Caller:
+        """The operator, admitted."""
+        return await self.authority.admit(self.credential, (right,))
+
+    async def create(self, project_id: str, request_id: str = "") -> CreatedKey:
+        """Make a key, as a call does."""
+        new = NewKey(
+            project_id=project_id,
+            mode=KeyMode.LIVE,
+            kind=KeyKind.SECRET,
+            request_id=request_id,
+        )
+        caller = await self.caller("keys:create")
+        return await self.authority.learned(
+            lambda: self.authority.keys.create(caller, new, b"content")
+        )
+
+    async def verdict(self, secret_key: SecretKey) -> str:
+        """Verify a token, as a call does."""
+        shown = Presentation(secret_key=secret_key.reveal())
+        judged = await self.authority.learned(
+            lambda: self.authority.verification.verify(self.credential, shown)
+        )
+        return judged.code.value
+
+    async def head(self) -> int:
+        """The newest revision."""
+        nothing = Presentation(secret_key="")
+        return (await self.authority.verification.verify(self.credential, nothing)).revision
+
+    async def own_verdict(self) -> str:
+        """Call with the operator's own key, which has its digest made anew by that."""
+        await self.head()
+        return "valid"
+
+    async def revoke(self, access_key: str) -> None:
+        """Revoke a key."""
+        wanted = Revocation(reason=RevokeReason.OTHER)
+        await self.authority.keys.revoke(await self.caller("keys:revoke"), access_key, wanted)
+
+    async def project(self) -> str:
+        """The id of the first project."""
+        page = await self.authority.projects.list(await self.caller("projects:read"), b"", 1, "")
+        return page.items[0].project_id
+
+
+@asynccontextmanager
+async def process(data: Path, store: Path | None = None) -> AsyncIterator[Process]:
+    """Open the authority as a worker does."""
+    async with open_authority(settings(data, store), checkpoints=store is None) as authority:
+        yield Process(authority, data)
+
+
+async def on_machine(data: Path, work: Callable[[Machine], Awaitable[T]]) -> T:
+    """Do what a command does, beside whatever has the folder open."""
+    async with open_machine(settings(data)) as machine:
+        return await work(machine)
+
+
+async def rotate(data: Path, *, prepare: bool = False) -> int:
+    """Do what `pepper rotate` does."""
+
+    async def work(machine: Machine) -> int:
+        return await peppering.rotate(
+            machine.store, machine.peppers, machine.known, prepare=prepare
+        )
+
+    return await on_machine(data, work)
+
+
+async def drop(data: Path, version: int, later: timedelta = timedelta()) -> bool:
+    """Do what `pepper drop` does, now or later."""
+
+    async def work(machine: Machine) -> bool:
+        now = SystemClock().now() + later
+        return await peppering.drop(machine.store, machine.peppers, version, now)
+
+    return await on_machine(data, work)
+
+
+async def states(data: Path) -> dict[int, tuple[str, int]]:
+    """What `pepper status` shows: of each version its state, and the keys that need it."""
+
+    async def work(machine: Machine) -> dict[int, tuple[str, int]]:
+        versions = await peppering.status(
+            machine.store, machine.peppers, machine.known, SystemClock().now()
+        )
+        return {one.number: (one.state, one.digests.needing) for one in versions}
+
+    return await on_machine(data, work)
+
+
+async def until_made_anew(data: Path, use: Callable[[], Awaitable[str]], version: int) -> None:
+    """Use a key again and again, as its owner does, until no key needs a version."""
+    for _ in range(200):
+        assert "valid" == await use()
+        if (await states(data))[version][1] == 0:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("digests were not made anew")

@@ -1,0 +1,59 @@
+"""What nobody would send, over live connections."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import pytest
+
+from tests.conftest import each_transport
+from tests.faults.fuzz import LEAKS, bodies, fault_in, run
+from tests.faults.nasty import Source
+from tests.service.callers import METHODS, MIB, Caller
+from tests.service.processes import ServerProcess
+
+MESSAGES: Final = 2_000 * int(os.environ.get("PROVE", "1"))  # PROVE=500 makes it a million
+MEMORY_MAX: Final = 64 * MIB  # what the memory may grow by: records kept decoded, mostly
+REACHED: Final = {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "NOT_FOUND"}
+KNOWN: Final = {"access_key": ["KA0123456789ABCDEFGH"]}
+
+
+@each_transport
+@pytest.mark.timeout(120 + MESSAGES // 200)
+def test_server_stands_what_nobody_would_send(server: ServerProcess, root: Caller) -> None:
+    """It ends no process, tells nothing of its inside, fails by no fault, keeps nothing of it."""
+    report = run(server, root, server.address, MESSAGES)
+    assert [] == report.faults, report
+    assert report.codes.keys() >= REACHED, "the run did not get past the first checks"
+    assert report.memory[-1] - report.memory[0] < MEMORY_MAX, report
+    assert report.log_bytes < MESSAGES * 10, report
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_text_that_tells_of_the_inside_is_a_fault(leak: str) -> None:
+    """The control: each leak that is looked for is found, in whatever case."""
+    assert fault_in("INVALID_ARGUMENT", f"cannot {leak.upper()} it")
+    assert fault_in("INVALID_ARGUMENT", "purpose: at most 200 characters") is None
+
+
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
+def test_code_that_no_request_deserves_is_a_fault(code: str) -> None:
+    """The control: not even with a correlation id and nothing else."""
+    assert fault_in(code, "internal error")
+    assert fault_in("NOT_FOUND", "of secretpart", ["secretpart"])
+
+
+def test_messages_are_of_all_methods_and_the_same_each_time() -> None:
+    """A run is repeated by its seed, and leaves no method out."""
+
+    class Nobody:
+        tokens = ("sk_test_KA000000000000000000_" + "0" * 43 + "jmIqF0",)
+
+    drawn = [
+        [draw() for _ in range(2_000)]
+        for draw in (bodies(Source("seed", KNOWN), Nobody()) for _ in range(2))  # type: ignore[arg-type]
+    ]
+    assert drawn[0] == drawn[1]
+    assert {name for name, _ in drawn[0]} == set(METHODS)
+    assert len({body for _, body in drawn[0]}) > 1_200

@@ -1,0 +1,90 @@
+"""More load than the server can serve: it serves what it can, and refuses the rest fast."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from google.rpc.status_pb2 import Status
+
+from keyauthority.convert import error_from_status
+from keyauthority.errors import ErrorReason, KeyAuthorityError
+from keyauthority_server.rpc.lanes import Lane
+from keyauthority_server.wire import Call, Refusal
+from tests.faults.load import Line
+from tests.faults.slow_server import VERIFY_SECONDS
+
+PROVE: Final = int(os.environ.get("PROVE", "1"))  # how many times as long a run lasts
+SECONDS: Final = 2 * PROVE
+CAPACITY: Final = 1 / VERIFY_SECONDS  # calls a second
+REVOCATIONS: Final = 40 * PROVE
+GOODPUT_MIN: Final = 0.8  # of the peak
+REVOKED_WITHIN: Final = 1.0  # seconds
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    """The address of a server on the native front that cannot serve much."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.slow_server", "native"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(20)
+
+
+async def test_overloaded_server_goes_on_serving_and_revokes_at_once(slow_server: str) -> None:
+    """At four times what it can serve goodput stays, refusals say OVERLOADED, RevokeKey is fast."""
+    asking = Line(slow_server, "Verify", ())
+    revoking = Line(slow_server, "RevokeKey", (), connections=1)
+    try:
+        before = await asking.offer([b""] * 120, rate=CAPACITY * 2)
+        assert not before.refused
+        over, revoked = await asyncio.gather(
+            asking.offer([b""] * int(CAPACITY * SECONDS * 4), rate=CAPACITY * 4),
+            revoking.offer([b""] * REVOCATIONS, rate=REVOCATIONS / SECONDS),
+        )
+    finally:
+        await asyncio.gather(asking.close(), revoking.close())
+    assert {"RESOURCE_EXHAUSTED"} == set(over.refused)
+    told = [error_from_status(Status.FromString(one)) for one in over.statuses]
+    assert [ErrorReason.OVERLOADED] == [one.reason for one in told]
+    assert all(one.retry_after for one in told)
+    assert before.goodput * GOODPUT_MIN < over.goodput
+    assert REVOCATIONS == revoked.answered
+    assert REVOKED_WITHIN > revoked.waits[REVOCATIONS * 9 // 10]  # the rest may meet other tests
+
+
+async def test_full_lane_refuses_before_anything_is_read_and_empties() -> None:
+    """Calls beyond a lane's length are OVERLOADED; who leaves makes room."""
+    lane, go_on, served = Lane(2), asyncio.Event(), 0
+
+    async def answer(body: bytes, _: Call) -> bytes:
+        nonlocal served
+        served += 1
+        await go_on.wait()
+        return body
+
+    method, call = lane.around(answer, None), Call((), "unix:")
+    inside = [asyncio.create_task(method(b"inside", call)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Refusal) as refused:
+        await method(b"late", call)
+    told: KeyAuthorityError = error_from_status(Status.FromString(refused.value.status))
+    assert ErrorReason.OVERLOADED is told.reason
+    inside.pop().cancel()
+    await asyncio.sleep(0)
+    inside.append(asyncio.create_task(method(b"inside", call)))
+    go_on.set()
+    assert [b"inside", b"inside"] == await asyncio.gather(*inside)
+    assert 3 == served

@@ -1,0 +1,307 @@
+"""Case 38: a pepper that is not the right one starts nothing, and its rotation loses no key.
+
+Two processes on one store are two authorities in here: each has its connections and its keyring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from keyauthority.errors import KeyAuthorityError
+from keyauthority.model import KeyKind
+from keyauthority.requests import NewKey
+from keyauthority.results import CreatedKey
+from keyauthority_server.authority import (
+    peppering,
+    redigesting,
+)
+from keyauthority_server.authority.machine import create_operator
+from keyauthority_server.authority.pages import Pages
+from keyauthority_server.authority.peppering import DropRefused
+from keyauthority_server.authority.redigesting import Redigesting
+from keyauthority_server.bootstrap import Machine, prepare
+from keyauthority_server.config import ConfigError
+from keyauthority_server.peppers import Keyring, add_version
+from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.supervisor import hold_folder
+from tests.faults.folders import (
+    drop,
+    on_machine,
+    process,
+    rotate,
+    settings,
+    states,
+    until_made_anew,
+)
+
+WRONG = f"1 {'ab' * 32}\n"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder after its first start."""
+    data = tmp_path_factory.mktemp("made") / "data"
+    data.mkdir(mode=0o700)
+    asyncio.run(prepare(settings(data)))
+    return data
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests are made anew 20 times a second."""
+    monkeypatch.setattr(redigesting, "FLUSH_SECONDS", 0.05)
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    """A data folder of the test's own."""
+    return Path(shutil.copytree(made, tmp_path / "data"))
+
+
+def refusal(data: Path) -> str:
+    """The one line that a start is refused with."""
+    with pytest.raises(ConfigError) as refused:
+        asyncio.run(prepare(settings(data)))
+    assert 1 == len(str(refused.value).splitlines())
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot read {}: No such file or directory"),
+        (WRONG, "{} is not the one that the database was filled under: put the right one back"),
+        (WRONG[:-3] + "\n", "{} is damaged: each line is a version and 64 hex digits"),
+        ("", "{} is damaged: each line is a version and 64 hex digits"),
+        (f"2{WRONG[1:]}", "{} is not the one that the database was filled under"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pepper", "audit.key"])
+def test_key_file_that_is_not_the_right_one_starts_nothing(
+    data: Path, name: str, text: str | None, reason: str
+) -> None:
+    """Missing, wrong, short, empty, of another version: one line, and nothing is made or mended."""
+    file = data / name
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+        file.chmod(0o600)
+    assert refusal(data).startswith(reason.format(file))
+    assert (text is not None) == file.exists()
+
+
+@pytest.mark.parametrize("name", ["pepper", "audit.key"])
+def test_key_file_freshly_made_beside_a_filled_database_starts_nothing(
+    data: Path, name: str
+) -> None:
+    """A well-formed file of another start is told from the right one."""
+    (data / name).unlink()
+    Keyring.create(data / name)
+    assert f"{data / name} is not the one that the database was filled under" in refusal(data)
+
+
+async def test_wrong_pepper_that_nobody_notices_makes_all_keys_unknown(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without the check a server starts, and its own operator is nobody."""
+    (data / "pepper").write_text(WRONG)
+    monkeypatch.setattr(Keyring, "recognise", lambda *_: None)
+    monkeypatch.setattr(Keyring, "use", lambda *_: None)
+    await prepare(settings(data))
+    async with process(data) as one:
+        with pytest.raises(KeyAuthorityError, match="credential is not valid"):
+            await one.project()
+
+
+@pytest.mark.parametrize(
+    "name", ["pepper", "audit.key", "operator.key", "keyauthority.db", "keyauthority-counters.db"]
+)
+def test_file_that_others_can_read_starts_nothing(data: Path, name: str) -> None:
+    """Whatever holds secrets or digests is its owner's only."""
+    (data / name).chmod(0o640)
+    assert f"{data / name} is open to others; make it private: chmod 600 {data / name}" == refusal(
+        data
+    )
+
+
+def test_folder_that_was_opened_to_others_is_refused(data: Path) -> None:
+    """A folder with something in it is not closed in silence: others may have been there."""
+    (data / "supervisor.lock").touch()
+    data.chmod(0o750)
+    reason = f"open to others; make it so: chmod 700 {data}"
+    with pytest.raises(ConfigError, match=reason), hold_folder(data):
+        pass
+
+
+async def test_rotation_reaches_every_process_at_once(data: Path) -> None:
+    """A key made under a new version verifies in a process that did not know of the version."""
+    async with process(data) as one, process(data) as other:
+        project = await one.project()
+        old = await one.create(project)
+        assert 2 == await rotate(data)
+        new = await one.create(project)
+        assert (await states(data))[2] == ("current", 1)
+        assert ["valid", "valid"] == [await other.verdict(x.secret_key) for x in (new, old)]
+
+
+async def test_version_that_a_server_lacks_is_no_denial(data: Path, tmp_path: Path) -> None:
+    """Another server without the file's new version cannot tell, and says so; then it can."""
+    second = Path(shutil.copytree(data, tmp_path / "second"))
+    async with process(data) as one, process(second, data / "keyauthority.db") as other:
+        project = await one.project()
+        await rotate(data)
+        new = await one.create(project)
+        with pytest.raises(StoreUnavailable):
+            await other.verdict(new.secret_key)
+        with pytest.raises(StoreUnavailable):
+            await other.create(project)
+        shutil.copy2(data / "pepper", second / "pepper")
+        assert "valid" == await other.verdict(new.secret_key)
+
+
+async def test_prepared_version_is_not_used_before_its_rotation(data: Path, tmp_path: Path) -> None:
+    """Several servers: the file is copied to all while nothing is made under its new version."""
+    second = Path(shutil.copytree(data, tmp_path / "second"))
+    assert 2 == await rotate(data, prepare=True)
+    shutil.copy2(data / "pepper", second / "pepper")
+    await prepare(settings(data))
+    async with process(data) as one, process(second, data / "keyauthority.db") as other:
+        project = await one.project()
+        await one.create(project)
+        assert {1: ("current", 2), 2: ("waiting", 0)} == await states(data)
+        assert 2 == await rotate(data)
+        made = await one.create(project)
+        assert "valid" == await other.verdict(made.secret_key)
+        assert "valid" == await one.verdict((await other.create(project)).secret_key)
+
+
+async def test_rotation_that_was_killed_goes_on_where_it_was(data: Path) -> None:
+    """Between file and database a server starts, and the same command finishes the same version."""
+
+    async def add(machine: Machine) -> int:
+        return add_version(machine.peppers.path, machine.known)
+
+    assert 2 == await on_machine(data, add)
+    await prepare(settings(data))
+    assert {1: ("current", 1), 2: ("waiting", 0)} == await states(data)
+    assert 2 == await rotate(data)
+    assert {1: ("old", 1), 2: ("current", 0)} == await states(data)
+    (data / "pepper").write_text((data / "pepper").read_text().splitlines(keepends=True)[0])
+    assert "(version 2)" in await asyncio.to_thread(refusal, data)
+
+
+async def test_old_digest_is_made_anew_at_its_next_verify(data: Path) -> None:
+    """It is no change; then nothing needs the old version, which can be dropped, and only then."""
+    async with process(data) as one:
+        project = await one.project()
+        old, ended = await one.create(project, str(uuid.uuid4())), await one.create(project)
+        await rotate(data)
+        with pytest.raises(DropRefused) as refused:
+            await drop(data, 1)
+        assert str(refused.value).startswith("keys need version 1 until they are verified")
+        assert ", 3 of them: KA" in str(refused.value)
+        assert old.key.access_key in str(refused.value)
+        await one.revoke(ended.key.access_key)
+        head = await one.head()
+        await until_made_anew(data, lambda: one.verdict(old.secret_key), 1)
+        assert head == await one.head()
+        with pytest.raises(DropRefused, match="answers to requests are sealed under version 1"):
+            await drop(data, 1)
+        assert await drop(data, 1, later=timedelta(hours=24))
+        assert "valid" == await one.verdict(old.secret_key)
+    assert {1: ("gone", 0), 2: ("current", 2)} == await states(data)
+    async with process(data) as again:
+        assert "valid" == await again.verdict(old.secret_key)
+        assert "unknown" == await again.verdict(ended.secret_key)
+
+
+async def test_dropping_that_was_killed_goes_on_where_it_was(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between database and file a server starts, and the same command clears the file."""
+    await rotate(data)
+    async with process(data) as one:
+        await until_made_anew(data, one.own_verdict, 1)
+
+    def killed(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(peppering, "remove_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await drop(data, 1)
+    await prepare(settings(data))
+    assert {1: ("dropped", 0), 2: ("current", 1)} == await states(data)
+    assert not await drop(data, 1)
+    assert {2: ("current", 1)} == await states(data)
+    with pytest.raises(DropRefused, match="there is no version 1"):
+        await drop(data, 1)
+
+
+async def test_old_database_with_a_file_that_dropped_its_version_is_refused(data: Path) -> None:
+    """A backup from before a drop needs the pepper from before it: one line says which version."""
+    await rotate(data)
+    (data / "pepper").write_text((data / "pepper").read_text().splitlines(keepends=True)[1])
+    assert "put the right one back (version 1)" in await asyncio.to_thread(refusal, data)
+
+
+async def test_key_is_never_made_under_a_version_that_was_dropped(data: Path) -> None:
+    """A process that has not heard of the rotation asks the database, in its transaction."""
+    asleep = Keyring.load(data / "pepper")
+    await rotate(data)
+    async with process(data) as one:
+        await until_made_anew(data, one.own_verdict, 1)
+    await drop(data, 1)
+    new = NewKey(kind=KeyKind.OPERATOR, permissions=("keys:read",))
+
+    async def create(machine: Machine) -> CreatedKey:
+        return await create_operator(machine.store, asleep, new)
+
+    assert "machine" == (await on_machine(data, create)).key.created_by
+    assert {2: ("current", 2)} == await states(data)
+
+
+async def test_digest_is_not_made_anew_under_a_version_that_is_old_by_now(data: Path) -> None:
+    """What was noted before another rotation is thrown away with it."""
+    text = (data / "operator.key").read_text().strip()
+    await rotate(data)
+
+    async def note(machine: Machine) -> None:
+        keeper = Redigesting(machine.store, machine.peppers)
+        sight = await machine.store.look(text.split("_")[2], None)
+        assert sight.held
+        keeper.note(sight.held, text)
+        await rotate(data)
+        await keeper.flush()
+
+    await on_machine(data, note)
+    assert {1: ("old", 1), 2: ("old", 0), 3: ("current", 0)} == await states(data)
+
+
+async def test_request_is_answered_again_after_a_rotation(data: Path) -> None:
+    """Its token is opened under the version that it was sealed under."""
+    request_id = str(uuid.uuid4())
+    async with process(data) as one:
+        project = await one.project()
+        first = await one.create(project, request_id)
+        await rotate(data)
+        assert first.secret_key == (await one.create(project, request_id)).secret_key
+
+
+def test_page_token_serves_at_every_moment_of_a_rotation(tmp_path: Path) -> None:
+    """One from before serves after it, and one of a process that knows of it where it is not."""
+    old, new = bytes(32), bytes(range(32))
+    before, after = (
+        Pages(Keyring(tmp_path / "pepper", keys)) for keys in ({1: old}, {1: old, 2: new})
+    )
+    dropped = Pages(Keyring(tmp_path / "pepper", {2: new}))
+    for maker, reader in ((before, after), (after, before), (after, after)):
+        assert 7 == reader.place("KA1", b"query", maker.token("KA1", b"query", 7))
+    with pytest.raises(KeyAuthorityError, match="page_token"):
+        dropped.place("KA1", b"query", before.token("KA1", b"query", 7))

@@ -1,0 +1,259 @@
+"""Files that were replaced, cut or altered: noticed and refused, never taken for a newer truth.
+
+The newest change of each image is a revocation: what is to be lost first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from keyauthority.model import ChangeType, Key, RevokeReason
+from keyauthority_server.store import sights
+from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
+from keyauthority_server.store.sqlite import SqliteStore, open_store
+from keyauthority_server.store.sqlite_connection import FileIdentity, StoreBroken
+from keyauthority_server.store.sqlite_head import head_path
+from tests.store.engines import Sqlite
+from tests.store.making import NOON, SECOND, create, create_project, key, put, seal
+
+KEYS: Final = 20
+FLIPS: Final = 30 * int(os.environ.get("PROVE", "1"))
+SQLITE: Final = Sqlite()
+
+
+class Image(NamedTuple):
+    """The files of a store whose processes were all killed, and what they hold."""
+
+    path: Path
+    keys: dict[str, Key]
+    revoked: str
+    """The access key whose revocation is the newest change."""
+
+    @property
+    def log(self) -> Path:
+        """The write-ahead log."""
+        return self.path.with_name(self.path.name + "-wal")
+
+
+@pytest.fixture
+async def image(tmp_path: Path) -> Image:
+    """Files as kill -9 leaves them: the newest changes are in the write-ahead log only."""
+    living, killed = tmp_path / "living", tmp_path / "killed"
+    living.mkdir()
+    store = open_store(Path(SQLITE.make(living)), seal)
+    owner = (await create_project(store)).project_id
+    made = [await create(store, key(owner, purpose=f"key {one}")) for one in range(KEYS)]
+    SQLITE.rows(str(living / "keys.db"), "PRAGMA wal_checkpoint(TRUNCATE)")
+    ended = replace(made[0], revoke_time=NOON, revoke_reason=RevokeReason.LEAKED)
+    await put(store, ChangeType.KEY_REVOKED, ended, time=NOON + SECOND)
+    shutil.copytree(living, killed)
+    keys = {}
+    for one in made:
+        stored = await store.get_key(one.access_key, None)
+        assert stored is not None
+        keys[one.access_key] = stored
+    await store.close()
+    return Image(killed / "keys.db", keys, ended.access_key)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[SqliteStore]:
+    """Open a store for the block, in a loop of its own."""
+    store = open_store(path, seal)
+    try:
+        yield store
+    finally:
+        asyncio.run(store.close())
+
+
+def cut_log(image: Image) -> None:
+    """Cut the write-ahead log in the midst of its last change."""
+    os.truncate(image.log, image.log.stat().st_size - 1)
+
+
+def empty_log(image: Image) -> None:
+    """Leave nothing of the write-ahead log."""
+    os.truncate(image.log, 0)
+
+
+def unlink_log(image: Image) -> None:
+    """Remove the write-ahead log."""
+    image.log.unlink()
+
+
+def flip_in_log(image: Image) -> None:
+    """Alter one byte of the write-ahead log's last page."""
+    flip(image.log, image.log.stat().st_size - 100)
+
+
+def flip(path: Path, place: int, mask: int = 1) -> None:
+    """Alter one byte of a file."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ mask]))
+
+
+async def told_wrong(image: Image) -> set[str]:
+    """Return the keys of an image of which its store says what is not so, nor refuses to say."""
+    wrong: set[str] = set()
+    try:
+        store = open_store(image.path, seal)
+    except StoreRefused:
+        return wrong
+    for access_key, expected in image.keys.items():
+        with suppress(StoreError):
+            found = await store.get_key(access_key, None)
+            if found is not None and found != expected:
+                wrong.add(access_key)
+    await store.close()
+    return wrong
+
+
+def test_image_without_damage_opens(image: Image) -> None:
+    """What kill -9 leaves behind is whole, the revocation with it."""
+    with opened(image.path) as store:
+        found = asyncio.run(store.get_key(image.revoked, None))
+    assert found == image.keys[image.revoked]
+    assert found.revoke_time == NOON
+
+
+@pytest.mark.parametrize("damage", [cut_log, empty_log, unlink_log, flip_in_log])
+def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image: Image) -> None:
+    """The database does not open without what was acknowledged; by itself, SQLite would open it."""
+    damage(image)
+    with pytest.raises(StoreRefused, match="acknowledged"):
+        open_store(image.path, seal)
+    head_path(image.path).unlink()
+    with opened(image.path) as store:
+        found = asyncio.run(store.get_key(image.revoked, None))
+    assert found is not None
+    assert found.revoke_time is None  # the control: the key would be back
+
+
+def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> None:
+    """A database that was copied over another one is not taken for it."""
+    other = Path(SQLITE.make(tmp_path))
+    image.log.unlink()
+    shutil.copyfile(other, image.path)
+    with pytest.raises(StoreRefused, match="exchanged"):
+        open_store(image.path, seal)
+
+
+def test_head_beside_its_last_change_is_refused(image: Image) -> None:
+    """A counter row that does not say what the log's last entry says is not gone on from."""
+    for statement in ("UPDATE log SET revision = 7", "UPDATE log SET hash = x'00'"):
+        SQLITE.rows(str(image.path), statement)
+        with pytest.raises(StoreRefused, match="damaged"):
+            open_store(image.path, seal)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE key SET revoke_time = NULL WHERE revoke_time IS NOT NULL",
+        "UPDATE key SET permissions = '[' WHERE revoke_time IS NOT NULL",
+        "UPDATE key SET revision = 2 WHERE revoke_time IS NOT NULL",
+    ],
+)
+def test_record_that_its_entry_contradicts_is_neither_judged_nor_changed(
+    image: Image, statement: str
+) -> None:
+    """Nobody can tell what such a key is; a change would write the damage into the log."""
+    SQLITE.rows(str(image.path), statement)
+    with opened(image.path) as store:
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            asyncio.run(store.look(image.revoked, None))
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            asyncio.run(store.look_many([image.revoked], None))
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            asyncio.run(put(store, ChangeType.KEY_UPDATED, image.keys[image.revoked]))
+        assert asyncio.run(store.get_key(list(image.keys)[1], None))
+
+
+async def test_one_altered_byte_never_makes_a_record_say_something_else(
+    image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever byte of the file it is: the truth, no such key, or no answer."""
+    SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
+    whole, head = image.path.read_bytes(), head_path(image.path).read_bytes()
+    drawn = random.Random(seed := random.randrange(2**32))
+    purposes = [place.start() for place in re.finditer(rb"key 1\d", whole)]
+    places = [drawn.randrange(len(whole)) for _ in range(FLIPS)]
+    for place in (*places, *purposes[:2]):
+        image.path.write_bytes(whole)
+        head_path(image.path).write_bytes(head)
+        flip(image.path, place, 1 << drawn.randrange(8))
+        assert set() == await told_wrong(image), f"seed {seed}, byte {place}"
+
+    monkeypatch.setattr(sights, "check_recorded", lambda *_: None)  # the control
+    wrong: set[str] = set()
+    while not wrong and purposes:
+        image.path.write_bytes(whole)
+        flip(image.path, purposes.pop())
+        wrong = await told_wrong(image)
+    assert wrong
+
+
+@pytest.mark.parametrize("name", ["keys.db", "keys.db-wal"])
+def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> None:
+    """Unlinked, or another in its place: the next write is refused, and every read after it."""
+    file = image.path.with_name(name)
+    for exchange in (Path.unlink, _replace):
+        with opened(image.path) as store:
+            kept = file.read_bytes()
+            exchange(file)
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(create_project(store))
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(store.look(image.revoked, None))
+            file.write_bytes(kept)
+
+
+def _replace(file: Path) -> None:
+    other = file.with_name("other")
+    shutil.copyfile(file, other)
+    other.replace(file)
+
+
+def test_database_that_is_cut_while_it_is_open_is_noticed(image: Image) -> None:
+    """A database of ours never shrinks."""
+    with opened(image.path):
+        identity = FileIdentity(image.path)
+        identity.check()
+        os.truncate(image.path, image.path.stat().st_size - 4096)
+        with pytest.raises(StoreBroken):
+            identity.check()
+    assert identity.lost
+
+
+def test_write_that_the_device_refuses_is_the_last(image: Image) -> None:
+    """No false acknowledgement: the write fails, so do all after it, and nothing of it is there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(image.path) as store:
+        asyncio.run(create_project(store, display_name="before"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (image.log.stat().st_size + 1, hard))
+        try:
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(create_project(store, display_name="refused"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with pytest.raises(StoreUnavailable, match="opened anew"):
+            asyncio.run(create_project(store, display_name="after"))
+        assert asyncio.run(store.get_key(image.revoked, None)) == image.keys[image.revoked]
+    with opened(image.path) as store:
+        projects, _ = asyncio.run(store.list_projects(None, 0, 10))
+    assert ["", "before"] == [one.display_name for one in projects]

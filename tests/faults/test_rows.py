@@ -1,0 +1,126 @@
+"""Every mutation changes exactly the rows that it is about: all tables, before and after."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+from keyauthority.v1 import key_authority_service_pb2 as service
+from keyauthority.v1 import project_service_pb2, usage_service_pb2
+from tests.conftest import Start
+from tests.faults.test_kills import calling
+from tests.service.callers import METHODS, Caller, key_request, new_key, new_project
+from tests.store.engines import Sqlite, digests
+
+READS: Final = frozenset(
+    {
+        *("GetKey", "ListKeys", "GetProject", "ListProjects", "GetUsage", "ListEvents"),
+        *("GetProjectId", "WatchChanges"),
+    }
+)
+JUDGES: Final = frozenset({"Verify", "BatchVerify"})
+"""RPCs that write bookkeeping only, and later."""
+
+Rows = Mapping[str, Mapping[Any, str]]
+ADDED, ALTERED, GONE = "added", "altered", "gone"
+
+
+def differences(before: Rows, after: Rows) -> dict[str, list[str]]:
+    """What became of the rows of each table that has changed, a word a row."""
+    found = {}
+    for table, old in before.items():
+        new = after[table]
+        words = [ADDED] * len(new.keys() - old.keys()) + [GONE] * len(old.keys() - new.keys())
+        words += [ALTERED for name in old.keys() & new.keys() if old[name] != new[name]]
+        if words:
+            found[table] = sorted(words)
+    return found
+
+
+CHANGE: Final = {"log": [ALTERED], "change": [ADDED]}
+NEW_KEY: Final = CHANGE | {"key": [ADDED]}
+ALTERED_KEY: Final = CHANGE | {"key": [ALTERED]}
+REMEMBERED: Final = {"request": [ADDED]}
+
+
+def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
+    """Each mutating RPC, in each of its forms, with what becomes of which rows."""
+    owner = new_project(caller)
+    kept, rotated, again, ended = (new_key(caller, owner) for _ in range(4))
+    remembered = new_key(caller, owner, request_id=str(uuid.uuid4()))
+    names = [one.key.access_key for one in (kept, rotated, again, ended, remembered)]
+    update = service.UpdateKeyRequest(
+        access_key=names[0], purpose="other", update_mask=FieldMask(paths=["purpose"])
+    )
+    suspend = project_service_pb2.UpdateProjectRequest(
+        project_id=owner, suspended=True, update_mask=FieldMask(paths=["suspended"])
+    )
+    row = usage_service_pb2.UsageRow(
+        project_id=owner, access_key=names[0], verdict=service.VERDICT_VALID, count=2, cost=2
+    )
+    row.bucket_time.GetCurrentTime()
+    row.bucket_time.FromSeconds(row.bucket_time.seconds // 3600 * 3600)
+    row.last_used_time.GetCurrentTime()
+    report = usage_service_pb2.ReportUsageRequest(batch_id=str(uuid.uuid4()), rows=[row])
+    project = project_service_pb2.CreateProjectRequest
+    rotate = service.RotateKeyRequest
+    return [
+        (key_request(owner), NEW_KEY),
+        (key_request(owner, request_id=str(uuid.uuid4())), NEW_KEY | REMEMBERED),
+        (key_request("", "OPERATOR", permissions=["keys:verify"]), NEW_KEY),
+        (update, ALTERED_KEY),
+        (update, {}),
+        (rotate(access_key=names[1]), CHANGE | {"key": [ADDED, ALTERED]}),
+        (
+            rotate(access_key=names[2], request_id=str(uuid.uuid4())),
+            CHANGE | {"key": [ADDED, ALTERED]} | REMEMBERED,
+        ),
+        (service.RevokeKeyRequest(access_key=names[3]), ALTERED_KEY),
+        (service.RevokeKeyRequest(access_key=names[3]), {}),
+        (
+            service.RevokeKeyRequest(secret_key=remembered.secret_key),
+            ALTERED_KEY | {"request": [ALTERED]},
+        ),
+        (project(display_name="new"), CHANGE | {"project": [ADDED]}),
+        (
+            project(display_name="new", request_id=str(uuid.uuid4())),
+            CHANGE | {"project": [ADDED]} | REMEMBERED,
+        ),
+        (suspend, CHANGE | {"project": [ALTERED]}),
+        (suspend, {}),
+        (report, {"key": [ALTERED], "usage": [ADDED, ADDED], "usage_batch": [ADDED]}),
+        (report, {}),
+    ]
+
+
+def test_mutation_changes_just_its_rows(start_server: Start) -> None:
+    """A row that a call is not about stays as it is; every RPC that writes is among the calls."""
+    server = start_server("--transport", "native")
+    place, engine = str(server.data / "keyauthority.db"), Sqlite()
+    tried = set()
+    with calling(server) as caller:
+        calls = mutations(caller)
+        before = digests(engine, place)
+        for request, expected in calls:
+            name = request.DESCRIPTOR.name.removesuffix("Request")
+            tried.add(name)
+            by_secret = isinstance(request, service.RevokeKeyRequest) and request.secret_key
+            caller_now = caller.bearing() if by_secret else caller
+            failed = caller_now.outcome(name, request.SerializeToString())
+            assert failed is None, (name, failed)
+            after = digests(engine, place)
+            assert expected == differences(before, after), request
+            before = after
+    assert METHODS.keys() - READS - JUDGES == tried
+    assert 0 == server.stop().code
+
+
+def test_a_row_more_or_altered_is_seen() -> None:
+    """The control: what became of a row that should have stayed is told."""
+    before: Rows = {"key": {"a": "1", "b": "2"}, "log": {1: "x"}}
+    after: Rows = {"key": {"a": "1", "b": "3", "c": "4"}, "log": {}}
+    assert {"key": [ADDED, ALTERED], "log": [GONE]} == differences(before, after)

@@ -1,0 +1,193 @@
+"""How long a refusal takes tells nothing of why: a key that there is not, another secret, an end.
+
+Samples are taken in turns, so that what the machine does besides meets all of them alike, and
+compared by Cliff's delta: how much likelier a sample of one is the longer than one of the other.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from unittest.mock import Mock
+
+import pytest
+
+from keyauthority.model import KeyKind, KeyMode
+from keyauthority.token import AccessKey, make, new_access_key, new_secret, parse
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.authority.callers import proves
+from keyauthority_server.store.sights import Decoder
+from keyauthority_server.store.sql import LOOK
+from tests.conftest import one_server
+from tests.service.callers import METHODS, Caller, bearer, new_key, new_operator, revoke
+
+ROUNDS: Final = 350
+SEPARABLE: Final = 0.25  # chance makes up to 0.13 of so many samples, by 3 sigma
+ATTEMPTS: Final = 3  # each adds its samples to those before
+KEYS: Final = 8
+
+Draw = Callable[[], tuple[bytes, Sequence[tuple[str, str]]]]
+"""Gives the message and the metadata of a call."""
+
+
+def delta(one: Sequence[float], other: Sequence[float]) -> float:
+    """Cliff's delta: 0 if the samples lie alike, 1 or -1 if all of one lie beyond the other."""
+    ordered = sorted(other)
+    lower = sum(bisect_left(ordered, x) + bisect_right(ordered, x) for x in one)
+    return lower / (len(one) * len(other)) - 1
+
+
+def timed(
+    root: Caller, method: str, draws: Mapping[str, Draw], rounds: int
+) -> dict[str, list[float]]:
+    """The seconds that each kind of call takes, taken in turns."""
+    call: Any = root.channel.unary_unary(
+        f"/{METHODS[method].containing_service.full_name}/{method}"
+    )
+    samples: dict[str, list[float]] = {name: [] for name in draws}
+    for _ in range(rounds):
+        for name in random.sample(list(draws), len(draws)):
+            body, metadata = draws[name]()
+            began = time.perf_counter()
+            call.future(body, metadata=metadata).exception()
+            samples[name].append(time.perf_counter() - began)
+    return samples
+
+
+def token(access_key: str, kind: KeyKind = KeyKind.SECRET, mode: KeyMode = KeyMode.TEST) -> str:
+    """A well-formed token of a key with a secret that is not its own."""
+    return make(kind, mode, AccessKey(access_key), new_secret()).reveal()
+
+
+def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw]) -> None:
+    """None of the calls is told apart by its time from the first of them."""
+    samples: dict[str, list[float]] = {name: [] for name in draws}
+    deltas: dict[str, float] = {}
+    for _ in range(ATTEMPTS):
+        for name, more in timed(root, method, draws, ROUNDS).items():
+            samples[name] += more
+        first = next(iter(samples.values()))
+        deltas = {name: delta(one, first) for name, one in samples.items()}
+        if all(abs(one) < SEPARABLE for one in deltas.values()):
+            return
+    pytest.fail(f"the time tells: {deltas}")
+
+
+def test_samples_that_differ_are_told_apart() -> None:
+    """The control: a difference of half the noise is seen, and none is not."""
+    source = random.Random("timing")
+    noise, same = ([source.gauss(100, 10) for _ in range(ROUNDS)] for _ in range(2))
+    assert abs(delta(same, noise)) < SEPARABLE
+    assert delta([one + 5 for one in same], noise) > SEPARABLE
+    assert (1, -1, 0) == (delta([2], [1]), delta([1], [2]), delta([1], [1]))
+
+
+@one_server
+def test_call_that_does_more_takes_longer(root: Caller, project: str) -> None:
+    """The control, over the wire: a verification that draws from a limit is told apart."""
+    limit = {"limit": 10**9, "period": {"seconds": 60}}
+    limited = new_key(root, project, rate_limit=limit).secret_key
+
+    def asks(secret_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+        return pb.VerifyRequest(secret_key=secret_key).SerializeToString(), root.metadata
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: asks(token(new_access_key())),
+        "limited": lambda: asks(limited),
+    }
+    samples = timed(root, "Verify", draws, ROUNDS)
+    assert delta(samples["limited"], samples["unknown"]) > SEPARABLE
+
+
+@pytest.fixture
+def keys(root: Caller, project: str) -> list[Any]:
+    """Keys that work."""
+    return [new_key(root, project) for _ in range(KEYS)]
+
+
+@pytest.fixture
+def revoked(root: Caller, project: str) -> list[Any]:
+    """Keys that are revoked."""
+    made = [new_key(root, project) for _ in range(KEYS)]
+    for one in made:
+        revoke(root, access_key=one.key.access_key)
+    return made
+
+
+@one_server
+def test_secret_that_proves_nothing_takes_as_long_whatever_is_wrong(
+    root: Caller, keys: list[Any], revoked: list[Any]
+) -> None:
+    """GetProjectId: no such key, another secret, and the right one of a key that is revoked."""
+
+    def asks(secret_key: str) -> tuple[bytes, tuple[()]]:
+        return pb.GetProjectIdRequest(secret_key=secret_key).SerializeToString(), ()
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: asks(token(new_access_key())),
+        "wrong secret": lambda: asks(token(random.choice(keys).key.access_key)),
+        "revoked": lambda: asks(random.choice(revoked).secret_key),
+    }
+    assert_inseparable(root, "GetProjectId", draws)
+
+
+@one_server
+def test_unknown_token_takes_as_long_whether_its_key_exists(
+    root: Caller, keys: list[Any], revoked: list[Any]
+) -> None:
+    """Verify: no such key, another secret of one, another secret of one that is revoked."""
+
+    def asks(secret_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+        return pb.VerifyRequest(secret_key=secret_key).SerializeToString(), root.metadata
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: asks(token(new_access_key())),
+        "wrong secret": lambda: asks(token(random.choice(keys).key.access_key)),
+        "of a revoked": lambda: asks(token(random.choice(revoked).key.access_key)),
+    }
+    assert_inseparable(root, "Verify", draws)
+
+
+@one_server
+def test_credential_takes_as_long_whether_its_key_exists(root: Caller) -> None:
+    """An operator key: there is none, another secret of one, and of one that is revoked."""
+    operators = [new_operator(root, "keys:verify") for _ in range(KEYS)]
+    ended = [new_operator(root, "keys:verify") for _ in range(KEYS)]
+    for one in ended:
+        revoke(root, access_key=one.key.access_key)
+
+    def with_secret(access_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+        return b"", (bearer(token(access_key, KeyKind.OPERATOR, KeyMode.LIVE)),)
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: with_secret(new_access_key()),
+        "wrong secret": lambda: with_secret(random.choice(operators).key.access_key),
+        "of a revoked": lambda: with_secret(random.choice(ended).key.access_key),
+    }
+    assert_inseparable(root, "GetProject", draws)
+
+
+def test_key_that_there_is_not_is_looked_for_as_one_that_is_kept() -> None:
+    """By one short statement: a second, or a longer one, would tell by its time which exist."""
+    asked: list[str] = []
+
+    def one(statement: str, _: Sequence[Any]) -> tuple[int | None, ...]:
+        asked.append(statement)
+        return (1, *[None] * 10)
+
+    assert Decoder().look(one, new_access_key(), None).held is None
+    assert [LOOK] == asked
+
+
+def test_token_of_no_key_is_digested_as_any_other() -> None:
+    """The work of a wrong secret is done for a key that there is not."""
+    peppers = Mock()
+    peppers.digest.return_value = bytes(32)
+    text = token(new_access_key())
+    read = parse(text)
+    assert read is not None
+    assert not proves(None, read, text, peppers)
+    assert 1 == peppers.digest.call_count

@@ -1,0 +1,115 @@
+"""Digests and peppers: what is exchanged, counted, listed and dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from keyauthority.model import ChangeType, Revision
+from keyauthority_server.store.base import Store, Transaction
+from keyauthority_server.store.values import Digests, Redigest, Remembered
+from tests.store.engines import Engine, digests
+from tests.store.making import NOON, SECOND, create, create_project, held, key, put
+
+NEW = b"d" * 32
+
+
+async def test_digest_is_exchanged_without_a_change(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """The next look shows it; no revision is taken, and nothing but the key's row changes."""
+    made = await create(store, key((await create_project(store)).project_id))
+    before, found = digests(engine, place), held(made)
+    anew = Redigest(made.access_key, found.digest, 1, NEW, 2)
+    await store.write(lambda transaction: transaction.redigest([anew]))
+    sight = await store.look(made.access_key, made.access_key)
+    assert (NEW, 2, made) == (
+        sight.held and sight.held.digest,
+        sight.held and sight.held.pepper_version,
+        sight.held and sight.held.key,
+    )
+    assert sight.held == sight.operator
+    after = digests(engine, place)
+    assert {"key"} == {table for table in before if before[table] != after[table]}
+
+
+async def test_digest_that_is_another_by_now_stays(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """Neither one under another version nor one of another token is overwritten."""
+    made = await create(store, key((await create_project(store)).project_id))
+    before, found = digests(engine, place), held(made)
+    late = [
+        Redigest(made.access_key, found.digest, 3, NEW, 2),
+        Redigest(made.access_key, NEW, 1, NEW, 2),
+        Redigest("KA000000000000000000", found.digest, 1, NEW, 2),
+    ]
+    await store.write(lambda transaction: transaction.redigest(late))
+    assert before == digests(engine, place)
+
+
+async def test_keys_that_are_over_need_their_pepper_no_more(store: Store) -> None:
+    """Revoked or superseded: not needed. Disabled, expired, in its overlap: needed."""
+    project = (await create_project(store)).project_id
+    kept = [
+        await create(store, key(project)),
+        await create(store, key(project, disabled=True)),
+        await create(store, key(project, expire_time=NOON)),
+        await create(store, key(project, supersede_time=NOON + SECOND)),
+    ]
+    await create(store, key(project, supersede_time=NOON))
+    revoked = await create(store, key(project))
+    await put(store, ChangeType.KEY_REVOKED, replace(revoked, revoke_time=NOON))
+
+    def work(transaction: Transaction) -> tuple[list[str], int, list[str]]:
+        return (
+            sorted(transaction.keys_needing(1, NOON, 10)),
+            len(transaction.keys_needing(1, NOON, 3)),
+            list(transaction.keys_needing(2, NOON, 10)),
+        )
+
+    assert (sorted(one.access_key for one in kept), 3, []) == await store.write(work)
+    assert [Digests(1, 4, 2, 0, None)] == await store.digests(NOON)
+    assert (0, 4, 3) == (
+        await store.keys_under_older(1, NOON),
+        await store.keys_under_older(2, NOON),
+        await store.keys_under_older(2, NOON + SECOND),
+    )
+
+
+async def test_sealed_tokens_are_counted_until_their_end(store: Store) -> None:
+    """What has ended, or was forgotten, holds no version of the pepper."""
+    await create_project(store)
+    ends = NOON + timedelta(hours=1)
+    sealed = [
+        Remembered(b"a" * 32, b"", Revision(1), "KA1", b"sealed", 1, ends),
+        Remembered(b"b" * 32, b"", Revision(1), "KA2", b"sealed", 1, ends + SECOND),
+        Remembered(b"c" * 32, b"", Revision(1), "", None, 1, ends + 2 * SECOND),
+    ]
+
+    def keep(transaction: Transaction) -> None:
+        for one in sealed:
+            transaction.remember(one, NOON)
+
+    await store.write(keep)
+    assert [Digests(1, 0, 0, 2, ends + SECOND)] == await store.digests(NOON)
+    assert [Digests(1, 0, 0, 1, ends + SECOND)] == await store.digests(ends)
+    until = [
+        await store.write(lambda transaction: transaction.sealed_until(1, ends)),
+        await store.write(lambda transaction: transaction.sealed_until(1, ends + SECOND)),
+        await store.write(lambda transaction: transaction.sealed_until(2, NOON)),
+    ]
+    assert [ends + SECOND, None, None] == until
+
+
+async def test_check_value_is_kept_once_and_dropped_for_good(store: Store) -> None:
+    """The first value of a name stays until it is dropped; other names are left alone."""
+    await store.set_key_checks({"pepper/1": b"first", "audit.key/1": b"other"})
+
+    def work(transaction: Transaction) -> None:
+        transaction.set_key_checks({"pepper/1": b"second", "pepper/2": b"new"})
+        assert transaction.key_checks()["pepper/1"] == b"first"
+        transaction.drop_key_check("pepper/1")
+
+    await store.write(work)
+    assert {"audit.key/1": b"other", "pepper/2": b"new"} == await store.key_checks()

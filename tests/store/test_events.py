@@ -1,0 +1,209 @@
+"""The log as evidence: its pages, whatever they are filtered by, and refused mutations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from keyauthority.model import ChangeType, Key, Project
+from keyauthority.requests import EventQuery
+from keyauthority_server.audit import refusals
+from keyauthority_server.audit.refusals import Attempt, Refusals
+from keyauthority_server.store import events, refused
+from keyauthority_server.store.base import Store
+from keyauthority_server.store.values import Recorded, Refused, Scope
+from tests.store.engines import Engine
+from tests.store.excuses import only
+from tests.store.making import (
+    NOON,
+    SECOND,
+    applying,
+    create_project,
+    key,
+    mutation,
+    operator,
+    put,
+    seal,
+)
+
+ANOTHER = "KAZZZZZZZZZZZZZZZZZZ"
+PAGES_MAX = 100
+
+
+async def pages(
+    store: Store, scope: Scope = None, limit: int = 1000, **query: Any
+) -> list[Sequence[Recorded]]:
+    """Return all pages of a list."""
+    found = []
+    after: int | None = 0
+    while after is not None:
+        page, after = await store.list_events(scope, EventQuery(**query), after, limit)
+        found.append(page)
+        assert len(found) < PAGES_MAX, "the list has no end"
+    return found
+
+
+async def listed(store: Store, scope: Scope = None, limit: int = 1000, **query: Any) -> list[int]:
+    """Return the revisions of a list."""
+    return [
+        one.entry.revision for page in await pages(store, scope, limit, **query) for one in page
+    ]
+
+
+async def two_projects(store: Store) -> tuple[Project, Project, Key, Key]:
+    """Make changes 1 to 8: two projects, a key of each, one rotated and then updated, an operator.
+
+    Each is a second after the one before; `ANOTHER` has made the rotation.
+    """
+    shop, other = [await create_project(store), await create_project(store)]
+    old, successor, foreign = key(shop.project_id), key(shop.project_id), key(other.project_id)
+    await put(store, ChangeType.KEY_CREATED, old, time=NOON + 2 * SECOND)
+    await put(store, ChangeType.KEY_CREATED, foreign, time=NOON + 3 * SECOND)
+    await put(store, ChangeType.KEY_CREATED, operator(), time=NOON + 4 * SECOND)
+    rotation = mutation(ChangeType.KEY_ROTATED, old, successor, time=NOON + 5 * SECOND)
+    await store.write(applying(replace(rotation, actor=ANOTHER)))
+    await put(store, ChangeType.KEY_UPDATED, successor, time=NOON + 6 * SECOND)
+    await put(store, ChangeType.PROJECT_UPDATED, shop, time=NOON + 7 * SECOND)
+    return shop, other, old, successor
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+async def test_events_are_those_of_the_filter_whatever_the_page(store: Store, limit: int) -> None:
+    """Each filter narrows, all hold at once, and each entry comes once, in order."""
+    shop, other, old, successor = await two_projects(store)
+    own = frozenset({shop.project_id})
+    both = frozenset({shop.project_id, other.project_id})
+    time = {"start_time": NOON + 3 * SECOND, "end_time": NOON + 6 * SECOND}
+    for expected, scope, query in (
+        ([1, 2, 3, 4, 5, 6, 7, 8], None, {}),
+        ([1, 3, 6, 7, 8], None, {"project_id": shop.project_id}),
+        ([1, 3, 6, 7, 8], own, {}),
+        ([1, 2, 3, 4, 6, 7, 8], both, {}),
+        ([], frozenset({"none"}), {}),
+        ([3, 6], None, {"access_key": old.access_key}),
+        ([6, 7], None, {"access_key": successor.access_key}),
+        ([6], None, {"access_key": successor.access_key, "actor": ANOTHER}),
+        ([6], None, {"actor": ANOTHER}),
+        ([6], both, {"actor": ANOTHER}),
+        ([], frozenset({other.project_id}), {"actor": ANOTHER}),
+        ([6], None, {"project_id": shop.project_id, "actor": ANOTHER}),
+        ([4, 5, 6], None, time),
+        ([6], None, {"access_key": successor.access_key, **time}),
+        ([7], None, {"access_key": successor.access_key, "start_time": NOON + 6 * SECOND}),
+        ([6, 7, 8], None, {"start_time": NOON + 4 * SECOND + timedelta(microseconds=1)}),
+        ([], None, {"start_time": NOON + 8 * SECOND}),
+        ([], None, {"end_time": NOON - SECOND}),
+        ([1, 2, 3, 4, 5, 6, 7, 8], None, {"end_time": NOON + 8 * SECOND}),
+    ):
+        assert (expected, query) == (await listed(store, scope, limit, **query), query)
+
+
+async def test_events_bear_the_chain(store: Store) -> None:
+    """An event is the entry that was sealed, with the hash of the one before it."""
+    await two_projects(store)
+    ((*_, last),) = await pages(store)
+    ((found,),) = await pages(store, start_time=last.entry.time)
+    assert last == found
+    assert seal(found.entry) == found.seal
+
+
+async def test_page_of_events_reads_so_many_rows_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few match, a call ends, with a place to go on from."""
+    monkeypatch.setattr(events, "SCAN_ROWS", 2)
+    shop, other, *_ = await two_projects(store)
+    both = frozenset({shop.project_id, other.project_id})
+    for scope, project_id in ((None, shop.project_id), (both, ""), (None, "")):
+        assert [6] == await listed(store, scope, actor=ANOTHER, project_id=project_id)
+    assert 2 < len(await pages(store, actor=ANOTHER, project_id=shop.project_id))
+
+
+async def test_page_of_events_is_cut_before_it_is_too_large(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page fits the clients' messages, and holds one event at least."""
+    monkeypatch.setattr(events, "PAGE_CHARACTERS", 1)
+    await two_projects(store)
+    assert [1] * 8 == [len(page) for page in await pages(store)][:8]
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == await listed(store)
+
+
+@only("sqlite", because="other engines explain their plans in other words")
+async def test_list_of_events_walks_no_more_than_its_page(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """Every filter has its index: no list sorts the log, or reads it from its beginning."""
+    await two_projects(store)
+    for source in (events._OF_KEY, events._BY_ACTOR, events._OF_PROJECT):
+        for statement in (source.bound, source.page + " ORDER BY revision LIMIT 1"):
+            plan = engine.rows(place, f"EXPLAIN QUERY PLAN {statement.replace('?', '1')}")
+            assert ["SEARCH change USING COVERING INDEX"] == [row[3][:34] for row in plan]
+
+
+def attempt(number: int = 0, **fields: str) -> Attempt:
+    """Return an attempt that is told from others by its number."""
+    given = {
+        "actor": ANOTHER,
+        "peer": "127.0.0.1",
+        "method": "UpdateKey",
+        "reason": "key_not_found",
+        "project_id": "",
+        "access_key": str(number),
+    }
+    return Attempt(**(given | fields))
+
+
+async def test_refusals_are_kept_with_how_often(store: Store) -> None:
+    """The same within a flush is one record, with the time of the last."""
+    noted = Refusals(store)
+    for number in (1, 2, 1):
+        noted.note(attempt(number), NOON + number * SECOND)
+    await noted.flush()
+    await noted.flush()
+    first, second = await store.list_refused(10)
+    assert Refused(NOON + SECOND, 2, *attempt(1)) == first
+    assert Refused(NOON + 2 * SECOND, 1, *attempt(2)) == second
+    assert [second] == await store.list_refused(1)
+
+
+async def test_refusals_are_bounded_in_number_and_length(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked how often, a flush writes no more than so much, and one line for each."""
+    monkeypatch.setattr(refusals, "NOTED_MAX", 3)
+    noted = Refusals(store)
+    for number in range(10):
+        noted.note(attempt(number, project_id="x\n\0\u202e" * 1000), NOON)
+    await noted.flush()
+    found = await store.list_refused(100)
+    assert ["0", "1", "2"] == [one.access_key for one in found]
+    assert {refusals.TEXT_MAX} == {len(one.project_id) for one in found}
+    assert all(one.project_id.isprintable() for one in found)
+
+
+async def test_newest_refusals_only_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table cannot fill the disk."""
+    monkeypatch.setattr(refused, "REFUSED_KEPT", 3)
+    for first in (0, 2, 4):
+        rows = [Refused(NOON, 1, *attempt(first + one)) for one in range(2)]
+        await store.write(partial(_record, *rows))
+    assert ["3", "4", "5"] == [one.access_key for one in await store.list_refused(100)]
+
+
+async def test_refusals_make_no_change(store: Store) -> None:
+    """They are bookkeeping: no revision, no entry."""
+    row = Refused(NOON, 1, *attempt())
+    await store.write(partial(_record, row))
+    assert 0 == (await store.log_head()).revision
+    assert [] == await listed(store)
+
+
+def _record(*given: Any) -> None:
+    *rows, transaction = given
+    transaction.record_refused(rows)

@@ -1,0 +1,345 @@
+"""PostgreSQL: which databases are opened, what becomes of lost connections, and who is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+import pytest
+
+from keyauthority.model import ChangeType
+from keyauthority_server.store.base import (
+    Store,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Transaction,
+)
+from keyauthority_server.store.counters import Counter, Draw
+from keyauthority_server.store.migrations import Dialect, Run, Step
+from keyauthority_server.store.postgres import (
+    PostgresStore,
+    is_made,
+    looks,
+    migrate,
+    open_counters,
+    open_store,
+    schema,
+)
+from keyauthority_server.store.postgres.connection import (
+    ConnectionLost,
+    Patience,
+    connect,
+    parameters,
+)
+from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.postgres.writer import PATIENCE
+from tests.postgres import Cluster, end_sessions, execute
+from tests.store.engines import POSTGRES, digests
+from tests.store.making import applying, create_project, mutation, project, seal
+
+
+@pytest.fixture
+def empty(cluster: Cluster) -> str:
+    """A database without tables."""
+    return cluster.create()
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    """A database of ours."""
+    yield cluster.take()
+    cluster.release()
+
+
+@pytest.fixture
+async def open_one(url: str) -> AsyncIterator[PostgresStore]:
+    """A store on it."""
+    opened = open_store(url, seal)
+    yield opened
+    await opened.close()
+
+
+def refusal(url: str) -> str:
+    """Return the one line with which both migrate and open refuse a database."""
+    with pytest.raises(StoreRefused) as refused:
+        open_store(url, seal)
+    with pytest.raises(StoreRefused):
+        migrate(url)
+    assert 1 == len(str(refused.value).splitlines())
+    return str(refused.value)
+
+
+def test_database_of_another_application_is_refused(empty: str) -> None:
+    """A database with somebody else's tables is not touched."""
+    execute(empty, "CREATE TABLE theirs (a INT)")
+    assert "another application" in refusal(empty)
+    assert [("theirs",)] == execute(
+        empty, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    )
+
+
+def test_newer_schema_is_refused(empty: str) -> None:
+    """A database that a newer version has migrated is not opened, nor migrated."""
+    migrate(empty)
+    execute(empty, "INSERT INTO keyauthority_migration VALUES ('9999_later')")
+    assert "9999_later" in refusal(empty)
+
+
+def test_empty_database_is_made_by_migrate_alone(empty: str) -> None:
+    """Opening refuses an empty database and leaves it so."""
+    assert not is_made(empty)
+    with pytest.raises(StoreRefused, match="run migrate"):
+        open_store(empty, seal)
+    with pytest.raises(StoreRefused, match="run migrate"):
+        open_counters(empty)
+    assert not is_made(empty)
+    migrate(empty)
+    assert is_made(empty)
+
+
+def test_failed_step_leaves_nothing_and_can_be_repeated(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If one step fails none is done; the next start does them all."""
+    failing = [True]
+
+    def last(run: Run, dialect: Dialect) -> None:
+        run("CREATE TABLE last (a INT)")
+        if failing:
+            raise OSError("killed")
+
+    monkeypatch.setattr(schema, "ALL_STEPS", (*schema.ALL_STEPS, Step("9999_last", last)))
+    with pytest.raises(OSError, match="killed"):
+        migrate(empty)
+    assert not is_made(empty)
+    failing.clear()
+    migrate(empty)
+    assert [(0,)] == execute(empty, "SELECT count(*) FROM last")
+
+
+async def test_migrating_again_changes_nothing(url: str, open_one: Store) -> None:
+    """Migrate may be called at every start, beside a server that runs."""
+    await create_project(open_one)
+    before = digests(POSTGRES, url)
+    migrate(url)
+    assert before == digests(POSTGRES, url)
+
+
+def test_every_text_is_compared_by_its_bytes(url: str) -> None:
+    """No text sorts as the database's language would: pages have the same order everywhere."""
+    assert [("C",)] == execute(
+        url,
+        "SELECT DISTINCT collation_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND data_type = 'text'",
+    )
+
+
+async def test_commits_wait_for_the_disk_whatever_the_role_says(url: str) -> None:
+    """A role with synchronous_commit off does not make acknowledged changes forgettable."""
+    seen: list[str] = []
+    store = open_store(f"{url}&options=-csynchronous_commit%3Doff", seal)
+
+    def work(transaction: Transaction) -> None:
+        rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]
+        seen.append(rows.one("SHOW synchronous_commit")[0])
+
+    await store.write(work)
+    await store.close()
+    assert ["on"] == seen
+
+
+def test_standby_is_no_store_and_a_session_that_holds_up_is_ended(url: str) -> None:
+    """Connections ask for a primary, and a transaction that goes on no more is ended by it."""
+    assert "read-write" == parameters(url)["target_session_attrs"]
+    connection = connect(parameters(url), PATIENCE)
+    row = connection.execute("SHOW idle_in_transaction_session_timeout").fetchone()
+    connection.close()
+    assert (f"{PATIENCE.idle}s",) == row
+
+
+async def test_lost_connections_are_made_anew_and_nobody_notices(url: str, open_one: Store) -> None:
+    """After its sessions were ended, a store reads, writes and draws as if nothing had been."""
+    counters = open_counters(url)
+    wanted = (Draw((Counter("a", 0, 9),), 1),)
+    for revision in (1, 2, 3):
+        made = await create_project(open_one)
+        assert revision == made.revision
+        assert made == await open_one.get_project(made.project_id, None)
+        assert revision == (await open_one.log_head()).revision
+        assert revision == (await open_one.read_changes(0, 9)).head
+        assert revision == (await counters.draw(wanted))[0][0].used
+        end_sessions(url)
+    await counters.close()
+
+
+async def test_work_whose_connection_is_lost_before_the_commit_is_done_once(
+    url: str, open_one: Store
+) -> None:
+    """Of a transaction that never came to its COMMIT nothing is left: it is safely run again."""
+    runs: list[int] = []
+    make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
+
+    def work(transaction: Transaction) -> object:
+        runs.append(1)
+        made = make(transaction)
+        if len(runs) == 1:
+            end_sessions(url)
+        return made
+
+    await open_one.write(work)
+    assert 2 == len(runs)
+    assert [(1, 1)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
+
+
+async def test_commit_without_an_answer_is_unknown_and_not_repeated(
+    url: str, open_one: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a COMMIT was sent and its answer is lost, the caller is told that nobody knows."""
+    runs: list[int] = []
+    make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
+    commit = PostgresRows.commit
+
+    def work(transaction: Transaction) -> None:
+        runs.append(1)
+        make(transaction)
+
+    def commit_and_lose(rows: PostgresRows) -> None:
+        commit(rows)
+        raise ConnectionLost("the answer is lost")
+
+    monkeypatch.setattr(PostgresRows, "commit", commit_and_lose)
+    with pytest.raises(StoreUnavailable):
+        await open_one.write(work)
+    monkeypatch.undo()
+    assert 2 == (await create_project(open_one)).revision
+    assert [(2,)] == execute(url, "SELECT revision FROM log")
+    assert 1 == len(runs)
+
+
+async def test_server_that_says_nothing_is_given_up_in_time(
+    url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs makes looks UNAVAILABLE within their time, and it heals."""
+    monkeypatch.setattr(looks, "LOOK_SECONDS", 0.2)
+    await open_one.look(None, None)
+    with frozen_sessions(url), pytest.raises(StoreUnavailable):
+        await open_one.look(None, None)
+    monkeypatch.undo()
+    assert 0 == (await open_one.look(None, None)).head
+
+
+def test_statement_that_takes_too_long_loses_its_connection_and_is_not_cancelled(url: str) -> None:
+    """What is waited for too long is given up, and goes on without its connection: as a COMMIT."""
+    impatient = Patience(statement=0.2, server=0, lock=1, idle=1)
+    rows = PostgresRows(parameters(url), impatient, lambda _: None)
+    rows.ready()
+    with pytest.raises(ConnectionLost):
+        rows.one("SELECT pg_sleep(60)")
+    sleeping = "SELECT state FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND state = ?"
+    rows.ready()
+    assert ("active",) == rows.one(sleeping, ("active",))
+    rows.drop()
+
+
+@contextmanager
+def frozen_sessions(url: str) -> Iterator[None]:
+    """Stop the processes of all other sessions of the database, as a frozen machine does."""
+    pids = execute(
+        url,
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    for (pid,) in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        "UPDATE log SET revision = 1",
+        "UPDATE log SET log_id = '00000000-0000-4000-8000-000000000000'",
+    ],
+    ids=["changes lost", "another log"],
+)
+async def test_database_that_lacks_what_was_seen_answers_nothing(
+    url: str, open_one: Store, exchange: str
+) -> None:
+    """A failover to a server without acknowledged changes, or to another log, is refused."""
+    for _ in range(2):
+        await create_project(open_one)
+    execute(url, exchange)
+    end_sessions(url)
+    with pytest.raises(StoreUnavailable):
+        await open_one.look(None, None)
+    with pytest.raises(StoreUnavailable):
+        await open_one.log_head()
+    with pytest.raises(StoreUnavailable):
+        await open_one.read_changes(0, 1)
+
+
+async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one: Store) -> None:
+    """A connection that ends before a revision that this process has committed gives no answer."""
+    for _ in range(2):
+        await create_project(open_one)
+    await open_one.look(None, None)
+    execute(url, "UPDATE log SET revision = 1")  # what the reader's connection sees
+    with pytest.raises(StoreUnavailable):
+        await open_one.look(None, None)
+
+
+async def test_counters_drawn_in_opposite_order_do_not_lock_each_other_out(url: str) -> None:
+    """Two servers that draw the same counters at once, named in another order, both draw."""
+    names = [f"c{number:02}" for number in range(20)]
+    pair = [open_counters(url) for _ in range(2)]
+    orders = [tuple(Counter(name, 0, 9) for name in one) for one in (names, names[::-1])]
+    await pair[0].draw((Draw(orders[0], 1),))
+    with psycopg.connect(url) as holder:
+        holder.execute("SELECT 1 FROM counter WHERE name = 'c10' FOR UPDATE")
+        drawing = [
+            asyncio.create_task(one.draw((Draw(order, 1),)))
+            for one, order in zip(pair, orders, strict=True)
+        ]
+        for _ in range(1_000):
+            if execute(url, _WAITING) == [(2,)]:
+                break
+            await asyncio.sleep(0.01)
+    drawn = await asyncio.gather(*drawing)
+    assert [2, 3] == sorted(levels[0][0].used for levels in drawn)
+    for one in pair:
+        await one.close()
+
+
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+async def test_swallowed_failure_of_a_statement_undoes_its_own_work_only(
+    url: str, open_one: Store
+) -> None:
+    """Work that goes on after a statement has failed is not committed; its neighbours' is."""
+
+    def careless(transaction: Transaction) -> None:
+        rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]
+        with suppress(StoreError):
+            rows.run("UPDATE log SET revision = -1")
+
+    outcomes = await asyncio.gather(
+        create_project(open_one),
+        open_one.write(careless),
+        create_project(open_one),
+        return_exceptions=True,
+    )
+    assert [False, True, False] == [isinstance(one, Exception) for one in outcomes]
+    assert [(2,)] == execute(url, "SELECT revision FROM log")
