@@ -18,7 +18,12 @@ from google.protobuf.message_factory import GetMessageClass
 
 from keyauthority.convert import status_from_error
 from keyauthority.errors import KeyAuthorityError
-from keyauthority.v1 import key_authority_service_pb2, project_service_pb2, usage_service_pb2
+from keyauthority.v1 import (
+    audit_service_pb2,
+    key_authority_service_pb2,
+    project_service_pb2,
+    usage_service_pb2,
+)
 
 Answer = Callable[[grpc.ServicerContext], Message]
 
@@ -89,7 +94,12 @@ def fake_authority() -> Iterator[FakeAuthority]:
     """Serve on a port of its own until the block ends."""
     fake = FakeAuthority()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
-    for file in (key_authority_service_pb2, project_service_pb2, usage_service_pb2):
+    for file in (
+        audit_service_pb2,
+        key_authority_service_pb2,
+        project_service_pb2,
+        usage_service_pb2,
+    ):
         server.add_generic_rpc_handlers(
             [_handlers(fake, service) for service in file.DESCRIPTOR.services_by_name.values()]
         )

@@ -76,12 +76,18 @@ _PUBLIC = [
     "App",
     "AsyncClient",
     "AsyncListing",
+    "AsyncVerifier",
+    "AsyncWatch",
+    "Change",
+    "ChangeType",
     "Client",
     "CreatedKey",
     "DeadlineExceeded",
     "ErrorReason",
+    "Event",
     "Facts",
     "FailedPrecondition",
+    "FieldChange",
     "FieldViolation",
     "Internal",
     "InvalidArgument",
@@ -106,6 +112,7 @@ _PUBLIC = [
     "RotatedKey",
     "SecretKey",
     "Standing",
+    "Tls",
     "Unauthenticated",
     "Unavailable",
     "Unchanged",
@@ -114,6 +121,9 @@ _PUBLIC = [
     "UsageRow",
     "Verdict",
     "VerdictCode",
+    "Verifier",
+    "Watch",
+    "WatchUpdate",
     "WrittenKey",
     "WrittenProject",
     "__version__",
@@ -147,7 +157,9 @@ def test_both_clients_return_the_same_types() -> None:
     """A result has one type, whichever client it came by."""
     sync = {name: str(one.return_annotation) for name, one in _public(Client).items()}
     awaited = {
-        name: str(one.return_annotation).replace("AsyncListing", "Listing")
+        name: str(one.return_annotation)
+        .replace("AsyncListing", "Listing")
+        .replace("AsyncWatch", "Watch")
         for name, one in _public(AsyncClient).items()
     }
 

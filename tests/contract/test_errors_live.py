@@ -17,8 +17,8 @@ from keyauthority import ErrorReason, KeyAuthorityError
 from keyauthority.convert import error_from_status
 from keyauthority.errors import REASONS
 from keyauthority.v1 import key_pb2
+from tests.conftest import TRANSPORTS
 from tests.service.callers import ABSENT_KEY, MIB, Caller, absent_project, new_operator
-from tests.service.conftest import TRANSPORTS
 from tests.service.processes import start
 
 
@@ -116,17 +116,17 @@ REACHED: Final[dict[ErrorReason, Callable[[World], object]]] = {
     ErrorReason.REPLAY_REVOKED: lambda w: replay(w, revoke=True),
     ErrorReason.REVISION_AHEAD: lambda w: w.authority.verify("", at_least_revision=2**62),
     ErrorReason.LOG_MISMATCH: lambda w: w.authority.verify("", log_id=absent_project()),
-    ErrorReason.UNIMPLEMENTED: lambda w: raw(w.root, "ListEvents"),
 }
 """How each reason is reached."""
 
 NOT_REACHED: Final = {
     ErrorReason.STORE_CLOSED: "no store is closed before there is `copy`",
-    ErrorReason.OVERLOADED: "no load is shed yet",
+    ErrorReason.OVERLOADED: "needs more load than a server can serve: tests/faults",
     ErrorReason.DISK_LOW: "needs a file system that is full: tests/faults",
     ErrorReason.STORE_UNAVAILABLE: "needs a store that fails: tests/faults",
     ErrorReason.STALE: "needs a store that can be behind, as PostgreSQL's replicas",
     ErrorReason.CLOCK_JUMPED: "needs a clock that jumps: tests/faults",
+    ErrorReason.UNIMPLEMENTED: "every call of the protos is served",
     ErrorReason.INTERNAL: "needs a fault of the server",
 }
 """Reasons that no call reaches now, and why. One that can be reached moves to REACHED."""

@@ -72,7 +72,7 @@ def test_wheel_ships_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert PACKAGES == {name for name in top if not name.endswith(".dist-info")}
     kinds = {Path(name).suffix for name in names(wheel) if ".dist-info/" not in name}
     assert {".py", ".pyi", ".typed"} >= kinds
-    assert not [name for name in names(wheel) if "test" in name or "__pycache__" in name]
+    assert not [name for name in names(wheel) if "tests/" in name or "__pycache__" in name]
 
 
 def test_wheel_says_that_it_is_typed(wheel: Path) -> None:

@@ -16,11 +16,15 @@ from keyauthority_server.config import (
     HostPort,
     LogFormat,
     LogLevel,
+    Span,
     StoreUrl,
     Transport,
     UnixPath,
 )
+from keyauthority_server.transport.server import choose
 from tests.service import processes
+
+_TLS = {"tls_cert": "c", "tls_key": "k"}
 
 
 def load(
@@ -55,6 +59,20 @@ def test_nothing_given_takes_the_defaults_of_the_contract() -> None:
         )
         == load()
     )
+
+
+@pytest.mark.parametrize(("text", "span"), [("1s", 1_000), ("500ms", 500), ("60s", 60_000)])
+def test_staleness_is_a_number_with_its_unit(text: str, span: int) -> None:
+    """In seconds or milliseconds, and kept when the configuration is handed on."""
+    settings = load({"max_staleness": text})
+    assert Span(span) == settings.max_staleness
+    assert settings == config.parse(settings.settings())
+
+
+@pytest.mark.parametrize("text", ["", "1", "1m", "-1s", "1.5s", "499ms", "61s", "9" * 30 + "s"])
+def test_staleness_that_cannot_be_proven_or_is_none_is_refused(text: str) -> None:
+    """Below half a second a late heartbeat would end service; over a minute is a slip."""
+    assert "--max-staleness" in refusal({"max_staleness": text})
 
 
 def test_file_environment_and_flags_the_later_wins(tmp_path: Path) -> None:
@@ -106,6 +124,10 @@ def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
         "KEYAUTHORITY_ADDRESS",
         "KEYAUTHORITY_OPERATOR_KEY",
         "KEYAUTHORITY_OPERATOR_KEY_FILE",
+        "KEYAUTHORITY_TLS",
+        "KEYAUTHORITY_TLS_CA",
+        "KEYAUTHORITY_TLS_CLIENT_CERT",
+        "KEYAUTHORITY_TLS_CLIENT_KEY",
         "KEYAUTHORITY_SERVICE_HOST",
         "KEYAUTHORITY_SERVICE_PORT_GRPC",
         "KEYAUTHORITY_PORT",
@@ -131,11 +153,16 @@ def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
         ({"log_format": "xml"}, "--log-format: must be one of text, json"),
         ({"store": "sqlite://host/x"}, "--store: must be sqlite:///PATH"),
         ({"store": "mysql://u:hidden@h/d"}, "--store: must be sqlite:///PATH"),
-        ({"store": "postgresql://u:hidden@h/d"}, "--store: this build has no PostgreSQL engine"),
+        ({"store": "postgresql://u:hidden@h"}, "--store: must be postgresql://USER@HOST/DATABASE"),
         ({"store": "sqlite:///a", "store_file": "/dev/null"}, "store and store_file"),
         ({"store_file": "/absent/file"}, "--store-file: cannot read /absent/file"),
         ({"config": "/absent/file"}, "cannot read /absent/file"),
         ({"listen": "unix:/tmp/s", "workers": "2"}, "a unix socket takes one worker, not 2"),
+        ({"tls_cert": "c"}, "--tls-cert and --tls-key belong together"),
+        ({"tls_key": "k"}, "--tls-cert and --tls-key belong together"),
+        ({"tls_client_ca": "a"}, "--tls-client-ca needs --tls-cert and --tls-key"),
+        (_TLS | {"transport": "native"}, "the native transport serves plaintext only"),
+        (_TLS | {"listen": "unix:/tmp/s"}, "a unix socket is served in plaintext"),
         ({"listen": "0.0.0.0:0"}, "0.0.0.0:0 is not loopback"),
         ({"listen": "[::]:0"}, "[::]:0 is not loopback"),
         ({"listen": "example.com:0"}, "example.com:0 is not loopback"),
@@ -161,6 +188,13 @@ def test_loopback_needs_no_permission_for_plaintext(listen: str) -> None:
     assert listen == str(load({"listen": listen}).listen)
 
 
+def test_tls_beyond_the_machine_needs_no_permission() -> None:
+    """With TLS an address that others reach is served, by grpcio."""
+    served = load(_TLS | {"listen": "0.0.0.0:1"})
+    assert Transport.GRPCIO is choose(served)
+    assert Transport.GRPCIO is choose(load(_TLS))
+
+
 def test_plaintext_beyond_the_machine_is_served_when_it_is_allowed() -> None:
     """--allow-plaintext permits an address that others reach."""
     allowed = load({"listen": "0.0.0.0:1", "allow_plaintext": "true"})
@@ -177,7 +211,7 @@ def test_workers_0_is_one_a_core() -> None:
     assert len(os.sched_getaffinity(0)) == load({"workers": "0"}).workers
 
 
-@pytest.mark.parametrize("variable", ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERT"])
+@pytest.mark.parametrize("variable", ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERTIFICATE"])
 def test_unknown_variable_is_refused(variable: str) -> None:
     """A setting that the server does not know is a slip, and not silently ignored."""
     assert f"{variable} is no setting of the server" == refusal({}, {variable: "1"})
@@ -217,8 +251,9 @@ def test_password_of_a_store_is_in_no_representation() -> None:
         ("serve", "--listen"),
         ("no-such-command",),
         ("serve", "--listen", "0.0.0.0:0"),
+        ("serve", "--tls-cert", "/absent", "--tls-key", "/absent"),
         ("serve", "--data", "/dev/null/data"),
-        ("serve", "--store", "postgresql://user:hidden@host/database"),
+        ("serve", "--store", "postgresql://user:hidden@127.0.0.1:1/database"),
     ],
 )
 def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:
@@ -232,8 +267,11 @@ def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> N
 def test_config_show_prints_a_file_that_means_the_same(tmp_path: Path) -> None:
     """What `config show` prints can be used as the configuration file."""
     flags = ("--data", str(tmp_path / "d"), "--listen", "[::1]:0", "--no-reflection")
-    first = processes.run("config", "show", *flags)
+    tls = ("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a")
+    callers = {"KEYAUTHORITY_CALLERS": '[{"san": "a", "permissions": ["keys:verify"]}]'}
+    first = processes.run("config", "show", *flags, *tls, settings=callers)
     assert 0 == first.code
+    assert 'san = "a"' in first.output
     file = tmp_path / "server.toml"
     file.write_text(first.output)
     assert first.output == processes.run("config", "show", "--config", str(file)).output

@@ -9,16 +9,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 import grpc
+import pytest
 
-from keyauthority.v1 import key_authority_service_pb2
-from tests.service.callers import Caller, new_key, new_project, revoke, verify
-from tests.service.conftest import Start
+from keyauthority.v1 import key_authority_service_pb2, key_pb2
+from tests.conftest import Start, postgres_servers, sqlite_servers
+from tests.service.callers import Caller, new_key, new_project, revoke, verdict, verify
+from tests.service.lives import HOUR, from_now, update, update_project
 from tests.service.processes import ServerProcess
 
 KEYS: Final = 1000
@@ -28,6 +30,7 @@ THREADS: Final = 8
 REVOKERS: Final = 4  # at once, so that their commits are made together
 OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
 
+NARROW: Final = key_pb2.Restrictions(allowed_ips=["10.0.0.0/8"])
 VALID: Final = key_authority_service_pb2.VERDICT_VALID
 REVOKED: Final = key_authority_service_pb2.VERDICT_REVOKED
 
@@ -173,3 +176,51 @@ def test_no_verify_says_valid_after_a_revocation_was_answered(
     after = {one.place for one in batched + single if one.start > answered[one.place]}
     assert len(after) > KEYS // 2, "too few keys were verified at once after their revocation"
     assert {VALID, REVOKED} == {one.verdict for one in batched + single}
+
+
+@pytest.fixture
+def everywhere(server: ServerProcess) -> Iterator[list[Caller]]:
+    """The first operator on many connections, so that each worker has some."""
+    with ExitStack() as stack:
+        yield connections(server, stack, CONNECTIONS)
+
+
+@postgres_servers
+def test_change_is_in_force_everywhere_for_who_names_its_revision(
+    root: Caller, project: str, everywhere: list[Caller]
+) -> None:
+    """Whichever process made it, an answer of at least its revision is judged by it."""
+    made = new_key(root, project)
+    for disabled, expected in ((True, "DISABLED"), (False, "VALID")):
+        changed = update(root, made.key.access_key, disabled=disabled)
+        assert {expected} == {
+            verdict(caller, made.secret_key, at_least_revision=changed.revision)
+            for caller in everywhere
+        }
+
+
+@sqlite_servers
+def test_change_is_in_force_at_the_next_verify_everywhere(
+    root: Caller, project: str, everywhere: list[Caller]
+) -> None:
+    """Whichever worker made it, each worker's first Verify after the answer judges by it."""
+    made = new_key(root, project, "RESTRICTED", permissions=["orders:read", "orders:write"])
+    access_key = made.key.access_key
+
+    def seen() -> set[str]:
+        return {
+            verdict(caller, made.secret_key, permissions=["orders:write"]) for caller in everywhere
+        }
+
+    assert {"VALID"} == seen()
+    update(root, access_key, permissions=["orders:read"])
+    assert {"MISSING_PERMISSION"} == seen()
+    update(root, access_key, permissions=["*:*"])
+    assert {"VALID"} == seen()
+    update_project(root, project, suspended=True)
+    assert {"PROJECT_SUSPENDED"} == seen()
+    update_project(root, project, suspended=False)
+    update(root, access_key, restrictions=NARROW)
+    assert {"IP_NOT_ALLOWED"} == seen()
+    update(root, access_key, expire_time=from_now(-HOUR))
+    assert {"EXPIRED"} == seen()

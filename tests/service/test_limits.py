@@ -16,6 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2, project_service_pb2
+from tests.conftest import Start
 from tests.service.callers import (
     Caller,
     new_key,
@@ -24,7 +25,6 @@ from tests.service.callers import (
     verify,
     with_other_secret,
 )
-from tests.service.conftest import Start
 from tests.service.processes import ServerProcess, kill, wait_until
 
 CALLERS = 32

@@ -10,7 +10,7 @@ import grpc
 
 from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
 from keyauthority_server.metrics import Metrics
-from tests.service.conftest import Start
+from tests.conftest import Start
 from tests.service.processes import ServerProcess, kill, wait_until
 
 CALLS = 40

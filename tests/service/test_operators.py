@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2, project_service_pb2
@@ -176,3 +177,66 @@ def test_confined_operator_sees_no_operator_key(root: Caller, project: str) -> N
     other = new_operator(root, "keys:read")
     request = key_authority_service_pb2.GetKeyRequest(access_key=other.key.access_key)
     assert "KEY_NOT_FOUND" == confined.refused(request).reason
+
+
+def test_confined_operator_is_told_that_his_confinement_forbids_projects(
+    root: Caller, project: str
+) -> None:
+    """Before a bad argument is looked at, and without the untruth that he lacks the permission."""
+    confined = new_operator(root, "*:*", projects=[project])
+    for name in ("Shop", "x" * 201):
+        refused = confined.refused(project_service_pb2.CreateProjectRequest(display_name=name))
+        assert ("PERMISSION_DENIED", "PERMISSION_MISSING") == (refused.code.name, refused.reason)
+        assert "confined to projects" in refused.details
+
+
+def test_operator_key_for_more_addresses_than_its_maker_s_is_refused(root: Caller) -> None:
+    """Who may call from some addresses only makes no key for others, nor for all."""
+    own = key_pb2.Restrictions(allowed_ips=["127.0.0.0/8", "2001:db8::/32"])
+    maker = new_operator(root, "*:*", restrictions=own)
+    beyond(maker, permissions=["keys:read"])
+    for foreign in ("0.0.0.0/0", "126.0.0.0/7", "::/0", "203.0.113.7"):
+        wider = key_pb2.Restrictions(allowed_ips=["127.0.0.1", foreign])
+        beyond(maker, permissions=["keys:read"], restrictions=wider)
+    within = key_pb2.Restrictions(allowed_ips=["127.0.0.1", "::ffff:127.1.0.0/112"])
+    made = new_operator(maker, "keys:read", restrictions=within)
+    rotate = key_authority_service_pb2.RotateKeyRequest(access_key=made.key.access_key)
+    assert maker.ask(rotate).key.predecessor_access_key == made.key.access_key
+
+
+def test_operator_key_beyond_the_caller_may_be_narrowed_and_not_widened(root: Caller) -> None:
+    """Fewer rights, an earlier end, fewer addresses, disabled: yes. The way back, even half: no."""
+    registrar = new_operator(root, "operators:*", "keys:read")
+    strong = new_operator(root, "keys:*", "projects:*")
+
+    def change(paths: str, **fields: object) -> key_authority_service_pb2.UpdateKeyRequest:
+        return key_authority_service_pb2.UpdateKeyRequest(
+            access_key=strong.key.access_key,
+            update_mask=FieldMask(paths=paths.split()),
+            **fields,  # type: ignore[arg-type]  # fields of the message
+        )
+
+    ends = Timestamp(seconds=int(datetime.now(UTC).timestamp()) + 7200)
+    later = Timestamp(seconds=ends.seconds + 1)
+    only = key_pb2.Restrictions(allowed_ips=["127.0.0.1"])
+    for narrowing in (
+        change("purpose", purpose="batch"),
+        change("permissions", permissions=["keys:*", "projects:read"]),
+        change("expire_time", expire_time=ends),
+        change("restrictions", restrictions=only),
+        change("disabled", disabled=True),
+    ):
+        assert registrar.ask(narrowing).key.access_key == strong.key.access_key
+    for widening in (
+        change("disabled", disabled=False),
+        change("permissions", permissions=["keys:*", "projects:*"]),
+        change("expire_time", expire_time=later),
+        change("expire_time"),
+        change("restrictions"),
+        change("restrictions permissions", permissions=["projects:read"]),
+    ):
+        refused = registrar.refused(widening)
+        assert ("PERMISSION_DENIED", "BEYOND_OWN_RIGHTS") == (refused.code.name, refused.reason)
+    assert registrar.ask(
+        change("permissions disabled", permissions=["keys:read"], disabled=False)
+    ).key.permissions == ["keys:read"]

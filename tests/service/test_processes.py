@@ -23,8 +23,8 @@ from keyauthority.v1 import (
     project_service_pb2,
     project_service_pb2_grpc,
 )
+from tests.conftest import Start
 from tests.service import processes
-from tests.service.conftest import Start
 from tests.service.processes import ServerProcess, is_alive, kill, wait_until
 
 CALL_SECONDS = 10

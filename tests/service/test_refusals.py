@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Start
 from tests.service import processes
-from tests.service.conftest import Start
 
 
 def refusal(data: Path, *flags: str, listen: str = "127.0.0.1:0", shim: Path | None = None) -> str:

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
 from keyauthority.v1.project_service_pb2 import CreateProjectRequest
+from tests.conftest import Start
 from tests.service.callers import (
     METHODS,
     Caller,
@@ -30,7 +31,6 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
-from tests.service.conftest import Start
 from tests.service.lives import IN_STATE, rotate, update, update_project
 from tests.service.processes import ServerProcess, wait_until
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.service.conftest import Start
+from tests.conftest import Start
 from tests.service.processes import ServerProcess
 
 CALL_SECONDS: Final = 30

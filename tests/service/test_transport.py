@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
-from tests.service.conftest import Start
+from tests.conftest import Start
 from tests.service.processes import ServerProcess
 
 CALL_SECONDS = 10

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any, Final
 
@@ -29,12 +27,9 @@ from tests.service.callers import (
 )
 from tests.service.lives import HOUR, from_now, rotate, seconds, update, update_project
 from tests.service.lives import update_request as request
-from tests.service.processes import ServerProcess
 
 DAY: Final = Duration(seconds=86_400)
 NEXT_YEAR: Final = from_now(timedelta(days=365))
-OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
-CONNECTIONS: Final = 6  # that all of them end at one of two workers has a chance of 2**-5
 
 # For each path of UpdateKey: another value than the one in FULL.
 KEY_PATHS: Final[dict[str, Any]] = {
@@ -288,45 +283,6 @@ def test_project_s_field_that_the_mask_names_changes_alone(root: Caller, path: s
     )
     cleared = root.ask(unset).project
     assert path not in {field.name for field, _ in cleared.ListFields()}
-
-
-@pytest.fixture
-def everywhere(server: ServerProcess) -> Iterator[list[Caller]]:
-    """The first operator on many connections, so that each worker has some."""
-    with ExitStack() as stack:
-        yield [
-            Caller(
-                stack.enter_context(grpc.insecure_channel(server.address, OWN_CONNECTION)),
-                server.metadata,
-            )
-            for _ in range(CONNECTIONS)
-        ]
-
-
-def test_change_is_in_force_at_the_next_verify_everywhere(
-    root: Caller, project: str, everywhere: list[Caller]
-) -> None:
-    """Whichever worker made it, each worker's first Verify after the answer judges by it."""
-    made = new_key(root, project, "RESTRICTED", permissions=["orders:read", "orders:write"])
-    access_key = made.key.access_key
-
-    def seen() -> set[str]:
-        return {
-            verdict(caller, made.secret_key, permissions=["orders:write"]) for caller in everywhere
-        }
-
-    assert {"VALID"} == seen()
-    update(root, access_key, permissions=["orders:read"])
-    assert {"MISSING_PERMISSION"} == seen()
-    update(root, access_key, permissions=["*:*"])
-    assert {"VALID"} == seen()
-    update_project(root, project, suspended=True)
-    assert {"PROJECT_SUSPENDED"} == seen()
-    update_project(root, project, suspended=False)
-    update(root, access_key, restrictions=KEY_PATHS["restrictions"])
-    assert {"IP_NOT_ALLOWED"} == seen()
-    update(root, access_key, expire_time=from_now(-HOUR))
-    assert {"EXPIRED"} == seen()
 
 
 def test_suspended_project_still_has_its_keys_managed(

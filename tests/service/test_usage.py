@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import usage_service_pb2
 from keyauthority.v1.usage_service_pb2 import GetUsageRequest, ReportUsageRequest
+from tests.conftest import Start
 from tests.service.callers import (
     ABSENT_KEY,
     Caller,
@@ -27,7 +28,6 @@ from tests.service.callers import (
     verify,
     with_other_secret,
 )
-from tests.service.conftest import Start
 from tests.service.processes import ServerProcess, kill, wait_until
 
 

@@ -12,7 +12,7 @@ from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 from keyauthority_server.transport import native
 from keyauthority_server.wire import Call
 
-LIMITS = native.Limits(4 << 20, 8192, 1000, 60_000, 20_000)
+LIMITS = native.Limits(4 << 20, 8192, 1000, 10_000, 60, 60_000, 20_000)
 CALL = (EVENT_CALL, 7, 0, b"", None, ((), "unix:", None))
 CANCEL = (EVENT_CANCEL, 7, None, None, None, None)
 

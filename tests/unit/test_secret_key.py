@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import io
 import json
 import logging
 import pickle
 import pprint
+import string
 import traceback
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
@@ -25,6 +28,27 @@ class Holder:
     """Something that holds a secret, as the answer of CreateKey does."""
 
     secret_key: SecretKey
+
+
+class Pair(NamedTuple):
+    """Something else that holds a secret."""
+
+    name: str
+    secret_key: SecretKey
+
+
+def _chained() -> str:
+    """The report of an error from an error from an error, each of which was given the secret."""
+    try:
+        try:
+            try:
+                raise KeyError(SECRET)
+            except KeyError as first:
+                raise ValueError(f"not {SECRET}", SECRET) from first
+        except ValueError:
+            raise ExceptionGroup("several", [RuntimeError(SECRET), OSError(1, SECRET)])  # noqa: B904 the context is the matter here
+    except ExceptionGroup as group:
+        return "".join(traceback.format_exception(group))
 
 
 def _printed() -> str:
@@ -50,6 +74,15 @@ SHOWN: dict[str, Callable[[], str]] = {
     "print": _printed,
     "exception": lambda: str(ValueError(SECRET)) + repr(ValueError(SECRET)),
     "key error": lambda: str(KeyError(SECRET)),
+    "chained errors": _chained,
+    "repr with a width": lambda: f"{SECRET!r:>100}",
+    "str with a precision": lambda: f"{SECRET!s:.200}",
+    "in a set": lambda: str({SECRET, frozenset({SECRET})}),
+    "in a named tuple": lambda: repr(Pair("one", SECRET)) + str(Pair("one", SECRET)._asdict()),
+    "as a dictionary of a dataclass": lambda: str(dataclasses.asdict(Holder(SECRET))),
+    "replaced in a dataclass": lambda: repr(dataclasses.replace(Holder(SECRET))),
+    "in a partial": lambda: repr(functools.partial(print, SECRET, end=SECRET)),
+    "template": lambda: string.Template("$secret").substitute(secret=SECRET),
 }
 
 
@@ -69,8 +102,12 @@ def test_logged_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
         logger.debug("secret %s", SECRET)
         logger.debug("secret %r", SECRET)
         logger.debug(SECRET)
-    assert 3 == len(caplog.messages)
-    assert TOKEN not in "".join(caplog.messages)
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            logger.exception("failed with %s", SECRET, extra={"secret_key": SECRET})
+    assert 4 == len(caplog.messages)
+    assert "yhjskwd" not in "".join(caplog.messages) + caplog.text
 
 
 def test_traceback_with_locals_is_redacted() -> None:

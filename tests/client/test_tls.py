@@ -1,0 +1,137 @@
+"""What a client is told of TLS, and what it refuses before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keyauthority
+from keyauthority import _channel
+from keyauthority.cli import session
+from tests.client.conftest import Call, Command
+from tests.service.certificates import Issuer
+
+LOCAL = (
+    "127.0.0.1:50051",
+    "localhost:50051",
+    "LOCALHOST",
+    "[::1]:50051",
+    "[::ffff:127.0.0.1]:1",
+    "unix:/run/keyauthority.sock",
+    "unix-abstract:keyauthority",
+    "dns:///localhost:50051",
+    "ipv4:127.0.0.1:1,127.0.0.2:1",
+    "ipv6:[::1]:50051",
+)
+REMOTE = (
+    "keyauthority:50051",
+    "10.0.0.7:50051",
+    "0.0.0.0:50051",
+    "[2001:db8::1]:50051",
+    "dns:///keyauthority:50051",
+    "ipv4:127.0.0.1:1,10.0.0.7:1",
+    "localhost.example.org:50051",
+    "xds:///keyauthority",
+)
+
+
+@pytest.mark.parametrize("address", LOCAL)
+def test_plaintext_on_this_machine_is_taken_as_it_is(address: str) -> None:
+    """Loopback and unix sockets need no TLS."""
+    assert _channel.handshake(address, False, allow_plaintext=False) is None
+
+
+@pytest.mark.parametrize("address", REMOTE)
+def test_plaintext_beyond_this_machine_is_refused_unless_it_is_allowed(address: str) -> None:
+    """No key crosses a network in plaintext unless the user says so."""
+    with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
+        _channel.handshake(address, False, allow_plaintext=False)
+    assert _channel.handshake(address, False, allow_plaintext=True) is None
+
+
+def test_both_clients_refuse_plaintext_beyond_this_machine(call: Call) -> None:
+    """The rule is that of both clients."""
+    with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
+        call("get_project_id", None, "x", client={"address": "192.0.2.1:1"})
+
+
+def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
+    """Files are read when a client is made."""
+    pair = Issuer().issue()
+    cert, key = pair.write(tmp_path, "client")
+    paths = keyauthority.Tls(ca=str(cert), cert=cert, key=key)
+    content = keyauthority.Tls(ca=pair.cert, cert=pair.cert, key=pair.key)
+    made = _channel.handshake("x:1", paths, allow_plaintext=False)
+    assert (pair.cert, pair.key, pair.cert) == made
+    assert made == _channel.handshake("x:1", content, allow_plaintext=False)
+    assert (None, None, None) == _channel.handshake("x:1", True, allow_plaintext=False)
+    assert "PRIVATE" not in repr(content) + repr(made)
+
+
+@pytest.mark.parametrize(
+    ("tls", "message"),
+    [
+        (keyauthority.Tls(ca="/absent"), "tls: ca: No such file or directory"),
+        (keyauthority.Tls(ca=b"x"), "tls: ca: is no PEM"),
+        (keyauthority.Tls(cert=b"x"), "tls: cert and key belong together"),
+        (keyauthority.Tls(key=b"x"), "tls: cert and key belong together"),
+    ],
+)
+def test_tls_that_cannot_be_is_refused(tls: keyauthority.Tls, message: str) -> None:
+    """What is wrong is told when the client is made, not by a handshake that fails."""
+    with pytest.raises(keyauthority.InvalidArgument) as refused:
+        _channel.handshake("x:1", tls, allow_plaintext=False)
+    assert message == refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ((), {}, {"tls": False, "allow_plaintext": False}),
+        (("--tls",), {}, {"tls": True, "allow_plaintext": False}),
+        ((), {"TLS": "true"}, {"tls": True, "allow_plaintext": False}),
+        ((), {"ALLOW_PLAINTEXT": "1"}, {"tls": False, "allow_plaintext": True}),
+        (("--allow-plaintext",), {"TLS": "0"}, {"tls": False, "allow_plaintext": True}),
+        (
+            ("--tls-ca", "a"),
+            {"TLS_CA": "b", "TLS_CLIENT_CERT": "c", "TLS_CLIENT_KEY": "k"},
+            {"tls": keyauthority.Tls(ca="a", cert="c", key="k"), "allow_plaintext": False},
+        ),
+        (
+            (),
+            {"TLS_CERT": "the server's", "TLS_KEY": "the server's"},
+            {"tls": False, "allow_plaintext": False},
+        ),
+    ],
+)
+def test_command_line_reads_flags_and_then_the_environment(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    variables: dict[str, str],
+    expected: dict[str, object],
+) -> None:
+    """A flag wins over its variable; the server's variables are not the client's."""
+    told: dict[str, Any] = {}
+
+    def client(**options: object) -> Callable[[], None]:
+        told.update(options)
+        raise keyauthority.Unavailable("seen")
+
+    monkeypatch.setattr(session, "Client", client)
+    for name, text in variables.items():
+        monkeypatch.setenv(f"KEYAUTHORITY_{name}", text)
+    assert 1 == command("projects", "list", *arguments).code
+    assert expected == {name: told[name] for name in expected}
+
+
+def test_switch_that_is_no_boolean_is_a_usage_error(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in a variable is told, not taken for no."""
+    monkeypatch.setenv("KEYAUTHORITY_TLS", "maybe")
+    ended = command("projects", "list")
+    assert (2, True) == (ended.code, "KEYAUTHORITY_TLS must be true or false" in ended.err)

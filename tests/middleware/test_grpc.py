@@ -1,0 +1,190 @@
+"""gRPC servers of both kinds before a real authority."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from keyauthority import Client, Restrictions, SecretKey
+from keyauthority.middleware.admission import Permissions
+from keyauthority.middleware.grpc import AsyncKeyInterceptor, KeyInterceptor, caller
+from keyauthority.testing import Authority
+
+RULES: dict[str, Permissions] = {
+    "/shop.Health/*": None,
+    "/shop.Orders/One": ["orders:read"],
+    "/shop.Orders/Many": ["orders:read"],
+    "/shop.Orders/Add": ["orders:write"],
+}
+OK = grpc.StatusCode.OK
+CASES = [
+    ("/shop.Orders/One", True, OK),
+    ("/shop.Orders/Many", True, OK),
+    ("/shop.Orders/Add", True, grpc.StatusCode.PERMISSION_DENIED),
+    ("/shop.Orders/Other", True, grpc.StatusCode.PERMISSION_DENIED),
+    ("/shop.Orders/One", False, grpc.StatusCode.UNAUTHENTICATED),
+    ("/shop.Orders/Many", False, grpc.StatusCode.UNAUTHENTICATED),
+    ("/shop.Health/Check", False, OK),
+]
+
+
+def project_of_caller() -> bytes:
+    """The project whose call is served, `nobody` if no key was needed."""
+    try:
+        return caller().project_id.encode()
+    except LookupError:
+        return b"nobody"
+
+
+def one(request: bytes, context: object) -> bytes:
+    """Answer once."""
+    return project_of_caller()
+
+
+def many(request: bytes, context: object) -> Iterator[bytes]:
+    """Answer twice."""
+    yield project_of_caller()
+    yield project_of_caller()
+
+
+async def one_later(request: bytes, context: object) -> bytes:
+    """Answer once."""
+    return project_of_caller()
+
+
+async def many_later(request: bytes, context: object) -> AsyncIterator[bytes]:
+    """Answer twice."""
+    yield project_of_caller()
+    yield project_of_caller()
+
+
+def handlers(one: Callable[..., Any], many: Callable[..., Any]) -> list[grpc.GenericRpcHandler]:
+    """The services of a shop."""
+    unary: Any = grpc.unary_unary_rpc_method_handler(one)
+    orders = {
+        **dict.fromkeys(("One", "Add", "Other"), unary),
+        "Many": grpc.unary_stream_rpc_method_handler(many),
+    }
+    return [
+        grpc.method_handlers_generic_handler("shop.Orders", orders),
+        grpc.method_handlers_generic_handler("shop.Health", {"Check": unary}),
+    ]
+
+
+@contextlib.contextmanager
+def serving(verifier: Client, trusted_proxies: int = 0) -> Iterator[str]:
+    """A threaded server of one thread, so that a call has that of the call before."""
+    server = grpc.server(
+        ThreadPoolExecutor(1),
+        handlers(one, many),
+        [KeyInterceptor(verifier, RULES, trusted_proxies=trusted_proxies)],
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+@contextlib.asynccontextmanager
+async def serving_later(authority: Authority) -> AsyncIterator[str]:
+    """A server of asyncio."""
+    async with authority.async_client() as verifier:
+        server = grpc.aio.server(
+            handlers=handlers(one_later, many_later),
+            interceptors=[AsyncKeyInterceptor(verifier, RULES)],
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        yield f"127.0.0.1:{port}"
+        await server.stop(None)
+
+
+def answers(address: str, method: str, *metadata: tuple[str, str]) -> Any:
+    """What a call is answered: its messages, or the status that it ends with."""
+    with grpc.insecure_channel(address) as channel:
+        opened: Any = (channel.unary_stream if method.endswith("Many") else channel.unary_unary)(
+            method
+        )
+        try:
+            answer = opened(b"", metadata=metadata, timeout=10)
+            return list(answer) if method.endswith("Many") else [answer]
+        except grpc.RpcError as failed:
+            return failed.code()
+
+
+def expected(method: str, code: grpc.StatusCode, project_id: str) -> Any:
+    """What it should be."""
+    if code is not OK:
+        return code
+    name = b"nobody" if "Health" in method else project_id.encode()
+    return [name] * (2 if method.endswith("Many") else 1)
+
+
+def test_server_of_threads_lets_through_what_a_rule_allows(
+    client: Client, project_id: str, reader: SecretKey
+) -> None:
+    """Every kind of call knows its caller; what no rule names is refused."""
+    with serving(client) as address:
+        for method, with_key, code in CASES:
+            metadata = [("x-api-key", reader.reveal())] if with_key else []
+            assert expected(method, code, project_id) == answers(address, method, *metadata)
+
+
+async def test_server_of_asyncio_lets_through_what_a_rule_allows(
+    key_authority: Authority, project_id: str, reader: SecretKey
+) -> None:
+    """The same rules, the same answers."""
+    async with serving_later(key_authority) as address, grpc.aio.insecure_channel(address) as shop:
+        for method, with_key, code in CASES:
+            metadata = [("authorization", f"Bearer {reader.reveal()}")] if with_key else []
+            assert expected(method, code, project_id) == await answers_later(shop, method, metadata)
+
+
+async def answers_later(
+    shop: grpc.aio.Channel, method: str, metadata: list[tuple[str, str]]
+) -> Any:
+    """What a call is answered: its messages, or the status that it ends with."""
+    try:
+        if method.endswith("Many"):
+            stream: Any = shop.unary_stream(method)
+            return [answer async for answer in stream(b"", metadata=metadata, timeout=10)]
+        unary: Any = shop.unary_unary(method)
+        return [await unary(b"", metadata=metadata, timeout=10)]
+    except grpc.aio.AioRpcError as failed:
+        return failed.code()
+
+
+def test_address_is_the_peers_unless_proxies_are_trusted(client: Client, project_id: str) -> None:
+    """A caller who writes the header himself gains nothing."""
+    key = client.create_key(
+        project_id,
+        mode="test",
+        kind="secret",
+        restrictions=Restrictions(allowed_ips=("192.0.2.0/24",)),
+    ).secret_key.reveal()
+    forged = [("x-api-key", key), ("x-forwarded-for", "192.0.2.7")]
+    with serving(client) as address:
+        assert grpc.StatusCode.PERMISSION_DENIED is answers(address, "/shop.Orders/One", *forged)
+    with serving(client, trusted_proxies=1) as address:
+        assert [project_id.encode()] == answers(address, "/shop.Orders/One", *forged)
+
+
+def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
+    """Cannot tell is neither valid nor denied."""
+    with Client("127.0.0.1:1", timeout=0.5) as gone, serving(gone) as address:
+        answer = answers(address, "/shop.Orders/One", ("x-api-key", reader.reveal()))
+    assert grpc.StatusCode.UNAVAILABLE is answer
+
+
+def test_rule_that_names_no_method_is_refused() -> None:
+    """A slip of the pen leaves no method closed for good."""
+    with pytest.raises(ValueError, match="a rule is"):
+        KeyInterceptor(Client.__new__(Client), {"shop.Orders/One": ["orders:read"]})
+    with pytest.raises(TypeError):
+        KeyInterceptor(Client.__new__(Client), {"/shop.Orders/One": "orders:read"})

@@ -1,0 +1,217 @@
+"""ASGI, WSGI and FastAPI before a real authority: what gets through, what the rest is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import setup_testing_defaults
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+
+from keyauthority import AsyncClient, Client, Restrictions, SecretKey, Verdict
+from keyauthority.middleware import asgi, wsgi
+from keyauthority.middleware.admission import Permissions
+from keyauthority.middleware.fastapi import RequireKey
+from keyauthority.testing import Authority
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+RULES: dict[str, Permissions] = {
+    "* /health": None,
+    "GET /orders/*": ["orders:read"],
+    "POST /orders": ["orders:write"],
+}
+CASES: list[tuple[str, str, bool, int]] = [
+    ("GET", "/health", False, 200),
+    ("GET", "/orders/1", True, 200),
+    ("HEAD", "/orders/1", True, 200),
+    ("GET", "/orders/1", False, 401),
+    ("POST", "/orders", True, 403),
+    ("GET", "/orders", True, 403),
+    ("DELETE", "/orders/1", True, 403),
+    ("GET", "/other", True, 403),
+    ("GET", "/orders/../other", True, 403),
+]
+
+
+def web(verifier: AsyncClient) -> FastAPI:
+    """An application whose route says itself what it needs."""
+    app = FastAPI()
+    app.state.verifier = verifier
+    read = Depends(RequireKey("orders:read"))
+
+    @app.get("/orders/{number}")
+    async def order(number: str, caller: Verdict = read) -> dict[str, str]:
+        return {"number": number, "project_id": caller.project_id}
+
+    return app
+
+
+def headers(key: str | None) -> dict[str, str]:
+    """What a client sends."""
+    return {} if key is None else {"authorization": f"Bearer {key}"}
+
+
+async def echo(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+    """Answer whose call it is."""
+    caller = scope.get("state", {}).get("caller")
+    text = json.dumps({"project_id": caller.project_id if caller else None}).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": text})
+
+
+@pytest.mark.parametrize(("method", "path", "with_key", "status"), CASES)
+async def test_asgi_lets_through_what_a_rule_allows(
+    key_authority: Authority,
+    project_id: str,
+    reader: SecretKey,
+    method: str,
+    path: str,
+    with_key: bool,
+    status: int,
+) -> None:
+    """The first rule that fits counts, and what none fits is refused."""
+    async with key_authority.async_client() as verifier:
+        app = asgi.KeyMiddleware(echo, verifier, RULES)
+        code, body = await asked(app, method, path, reader.reveal() if with_key else None)
+    assert status == code
+    if path == "/orders/1" and status == 200:
+        assert {"project_id": project_id} == body
+
+
+async def asked(app: asgi.App, method: str, path: str, key: str | None) -> tuple[int, Any]:
+    """Send one request to an application as a server does: the path is not made canonical."""
+    sent: list[asgi.Message] = []
+
+    async def receive() -> asgi.Message:
+        return {"type": "http.request"}
+
+    async def send(message: asgi.Message) -> None:
+        sent.append(message)
+
+    scope: asgi.Scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "headers": [(name.encode(), text.encode()) for name, text in headers(key).items()],
+        "client": ("127.0.0.1", 4711),
+    }
+    await app(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+@pytest.mark.parametrize(("method", "path", "with_key", "status"), CASES)
+def test_wsgi_lets_through_what_a_rule_allows(
+    client: Client,
+    project_id: str,
+    reader: SecretKey,
+    method: str,
+    path: str,
+    with_key: bool,
+    status: int,
+) -> None:
+    """The same rules, the same answers."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        caller = environ.get(wsgi.CALLER)
+        start_response("200 OK", [])
+        return [json.dumps({"project_id": caller.project_id if caller else None}).encode()]
+
+    guarded = wsgi.KeyMiddleware(app, client, RULES)
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path}
+    if with_key:
+        environ["HTTP_AUTHORIZATION"] = f"Bearer {reader.reveal()}"
+    setup_testing_defaults(environ)
+    statuses: list[str] = []
+    body = b"".join(guarded(environ, answering(statuses)))
+    assert [str(status)] == [text.partition(" ")[0] for text in statuses]
+    if path == "/orders/1" and status == 200:
+        assert {"project_id": project_id} == json.loads(body)
+
+
+def answering(statuses: list[str]) -> StartResponse:
+    """What an application begins its answer with."""
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    ) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return bytes.splitlines
+
+    return start_response
+
+
+async def test_fastapi_dependency_gives_the_caller(
+    key_authority: Authority, project_id: str, reader: SecretKey
+) -> None:
+    """A route says itself what it needs."""
+    async with key_authority.async_client() as verifier:
+        transport = httpx.ASGITransport(web(verifier))
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as browser:
+            known = await browser.get("/orders/7", headers=headers(reader.reveal()))
+            unknown = await browser.get("/orders/7")
+    assert {"number": "7", "project_id": project_id} == known.json()
+    assert (401, "Bearer") == (unknown.status_code, unknown.headers["www-authenticate"])
+
+
+async def test_key_of_certain_addresses_is_believed_from_trusted_proxies_only(
+    key_authority: Authority, client: Client, project_id: str
+) -> None:
+    """A header that the client sends itself opens nothing."""
+    key = client.create_key(
+        project_id,
+        mode="test",
+        kind="secret",
+        restrictions=Restrictions(allowed_ips=("192.0.2.0/24",)),
+    ).secret_key
+    forged = headers(key.reveal()) | {"x-forwarded-for": "192.0.2.7"}
+    statuses = []
+    async with key_authority.async_client() as verifier:
+        for proxies in (0, 1):
+            app = asgi.KeyMiddleware(echo, verifier, RULES, trusted_proxies=proxies)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as browser:
+                statuses.append((await browser.get("/orders/1", headers=forged)).status_code)
+    assert [403, 200] == statuses
+
+
+async def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
+    """Cannot tell is neither valid nor denied."""
+    async with AsyncClient("127.0.0.1:1", timeout=0.5) as verifier:
+        app = asgi.KeyMiddleware(echo, verifier, RULES)
+        assert (503, {"error": "cannot tell"}) == await asked(
+            app, "GET", "/orders/1", reader.reveal()
+        )
+
+
+async def test_websocket_without_a_key_is_closed(key_authority: Authority) -> None:
+    """It is refused before the application hears of it."""
+    sent: list[asgi.Message] = []
+
+    async def send(message: asgi.Message) -> None:
+        sent.append(message)
+
+    async def receive() -> asgi.Message:
+        return {"type": "websocket.connect"}
+
+    async with key_authority.async_client() as verifier:
+        app = asgi.KeyMiddleware(echo, verifier, RULES)
+        await app(
+            {"type": "websocket", "path": "/orders/1", "headers": [], "client": None}, receive, send
+        )
+    assert ["websocket.close"] == [message["type"] for message in sent]
+
+
+@pytest.mark.parametrize("rules", [{"/orders": ["a:b"]}, {"GET orders": None}, {"get /x": None}])
+def test_rule_that_fits_nothing_is_refused(rules: Mapping[str, Permissions]) -> None:
+    """A slip of the pen leaves no route open, and none closed for good."""
+    with pytest.raises(ValueError, match="a rule is"):
+        asgi.KeyMiddleware(echo, AsyncClient.__new__(AsyncClient), rules)
+    with pytest.raises(TypeError):
+        wsgi.KeyMiddleware(
+            lambda environ, start: [], Client.__new__(Client), {"GET /x": "orders:read"}
+        )

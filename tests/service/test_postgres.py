@@ -1,0 +1,87 @@
+"""Real servers on PostgreSQL: the first start, several servers, and the way to a wrong one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keyauthority
+from tests.postgres import Cluster
+from tests.service.processes import ServerProcess, command, run, start
+
+PASSWORD = "hidden-in-the-url"
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> str:
+    """A database without tables."""
+    return cluster.create()
+
+
+@pytest.fixture
+def server(url: str, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server of two workers that was started on it, with the URL in a file."""
+    store = tmp_path / "store"
+    store.write_text(url.replace("postgres@", f"postgres:{PASSWORD}@"))
+    running = start(tmp_path / "data", "--store-file", str(store), "--workers", "2")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_server_on_postgres_serves_and_leaves_the_key_files_to_be_copied(
+    server: ServerProcess, url: str, tmp_path: Path
+) -> None:
+    """All workers and servers know what one has answered; a new one needs the key files."""
+    with keyauthority.Client(server.address, operator_key=server.operator_key) as authority:
+        project = authority.create_project("Shop")
+        made = authority.create_key(
+            project.project_id, mode="test", kind="restricted", permissions=["orders:read"]
+        )
+        assert all(_verdicts(server, made.secret_key, "valid"))
+
+        other = tmp_path / "other"
+        refused = run("serve", "--data", str(other), "--store", url)
+        assert (2, 1) == (refused.code, len(refused.log.splitlines()))
+        assert f"copy pepper and audit.key to {other}" in refused.log
+        for name in ("pepper", "audit.key"):
+            shutil.copy2(server.data / name, other / name)
+        second = start(other, "--store", url)
+        with keyauthority.Client(second.address, operator_key=server.operator_key) as beside:
+            beside.revoke_key(made.key.access_key)
+        assert all(_verdicts(server, made.secret_key, "revoked"))
+        second.stop()
+    outcome = server.stop()
+    assert 0 == outcome.code
+    assert PASSWORD not in outcome.log
+
+
+def _verdicts(server: ServerProcess, secret_key: str, expected: str) -> Iterator[bool]:
+    """Verify on new connections, which fall to any worker."""
+    for _ in range(8):
+        with keyauthority.Client(server.address, operator_key=server.operator_key) as authority:
+            yield expected == authority.verify(secret_key).code.value
+
+
+def test_key_files_beside_an_empty_database_are_refused(url: str, tmp_path: Path) -> None:
+    """A pepper is made only with an empty database, and a database only with an empty folder."""
+    data = tmp_path / "data"
+    assert 0 == run("init", "--data", str(data)).code
+    refused = run("init", "--data", str(data), "--store", url)
+    assert 2 == refused.code
+    assert "is there, but postgresql:" in refused.log
+
+
+def test_server_without_the_driver_says_what_is_missing(url: str, tmp_path: Path) -> None:
+    """Without the extra `postgres` the server refuses with one line that names it."""
+    without = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from keyauthority_server.commands import main; main()"
+    )
+    program = [command()[0], "-c", without]
+    refused = run("init", "--data", str(tmp_path / "data"), "--store", url, program=program)
+    assert 2 == refused.code
+    assert "keyauthority[postgres]" in refused.log

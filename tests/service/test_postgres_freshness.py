@@ -1,0 +1,281 @@
+"""Servers on one PostgreSQL: how stale an answer may be, and what is answered when nobody can tell.
+
+Every time is of one monotonic clock, taken before a verification is sent and after a change was
+answered, so that what is found stale is stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import grpc
+import pytest
+
+from keyauthority.clock import monotonic
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority.v1 import project_service_pb2
+from keyauthority_server.cache import Cache, beat_seconds
+from keyauthority_server.feed import following
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.store.base import StoreStale
+from keyauthority_server.store.postgres import PostgresStore, open_store
+from keyauthority_server.store.postgres.heartbeat import Heartbeat
+from tests.postgres import Cluster, execute, running_cluster
+from tests.service.callers import (
+    Caller,
+    Refusal,
+    key_request,
+    new_key,
+    new_project,
+    refusal,
+    revoke,
+    verify,
+)
+from tests.service.processes import ServerProcess, start, wait_until
+from tests.store.making import create, operator, seal
+
+MAX_STALENESS: Final = 1.0  # seconds, as the contract's default
+SLACK_SECONDS: Final = 2.0  # for the calls themselves, on a machine that is busy
+RECOVERY_SECONDS: Final = 5.0
+KEYS: Final = 150
+AHEAD, BEHIND = 2, 10  # keys that are verified besides those being revoked now
+SHARED: Final = ("pepper", "audit.key", "operator.key")
+VALID: Final = pb.VERDICT_VALID
+NO_STANDBY: Final = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
+
+
+class Servers(NamedTuple):
+    """Two servers with a data folder each, as on two machines."""
+
+    cluster: Cluster
+    url: str
+    one: Caller
+    other: Caller
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """They share a database, in a cluster that is stopped and held up at will."""
+    folder = tmp_path_factory.mktemp("servers")
+    with running_cluster() as cluster, ExitStack() as stack:
+        url = cluster.create()
+        first = start(folder / "one", "--store", url)
+        stack.callback(first.stop)
+        (folder / "other").mkdir(mode=0o700)
+        for name in SHARED:
+            shutil.copy2(folder / "one" / name, folder / "other")
+        second = start(folder / "other", "--store", url, "--max-staleness", "1s")
+        stack.callback(second.stop)
+        one, other = (_caller(server, stack) for server in (first, second))
+        yield Servers(cluster, url, one, other)
+
+
+def _caller(server: ServerProcess, stack: ExitStack) -> Caller:
+    return Caller(stack.enter_context(grpc.insecure_channel(server.address)), server.metadata)
+
+
+@contextmanager
+def commits_held_up(cluster: Cluster) -> Iterator[None]:
+    """Have every commit wait for a standby that is not there, as on a primary that was cut off."""
+    cluster.execute(NO_STANDBY)
+    cluster.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        cluster.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        cluster.execute("SELECT pg_reload_conf()")
+
+
+def refused(caller: Caller, token: str) -> Refusal | None:
+    """Verify a key that is valid; return how that failed, None if it did not."""
+    try:
+        assert VALID == verify(caller, token).verdict
+    except grpc.RpcError as failure:
+        return refusal(failure)
+    return None
+
+
+def until_refused(caller: Caller, token: str) -> Refusal:
+    """Verify until that fails; return how."""
+    found: list[Refusal] = []
+
+    def fails() -> bool:
+        found.extend(filter(None, [refused(caller, token)]))
+        return bool(found)
+
+    wait_until(fails)
+    return found[0]
+
+
+def surely(caller: Caller, token: str, **asked: Any) -> Any:
+    """Verify until the server can tell: on a busy machine a beat may come too late."""
+    while True:
+        try:
+            return verify(caller, token, **asked)
+        except grpc.RpcError as failure:
+            if refusal(failure).reason != "STALE":
+                raise
+
+
+class Seen(NamedTuple):
+    """A verification of one key."""
+
+    place: int
+    start: float
+    verdict: int
+
+
+def watch(
+    caller: Caller, tokens: Sequence[str], at: list[int], ended: threading.Event
+) -> list[Seen]:
+    """Verify the keys around the one that is being revoked, until all are, and once more."""
+    seen = []
+    last = False
+    while not last:
+        last = ended.is_set()
+        for place in range(max(at[0] - BEHIND, 0), min(at[0] + AHEAD, len(tokens))):
+            started = time.monotonic()
+            seen.append(Seen(place, started, surely(caller, tokens[place]).verdict))
+    return seen
+
+
+def test_no_verify_says_valid_beyond_the_bound_after_a_revocation(servers: Servers) -> None:
+    """At the other server; none at all with the revocation's revision, nor at the server itself."""
+    project = new_project(servers.one)
+    made = [new_key(servers.one, project) for _ in range(KEYS)]
+    tokens = [one.secret_key for one in made]
+    at, ended = [0], threading.Event()
+    answered, asked = [0.0] * KEYS, []
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch, servers.other, tokens, at, ended)
+        try:
+            for place, one in enumerate(made):
+                at[0] = place
+                revision = revoke(servers.one, access_key=one.key.access_key).revision
+                answered[place] = time.monotonic()
+                asked.append(surely(servers.one, tokens[place]).verdict)
+                told = surely(servers.other, tokens[place], at_least_revision=revision)
+                asked.append(told.verdict)
+                assert told.revision >= revision
+        finally:
+            ended.set()
+        seen = watching.result()
+    assert {pb.VERDICT_REVOKED} == set(asked)
+    late = [one for one in seen if one.verdict == VALID and one.place < at[0]]
+    assert [] == [one for one in late if one.start > answered[one.place] + MAX_STALENESS]
+    assert VALID in {one.verdict for one in seen}
+
+
+@pytest.mark.parametrize(
+    ("narrow", "verdict"),
+    [
+        (lambda key: {"disabled": True}, pb.VERDICT_DISABLED),
+        (lambda key: {"permissions": ["orders:list"]}, pb.VERDICT_MISSING_PERMISSION),
+    ],
+    ids=["disabled", "narrower permissions"],
+)
+def test_update_is_seen_with_its_revision(
+    servers: Servers, narrow: Callable[[Any], dict[str, Any]], verdict: int
+) -> None:
+    """By the server that had the key in memory, and without the revision within the bound."""
+    made = servers.one.ask(key_request(new_project(servers.one), "RESTRICTED"))
+    asked = {"permissions": ["orders:read"]}
+    assert VALID == surely(servers.other, made.secret_key, **asked).verdict
+    fields = narrow(made.key)
+    request = pb.UpdateKeyRequest(access_key=made.key.access_key, **fields)
+    request.update_mask.paths.extend(fields)
+    revision = servers.one.ask(request).revision
+    told = surely(servers.other, made.secret_key, at_least_revision=revision, **asked)
+    assert verdict == told.verdict
+    wait_until(lambda: verdict == surely(servers.other, made.secret_key, **asked).verdict)
+
+
+def test_suspended_project_is_seen_with_its_revision(servers: Servers) -> None:
+    """By the server that had the project in memory."""
+    project = new_project(servers.one)
+    made = new_key(servers.one, project)
+    assert VALID == surely(servers.other, made.secret_key).verdict
+    request = project_service_pb2.UpdateProjectRequest(project_id=project, suspended=True)
+    request.update_mask.paths.append("suspended")
+    revision = servers.one.ask(request).revision
+    told = surely(servers.other, made.secret_key, at_least_revision=revision)
+    assert pb.VERDICT_PROJECT_SUSPENDED == told.verdict
+
+
+def test_revision_beyond_the_head_is_refused(servers: Servers) -> None:
+    """It is looked for in the store, not in memory only, before that is said."""
+    made = new_key(servers.one, new_project(servers.one))
+    request = pb.VerifyRequest(secret_key=made.secret_key, at_least_revision=made.revision + 1000)
+    told = servers.other.refused(request)
+    assert ("FAILED_PRECONDITION", "REVISION_AHEAD") == (told.code.name, told.reason)
+
+
+def test_held_up_commits_end_verifications_within_the_bound(servers: Servers) -> None:
+    """Though the database can be read as ever; they go on by themselves when commits do."""
+    made = new_key(servers.one, new_project(servers.one))
+    assert refused(servers.other, made.secret_key) is None
+    with commits_held_up(servers.cluster):
+        began = time.monotonic()
+        told = until_refused(servers.other, made.secret_key)
+        took = time.monotonic() - began
+        secret = servers.other.refused(pb.GetProjectIdRequest(secret_key=made.secret_key))
+        read = servers.other.refused(pb.GetKeyRequest(access_key=made.key.access_key))
+        assert [(made.revision,)] == execute(servers.url, "SELECT revision FROM log")
+    assert {("UNAVAILABLE", "STALE")} == {
+        (one.code.name, one.reason) for one in (told, secret, read)
+    }
+    assert took < MAX_STALENESS + SLACK_SECONDS
+    wait_until(lambda: refused(servers.other, made.secret_key) is None, RECOVERY_SECONDS)
+
+
+def test_stopped_database_ends_verifications_within_the_bound(servers: Servers) -> None:
+    """UNAVAILABLE, also for what is in memory; they go on by themselves when it is back."""
+    made = new_key(servers.one, new_project(servers.one))
+    assert refused(servers.other, made.secret_key) is None
+    servers.cluster.stop()
+    began = time.monotonic()
+    try:
+        told = until_refused(servers.other, made.secret_key)
+        took = time.monotonic() - began
+    finally:
+        servers.cluster.start()
+    assert ("UNAVAILABLE", "STALE") == (told.code.name, told.reason)
+    assert took < MAX_STALENESS + SLACK_SECONDS
+    wait_until(lambda: refused(servers.other, made.secret_key) is None, RECOVERY_SECONDS)
+    assert new_key(servers.one, new_project(servers.one)).secret_key
+
+
+async def test_heartbeat_is_what_tells_an_old_primary(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where a read is believed alone, a database whose commits hang says VALID."""
+    store = open_store(servers.cluster.take(), seal)
+    root = await create(store, operator())
+    try:
+        async with following(store) as feed:
+            await store.prove_each(beat_seconds(MAX_STALENESS))
+            cache = Cache(store, feed, Keyring(Path("pepper"), {1: bytes(32)}), MAX_STALENESS)
+            cache.position = await feed.subscribe(cache)
+            assert (await cache.look(None, root.access_key)).operator
+            with commits_held_up(servers.cluster):
+                with pytest.raises(StoreStale):
+                    await _look_for_ever(cache, root.access_key)
+                monkeypatch.setattr(Heartbeat, "seen", lambda *_: monotonic())
+                monkeypatch.setattr(PostgresStore, "proven_at", property(lambda _: monotonic()))
+                assert (await cache.look(None, root.access_key)).operator
+    finally:
+        await store.close()
+
+
+async def _look_for_ever(cache: Cache, access_key: str) -> None:
+    while True:
+        assert (await cache.look(None, access_key)).operator
+        await asyncio.sleep(0.01)  # the feed goes on meanwhile

@@ -1,0 +1,110 @@
+"""The library and the command line watch a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import keyauthority
+from tests.service.processes import WAIT_SECONDS, ServerProcess, environment
+
+pytestmark = pytest.mark.parametrize(
+    "server", ["postgres-native-2", "sqlite-grpcio-2"], indirect=True
+)
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[keyauthority.Client]:
+    """The first operator's client."""
+    with keyauthority.Client(server.address, operator_key=server.operator_key) as opened:
+        yield opened
+
+
+def test_client_watches_until_it_is_closed(client: keyauthority.Client) -> None:
+    """Updates are of the library's own types; another thread ends the iteration."""
+    project_id = client.create_project("Shop").project_id
+    with client.watch_changes(project_id, snapshot=True, timeout=WAIT_SECONDS) as watch:
+        first = next(watch)
+        assert isinstance(first, keyauthority.WatchUpdate)
+        assert "project_created" == first.changes[0].type
+        created = client.create_key(project_id, mode="test", kind="secret")
+        for update in watch:
+            if update.checkpoint and update.revision >= created.revision:
+                break
+        assert created.key.access_key == update.changes[0].keys[0].access_key
+        closing = threading.Timer(0.1, watch.close)
+        closing.start()
+        assert all(not update.resync for update in watch)
+        closing.join()
+
+
+def test_refusal_of_a_watch_is_an_exception(client: keyauthority.Client) -> None:
+    """It is raised by the iteration, with its reason."""
+    with (
+        client.watch_changes(from_revision=2**60) as watch,
+        pytest.raises(keyauthority.FailedPrecondition) as refused,
+    ):
+        next(watch)
+    assert keyauthority.ErrorReason.REVISION_AHEAD == refused.value.reason
+
+
+async def test_async_client_watches_until_it_is_closed(server: ServerProcess) -> None:
+    """The same, awaited."""
+    async with keyauthority.AsyncClient(
+        server.address, operator_key=server.operator_key
+    ) as authority:
+        project_id = (await authority.create_project("Shop")).project_id
+        async with authority.watch_changes(project_id, timeout=WAIT_SECONDS) as watch:
+            assert (await anext(watch)).checkpoint
+            created = await authority.create_key(project_id, mode="test", kind="secret")
+            async for update in watch:
+                if update.changes:
+                    break
+            assert created.revision == update.changes[0].revision
+            await watch.close()
+            assert [] == [update async for update in watch]
+        with pytest.raises(keyauthority.FailedPrecondition):
+            async with authority.watch_changes(from_revision=2**60) as refused:
+                await anext(refused)
+
+
+@pytest.mark.parametrize(
+    ("end", "flags"), [(signal.SIGINT, ("--json",)), (signal.SIGTERM, ())], ids=["json", "text"]
+)
+def test_command_prints_a_line_each_and_ends_when_told(
+    server: ServerProcess,
+    client: keyauthority.Client,
+    end: signal.Signals,
+    flags: tuple[str, ...],
+) -> None:
+    """Interrupted it exits with 0, and says nothing of it."""
+    project = client.create_project("Shop \u202e")
+    command = (sys.executable, "-m", "keyauthority.cli", "watch", "--snapshot")
+    with subprocess.Popen(
+        [*command, "--project-id", project.project_id, *flags],
+        env=environment(
+            {
+                "KEYAUTHORITY_ADDRESS": server.address,
+                "KEYAUTHORITY_OPERATOR_KEY": server.operator_key,
+            }
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        running.send_signal(end)
+        _, errors = running.communicate(timeout=WAIT_SECONDS)
+    assert (0, "") == (running.returncode, errors)
+    if flags:
+        assert project.project_id == json.loads(line)["changes"][0]["projectId"]
+    else:
+        assert line.startswith(str(project.revision))
+        assert "project_created  Shop \\u202e" in line

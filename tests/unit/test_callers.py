@@ -1,0 +1,133 @@
+"""`[[callers]]`: how the configuration maps certificates to operators, and how one is found."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from keyauthority import PermissionDenied, Unauthenticated
+from keyauthority_server import config
+from keyauthority_server.authority.callers import admit
+from keyauthority_server.config import Callers, ConfigError, SanKind
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.transport import tls
+from keyauthority_server.wire import Call, Certificate
+from tests.service.certificates import Issuer
+
+PROJECT = "6c9a4b0e-5d5f-4a53-9f0e-3f6f6c1d2e3a"
+TLS = 'tls_cert = "c"\ntls_key = "k"\ntls_client_ca = "a"\n'
+
+
+def told(tmp_path: Path, text: str, tls_settings: str = TLS) -> config.Config:
+    """The configuration of a file with these callers."""
+    file = tmp_path / "server.toml"
+    file.write_text(tls_settings + text, encoding="utf-8")
+    return config.load({"config": str(file)}, {})
+
+
+def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
+    """What is sent to a worker means what the file says."""
+    settings = told(
+        tmp_path,
+        f'[[callers]]\nsan = "spiffe://a/b"\npermissions = ["keys:verify"]\n'
+        f'[[callers]]\nsan = "A.Example"\npermissions = ["*:*"]\nprojects = ["{PROJECT}"]\n',
+    )
+    assert settings == config.parse(json.loads(json.dumps(settings.settings())))
+    assert [(SanKind.URI, "spiffe://a/b"), (SanKind.DNS, "a.example")] == [
+        (caller.kind, caller.san) for caller in settings.callers
+    ]
+    assert [(), (PROJECT,)] == [caller.projects for caller in settings.callers]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("callers = 1", "must be a list of tables"),
+        ("callers = [1]", "entry 1: must be a table"),
+        ("[[callers]]\npermissions = ['a:b']", "entry 1: san must be"),
+        ("[[callers]]\nsan = ''\npermissions = ['a:b']", "entry 1: san must be"),
+        ("[[callers]]\nsan = '*.example'\npermissions = ['a:b']", "entry 1: san '*.example' is no"),
+        ("[[callers]]\nsan = 'secret'\npermissions = ['a:b']", "entry 1: san 'secret' is no"),
+        ("[[callers]]\nsan = 'a b'\npermissions = ['a:b']", "entry 1: san 'a b' is no"),
+        ("[[callers]]\nsan = 'a'", "entry 1: permissions must list at least one"),
+        ("[[callers]]\nsan = 'a'\npermissions = ['verify']", "entry 1: 'verify' is no permission"),
+        ("[[callers]]\nsan = 'a'\npermissions = 'a:b'", "entry 1: permissions must be a list"),
+        ("[[callers]]\nsan = 'a'\npermissions = ['a:b', 'a:b']", "entry 1: permissions must list"),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nprojects = ['x']",
+            "entry 1: 'x' is no project_id",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nprojects = []",
+            "entry 1: projects must list at least one",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nrole = 'x'",
+            "entry 1: 'role' is no field",
+        ),
+        (
+            2 * "[[callers]]\nsan = 'A'\npermissions = ['a:c']\n",
+            "entry 2: a has an entry already",
+        ),
+    ],
+)
+def test_bad_callers_are_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
+    """The line names the entry and what is wrong in it."""
+    with pytest.raises(ConfigError) as refused:
+        told(tmp_path, text)
+    expected = f"callers in {tmp_path / 'server.toml'}: {reason}"
+    assert expected == str(refused.value)[: len(expected)]
+
+
+def test_callers_without_client_certificates_are_refused(tmp_path: Path) -> None:
+    """Nobody could ever be one of them."""
+    with pytest.raises(ConfigError, match="give --tls-client-ca"):
+        told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['a:b']", "")
+
+
+def test_caller_is_found_by_a_name_of_his_kind_only() -> None:
+    """A DNS name is compared without regard to case, all else as it is."""
+    pem = Issuer().issue().cert
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    callers = tls.Callers(
+        Callers.parse(
+            json.dumps(
+                [
+                    {"san": san, "permissions": ["a:b"]}
+                    for san in ("a.example", "spiffe://a/b", "x@a.example")
+                ]
+            )
+        )
+    )
+
+    def found(**names: bytes) -> list[str]:
+        peer = {"x509_pem_cert": [pem]} | {f"peer_{kind}": [one] for kind, one in names.items()}
+        certificates = callers.of(peer)
+        assert all(one.expire_time == end for one in certificates)
+        return [one.name for one in certificates]
+
+    assert ["a.example"] == found(dns=b"A.EXAMPLE")
+    assert ["spiffe://a/b"] == found(uri=b"spiffe://a/b")
+    assert ["a.example", "x@a.example"] == found(dns=b"a.example", email=b"x@a.example")
+    assert [] == found(uri=b"spiffe://a/B", email=b"a.example", dns=b"spiffe://a/b")
+    assert [] == found(dns=b"a.example\xff")
+    assert () == callers.of({})
+
+
+def test_certificate_that_expires_while_its_connection_is_open_is_no_credential() -> None:
+    """A caller is judged at each call, by his certificate's end and by his permissions."""
+    end = datetime(2030, 1, 1, tzinfo=UTC)
+    certificate = Certificate("a.example", ("keys:verify",), (), end)
+    credential = credential_of(Call((), "ipv4:203.0.113.7:5", (certificate,)))
+    peppers, before = Keyring(Path("pepper"), {1: bytes(32)}), end - timedelta(seconds=1)
+    caller = admit(None, credential, ("keys:verify",), before, peppers)
+    assert ("a.example", "203.0.113.7") == (caller.actor, caller.peer)
+    with pytest.raises(PermissionDenied):
+        admit(None, credential, ("keys:read",), before, peppers)
+    with pytest.raises(Unauthenticated):
+        admit(None, credential, ("keys:verify",), end, peppers)

@@ -1,0 +1,226 @@
+"""The feed: each change once and in order to all who follow, whatever befalls them or the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from keyauthority.model import Change, Project, Revision
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.feed import Feed, Recent, following, pack
+from keyauthority_server.store.base import Store, StoreUnavailable
+from keyauthority_server.store.sqlite import migrate, open_store
+from keyauthority_server.store.values import Tail
+from tests.store.making import create, create_project, key, seal
+
+PATIENCE = 20.0  # seconds; of a test that hangs
+
+
+class Follower:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.as_of: list[float] = []
+        self.losses: list[int] = []
+        self.failing = False
+
+    def changed(self, changes: Sequence[Change], position: Revision) -> None:
+        """Take changes, or fail."""
+        if self.failing:
+            raise RuntimeError("a fault of the follower")
+        self.told += [one.revision for one in changes]
+        assert position == self.told[-1]
+
+    def beat(self, position: Revision, as_of: float) -> None:
+        """Hear a heartbeat."""
+        self.as_of.append(as_of)
+
+    def lost(self, position: Revision) -> None:
+        """Forget."""
+        self.losses.append(position)
+
+
+class Faulty:
+    """The store, but for what a test makes of its end of the log."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.tail: Callable[[Tail], Tail] = lambda tail: tail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def read_changes(self, after: int, limit: int) -> Tail:
+        """Read, and alter what was read."""
+        return self.tail(await self._store.read_changes(after, limit))
+
+
+def unavailable(tail: Tail) -> Tail:
+    """Fail."""
+    raise StoreUnavailable("as told")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An empty database."""
+    migrate(tmp_path / "keys.db")
+    return tmp_path / "keys.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[Faulty]:
+    """A store on it."""
+    opened = open_store(path, seal)
+    yield Faulty(opened)
+    await opened.close()
+
+
+@pytest.fixture
+async def feed(store: Faulty) -> AsyncIterator[Feed]:
+    """A feed that runs."""
+    async with following(cast("Store", store)) as running:
+        yield running
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - of many kinds
+            await asyncio.sleep(0.005)
+
+
+async def test_each_change_is_told_once_whoever_makes_it(
+    store: Faulty, feed: Feed, path: Path
+) -> None:
+    """To all who follow, from where they began: by this process and by others."""
+    made = cast("Store", store)
+    await create_project(made)
+    early, late = Follower(), Follower()
+    assert 1 == await feed.subscribe(early)
+    other = open_store(path, seal)
+    for writer in (made, other, made):
+        await create_project(writer)
+    await until(lambda: early.told == [2, 3, 4])
+    assert 4 == await feed.subscribe(late)
+    await create_project(other)
+    await other.close()
+    await until(lambda: late.told == [5] and early.told == [2, 3, 4, 5])
+
+
+async def test_nothing_is_read_while_nobody_follows(store: Faulty, feed: Feed) -> None:
+    """Who comes after a pause begins at the head of then."""
+    made, first, second = cast("Store", store), Follower(), Follower()
+    await feed.subscribe(first)
+    feed.unsubscribe(first)
+    await create_project(made)
+    assert 1 == await feed.subscribe(second)
+    await create_project(made)
+    await until(lambda: second.told == [2])
+    assert [] == first.told
+
+
+async def test_heartbeats_do_not_claim_what_was_not_read(store: Faulty, feed: Feed) -> None:
+    """While the store cannot be read they go on, as old as the last reading."""
+    follower = Follower()
+    await feed.subscribe(follower)
+    await until(lambda: follower.as_of)
+    store.tail = unavailable
+    await until(lambda: len(follower.as_of) > 3)
+    assert follower.as_of[-1] == follower.as_of[-2]
+    store.tail = lambda tail: tail
+    await until(lambda: follower.as_of[-1] > follower.as_of[0])
+
+
+async def test_log_that_ends_earlier_is_told_as_lost(store: Faulty, feed: Feed) -> None:
+    """Those who know more than the store have to forget it."""
+    made, follower = cast("Store", store), Follower()
+    await create_project(made)
+    await feed.subscribe(follower)
+    store.tail = lambda tail: tail._replace(changes=(), head=Revision(0))
+    await until(lambda: follower.losses == [0])
+
+
+async def test_follower_who_fails_is_told_that_he_has_lost(store: Faulty, feed: Feed) -> None:
+    """He does not go on as if nothing had been, and the others hear everything."""
+    made, failing, sound = cast("Store", store), Follower(), Follower()
+    failing.failing = True
+    await feed.subscribe(failing)
+    await feed.subscribe(sound)
+    await create_project(made)
+    await until(lambda: failing.losses == [1] and sound.told == [1])
+
+
+async def test_what_is_kept_is_bounded_by_changes(store: Faulty, feed: Feed) -> None:
+    """Who is further behind than what is kept has to begin anew; others go on from their place."""
+    made, recent = cast("Store", store), Recent(feed, changes_max=3)
+    async with recent.watched():
+        for _ in range(5):
+            await create_project(made)
+        await until(lambda: recent.position == 5)
+        assert recent.since(Revision(1)) is None
+        kept = recent.since(Revision(2))
+        assert kept is not None
+        assert [3, 4, 5] == [one.revision for one in kept]
+        assert [] == list(recent.since(Revision(5)) or ())
+        assert recent.since(Revision(6)) is None
+
+
+async def test_what_is_kept_is_bounded_by_bytes(store: Faulty, feed: Feed) -> None:
+    """The newest change is kept, however large it is."""
+    made, recent = cast("Store", store), Recent(feed, bytes_max=1)
+    async with recent.watched():
+        for _ in range(2):
+            await create_project(made)
+        await until(lambda: recent.position == 2)
+        assert recent.since(Revision(0)) is None
+        assert 1 == len(recent.since(Revision(1)) or ())
+
+
+async def test_waiting_watchers_are_woken_by_changes_beats_and_the_end(
+    store: Faulty, feed: Feed
+) -> None:
+    """By whichever comes first; the one heartbeat is for all of them."""
+    recent = Recent(feed)
+    async with recent.watched(), asyncio.timeout(PATIENCE):
+        before = recent.beats
+        await asyncio.gather(*(recent.news(recent.position, before) for _ in range(3)))
+        assert before < recent.beats
+        waiting = asyncio.create_task(recent.news(Revision(0), recent.beats + 1000))
+        await create_project(cast("Store", store))
+        await waiting
+        recent.end()
+        await recent.news(recent.position, recent.beats)
+    assert recent.watchers == 0
+
+
+async def test_watchers_are_at_the_head_when_they_begin(
+    store: Faulty, feed: Feed, path: Path
+) -> None:
+    """What another process committed before is behind them, also for those who come second."""
+    recent, other = Recent(feed), open_store(path, seal)
+    async with recent.watched():
+        await create_project(other)
+        async with recent.watched():
+            assert 1 == recent.position
+    await other.close()
+
+
+async def test_packed_change_tells_nothing_of_who_made_it(store: Faulty) -> None:
+    """Neither in its record nor in its bytes: actor, address and note stay here."""
+    made = cast("Store", store)
+    project: Project = await create_project(made)
+    secrets = {"created_by": "the-actor", "created_from": "192.0.2.7", "revoke_note": "the-note"}
+    await create(made, key(project.project_id, **secrets))
+    (change,) = (await made.read_changes(1, 2)).changes
+    packed = pack(change)
+    told = pb.WatchChangesResponse.FromString(packed.body).changes[0]
+    assert (2, project.project_id) == (told.revision, packed.project_id)
+    assert change.keys[0].access_key == told.keys[0].access_key
+    assert pb.WatchChangesResponse.FromString(packed.body * 2).changes == [told, told]
+    for text in (*secrets.values(), "KA7Q2M9X4T8B3N6W5R1P"):
+        assert text.encode() not in packed.body

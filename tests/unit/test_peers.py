@@ -1,0 +1,116 @@
+"""The bucket of failures that each peer has."""
+
+from __future__ import annotations
+
+import pytest
+from google.rpc.code_pb2 import NOT_FOUND, RESOURCE_EXHAUSTED, UNAUTHENTICATED
+
+from keyauthority_server.rpc import peers
+from keyauthority_server.rpc.peers import FAILURES_AT_ONCE, FAILURES_PER_SECOND, Peers, limited
+from keyauthority_server.rpc.policy import Admission
+from keyauthority_server.wire import Call, Metadata, Refusal
+
+OPERATOR = (("authorization", "Bearer op_live_x"),)
+PEER = "ipv4:192.0.2.1:5000"
+
+
+class Time:
+    """A clock that stands until it is moved."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Return what it shows."""
+        return self.now
+
+
+def emptied(of: Peers, peer: str) -> int:
+    """Take all that a peer has; return how much that was."""
+    taken = 0
+    while of.take(peer):
+        taken += 1
+    return taken
+
+
+def test_peer_may_fail_so_often_and_again_as_time_goes_by() -> None:
+    """At first a burst, then the rate, and never more than the burst."""
+    time = Time()
+    known = Peers(time)
+    assert FAILURES_AT_ONCE == emptied(known, PEER)
+    time.now += 1
+    assert FAILURES_PER_SECOND == emptied(known, PEER)
+    time.now += 10_000
+    assert FAILURES_AT_ONCE == emptied(known, PEER)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("ipv4:192.0.2.1:5000", "ipv4:192.0.2.1:6000", True),
+        ("ipv4:192.0.2.1:5000", "ipv4:192.0.2.2:5000", False),
+        ("ipv6:%5B2001:db8::1%5D:5000", "ipv6:%5B2001:db8:0:0:ffff::2%5D:6000", True),
+        ("ipv6:%5B2001:db8::1%5D:5000", "ipv6:%5B2001:db8:0:1::1%5D:5000", False),
+        ("ipv6:%5B::ffff:192.0.2.1%5D:5000", "ipv4:192.0.2.1:6000", True),
+        ("ipv6:%5Bfe80::1%25eth0%5D:5000", "ipv6:%5Bfe80::2%5D:5000", True),
+        ("unix:", "unix:/run/authority", True),
+    ],
+)
+def test_peer_is_an_address_or_a_network(one: str, other: str, same: bool) -> None:
+    """IPv4 addresses count each, IPv6 by their /64, all of a unix socket together."""
+    known = Peers(Time())
+    emptied(known, one)
+    assert same is not known.take(other)
+
+
+def test_table_forgets_whom_it_heard_of_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses an attacker has, memory is bounded."""
+    monkeypatch.setattr(peers, "PEERS_MAX", 2)
+    known = Peers(Time())
+    emptied(known, PEER)
+    known.take("ipv4:192.0.2.2:1")
+    assert not known.take(PEER)
+    known.take("ipv4:192.0.2.3:1")
+    assert known.take("ipv4:192.0.2.2:1")
+    assert 2 == len(known._buckets)
+
+
+@pytest.mark.parametrize("code", [None, NOT_FOUND, UNAUTHENTICATED])
+@pytest.mark.parametrize("admission", list(Admission))
+@pytest.mark.parametrize("metadata", [(), OPERATOR])
+async def test_only_failed_proofs_count(
+    code: int | None, admission: Admission, metadata: Metadata
+) -> None:
+    """A call is refused as one too many only if those before it had failed to prove anything."""
+    known, served = Peers(Time()), 0
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        nonlocal served
+        served += 1
+        if code is not None:
+            raise Refusal(code, "", b"")
+        return b""
+
+    method = limited(answer, admission, known, None)
+    last: int | None = None
+    for _ in range(FAILURES_AT_ONCE + 1):
+        try:
+            await method(b"", Call(metadata, PEER))
+        except Refusal as refused:
+            last = refused.code
+    failed = code == UNAUTHENTICATED
+    assert (RESOURCE_EXHAUSTED if failed else code) == last
+    bare = admission is Admission.SECRET or (admission is Admission.EITHER and not metadata)
+    assert FAILURES_AT_ONCE + (not (failed and bare)) == served
+
+
+async def test_operator_is_served_whatever_others_did_from_his_address() -> None:
+    """A call that carries an operator key reaches its method though the bucket is empty."""
+    known = Peers(Time())
+    emptied(known, PEER)
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        return b"served"
+
+    for admission in (Admission.OPERATOR, Admission.TOGETHER, Admission.EITHER):
+        method = limited(answer, admission, known, None)
+        assert b"served" == await method(b"", Call(OPERATOR, PEER))

@@ -1,0 +1,148 @@
+"""The sans-IO half of a watch: where it resumes, what it tells, how old its word can be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from keyauthority.model import Change, ChangeType
+from keyauthority.results import WatchUpdate
+from keyauthority.watch import REMEASURE_SECONDS, RENEW_SECONDS, SLACK_MAX, Resume, WatchSession
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+AHEAD = 1_000.0  # the server's clock less ours
+LOG = "log"
+
+
+def update(
+    sent: float,
+    revision: int,
+    *revisions: int,
+    checkpoint: bool = True,
+    resync: bool = False,
+    log_id: str = LOG,
+    lag: float = 0.0,
+) -> WatchUpdate:
+    """A message that the server sent at a moment of our clock."""
+    time = EPOCH + timedelta(seconds=sent + AHEAD)
+    return WatchUpdate(
+        changes=tuple(
+            Change(revision=one, time=time, type=ChangeType.KEY_UPDATED, project_id="")
+            for one in revisions
+        ),
+        revision=revision,
+        log_id=log_id,
+        checkpoint=checkpoint,
+        resync=resync,
+        server_time=time,
+        lag=timedelta(seconds=lag),
+    )
+
+
+def watching(revision: int = 5) -> WatchSession:
+    """A session that was opened at 10 and has been told a checkpoint at once."""
+    session = WatchSession()
+    session.resume(10.0)
+    session.receive(update(10.0, revision), 10.0)
+    return session
+
+
+def test_first_stream_begins_now() -> None:
+    """What is not known yet is not resumed."""
+    assert Resume(None, "") == WatchSession().resume(10.0)
+
+
+def test_next_stream_goes_on_where_the_last_one_stood() -> None:
+    """After a stream has ended, nothing is missed."""
+    session = watching()
+    session.receive(update(11.0, 7, 6, 7), 11.0)
+    assert Resume(7, LOG) == session.resume(12.0)
+
+
+def test_changes_that_were_told_are_not_told_again() -> None:
+    """A message that overlaps with what is known tells what is new."""
+    told = watching().receive(update(11.0, 7, 4, 5, 6, 7), 11.0)
+    assert [6, 7] == [change.revision for change in told.changes]
+
+
+def test_stream_cut_between_checkpoints_resumes_behind_the_last_change() -> None:
+    """Changes come in order: what is before the last of them has been told."""
+    session = watching()
+    session.receive(update(11.0, 6, 6, checkpoint=False), 11.0)
+    assert Resume(6, LOG) == session.resume(12.0)
+
+
+def test_resync_begins_anew() -> None:
+    """Whatever was known may be wrong, and nothing proves it fresh."""
+    session = watching()
+    told = session.receive(update(11.0, 0, resync=True), 11.0)
+    assert told.reset
+    assert Resume(None, "") == session.resume(12.0)
+    assert session.fresh_until(1e9) < 0
+
+
+def test_other_log_begins_anew() -> None:
+    """A server that was replaced by another's backup tells of another log."""
+    told = watching().receive(update(11.0, 3, log_id="other"), 11.0)
+    assert told.reset
+
+
+def test_freshness_counts_from_when_it_was_said() -> None:
+    """A message that was under way for three seconds proves what was so three seconds ago."""
+    session = watching()
+    session.receive(update(20.0, 5), 23.0)
+    assert 22.0 == session.fresh_until(2.0)
+
+
+def test_lag_of_the_server_counts() -> None:
+    """A server that is behind itself proves less."""
+    session = watching()
+    session.receive(update(20.0, 5, lag=0.5), 20.0)
+    assert 21.5 == session.fresh_until(2.0)
+
+
+def test_message_without_a_checkpoint_proves_nothing() -> None:
+    """Only a checkpoint says that all has been told."""
+    session = watching()
+    session.receive(update(20.0, 6, 6, checkpoint=False), 20.0)
+    assert 12.0 == session.fresh_until(2.0)
+
+
+def test_server_time_is_never_early() -> None:
+    """A stream that took a fifth of a second to begin makes the server's clock seem that late."""
+    session = WatchSession()
+    session.resume(10.0)
+    session.receive(update(10.2, 5), 10.3)
+    assert EPOCH + timedelta(seconds=30.2 + AHEAD) == session.server_time(30.0)
+
+
+def test_server_time_never_runs_back() -> None:
+    """An expired key stays expired when another server's clock is behind."""
+    session = watching()
+    first = session.server_time(12.0)
+    session.resume(12.0)
+    behind = update(12.0, 5)
+    session.receive(
+        WatchUpdate(
+            changes=(),
+            revision=behind.revision,
+            log_id=LOG,
+            checkpoint=True,
+            resync=False,
+            server_time=behind.server_time - timedelta(hours=1),
+            lag=timedelta(0),
+        ),
+        12.0,
+    )
+    assert first == session.server_time(12.0)
+    assert 14.0 == session.fresh_until(2.0)
+
+
+def test_clock_is_compared_again_after_a_while_and_soon_after_a_slow_start() -> None:
+    """Two clocks drift; and what was measured over a slow start is worth little."""
+    session = watching()
+    assert not session.due(10.0 + RENEW_SECONDS)
+    assert session.due(10.1 + RENEW_SECONDS)
+    session.resume(20.0)
+    session.receive(update(20.0, 5), 20.1 + SLACK_MAX)
+    assert not session.due(20.0 + REMEASURE_SECONDS)
+    assert session.due(20.1 + REMEASURE_SECONDS)

@@ -1,0 +1,165 @@
+"""A watcher's way: from the log to what is kept to what comes, and where it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import pytest
+
+from keyauthority.clock import SystemClock
+from keyauthority.errors import Unavailable
+from keyauthority.model import Revision
+from keyauthority.requests import WatchQuery
+from keyauthority_server.authority import watching
+from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.desk import Desk
+from keyauthority_server.authority.watching import Update, Watching
+from keyauthority_server.feed import Feed, Recent, following
+from keyauthority_server.store.base import Store
+from keyauthority_server.store.sqlite import migrate, open_store
+from tests.store.making import create_project, operator, seal
+
+PATIENCE = 20.0  # seconds; of a test that hangs
+KEPT = 4
+
+
+class World(NamedTuple):
+    """A store, and those who watch it."""
+
+    store: Store
+    recent: Recent
+    watching: Watching
+
+    def watch(self, **asked: Any) -> AsyncGenerator[Update]:
+        """Open a watch of one who may see everything."""
+        caller = Caller(operator(), "127.0.0.1")
+
+        async def admit() -> Caller:
+            return caller
+
+        return self.watching.watch(caller, admit, WatchQuery(**asked))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A store in a folder of its own, with a feed that keeps few changes."""
+    migrate(tmp_path / "keys.db")
+    store = open_store(tmp_path / "keys.db", seal)
+    desk = SimpleNamespace(store=store, log_id=store.log_id, clock=SystemClock())
+    async with following(store) as feed, asyncio.timeout(PATIENCE):
+        recent = Recent(feed, changes_max=KEPT)
+        yield World(store, recent, Watching(cast("Desk", desk), recent))
+    await store.close()
+
+
+async def make(world: World, number: int) -> None:
+    """Commit some changes, and see them kept."""
+    for _ in range(number):
+        await create_project(world.store)
+    head = (await world.store.read_changes(0, 1)).head
+    while world.recent.watchers and world.recent.position < head:  # noqa: ASYNC110 - of the feed
+        await asyncio.sleep(0.005)
+
+
+async def test_reader_who_is_too_slow_is_told_to_resync(world: World) -> None:
+    """As soon as he reads again, and then his stream ends."""
+    async with aclosing(world.watch()) as updates:
+        assert (await anext(updates)).checkpoint
+        await make(world, KEPT + 1)
+        assert [True] == [one.resync async for one in updates]
+
+
+async def test_reader_who_pauses_for_less_misses_nothing(world: World) -> None:
+    """He gets all that has come, in order, in one checkpoint."""
+    async with aclosing(world.watch()) as updates:
+        await anext(updates)
+        await make(world, KEPT)
+        update = await anext(updates)
+    assert (list(range(1, KEPT + 1)), True) == (
+        [one.revision for one in update.changes],
+        update.checkpoint,
+    )
+
+
+async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages are no checkpoints before the last change that was committed meanwhile is told."""
+    monkeypatch.setattr(watching, "PAGE", 100)
+    await make(world, 250)
+    told: list[int] = []
+    async with aclosing(world.watch(from_revision=0)) as updates:
+        async for update in updates:
+            told += [one.revision for one in update.changes]
+            if len(told) == 200:
+                await make(world, 1)
+            if update.checkpoint:
+                break
+            assert update.revision == told[-1]
+    assert list(range(1, 252)) == told
+
+
+async def test_start_that_is_too_old_is_told_to_resync(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond so many changes a snapshot is what helps."""
+    monkeypatch.setattr(watching, "REPLAY_MAX", 2)
+    await make(world, 3)
+    assert [True] == [one.resync async for one in world.watch(from_revision=0)]
+    async with aclosing(world.watch(from_revision=1)) as updates:
+        assert not (await anext(updates)).resync
+
+
+async def test_log_that_has_lost_changes_is_told_as_resync(world: World) -> None:
+    """Also if it has grown again to where the watcher was."""
+    async with aclosing(world.watch()) as updates:
+        await anext(updates)
+        world.recent.lost(Revision(0))
+        assert [True] == [one.resync async for one in updates]
+
+
+async def test_watch_that_has_to_go_tells_first_what_there_is(world: World) -> None:
+    """Then it raises Unavailable, and so does every watch that is opened after it."""
+    async with aclosing(world.watch()) as updates:
+        await anext(updates)
+        await make(world, 1)
+        world.watching.end()
+        assert [1] == [one.revision for one in (await anext(updates)).changes]
+        with pytest.raises(Unavailable):
+            await anext(updates)
+    with pytest.raises(Unavailable):
+        await anext(world.watch())
+    assert 0 == world.recent.watchers
+
+
+async def test_watcher_who_comes_while_the_last_one_goes_is_told_of_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who goes takes the feed with him only if nobody else has come, or is about to."""
+    catch_up, here, gone = Feed.catch_up, asyncio.Event(), asyncio.Event()
+    first, second = world.watch(), world.watch()
+    await anext(first)
+
+    async def slow(feed: Feed) -> None:
+        if asyncio.current_task() is opening:
+            here.set()
+            await gone.wait()
+        await catch_up(feed)
+
+    monkeypatch.setattr(Feed, "catch_up", slow)
+    opening = asyncio.create_task(anext(second))
+    await here.wait()
+    await first.aclose()
+    gone.set()
+    assert (await opening).checkpoint
+    await create_project(world.store)
+    async with aclosing(second):
+        async for update in second:
+            if update.changes:
+                break
+    assert 0 == world.recent.watchers
