@@ -30,7 +30,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto bench bench-scale build clean \
+.PHONY: help serve test check format proto bench bench-scale bench-staleness build clean \
 	check-format check-lint check-types check-imports check-rules check-proto check-stubs
 
 help: ## Show this list
@@ -41,7 +41,7 @@ serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:5005
 	@exec $(BIN)/keyauthority-server serve $(ARGS)
 
 test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n at once)
-	$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: check-format check-lint check-types check-imports check-rules check-proto check-stubs ## Check everything but the tests: format, lint, types, imports, rules, protos, stubs
 
@@ -61,6 +61,9 @@ bench: .venv/.dev ## Measure Verify beside an empty grpcio handler, on one core 
 
 bench-scale: .venv/.dev ## Measure what a million keys cost (takes some minutes and 2 GB of disk)
 	$(BIN)/python benchmarks/scale.py $(ARGS)
+
+bench-staleness: .venv/.dev ## Measure how long a revocation takes to reach all servers of one PostgreSQL (needs h2load)
+	$(BIN)/python benchmarks/staleness.py $(ARGS)
 
 build: .venv/.dev ## Build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

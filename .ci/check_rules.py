@@ -21,7 +21,7 @@ STORE = ROOT / "server/keyauthority_server/store"
 SECRET_NAME = re.compile(r"^token$|(^|_)(secret|secret_key|operator_key|digest|hmac|mac|pepper)$")
 STATEMENT = re.compile(
     r"\s*(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM"
-    r"|(CREATE|ALTER|DROP)\s+(TABLE|INDEX|TRIGGER)|PRAGMA\s+\w|BEGIN\s+IMMEDIATE)\b",
+    r"|(CREATE|ALTER|DROP)\s+(TABLE|INDEX|TRIGGER)|PRAGMA\s+\w+|BEGIN\s+IMMEDIATE)\b",
     re.DOTALL,
 )
 EXECUTES = frozenset({"execute", "executemany", "executescript"})

@@ -32,7 +32,7 @@ from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.sqlite import SqliteStore, open_store
 from keyauthority_server.store.values import Entry, Held, Mutation
-from keyauthority_server.wire import Answer, Call
+from keyauthority_server.wire import Answer, Call, Streaming
 
 BATCH: Final = 500  # keys in one transaction while filling: a larger one may take seconds to commit
 VERIFIED: Final = 50_000  # tokens kept for Verify, of all that are made
@@ -103,6 +103,7 @@ async def _side(data: Path, number: int, stack: AsyncExitStack) -> Side:
     )
     operator_key = (data / bootstrap.OPERATOR_KEY).read_text().strip()
     verify = rpc.services(authority, None)["keyauthority.v1.KeyAuthorityService"]["Verify"]
+    assert not isinstance(verify, Streaming)
     call = Call((("x-auth-token", operator_key),), "ipv4:127.0.0.1:1")
     store = open_store(settings.store.sqlite_path, _no_seal, checkpoints=False)
     stack.push_async_callback(store.close)

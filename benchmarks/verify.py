@@ -73,7 +73,7 @@ def _measure(rounds: int, calls: int) -> dict[str, list[float]]:
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds):
             for name, (address, operator_key, body) in sides.items():
-                rates[name].append(_load(address, operator_key, body, calls, folder))
+                rates[name].append(load(address, operator_key, body, calls, folder))
         return rates
 
 
@@ -96,18 +96,20 @@ def _requests(address: str, operator_key: str) -> dict[str, bytes]:
             quota=keyauthority.Quota(1_000_000_000, keyauthority.QuotaPeriod.MONTH),
         )
     return {
-        _PLAIN: _body(plain),
-        "  permission and address checked": _body(strict, **asked),
-        "  rate limit": _body(rated),
-        "  all that, and a quota": _body(both, **asked),
+        _PLAIN: body_of(plain),
+        "  permission and address checked": body_of(strict, **asked),
+        "  rate limit": body_of(rated),
+        "  all that, and a quota": body_of(both, **asked),
     }
 
 
-def _body(created: keyauthority.CreatedKey, **asked: Any) -> bytes:
+def body_of(created: keyauthority.CreatedKey, **asked: Any) -> bytes:
+    """Return the request that verifies a key."""
     return pb.VerifyRequest(secret_key=created.secret_key, **asked).SerializeToString()
 
 
-def _load(address: str, operator_key: str, body: bytes, calls: int, folder: Path) -> float:
+def load(address: str, operator_key: str, body: bytes, calls: int, folder: Path) -> float:
+    """Make calls of Verify as fast as the server answers; return their rate a second."""
     framed = folder / "request.bin"
     framed.write_bytes(b"\0" + len(body).to_bytes(4) + body)
     command = [
