@@ -1,0 +1,63 @@
+"""A store and the feed of its log, told by hand: what a test of the cache stands on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from keyauthority.clock import monotonic
+from keyauthority.model import Change, ChangeType, Key, Project, Revision
+from keyauthority_server.store.values import Held, Proven, Sights
+from tests.store.making import NOON, held
+
+
+class Told:
+    """A store, and the feed of its log, that say what a test makes them say."""
+
+    def __init__(self) -> None:
+        self.head = Revision(1)
+        self.keys: dict[str, Held] = {}
+        self.projects: dict[str, Project] = {}
+        self.reads = 0
+        self.as_of = self.proven_at = self.read_as_of = monotonic()
+        self.acknowledged = Revision(0)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reading = asyncio.Event()
+
+    async def prove_each(self, seconds: float) -> None:
+        """Prove nothing."""
+
+    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+        """Read what there is at once, and answer when the gate is open."""
+        self.reads += 1
+        pairs = [self.pair(name) for name in access_keys]
+        sights = Sights(self.head, pairs, self.keys.get(operator or ""))
+        self.reading.set()
+        await self.gate.wait()
+        return Proven(sights, self.read_as_of)
+
+    def pair(self, name: str) -> tuple[Held | None, Project | None]:
+        """What there is of a key."""
+        found = self.keys.get(name)
+        return found, self.projects.get(found.key.project_id) if found else None
+
+    def change(self, *records: Key | Project) -> Change:
+        """Commit a change of these records, and return it as the feed would tell it."""
+        self.head = Revision(self.head + 1)
+        keys = [replace(one, revision=self.head) for one in records if isinstance(one, Key)]
+        projects = [one for one in records if isinstance(one, Project)]
+        for one in keys:
+            kept = self.keys.get(one.access_key, held(one))
+            self.keys[one.access_key] = kept._replace(key=one)
+        for of in projects:
+            self.projects[of.project_id] = replace(of, revision=self.head)
+        return Change(
+            revision=self.head,
+            time=NOON,
+            type=ChangeType.KEY_UPDATED,
+            project_id="",
+            keys=tuple(keys),
+            project=self.projects[projects[0].project_id] if projects else None,
+        )
