@@ -4,6 +4,9 @@
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
+PROVE ?= 1
+# How long one proof may take: two minutes, and as much more as there is more of it.
+PROVE_SECONDS = $(shell expr 120 \* $(PROVE))
 # Tests at once: two a core, since most of them wait for a server.
 WORKERS ?= $(shell expr 2 \* $$(nproc))
 
@@ -30,7 +33,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto bench bench-scale bench-staleness build clean \
+.PHONY: help serve test prove check format proto bench bench-verifier bench-scale bench-staleness build clean \
 	check-format check-lint check-types check-imports check-rules check-proto check-stubs
 
 help: ## Show this list
@@ -42,6 +45,9 @@ serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:5005
 
 test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n at once)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+prove: .venv/.dev ## Run the proofs that take load, time or a quiet machine (PROVE=n for n times as much)
+	PROVE=$(PROVE) $(BIN)/pytest -m prove --timeout $(PROVE_SECONDS) $(PYTEST_ARGS)
 
 check: check-format check-lint check-types check-imports check-rules check-proto check-stubs ## Check everything but the tests: format, lint, types, imports, rules, protos, stubs
 
@@ -58,6 +64,9 @@ proto: .venv/.dev .venv-proto/.tools ## Make the stubs and the baseline anew; re
 
 bench: .venv/.dev ## Measure Verify beside an empty grpcio handler, on one core (needs h2load)
 	$(BIN)/python benchmarks/verify.py $(ARGS)
+
+bench-verifier: .venv/.dev ## Measure the in-process verifier: rate, freshness, memory (some minutes)
+	$(BIN)/python benchmarks/verifier.py $(ARGS)
 
 bench-scale: .venv/.dev ## Measure what a million keys cost (takes some minutes and 2 GB of disk)
 	$(BIN)/python benchmarks/scale.py $(ARGS)

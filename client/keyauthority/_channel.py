@@ -127,9 +127,15 @@ def target(address: str, tls: Tls | bool) -> Target:
         )
     if several:
         address = f"{_family(address.split(','))}:{address}"
-    balanced = "," in address or address.startswith("dns:")
-    config = json.dumps(_BALANCED if balanced else _SERVICE_CONFIG)
-    return Target(address, (("grpc.service_config", config), *CHANNEL_OPTIONS))
+    balanced = several or address.startswith(("dns:", "ipv4:", "ipv6:"))
+    options: tuple[tuple[str, str | int], ...] = (
+        ("grpc.service_config", json.dumps(_BALANCED if balanced else _SERVICE_CONFIG)),
+        *CHANNEL_OPTIONS,
+    )
+    if balanced:  # named, for gRPC leaves it out when it watches health, and takes a list for one
+        first = address.partition(":")[2].rpartition("/")[2].partition(",")[0]
+        options += (("grpc.default_authority", first),)
+    return Target(address, options)
 
 
 def _family(addresses: list[str]) -> str:

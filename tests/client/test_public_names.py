@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import keyauthority
-from keyauthority import AsyncClient, Client
+from keyauthority import AsyncClient, AsyncVerifier, Client, Verifier
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,6 +151,37 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
     assert {"__init__", "create_key", "report_usage"} <= sync.keys()
     assert sync == awaited
+
+
+def test_verifiers_verify_as_clients_do() -> None:
+    """One takes the place of the other: the verifier's timeout is its own, not each call's."""
+    sync, awaited = _public(Verifier), _public(AsyncVerifier)
+    remote = _public(Client)["verify"]
+    local = [one for name, one in remote.parameters.items() if name != "timeout"]
+
+    assert local == list(sync["verify"].parameters.values())
+    assert remote.return_annotation == sync["verify"].return_annotation
+    assert {name: list(one.parameters) for name, one in sync.items()} == {
+        name: list(one.parameters) for name, one in awaited.items()
+    }
+    assert sync["verify"] == awaited["verify"]
+
+
+def test_services_protect_themselves_without_a_framework() -> None:
+    """Only the module that is made for a framework needs it."""
+    script = """
+import sys
+sys.modules.update(dict.fromkeys(("fastapi", "starlette", "pytest", "keyauthority_server"), None))
+import keyauthority.middleware.asgi
+import keyauthority.middleware.grpc
+import keyauthority.middleware.wsgi
+import keyauthority.testing
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True
+    )
+
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_both_clients_return_the_same_types() -> None:

@@ -1,4 +1,4 @@
-"""The pages for those who come from elsewhere: every example in them is run."""
+"""The pages that show how something is done: every example in them is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.service.processes import start
 
-PAGES = sorted((ROOT / "docs").glob("coming-from-*.md"))
+MIGRATIONS = sorted((ROOT / "docs").glob("coming-from-*.md"))
+PAGES = [*MIGRATIONS, *sorted((ROOT / "docs").glob("protect-a-*.md"))]
 
 
 def test_there_is_a_page_for_each_system() -> None:
@@ -18,7 +19,7 @@ def test_there_is_a_page_for_each_system() -> None:
     expected = [f"coming-from-{name}.md" for name in ("google", "razorpay", "scaleway", "stripe")]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    assert expected == [page.name for page in PAGES]
+    assert expected == [page.name for page in MIGRATIONS]
     assert [name for name in expected if f"(docs/{name})" not in readme] == []
 
 

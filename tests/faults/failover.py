@@ -53,6 +53,8 @@ class Pair:
     def __init__(self, primary: Cluster, standby: Cluster) -> None:
         """Start both in their empty folders; commits wait for the standby."""
         self.primary, self.standby = primary, standby
+        self.promotions: list[float] = []
+        """Seconds that each took, which are part of the recovery."""
         primary.make()
         primary.start()
         primary.execute(f"CREATE DATABASE {DATABASE}")
@@ -67,7 +69,9 @@ class Pair:
     def fail_over(self) -> None:
         """Kill the primary and promote the standby."""
         self.primary.kill()
+        began = time.monotonic()
         self.standby.promote()
+        self.promotions.append(time.monotonic() - began)
         self.primary, self.standby = self.standby, self.primary
 
     def lose(self) -> None:
@@ -292,13 +296,14 @@ _END_OTHERS: Final = (
 
 def report(world: World) -> str:
     """What was found, in lines."""
-    times = sorted(world.recoveries)
+    times, promotions = sorted(world.recoveries), sorted(world.pair.promotions)
     created, revoked = (len(world.journal.acknowledged(one)) for one in (CREATE, REVOKE))
     unknown = len(world.journal.lines) - created - revoked
     return (
         f"{len(times)} failovers, {created + revoked} acknowledged changes, none lost, "
         f"{len(world.stale)} stale answers\n"
-        f"recovery p50 {statistics.median(times):.2f} s, worst {times[-1]:.2f} s"
+        f"recovery p50 {statistics.median(times):.2f} s, worst {times[-1]:.2f} s; of that the"
+        f" promotion p50 {statistics.median(promotions):.2f} s, worst {promotions[-1]:.2f} s"
         f" ({unknown} changes were unknown to their caller, and settled)"
     )
 

@@ -19,6 +19,8 @@ from keyauthority_server.wire import Call, Refusal
 from tests.faults.load import Line
 from tests.faults.slow_server import VERIFY_SECONDS
 
+pytestmark = pytest.mark.prove
+
 PROVE: Final = int(os.environ.get("PROVE", "1"))  # how many times as long a run lasts
 SECONDS: Final = 2 * PROVE
 CAPACITY: Final = 1 / VERIFY_SECONDS  # calls a second

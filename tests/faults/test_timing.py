@@ -24,6 +24,8 @@ from keyauthority_server.store.sql import LOOK
 from tests.conftest import one_server
 from tests.service.callers import METHODS, Caller, bearer, new_key, new_operator, revoke
 
+pytestmark = pytest.mark.prove
+
 ROUNDS: Final = 350
 SEPARABLE: Final = 0.25  # chance makes up to 0.13 of so many samples, by 3 sigma
 ATTEMPTS: Final = 3  # each adds its samples to those before

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Final
 
 import grpc
+import pytest
 from google.rpc.status_pb2 import Status
 
 from keyauthority.convert import error_from_status
@@ -20,6 +21,8 @@ from keyauthority_server.rpc.peers import FAILURES_AT_ONCE
 from tests.conftest import Start
 from tests.faults.load import Line
 from tests.service.callers import Caller, new_key, new_project, revoke, verdict
+
+pytestmark = pytest.mark.prove
 
 PROVE: Final = int(os.environ.get("PROVE", "1"))  # 50 makes it a million tokens
 GUESSES: Final = 20_000 * PROVE

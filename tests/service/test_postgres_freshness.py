@@ -43,6 +43,8 @@ from tests.service.processes import ServerProcess, start, wait_until
 from tests.service.test_metrics import scrape, value
 from tests.store.making import create, operator, seal
 
+pytestmark = pytest.mark.prove
+
 MAX_STALENESS: Final = 1.0  # seconds, as the contract's default
 SLACK_SECONDS: Final = 2.0  # for the calls themselves, on a machine that is busy
 RECOVERY_SECONDS: Final = 5.0

@@ -18,6 +18,8 @@ from tests.service.certificates import LOOPBACK, Pair
 from tests.service.processes import wait_until
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, World
 
+pytestmark = pytest.mark.prove
+
 SILENT: Final = 300
 TAKEN_SECONDS: Final = 8  # of pauses between handshakes; it takes one
 

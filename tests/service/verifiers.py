@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
 from keyauthority import (
@@ -20,6 +21,12 @@ from keyauthority import (
 from tests.service.processes import WAIT_SECONDS, wait_until
 
 T = TypeVar("T")
+
+PATIENT: Final[dict[str, Any]] = {
+    "max_staleness": timedelta(seconds=WAIT_SECONDS),
+    "timeout": float(WAIT_SECONDS),
+}
+"""What a verifier is given where a slow machine shall make no difference."""
 
 
 class Verifies(Protocol):
@@ -120,7 +127,7 @@ def threads(address: str, operator_key: str, **arguments: Any) -> Iterator[Verif
     """Open a `Verifier`."""
     with _Asking(address, operator_key=operator_key) as client:
         client.asked, client.lost = [], []
-        with Verifier(client, **arguments) as verifier:
+        with Verifier(client, **PATIENT | arguments) as verifier:
             yield _Threads(verifier, client)
 
 
@@ -134,7 +141,7 @@ def tasks(address: str, operator_key: str, **arguments: Any) -> Iterator[Verifie
         client = _done(loop, _made(lambda: _AsyncAsking(address, operator_key=operator_key)))
         client.asked, client.lost = [], []
         try:
-            verifier = _done(loop, _made(lambda: AsyncVerifier(client, **arguments)))
+            verifier = _done(loop, _made(lambda: AsyncVerifier(client, **PATIENT | arguments)))
             _done(loop, verifier.__aenter__())
             try:
                 yield _Tasks(verifier, client, loop)

@@ -1,23 +1,18 @@
-"""The core of the verifiers: what it judges, what it leaves to the server, what it never keeps."""
+"""The core of the verifiers: what it judges, and what it leaves to the server."""
 
 from __future__ import annotations
 
-import gc
-import threading
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from types import FunctionType, ModuleType
+from datetime import timedelta
 
 import pytest
 
 from keyauthority.decision import denied, judged
 from keyauthority.model import (
+    App,
     Change,
     ChangeType,
-    Facts,
     Key,
-    KeyKind,
-    KeyMode,
     Project,
     Quota,
     QuotaPeriod,
@@ -26,78 +21,23 @@ from keyauthority.model import (
 )
 from keyauthority.requests import Presentation
 from keyauthority.results import WatchUpdate
-from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.verifier.judging import Judge
-
-NOW = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
-LOG = "log"
-PROJECT = Project(project_id="p", create_time=NOW, update_time=NOW, revision=1)
-ACCESS_KEY = new_access_key()
-TOKEN = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
-KEY = Key(
-    access_key=ACCESS_KEY,
-    project_id="p",
-    mode=KeyMode.TEST,
-    kind=KeyKind.RESTRICTED,
-    permissions=("orders:read",),
-    create_time=NOW,
-    update_time=NOW,
-    revision=2,
+from keyauthority.verifier.memory import ANSWERS_MIN
+from tests.unit.judging import (
+    KEY,
+    LOG,
+    NOW,
+    PROJECT,
+    TOKEN,
+    ask,
+    changed,
+    code,
+    judge,
+    teach,
+    watching,
 )
-FOREVER = 1e12
 
-
-def watching(judge: Judge, revision: int, *changes: Change, at: float = 0.0) -> None:
-    """Tell the judge what a watch tells, `at` seconds after noon."""
-    judge.take(
-        WatchUpdate(
-            changes=changes,
-            revision=revision,
-            log_id=LOG,
-            checkpoint=True,
-            resync=False,
-            server_time=NOW + timedelta(seconds=at),
-            lag=timedelta(0),
-        ),
-        at,
-    )
-
-
-def changed(key: Key) -> Change:
-    """The change that made the record what it is."""
-    return Change(
-        revision=key.revision,
-        time=NOW,
-        type=ChangeType.KEY_UPDATED,
-        project_id=key.project_id,
-        keys=(key,),
-    )
-
-
-def ask(token: str = TOKEN, **facts: object) -> Presentation:
-    """A question."""
-    return Presentation(token, Facts(**facts))  # type: ignore[arg-type]  # the tests' own words
-
-
-def teach(judge: Judge, key: Key = KEY, project: Project = PROJECT, revision: int = 5) -> None:
-    """Let the judge learn what the server answers about the key."""
-    asked = ask()._replace(include_record=True)
-    judge.learn(asked, judged(key, project, asked, NOW, revision, LOG))
-
-
-@pytest.fixture
-def judge() -> Judge:
-    """One that stands at revision 5 and believes for two seconds."""
-    made = Judge(10, 2.0)
-    made.resume(0.0)
-    watching(made, 5)
-    return made
-
-
-def code(judge: Judge, asked: Presentation, at: float = 1.0) -> VerdictCode | None:
-    """The verdict's code, None where only the server can tell."""
-    verdict = judge.judge(asked, at)
-    return None if verdict is None else verdict.code
+__all__ = ["judge"]
 
 
 def test_first_sight_is_for_the_server(judge: Judge) -> None:
@@ -203,6 +143,81 @@ def test_limits_are_for_the_server(judge: Judge, key: Key, project: Project) -> 
     assert code(judge, ask()) is None
 
 
+def test_denial_of_a_limited_key_draws_nothing(judge: Judge) -> None:
+    """It is judged here, unless all that fails is to be told: the limit may be one of them."""
+    teach(judge, replace(KEY, quota=Quota(5, QuotaPeriod.DAY)))
+    denied_anyway = ask(permissions=("orders:write",))
+    assert VerdictCode.MISSING_PERMISSION is code(judge, denied_anyway)
+    assert code(judge, denied_anyway._replace(explain=True)) is None
+
+
+def test_records_are_for_the_server(judge: Judge) -> None:
+    """A change does not tell all of a record."""
+    teach(judge)
+    assert code(judge, ask()._replace(include_record=True)) is None
+
+
+def test_newer_answer_ends_what_was_answered_before(judge: Judge) -> None:
+    """What the server has said of a change counts before the watch has told it."""
+    teach(judge)
+    assert VerdictCode.VALID is code(judge, ask())
+    teach(judge, replace(KEY, revoke_time=NOW, revision=8), revision=8)
+    assert VerdictCode.REVOKED is code(judge, ask())
+
+
+def test_answer_of_another_log_is_not_learnt(judge: Judge) -> None:
+    """The watch tells nothing of that log: what it says would never be taken back."""
+    asked = ask()._replace(include_record=True)
+    judge.learn(asked, judged(KEY, PROJECT, asked, NOW, 99, "other"))
+    assert code(judge, ask()) is None
+    unwatched = Judge(10, 2.0)
+    teach(unwatched)
+    assert 0 == len(unwatched.memory)
+
+
+def test_clock_that_falls_behind_brings_no_answer_back(judge: Judge) -> None:
+    """A failover to a server whose clock is late does not bring an expired key back to life."""
+    teach(judge, replace(KEY, expire_time=NOW + timedelta(seconds=1.2)))
+    assert VerdictCode.VALID is code(judge, ask(), at=1.0)
+    judge.resume(1.3)
+    late = WatchUpdate(
+        changes=(),
+        revision=5,
+        log_id=LOG,
+        checkpoint=True,
+        resync=False,
+        server_time=NOW + timedelta(seconds=0.3),
+        lag=timedelta(0),
+    )
+    judge.take(late, 1.3)
+    assert VerdictCode.EXPIRED is code(judge, ask(), at=1.3)
+
+
+def test_questions_without_end_are_kept_within_bounds(judge: Judge) -> None:
+    """Clients choose what is asked: their addresses fill no memory."""
+    teach(judge)
+    for number in range(2 * ANSWERS_MIN):
+        code(judge, ask(client_ip=f"10.0.{number // 256}.{number % 256}"))
+    assert len(judge.memory.state.answers) <= ANSWERS_MIN
+
+
+def test_authority_that_does_not_answer_is_asked_once_a_second() -> None:
+    """Told to fail static, nobody waits for it again and again."""
+    judge = Judge(10, 2.0, static=60.0)
+    judge.resume(0.0)
+    watching(judge, 5)
+    teach(judge)
+    assert judge.judge(ask(), 5.0) is None
+    assert judge.instead(ask(), 5.0) is None
+    assert judge.unanswered(ask(), 6.0) is not None
+    assert judge.instead(ask(), 6.5) is not None
+    assert judge.instead(ask(), 7.1) is None
+    assert judge.instead(ask(), 7.2) is not None
+    assert judge.unanswered(ask(), 60.0) is None
+    teach(judge)
+    assert judge.instead(ask(), 60.1) is None
+
+
 def test_newer_state_is_for_the_server(judge: Judge) -> None:
     """at_least_revision and log_id ask for what may not be known here."""
     teach(judge)
@@ -218,7 +233,11 @@ def test_newer_state_is_for_the_server(judge: Judge) -> None:
         ask(permissions=("a:b",) * 101),
         ask(client_ip="10.0.0.300"),
         ask(referrer="\n"),
+        ask(permissions=("a:" + "b" * 600,)),
+        ask(client_ip="fe80::1%" + "a" * 600),
+        ask(app=App(android_sha1=":" * 600 + "a" * 40)),
         ask()._replace(cost=-1),
+        ask()._replace(cost=2**63),
         ask()._replace(at_least_revision=-1),
     ],
 )
@@ -242,84 +261,3 @@ def test_unknown_token_is_remembered_until_its_key_changes(judge: Judge) -> None
     assert VerdictCode.UNKNOWN is code(judge, asked)
     watching(judge, 6, changed(replace(KEY, revision=6)), at=1.0)
     assert code(judge, asked) is None
-
-
-def test_resync_forgets_everything(judge: Judge) -> None:
-    """Changes may have been missed."""
-    teach(judge)
-    judge.take(
-        WatchUpdate(
-            changes=(),
-            revision=0,
-            log_id="",
-            checkpoint=False,
-            resync=True,
-            server_time=NOW,
-            lag=timedelta(0),
-        ),
-        1.0,
-    )
-    assert code(judge, ask(), at=1.0) is None
-    assert 0 == len(judge.memory)
-
-
-def test_memory_is_bounded(judge: Judge) -> None:
-    """The key that was kept longest makes room."""
-    teach(judge)
-    for _ in range(10):
-        access_key = new_access_key()
-        token = make(KeyKind.RESTRICTED, KeyMode.TEST, access_key, new_secret()).reveal()
-        key = replace(KEY, access_key=access_key)
-        asked = ask(token)._replace(include_record=True)
-        judge.learn(asked, judged(key, PROJECT, asked, NOW, 5, LOG))
-    assert 10 == len(judge.memory)
-    assert code(judge, ask()) is None
-
-
-def test_token_is_kept_as_a_hash_only(judge: Judge) -> None:
-    """Whoever reads the process's objects finds none."""
-    secret = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
-    asked = ask(secret)._replace(include_record=True)
-    judge.learn(asked, judged(KEY, PROJECT, asked, NOW, 5, LOG))
-    assert VerdictCode.VALID is code(judge, ask(secret))
-    reached: list[object] = [judge]
-    seen: set[int] = set()
-    while reached:
-        one = reached.pop()
-        if id(one) in seen or isinstance(one, type | ModuleType | FunctionType):
-            continue
-        seen.add(id(one))
-        assert one != secret
-        reached.extend(gc.get_referents(one))
-
-
-def test_verifications_are_counted_by_verdict_and_taken_once(judge: Judge) -> None:
-    """What was judged is reported, what the server judged is not."""
-    teach(judge)
-    for _ in range(3):
-        code(judge, ask()._replace(cost=2))
-    code(judge, ask(permissions=("orders:write",)))
-    code(judge, ask(TOKEN[:-1]))
-    (report,) = judge.reports()
-    assert [(VerdictCode.MISSING_PERMISSION, 1, 0), (VerdictCode.VALID, 3, 6)] == sorted(
-        (row.verdict, row.count, row.cost) for row in report.rows
-    )
-    judge.tally.kept.clear()
-    assert 0 == len(judge.reports())
-
-
-def test_threads_lose_no_count(judge: Judge) -> None:
-    """Eight threads count as one would."""
-    teach(judge)
-
-    def verify() -> None:
-        for _ in range(500):
-            code(judge, ask())
-
-    threads = [threading.Thread(target=verify) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (report,) = judge.reports()
-    assert [4_000] == [row.count for row in report.rows]

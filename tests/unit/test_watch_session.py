@@ -146,3 +146,24 @@ def test_clock_is_compared_again_after_a_while_and_soon_after_a_slow_start() -> 
     session.receive(update(20.0, 5), 20.1 + SLACK_MAX)
     assert not session.due(20.0 + REMEASURE_SECONDS)
     assert session.due(20.1 + REMEASURE_SECONDS)
+
+
+def test_slow_server_is_asked_less_and_less_often() -> None:
+    """A thousand watchers that all compare their clocks again each second would keep it slow."""
+    session, opened = watching(), 20.0
+    waits = []
+    for _ in range(3):
+        session.resume(opened)
+        session.receive(update(opened, 5), opened + 1.0)
+        waits.append(next(wait for wait in (1.5, 3.0, 6.0) if session.due(opened + wait)))
+        opened += 10.0
+    assert [1.5, 3.0, 6.0] == waits
+
+
+def test_log_that_changes_before_a_checkpoint_begins_anew() -> None:
+    """What was told of the first log is worth nothing, however little it was."""
+    session = WatchSession()
+    session.resume(10.0)
+    session.receive(update(10.0, 6, 6, checkpoint=False), 10.0)
+    assert Resume(6, LOG) == session.resume(11.0)
+    assert session.receive(update(11.0, 9, log_id="other"), 11.0).reset

@@ -23,6 +23,10 @@ class AsyncClient(
 ):
     """Calls the authority at an address: `host:port` or `unix:/path`.
 
+    Several servers of one authority are `10.0.0.1:50051,10.0.0.2:50051`, or a name that has them
+    all, `dns:///name:50051`, which is also how they are reached with TLS. Calls take turns over
+    those that serve, as their health service tells.
+
     Make one, inside of the running event loop that it shall serve, and close it in the end (it is
     an async context manager). Any number of tasks may share it.
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`

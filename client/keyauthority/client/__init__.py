@@ -16,6 +16,10 @@ __all__ = ["Client", "Listing", "Watch"]
 class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls, AuditCalls, WatchCalls):
     """Calls the authority at an address: `host:port` or `unix:/path`.
 
+    Several servers of one authority are `10.0.0.1:50051,10.0.0.2:50051`, or a name that has them
+    all, `dns:///name:50051`, which is also how they are reached with TLS. Calls take turns over
+    those that serve, as their health service tells.
+
     Safe to share between threads; make one, and close it in the end (it is a context manager).
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
     by secret, can be called. `timeout` is in seconds, for every call that names none itself.

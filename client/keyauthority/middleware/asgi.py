@@ -1,6 +1,7 @@
 """Keys for ASGI applications: Starlette, FastAPI, Litestar and every other.
 
-    app = KeyMiddleware(app, verifier, {"* /health": None, "GET /orders/*": ["orders:read"]})
+    rules = {"* /health": None, "GET /orders/*": ["orders:read"]}
+    guarded = KeyMiddleware(app, lambda: app.state.verifier, rules)
 
 The caller, a `Verdict`, is in `scope["state"]["caller"]`: `request.state.caller` in Starlette and
 FastAPI.
@@ -41,19 +42,21 @@ class KeyMiddleware:
     def __init__(
         self,
         app: App,
-        verifier: AsyncVerifies,
+        verifier: AsyncVerifies | Callable[[], AsyncVerifies],
         rules: Mapping[str, Permissions],
         *,
         trusted_proxies: int = 0,
     ) -> None:
-        """`rules` are read from the first on: see `http.route`. ValueError if one fits nothing.
+        """`verifier` may be what gives it, since it is opened in the event loop, later than this.
+
+        `rules` are read from the first on: see `http.route`. ValueError if one fits nothing.
 
         `trusted_proxies` is how many of your own proxies a call comes through, each of which
         appends to X-Forwarded-For.
         """
         http.check(rules)
         self._app = app
-        self._verifier = verifier
+        self._verifier = verifier if callable(verifier) else lambda: verifier
         self._rules = dict(rules)
         self._trusted_proxies = trusted_proxies
 
@@ -69,7 +72,7 @@ class KeyMiddleware:
         found = (
             permissions
             if isinstance(permissions, Denied)
-            else await admit(self._verifier, scope, permissions, self._trusted_proxies)
+            else await admit(self._verifier(), scope, permissions, self._trusted_proxies)
         )
         if isinstance(found, Denied):
             await _refuse(found, scope, send)

@@ -37,14 +37,20 @@ class Verifier:
 
     The first time that it sees a token, and whenever a limit or quota has to be drawn, it asks the
     authority; after that it judges by itself, on records that WatchChanges keeps fresh. It needs
-    an operator key with `keys:verify`, `keys:read`, `changes:watch` and `usage:report`.
+    an operator key with `keys:verify`, `keys:read`, `changes:watch` and `usage:report`. Without one
+    of the first two `verify` raises PermissionDenied. Without `changes:watch` it asks the authority
+    each time, and without `usage:report` what it judges is not counted: the log
+    `keyauthority.verifier` says so, once. For an operator who is confined to projects the keys of
+    all others are UNKNOWN.
 
     What it knows is at most `max_staleness` old; when the watch is silent for longer it asks the
     authority each time, and if that cannot be reached it raises Unavailable: nobody can tell. Told
     to `fail_static`, a span counted from the last word of the watch, it goes on for so long with
-    what it knows instead; a revocation that is made meanwhile is not seen.
+    what it knows instead, and tries the authority once a second; a revocation that is made
+    meanwhile is not seen. It recovers by itself, within some 2 s of the authority's return, or 10 s
+    of that of a network that had dropped its packets.
 
-    It keeps `max_keys` keys, some 2 KB each, and of a token a hash only. What it has judged is
+    It keeps `max_keys` keys, some 3 KB each, and of a token a hash only. What it has judged is
     reported each `report_interval`, so that usage and last use stay true to that span. `timeout`,
     in seconds, is how long the authority may take to answer. The client stays yours to close.
 

@@ -1,0 +1,94 @@
+"""What tests of the verifiers' core are told, as a watch and a server would tell it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from keyauthority.decision import judged
+from keyauthority.model import (
+    Change,
+    ChangeType,
+    Facts,
+    Key,
+    KeyKind,
+    KeyMode,
+    Project,
+    VerdictCode,
+)
+from keyauthority.requests import Presentation
+from keyauthority.results import WatchUpdate
+from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.verifier.judging import Judge
+
+NOW = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
+LOG = "log"
+PROJECT = Project(project_id="p", create_time=NOW, update_time=NOW, revision=1)
+ACCESS_KEY = new_access_key()
+TOKEN = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
+KEY = Key(
+    access_key=ACCESS_KEY,
+    project_id="p",
+    mode=KeyMode.TEST,
+    kind=KeyKind.RESTRICTED,
+    permissions=("orders:read",),
+    create_time=NOW,
+    update_time=NOW,
+    revision=2,
+)
+FOREVER = 1e12
+
+
+def watching(judge: Judge, revision: int, *changes: Change, at: float = 0.0) -> None:
+    """Tell the judge what a watch tells, `at` seconds after noon."""
+    judge.take(
+        WatchUpdate(
+            changes=changes,
+            revision=revision,
+            log_id=LOG,
+            checkpoint=True,
+            resync=False,
+            server_time=NOW + timedelta(seconds=at),
+            lag=timedelta(0),
+        ),
+        at,
+    )
+
+
+def changed(key: Key) -> Change:
+    """The change that made the record what it is."""
+    return Change(
+        revision=key.revision,
+        time=NOW,
+        type=ChangeType.KEY_UPDATED,
+        project_id=key.project_id,
+        keys=(key,),
+    )
+
+
+def ask(token: str = TOKEN, **facts: object) -> Presentation:
+    """A question."""
+    return Presentation(token, Facts(**facts))  # type: ignore[arg-type]  # the tests' own words
+
+
+def teach(judge: Judge, key: Key = KEY, project: Project = PROJECT, revision: int = 5) -> None:
+    """Let the judge learn what the server answers about the key."""
+    asked = ask()._replace(include_record=True)
+    judge.learn(asked, judged(key, project, asked, NOW, revision, LOG))
+
+
+@pytest.fixture
+def judge() -> Judge:
+    """One that stands at revision 5 and believes for two seconds."""
+    made = Judge(10, 2.0)
+    made.resume(0.0)
+    watching(made, 5)
+    return made
+
+
+def code(judge: Judge, asked: Presentation, at: float = 1.0) -> VerdictCode | None:
+    """The verdict's code, None where only the server can tell: as the verifiers ask."""
+    question = (*asked.facts, *asked[2:])
+    verdict = judge.again(asked.secret_key, question, at) or judge.judge(asked, at)
+    return None if verdict is None else verdict.code

@@ -1,0 +1,125 @@
+"""The core of the verifiers: what it keeps, what it never keeps, and what it counts."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from types import FunctionType, ModuleType
+
+from keyauthority.decision import judged
+from keyauthority.model import (
+    KeyKind,
+    KeyMode,
+    VerdictCode,
+)
+from keyauthority.results import WatchUpdate
+from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.verifier.judging import Judge
+from keyauthority.verifier.tally import BATCHES_MAX
+from tests.unit.judging import (
+    ACCESS_KEY,
+    KEY,
+    LOG,
+    NOW,
+    PROJECT,
+    TOKEN,
+    ask,
+    code,
+    judge,
+    teach,
+)
+
+__all__ = ["judge"]
+
+
+def test_resync_forgets_everything(judge: Judge) -> None:
+    """Changes may have been missed."""
+    teach(judge)
+    judge.take(
+        WatchUpdate(
+            changes=(),
+            revision=0,
+            log_id="",
+            checkpoint=False,
+            resync=True,
+            server_time=NOW,
+            lag=timedelta(0),
+        ),
+        1.0,
+    )
+    assert code(judge, ask(), at=1.0) is None
+    assert 0 == len(judge.memory)
+
+
+def test_memory_is_bounded(judge: Judge) -> None:
+    """The key that was kept longest makes room."""
+    teach(judge)
+    for _ in range(10):
+        access_key = new_access_key()
+        token = make(KeyKind.RESTRICTED, KeyMode.TEST, access_key, new_secret()).reveal()
+        key = replace(KEY, access_key=access_key)
+        asked = ask(token)._replace(include_record=True)
+        judge.learn(asked, judged(key, PROJECT, asked, NOW, 5, LOG))
+    assert 10 == len(judge.memory)
+    assert code(judge, ask()) is None
+
+
+def test_token_is_kept_as_a_hash_only(judge: Judge) -> None:
+    """Whoever reads the process's objects finds none."""
+    secret = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
+    asked = ask(secret)._replace(include_record=True)
+    judge.learn(asked, judged(KEY, PROJECT, asked, NOW, 5, LOG))
+    assert VerdictCode.VALID is code(judge, ask(secret))
+    reached: list[object] = [judge]
+    seen: set[int] = set()
+    while reached:
+        one = reached.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(one))
+        assert one != secret
+        reached.extend(gc.get_referents(one))
+
+
+def test_verifications_are_counted_by_verdict_and_taken_once(judge: Judge) -> None:
+    """What was judged is reported, what the server judged is not."""
+    teach(judge)
+    for _ in range(3):
+        code(judge, ask()._replace(cost=2))
+    code(judge, ask(permissions=("orders:write",)))
+    code(judge, ask(TOKEN[:-1]))
+    (report,) = judge.reports()
+    assert [(VerdictCode.MISSING_PERMISSION, 1, 0), (VerdictCode.VALID, 3, 6)] == sorted(
+        (row.verdict, row.count, row.cost) for row in report.rows
+    )
+    judge.tally.kept.clear()
+    assert 0 == len(judge.reports())
+
+
+def test_threads_lose_no_count(judge: Judge) -> None:
+    """Eight threads count as one would."""
+    teach(judge)
+
+    def verify() -> None:
+        for _ in range(500):
+            code(judge, ask())
+
+    threads = [threading.Thread(target=verify) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (report,) = judge.reports()
+    assert [4_000] == [row.count for row in report.rows]
+
+
+def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: Judge) -> None:
+    """They are bounded; what is lost is counted, and told once."""
+    teach(judge)
+    for _ in range(BATCHES_MAX + 2):
+        code(judge, ask())
+        judge.reports()
+    assert BATCHES_MAX == len(judge.tally.kept)
+    assert [2, 0] == [judge.tally.lost(), judge.tally.lost()]
