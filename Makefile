@@ -38,7 +38,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  make %-12s %s\n' "$$name" "$$text"; done
+		printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:50051 (ARGS=... for flags)
 	@exec $(BIN)/keyauthority-server serve $(ARGS)

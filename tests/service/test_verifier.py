@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from keyauthority import (
+    AsyncClient,
+    AsyncVerifier,
     Client,
     CreatedKey,
     PermissionDenied,
@@ -281,3 +284,17 @@ def test_confined_operator_verifies_what_is_his(
         assert VerdictCode.REVOKED is verifier.verify(created.secret_key).code
         assert VerdictCode.UNKNOWN is verifier.verify(foreign.secret_key).code
         assert calls == len(verifier.asked)
+
+
+async def test_asynchronous_verifier_closes_at_any_moment(
+    server: ServerProcess, client: Client
+) -> None:
+    """A word of the watch that comes at that very moment keeps nobody waiting."""
+    async with AsyncClient(server.address, operator_key=server.operator_key) as authority:
+        for _ in range(10):
+            made = create(client)
+            async with AsyncVerifier(authority) as verifier:
+                await verifier.verify(made.secret_key)
+                client.revoke_key(made.key.access_key)
+                while (await verifier.verify(made.secret_key)).valid:  # noqa: ASYNC110 - it is busy
+                    await asyncio.sleep(0)

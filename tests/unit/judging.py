@@ -37,7 +37,6 @@ KEY = Key(
     update_time=NOW,
     revision=2,
 )
-FOREVER = 1e12
 
 
 def watching(judge: Judge, revision: int, *changes: Change, at: float = 0.0) -> None:

@@ -86,7 +86,8 @@ class AsyncVerifier:
     async def wait_until_fresh(self, timeout: float) -> bool:  # noqa: ASYNC109 - as `Verifier` has it
         """Wait for the first word of the watch; False if none has come within `timeout` seconds."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._fresh.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._fresh.wait()
         return self._fresh.is_set()
 
     async def verify(
@@ -177,7 +178,8 @@ class AsyncVerifier:
         ) as stream:
             while True:
                 try:
-                    update = await asyncio.wait_for(anext(stream), SILENCE_MAX)
+                    async with asyncio.timeout(SILENCE_MAX):  # `wait_for` may lose a cancellation
+                        update = await anext(stream)
                 except (TimeoutError, StopAsyncIteration):  # silent, or ended by the server
                     return
                 if not self._judge.take(update, monotonic()):
