@@ -208,6 +208,16 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     assert wrong
 
 
+def test_altered_byte_that_makes_no_text_is_refused(image: Image) -> None:
+    """What cannot be read when a database is opened is damage, told as such."""
+    SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
+    applied = re.search(rb"20\d\d-\d\d-\d\d \d\d:", image.path.read_bytes())
+    assert applied
+    flip(image.path, applied.start(), 0x80)
+    with pytest.raises(StoreRefused, match="is damaged"):
+        open_store(image.path, seal)
+
+
 @pytest.mark.parametrize("name", ["keys.db", "keys.db-wal"])
 def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> None:
     """Unlinked, or another in its place: the next write is refused, and every read after it."""

@@ -14,6 +14,7 @@ from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
+    StatementFailed,
     connect,
     sqlite3,
     store_error,
@@ -153,7 +154,8 @@ _NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     """Return what an error of the driver means to whoever was about to trust a file."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is not None and code & 0xFF in _NOT_A_DATABASE:
+    code, failed = getattr(error, "sqlite_errorcode", None), store_error(error)
+    not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
+    if not_a_database or isinstance(failed, StatementFailed):  # what it holds cannot be read
         return StoreRefused(f"{path} is damaged, or no SQLite database")
-    return store_error(error)
+    return failed
