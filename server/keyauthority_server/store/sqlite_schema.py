@@ -73,6 +73,8 @@ def check_schema(
         applied = {step.name for step in _migrations(schema).applied(_database(connection))}
     except sqlite3.DatabaseError as error:
         raise refused_or_failed(error, path) from error
+    except (LookupError, ValueError) as error:  # sqlite-utils, of a schema that makes no sense
+        raise _damaged(path) from error
     known = {step.name for step in schema.steps}
     if applied - known:
         raise StoreRefused(
@@ -157,5 +159,9 @@ def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     code, failed = getattr(error, "sqlite_errorcode", None), store_error(error)
     not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
     if not_a_database or isinstance(failed, StatementFailed):  # what it holds cannot be read
-        return StoreRefused(f"{path} is damaged, or no SQLite database")
+        return _damaged(path)
     return failed
+
+
+def _damaged(path: Path) -> StoreRefused:
+    return StoreRefused(f"{path} is damaged, or no SQLite database")
