@@ -28,6 +28,7 @@ WAITING_MIN: Final = 256  # calls: with fewer the loop may just have stood still
 STALL_SECONDS: Final = 1.0  # of a batch or more; not even a machine that is busy otherwise takes it
 TURN_SECONDS: Final = 0.005  # of calls in a row, before the loop has a turn for everything else
 SHED_BATCH: Final = 512  # calls refused at once: fewer turns at the interpreter, which the loop has
+IO_THREADS: Final = 1  # for sockets: a worker is meant for one core, where two wake each other
 LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms; starved, some more
 
 _Event = tuple[Any, ...]
@@ -65,6 +66,7 @@ class Front:
         self._front = NativeGrpcFront(
             address,
             [],
+            io_threads=IO_THREADS,
             call_details=True,
             delay_stream_headers=True,
             keepalive_time_ms=limits.keepalive_ms,
