@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from keyauthority.model import (
@@ -50,6 +50,11 @@ def state_of(key: Key, now: datetime) -> KeyState:
     for code in _ended(key, now):
         return _STATES[code]
     return KeyState.ACTIVE
+
+
+def end_of(key: Key) -> datetime:
+    """Return the moment when the key ends by itself: from then on it is never VALID."""
+    return min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
 
 
 def grants_of(key: Key) -> tuple[str, ...]:
@@ -142,6 +147,7 @@ def _restricted(key: Key, facts: Facts) -> Iterator[VerdictCode]:
         yield VerdictCode.TARGET_NOT_ALLOWED
 
 
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _STATES: Final = {
     VerdictCode.REVOKED: KeyState.REVOKED,
     VerdictCode.SUPERSEDED: KeyState.SUPERSEDED,

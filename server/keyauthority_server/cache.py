@@ -135,6 +135,12 @@ class Cache:
                 return Sights(self.position, pairs, caller.operator)
         return await self._read(access_keys, operator, wanted)
 
+    def stands_at(self, revision: Revision) -> bool:
+        """True if this revision is the one that is shown, and it may be."""
+        stands = revision == self.position and self._may_show(ANY)
+        self._hits += stands
+        return stands
+
     def changed(self, changes: Sequence[Change], position: Revision) -> None:
         """Make the changes to what is kept, and show that from now on."""
         for change in changes:

@@ -17,7 +17,7 @@ from keyauthority_server.authority.redigesting import Redigesting
 from keyauthority_server.authority.rotating import Rotating
 from keyauthority_server.authority.updating import Updating
 from keyauthority_server.authority.usage import Usage
-from keyauthority_server.authority.verification import Verification
+from keyauthority_server.authority.verification import Lasting, Verification
 from keyauthority_server.authority.watching import Admit, Update, Watching
 from keyauthority_server.cache import Cache
 from keyauthority_server.feed import Feed, Recent
@@ -25,7 +25,7 @@ from keyauthority_server.store.base import Store
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.usage import Meter
 
-__all__ = ["Admit", "Authority", "Caller", "Certified", "Credential", "Update"]
+__all__ = ["Admit", "Authority", "Caller", "Certified", "Credential", "Lasting", "Update"]
 
 
 class Authority:

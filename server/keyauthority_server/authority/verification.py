@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from keyauthority.decision import denied, judged, state_of
+from keyauthority.decision import denied, end_of, judged, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
     Key,
@@ -33,11 +33,21 @@ from keyauthority_server.authority.callers import (
 from keyauthority_server.authority.desk import Desk
 from keyauthority_server.limits import Limit, limited, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
-from keyauthority_server.store.values import ANY, Held, Wanted
+from keyauthority_server.store.values import ANY, Held, Sight, Wanted
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)
 _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
+
+
+class Lasting(NamedTuple):
+    """What a VALID rests on: it is the verdict again while no change was made, before `end`."""
+
+    revision: Revision
+    end: datetime
+    pepper_version: int
+    key: Key
+    cost: int
 
 
 class _Judged(NamedTuple):
@@ -70,10 +80,11 @@ class Verification:
 
     async def verify(
         self, credential: Credential | Certified, presentation: Presentation
-    ) -> Verdict:
-        """Return the verdict on one token. Key, project and caller are read as one state.
+    ) -> tuple[Verdict, Lasting | None]:
+        """Return the verdict on one token, and what it rests on if the same call may rest on it.
 
-        Raises StoreUnavailable if limits of the key cannot be drawn.
+        Key, project and caller are read as one state. Raises StoreUnavailable if limits of the key
+        cannot be drawn.
         """
         token = parse(presentation.secret_key)
         sight = await self._desk.looks.look(
@@ -83,7 +94,22 @@ class Verification:
         caller = self._desk.admitted(sight.operator, credential, _VERIFY, now)
         self._check_state(caller, presentation, sight.head)
         one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
-        return (await self._drawn((one,), now))[0]
+        verdict = (await self._drawn((one,), now))[0]
+        return verdict, self._lasting(verdict, presentation, sight, caller)
+
+    def again(self, lasting: Lasting) -> bool:
+        """Verify once more, at the cost of reading where the log ends.
+
+        True if the verdict is VALID as it was, and counted; False if `verify` has to find out.
+        """
+        desk = self._desk
+        if not desk.looks.stands_at(lasting.revision):
+            return False
+        now = desk.clock.now()
+        if now >= lasting.end or lasting.pepper_version != desk.peppers.current:
+            return False
+        self._meter.count(lasting.key, VerdictCode.VALID, lasting.cost, now)
+        return True
 
     async def verify_batch(
         self, credential: Credential | Certified, presentations: Sequence[Presentation]
@@ -121,6 +147,23 @@ class Verification:
         if state_of(key, self._desk.clock.now()) not in _ANSWERS_PROJECT:
             raise invalid_credential()
         return key.project_id
+
+    def _lasting(
+        self, verdict: Verdict, presentation: Presentation, sight: Sight, caller: Caller
+    ) -> Lasting | None:
+        """Return what a VALID rests on, None if on more than records that no change was made to."""
+        held, current = sight.held, self._desk.peppers.current
+        if (
+            not verdict.valid
+            or held is None
+            or limited(held.key, sight.project)
+            or presentation.include_record  # it shows the last use, which no change tells of
+            or held.pepper_version != current  # an older digest is to be made anew
+            or (sight.operator is not None and sight.operator.pepper_version != current)
+        ):
+            return None
+        end = min(end_of(held.key), end_of(caller.key))
+        return Lasting(sight.head, end, current, held.key, presentation.cost)
 
     def _check_state(self, caller: Caller, presentation: Presentation, head: Revision) -> None:
         if presentation.include_record:

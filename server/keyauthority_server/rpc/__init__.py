@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
@@ -24,12 +24,13 @@ from keyauthority.v1 import (
 from keyauthority_server.authority import Authority
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.audit import AuditServicer, noting
-from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, unary
+from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, packed, unary
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
 from keyauthority_server.rpc.lanes import lanes, sort_of
 from keyauthority_server.rpc.peers import Peers, limited
 from keyauthority_server.rpc.policy import MUTATIONS, POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
+from keyauthority_server.rpc.remembering import remembered
 from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
@@ -111,19 +112,21 @@ def _answer(
 ) -> Answer:
     row = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
-    served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
+    name = _HUMP.sub("_", method.name).lower()
+    served, again = (getattr(servicer, one, None) for one in (name, f"{name}_again"))
     serve = guard(authority, row, CHECKS[request_type], served) if served else _unimplemented
     serve = _learning(authority, serve)
     if method.name in MUTATIONS:
         serve = noting(authority, method.name, serve)
     counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
-    return unary(request_type, serve, counter)
+    answer = remembered(request_type, serve, again) if again else packed(request_type, serve)
+    return unary(answer, counter)
 
 
 def _learning(authority: Authority, serve: Serve) -> Serve:
     """Return the method so that a call which lacks a pepper learns of the new ones, and goes on."""
 
-    async def learning(call: Call, request: Message | None) -> Message:
+    async def learning(call: Call, request: Message | None) -> Any:
         try:
             return await serve(call, request)
         except UnknownVersion:  # raised before anything is written or drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
@@ -57,7 +57,7 @@ def _content_of(request: pb.ListEventsRequest) -> bytes:
 def noting(authority: Authority, method: str, serve: Serve) -> Serve:
     """Return a method that changes something so that its refusals are noted."""
 
-    async def noted(call: Call, request: Message | None) -> Message:
+    async def noted(call: Call, request: Message | None) -> Any:
         try:
             return await serve(call, request)
         except _NOTED as refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -13,6 +14,7 @@ from keyauthority_server.authority import Certified, Credential
 from keyauthority_server.wire import Call, Certificate
 
 OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
+CALLS_KEPT: Final = 1_024  # the same for all that calls say of themselves: each connection its own
 
 _BEFORE: Final = datetime.min.replace(tzinfo=UTC)  # a configuration does not tell since when
 _HEADERS: Final = frozenset({"authorization", "x-auth-token"})
@@ -42,6 +44,7 @@ def address_of(peer: str) -> str:
     return "unix"
 
 
+@lru_cache(maxsize=CALLS_KEPT)
 def credential_of(call: Call) -> Credential | Certified:
     """Return the one operator token, well formed, or the one certificate that stands for a caller.
 
@@ -65,6 +68,12 @@ def credential_of(call: Call) -> Credential | Certified:
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
     return Credential(token, text, address_of(call.peer))
+
+
+def caller_of(call: Call) -> Hashable:
+    """Return what tells this caller from every other; raises what `credential_of` does."""
+    credential = credential_of(call)
+    return credential if isinstance(credential, Credential) else call.certificates
 
 
 @lru_cache(maxsize=OPERATORS_KEPT)

@@ -27,7 +27,8 @@ from keyauthority_server.rpc.policy import Admission, Row
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull, StoreStale
 from keyauthority_server.wire import Answer, Call, Refusal
 
-Serve = Callable[[Call, Message | None], Awaitable[Message]]
+Serve = Callable[[Call, Message | None], Awaitable[Any]]
+"""A method that has its message; gives the answer's, for `remembered` with what it rests on."""
 Check = Callable[[Any], list[FieldViolation]]
 
 VIOLATIONS_MAX: Final = 10  # named in one answer, each twice: clients take 8 KiB of trailers
@@ -43,19 +44,35 @@ class CallMetrics(Protocol):
         ...
 
 
-def unary(request_type: type[Message], serve: Serve, metrics: CallMetrics | None) -> Answer:
-    """Return the method as a transport takes it: bytes in, bytes or a Refusal out."""
-    parse = request_type.FromString
+def read(request_type: type[Message], body: bytes) -> Message | None:
+    """Return the message, None if it is none: a stranger learns nothing of messages.
+
+    So it is refused after admission.
+    """
+    try:
+        return request_type.FromString(body)
+    except DecodeError:
+        return None
+
+
+def packed(request_type: type[Message], serve: Serve) -> Answer:
+    """Return the method as bytes in, bytes out."""
+
+    async def answer(body: bytes, call: Call) -> bytes:
+        message: Message = await serve(call, read(request_type, body))
+        return message.SerializeToString()
+
+    return answer
+
+
+def unary(serve: Answer, metrics: CallMetrics | None) -> Answer:
+    """Return the method as a transport takes it: whatever it raises leaves as a Refusal."""
 
     async def answer(body: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         code = "OK"
         try:
-            try:
-                request: Message | None = parse(body)
-            except DecodeError:
-                request = None  # refused after admission: a stranger learns nothing of messages
-            return (await serve(call, request)).SerializeToString()
+            return await serve(body, call)
         except asyncio.CancelledError:  # the caller has gone, or his deadline has come
             code = "CANCELLED"
             raise

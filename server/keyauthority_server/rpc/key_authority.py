@@ -10,8 +10,9 @@ from google.protobuf.message import Message
 
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument, NotFound, PermissionDenied, error
+from keyauthority.model import VerdictCode
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Authority, Caller, Certified, Credential
+from keyauthority_server.authority import Authority, Caller, Certified, Credential, Lasting
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import address_of, credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse
@@ -127,14 +128,21 @@ class KeyAuthorityServicer:
 
     async def verify(
         self, credential: Credential | Certified, request: pb.VerifyRequest
-    ) -> pb.VerifyResponse:
-        """See the proto."""
-        verdict = await self._verification.verify(
+    ) -> tuple[pb.VerifyResponse, Lasting | None]:
+        """See the proto; with what the answer rests on, if it may be given again."""
+        verdict, lasting = await self._verification.verify(
             credential, convert.presentation_from_proto(request)
         )
         if self._count is not None:
             self._count(verdict.code.name)
-        return convert.verdict_to_proto(verdict)
+        return convert.verdict_to_proto(verdict), lasting
+
+    def verify_again(self, lasting: Lasting) -> bool:
+        """Return True if the answer that rests on this is given again."""
+        stands = self._verification.again(lasting)
+        if stands and self._count is not None:
+            self._count(VerdictCode.VALID.name)
+        return stands
 
     async def batch_verify(
         self, credential: Credential | Certified, request: pb.BatchVerifyRequest

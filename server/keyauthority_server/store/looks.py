@@ -29,6 +29,13 @@ class Looks(Protocol):
         """Return many keys, each with its project, and an operator's key, as one state."""
         ...
 
+    def stands_at(self, revision: Revision) -> bool:
+        """True if a look would be of the state of this revision, and that is known at once.
+
+        As fresh as a look: of a store the head of its log is read. Raises what a look does.
+        """
+        ...
+
 
 @runtime_checkable
 class Proving(Protocol):

@@ -81,6 +81,7 @@ LOOK_MANY: Final = (
     " WHERE log.id = 1 ORDER BY asked.place"
 )
 
+HEAD: Final = "SELECT revision FROM log WHERE id = 1"
 LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
 ADVANCE_LOG: Final = "UPDATE log SET revision = ?, hash = ?, time = ? WHERE id = 1"
 

@@ -33,7 +33,7 @@ from keyauthority_server.store.records import (
 )
 from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import GET_PROJECT, GET_RECORDED, LOG, LOOK_MANY, Rows
+from keyauthority_server.store.sql import GET_PROJECT, GET_RECORDED, HEAD, LOG, LOOK_MANY, Rows
 from keyauthority_server.store.sqlite_connection import (
     READ_BUSY_MS,
     WRITE_BUSY_MS,
@@ -181,6 +181,13 @@ class SqliteStore(Pages):
             raise StoreUnavailable(_LOST)
         asked = json.dumps([*access_keys, operator])
         return self._decoder.sights(list(self._rows.each(_LOOK_MANY, (asked,))))
+
+    def stands_at(self, revision: Revision) -> bool:
+        """True if the log ends with this revision."""
+        if self._identity.lost:
+            raise StoreUnavailable(_LOST)
+        row = self._rows.one(HEAD)
+        return row is not None and row[0] == revision
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
         """Return the key, or None if it is absent or out of scope."""

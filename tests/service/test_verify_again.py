@@ -1,0 +1,220 @@
+"""A Verify that is made again and again: nothing of it is ever older than the last change.
+
+Two processes of the authority on one store: what one of them remembers, the other changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from keyauthority.clock import SystemClock
+from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, Restrictions
+from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
+from keyauthority.results import CreatedKey
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.authority.verification import Verification
+from keyauthority_server.bootstrap import prepare
+from keyauthority_server.rpc import services
+from keyauthority_server.wire import Answer, Call, Refusal
+from tests.faults.folders import Process, process, rotate, settings, states
+
+SERVICE = "keyauthority.v1.KeyAuthorityService"
+SOON = timedelta(seconds=0.5)
+
+
+@pytest.fixture
+async def data(tmp_path: Path) -> Path:
+    """A data folder after its first start."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    await prepare(settings(folder))
+    return folder
+
+
+class Asker:
+    """Calls Verify as a transport does."""
+
+    def __init__(self, one: Process) -> None:
+        answer = services(one.authority, None)[SERVICE]["Verify"]
+        assert callable(answer)
+        self._answer: Answer = answer
+        self.call = Call((("x-auth-token", one.credential.text),), "ipv4:127.0.0.1:5000")
+
+    async def ask(self, created: CreatedKey, **asked: object) -> str:
+        """Return the verdict, or the status's message."""
+        request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
+        try:
+            answer = await self._answer(request.SerializeToString(), self.call)
+        except Refusal as refusal:
+            return refusal.message
+        return pb.Verdict.Name(pb.VerifyResponse.FromString(answer).verdict)
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Note each verification that is worked out."""
+    made: list[str] = []
+    verify = Verification.verify
+
+    async def noted(self: Verification, *given: object) -> object:
+        made.append("verified")
+        return await verify(self, *given)  # type: ignore[arg-type]  # handed on as it is
+
+    with patch.object(Verification, "verify", noted):
+        yield made
+
+
+async def create(one: Process, **wanted: object) -> CreatedKey:
+    """Make a key that may do all, unless more is wanted."""
+    given = {"mode": KeyMode.LIVE, "kind": KeyKind.SECRET, **wanted}
+    new = NewKey(project_id=await one.project(), **given)  # type: ignore[arg-type]  # as named
+    return await one.authority.keys.create(await one.caller("keys:create"), new, b"content")
+
+
+async def update(one: Process, created: CreatedKey, **fields: object) -> None:
+    """Change fields of a key."""
+    update = KeyUpdate(access_key=created.key.access_key, paths=frozenset(fields), **fields)  # type: ignore[arg-type]  # as named
+    await one.authority.updating.key(await one.caller("keys:update"), update)
+
+
+async def revoked(one: Process, created: CreatedKey) -> None:
+    """Revoke the key."""
+    await one.revoke(created.key.access_key)
+
+
+async def disabled(one: Process, created: CreatedKey) -> None:
+    """Disable the key."""
+    await update(one, created, disabled=True)
+
+
+async def narrowed(one: Process, created: CreatedKey) -> None:
+    """Let the key be used from elsewhere only."""
+    await update(one, created, restrictions=Restrictions(allowed_ips=("10.0.0.0/8",)))
+
+
+async def shortened(one: Process, created: CreatedKey) -> None:
+    """Have the key expire in a moment, and wait for it."""
+    end = SystemClock().now() + SOON
+    await update(one, created, expire_time=end)
+    while SystemClock().now() < end:  # noqa: ASYNC110 - time itself is the event
+        await asyncio.sleep(0.05)
+
+
+async def suspended(one: Process, created: CreatedKey) -> None:
+    """Suspend the key's project."""
+    wanted = ProjectUpdate(
+        project_id=created.key.project_id, paths=frozenset({"suspended"}), suspended=True
+    )
+    await one.authority.updating.project(await one.caller("projects:update"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (revoked, "VERDICT_REVOKED"),
+        (disabled, "VERDICT_DISABLED"),
+        (narrowed, "VERDICT_IP_NOT_ALLOWED"),
+        (shortened, "VERDICT_EXPIRED"),
+        (suspended, "VERDICT_PROJECT_SUSPENDED"),
+    ],
+)
+async def test_change_of_another_process_ends_what_is_remembered(
+    data: Path, change: Callable[[Process, CreatedKey], Awaitable[None]], verdict: str
+) -> None:
+    """The very next Verify is judged anew."""
+    async with process(data) as one, process(data) as other:
+        created, asker = await create(one), Asker(one)
+        assert ["VERDICT_VALID"] * 3 == [await asker.ask(created) for _ in range(3)]
+        await change(other, created)
+        assert [verdict] * 2 == [await asker.ask(created) for _ in range(2)]
+
+
+async def test_key_that_ends_by_itself_is_not_remembered_beyond(data: Path) -> None:
+    """Time makes no change: the moment is kept with the answer."""
+    async with process(data) as one:
+        created, asker = await create(one, ttl=SOON), Asker(one)
+        with counted() as made:
+            while "VERDICT_VALID" == (verdict := await asker.ask(created)):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        end = created.key.expire_time
+        assert "VERDICT_EXPIRED" == verdict
+        assert end is not None
+        assert end <= SystemClock().now()
+        assert 2 == len(made)
+
+
+async def test_operator_who_ended_has_nothing_answered_again(data: Path) -> None:
+    """His own key's revocation is a change as any."""
+    async with process(data) as one, process(data) as other:
+        created, asker = await create(one), Asker(one)
+        assert "VERDICT_VALID" == await asker.ask(created)
+        await other.revoke(one.credential.token.access_key)
+        assert "the credential is not valid" == await asker.ask(created)
+
+
+async def test_verification_made_again_is_counted(data: Path) -> None:
+    """The same call is worked out once, and counted each time."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        with counted() as made:
+            assert ["VERDICT_VALID"] * 5 == [await asker.ask(created, cost=3) for _ in range(5)]
+        assert ["verified"] == made
+    async with process(data) as one:
+        found = await one.authority.keys.get(await one.caller("keys:read"), created.key.access_key)
+        assert found.last_used_time is not None
+        query = UsageQuery(access_key=created.key.access_key)
+        page = await one.authority.usage.get(await one.caller("usage:read"), query, b"", 10)
+        assert [(5, 15)] == [(row.count, row.cost) for row in page.items]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "asked"),
+    [
+        ({"quota": Quota(5, QuotaPeriod.TOTAL)}, {}),
+        ({}, {"include_record": True}),
+        ({}, {"project_id": "another"}),
+    ],
+    ids=["limited", "with its record", "denied"],
+)
+async def test_what_rests_on_more_than_records_is_worked_out_each_time(
+    data: Path, wanted: dict[str, object], asked: dict[str, object]
+) -> None:
+    """Limits are drawn, the last use is shown, and a denial takes as long as any other."""
+    async with process(data) as one:
+        created, asker = await create(one, **wanted), Asker(one)
+        with counted() as made:
+            verdicts = {await asker.ask(created, **asked) for _ in range(3)}
+        assert 1 == len(verdicts)
+        assert 3 == len(made)
+
+
+async def test_key_in_steady_use_has_its_digest_made_anew(data: Path) -> None:
+    """What was remembered under the old pepper is worked out once more under the new one."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        assert "VERDICT_VALID" == await asker.ask(created)
+        assert 2 == await rotate(data)
+        for _ in range(200):
+            assert "VERDICT_VALID" == await asker.ask(created)
+            if (await states(data))[1][1] == 0:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("the digest stayed under the old pepper")
+
+
+async def test_clock_that_jumped_answers_nothing_again(data: Path) -> None:
+    """Nobody can tell then whether a key has ended."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        assert "VERDICT_VALID" == await asker.ask(created)
+        ahead = SystemClock().now().timestamp() + 7200
+        with patch("keyauthority.clock.time.time", lambda: ahead):
+            assert "the clock has jumped" in await asker.ask(created)

@@ -1,0 +1,115 @@
+"""Answers that are given again: only while what they rest on stands, only to the same caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from google.protobuf.message import Message
+
+from keyauthority.errors import Unauthenticated
+from keyauthority.model import KeyKind, KeyMode
+from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.rpc import remembering
+from keyauthority_server.rpc.remembering import REQUEST_MAX, remembered
+from keyauthority_server.wire import Call
+
+BODY = pb.VerifyRequest(secret_key="one").SerializeToString()
+OTHER_BODY = pb.VerifyRequest(secret_key="two").SerializeToString()
+
+
+def caller(address: str = "10.0.0.1") -> Call:
+    """A call of an operator of its own."""
+    token = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
+    return Call((("x-auth-token", token.reveal()),), f"ipv4:{address}:5000")
+
+
+class Method:
+    """A method whose every answer is another, so that one that is given again is known."""
+
+    def __init__(self, rests_on: str | None = "ground") -> None:
+        self.calls = 0
+        self.rests_on = rests_on
+        self.stands = True
+        self.answer = remembered(pb.VerifyRequest, self.serve, self.again)
+
+    async def serve(self, call: Call, request: Message | None) -> tuple[Message, str | None]:
+        """Answer with how many calls there were."""
+        self.calls += 1
+        return pb.VerifyResponse(revision=self.calls), self.rests_on
+
+    def again(self, rests_on: str) -> bool:
+        """True while it stands."""
+        assert self.rests_on == rests_on
+        return self.stands
+
+    def ask(self, body: bytes, call: Call) -> int:
+        """Call it; return which call made the answer."""
+        return pb.VerifyResponse.FromString(asyncio.run(self.answer(body, call))).revision
+
+
+def test_same_call_has_the_answer_that_it_had() -> None:
+    """It is served once, until it no longer stands; then once more."""
+    method, call = Method(), caller()
+    assert [1, 1, 1] == [method.ask(BODY, call) for _ in range(3)]
+    method.stands = False
+    assert 2 == method.ask(BODY, call)
+    method.stands = True
+    assert 2 == method.ask(BODY, call)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda call: (OTHER_BODY, call),
+        lambda call: (BODY, caller()),
+        lambda call: (BODY, call._replace(peer="ipv4:10.0.0.2:5000")),
+    ],
+    ids=["request", "operator", "address"],
+)
+def test_other_call_is_served_for_itself(other: Callable[[Call], tuple[bytes, Call]]) -> None:
+    """What is asked, who asks and from where are all part of a call."""
+    method, call = Method(), caller()
+    assert 1 == method.ask(BODY, call)
+    assert 2 == method.ask(*other(call))
+    assert 1 == method.ask(BODY, call)
+
+
+def test_same_operator_on_another_connection_makes_the_same_call() -> None:
+    """A port is nobody's name."""
+    method, call = Method(), caller()
+    assert 1 == method.ask(BODY, call)
+    assert 1 == method.ask(BODY, call._replace(peer="ipv4:10.0.0.1:5001"))
+
+
+def test_answer_that_rests_on_more_is_not_kept() -> None:
+    """Such a call is served each time."""
+    method, call = Method(rests_on=None), caller()
+    assert [1, 2] == [method.ask(BODY, call) for _ in range(2)]
+
+
+def test_large_message_is_not_kept() -> None:
+    """Nor is it hashed."""
+    method, call = Method(), caller()
+    body = pb.VerifyRequest(secret_key="x" * REQUEST_MAX).SerializeToString()
+    assert [1, 2] == [method.ask(body, call) for _ in range(2)]
+
+
+def test_memory_of_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer that was kept longest makes room."""
+    monkeypatch.setattr(remembering, "ANSWERS_MAX", 2)
+    method, call = Method(), caller()
+    bodies = [pb.VerifyRequest(secret_key=f"{number}").SerializeToString() for number in range(3)]
+    assert [1, 2, 3] == [method.ask(body, call) for body in bodies]
+    assert [3, 2] == [method.ask(body, call) for body in reversed(bodies[1:])]
+    assert 4 == method.ask(bodies[0], call)
+
+
+def test_call_without_a_credential_is_refused_before_all() -> None:
+    """Nothing is looked for under the name of nobody."""
+    method = Method()
+    with pytest.raises(Unauthenticated):
+        method.ask(BODY, Call((), "ipv4:10.0.0.1:5000"))
+    assert 0 == method.calls
