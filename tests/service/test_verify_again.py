@@ -22,7 +22,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority.verification import Verification
 from keyauthority_server.bootstrap import prepare
 from keyauthority_server.rpc import services
-from keyauthority_server.wire import Answer, Call, Refusal
+from keyauthority_server.wire import Call, Refusal
 from tests.faults.folders import Process, process, rotate, settings, states
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
@@ -42,19 +42,27 @@ class Asker:
     """Calls Verify as a transport does."""
 
     def __init__(self, one: Process) -> None:
-        answer = services(one.authority, None)[SERVICE]["Verify"]
-        assert callable(answer)
-        self._answer: Answer = answer
+        methods = services(one.authority, None)[SERVICE]
+        self._verify, self._batch_verify = methods["Verify"], methods["BatchVerify"]
         self.call = Call((("x-auth-token", one.credential.text),), "ipv4:127.0.0.1:5000")
 
     async def ask(self, created: CreatedKey, **asked: object) -> str:
         """Return the verdict, or the status's message."""
         request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
+        assert callable(self._verify)
         try:
-            answer = await self._answer(request.SerializeToString(), self.call)
+            answer = await self._verify(request.SerializeToString(), self.call)
         except Refusal as refusal:
             return refusal.message
         return pb.Verdict.Name(pb.VerifyResponse.FromString(answer).verdict)
+
+    async def ask_each(self, *all_created: CreatedKey) -> list[str]:
+        """Return the verdicts on several keys, of one call."""
+        requests = [pb.VerifyRequest(secret_key=one.secret_key.reveal()) for one in all_created]
+        body = pb.BatchVerifyRequest(requests=requests).SerializeToString()
+        assert callable(self._batch_verify)
+        answer = pb.BatchVerifyResponse.FromString(await self._batch_verify(body, self.call))
+        return [pb.Verdict.Name(one.verdict) for one in answer.responses]
 
 
 @contextmanager
@@ -130,10 +138,13 @@ async def test_change_of_another_process_ends_what_is_remembered(
 ) -> None:
     """The very next Verify is judged anew."""
     async with process(data) as one, process(data) as other:
-        created, asker = await create(one), Asker(one)
-        assert ["VERDICT_VALID"] * 3 == [await asker.ask(created) for _ in range(3)]
+        created, kept, asker = await create(one), await create(one), Asker(one)
+        for _ in range(3):
+            assert "VERDICT_VALID" == await asker.ask(created)
+            assert ["VERDICT_VALID"] * 2 == await asker.ask_each(created, kept)
         await change(other, created)
         assert [verdict] * 2 == [await asker.ask(created) for _ in range(2)]
+        assert verdict == (await asker.ask_each(created, kept))[0]
 
 
 async def test_key_that_ends_by_itself_is_not_remembered_beyond(data: Path) -> None:
@@ -160,18 +171,20 @@ async def test_operator_who_ended_has_nothing_answered_again(data: Path) -> None
 
 
 async def test_verification_made_again_is_counted(data: Path) -> None:
-    """The same call is worked out once, and counted each time."""
+    """The same call is worked out once, and counted each time; so is each of a batch."""
     async with process(data) as one:
         created, asker = await create(one), Asker(one)
         with counted() as made:
             assert ["VERDICT_VALID"] * 5 == [await asker.ask(created, cost=3) for _ in range(5)]
         assert ["verified"] == made
+        for _ in range(4):
+            assert ["VERDICT_VALID"] * 2 == await asker.ask_each(created, created)
     async with process(data) as one:
         found = await one.authority.keys.get(await one.caller("keys:read"), created.key.access_key)
         assert found.last_used_time is not None
         query = UsageQuery(access_key=created.key.access_key)
         page = await one.authority.usage.get(await one.caller("usage:read"), query, b"", 10)
-        assert [(5, 15)] == [(row.count, row.cost) for row in page.items]
+        assert [(13, 23)] == [(row.count, row.cost) for row in page.items]
 
 
 @pytest.mark.parametrize(

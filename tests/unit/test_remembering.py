@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from google.protobuf.message import Message
@@ -13,7 +13,7 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.rpc import remembering
-from keyauthority_server.rpc.remembering import REQUEST_MAX, remembered
+from keyauthority_server.rpc.remembering import REQUEST_MAX, Rested, remembered, remembered_each
 from keyauthority_server.wire import Call
 
 BODY = pb.VerifyRequest(secret_key="one").SerializeToString()
@@ -35,19 +35,41 @@ class Method:
         self.stands = True
         self.answer = remembered(pb.VerifyRequest, self.serve, self.again)
 
-    async def serve(self, call: Call, request: Message | None) -> tuple[Message, str | None]:
+    async def serve(self, call: Call, request: Message | None) -> Rested:
         """Answer with how many calls there were."""
         self.calls += 1
-        return pb.VerifyResponse(revision=self.calls), self.rests_on
+        return Rested(pb.VerifyResponse(revision=self.calls), (self.rests_on,))
 
-    def again(self, rests_on: str) -> bool:
+    def again(self, grounds: Sequence[str]) -> bool:
         """True while it stands."""
-        assert self.rests_on == rests_on
+        assert {self.rests_on} == set(grounds)
         return self.stands
 
     def ask(self, body: bytes, call: Call) -> int:
         """Call it; return which call made the answer."""
         return pb.VerifyResponse.FromString(asyncio.run(self.answer(body, call))).revision
+
+
+class ManyAtOnce(Method):
+    """The same with several to a call; those that rest on nothing have `once` in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = remembered_each(pb.BatchVerifyRequest, self.serve, self.again)
+
+    async def serve(self, call: Call, request: Message | None) -> Rested:
+        """Answer each with how many calls there were."""
+        self.calls += 1
+        assert isinstance(request, pb.BatchVerifyRequest)
+        made = pb.VerifyResponse(revision=self.calls)
+        grounds = [None if one.secret_key == "once" else "ground" for one in request.requests]
+        return Rested(pb.BatchVerifyResponse(responses=[made] * len(grounds)), grounds)
+
+    def ask_each(self, call: Call, *keys: str) -> list[int]:
+        """Call it; return for each which call made the answer."""
+        request = pb.BatchVerifyRequest(requests=[pb.VerifyRequest(secret_key=key) for key in keys])
+        answer = asyncio.run(self.answer(request.SerializeToString(), call))
+        return [one.revision for one in pb.BatchVerifyResponse.FromString(answer).responses]
 
 
 def test_same_call_has_the_answer_that_it_had() -> None:
@@ -105,6 +127,26 @@ def test_memory_of_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [1, 2, 3] == [method.ask(body, call) for body in bodies]
     assert [3, 2] == [method.ask(body, call) for body in reversed(bodies[1:])]
     assert 4 == method.ask(bodies[0], call)
+
+
+def test_batch_is_given_again_as_a_whole_or_not_at_all() -> None:
+    """A batch has one state: if one of it is to be worked out, all are."""
+    method, call = ManyAtOnce(), caller()
+    assert [1, 1] == method.ask_each(call, "one", "two")
+    assert [1, 1, 1] == method.ask_each(call, "two", "one", "two")
+    assert [2, 2] == method.ask_each(call, "two", "three")
+    assert [1, 2] == method.ask_each(call, "one", "three")
+    method.stands = False
+    assert [3, 3] == method.ask_each(call, "one", "three")
+
+
+def test_batch_with_one_that_is_good_for_once_is_worked_out_each_time() -> None:
+    """And so is an empty one, which is refused."""
+    method, call = ManyAtOnce(), caller()
+    assert [1, 1] == method.ask_each(call, "one", "once")
+    assert [2, 2] == method.ask_each(call, "one", "once")
+    assert [] == method.ask_each(call)
+    assert 3 == method.calls
 
 
 def test_call_without_a_credential_is_refused_before_all() -> None:

@@ -33,7 +33,7 @@ from keyauthority_server.authority.callers import (
 from keyauthority_server.authority.desk import Desk
 from keyauthority_server.limits import Limit, limited, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
-from keyauthority_server.store.values import ANY, Held, Sight, Wanted
+from keyauthority_server.store.values import ANY, Held, Wanted
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)
@@ -50,12 +50,19 @@ class Lasting(NamedTuple):
     cost: int
 
 
+class Verified(NamedTuple):
+    """A verdict, and what it rests on; None unless that is all that the same call may rest on."""
+
+    verdict: Verdict
+    lasting: Lasting | None
+
+
 class _Judged(NamedTuple):
     """A verdict before its limits are drawn."""
 
     presentation: Presentation
     verdict: Verdict
-    key: Key | None
+    held: Held | None
     """The key whose token was right."""
     limits: tuple[Limit, ...]
     """What to draw; nothing for a denial, unless all that fails is to be told."""
@@ -80,11 +87,10 @@ class Verification:
 
     async def verify(
         self, credential: Credential | Certified, presentation: Presentation
-    ) -> tuple[Verdict, Lasting | None]:
-        """Return the verdict on one token, and what it rests on if the same call may rest on it.
+    ) -> Verified:
+        """Return the verdict on one token. Key, project and caller are read as one state.
 
-        Key, project and caller are read as one state. Raises StoreUnavailable if limits of the key
-        cannot be drawn.
+        Raises StoreUnavailable if limits of the key cannot be drawn.
         """
         token = parse(presentation.secret_key)
         sight = await self._desk.looks.look(
@@ -95,25 +101,28 @@ class Verification:
         self._check_state(caller, presentation, sight.head)
         one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
         verdict = (await self._drawn((one,), now))[0]
-        return verdict, self._lasting(verdict, presentation, sight, caller)
+        return Verified(verdict, self._lasting(one, sight.operator, caller))
 
-    def again(self, lasting: Lasting) -> bool:
+    def again(self, all_lasting: Sequence[Lasting]) -> bool:
         """Verify once more, at the cost of reading where the log ends.
 
-        True if the verdict is VALID as it was, and counted; False if `verify` has to find out.
+        True if the verdicts are all VALID as they were, and counted; False if that has to be found
+        out by verifying.
         """
-        desk = self._desk
-        if not desk.looks.stands_at(lasting.revision):
+        desk, revision = self._desk, all_lasting[0].revision
+        if not desk.looks.stands_at(revision):
             return False
-        now = desk.clock.now()
-        if now >= lasting.end or lasting.pepper_version != desk.peppers.current:
-            return False
-        self._meter.count(lasting.key, VerdictCode.VALID, lasting.cost, now)
+        now, version = desk.clock.now(), desk.peppers.current
+        for one in all_lasting:
+            if one.revision != revision or now >= one.end or one.pepper_version != version:
+                return False
+        for one in all_lasting:
+            self._meter.count(one.key, VerdictCode.VALID, one.cost, now)
         return True
 
     async def verify_batch(
         self, credential: Credential | Certified, presentations: Sequence[Presentation]
-    ) -> Sequence[Verdict]:
+    ) -> Sequence[Verified]:
         """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
         tokens = [parse(one.secret_key) for one in presentations]
         sights = await self._desk.looks.look_many(
@@ -131,7 +140,11 @@ class Verification:
             all_judged.append(
                 self._judge(presentation, token, held, project, caller, sights.head, now)
             )
-        return await self._drawn(all_judged, now)
+        verdicts = await self._drawn(all_judged, now)
+        return [
+            Verified(verdict, self._lasting(one, sights.operator, caller))
+            for verdict, one in zip(verdicts, all_judged, strict=True)
+        ]
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key that a secret proves, else raise Unauthenticated."""
@@ -148,22 +161,22 @@ class Verification:
             raise invalid_credential()
         return key.project_id
 
-    def _lasting(
-        self, verdict: Verdict, presentation: Presentation, sight: Sight, caller: Caller
-    ) -> Lasting | None:
+    def _lasting(self, one: _Judged, operator: Held | None, caller: Caller) -> Lasting | None:
         """Return what a VALID rests on, None if on more than records that no change was made to."""
-        held, current = sight.held, self._desk.peppers.current
+        held, current = one.held, self._desk.peppers.current
         if (
-            not verdict.valid
-            or held is None
-            or limited(held.key, sight.project)
-            or presentation.include_record  # it shows the last use, which no change tells of
+            held is None
+            or not one.verdict.valid
+            or one.limits
+            or one.presentation.include_record  # it shows the last use, which no change tells of
             or held.pepper_version != current  # an older digest is to be made anew
-            or (sight.operator is not None and sight.operator.pepper_version != current)
+            or (operator is not None and operator.pepper_version != current)
         ):
             return None
         end = min(end_of(held.key), end_of(caller.key))
-        return Lasting(sight.head, end, current, held.key, presentation.cost)
+        return Lasting(
+            Revision(one.verdict.revision), end, current, held.key, one.presentation.cost
+        )
 
     def _check_state(self, caller: Caller, presentation: Presentation, head: Revision) -> None:
         if presentation.include_record:
@@ -200,18 +213,18 @@ class Verification:
         limits: tuple[Limit, ...] = ()
         if limited(key, project) and (verdict.valid or presentation.explain):
             limits = limits_of(held, project, now)
-        return _Judged(presentation, verdict, key, limits)
+        return _Judged(presentation, verdict, held, limits)
 
     async def _drawn(self, all_judged: Sequence[_Judged], now: datetime) -> Sequence[Verdict]:
         """Draw the limits of all in one transaction, count them, and return the verdicts."""
         draws = [one.draw for one in all_judged if one.limits]
         levels = iter(await self._counters.draw(draws) if draws else ())
         verdicts = []
-        for presentation, verdict, key, limits in all_judged:
+        for presentation, verdict, held, limits in all_judged:
             if limits:
                 verdict = with_limits(verdict, limits, next(levels), explain=presentation.explain)
-            if key is not None:
-                self._meter.count(key, verdict.code, presentation.cost, now)
+            if held is not None:
+                self._meter.count(held.key, verdict.code, presentation.cost, now)
             verdicts.append(verdict)
         return verdicts
 

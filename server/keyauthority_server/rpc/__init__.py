@@ -30,7 +30,7 @@ from keyauthority_server.rpc.lanes import lanes, sort_of
 from keyauthority_server.rpc.peers import Peers, limited
 from keyauthority_server.rpc.policy import MUTATIONS, POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
-from keyauthority_server.rpc.remembering import remembered
+from keyauthority_server.rpc.remembering import remembered, remembered_each
 from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
@@ -44,6 +44,7 @@ PROTOS: Final = (
     audit_service_pb2,
 )
 
+_REMEMBERED: Final = {"Verify": remembered, "BatchVerify": remembered_each}
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -112,15 +113,15 @@ def _answer(
 ) -> Answer:
     row = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
-    name = _HUMP.sub("_", method.name).lower()
-    served, again = (getattr(servicer, one, None) for one in (name, f"{name}_again"))
+    served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
     serve = guard(authority, row, CHECKS[request_type], served) if served else _unimplemented
     serve = _learning(authority, serve)
     if method.name in MUTATIONS:
         serve = noting(authority, method.name, serve)
     counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
-    answer = remembered(request_type, serve, again) if again else packed(request_type, serve)
-    return unary(answer, counter)
+    if method.name in _REMEMBERED and isinstance(servicer, KeyAuthorityServicer):
+        return unary(_REMEMBERED[method.name](request_type, serve, servicer.again), counter)
+    return unary(packed(request_type, serve), counter)
 
 
 def _learning(authority: Authority, serve: Serve) -> Serve:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -16,6 +16,7 @@ from keyauthority_server.authority import Authority, Caller, Certified, Credenti
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import address_of, credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse
+from keyauthority_server.rpc.remembering import Rested
 from keyauthority_server.wire import Call
 
 DEFAULT_PAGE_SIZE: Final = 100
@@ -126,35 +127,34 @@ class KeyAuthorityServicer:
             await self._keys.revoke_presented(access_key, wanted, address_of(call.peer))
         )
 
-    async def verify(
-        self, credential: Credential | Certified, request: pb.VerifyRequest
-    ) -> tuple[pb.VerifyResponse, Lasting | None]:
-        """See the proto; with what the answer rests on, if it may be given again."""
-        verdict, lasting = await self._verification.verify(
+    async def verify(self, credential: Credential | Certified, request: pb.VerifyRequest) -> Rested:
+        """See the proto."""
+        verified = await self._verification.verify(
             credential, convert.presentation_from_proto(request)
         )
-        if self._count is not None:
-            self._count(verdict.code.name)
-        return convert.verdict_to_proto(verdict), lasting
-
-    def verify_again(self, lasting: Lasting) -> bool:
-        """Return True if the answer that rests on this is given again."""
-        stands = self._verification.again(lasting)
-        if stands and self._count is not None:
-            self._count(VerdictCode.VALID.name)
-        return stands
+        self._counted((verified.verdict.code,))
+        return Rested(convert.verdict_to_proto(verified.verdict), (verified.lasting,))
 
     async def batch_verify(
         self, credential: Credential | Certified, request: pb.BatchVerifyRequest
-    ) -> pb.BatchVerifyResponse:
+    ) -> Rested:
         """See the proto."""
-        verdicts = await self._verification.verify_batch(
+        verified = await self._verification.verify_batch(
             credential, convert.batch_from_proto(request)
         )
-        if self._count is not None:
-            for verdict in verdicts:
-                self._count(verdict.code.name)
-        return convert.verdicts_to_proto(verdicts)
+        verdicts, grounds = zip(*verified, strict=True)
+        self._counted(verdict.code for verdict in verdicts)
+        return Rested(convert.verdicts_to_proto(verdicts), grounds)
+
+    def again(self, grounds: Sequence[Lasting]) -> bool:
+        """Return True if answers that rest on these are given again, and counted.
+
+        A batch that is too large is refused, however well each of it is known.
+        """
+        stands = len(grounds) <= validate.BATCH_MAX and self._verification.again(grounds)
+        if stands:
+            self._counted(VerdictCode.VALID for _ in grounds)
+        return stands
 
     async def get_project_id(
         self, _: Call, request: pb.GetProjectIdRequest | None
@@ -169,6 +169,11 @@ class KeyAuthorityServicer:
             raise
         project_id = await self._verification.project_id(request.secret_key, request.access_key)
         return pb.GetProjectIdResponse(project_id=project_id)
+
+    def _counted(self, codes: Iterable[VerdictCode]) -> None:
+        if self._count is not None:
+            for code in codes:
+                self._count(code.name)
 
     async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Caller | None:
         secret = request is not None and bool(request.secret_key)

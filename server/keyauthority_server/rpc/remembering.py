@@ -1,17 +1,18 @@
 """Answers that are given again while what they rest on stands, without being worked out again.
 
 The same keys come again and again, presented alike. For as long as no change was made, which the
-store is asked each time, such a call has the answer that it had: it is counted, and neither read,
-looked up nor judged. What is kept is named by a hash under a key that is of this process alone, so
-no token lies in memory.
+store is asked each time, such a call has the answer that it had: it is counted, and neither looked
+up nor judged. What is kept is named by a hash under a key that is of this process alone, so no
+token lies in memory.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -19,45 +20,118 @@ from keyauthority_server.rpc.credentials import caller_of
 from keyauthority_server.rpc.interceptors import Serve, read
 from keyauthority_server.wire import Answer, Call
 
-L = TypeVar("L")
-
 ANSWERS_MAX: Final = 16_384  # some 1 KB each
+CALLERS_MAX: Final = 1_024  # whose answers are found; few make most calls
 REQUEST_MAX: Final = 1_024  # bytes: an odd call shall not cost the hash of a large message
 NAME_BYTES: Final = 16  # of a keyed hash: nobody can aim at another's name
 
+_NAMELESS: Final = b""
 
-class _Kept(NamedTuple, Generic[L]):
+
+class Rested(NamedTuple):
+    """An answer, and for each verdict in it what that rests on; None for what is good for once."""
+
+    message: Message
+    grounds: Sequence[Any]
+
+
+class _Kept(NamedTuple):
     answer: bytes
-    rests_on: L
+    ground: Any
 
 
-def remembered(request_type: type[Message], serve: Serve, again: Callable[[L], bool]) -> Answer:
-    """Return the method as bytes in, bytes out; an answer is given again if `again` says so.
+class _Memory:
+    """Answers by what was asked and who asked; the one kept longest makes room."""
 
-    `serve` gives the answer's message and what it rests on, None if it is good for once only;
-    `again` is told what an answer rests on.
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
+        self._salt_of = lru_cache(maxsize=CALLERS_MAX)(_new_salt)
+        self._kept: dict[bytes, _Kept] = {}
+        self.find = self._kept.get
+
+    def names(self, call: Call, requests: Iterable[bytes]) -> list[bytes]:
+        """Return what the answer to each request of a caller is kept under.
+
+        Raises what `caller_of` does.
+        """
+        key, salt = self._key, self._salt_of(caller_of(call))
+        return [
+            blake2b(one, key=key, salt=salt, digest_size=NAME_BYTES).digest()
+            if len(one) <= REQUEST_MAX
+            else _NAMELESS
+            for one in requests
+        ]
+
+    def keep(self, name: bytes, answer: bytes, ground: Any) -> None:
+        """Keep an answer in the place of the one that there is, if it has a ground and a name."""
+        if ground is None or name == _NAMELESS:
+            return
+        self._kept.pop(name, None)
+        if len(self._kept) >= ANSWERS_MAX:
+            del self._kept[next(iter(self._kept))]
+        self._kept[name] = _Kept(answer, ground)
+
+
+def _new_salt(_: Hashable) -> bytes:
+    return secrets.token_bytes(blake2b.SALT_SIZE)
+
+
+def remembered(
+    request_type: type[Message], serve: Serve, again: Callable[[Sequence[Any]], bool]
+) -> Answer:
+    """Return a method with one verdict as bytes in, bytes out.
+
+    `serve` gives it `Rested`; `again` is true if what rests on these grounds is given again.
     """
-    key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
-    kept: dict[tuple[Hashable, bytes], _Kept[L]] = {}
-
-    async def fresh(body: bytes, call: Call) -> tuple[bytes, L | None]:
-        message, rests_on = await serve(call, read(request_type, body))
-        return message.SerializeToString(), rests_on
+    memory = _Memory()
 
     async def answer(body: bytes, call: Call) -> bytes:
-        if len(body) > REQUEST_MAX:
-            return (await fresh(body, call))[0]
-        name = caller_of(call), blake2b(body, key=key, digest_size=NAME_BYTES).digest()
-        known = kept.get(name)
-        if known is not None:
-            if again(known.rests_on):
-                return known.answer
-            kept.pop(name, None)
-        made, rests_on = await fresh(body, call)
-        if rests_on is not None:
-            if len(kept) >= ANSWERS_MAX:
-                del kept[next(iter(kept))]  # the one kept longest
-            kept[name] = _Kept(made, rests_on)
+        (name,) = memory.names(call, (body,))
+        known = memory.find(name)
+        if known is not None and again((known.ground,)):
+            return known.answer
+        rested: Rested = await serve(call, read(request_type, body))
+        made = rested.message.SerializeToString()
+        memory.keep(name, made, rested.grounds[0])
         return made
 
     return answer
+
+
+def remembered_each(
+    request_type: type[Message], serve: Serve, again: Callable[[Sequence[Any]], bool]
+) -> Answer:
+    """Return a method with many verdicts likewise: all are given again, or none.
+
+    Its messages have one field, a list, so that the bytes of lists joined are those of one list.
+    """
+    memory = _Memory()
+
+    async def answer(body: bytes, call: Call) -> bytes:
+        request = read(request_type, body)
+        names = memory.names(call, [one.SerializeToString() for one in _items(request)])
+        known = [kept for name in names if (kept := memory.find(name))]
+        if names and len(known) == len(names) and again([kept.ground for kept in known]):
+            return b"".join([kept.answer for kept in known])
+        rested: Rested = await serve(call, request)
+        response = type(rested.message)
+        for name, one, ground in zip(names, _items(rested.message), rested.grounds, strict=True):
+            if ground is not None:
+                memory.keep(name, _list_of(response, one), ground)
+        return rested.message.SerializeToString()
+
+    return answer
+
+
+def _items(message: Message | None) -> Sequence[Message]:
+    if message is None:
+        return ()
+    items: Sequence[Message] = getattr(message, message.DESCRIPTOR.fields[0].name)
+    return items
+
+
+def _list_of(message_type: type[Message], item: Message) -> bytes:
+    """Return the bytes of a message whose list has this item only."""
+    message = message_type()
+    getattr(message, message.DESCRIPTOR.fields[0].name).append(item)
+    return message.SerializeToString()
