@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from keyauthority.model import Project, Revision
 from keyauthority_server.store.base import StoreError
@@ -28,6 +28,18 @@ from keyauthority_server.store.transaction import held_from
 from keyauthority_server.store.values import Held, Sight, Sights
 
 R = TypeVar("R")
+
+_Pair = tuple[Held | None, Project | None]
+_NOTHING: Final[_Pair] = (None, None)
+
+
+class Each(Protocol):
+    """Reads a row for each name, in their order."""
+
+    def __call__(self, names: Sequence[str | None], *, whole: bool) -> Sequence[Row]:
+        """Return rows of LOOK_MANY_WHOLE if whole, else of LOOK_MANY."""
+        ...
+
 
 KEPT_KEYS: Final = 32_768  # some 2 KB each
 KEPT_PROJECTS: Final = 4_096
@@ -133,13 +145,53 @@ class Decoder:
         self._keys.keep(key.access_key, key.revision, last_used_time, held)
         return held
 
+    def look_many(self, each: Each, names: Sequence[str | None]) -> Sights:
+        """Return one consistent look at many keys; the last of the names is the operator's.
+
+        Whole rows are read of those only that are not kept.
+        """
+        rows = each(names, whole=False)
+        if not rows:
+            raise StoreError("the counter row is missing")
+        head = rows[0][0]
+        pairs = [self._kept_pair(name, row) for name, row in zip(names, rows, strict=True)]
+        lacking = [place for place, pair in enumerate(pairs) if pair is None]
+        if lacking:
+            whole = each([names[place] for place in lacking], whole=True)
+            if whole[0][0] != head:  # a change came in between: it would be two states
+                return self.sights(each(names, whole=True))
+            for place, row in zip(lacking, whole, strict=True):
+                pairs[place] = self._pair(row)
+        found = [pair or _NOTHING for pair in pairs]
+        operator, _ = found.pop()
+        return Sights(Revision(head), found, operator)
+
+    def _kept_pair(self, name: str | None, row: Row) -> _Pair | None:
+        """Return what a row of LOOK_MANY names; None if that is not kept as it is now."""
+        _, revision, last_used_time, digest, pepper_version, project_id, project_revision = row
+        if revision is None:
+            return _NOTHING
+        kept = self._keys.get(name or "")
+        if kept is None or kept[0] != revision:
+            return None
+        held = kept[2]
+        if kept[1] != last_used_time:
+            held = self._used(held, last_used_time)
+        held = _with(held, digest, pepper_version)
+        if project_id is None:
+            return held, None
+        kept_project = self._projects.get(project_id)
+        if kept_project is None or kept_project[0] != project_revision:
+            return None
+        return held, kept_project[2]
+
     def sights(self, rows: Sequence[Row]) -> Sights:
-        """Return one consistent look from rows of LOOK_MANY, the last of them the operator's."""
+        """Return one consistent look from rows of LOOK_MANY_WHOLE, the last the operator's."""
         pairs = [self._pair(row) for row in rows]
         operator, _ = pairs.pop()
         return Sights(Revision(rows[0][0]), pairs, operator)
 
-    def _pair(self, row: Row) -> tuple[Held | None, Project | None]:
+    def _pair(self, row: Row) -> _Pair:
         held = self._held(row[1:_PROJECT_AT])
         return held, self._project(row[_PROJECT_AT:_OPERATOR_AT])
 

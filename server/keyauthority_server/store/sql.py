@@ -72,13 +72,19 @@ LOOK_WHOLE: Final = (
     " LEFT JOIN key AS operator ON operator.access_key = ?"
     " WHERE log.id = 1"
 )
-LOOK_MANY: Final = (
-    # `asked` is for the engine to put in front: rows of (place, value).
-    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)}"
+# `asked` is for the engine to put in front: rows of (place, value).
+_FROM_ASKED: Final = (
     " FROM asked CROSS JOIN log"
     " LEFT JOIN key AS held ON held.access_key = asked.value"
     " LEFT JOIN project ON project.project_id = held.project_id"
     " WHERE log.id = 1 ORDER BY asked.place"
+)
+LOOK_MANY: Final = (
+    "SELECT log.revision, held.revision, held.last_used_time, held.digest, held.pepper_version,"
+    f" project.project_id, project.revision{_FROM_ASKED}"
+)
+LOOK_MANY_WHOLE: Final = (
+    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)}{_FROM_ASKED}"
 )
 
 HEAD: Final = "SELECT revision FROM log WHERE id = 1"

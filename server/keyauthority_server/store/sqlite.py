@@ -33,7 +33,15 @@ from keyauthority_server.store.records import (
 )
 from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import GET_PROJECT, GET_RECORDED, HEAD, LOG, LOOK_MANY, Rows
+from keyauthority_server.store.sql import (
+    GET_PROJECT,
+    GET_RECORDED,
+    HEAD,
+    LOG,
+    LOOK_MANY,
+    LOOK_MANY_WHOLE,
+    Rows,
+)
 from keyauthority_server.store.sqlite_connection import (
     READ_BUSY_MS,
     WRITE_BUSY_MS,
@@ -80,6 +88,7 @@ _LOST: Final = "the database was exchanged"
 
 _ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
 _LOOK_MANY: Final = _ASKED + LOOK_MANY
+_LOOK_MANY_WHOLE: Final = _ASKED + LOOK_MANY_WHOLE
 
 _log = structlog.get_logger(__name__)
 
@@ -179,8 +188,12 @@ class SqliteStore(Pages):
         """Return many keys, each with its project, and an operator's key, as they are now."""
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
-        asked = json.dumps([*access_keys, operator])
-        return self._decoder.sights(list(self._rows.each(_LOOK_MANY, (asked,))))
+        return self._decoder.look_many(self._each, (*access_keys, operator))
+
+    def _each(self, names: Sequence[str | None], *, whole: bool) -> list[Row]:
+        """Return a row of LOOK_MANY, or of LOOK_MANY_WHOLE, for each of the names."""
+        statement = _LOOK_MANY_WHOLE if whole else _LOOK_MANY
+        return list(self._rows.each(statement, (json.dumps(names),)))
 
     def stands_at(self, revision: Revision) -> bool:
         """True if the log ends with this revision."""

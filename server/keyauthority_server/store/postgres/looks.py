@@ -18,7 +18,7 @@ from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
 from keyauthority_server.store.records import PROJECT_COLUMNS, project_from, record_of
 from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY
+from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY_WHOLE
 from keyauthority_server.store.turns import Turn, tell, tell_failure, waiting
 from keyauthority_server.store.values import Held, Sights
 
@@ -26,7 +26,7 @@ ASKED: Final = (
     "WITH asked (place, value) AS"
     " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
 )
-_LOOK_MANY: Final = ASKED + LOOK_MANY
+_LOOK_MANY: Final = ASKED + LOOK_MANY_WHOLE
 
 GROUP_MAX: Final = 1_000  # names: some 10 ms
 LOOK_SECONDS: Final = 2.0  # many times what a queue of looks takes
