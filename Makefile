@@ -18,6 +18,10 @@ BASELINE := protos/baseline.binpb
 # The stubs name the oldest grpcio and protobuf that they run with: pyproject.toml's lower bounds.
 PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
 
+# Libraries that check API keys in the caller's process: `make bench` measures them beside ours.
+LIBRARIES := "keyshield[aiocache,argon2,sqlalchemy]" aiosqlite greenlet \
+	djangorestframework djangorestframework-api-key
+
 # Into the folder $(1): one package, keyauthority.v1, whose import path is its proto package.
 define generate
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iprotos \
@@ -33,7 +37,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test prove check format proto bench bench-verifier bench-scale bench-staleness build clean \
+.PHONY: help serve test prove check format proto bench build clean \
 	check-format check-lint check-types check-imports check-rules check-proto check-stubs
 
 help: ## Show this list
@@ -62,23 +66,14 @@ proto: .venv/.dev .venv-proto/.tools ## Make the stubs and the baseline anew; re
 	$(call generate,client)
 	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
 
-bench: .venv/.dev ## Measure Verify beside an empty grpcio handler, on one core (needs h2load)
-	$(BIN)/python benchmarks/verify.py $(ARGS)
-
-bench-verifier: .venv/.dev ## Measure the in-process verifier: rate, freshness, memory (some minutes)
-	$(BIN)/python benchmarks/verifier.py $(ARGS)
-
-bench-scale: .venv/.dev ## Measure what a million keys cost (takes some minutes and 2 GB of disk)
-	$(BIN)/python benchmarks/scale.py $(ARGS)
-
-bench-staleness: .venv/.dev ## Measure how long a revocation takes to reach all servers of one PostgreSQL (needs h2load)
-	$(BIN)/python benchmarks/staleness.py $(ARGS)
+bench: .venv/.dev .venv-bench/.tried ## Measure all that is fast or slow, beside others, some 15 minutes (ARGS="--only verify" for a part)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 build: .venv/.dev ## Build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-proto dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf .venv .venv-proto .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache .coverage
 
 check-format: .venv/.dev
@@ -129,6 +124,12 @@ made:
 .venv/.dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,otel,dev]'
 	@touch .venv/.serve $@
+
+# What cannot be installed is left out of the measurement, which says so.
+.venv-bench/.tried: Makefile | .venv/bin/python
+	$(BIN)/python -m venv .venv-bench
+	-.venv-bench/bin/pip install --quiet $(LIBRARIES)
+	@touch $@
 
 .venv-proto/.tools: Makefile | .venv/bin/python
 	$(BIN)/python -m venv .venv-proto

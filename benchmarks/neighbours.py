@@ -1,0 +1,189 @@
+"""The systems that one would use in place of Key Authority, and empty servers to compare with.
+
+Each runs on the servers' core, on this machine, without TLS, as its package comes; what is asked
+of it is the nearest to "look this key up". What is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from benchmarks import databases
+from benchmarks.h2load import CONNECTIONS, STREAMS, Load, Target
+from benchmarks.run import LeftOut, Measure, Run
+from tests.postgres import binaries
+from tests.service.processes import wait_until
+
+CALLERS: Final = CONNECTIONS * STREAMS
+KEY: Final = b"KA7Q2M9X4T8B3N6W5R1P"
+VALUE: Final = "x" * 100  # bytes, about as long as a Verify's answer
+RANGE: Final = "/etcdserverpb.KV/Range"
+EMPTY: Final = "/keyauthority.v1.KeyAuthorityService/Verify"
+REQUEST: Final = b"x" * 80  # bytes of an empty call's request: a Verify's are as many
+_HERE: Final = Path(__file__).parent
+_CALL_SECONDS: Final = 30
+_TRANSACTIONS: Final = re.compile(r"tps = ([0-9.]+) \(without")
+_COMPILED: Final = ("-std=c++17", "-O2")
+
+Neighbour = Callable[[Run], AbstractContextManager[Measure]]
+
+
+@contextmanager
+def empty_python(run: Run, kind: str) -> Iterator[Target]:
+    """Give a call of a server in Python that does nothing: `native`, `aio` or `threads`."""
+    command = [*run.pinned(), sys.executable, "-m", "benchmarks.empty_server", kind]
+    with _running(command, ready=True) as address:
+        yield Target(address, EMPTY, REQUEST, len(_call(address, EMPTY, REQUEST)))
+
+
+@contextmanager
+def _empty(kind: str, run: Run) -> Iterator[Measure]:
+    with empty_python(run, kind) as target:
+        yield Load(run, target)
+
+
+@contextmanager
+def empty_cpp(run: Run) -> Iterator[Measure]:
+    """Measure gRPC's own C++ server with callbacks, doing nothing."""
+    asked = ["pkg-config", "--cflags", "--libs", "grpc++"]
+    tools = all(map(shutil.which, ("pkg-config", "g++")))
+    if not tools or not _succeeds(asked, {}):
+        raise LeftOut("gRPC for C++ is not installed (Debian: g++ pkg-config libgrpc++-dev)")
+    program = run.folder / "empty_server"
+    source = str(_HERE / "empty_server.cc")
+    built = ["g++", *_COMPILED, source, "-o", str(program), *_output(asked).split()]
+    subprocess.run(built, check=True)
+    with _running([*run.pinned(), str(program)], ready=True) as address:
+        yield Load(run, Target(address, EMPTY, REQUEST, len(_call(address, EMPTY, REQUEST))))
+
+
+@contextmanager
+def etcd(run: Run) -> Iterator[Measure]:
+    """Measure etcd's serializable Range of one key: read from memory, no quorum asked."""
+    if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
+        raise LeftOut("etcd is not installed (Debian: etcd-server etcd-client)")
+    address, peer = _free_address(), _free_address()
+    urls = {"client": f"http://{address}", "peer": f"http://{peer}"}
+    command = [*run.pinned(), "etcd", "--data-dir", str(run.folder / "etcd"), "--log-level=error"]
+    for kind, url in urls.items():
+        advertise = "advertise" if kind == "client" else "initial-advertise"
+        command += [f"--listen-{kind}-urls", url, f"--{advertise}-{kind}-urls", url]
+    command += ["--initial-cluster", f"default={urls['peer']}"]
+    with _running(command):
+        put = ["etcdctl", "--endpoints", address, "put", KEY.decode(), VALUE]
+        wait_until(partial(_succeeds, put, {"ETCDCTL_API": "3"}))
+        asked = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x38\x01"  # key = 1, serializable = 7
+        answer = _call(address, RANGE, asked)
+        assert VALUE.encode() in answer
+        yield Load(run, Target(address, RANGE, asked, len(answer)))
+
+
+@contextmanager
+def redis(run: Run) -> Iterator[Measure]:
+    """Measure Redis' GET of one key, nothing of it on disk; a connection for each caller."""
+    if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
+        raise LeftOut("Redis is not installed (Debian: redis-server)")
+    port = _free_address().rpartition(":")[2]
+    command = [*run.pinned(), "redis-server", "--port", port, "--bind", "127.0.0.1"]
+    with _running([*command, "--save", "", "--appendonly", "no", "--dir", str(run.folder)]):
+        told = ["redis-benchmark", "-p", port, "-c", str(CALLERS), "--csv"]
+        name, value = KEY.decode(), VALUE
+        wait_until(partial(_succeeds, ["redis-cli", "-p", port, "SET", name, value], {}))
+        rate = 20_000.0
+
+        def measure() -> float:
+            nonlocal rate
+            calls = str(int(rate * run.seconds))
+            table = _output([*run.pinned(run.load_core), *told, "-n", calls, "GET", name])
+            rate = float(table.splitlines()[-1].rpartition('"GET')[2].split('","')[1])
+            return rate
+
+        yield measure
+
+
+@contextmanager
+def postgres(run: Run) -> Iterator[Measure]:
+    """Measure PostgreSQL's SELECT of a row by its primary key: pgbench -S, prepared."""
+    with databases.postgres(run) as cluster:
+        pgbench = [str(binaries() / "pgbench"), "-h", str(cluster.folder), "-U", "postgres"]
+        _output([*pgbench, "--initialize", "--quiet", "postgres"])
+        told = ["-n", "-S", "-M", "prepared", "-c", str(CALLERS), "postgres"]
+        seconds = str(max(round(run.seconds), 1))
+
+        def measure() -> float:
+            loaded = [*run.pinned(run.load_core), *pgbench, "-T", seconds, *told]
+            found = _TRANSACTIONS.search(_output(loaded))
+            assert found
+            return float(found[1])
+
+        yield measure
+
+
+NEIGHBOURS: Final[dict[str, Neighbour]] = {
+    "empty handler, native transport": partial(_empty, "native"),
+    "empty handler, grpcio (asyncio)": partial(_empty, "aio"),
+    "empty handler, grpcio (threads)": partial(_empty, "threads"),
+    "empty handler, gRPC's C++ server": empty_cpp,
+    "etcd, serializable Range": etcd,
+    "PostgreSQL, SELECT by primary key": postgres,
+    "Redis, GET": redis,
+}
+
+
+def enter(
+    stack: ExitStack, run: Run, neighbours: Sequence[str], left_out: list[str]
+) -> dict[str, Measure]:
+    """Start neighbours, and return how each is measured; say which are left out, and why."""
+    sides = {}
+    for name in neighbours:
+        try:
+            sides[name] = stack.enter_context(NEIGHBOURS[name](run))
+        except LeftOut as reason:
+            left_out.append(f"{name}: {reason}")
+    return sides
+
+
+@contextmanager
+def _running(command: list[str], *, ready: bool = False) -> Iterator[str]:
+    """Run a program; give the first line that it prints, if it prints one when it is ready."""
+    output = subprocess.PIPE if ready else subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield process.stdout.readline().strip() if process.stdout else ""
+        finally:
+            process.terminate()
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _succeeds(command: Sequence[str], settings: dict[str, str]) -> bool:
+    environment = os.environ | settings
+    done = subprocess.run(command, check=False, capture_output=True, env=environment)
+    return done.returncode == 0
+
+
+def _call(address: str, path: str, body: bytes) -> bytes:
+    with grpc.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary(path)
+        answer: bytes = call(body, timeout=_CALL_SECONDS, wait_for_ready=True)
+        return answer
+
+
+def _free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"

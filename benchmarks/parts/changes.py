@@ -1,0 +1,110 @@
+"""CreateKey and RevokeKey, each durable before it is answered, beside the bare disk's commits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Final
+
+from benchmarks import calls
+from benchmarks.authority import SERVICE, Authority, serving
+from benchmarks.databases import bare_postgres, bare_sqlite, bare_sync, postgres
+from benchmarks.figures import Part
+from benchmarks.h2load import Load, require
+from benchmarks.neighbours import empty_python
+from benchmarks.run import Measure, Run, take_turns
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority.v1 import key_pb2
+
+MANY: Final = 32
+REVOKED: Final = {1: 100, MANY: 600}  # callers: keys that they revoke in each round
+_CREATORS: Final = 32
+_SYNC: Final = "bare sync of 4 KiB"
+_COMMIT: Final = "bare commit, SQLite, synchronous=FULL"
+_EMPTY: Final = "empty call, native transport"
+_SUM: Final = "bare commit of SQLite and empty call, together"
+_TEXT: Final = f"""\
+How often a second, one after the other by one caller or by {MANY} callers at once; the servers,
+their databases and the bare commits on one core, callers on another, all on the same disk.
+CreateKey's callers are h2load. RevokeKey's are a client in Python, which takes a part of the time
+for itself: compare them with its empty call. PostgreSQL has fsync and synchronous_commit on."""
+
+
+def measure(run: Run) -> Part:
+    """Measure bare syncs and commits, and changes on both engines, in turn."""
+    require()
+    part = Part("Changes, durable", _TEXT)
+    with ExitStack() as stack:
+        cluster = stack.enter_context(postgres(run, durable=True))
+        sides: dict[str, Measure] = {
+            _SYNC: bare_sync(run),
+            _COMMIT: bare_sqlite(run, stack),
+            "bare commit, PostgreSQL": bare_postgres(run, cluster, stack),
+        }
+        empty = stack.enter_context(empty_python(run, "native"))
+        sides[_EMPTY] = Load(run, empty, connections=1, streams=1)
+        for engine, flags in (("SQLite", ()), ("PostgreSQL", ("--store", cluster.create()))):
+            served = serving(run, f"changes-{engine}", *flags)
+            authority = stack.enter_context(served)
+            sides |= _created(run, engine, authority)
+            sides |= _revoked(run, engine, authority)
+        sides["empty call of RevokeKey's client"] = _called(run, empty.address, empty.path)
+        rates = take_turns(sides, run.rounds)
+    both = zip(rates[_COMMIT], rates[_EMPTY], strict=True)
+    rates[_SUM] = [1 / (1 / commit + 1 / call) for commit, call in both]
+    part.add("/s", rates)
+    one, many = "CreateKey, {}, 1 caller", f"CreateKey, {{}}, {MANY} callers"
+    part.compare(
+        "time of CreateKey to a bare commit and an empty call",
+        _SUM, one.format("SQLite"), "≤ 1.5",
+    )  # fmt: skip
+    for engine, aim in (("SQLite", "≥ 4"), ("PostgreSQL", "")):
+        name = f"{MANY} callers to one, {engine}"
+        part.compare(name, many.format(engine), one.format(engine), aim)
+    return part
+
+
+def _created(run: Run, engine: str, authority: Authority) -> dict[str, Measure]:
+    request = pb.CreateKeyRequest(
+        project_id=authority.project_id,
+        mode=key_pb2.KEY_MODE_LIVE,
+        kind=key_pb2.KEY_KIND_SECRET,
+        purpose="nightly export",
+    )
+    target = authority.target("CreateKey", request)
+    return {
+        f"CreateKey, {engine}, 1 caller": Load(run, target, connections=1, streams=1),
+        f"CreateKey, {engine}, {MANY} callers": Load(run, target, connections=4, streams=MANY // 4),
+    }
+
+
+def _revoked(run: Run, engine: str, authority: Authority) -> dict[str, Measure]:
+    """Return how RevokeKey is measured: of keys that are there, each once."""
+    turns = run.rounds + 1  # and one to warm up
+    with ThreadPoolExecutor(_CREATORS) as pool:
+        made = pool.map(lambda _: authority.create(), range(turns * sum(REVOKED.values())))
+        bodies = iter(
+            [pb.RevokeKeyRequest(access_key=one.key.access_key).SerializeToString() for one in made]
+        )
+    return {
+        f"RevokeKey, {engine}, {callers} caller{'s' * (callers > 1)}": _revoking(
+            run, authority, bodies, callers
+        )
+        for callers in REVOKED
+    }
+
+
+def _revoking(run: Run, authority: Authority, bodies: Iterator[bytes], callers: int) -> Measure:
+    address, operator_key = authority.server.address, authority.server.operator_key
+
+    def measure() -> float:
+        taken = [next(bodies) for _ in range(REVOKED[callers])]
+        return calls.rate(run, address, f"{SERVICE}/RevokeKey", taken, operator_key, callers)
+
+    return measure
+
+
+def _called(run: Run, address: str, path: str) -> Measure:
+    bodies = [b"x" * 80] * 1_000
+    return lambda: calls.rate(run, address, path, bodies, "none", 1)

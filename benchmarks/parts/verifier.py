@@ -1,0 +1,175 @@
+"""The in-process verifier: its rate beside remote Verify's, its memory, and how soon it knows."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from benchmarks.authority import ALLOWED, ASKED, Authority, serving
+from benchmarks.figures import Part, quantile
+from benchmarks.run import Measure, Run, on_core, take_turns
+from keyauthority import CreatedKey, KeyKind, KeyMode, Verdict, Verifier
+from keyauthority.convert import key_from_proto, key_to_proto
+from keyauthority.decision import judged
+from keyauthority.model import Facts, Key, Project
+from keyauthority.requests import Presentation
+from keyauthority.results import WatchUpdate
+from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.verifier.judging import Judge
+
+_KEYS: Final = 200
+_AT_ONCE: Final = 50  # passes over the keys between two looks at the clock
+_NONE: Final = timedelta(0)
+_HERE: Final = "verified in the process"
+_REMOTE: Final = "remote Verify, the same client"
+_FACTS: Final = Facts(permissions=ASKED["permissions"], client_ip=ASKED["client_ip"])
+_TEXT: Final = f"""\
+Verifications a second of {_KEYS} keys in turn, a permission and an address checked, by one thread
+on one core; the server has another. A change's time is from its answer to the verifier's first
+verdict that knows. Memory is what Python allocates for a key, with its answer and its count."""
+
+
+def measure(run: Run) -> Part:
+    """Measure rate, freshness and memory."""
+    part = Part("In-process verifier", _TEXT)
+    with (
+        serving(run, "verifier") as authority,
+        on_core(run.load_core),
+        Verifier(authority.client) as verifier,
+    ):
+        verifier.wait_until_fresh(10)
+        tokens = [authority.strict().secret_key.reveal() for _ in range(_KEYS)]
+        sides = {
+            _HERE: _rate(run, lambda token: verifier.verify(token, **ASKED), tokens, _AT_ONCE),
+            _REMOTE: _rate(run, lambda token: authority.client.verify(token, **ASKED), tokens, 1),
+        }
+        part.add("/s", take_turns(sides, run.rounds))
+        spans = _spans(verifier, tokens * _AT_ONCE)
+        part.add("µs", {f"{_HERE}, p50": [quantile(spans, 0.5) / 1e3]})
+        part.add("µs", {f"{_HERE}, p99": [quantile(spans, 0.99) / 1e3]})
+        for name, times in _changes(authority, verifier, run.cases).items():
+            for share, word in ((0.5, "p50"), (0.99, "p99"), (1, "worst")):
+                part.add("ms", {f"{name}, {word}": [quantile(times, share)]})
+    part.add("bytes", {"memory of a key": [_memory(max(run.cases, 1) * 10)]})
+    part.compare("in the process to remote", _HERE, _REMOTE, "≥ 100")
+    return part
+
+
+def _rate(
+    run: Run, verify: Callable[[str], Verdict], tokens: Sequence[str], at_once: int
+) -> Measure:
+    def measure() -> float:
+        assert verify(tokens[0]).valid
+        begun, number = time.perf_counter(), 0
+        while (taken := time.perf_counter() - begun) < run.seconds:
+            for _ in range(at_once):
+                for token in tokens:
+                    verify(token)
+            number += at_once * len(tokens)
+        return number / taken
+
+    return measure
+
+
+def _spans(verifier: Verifier, tokens: Sequence[str]) -> list[int]:
+    """Return the nanoseconds of each verification."""
+    spans = []
+    for token in tokens:
+        begun = time.perf_counter_ns()
+        verifier.verify(token, **ASKED)
+        spans.append(time.perf_counter_ns() - begun)
+    return spans
+
+
+def _changes(authority: Authority, verifier: Verifier, cases: int) -> dict[str, list[float]]:
+    """Return the ms until the verifier knows, by what has changed."""
+    client = authority.client
+    changes: dict[str, Callable[[CreatedKey], object]] = {
+        "revoked": lambda one: client.revoke_key(one.key.access_key),
+        "disabled": lambda one: client.update_key(one.key.access_key, disabled=True),
+        "narrowed": lambda one: client.update_key(one.key.access_key, permissions=["other:read"]),
+        "project suspended": lambda one: client.update_project(one.key.project_id, suspended=True),
+        "rotated": lambda one: client.rotate_key(one.key.access_key, overlap=_NONE),
+    }
+    times: dict[str, list[float]] = {name: [] for name in changes}
+    for name, change in changes.items():
+        for _ in range(max(cases // len(changes), 1)):
+            times[name].append(_until_known(authority, verifier, change))
+    return times
+
+
+def _until_known(
+    authority: Authority, verifier: Verifier, change: Callable[[CreatedKey], object]
+) -> float:
+    created = authority.client.create_key(
+        authority.client.create_project().project_id,
+        mode="live",
+        kind="restricted",
+        permissions=ASKED["permissions"],
+        restrictions=ALLOWED,
+    )
+    token = created.secret_key.reveal()
+    assert verifier.verify(token, **ASKED).valid
+    change(created)
+    begun = time.perf_counter()
+    while verifier.verify(token, **ASKED).valid:
+        time.sleep(0)  # the watch has its turn
+    return (time.perf_counter() - begun) * 1e3
+
+
+def _memory(keys: int) -> float:
+    """Return the bytes that a key takes which the server has told of, with an answer to it."""
+    now = datetime.now(UTC)
+    project = Project(
+        project_id="2f3bfb4f-0f4e-4a5e-8f0b-0d7b2f1c9a10",
+        create_time=now,
+        update_time=now,
+        revision=1,
+    )
+    judge = Judge(keys, bound=1e6)
+    judge.resume(0.0)
+    update = WatchUpdate(
+        changes=(),
+        revision=1,
+        log_id="log",
+        checkpoint=True,
+        resync=False,
+        server_time=now,
+        lag=_NONE,
+    )
+    judge.take(update, 0.0)
+    tracemalloc.start()
+    for _ in range(keys):
+        access_key = new_access_key()
+        token = make(KeyKind.RESTRICTED, KeyMode.LIVE, access_key, new_secret()).reveal()
+        asked = Presentation(token, _FACTS)
+        wanted = asked._replace(include_record=True)
+        judge.learn(wanted, judged(_received(access_key, project), project, wanted, now, 1, "log"))
+        assert judge.judge(asked, 1.0) is not None
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return taken / keys
+
+
+def _received(access_key: str, project: Project) -> Key:
+    """Return a key as it comes off the wire: nothing of it is shared with another."""
+    time_made = project.create_time
+    key = Key(
+        access_key=access_key,
+        project_id=project.project_id,
+        mode=KeyMode.LIVE,
+        kind=KeyKind.RESTRICTED,
+        purpose="nightly export",
+        permissions=_FACTS.permissions,
+        restrictions=ALLOWED,
+        create_time=time_made,
+        update_time=time_made,
+        expire_time=time_made + timedelta(days=90),
+        created_by=new_access_key(),
+        created_from="127.0.0.1",
+        revision=1,
+    )
+    return key_from_proto(key_to_proto(key))

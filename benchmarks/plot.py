@@ -1,0 +1,65 @@
+"""The figures of a few parts as bars, in SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+from xml.sax.saxutils import escape
+
+from benchmarks.figures import Figure, Part
+
+DRAWN: Final = {"verify": "calls/s", "batch": "keys/s", "features": "calls/s", "changes": "/s"}
+"""The parts that are drawn, and the unit whose figures are."""
+
+_WIDTH: Final = 860
+_NAMES: Final = 330  # pixels for the names, on the left
+_NUMBERS: Final = 90  # and for the numbers, on the right
+_BAR: Final = 22
+_TITLE: Final = 38
+_OURS: Final = "#1f6f54"
+_THEIRS: Final = "#9aa5b1"
+_STYLE: Final = "font: 13px system-ui, sans-serif"
+_OURS_BEGIN: Final = ("Verify", "CreateKey", "RevokeKey")
+
+
+def svg(parts: Mapping[str, Part]) -> str:
+    """Return the drawing."""
+    drawn: list[str] = []
+    height = 0
+    for name, unit in DRAWN.items():
+        part = parts.get(name)
+        figures = [one for one in part.figures if one.unit == unit] if part else []
+        if part and figures:
+            drawn += _panel(
+                part.title, unit, figures, height, ours=name not in ("verify", "changes")
+            )
+            height += _TITLE + _BAR * len(figures) + 16
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        f'width="{_WIDTH}" height="{height}" style="{_STYLE}">'
+    )
+    back = f'<rect width="{_WIDTH}" height="{height}" fill="white"/>'
+    return "\n".join([head, back, *drawn, "</svg>", ""])
+
+
+def _panel(
+    title: str, unit: str, figures: Sequence[Figure], top: int, *, ours: bool
+) -> Iterator[str]:
+    """Yield a title and a bar for each figure, to one scale; a line shows least and most."""
+    room = _WIDTH - _NAMES - _NUMBERS
+    scale = room / max(max(one.rounds) for one in figures)
+    yield f'<text x="8" y="{top + 24}" font-weight="bold">{escape(f"{title}, {unit}")}</text>'
+    for place, one in enumerate(figures):
+        y = top + _TITLE + place * _BAR
+        colour = _OURS if ours or one.name.startswith(_OURS_BEGIN) else _THEIRS
+        end, text = _NAMES + one.median * scale, y + 15
+        least, most = (_NAMES + number * scale for number in (min(one.rounds), max(one.rounds)))
+        yield f'<text x="{_NAMES - 8}" y="{text}" text-anchor="end">{escape(one.name)}</text>'
+        yield (
+            f'<rect x="{_NAMES}" y="{y + 3}" width="{end - _NAMES:.1f}" height="{_BAR - 6}" '
+            f'fill="{colour}"/>'
+        )
+        yield (
+            f'<line x1="{least:.1f}" x2="{most:.1f}" y1="{y + 11}" y2="{y + 11}" stroke="#333"/>'
+        )
+        yield f'<text x="{_WIDTH - _NUMBERS + 4}" y="{text}">{one.median:,.0f}</text>'
