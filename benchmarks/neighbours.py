@@ -21,7 +21,7 @@ from typing import Any, Final
 import grpc
 
 from benchmarks import databases
-from benchmarks.h2load import CONNECTIONS, STREAMS, Load, Target
+from benchmarks.h2load import CONNECTIONS, STREAMS, Load, LoadFailed, Target
 from benchmarks.run import LeftOut, Measure, Run
 from tests.postgres import binaries
 from tests.service.processes import wait_until
@@ -120,13 +120,17 @@ def postgres(run: Run) -> Iterator[Measure]:
         pgbench = [str(binaries() / "pgbench"), "-h", str(cluster.folder), "-U", "postgres"]
         _output([*pgbench, "--initialize", "--quiet", "postgres"])
         told = ["-n", "-S", "-M", "prepared", "-c", str(CALLERS), "postgres"]
-        seconds = str(max(round(run.seconds), 1))
+        rate = 5_000.0
 
         def measure() -> float:
-            loaded = [*run.pinned(run.load_core), *pgbench, "-T", seconds, *told]
-            found = _TRANSACTIONS.search(_output(loaded))
-            assert found
-            return float(found[1])
+            nonlocal rate
+            each = max(int(rate * run.seconds / CALLERS), 1)
+            output = _output([*run.pinned(run.load_core), *pgbench, "-t", str(each), *told])
+            found = _TRANSACTIONS.search(output)
+            if found is None:
+                raise LoadFailed(output)
+            rate = float(found[1])
+            return rate
 
         yield measure
 
