@@ -50,8 +50,8 @@ serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:5005
 test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n at once)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-prove: .venv/.dev ## Run the proofs that take load, time or a quiet machine (PROVE=n for n times as much)
-	PROVE=$(PROVE) $(BIN)/pytest -m prove --timeout $(PROVE_SECONDS) $(PYTEST_ARGS)
+prove: .venv/.dev ## Prove what docs/reliability.md promises, with a report (PROVE=n for n times as much)
+	PROVE=$(PROVE) $(BIN)/pytest -m "prove or case" --timeout $(PROVE_SECONDS) $(PYTEST_ARGS)
 
 check: check-format check-lint check-types check-imports check-rules check-proto check-stubs ## Check everything but the tests: format, lint, types, imports, rules, protos, stubs
 

@@ -10,8 +10,11 @@ import grpc
 import pytest
 
 from tests.postgres import Cluster, running_cluster
+from tests.proofs import note_case, proof, pytest_terminal_summary
 from tests.service.callers import Caller, new_project
 from tests.service.processes import ServerProcess, start
+
+__all__ = ["proof", "pytest_terminal_summary"]
 
 TRANSPORTS = ("native", "grpcio")
 WORKERS = (1, 2)
@@ -33,6 +36,7 @@ postgres_servers = pytest.mark.parametrize("server", SERVERS[2:], indirect=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each of what is started once for many tests be started in one process of pytest's."""
     for item in items:
+        note_case(item)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         name = params.get("server") or params.get("engine")
         if name is None and "cluster" in getattr(item, "fixturenames", ()):

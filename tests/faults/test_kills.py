@@ -6,9 +6,11 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -27,13 +29,48 @@ from tests.faults.journal import (
     judge,
     write_half,
 )
+from tests.faults.nursery import nursery
+from tests.postgres import Cluster
+from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project
 from tests.service.processes import ServerProcess, is_alive, wait_until
 
-CYCLES: Final = 2 * int(os.environ.get("PROVE", "1"))  # of each transport
+SHORT: Final = 2  # cycles of each engine in `make test`
+CYCLES: Final = {"sqlite": 40 * PROVE, "postgres": 10 * PROVE}
+GENERATION: Final = 10  # cycles on one store: all that it was told is judged after each of them
 WRITERS: Final = 4
 WRITES: Final = 20  # acknowledged in a cycle before the clock runs
 LATEST: Final = 0.2  # seconds after that
+
+Starter = Callable[[Path, Sequence[str]], ServerProcess]
+
+
+@dataclass
+class World:
+    """A store that servers come and go on, and what clients were told."""
+
+    start: Callable[[], ServerProcess]
+    store: Store
+    server: ServerProcess
+    journal: Journal
+    drawn: random.Random
+    killed: dict[str, int] = field(default_factory=lambda: {"worker": 0, "supervisor": 0, "all": 0})
+
+    def cycle(self, number: int) -> None:
+        """Kill one process or, every second time, all, in the midst of load; then judge."""
+        everyone = [self.server.process.pid, *self.server.worker_pids()]
+        victims = everyone if number % 2 else [self.drawn.choice(everyone)]
+        under_load(self.server, self.journal, victims, self.drawn.uniform(0, LATEST))
+        last = self.server.process.pid in victims
+        self.killed["all" if len(victims) > 1 else "supervisor" if last else "worker"] += 1
+        if last:
+            self.server = self.start()
+        with calling(self.server) as caller:
+            try:
+                judge(self.journal, caller, self.store)
+            except AssertionError as failure:
+                failure.add_note(f"cycle {number}, killed {victims} of {everyone}")
+                raise
 
 
 @contextmanager
@@ -75,44 +112,82 @@ def under_load(server: ServerProcess, journal: Journal, victims: list[int], mome
     assert [None] * WRITERS == [client.result() for client in clients]
 
 
-@pytest.mark.parametrize(("engine", "transport"), [("sqlite", "native"), ("postgres", "grpcio")])
-def test_killed_processes_keep_what_was_acknowledged(
-    start_server: Start, engine: str, transport: str, request: pytest.FixtureRequest
-) -> None:
-    """Whichever processes are killed, and whenever, the oracle holds; and it can fail."""
-    drawn = random.Random(seed := random.randrange(2**32))
-    flags = ["--transport", transport, "--workers", "2"]
-    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
-    flags += ["--store", url] if url else []
-    server = start_server(*flags)
-    store: Store = PostgresStore(server.data, url) if url else SqliteStore(server.data)
+def world(start: Starter, data: Path, url: str, drawn: random.Random) -> World:
+    """Start a server on a store that is empty."""
+    served = ("--transport", "grpcio", "--store", url) if url else ("--transport", "native")
+    flags = ["--workers", "2", *served]
+    server = start(data, flags)
+    store: Store = PostgresStore(data, url) if url else SqliteStore(data)
     with calling(server) as caller:
         journal = Journal(new_project(caller))
-    for cycle in range(CYCLES):
-        everyone = [server.process.pid, *server.worker_pids()]
-        victims = everyone if cycle % 2 else [drawn.choice(everyone)]
-        under_load(server, journal, victims, drawn.uniform(0, LATEST))
-        if server.process.pid in victims:
-            server = start_server(*flags)
-        with calling(server) as caller:
-            try:
-                judge(journal, caller, store)
-            except AssertionError as failure:
-                failure.add_note(f"seed {seed}, cycle {cycle}, killed {victims} of {everyone}")
-                raise
-    with calling(server) as caller:
-        never_revoked = next(
-            one
-            for one in journal.acknowledged(CREATE)
-            if one.access_key
-            not in {line.access_key for line in journal.lines if line.operation == REVOKE}
-        )
+    return World(lambda: start(data, flags), store, server, journal, drawn)
+
+
+def lose_in_the_mind(one: World) -> None:
+    """The controls: a revocation that was never made, and a creation that nobody was told."""
+    journal = one.journal
+    asked = {line.access_key for line in journal.lines if line.operation == REVOKE}
+    kept = next(line for line in journal.acknowledged(CREATE) if line.access_key not in asked)
+    with calling(one.server) as caller:
         believed = Journal(journal.project_id, list(journal.lines))
-        line = Line(REVOKE, "", never_revoked.access_key, 0.0, status=OK)
-        believed.lines.append(line)
-        with pytest.raises(AssertionError, match=f"{never_revoked.access_key}: VERDICT_VALID"):
-            judge(believed, caller, store)
-        journal.lines.remove(never_revoked)
+        believed.lines.append(Line(REVOKE, "", kept.access_key, 0.0, status=OK))
+        with pytest.raises(AssertionError, match=f"{kept.access_key}: VERDICT_VALID"):
+            judge(believed, caller, one.store)
+        journal.lines.remove(kept)
         with pytest.raises(AssertionError, match="no request leads to"):
-            judge(journal, caller, store)
-    assert 0 == server.stop().code
+            judge(journal, caller, one.store)
+
+
+@pytest.mark.case(19)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_killed_processes_keep_what_was_acknowledged(
+    start_server: Start, engine: str, data: Path, request: pytest.FixtureRequest
+) -> None:
+    """Whichever processes are killed, and whenever, the oracle holds; and it can fail."""
+    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
+    one = world(lambda _, flags: start_server(*flags), data, url, random.Random())
+    for number in range(SHORT):
+        one.cycle(number)
+    lose_in_the_mind(one)
+    assert 0 == one.server.stop().code
+
+
+@pytest.mark.prove
+@pytest.mark.case(19)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_many_kills_keep_what_was_acknowledged(
+    engine: str, tmp_path: Path, proof: Proof, request: pytest.FixtureRequest
+) -> None:
+    """The same some hundred times, on servers that are started without exec."""
+    drawn = random.Random(seed := random.randrange(2**32))
+    killed = {"worker": 0, "supervisor": 0, "all": 0}
+    created = revoked = unknown = cycles = 0
+    with nursery() as nurse:
+        while cycles < CYCLES[engine]:
+            data = tmp_path / f"generation-{cycles}"
+            url = ""
+            if engine == "postgres":
+                cluster: Cluster = request.getfixturevalue("cluster")
+                url = cluster.create()
+            one = world(lambda data, flags: nurse.start(data, *flags), data, url, drawn)
+            try:
+                for number in range(GENERATION):
+                    one.cycle(number)
+                    cycles += 1
+                created += len(one.journal.acknowledged(CREATE))
+                revoked += len(one.journal.acknowledged(REVOKE))
+                unknown += len(one.journal.unknown(REVOKE))
+                lose_in_the_mind(one)
+            except AssertionError as failure:
+                failure.add_note(f"seed {seed}, after {cycles} cycles in {data}")
+                raise
+            finally:
+                one.server.kill()
+            for kind, number in one.killed.items():
+                killed[kind] += number
+    proof.done(
+        f"{engine}: {cycles} kills ({', '.join(f'{k} {n}' for k, n in killed.items())}), "
+        f"{created} creations and {revoked} revocations acknowledged, 0 lost, 0 revoked accepted; "
+        f"{unknown} revocations without an answer"
+    )
+    proof.control(f"a revocation nobody made, and a lost line, were seen {cycles // GENERATION}x")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 STOP_SECONDS: Final = 45  # longer than a drain may take
 REFUSE_SECONDS: Final = 30
@@ -36,11 +36,38 @@ class StartFailed(Exception):
     """The server ended before it was ready."""
 
 
+class Process(Protocol):
+    """What is asked of the process of a server; `subprocess.Popen` is one."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | Any:
+        """How it ended."""
+        ...
+
+    def poll(self) -> int | None:
+        """None while it lives."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+    def communicate(self, *, timeout: float) -> tuple[str, str]:
+        """Wait for its end; return what else it has printed."""
+        ...
+
+
 @dataclass
 class ServerProcess:
     """A running server."""
 
-    process: subprocess.Popen[str]
+    process: Process
     data: Path
     log: Path
     ready_line: str
