@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,13 +88,16 @@ class Nursery:
 
 
 @contextmanager
-def nursery() -> Iterator[Nursery]:
-    """Give a nursery; servers that it made are the caller's to end."""
+def nursery(settings: Mapping[str, str] | None = None) -> Iterator[Nursery]:
+    """Give a nursery; servers that it made are the caller's to end.
+
+    `settings` are variables of its environment, and of theirs.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "tests.faults.nursery"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment({"GRPC_VERBOSITY": "NONE"}),
+        env=environment({"GRPC_VERBOSITY": "NONE", **(settings or {})}),
         text=True,
     ) as process:
         yield Nursery(process)

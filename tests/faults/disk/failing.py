@@ -1,0 +1,92 @@
+"""Lets operations on files fail while an order lies there, as a device or a full disk does."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.faults.disk.vfs import Pass
+
+# What SQLite's own VFS makes of an errno: https://www.sqlite.org/rescode.html
+IOERR_WRITE: Final = 778
+IOERR_FSYNC: Final = 1034
+IOERR_TRUNCATE: Final = 1546
+FULL: Final = 13
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to fail, and how."""
+
+    operation: str
+    """write, truncate or sync."""
+    code: int
+    """What SQLite is told."""
+    file: str = "keyauthority.db-wal"
+    short: bool = False
+    """Of a write: half of it is done."""
+
+
+def met(path: Path) -> Path:
+    """Return the file that is there once something has failed by the order at `path`."""
+    return path.with_suffix(".met")
+
+
+@contextmanager
+def ordered(path: Path, order: Order) -> Iterator[None]:
+    """Let operations fail for the block, in all processes that look at `path`."""
+    met(path).unlink(missing_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(order)))
+    draft.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink()
+
+
+class Failing:
+    """A `vfs.Disk` that does what it is asked for unless it is ordered not to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, path: Path, data: bytes, offset: int, go_on: Pass) -> int:
+        """Write, or fail; a short write leaves half of it in the file."""
+        order = self._order("write", path)
+        if order is None:
+            return go_on()
+        if order.short:
+            file = os.open(path, os.O_WRONLY)
+            os.pwrite(file, data[: len(data) // 2], offset)
+            # Not closed: that would drop the locks that SQLite has on it in this process.
+        return order.code
+
+    def truncate(self, path: Path, size: int, go_on: Pass) -> int:
+        """Truncate, or fail."""
+        order = self._order("truncate", path)
+        return go_on() if order is None else order.code
+
+    def sync(self, path: Path, go_on: Pass) -> int:
+        """Sync, or fail; what was to be synced may or may not have reached the disk."""
+        order = self._order("sync", path)
+        return go_on() if order is None else order.code
+
+    def delete(self, path: Path, go_on: Pass) -> int:
+        """Remove."""
+        return go_on()
+
+    def _order(self, operation: str, path: Path) -> Order | None:
+        try:
+            order = Order(**json.loads(self._path.read_text()))
+        except FileNotFoundError:
+            return None
+        if (order.operation, order.file) != (operation, path.name):
+            return None
+        met(self._path).touch()
+        return order

@@ -1,0 +1,163 @@
+"""Writes and syncs that fail below SQLite: no false acknowledgement, and none after a failed sync.
+
+PostgreSQL's disk is PostgreSQL's to look after: a sync that fails ends it, which is a restart to
+us, and `test_failover.py` shows that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import grpc
+import pytest
+
+from tests.faults.disk import environment
+from tests.faults.disk.failing import (
+    FULL,
+    IOERR_FSYNC,
+    IOERR_TRUNCATE,
+    IOERR_WRITE,
+    Order,
+    met,
+    ordered,
+)
+from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
+from tests.faults.nursery import Nursery, nursery
+from tests.proofs import PROVE, Proof
+from tests.service.callers import Caller, new_project, verdict
+from tests.service.processes import ServerProcess, wait_until
+
+DATABASE: Final = "keyauthority.db"
+FAULTS: Final = {
+    "sync-eio": Order("sync", IOERR_FSYNC),
+    "write-eio": Order("write", IOERR_WRITE),
+    "write-short": Order("write", IOERR_WRITE, short=True),
+    "write-enospc": Order("write", FULL, short=True),
+    "checkpoint-eio": Order("write", IOERR_WRITE, file=DATABASE),
+    "checkpoint-sync-eio": Order("sync", IOERR_FSYNC, file=DATABASE),
+    "checkpoint-truncate-eio": Order("truncate", IOERR_TRUNCATE, file=DATABASE),
+}
+SHORT: Final = ("sync-eio", "write-enospc")
+ENDS: Final = frozenset({"sync-eio", "write-eio", "write-short"})
+"""What a process cannot go on after: what is in the write-ahead log is unknown."""
+ROUNDS: Final = max(1, PROVE)
+CONNECTIONS: Final = 8  # so that each of two workers has some, but with a chance of 1 in 128
+WRITES: Final = 15  # acknowledged before the fault, and refused in it
+REFUSALS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+
+@contextmanager
+def connections(server: ServerProcess) -> Iterator[list[Caller]]:
+    """Give callers to all workers."""
+    with ExitStack() as stack:
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        yield [
+            Caller(stack.enter_context(grpc.insecure_channel(server.address, options)), metadata)
+            for metadata in [server.metadata] * CONNECTIONS
+        ]
+
+
+def acknowledged(callers: list[Caller], journal: Journal) -> int:
+    """Try to make a key over each connection; return how many were acknowledged."""
+    count, refused = 0, set()
+    for caller in callers:
+        try:
+            journal.create(caller)
+        except grpc.RpcError as error:
+            refused.add(error.code())
+        else:
+            count += 1
+    assert refused <= REFUSALS
+    return count
+
+
+def refusals(journal: Journal) -> int:
+    """How many creations and revocations were refused."""
+    lines = journal.unknown(CREATE) + journal.unknown(REVOKE)
+    return sum(one.status in REFUSALS for one in lines)
+
+
+def fail_under_load(
+    callers: list[Caller], journal: Journal, order: Order, path: Path
+) -> tuple[int, int]:
+    """Let the disk fail while clients write; return what was refused meanwhile, and served after.
+
+    Verify goes on all the time.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(callers)) as pool:
+        clients = [pool.submit(write_half, one, journal, stop) for one in callers]
+        try:
+            wait_until(lambda: len(journal.acknowledged(CREATE)) >= WRITES)
+            kept = journal.acknowledged(CREATE)[0]
+            with ordered(path, order):
+                wait_until(met(path).exists, 60)
+                before = refusals(journal)
+                if order.file != DATABASE:  # a checkpoint that fails is nobody's business
+                    wait_until(lambda: refusals(journal) >= before + WRITES)
+                assert verdict(callers[0], kept.secret_key) in ("VALID", "REVOKED")
+        finally:
+            stop.set()
+        assert [None] * len(clients) == [one.result() for one in clients]
+    return refusals(journal), acknowledged(callers, journal)
+
+
+def world(nurse: Nursery, data: Path, fault: str, order_path: Path) -> tuple[int, int]:
+    """Serve, let the disk fail, kill everything, start again, and judge."""
+    server = nurse.start(data, "--workers", "2")
+    try:
+        with connections(server) as callers:
+            journal = Journal(new_project(callers[0]))
+            found = fail_under_load(callers, journal, FAULTS[fault], order_path)
+        server.kill()
+        server = nurse.start(data, "--workers", "2")
+        with connections(server) as callers:
+            judge(journal, callers[0], SqliteStore(data))
+            assert CONNECTIONS == acknowledged(callers, journal)
+    finally:
+        server.kill()
+    return found
+
+
+@pytest.fixture(scope="module")
+def order_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where orders lie."""
+    return tmp_path_factory.mktemp("orders") / "order"
+
+
+@pytest.fixture(scope="module")
+def nurse(order_path: Path) -> Iterator[Nursery]:
+    """What starts servers on a disk that can fail."""
+    with nursery(environment(failing=order_path)) as one:
+        yield one
+
+
+@pytest.mark.case(20)
+@pytest.mark.parametrize("fault", FAULTS if PROVE else SHORT)
+def test_disk_that_fails_is_no_false_acknowledgement(
+    nurse: Nursery, order_path: Path, tmp_path: Path, fault: str, proof: Proof
+) -> None:
+    """What could not be written is refused; a process whose sync failed acknowledges no more."""
+    refused = 0
+    for number in range(ROUNDS):
+        failed, served = world(nurse, tmp_path / f"data-{number}", fault, order_path)
+        refused += failed
+        assert (0 if fault in ENDS else CONNECTIONS) == served
+        assert failed or FAULTS[fault].file == DATABASE
+    proof.done(f"{fault}: {ROUNDS} times, {refused} changes refused, none acknowledged falsely")
+
+
+@pytest.mark.case(20)
+def test_process_that_goes_on_after_a_failed_sync_is_found(
+    order_path: Path, tmp_path: Path, proof: Proof
+) -> None:
+    """The control: without the rule, the process acknowledges as if nothing had been."""
+    with nursery(environment(failing=order_path, forgiving="1")) as forgiving:
+        _, served = world(forgiving, tmp_path / "data", "sync-eio", order_path)
+    assert served
+    proof.control(f"a process that forgives acknowledged {served} of {CONNECTIONS} after it")
