@@ -1,0 +1,235 @@
+"""Mixed load that goes on and on, a tenth of it cancelled, and what a server holds meanwhile."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import grpc
+from google.protobuf.message import Message
+
+from keyauthority.v1 import audit_service_pb2, project_service_pb2, usage_service_pb2
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from tests.service.callers import CALL_SECONDS, METHODS, Caller, key_request, new_key, new_project
+from tests.service.lives import update_request
+from tests.service.processes import ServerProcess
+
+CLIENTS: Final = 4
+PAUSE_SECONDS: Final = 0.02  # on average, between two calls of a client
+CANCELLED: Final = 0.1  # of all calls
+CANCELLED_AFTER: Final = 0.004  # seconds, at most: before, while and after the server works on it
+SAMPLES: Final = 40  # of a run
+KEYS: Final = 50  # that a client has at a time
+MIB: Final = 1 << 20
+UNANSWERED: Final = "write_unanswered"
+"""The event that the log owes to whoever cancels a write: at most 50 in 10 s, as of all events."""
+
+
+class Held(NamedTuple):
+    """What all processes of a server hold at a moment."""
+
+    memory: int
+    """Bytes that are theirs alone: what is mapped from files comes and goes."""
+    descriptors: int
+    threads: int
+    log: int
+    """Lines of standard error, but for those that tell of a change whose caller had gone."""
+
+
+def held(server: ServerProcess) -> Held:
+    """Look at all processes of a server."""
+    memory = descriptors = threads = 0
+    for pid in (server.process.pid, *server.worker_pids()):
+        of = Path(f"/proc/{pid}")
+        told = dict(line.split(":", 1) for line in (of / "status").read_text().splitlines())
+        memory += int(told["RssAnon"].split()[0]) * 1024
+        threads += int(told["Threads"])
+        descriptors += len(list((of / "fd").iterdir()))
+    lines = [one for one in server.log_text().splitlines() if UNANSWERED not in one]
+    return Held(memory, descriptors, threads, len(lines))
+
+
+class Window(NamedTuple):
+    """What was held on the median of some samples."""
+
+    memory: float
+    descriptors: float
+    threads: float
+    log: int
+    """At their end."""
+
+
+def window(samples: Sequence[Held]) -> Window:
+    """Sum up some samples."""
+    memory, descriptors, threads = (median(one[place] for one in samples) for place in range(3))
+    return Window(memory, descriptors, threads, samples[-1].log)
+
+
+@dataclass
+class Client:
+    """One client: keys of his own, and calls of all kinds."""
+
+    caller: Caller
+    project_id: str
+    drawn: random.Random
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    """Access key and secret key."""
+    made: Counter[str] = field(default_factory=Counter)
+    """How calls ended, by status; `CANCELLED` are those that he gave up."""
+
+    def once(self) -> None:
+        """Make one call, and cancel every tenth."""
+        make = self.drawn.choices(_CALLS, _WEIGHTS)[0] if self.keys else _create
+        request, keep = make(self)
+        name = request.DESCRIPTOR.name.removesuffix("Request")
+        method = METHODS[name]
+        call: Any = self.caller.channel.unary_unary(
+            f"/{method.containing_service.full_name}/{name}"
+        )
+        future = call.future(
+            request.SerializeToString(), metadata=self.caller.metadata, timeout=CALL_SECONDS
+        )
+        if self.drawn.random() < CANCELLED:
+            time.sleep(self.drawn.uniform(0, CANCELLED_AFTER))
+            future.cancel()
+        try:
+            keep(future.result())
+        except grpc.FutureCancelledError:
+            self.made["CANCELLED"] += 1
+        except grpc.RpcError as error:
+            self.made[error.code().name] += 1
+        else:
+            self.made["OK"] += 1
+
+    def some(self) -> tuple[str, str]:
+        """One of his keys."""
+        return self.drawn.choice(self.keys)
+
+
+Made = tuple[Message, Callable[[bytes], object]]
+
+
+def _nothing(_: bytes) -> None:
+    """Keep nothing of an answer."""
+
+
+def _verify(client: Client) -> Made:
+    return pb.VerifyRequest(secret_key=client.some()[1], permissions=["orders:read"]), _nothing
+
+
+def _batch(client: Client) -> Made:
+    requests = [pb.VerifyRequest(secret_key=client.some()[1]) for _ in range(20)]
+    return pb.BatchVerifyRequest(requests=requests), _nothing
+
+
+def _guess(client: Client) -> Made:
+    return pb.VerifyRequest(secret_key=client.some()[1][::-1]), _nothing
+
+
+def _create(client: Client) -> Made:
+    def keep(body: bytes) -> None:
+        answer = pb.CreateKeyResponse.FromString(body)
+        client.keys.append((answer.key.access_key, answer.secret_key))
+
+    return key_request(client.project_id, "RESTRICTED"), keep
+
+
+def _revoke(client: Client) -> Made:
+    access_key, _ = client.keys[0] if len(client.keys) < KEYS else client.keys.pop(0)
+    if len(client.keys) < KEYS:
+        return pb.GetKeyRequest(access_key=access_key), _nothing
+    return pb.RevokeKeyRequest(access_key=access_key), _nothing
+
+
+def _update(client: Client) -> Made:
+    return update_request(client.some()[0], purpose=str(client.drawn.random())), _nothing
+
+
+def _list(client: Client) -> Made:
+    return pb.ListKeysRequest(project_id=client.project_id, page_size=20), _nothing
+
+
+def _absent(client: Client) -> Made:
+    return project_service_pb2.GetProjectRequest(project_id=client.project_id[::-1]), _nothing
+
+
+def _usage(client: Client) -> Made:
+    return usage_service_pb2.GetUsageRequest(project_id=client.project_id, page_size=20), _nothing
+
+
+def _events(client: Client) -> Made:
+    return audit_service_pb2.ListEventsRequest(project_id=client.project_id, page_size=5), _nothing
+
+
+_MIX: Final = {
+    _verify: 50,
+    _batch: 5,
+    _guess: 5,
+    _create: 6,
+    _revoke: 6,
+    _update: 6,
+    _list: 4,
+    _absent: 4,
+    _usage: 2,
+    _events: 2,
+}
+_CALLS: Final = list(_MIX)
+_WEIGHTS: Final = list(_MIX.values())
+
+
+def watch_now_and_then(caller: Caller, project_id: str, stop: threading.Event) -> None:
+    """Open a stream, read from it for a while, abandon it, and open the next."""
+    path = "/keyauthority.v1.KeyAuthorityService/WatchChanges"
+    opened: Any = caller.channel.unary_stream(path)
+    body = pb.WatchChangesRequest(project_id=project_id, snapshot=True).SerializeToString()
+    while not stop.is_set():
+        stream = opened(body, metadata=caller.metadata, timeout=CALL_SECONDS)
+        for _ in range(3):
+            next(stream)
+        stream.cancel()
+        stop.wait(0.2)
+
+
+def soak(server: ServerProcess, seconds: float) -> tuple[list[Held], Counter[str]]:
+    """Load a server for so long; return samples of what it held, and how all calls ended."""
+    stop = threading.Event()
+    made: Counter[str] = Counter()
+
+    def client(number: int) -> None:
+        with grpc.insecure_channel(server.address, _APART) as channel:
+            caller = Caller(channel, server.metadata)
+            one = Client(caller, new_project(caller), random.Random(number))
+            while not stop.wait(one.drawn.uniform(0, 2 * PAUSE_SECONDS)):
+                one.once()
+        made.update(one.made)
+
+    def watcher() -> None:
+        with grpc.insecure_channel(server.address, _APART) as channel:
+            caller = Caller(channel, server.metadata)
+            project_id = new_project(caller)
+            new_key(caller, project_id)
+            watch_now_and_then(caller, project_id, stop)
+
+    with ThreadPoolExecutor(CLIENTS + 1) as pool:
+        running = [pool.submit(client, number) for number in range(CLIENTS)]
+        running.append(pool.submit(watcher))
+        samples = []
+        try:
+            for _ in range(SAMPLES):
+                stop.wait(seconds / SAMPLES)
+                samples.append(held(server))
+        finally:
+            stop.set()
+        assert [None] * len(running) == [one.result() for one in running]
+    return samples, made
+
+
+_APART: Final = (("grpc.use_local_subchannel_pool", 1),)

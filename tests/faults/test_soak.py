@@ -1,0 +1,75 @@
+"""Load that does not end: memory, descriptors, threads and the log stay as they are."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from tests.conftest import Start
+from tests.faults.soak import MIB, SAMPLES, Held, Window, held, soak, window
+from tests.proofs import PROVE, Proof, scaled
+from tests.service.processes import wait_until
+
+SECONDS = scaled(short=3, each=36)
+MEMORY_MAX = (
+    12 * MIB
+)  # for all processes: SQLite's caches, which are bounded, fill as the log grows
+DESCRIPTORS_MAX = 8  # connections and streams come and go
+LEAKED = 40
+
+
+def growth(before: Window, after: Window) -> list[str]:
+    """Say what has grown from one window to another."""
+    found = []
+    if after.memory > before.memory + MEMORY_MAX:
+        found.append(f"memory by {(after.memory - before.memory) / MIB:.1f} MiB")
+    if after.descriptors > before.descriptors + DESCRIPTORS_MAX:
+        found.append(f"descriptors by {after.descriptors - before.descriptors}")
+    if after.threads > before.threads:
+        found.append(f"threads by {after.threads - before.threads}")
+    if after.log > before.log:
+        found.append(f"log by {after.log - before.log} lines")
+    return found
+
+
+def windows(samples: list[Held]) -> tuple[Window, Window]:
+    """Return what was held in the middle of a run, and at its end."""
+    half = SAMPLES // 2
+    return window(samples[half - SAMPLES // 5 : half]), window(samples[-SAMPLES // 5 :])
+
+
+@pytest.mark.case(35)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_load_that_goes_on_leaves_nothing_behind(
+    start_server: Start, engine: str, proof: Proof, request: pytest.FixtureRequest
+) -> None:
+    """With a tenth of all calls cancelled nothing grows; that a client leaks would be seen."""
+    flags = ["--transport", "native", "--workers", "2"]
+    if engine == "postgres":
+        flags = ["--transport", "grpcio", "--store", request.getfixturevalue("cluster").create()]
+    server = start_server(*flags)
+    samples, made = soak(server, SECONDS)
+    before, after = windows(samples)
+    figures = (
+        f"{SECONDS} s, {sum(made.values())} calls, {made['CANCELLED']} cancelled; memory "
+        f"{before.memory / MIB:.1f} -> {after.memory / MIB:.1f} MiB, descriptors "
+        f"{before.descriptors:.0f} -> {after.descriptors:.0f}, threads "
+        f"{before.threads:.0f} -> {after.threads:.0f}, log {before.log} -> {after.log} lines"
+    )
+    proof.done(f"{engine}: {figures}")
+    assert {"OK", "CANCELLED", "NOT_FOUND", "INVALID_ARGUMENT"} >= set(made), made
+    assert not PROVE or [] == growth(before, after), figures
+
+    idle = held(server)
+    with ExitStack() as leak:
+        for _ in range(LEAKED):
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            channel = leak.enter_context(grpc.insecure_channel(server.address, options))
+            grpc.channel_ready_future(channel).result(timeout=20)
+        (seen,) = growth(window([idle]), window([held(server)]))
+    assert seen.startswith("descriptors")
+    wait_until(lambda: [] == growth(window([idle]), window([held(server)])))
+    proof.control(f"{LEAKED} connections that a client forgets were seen: {seen}")
+    assert 0 == server.stop().code
