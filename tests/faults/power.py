@@ -31,7 +31,7 @@ from keyauthority_server.bootstrap import open_authority
 from keyauthority_server.config import ConfigError
 from keyauthority_server.rpc import services
 from keyauthority_server.wire import Call, Services
-from tests.faults.disk import environment
+from tests.faults.altered import environment
 from tests.faults.disk.images import Disk
 from tests.faults.disk.recording import TOLD, Entry, Recorder, read
 from tests.faults.folders import settings

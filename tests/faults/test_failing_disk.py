@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 import pytest
 
-from tests.faults.disk import environment
+from tests.faults.altered import environment
 from tests.faults.disk.failing import (
     FULL,
     IOERR_FSYNC,

@@ -237,3 +237,17 @@ def test_pages_of_usage_use_their_indexes(tmp_path: Path) -> None:
         told = " ".join(step[3] for step in Sqlite().rows(place, plan))
         assert "SCAN" not in told
         assert "TEMP B-TREE" not in told
+
+
+async def test_counting_moves_the_newest_time_forward_and_never_back(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """A clock that was set back starts behind no verification, nor has a change an earlier time."""
+    record = await create(store, key((await create_project(store)).project_id))
+    for now in (NOON + HOUR, NOON + SECOND):
+        await count(store, row(record, last_used_time=now), now=now)
+        assert NOON + HOUR == await store.newest_time()
+    other = engine.open(place)
+    assert NOON + HOUR == await other.newest_time()
+    assert NOON + HOUR == (await create_project(other)).create_time
+    await other.close()

@@ -99,7 +99,10 @@ class Transaction(Protocol):
 
     @property
     def newest_time(self) -> datetime | None:
-        """The time of the newest change; a mutation never has an earlier one."""
+        """The newest time that is committed, of a change or a verification; see `count_usage`.
+
+        A mutation never has an earlier one.
+        """
         ...
 
     def key(self, access_key: str, scope: Scope) -> Held | None:
@@ -140,7 +143,8 @@ class Transaction(Protocol):
         """Add counts to their hours and days, unless the batch was counted before. Bookkeeping.
 
         The batch is remembered until `end`. Each row moves last_used_time of its key, which must
-        exist, forward and never back. Sums stay at 2**63 - 1 when they get there.
+        exist, forward and never back. Sums stay at 2**63 - 1 when they get there. Counting moves
+        the store's newest time to `now`, and never back: what was seen to have expired stays so.
         """
         ...
 
@@ -299,7 +303,7 @@ class Store(Looks, Protocol):
         ...
 
     async def newest_time(self) -> datetime | None:
-        """Return the time of the newest change, None for an empty log."""
+        """Return the newest time that is committed, None for an empty log; see `Transaction`."""
         ...
 
     async def key_checks(self) -> Mapping[str, bytes]:

@@ -89,6 +89,7 @@ LOOK_MANY_WHOLE: Final = (
 
 HEAD: Final = "SELECT revision FROM log WHERE id = 1"
 LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
+ADVANCE_TIME: Final = "UPDATE log SET time = ? WHERE id = 1"
 ADVANCE_LOG: Final = "UPDATE log SET revision = ?, hash = ?, time = ? WHERE id = 1"
 
 GET_KEY: Final = f"SELECT {_of('key', HELD_ROW)} FROM key WHERE access_key = ?"

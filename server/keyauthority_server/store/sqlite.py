@@ -234,7 +234,7 @@ class SqliteStore(Pages):
         return await self._write(work, urgent=urgent)
 
     async def newest_time(self) -> datetime | None:
-        """Return the time of the newest change, None for an empty log."""
+        """Return the newest time that is committed, None for an empty log."""
         time = self._counter()[3]
         return None if time is None else time_from(time)
 

@@ -35,6 +35,7 @@ from keyauthority_server.store.records import (
 from keyauthority_server.store.refused import record_refused
 from keyauthority_server.store.sql import (
     ADVANCE_LOG,
+    ADVANCE_TIME,
     APPEND_CHANGE,
     DROP_REQUESTS,
     DROP_SEALED,
@@ -113,7 +114,7 @@ class SqlTransaction:
 
     @property
     def newest_time(self) -> datetime | None:
-        """The time of the newest change; a mutation never has an earlier one."""
+        """The newest time that is committed; a mutation never has an earlier one."""
         return self._newest_time
 
     def key(self, access_key: str, scope: Scope) -> Held | None:
@@ -193,7 +194,10 @@ class SqlTransaction:
         self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
-        usage.count(self._open(), batch_id, rows, now, end)
+        counted = usage.count(self._open(), batch_id, rows, now, end)
+        if counted and (self._newest_time is None or now > self._newest_time):
+            self._rows.run(ADVANCE_TIME, (microseconds(now),))
+            self._newest_time = now
 
     def forget_batch(self, batch_id: str) -> None:
         """Remember a batch no more."""

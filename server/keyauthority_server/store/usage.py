@@ -78,11 +78,11 @@ _LIST_KEY: Final = """
 
 def count(
     rows: Rows, batch_id: str, counts: Sequence[UsageRow], now: datetime, end: datetime
-) -> None:
-    """Add counts, unless the batch was counted before; see `Transaction.count_usage`."""
+) -> bool:
+    """Add counts; False if the batch was counted before. See `Transaction.count_usage`."""
     moment = microseconds(now)
     if rows.one(_GET_BATCH, (batch_id, moment)) is not None:
-        return
+        return False
     rows.run(_DROP_BATCHES, (moment, BATCHES_DROPPED))
     rows.run(_PUT_BATCH, (batch_id, microseconds(end)))
     rows.run_many(_ADD, _added(counts))
@@ -91,6 +91,7 @@ def count(
         used = microseconds(one.last_used_time)
         newest[one.access_key] = max(used, newest.get(one.access_key, used))
     rows.run_many(_TOUCH, [(time, access_key, time) for access_key, time in newest.items()])
+    return True
 
 
 def forget_batch(rows: Rows, batch_id: str) -> None:

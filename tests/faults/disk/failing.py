@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ class Order:
     file: str = "keyauthority.db-wal"
     short: bool = False
     """Of a write: half of it is done."""
+    stop: bool = False
+    """Of a write: it is done, once the process, which stops itself before it, is told to go on."""
 
 
 def met(path: Path) -> Path:
@@ -40,14 +43,19 @@ def met(path: Path) -> Path:
 @contextmanager
 def ordered(path: Path, order: Order) -> Iterator[None]:
     """Let operations fail for the block, in all processes that look at `path`."""
-    met(path).unlink(missing_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(order)))
-    draft.replace(path)
+    give(path, order)
     try:
         yield
     finally:
         path.unlink()
+
+
+def give(path: Path, order: Order) -> None:
+    """Give an order to all processes that look at `path`."""
+    met(path).unlink(missing_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(order)))
+    draft.replace(path)
 
 
 class Failing:
@@ -60,6 +68,10 @@ class Failing:
         """Write, or fail; a short write leaves half of it in the file."""
         order = self._order("write", path)
         if order is None:
+            return go_on()
+        if order.stop:
+            self._path.rename(met(self._path))  # for one process only
+            os.kill(os.getpid(), signal.SIGSTOP)
             return go_on()
         if order.short:
             file = os.open(path, os.O_WRONLY)
@@ -88,5 +100,6 @@ class Failing:
             return None
         if (order.operation, order.file) != (operation, path.name):
             return None
-        met(self._path).touch()
+        if not order.stop:
+            met(self._path).touch()
         return order

@@ -178,7 +178,7 @@ class PostgresStore(Pages):
         return await self._write(work)
 
     async def newest_time(self) -> datetime | None:
-        """Return the time of the newest change, None for an empty log."""
+        """Return the newest time that is committed, None for an empty log."""
         row = await self.page(lambda rows: rows.one(LOG))
         return None if row is None or row[3] is None else time_from(row[3])
 

@@ -1,0 +1,33 @@
+"""Alters each process of a server as `tests.faults.altered` says.
+
+Python imports this by itself where this folder is in PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.faults.altered import CLOCK, FAILING, FORGIVING, RECORDING, SYNCHRONOUS
+
+if {FAILING, RECORDING, SYNCHRONOUS, FORGIVING} & os.environ.keys():
+    from keyauthority_server.store import sqlite_connection, sqlite_writer
+    from tests.faults.disk import failing, recording, vfs
+
+    if SYNCHRONOUS in os.environ:
+        durable = f"PRAGMA synchronous = {os.environ[SYNCHRONOUS]}"
+        sqlite_connection._DURABLE = durable  # type: ignore[misc]  # Final, but for this
+    if RECORDING in os.environ:
+        recorder = recording.Recorder(Path(os.environ[RECORDING]))
+        recorder.watch_heads()
+        vfs.install(recorder)
+    if FAILING in os.environ:
+        vfs.install(failing.Failing(Path(os.environ[FAILING])))
+    if FORGIVING in os.environ:
+        sqlite_writer.Writer._break = lambda *_: None  # type: ignore[method-assign]
+
+if CLOCK in os.environ:
+    from keyauthority import clock
+    from tests.faults.clocks import ShiftedClock
+
+    vars(clock)["time"] = ShiftedClock(Path(os.environ[CLOCK]))
