@@ -1,0 +1,183 @@
+"""Migrations: killed at each statement, by two starters at once, and from each older version."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import grpc
+import pytest
+
+from keyauthority_server.store.migrations import STEPS
+from keyauthority_server.store.sqlite_connection import sqlite3
+from tests.faults.journal import Journal, PostgresStore, SqliteStore, Store, judge
+from tests.faults.nursery import Nursery, nursery
+from tests.postgres import Cluster, execute
+from tests.proofs import PROVE, Proof
+from tests.service.callers import Caller, new_project, verify
+from tests.service.processes import ServerProcess, environment
+
+STATEMENTS_MIN: Final = 20  # a migration from nothing has more; else it is not what is killed
+UNDONE: Final = {
+    "0003_usage": ("DROP TABLE usage", "DROP TABLE usage_batch"),
+    "0004_audit": ("DROP TABLE refused", "DROP INDEX change_by_actor"),
+    "0005_peppers": ("DROP INDEX key_by_pepper",),
+    "0006_heartbeat": ("DROP TABLE heartbeat",),
+}
+"""What takes back each step that came behind those that no key can be made without."""
+APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}
+KEYS: Final = 6
+
+Execute = Callable[[str], Sequence[tuple[object, ...]]]
+
+
+def start(place: str, *numbers: int) -> subprocess.Popen[str]:
+    """Migrate in children of a process, each killed before its statement of a number."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.migrating", place, *map(str, numbers)],
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
+
+
+def outcomes(process: subprocess.Popen[str]) -> list[str]:
+    """Wait for it, and return how each child ended."""
+    output, _ = process.communicate(timeout=100)
+    assert 0 == process.returncode
+    return output.split()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Where no database of ours is."""
+    if engine == "sqlite":
+        return str(tmp_path / "keys.db")
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.create()
+
+
+def executing(engine: str, place: str) -> Execute:
+    """Return what runs a statement on a database, committed at once."""
+
+    def run(statement: str) -> Sequence[tuple[object, ...]]:
+        if engine == "postgres":
+            return execute(place, statement)
+        with closing(sqlite3.connect(place, isolation_level=None)) as connection:
+            return list(connection.execute(statement))
+
+    return run
+
+
+@pytest.mark.case(25)
+def test_migration_killed_at_each_statement_is_all_or_nothing(
+    engine: str, place: str, proof: Proof
+) -> None:
+    """Nothing of a migration that was killed is there, and the next goes on from the beginning."""
+    with start(place, *range(1, 200)) as killing:
+        ended = []
+        assert killing.stdout
+        for line in killing.stdout:
+            ended.append(line.strip())
+            if ended[-1] == "done":
+                break
+            if engine == "postgres":
+                made = execute(place, _OURS)
+                assert [(0,)] == made, f"{made} tables after {len(ended)} statements"
+        killing.kill()
+    assert len(ended) > STATEMENTS_MIN
+    assert ["killed"] * (len(ended) - 1) + ["done"] == ended
+    ((logs,),) = executing(engine, place)("SELECT count(*) FROM log")
+    assert 1 == logs
+    proof.done(f"{engine}: killed before each of {len(ended) - 1} statements, made once")
+
+
+_OURS: Final = (
+    "SELECT count(*) FROM information_schema.tables WHERE table_schema = current_schema()"
+)
+
+
+@pytest.mark.case(25)
+def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
+    engine: str, place: str, proof: Proof
+) -> None:
+    """The one that lives does it all, once, whenever the other dies."""
+    starters = [start(place, 9, 15, 0), start(place, 12, 0, 0)]
+    ended = [outcomes(one) for one in starters]
+    assert {"done"} == {one[-1] for one in ended}
+    run = executing(engine, place)
+    assert [(1,)] == run("SELECT count(*) FROM log")
+    names = [row[0] for row in run(f"SELECT name FROM {APPLIED[engine]}")]  # noqa: S608
+    assert [step.name for step in STEPS] == sorted(set(map(str, names)) - {"0001_counters"})
+    proof.done(f"{engine}: children ended {ended}")
+
+
+@pytest.fixture(scope="module")
+def nurse() -> Iterator[Nursery]:
+    """What starts servers."""
+    with nursery() as one:
+        yield one
+
+
+@pytest.mark.case(25)
+@pytest.mark.parametrize("oldest", list(UNDONE) if PROVE else ["0003_usage"])
+def test_database_of_each_older_version_is_upgraded_with_all_that_is_in_it(
+    engine: str,
+    oldest: str,
+    nurse: Nursery,
+    tmp_path: Path,
+    proof: Proof,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A server that finds an older schema, filled, brings it up; the oracle holds over its keys."""
+    data = tmp_path / "data"
+    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
+    # A busy machine may not prove itself each second, and that is not what is tried here.
+    flags = ("--store", url, "--max-staleness", "30s") if url else ()
+    store: Store = PostgresStore(data, url) if url else SqliteStore(data)
+    run = executing(engine, url or str(data / "keyauthority.db"))
+    server = nurse.start(data, *flags)
+    journal = filled(server)
+    server.stop()
+    undo(run, engine, oldest)
+    server = nurse.start(data, *flags)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            caller = Caller(channel, server.metadata)
+            judge(journal, caller, store)
+            verify(caller, journal.create(caller).secret_key)
+    finally:
+        server.stop()
+    proof.done(f"{engine}: from before {oldest}, with {len(journal.lines)} operations in it")
+
+
+def filled(server: ServerProcess) -> Journal:
+    """Make keys, revoke half of them, and use them."""
+    with grpc.insecure_channel(server.address) as channel:
+        caller = Caller(channel, server.metadata)
+        journal = Journal(new_project(caller))
+        for number in range(KEYS):
+            line = journal.create(caller)
+            verify(caller, line.secret_key)
+            if number % 2:
+                journal.revoke(caller, line.access_key)
+    return journal
+
+
+def undo(run: Execute, engine: str, oldest: str) -> None:
+    """Take back a step and all behind it: what the version before it has left."""
+    for name in reversed(UNDONE):
+        if name >= oldest:
+            for statement in UNDONE[name]:
+                run(statement)
+            run(f"DELETE FROM {APPLIED[engine]} WHERE name = '{name}'")  # noqa: S608

@@ -1,0 +1,211 @@
+"""A worker that stops in the midst of a write: others refuse in time, judge on, and it heals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from tests.faults.altered import environment
+from tests.faults.disk.failing import Order, give
+from tests.faults.disk.vfs import OK
+from tests.faults.journal import CREATE, Journal, PostgresStore, SqliteStore, Store, judge
+from tests.faults.nursery import Nursery, nursery
+from tests.faults.test_failing_disk import connections
+from tests.postgres import execute
+from tests.proofs import Proof, scaled
+from tests.service.callers import Caller, new_project
+from tests.service.processes import ServerProcess, wait_until
+
+ROUNDS: Final = scaled(short=1, each=2)
+IN_TIME: Final = 15.0  # seconds for a refusal: thrice what the store waits, on a busy machine
+AT_ONCE: Final = 2.0  # seconds for a Verify of a worker that runs, on a busy machine
+TRIES: Final = 200  # to stop a worker while its transaction is open
+_IN_TRANSACTION: Final = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND state = 'idle in transaction'"
+)
+
+
+@pytest.fixture(scope="module")
+def order_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where orders lie."""
+    return tmp_path_factory.mktemp("orders") / "order"
+
+
+@pytest.fixture(scope="module")
+def nurse(order_path: Path) -> Iterator[Nursery]:
+    """What starts servers on a disk that takes orders."""
+    with nursery(environment(failing=order_path)) as one:
+        yield one
+
+
+def is_stopped(pid: int) -> bool:
+    """True for a process that was stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "T"
+
+
+def stop_by_order(server: ServerProcess, order_path: Path) -> int:
+    """Have the next worker that writes stop before it does; return which it was."""
+    give(order_path, Order("write", OK, stop=True))
+    stopped: list[int] = []
+
+    def one() -> bool:
+        stopped.extend(filter(is_stopped, server.worker_pids()))
+        return bool(stopped)
+
+    wait_until(one)
+    return stopped[0]
+
+
+def stop_in_transaction(server: ServerProcess, url: str) -> int:
+    """Stop a worker at some moments, until it is one at which its transaction is open."""
+    for _ in range(TRIES):
+        worker = server.worker_pids()[0]
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda pid=worker: is_stopped(pid))  # type: ignore[misc]
+        if execute(url, _IN_TRANSACTION) == [(1,)]:
+            return worker
+        os.kill(worker, signal.SIGCONT)
+    raise AssertionError("no transaction was open at any moment")
+
+
+def answered(caller: Caller, request: Any, seconds: float) -> tuple[str, float]:
+    """Make a call that waits so long; return how it ended, and what it took."""
+    name = request.DESCRIPTOR.name.removesuffix("Request")
+    call: Any = caller.channel.unary_unary(f"/keyauthority.v1.KeyAuthorityService/{name}")
+    began = time.monotonic()
+    try:
+        call(request.SerializeToString(), metadata=caller.metadata, timeout=seconds)
+    except grpc.RpcError as error:
+        return error.code().name, time.monotonic() - began
+    return "OK", time.monotonic() - began
+
+
+def world(
+    server: ServerProcess, store: Store, stop: Callable[[ServerProcess], int]
+) -> tuple[str, float]:
+    """Stop a worker in a write, see what the other does, let it go on, and judge.
+
+    Returns how a creation ended meanwhile, and what that took.
+    """
+    end = threading.Event()
+    worker = 0
+    with connections(server) as callers:
+        journal = Journal(new_project(callers[0]))
+        kept = journal.create(callers[0])
+        verification = pb.VerifyRequest(secret_key=kept.secret_key)
+
+        def write(caller: Caller) -> None:
+            while not end.is_set():
+                try:
+                    journal.create(caller)
+                except grpc.RpcError:
+                    end.wait(0.02)
+
+        with ThreadPoolExecutor(len(callers)) as pool:
+            writing = [pool.submit(write, one) for one in callers]
+            try:
+                wait_until(lambda: len(journal.acknowledged(CREATE)) > len(callers))
+                worker = stop(server)
+                looks = list(pool_of(callers, verification))
+                living = [
+                    one for one, (code, _) in zip(callers, looks, strict=True) if code == "OK"
+                ]
+                assert living
+                assert {"OK", "DEADLINE_EXCEEDED"} >= {code for code, _ in looks}
+                creation = create(journal, living[0])
+                assert "OK" == answered(living[0], verification, AT_ONCE)[0]
+            finally:
+                if worker:
+                    os.kill(worker, signal.SIGCONT)
+                end.set()
+            assert [None] * len(writing) == [one.result() for one in writing]
+        for caller in callers:  # of both workers
+            wait_until(lambda one=caller: answered(one, verification, IN_TIME)[0] == "OK")  # type: ignore[misc]
+            journal.create(caller)
+        judge(journal, callers[0], store)
+    assert "store_broken" not in server.log_text()
+    return creation
+
+
+def create(journal: Journal, caller: Caller) -> tuple[str, float]:
+    """Make a key; return how that ended, and what it took."""
+    began = time.monotonic()
+    try:
+        journal.create(caller)
+    except grpc.RpcError as error:
+        return error.code().name, time.monotonic() - began
+    return "OK", time.monotonic() - began
+
+
+def pool_of(callers: list[Caller], request: Any) -> Iterator[tuple[str, float]]:
+    """Make a call over each connection at once."""
+    with ThreadPoolExecutor(len(callers)) as pool:
+        yield from pool.map(lambda one: answered(one, request, AT_ONCE), callers)
+
+
+@pytest.mark.case(27)
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
+    nurse: Nursery,
+    order_path: Path,
+    engine: str,
+    tmp_path: Path,
+    proof: Proof,
+    request: pytest.FixtureRequest,
+) -> None:
+    """SQLite: writers are refused until it goes on. PostgreSQL ends its session, and they go on."""
+    data = tmp_path / "data"
+    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
+    store: Store = PostgresStore(data, url) if url else SqliteStore(data)
+    # A busy machine may not prove itself each second, and that is not what is tried here.
+    flags = ("--store", url, "--max-staleness", "30s") if url else ()
+    server = nurse.start(data, "--workers", "2", *flags)
+    ended = []
+    try:
+        for _ in range(ROUNDS):
+            if url:
+                ended.append(world(server, store, lambda one: stop_in_transaction(one, url)))
+            else:
+                ended.append(world(server, store, lambda one: stop_by_order(one, order_path)))
+    finally:
+        server.kill()
+    codes, times = {code for code, _ in ended}, [took for _, took in ended]
+    assert max(times) < IN_TIME
+    assert ({"OK", "UNAVAILABLE"} if url else {"UNAVAILABLE"}) >= codes
+    proof.done(
+        f"{engine}: {ROUNDS} times; a creation meanwhile ended {' or '.join(sorted(codes))} "
+        f"within {max(times):.1f} s; Verify went on; all healed"
+    )
+
+
+@pytest.mark.case(27)
+def test_worker_stopped_outside_of_a_write_holds_up_nobody_at_all(
+    nurse: Nursery, tmp_path: Path, proof: Proof
+) -> None:
+    """The control: it is the write that is stopped which the others wait for, and nothing else."""
+    server = nurse.start(tmp_path / "data", "--workers", "2")
+    worker = server.worker_pids()[0]
+    try:
+        with connections(server) as callers:
+            journal = Journal(new_project(callers[0]))
+            verification = pb.VerifyRequest(secret_key=journal.create(callers[0]).secret_key)
+            os.kill(worker, signal.SIGSTOP)
+            looks = list(pool_of(callers, verification))
+            living = [one for one, (code, _) in zip(callers, looks, strict=True) if code == "OK"]
+            code, took = create(journal, living[0])
+        assert "OK" == code
+    finally:
+        os.kill(worker, signal.SIGCONT)
+        server.kill()
+    proof.control(f"stopped outside of a write: a creation is OK after {took:.2f} s")
