@@ -89,6 +89,7 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.case(24)
 def test_backup_under_load_brings_back_what_it_holds(start_server: Start, tmp_path: Path) -> None:
     """All that was acknowledged before the backup is in it, and no later revocation is undone."""
     server = start_server("--transport", "native", "--workers", "2")
@@ -209,6 +210,7 @@ def before(settings: Config, tmp_path: Path) -> Before:
     return Before(settings, tmp_path / "backup.db")
 
 
+@pytest.mark.case(24)
 def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> None:
     """Revocations and rotations stay, as changes of the restored log; the rest is counted."""
     rehearsed = restored(settings, before.file, dry_run=True)
@@ -245,6 +247,7 @@ def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> N
     assert "pepper/2" in during(settings, lambda store: store.key_checks())  # for the successors
 
 
+@pytest.mark.case(24)
 def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Before) -> None:
     """With no database there, or one that is damaged, it goes on only when told to."""
     database = settings.store.sqlite_path
@@ -295,6 +298,7 @@ def test_restore_refuses_what_is_no_backup_of_this_folder(
     assert there | {pepper.name: pepper.read_bytes()} == files(settings.data)
 
 
+@pytest.mark.case(24)
 def test_restore_that_is_killed_leaves_one_of_the_two(
     settings: Config, before: Before, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,18 +14,20 @@ from tests.faults.failover import (
     World,
     calling,
     fill_up,
+    report,
     reset,
     restart,
     start_server,
     world,
 )
 from tests.faults.journal import judge
+from tests.proofs import Proof, scaled
 from tests.service.callers import verify
 from tests.service.processes import wait_until
 
 pytestmark = pytest.mark.prove
 
-FAILOVERS: Final = int(os.environ.get("PROVE", "1"))
+FAILOVERS: Final = scaled(short=1, each=2)
 RECOVERY_SECONDS: Final = 45.0  # nine times the bound: the promotion waits for the processor, too
 UNAVAILABLE: Final = grpc.StatusCode.UNAVAILABLE
 
@@ -38,7 +39,10 @@ def databases() -> Iterator[World]:
         yield one
 
 
-def test_failovers_and_lost_connections_lose_nothing_acknowledged(databases: World) -> None:
+@pytest.mark.case(30)
+def test_failovers_and_lost_connections_lose_nothing_acknowledged(
+    databases: World, proof: Proof
+) -> None:
     """Sessions ended, restart, no connection left, primary lost: the oracle holds, all recovers."""
     pair = databases.pair
     for fault in (reset, restart, fill_up):
@@ -48,6 +52,7 @@ def test_failovers_and_lost_connections_lose_nothing_acknowledged(databases: Wor
         databases.judge()
         pair.mend()
     assert max(databases.recoveries) < RECOVERY_SECONDS
+    proof.done("; ".join(report(databases).splitlines()))
 
 
 def status(call: Callable[[], object]) -> grpc.StatusCode:
@@ -59,6 +64,7 @@ def status(call: Callable[[], object]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
+@pytest.mark.case(30)
 def test_standby_that_lacks_changes_is_not_served_and_the_oracle_sees_it(
     databases: World, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@pytest.mark.case(21)
 def test_full_disk_takes_nothing_in_and_still_lets_keys_be_revoked(server: ServerProcess) -> None:
     """CreateKey is DISK_LOW, Verify and RevokeKey go on, and with space all does, unrestarted."""
     with grpc.insecure_channel(server.address) as channel:

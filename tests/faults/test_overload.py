@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ from keyauthority_server.rpc.lanes import Lane
 from keyauthority_server.wire import Call, Refusal
 from tests.faults.load import Line
 from tests.faults.slow_server import VERIFY_SECONDS
+from tests.proofs import Proof, scaled
 
 pytestmark = pytest.mark.prove
 
-PROVE: Final = int(os.environ.get("PROVE", "1"))  # how many times as long a run lasts
-SECONDS: Final = 2 * PROVE
+SECONDS: Final = scaled(short=2, each=2)
 CAPACITY: Final = 1 / VERIFY_SECONDS  # calls a second
-REVOCATIONS: Final = 40 * PROVE
+REVOCATIONS: Final = 20 * SECONDS
 GOODPUT_MIN: Final = 0.8  # of the peak
 REVOKED_WITHIN: Final = 1.0  # seconds
 
@@ -45,7 +44,10 @@ def slow_server() -> Iterator[str]:
         process.wait(20)
 
 
-async def test_overloaded_server_goes_on_serving_and_revokes_at_once(slow_server: str) -> None:
+@pytest.mark.case(32)
+async def test_overloaded_server_goes_on_serving_and_revokes_at_once(
+    slow_server: str, proof: Proof
+) -> None:
     """At four times what it can serve goodput stays, refusals say OVERLOADED, RevokeKey is fast."""
     asking = Line(slow_server, "Verify", ())
     revoking = Line(slow_server, "RevokeKey", (), connections=1)
@@ -65,8 +67,15 @@ async def test_overloaded_server_goes_on_serving_and_revokes_at_once(slow_server
     assert before.goodput * GOODPUT_MIN < over.goodput
     assert REVOCATIONS == revoked.answered
     assert REVOKED_WITHIN > revoked.waits[REVOCATIONS * 9 // 10]  # the rest may meet other tests
+    proof.done(
+        f"{SECONDS} s at 4 times of {CAPACITY:.0f} calls/s: goodput {over.goodput:.0f}/s of "
+        f"{before.goodput:.0f}/s before, {sum(over.refused.values())} refused; {REVOCATIONS} "
+        f"RevokeKey, p90 {revoked.waits[REVOCATIONS * 9 // 10] * 1000:.0f} ms, worst "
+        f"{revoked.waits[-1] * 1000:.0f} ms"
+    )
 
 
+@pytest.mark.case(32)
 async def test_full_lane_refuses_before_anything_is_read_and_empties() -> None:
     """Calls beyond a lane's length are OVERLOADED; who leaves makes room."""
     lane, go_on, served = Lane(2), asyncio.Event(), 0

@@ -131,6 +131,7 @@ def test_image_without_damage_opens(image: Image) -> None:
     assert found.revoke_time == NOON
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("damage", [cut_log, empty_log, unlink_log, flip_in_log])
 def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image: Image) -> None:
     """The database does not open without what was acknowledged; by itself, SQLite would open it."""
@@ -144,6 +145,7 @@ def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image
     assert found.revoke_time is None  # the control: the key would be back
 
 
+@pytest.mark.case(23)
 def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> None:
     """A database that was copied over another one is not taken for it."""
     other = Path(SQLITE.make(tmp_path))
@@ -184,6 +186,7 @@ def test_record_that_its_entry_contradicts_is_neither_judged_nor_changed(
         assert asyncio.run(store.get_key(list(image.keys)[1], None))
 
 
+@pytest.mark.case(23)
 async def test_one_altered_byte_never_makes_a_record_say_something_else(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +221,7 @@ def test_altered_byte_that_makes_no_text_is_refused(image: Image) -> None:
         open_store(image.path, seal)
 
 
+@pytest.mark.case(23)
 @pytest.mark.parametrize("name", ["keys.db", "keys.db-wal"])
 def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> None:
     """Unlinked, or another in its place: the next write is refused, and every read after it."""
@@ -239,6 +243,7 @@ def _replace(file: Path) -> None:
     other.replace(file)
 
 
+@pytest.mark.case(23)
 def test_database_that_is_cut_while_it_is_open_is_noticed(image: Image) -> None:
     """A database of ours never shrinks."""
     with opened(image.path):
@@ -250,6 +255,7 @@ def test_database_that_is_cut_while_it_is_open_is_noticed(image: Image) -> None:
     assert identity.lost
 
 
+@pytest.mark.case(20)
 def test_write_that_the_device_refuses_is_the_last(image: Image) -> None:
     """No false acknowledgement: the write fails, so do all after it, and nothing of it is there."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

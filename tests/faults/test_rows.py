@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
@@ -103,6 +104,7 @@ def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
     ]
 
 
+@pytest.mark.case(18)
 def test_mutation_changes_just_its_rows(start_server: Start) -> None:
     """A row that a call is not about stays as it is; every RPC that writes is among the calls."""
     server = start_server("--transport", "native")
@@ -125,6 +127,7 @@ def test_mutation_changes_just_its_rows(start_server: Start) -> None:
     assert 0 == server.stop().code
 
 
+@pytest.mark.case(18)
 def test_a_row_more_or_altered_is_seen() -> None:
     """The control: what became of a row that should have stayed is told."""
     before: Rows = {"key": {"a": "1", "b": "2"}, "log": {1: "x"}}

@@ -152,6 +152,7 @@ def connections(server: ServerProcess, stack: ExitStack, count: int) -> list[Cal
     ]
 
 
+@pytest.mark.case(26)
 def test_no_verify_says_valid_after_a_revocation_was_answered(
     start_server: Start, transport: str
 ) -> None:
@@ -199,6 +200,7 @@ def test_change_is_in_force_everywhere_for_who_names_its_revision(
         }
 
 
+@pytest.mark.case(26)
 @sqlite_servers
 def test_change_is_in_force_at_the_next_verify_everywhere(
     root: Caller, project: str, everywhere: list[Caller]

@@ -87,6 +87,7 @@ def storm() -> Iterator[Any]:
         yield blow
 
 
+@pytest.mark.case(17)
 def test_callers_at_once_get_exactly_the_limit(
     server: ServerProcess, root: Caller, project_id: str, storm: Any
 ) -> None:
@@ -95,6 +96,7 @@ def test_callers_at_once_get_exactly_the_limit(
     assert Storm(Counter({VALID: 1000, LIMITED: 600}), 0) == storm(server, made.secret_key, 1600)
 
 
+@pytest.mark.case(17)
 def test_quota_that_the_cost_does_not_divide_is_never_overdrawn(
     server: ServerProcess, root: Caller, project_id: str, storm: Any
 ) -> None:
@@ -104,6 +106,7 @@ def test_quota_that_the_cost_does_not_divide_is_never_overdrawn(
     assert wanted == storm(server, made.secret_key, 320, 3)
 
 
+@pytest.mark.case(17)
 @pytest.mark.parametrize("transport", ["native"], indirect=True)
 def test_killed_worker_opens_no_limit(start_server: Start, transport: str, storm: Any) -> None:
     """With a worker killed in the middle, no more than the limit are VALID, and few are lost."""

@@ -156,6 +156,7 @@ def watch(
     return seen
 
 
+@pytest.mark.case(26)
 def test_no_verify_says_valid_beyond_the_bound_after_a_revocation(servers: Servers) -> None:
     """At the other server; none at all with the revocation's revision, nor at the server itself."""
     project = new_project(servers.one)
@@ -183,6 +184,7 @@ def test_no_verify_says_valid_beyond_the_bound_after_a_revocation(servers: Serve
     assert VALID in {one.verdict for one in seen}
 
 
+@pytest.mark.case(26)
 def test_each_narrowing_is_seen_with_its_revision(servers: Servers) -> None:
     """By the server that had key and project in memory; one beyond the head is refused."""
     project = new_project(servers.one)
@@ -219,6 +221,7 @@ def test_metrics_tell_what_memory_answers(servers: Servers) -> None:
     wait_until(told)
 
 
+@pytest.mark.case(30)
 def test_verifications_end_within_the_bound_when_nothing_proves_the_database(
     servers: Servers,
 ) -> None:
@@ -247,6 +250,7 @@ def test_verifications_end_within_the_bound_when_nothing_proves_the_database(
     assert VALID == surely(servers.other, made.secret_key, at_least_revision=made.revision).verdict
 
 
+@pytest.mark.case(30)
 async def test_heartbeat_is_what_tells_an_old_primary(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

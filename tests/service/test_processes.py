@@ -148,6 +148,7 @@ def test_unix_socket_serves_and_is_gone_at_the_end(
     assert not path.exists()
 
 
+@pytest.mark.case(28)
 def test_killed_worker_is_replaced_while_the_others_serve(
     start_server: Start, transport: str
 ) -> None:
@@ -166,6 +167,7 @@ def test_killed_worker_is_replaced_while_the_others_serve(
     assert 0 == server.stop().code
 
 
+@pytest.mark.case(28)
 def test_worker_that_keeps_dying_ends_the_server_with_the_reason(start_server: Start) -> None:
     """Five deaths of a worker within 30 s are a crash loop: exit code 1 and a clear line."""
     server = start_server()
@@ -204,6 +206,7 @@ def test_worker_stopped_by_a_signal_ends_with_its_supervisor_once_it_runs(
     assert not is_alive(worker)
 
 
+@pytest.mark.case(29)
 def test_drain_says_not_serving_first_and_lets_health_watchers_go(
     start_server: Start, transport: str
 ) -> None:
@@ -223,6 +226,7 @@ def test_drain_says_not_serving_first_and_lets_health_watchers_go(
     assert 0 == outcome.code
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_drain_under_load_cuts_no_call_that_was_admitted(
     start_server: Start, transport: str, workers: int

@@ -94,6 +94,7 @@ def refused(caller: Caller, request: Message) -> tuple[str, str]:
     return (refusal.code.name, refusal.reason)
 
 
+@pytest.mark.case(15)
 def test_requests_with_one_id_at_once_make_one_of_each(
     two_workers: ServerProcess, connect: Connect
 ) -> None:
@@ -123,6 +124,7 @@ def test_requests_with_one_id_at_once_make_one_of_each(
     assert head + 4 == new_key(root, project).revision
 
 
+@pytest.mark.case(15)
 def test_answer_thrown_away_anywhere_is_given_again(
     two_workers: ServerProcess, connect: Connect
 ) -> None:
@@ -157,6 +159,7 @@ def test_answer_thrown_away_anywhere_is_given_again(
     assert {"VALID"} == {verdict(root, one.secret_key) for one in first}
 
 
+@pytest.mark.case(15)
 def test_kill_between_call_and_retry_makes_no_second_key(
     start_server: Start, transport: str, connect: Connect
 ) -> None:

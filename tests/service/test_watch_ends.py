@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 
 import grpc
+import pytest
 
 from keyauthority.v1 import project_service_pb2
 from tests.conftest import Start
@@ -22,6 +23,7 @@ SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 
 DRAIN_SECONDS = 12  # less than the stalled have to their deadline, which would end them too
 
 
+@pytest.mark.case(34)
 def test_stalled_readers_harm_neither_others_nor_the_drain(
     start_server: Start, transport: str
 ) -> None:
@@ -67,6 +69,7 @@ def test_open_watches_are_counted(start_server: Start) -> None:
         wait_until(lambda: value(scrape(server), "grpc_server_handled_total", *ended) == 2)
 
 
+@pytest.mark.case(29)
 def test_watch_goes_on_at_another_server_without_gap_or_repeat(start_server: Start) -> None:
     """What was committed before the drain is told before the end; the rest behind its revision."""
     server = start_server()

@@ -59,6 +59,7 @@ async def test_truncated_database_is_refused(tmp_path: Path) -> None:
     assert "malformed" in refusal(path)
 
 
+@pytest.mark.case(25)
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
     """A database that a newer version has migrated is not opened, nor migrated."""
     path = Path(SQLITE.make(tmp_path))

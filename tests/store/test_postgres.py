@@ -83,6 +83,7 @@ def test_database_of_another_application_is_refused(empty: str) -> None:
     )
 
 
+@pytest.mark.case(25)
 def test_newer_schema_is_refused(empty: str) -> None:
     """A database that a newer version has migrated is not opened, nor migrated."""
     migrate(empty)

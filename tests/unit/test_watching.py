@@ -66,6 +66,7 @@ async def make(world: World, number: int) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.case(34)
 async def test_reader_who_is_too_slow_is_told_to_resync(world: World) -> None:
     """As soon as he reads again, and then his stream ends."""
     async with aclosing(world.watch()) as updates:
