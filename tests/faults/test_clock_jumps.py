@@ -15,14 +15,15 @@ from typing import Any, Final, NamedTuple
 import grpc
 import pytest
 
-from tests.faults.altered import environment
 from tests.faults.clocks import shift
-from tests.faults.nursery import Nursery, nursery
+from tests.faults.nursery import Nursery
 from tests.postgres import Cluster
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
 from tests.service.lives import passed, seconds
 from tests.service.processes import ServerProcess, wait_until
+
+pytestmark = pytest.mark.xdist_group("nursery")  # one for all
 
 HOUR: Final = 3600.0
 JUMPS: Final = {"hour": HOUR + 60, "day": 24 * HOUR, "year": 365 * 24 * HOUR}
@@ -38,21 +39,6 @@ class World(NamedTuple):
     def shift(self, by: float) -> None:
         """Let the wall clock jump."""
         shift(self.clock, by)
-
-
-@pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The clock of all servers of this module."""
-    path = tmp_path_factory.mktemp("clock") / "clock"
-    shift(path, 0)
-    return path
-
-
-@pytest.fixture(scope="module")
-def nurse(clock: Path) -> Iterator[Nursery]:
-    """What starts servers by that clock."""
-    with nursery(environment(clock=clock)) as one:
-        yield one
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -79,6 +65,7 @@ def world(
     for one in running:
         if one.process.poll() is None:
             one.kill()
+    shift(clock, 0)
 
 
 @contextmanager

@@ -32,6 +32,8 @@ from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verdict
 from tests.service.processes import ServerProcess, wait_until
 
+pytestmark = pytest.mark.xdist_group("nursery")  # one for all
+
 DATABASE: Final = "keyauthority.db"
 FAULTS: Final = {
     "sync-eio": Order("sync", IOERR_FSYNC),
@@ -122,19 +124,6 @@ def world(nurse: Nursery, data: Path, fault: str, order_path: Path) -> tuple[int
     finally:
         server.kill()
     return found
-
-
-@pytest.fixture(scope="module")
-def order_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where orders lie."""
-    return tmp_path_factory.mktemp("orders") / "order"
-
-
-@pytest.fixture(scope="module")
-def nurse(order_path: Path) -> Iterator[Nursery]:
-    """What starts servers on a disk that can fail."""
-    with nursery(environment(failing=order_path)) as one:
-        yield one
 
 
 @pytest.mark.case(20)

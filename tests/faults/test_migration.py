@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -15,11 +15,13 @@ import pytest
 from keyauthority_server.store.migrations import STEPS
 from keyauthority_server.store.sqlite_connection import sqlite3
 from tests.faults.journal import Journal, PostgresStore, SqliteStore, Store, judge
-from tests.faults.nursery import Nursery, nursery
+from tests.faults.nursery import Nursery
 from tests.postgres import Cluster, execute
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verify
 from tests.service.processes import ServerProcess, environment
+
+pytestmark = pytest.mark.xdist_group("nursery")  # one for all
 
 STATEMENTS_MIN: Final = 20  # a migration from nothing has more; else it is not what is killed
 UNDONE: Final = {
@@ -120,13 +122,6 @@ def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
     names = [row[0] for row in run(f"SELECT name FROM {APPLIED[engine]}")]  # noqa: S608
     assert [step.name for step in STEPS] == sorted(set(map(str, names)) - {"0001_counters"})
     proof.done(f"{engine}: children ended {ended}")
-
-
-@pytest.fixture(scope="module")
-def nurse() -> Iterator[Nursery]:
-    """What starts servers."""
-    with nursery() as one:
-        yield one
 
 
 @pytest.mark.case(25)

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.power import fault, losses, record
 from tests.proofs import PROVE, Proof, scaled
 
-IMAGES: Final = scaled(short=10, each=200)
+IMAGES: Final = scaled(short=6, each=200)
 CHANGES: Final = 300 if PROVE else 60
 CONTROLS: Final = 200  # at most: the first that loses something ends the control
 EACH: Final = 200  # images of a recording

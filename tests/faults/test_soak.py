@@ -41,7 +41,7 @@ def windows(samples: list[Held]) -> tuple[Window, Window]:
 
 
 @pytest.mark.case(35)
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"] if PROVE else ["sqlite"])
 def test_load_that_goes_on_leaves_nothing_behind(
     start_server: Start, engine: str, proof: Proof, request: pytest.FixtureRequest
 ) -> None:

@@ -15,16 +15,17 @@ import grpc
 import pytest
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from tests.faults.altered import environment
 from tests.faults.disk.failing import Order, give
 from tests.faults.disk.vfs import OK
 from tests.faults.journal import CREATE, Journal, PostgresStore, SqliteStore, Store, judge
-from tests.faults.nursery import Nursery, nursery
+from tests.faults.nursery import Nursery
 from tests.faults.test_failing_disk import connections
 from tests.postgres import execute
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, new_project
 from tests.service.processes import ServerProcess, wait_until
+
+pytestmark = pytest.mark.xdist_group("nursery")  # one for all
 
 ROUNDS: Final = scaled(short=1, each=2)
 IN_TIME: Final = 15.0  # seconds for a refusal: thrice what the store waits, on a busy machine
@@ -34,19 +35,6 @@ _IN_TRANSACTION: Final = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND state = 'idle in transaction'"
 )
-
-
-@pytest.fixture(scope="module")
-def order_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where orders lie."""
-    return tmp_path_factory.mktemp("orders") / "order"
-
-
-@pytest.fixture(scope="module")
-def nurse(order_path: Path) -> Iterator[Nursery]:
-    """What starts servers on a disk that takes orders."""
-    with nursery(environment(failing=order_path)) as one:
-        yield one
 
 
 def is_stopped(pid: int) -> bool:
