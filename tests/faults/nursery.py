@@ -10,6 +10,7 @@ and prints the process that it has become.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from keyauthority_server import worker
 from keyauthority_server.commands import main as program
@@ -32,6 +33,8 @@ from tests.service.processes import (
     is_alive,
     wait_until,
 )
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Forked:
@@ -115,6 +118,7 @@ def main() -> None:
 
 
 def _become(argv: Sequence[str], ready: str, log: str) -> NoReturn:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no server outlives the tests
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(ready, os.O_WRONLY | os.O_APPEND), 1)
