@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority.v1 import key_pb2
+from keyauthority.v1 import key_pb2, project_service_pb2
 from tests.conftest import Start
 from tests.service.callers import (
     BASE62,
@@ -35,16 +35,18 @@ from tests.service.test_metrics import scrape
 
 HOLDERS: Final = frozenset({"operator.key"})
 """Files that hold a secret, and are there to do so."""
+HALF: Final = 20  # digits of 43: a text that is cut short may hold so many, never others' by chance
 
 
 def marks(token: str) -> list[bytes]:
-    """What gives a token away: its secret as digits and as a number, in some spellings."""
+    """What gives a token away: its secret as digits, cut short too, and as a number."""
     digits = token[29:72]
+    ends = digits[:HALF].encode(), digits[-HALF:].encode()
     number = 0
     for digit in digits:
         number = number * 62 + BASE62.index(digit)
     raw = number.to_bytes(32)
-    return [digits.encode(), digits.encode("utf-16-le"), raw, raw.hex().encode(), raw[::-1]]
+    return [*ends, digits.encode("utf-16-le"), raw, raw.hex().encode(), raw[::-1]]
 
 
 def found_in(places: dict[str, bytes], tokens: Iterable[str]) -> list[tuple[str, str]]:
@@ -149,6 +151,7 @@ class Life:
             ),
         ):
             self.fails(request)
+        self.misplace_where_refusals_are_noted(token)
         root = self.root
         listing = pb.ListKeysRequest()
         for header in (
@@ -162,6 +165,18 @@ class Life:
             call: Any = root.channel.unary_unary(path)
             with contextlib.suppress(grpc.RpcError):
                 call(b"", metadata=root.metadata, timeout=10)
+
+    def misplace_where_refusals_are_noted(self, token: str) -> None:
+        """Send it in the place of an id, with no right to the call: refused before it is read."""
+        nobody = new_operator(self.root, "usage:read")
+        for request in (
+            pb.CreateKeyRequest(project_id=token),
+            pb.UpdateKeyRequest(access_key=token),
+            pb.RotateKeyRequest(access_key=token[20:]),
+            pb.RevokeKeyRequest(access_key=token),
+            project_service_pb2.UpdateProjectRequest(project_id=token[29:]),
+        ):
+            self.fails(request, nobody)
 
 
 @pytest.mark.parametrize(("transport", "log_format"), [("native", "text"), ("grpcio", "json")])
@@ -204,5 +219,5 @@ def test_secret_that_was_let_out_is_found(tmp_path: Path) -> None:
     (tmp_path / "operator.key").write_text(token, encoding="ascii")
     (tmp_path / "harmless").write_text(f"{token[:29]} {token[8:28]}", encoding="ascii")
     names = sorted(Path(place).name for place, _ in found_in(files_in(tmp_path), [token]))
-    assert [*(f"log {number}" for number in range(5)), "whole"] == names
-    assert bytes(range(32)) == marks(token)[2]
+    assert [*(f"log {number}" for number in range(6)), "whole"] == names
+    assert bytes(range(32)) == marks(token)[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -15,12 +16,14 @@ from keyauthority.errors import (
     NotFound,
     PermissionDenied,
 )
+from keyauthority.token import ACCESS_KEY_PATTERN
 from keyauthority.v1 import audit_service_pb2 as pb
 from keyauthority_server.audit.refusals import Attempt
 from keyauthority_server.authority import Authority, Caller, Certified
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.interceptors import Serve
 from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE
+from keyauthority_server.rpc.rules import is_uuid
 from keyauthority_server.wire import Call
 
 # Given only to a caller who is known. INVALID_ARGUMENT is not among them: who mistypes a request
@@ -77,6 +80,14 @@ def _attempt(
         peer=credential.address,
         method=method,
         reason=refusal.reason.value if refusal.reason else "",
-        project_id=getattr(request, "project_id", ""),
-        access_key=getattr(request, "access_key", ""),
+        project_id=_if_one(is_uuid, getattr(request, "project_id", "")),
+        access_key=_if_one(ACCESS_KEY_PATTERN.fullmatch, getattr(request, "access_key", "")),
     )
+
+
+def _if_one(shaped: Callable[[str], object], text: str) -> str:
+    """Return what stands for an id if it has the shape of one, else nothing.
+
+    Who lacks the right is refused before his request is read: it may have a secret in that place.
+    """
+    return text if shaped(text) else ""
