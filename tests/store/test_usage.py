@@ -189,9 +189,23 @@ async def test_rows_come_in_order_of_time_key_and_verdict(store: Store) -> None:
         expected = [one for one in rows if one.project_id in projects]
         assert expected == await listed(store, query, bounds, limit=4)
     query = UsageQuery(access_key=second.access_key, project_id=second.project_id)
-    assert [one for one in rows if one.access_key == second.access_key] == await listed(
-        store, query
-    )
+    for bounds in (None, scope):
+        assert [one for one in rows if one.access_key == second.access_key] == await listed(
+            store, query, bounds
+        )
+
+
+async def test_scope_bounds_what_a_query_names(store: Store) -> None:
+    """A project or key beyond the scope has no rows, whoever asks for it by name."""
+    mine, foreign = await keys_of(store, 2, 1)
+    await count(store, row(mine, 1), row(foreign, 1))
+    scope = frozenset({mine.project_id})
+    for query in (
+        UsageQuery(project_id=foreign.project_id),
+        UsageQuery(access_key=foreign.access_key),
+        UsageQuery(access_key="KA000000000000000000"),
+    ):
+        assert [] == await listed(store, query, scope)
 
 
 @pytest.mark.parametrize(

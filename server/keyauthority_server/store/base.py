@@ -231,9 +231,9 @@ class Store(Looks, Protocol):
     ) -> tuple[Sequence[UsageRow], int | None]:
         """Return up to `limit` rows in order of time, access key and verdict, and where to go on.
 
-        The paging of `query` is not looked at. A key that it names must be of the scope, and of
-        the project that it names. The place names a row: pass it as `after` (0 for the first
-        page). None means that there is no more.
+        The paging of `query` is not looked at. What it names beyond the scope has no rows; a key
+        must be of the project that it names. The place names a row: pass it as `after` (0 for the
+        first page). None means that there is no more.
         """
         ...
 
@@ -242,8 +242,8 @@ class Store(Looks, Protocol):
     ) -> tuple[Sequence[Recorded], int | None]:
         """Return up to `limit` entries of the log in order of revision, and where to go on.
 
-        The paging of `query` is not looked at. A project or key that it names must be of the scope;
-        entries of a key are those that name it and the one that made it. For a scope of projects,
+        The paging of `query` is not looked at. A project or key beyond the scope has no entries;
+        those of a key are those that name it and the one that made it. For a scope of projects,
         entries of no project are left out. The place is a revision, as with `list_keys`, and so
         are the bounds of a call: it may return fewer than `limit`, even none, with a place.
         """

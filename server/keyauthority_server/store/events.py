@@ -16,6 +16,7 @@ from keyauthority.requests import EventQuery
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.listing import PAGE_CHARACTERS, Asked
 from keyauthority_server.store.records import Row, microseconds, time_from, to_json
+from keyauthority_server.store.scopes import names_its_own
 from keyauthority_server.store.sql import (
     CHANGE_COLUMNS,
     ENTRIES_AT_ONCE,
@@ -91,6 +92,8 @@ def list_events(
 
     To be called in one read transaction.
     """
+    if not names_its_own(rows, scope, query.project_id, query.access_key):
+        return [], None
     end = _before(rows, query.end_time)
     if query.start_time is not None:
         first = _first_since(rows, query.start_time)

@@ -12,6 +12,7 @@ from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.records import Row, microseconds, time_from
+from keyauthority_server.store.scopes import names_its_own
 from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.values import Scope
 
@@ -103,6 +104,8 @@ def list_usage(
     rows: Rows, scope: Scope, query: UsageQuery, after: int, limit: int
 ) -> tuple[list[UsageRow], int | None]:
     """Return a page of counts; see `Store.list_usage`. To be called in one read transaction."""
+    if not names_its_own(rows, scope, query.project_id, query.access_key):
+        return [], None
     found = rows.one(_GET_PLACE, (after,)) if after else (_start(query), "", 0)
     if found is None:
         raise StoreError("the row that a page began behind is missing")
