@@ -14,6 +14,7 @@ from keyauthority.model import ChangeType, Key, Project
 from keyauthority.requests import EventQuery
 from keyauthority_server.audit import refusals
 from keyauthority_server.audit.refusals import Attempt, Refusals
+from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store import events, refused
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.values import Recorded, Refused, Scope
@@ -189,6 +190,16 @@ async def test_refusals_are_bounded_in_number_and_length(
     assert ["0", "1", "2"] == [one.access_key for one in found]
     assert {refusals.TEXT_MAX} == {len(one.project_id) for one in found}
     assert all(one.project_id.isprintable() for one in found)
+
+
+async def test_name_of_a_certificate_is_kept_whole(store: Store) -> None:
+    """Two callers whose names differ in their last character only are told apart."""
+    noted = Refusals(store)
+    names = ["spiffe://example.org/".ljust(SAN_MAX - 1, "x") + last for last in "ab"]
+    for name in names:
+        noted.note(attempt(actor=name), NOON)
+    await noted.flush()
+    assert names == [one.actor for one in await store.list_refused(10)]
 
 
 async def test_newest_refusals_only_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,13 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.base import Store, StoreError
 from keyauthority_server.store.values import Refused
 
 FLUSH_SECONDS: Final = 1.0
 NOTED_MAX: Final = 100  # different ones in a flush, and in a process: some 5 ms of the writer
-TEXT_MAX: Final = 64  # characters of each text: more than any id has
+TEXT_MAX: Final = SAN_MAX  # characters of each text: a certificate's name is the longest
 
 _log = structlog.get_logger(__name__)
 
