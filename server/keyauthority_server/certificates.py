@@ -12,11 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from keyauthority_server.config import ConfigError, TlsFiles
+from keyauthority_server.config import OPEN_TO_OTHERS, ConfigError, TlsFiles
 
-# Of the mode bits of group and others, those that a key file must not have. The group may read it:
-# that is how Kubernetes and Debian hand a key to a service.
-_TOO_OPEN: Final = 0o027
 _FILE_MAX: Final = 1024 * 1024  # bytes; the authorities of a whole browser take a quarter of that
 
 Signature = tuple[tuple[int, ...], ...]
@@ -77,7 +74,7 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise ConfigError(f"{path} is no file")
-            if secret and mode & _TOO_OPEN:
+            if secret and mode & OPEN_TO_OTHERS:
                 raise ConfigError(f"{path} is open to others; make it private: chmod 600 {path}")
             content = file.read(_FILE_MAX + 1)
     except OSError as error:

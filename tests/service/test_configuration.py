@@ -235,6 +235,34 @@ def test_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: 
     assert refusal({"config": str(file)}).startswith(reason.format(file))
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:hidden@h/d", "postgresql://u@h/d?sslmode=require&password=hidden"]
+)
+def test_file_with_a_password_that_is_open_to_others_is_refused(
+    tmp_path: Path, url: str, mode: int
+) -> None:
+    """Neither the store's own file nor the configuration; read by the owner and his group it is."""
+    store, server = tmp_path / "store", tmp_path / "server.toml"
+    store.write_text(url)
+    server.write_text(f"store = '{url}'")
+    for flags, file in (({"store_file": str(store)}, store), ({"config": str(server)}, server)):
+        file.chmod(mode)
+        line = refusal(flags)
+        assert line.endswith(f"{file} holds a password, and is open to others: chmod 600 {file}")
+        assert "hidden" not in line
+        file.chmod(0o640)
+        assert url == load(flags).store.reveal()
+
+
+def test_file_without_a_password_may_be_open(tmp_path: Path) -> None:
+    """What libpq reads from elsewhere is not in it."""
+    store = tmp_path / "store"
+    store.write_text("postgresql://u@h/d")
+    store.chmod(0o644)
+    assert load({"store_file": str(store)}).store.is_postgres
+
+
 def test_password_of_a_store_is_in_no_representation() -> None:
     """Whatever prints a store's URL prints it without user and password."""
     url = StoreUrl(urlsplit("engine://user:hidden@host/database?password=hidden"))

@@ -25,6 +25,7 @@ def url(cluster: Cluster) -> str:
 def server(url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server of two workers that was started on it, with the URL in a file."""
     store = tmp_path / "store"
+    store.touch(mode=0o600)
     store.write_text(url.replace("postgres@", f"postgres:{PASSWORD}@"))
     running = start(tmp_path / "data", "--store-file", str(store), "--workers", "2")
     yield running

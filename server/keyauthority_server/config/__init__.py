@@ -6,6 +6,7 @@ Nothing in here touches what it names, and no value that may hold a password is 
 from keyauthority_server.config.callers import Callers, CertificateCaller, SanKind
 from keyauthority_server.config.settings import SETTINGS, Config, load, parse
 from keyauthority_server.config.values import (
+    OPEN_TO_OTHERS,
     ConfigError,
     HostPort,
     Listen,
@@ -19,6 +20,7 @@ from keyauthority_server.config.values import (
 )
 
 __all__ = [
+    "OPEN_TO_OTHERS",
     "SETTINGS",
     "Callers",
     "CertificateCaller",

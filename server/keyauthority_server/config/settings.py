@@ -20,6 +20,7 @@ from typing import Final
 
 from keyauthority_server.config.callers import Callers
 from keyauthority_server.config.values import (
+    OPEN_TO_OTHERS,
     ConfigError,
     HostPort,
     Listen,
@@ -137,7 +138,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
     environment = _environment(environ)
     file = flags.get("config") or environment.get("config")
     layers = [
-        _parsed(_file(Path(file)), lambda name: f"{name} in {file}") if file else {},
+        _file(Path(file)) if file else {},
         _parsed(environment, lambda name: _PREFIX + name.upper()),
         _parsed(flags, lambda name: "--" + name.replace("_", "-")),
     ]
@@ -184,10 +185,10 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     return settings
 
 
-def _file(path: Path) -> dict[str, str]:
+def _file(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
-            table = tomllib.load(file)
+            table, mode = tomllib.load(file), os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -199,7 +200,15 @@ def _file(path: Path) -> dict[str, str]:
             table[name] = json.dumps(value, default=str)
         elif not isinstance(value, str | bool | int):
             raise ConfigError(f"{name} in {path} must be a string, a number, true or false")
-    return {name: _text(value) for name, value in table.items()}
+    texts = {name: _text(value) for name, value in table.items()}
+    layer = _parsed(texts, lambda name: f"{name} in {path}")
+    store = layer.get("store")
+    if isinstance(store, StoreUrl):
+        try:
+            _refuse_open_password(store, path, mode)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return layer
 
 
 def _parsed(layer: Mapping[str, str], label: Callable[[str], str]) -> dict[str, object]:
@@ -231,15 +240,23 @@ def _path(text: str) -> Path:
 def _store_file(text: str) -> StoreUrl:
     path = _path(text)
     try:
-        url = path.read_text(encoding="utf-8").strip()
+        with path.open(encoding="utf-8") as file:
+            url, mode = file.read().strip(), os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ValueError(f"{path} must hold the URL of the store, and is no text") from None
     try:
-        return StoreUrl.parse(url)
+        store = StoreUrl.parse(url)
     except ValueError as error:
         raise ValueError(f"the URL in {path}: {error}") from None
+    _refuse_open_password(store, path, mode)
+    return store
+
+
+def _refuse_open_password(store: StoreUrl, path: Path, mode: int) -> None:
+    if store.has_password and mode & OPEN_TO_OTHERS:
+        raise ValueError(f"{path} holds a password, and is open to others: chmod 600 {path}")
 
 
 def _listen(text: str) -> Listen:

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+# Of the mode bits of group and others, those that a file with a secret must not have. The group may
+# read it: that is how Kubernetes and Debian hand a key to a service.
+OPEN_TO_OTHERS: Final = 0o027
 
 
 class ConfigError(Exception):
@@ -127,6 +131,7 @@ class Span:
 
 
 _POSTGRES: Final = "postgresql"
+_PASSWORDS: Final = frozenset({"password", "sslpassword"})  # libpq's parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,12 @@ class StoreUrl:
     def reveal(self) -> str:
         """Return the URL with all that it holds."""
         return self._url.geturl()
+
+    @property
+    def has_password(self) -> bool:
+        """True if whoever reads the URL can use a password."""
+        asked = parse_qs(self._url.query)
+        return bool(self._url.password) or not _PASSWORDS.isdisjoint(asked)
 
     @property
     def is_postgres(self) -> bool:
