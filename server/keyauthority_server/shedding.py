@@ -9,9 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Protocol
 
-from keyauthority.convert import status_from_error
 from keyauthority.errors import ErrorReason, error
-from keyauthority_server.wire import Refusal
+from keyauthority_server.wire import Refusal, refusal_from
 
 RETRY_AFTER: Final = timedelta(seconds=1)  # by then what waits now has been served
 URGENT: Final = frozenset({"RevokeKey"})
@@ -39,8 +38,7 @@ class Tally(Protocol):
 
 def overloaded(message: str) -> Refusal:
     """Return the refusal of a call that may be made again after `RETRY_AFTER`."""
-    status = status_from_error(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
-    return Refusal(status.code, status.message, status.SerializeToString())
+    return refusal_from(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
 
 
 BUSY: Final = overloaded("the server has more calls than it can serve")

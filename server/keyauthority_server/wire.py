@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+
+import structlog
+
+from keyauthority.convert import status_from_error
+from keyauthority.errors import ErrorReason, KeyAuthorityError, error
+
+_log = structlog.get_logger(__name__)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -44,6 +52,23 @@ class Refusal(Exception):
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
         """What carries `status` to the client."""
         return (("grpc-status-details-bin", self.status),)
+
+
+def refusal_from(known: KeyAuthorityError) -> Refusal:
+    """Return the refusal that tells of an error of the contract."""
+    status = status_from_error(known)
+    return Refusal(status.code, status.message, status.SerializeToString())
+
+
+def unexpected(failure: BaseException) -> Refusal:
+    """Return the refusal of a call that failed by a fault of ours: INTERNAL, and nothing of why.
+
+    Its correlation id stands in the log too, beside the failure.
+    """
+    correlation_id = secrets.token_hex(8)
+    _log.error("internal error", correlation_id=correlation_id, exc_info=failure)
+    told = {"correlation_id": correlation_id}
+    return refusal_from(error(ErrorReason.INTERNAL, "internal error", metadata=told))
 
 
 Answer = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]

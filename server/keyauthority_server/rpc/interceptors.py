@@ -8,7 +8,6 @@ the contract as itself, anything else as INTERNAL with a correlation id that the
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -19,13 +18,12 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.code_pb2 import Code
 
 from keyauthority.clock import ClockJumped
-from keyauthority.convert import status_from_error
 from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
 from keyauthority_server.authority import Authority, Caller
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.policy import Admission, Row
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull, StoreStale
-from keyauthority_server.wire import Answer, Call, Refusal
+from keyauthority_server.wire import Answer, Call, Refusal, refusal_from, unexpected
 
 Serve = Callable[[Call, Message | None], Awaitable[Any]]
 """A method that has its message; gives the answer's, for `remembered` with what it rests on."""
@@ -142,14 +140,7 @@ def refuse(check: Check, request: Message | None) -> None:
 def refusal_of(failure: Exception) -> Refusal:
     """Return what the caller may know of a failure, whatever it is."""
     known = _known(failure)
-    if known is None:
-        correlation_id = secrets.token_hex(8)
-        _log.error("internal error", correlation_id=correlation_id, exc_info=failure)
-        known = error(
-            ErrorReason.INTERNAL, "internal error", metadata={"correlation_id": correlation_id}
-        )
-    status = status_from_error(known)
-    return Refusal(status.code, status.message, status.SerializeToString())
+    return unexpected(failure) if known is None else refusal_from(known)
 
 
 def _known(failure: Exception) -> KeyAuthorityError | None:

@@ -15,12 +15,11 @@ from collections import deque
 from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, Final, NamedTuple
 
-import structlog
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED, INTERNAL, RESOURCE_EXHAUSTED, UNAVAILABLE
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
 from keyauthority_server.shedding import BUSY, URGENT, Ground, Tally
-from keyauthority_server.wire import Answer, Call, Refusal
+from keyauthority_server.wire import Answer, Call, Refusal, unexpected
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
 WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
@@ -32,8 +31,6 @@ IO_THREADS: Final = 1  # for sockets: a worker is meant for one core, where two 
 LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms; starved, some more
 
 _Event = tuple[Any, ...]
-
-_log = structlog.get_logger(__name__)
 
 
 class Limits(NamedTuple):
@@ -231,12 +228,9 @@ class Front:
             del self._waiting[call_id]
 
     def _fail(self, call_id: int, failure: Exception) -> None:
-        if isinstance(failure, Refusal):
-            trailing = failure.trailing_metadata
-            self._front.fail(call_id, failure.code, failure.message, trailing_metadata=trailing)
-        else:
-            _log.error("a call failed outside of its interceptor", exc_info=failure)
-            self._front.fail(call_id, INTERNAL, "internal error")
+        refusal = failure if isinstance(failure, Refusal) else unexpected(failure)
+        trailing = refusal.trailing_metadata
+        self._front.fail(call_id, refusal.code, refusal.message, trailing_metadata=trailing)
 
 
 class _Begun:

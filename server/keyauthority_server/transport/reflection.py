@@ -8,10 +8,13 @@ from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
+
+from keyauthority_server.transport.streams import CODES
+from keyauthority_server.wire import unexpected
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
@@ -20,8 +23,6 @@ SERVICES: Final = (
 
 _Request = reflection_pb2.ServerReflectionRequest
 _Response = reflection_pb2.ServerReflectionResponse
-
-_log = structlog.get_logger(__name__)
 
 
 class Reflection:
@@ -37,26 +38,31 @@ class Reflection:
         self._draining.set()
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
-        """Return the handlers by method, the same for both services."""
-        handler = grpc.stream_stream_rpc_method_handler(
+        """Return the handlers by method, the same for both services.
+
+        They take bytes: what cannot be read is theirs to say.
+        """
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             self._serve,
-            _Request.FromString,
-            _Response.SerializeToString,
+            response_serializer=_Response.SerializeToString,
         )
         return {"ServerReflectionInfo": handler}
 
     async def _serve(
-        self, requests: AsyncIterator[_Request], context: grpc.aio.ServicerContext[Any, Any]
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[_Response]:
         try:
             answers = self._servicer.ServerReflectionInfo(self._until_drain(requests), context)
             async for answer in cast("AsyncIterator[_Response]", answers):
                 yield answer
-        except Exception:  # noqa: BLE001 - grpcio would send the exception's text to the client
-            _log.exception("reflection failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
+        except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
+            refusal = unexpected(failure)
+            code, trailing = CODES[refusal.code], refusal.trailing_metadata
+            await context.abort(code, refusal.message, trailing)
 
-    async def _until_drain(self, requests: AsyncIterator[_Request]) -> AsyncIterator[_Request]:
+    async def _until_drain(self, requests: AsyncIterator[bytes]) -> AsyncIterator[_Request]:
         """Yield the requests that come before the drain.
 
         To cancel the handler instead would not do: of that grpcio tells the client nothing, and
@@ -73,7 +79,7 @@ class Reflection:
                 found = request.result()
                 if found is None:
                     return
-                yield found
+                yield _Request.FromString(found)
         finally:
             draining.cancel()
 

@@ -21,7 +21,7 @@ from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
 from keyauthority_server.transport.streams import CODES, Calls, Streams, from_behind
 from keyauthority_server.transport.tls import Callers, Handshakes
-from keyauthority_server.wire import Answer, Call, Refusal, Services, Streaming
+from keyauthority_server.wire import Answer, Call, Refusal, Services, Streaming, unexpected
 
 MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 METADATA_MAX: Final = 8 * 1024  # bytes; gRPC's default. A credential takes 100
@@ -231,6 +231,8 @@ def _handler(answer: Answer, read: Read) -> grpc.RpcMethodHandler[Any, Any]:
             refusal = raised
         except TimeoutError:
             return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _LATE)
+        except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
+            refusal = unexpected(failure)
         code, trailing = CODES[refusal.code], refusal.trailing_metadata
         return await context.abort(code, refusal.message, trailing)
 

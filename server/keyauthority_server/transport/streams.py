@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from keyauthority_server.config import Listen, UnixPath
-from keyauthority_server.wire import Answer, Call, Refusal, Streaming
+from keyauthority_server.wire import Answer, Call, Refusal, Streaming, unexpected
 
 STALLED_SECONDS: Final = 2.0  # a client that reads has taken the end of his stream long before
 LINGER_SECONDS: Final = 0.5  # writing an answer takes grpcio less than 1 ms; starved, some more
@@ -40,7 +40,7 @@ class Streams:
         async def handle(body: bytes, context: _Context) -> None:
             with self._open:
                 try:
-                    async with aclosing(streaming.open(body, self._read(context))) as messages:
+                    async with aclosing(streaming.open(body, self._call(context))) as messages:
                         async for message in messages:
                             await context.write(message)
                 except Refusal as refusal:
@@ -48,6 +48,12 @@ class Streams:
                     await context.abort(code, refusal.message, trailing)
 
         return grpc.unary_stream_rpc_method_handler(handle)
+
+    def _call(self, context: _Context) -> Call:
+        try:
+            return self._read(context)
+        except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
+            raise unexpected(failure) from None
 
     async def end(self) -> bool:
         """End them, and wait for those that are read; False if some are not."""

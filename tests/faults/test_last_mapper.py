@@ -1,0 +1,133 @@
+"""A fault of ours, wherever a call meets it: INTERNAL, a correlation id, and nothing of why."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_reflection.v1alpha.reflection import aio as library
+from structlog.testing import capture_logs
+
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.config import load
+from keyauthority_server.rpc.interceptors import unary
+from keyauthority_server.transport.reflection import SERVICES
+from keyauthority_server.transport.server import Server
+from keyauthority_server.wire import Answer, Call, Streaming
+from tests.conftest import TRANSPORTS
+from tests.service.callers import refusal
+
+SERVICE: Final = "faulty.Service"
+WHY: Final = "cannot open /srv/keys, SELECT of op_live_KA0123456789ABCDEFGH_secret"
+SECONDS: Final = 10
+
+
+def fails(*_: object) -> Any:
+    """Meet a fault."""
+    raise ValueError(WHY)
+
+
+async def bare(_: bytes, __: Call) -> bytes:
+    """A method with nothing around it."""
+    return bytes(fails())
+
+
+async def served(_: Call, __: object) -> Any:
+    """A method of a servicer, which the interceptors are around."""
+    return fails()
+
+
+async def streamed(_: bytes, __: Call) -> AsyncGenerator[bytes]:
+    """A stream that nothing is wrong with."""
+    yield b""
+
+
+METHODS: Final[dict[str, Answer | Streaming]] = {
+    "Bare": bare,
+    "Served": unary(pb.VerifyRequest, served, None),
+    "Streamed": Streaming(streamed, lambda: None),
+}
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """The lines that are logged."""
+    with capture_logs() as lines:
+        yield lines
+
+
+@asynccontextmanager
+async def serving(transport: str, folder: Path) -> AsyncIterator[grpc.aio.Channel]:
+    """A connection to a server of these methods."""
+    listen = f"unix:{folder / 's'}"
+    server = Server(load({"listen": listen, "transport": transport}, {}), {SERVICE: METHODS})
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(listen) as channel:
+            yield channel
+    finally:
+        await server.drain(0)
+
+
+def assert_told_nothing(failure: grpc.aio.AioRpcError, log: list[Any]) -> None:
+    """The caller has a correlation id, by which the log has the reason."""
+    told = refusal(failure)
+    assert ("INTERNAL", "INTERNAL", "internal error") == (told.code.name, told.reason, told.details)
+    assert {"correlation_id"} == told.metadata.keys()
+    everything = repr(failure.trailing_metadata()) + told.details
+    assert not [word for word in (*WHY.split(), "ValueError") if word in everything]
+    (line,) = [one for one in log if one.get("correlation_id") == told.metadata["correlation_id"]]
+    assert WHY == str(line["exc_info"])
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("method", ["Bare", "Served"])
+async def test_fault_in_a_call_tells_its_correlation_id_and_nothing_else(
+    transport: str, method: str, tmp_path: Path, log: list[Any]
+) -> None:
+    """In a servicer, and around it; the next call is served as if nothing had been."""
+    async with serving(transport, tmp_path) as channel:
+        call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call(b"", timeout=SECONDS)
+            assert_told_nothing(failed.value, log)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_fault_in_reading_who_calls_tells_nothing_either(
+    transport: str,
+    tmp_path: Path,
+    log: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream whose caller cannot be read is not opened."""
+    monkeypatch.setattr("keyauthority_server.transport.server._reader", lambda _: fails)
+    async with serving(transport, tmp_path) as channel:
+        stream: Any = channel.unary_stream(f"/{SERVICE}/Streamed")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stream(b"", timeout=SECONDS).read()
+        assert_told_nothing(failed.value, log)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("service", SERVICES)
+async def test_fault_in_reflection_tells_nothing_either(
+    transport: str,
+    service: str,
+    tmp_path: Path,
+    log: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever its library meets with."""
+    monkeypatch.setattr(library.ReflectionServicer, "ServerReflectionInfo", fails)
+    async with serving(transport, tmp_path) as channel:
+        stream: Any = channel.stream_stream(f"/{service}/ServerReflectionInfo")
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await stream(iter([b""]), timeout=SECONDS).read()
+        assert_told_nothing(failed.value, log)
