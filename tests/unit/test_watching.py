@@ -105,6 +105,33 @@ async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
     assert list(range(1, 252)) == told
 
 
+async def test_log_that_is_ahead_of_the_feed_is_no_reason_to_resync(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has committed while the log was read, and the feed has not seen it yet."""
+    monkeypatch.setattr(watching, "PAGE", 4)
+    await make(world, 6)
+    catch_up, seen = Feed.catch_up, asyncio.Event()
+
+    async def late(feed: Feed) -> None:
+        await seen.wait()
+        await catch_up(feed)
+
+    told: list[int] = []
+    async with aclosing(world.watch(from_revision=0)) as updates:
+        async for update in updates:
+            assert not update.resync
+            told += [one.revision for one in update.changes]
+            if len(told) == 4:
+                monkeypatch.setattr(Feed, "catch_up", late)
+                await create_project(world.store)
+            if update.checkpoint:
+                seen.set()
+                if len(told) == 7:
+                    break
+    assert list(range(1, 8)) == told
+
+
 async def test_start_that_is_too_old_is_told_to_resync(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

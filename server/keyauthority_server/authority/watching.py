@@ -115,7 +115,8 @@ class Watching:
         recent = self._recent
         while recent.since(place) is None and recent.losses == losses:
             self._go_on()
-            tail = await self._desk.store.read_changes(place, PAGE)
+            missing = recent.position - place  # no more: what comes is kept, and the log is ahead
+            tail = await self._desk.store.read_changes(place, min(missing, PAGE))
             if not tail.changes or not _near(place, tail.head):
                 break
             await admit()
