@@ -17,6 +17,7 @@ from keyauthority.middleware.admission import (
     denied,
     failed,
     key_of,
+    proxies,
     referrer_of,
 )
 from keyauthority.model import Standing, Verdict, VerdictCode
@@ -61,6 +62,13 @@ def test_address_is_what_the_outermost_trusted_proxy_has_written(
 ) -> None:
     """What the client itself has sent in the header is never believed."""
     assert address == address_of("10.0.0.1", forwarded, proxies)
+
+
+def test_fewer_proxies_than_none_are_refused() -> None:
+    """Counted from the other end, the header would be the client's own words."""
+    assert 0 == proxies(0)
+    with pytest.raises(ValueError, match="trusted_proxies"):
+        proxies(-1)
 
 
 def test_peer_that_has_no_address_is_unknown() -> None:

@@ -133,6 +133,22 @@ def test_wsgi_lets_through_what_a_rule_allows(
         assert {"project_id": project_id} == json.loads(body)
 
 
+@pytest.mark.parametrize(("method", "told"), [("GET", b'{"error": "no key"}'), ("HEAD", b"")])
+def test_wsgi_reads_a_path_as_it_was_written(client: Client, method: str, told: bytes) -> None:
+    """A rule with letters beyond ASCII fits; and what answers HEAD has no content."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        raise AssertionError("the first rule fits, and this was let through by the second")
+
+    guarded = wsgi.KeyMiddleware(app, client, {"GET /gr\u00f6\u00dfe/*": ["a:b"], "* /*": None})
+    environ: dict[str, Any] = {"REQUEST_METHOD": method}
+    environ["PATH_INFO"] = "/gr\u00f6\u00dfe/1".encode().decode("latin-1")  # PEP 3333
+    setup_testing_defaults(environ)
+    statuses: list[str] = []
+    assert told == b"".join(guarded(environ, answering(statuses)))
+    assert ["401 Unauthorized"] == statuses
+
+
 def answering(statuses: list[str]) -> StartResponse:
     """What an application begins its answer with."""
 

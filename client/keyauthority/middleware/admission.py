@@ -103,6 +103,13 @@ def key_of(headers: Iterable[tuple[str, str]]) -> str | Denied:
     return NO_KEY
 
 
+def proxies(number: int) -> int:
+    """Return how many proxies are trusted; ValueError for less than none."""
+    if number < 0:
+        raise ValueError("trusted_proxies is how many there are, none or more")
+    return number
+
+
 def address_of(peer: str, forwarded: Iterable[str], trusted_proxies: int) -> str:
     """Return the address of the client, empty if nobody who is trusted has told it.
 

@@ -23,6 +23,7 @@ from keyauthority.middleware.admission import (
     denied,
     failed,
     key_of,
+    proxies,
     referrer_of,
 )
 from keyauthority.model import Verdict
@@ -58,7 +59,7 @@ class KeyMiddleware:
         self._app = app
         self._verifier = verifier if callable(verifier) else lambda: verifier
         self._rules = dict(rules)
-        self._trusted_proxies = trusted_proxies
+        self._trusted_proxies = proxies(trusted_proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

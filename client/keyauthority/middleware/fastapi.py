@@ -11,7 +11,7 @@ from __future__ import annotations
 from fastapi import HTTPException, Request
 
 from keyauthority.middleware import http
-from keyauthority.middleware.admission import Denied
+from keyauthority.middleware.admission import Denied, proxies
 from keyauthority.middleware.asgi import admit
 from keyauthority.model import Verdict
 
@@ -22,7 +22,7 @@ class RequireKey:
     def __init__(self, *permissions: str, trusted_proxies: int = 0) -> None:
         """`trusted_proxies` is that of `asgi.KeyMiddleware`."""
         self._permissions = permissions
-        self._trusted_proxies = trusted_proxies
+        self._trusted_proxies = proxies(trusted_proxies)
 
     async def __call__(self, request: Request) -> Verdict:
         """Return the caller of a request."""

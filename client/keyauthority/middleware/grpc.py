@@ -30,6 +30,7 @@ from keyauthority.middleware.admission import (
     failed,
     key_of,
     needed,
+    proxies,
 )
 from keyauthority.model import Verdict
 
@@ -69,7 +70,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
         _check(rules)
         self._verifier = verifier
         self._rules = dict(rules)
-        self._trusted_proxies = trusted_proxies
+        self._trusted_proxies = proxies(trusted_proxies)
 
     def intercept_service(
         self,
@@ -115,7 +116,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
         _check(rules)
         self._verifier = verifier
         self._rules = dict(rules)
-        self._trusted_proxies = trusted_proxies
+        self._trusted_proxies = proxies(trusted_proxies)
 
     async def intercept_service(
         self,

@@ -22,6 +22,7 @@ from keyauthority.middleware.admission import (
     denied,
     failed,
     key_of,
+    proxies,
     referrer_of,
 )
 from keyauthority.model import Verdict
@@ -48,13 +49,13 @@ class KeyMiddleware:
         self._app = app
         self._verifier = verifier
         self._rules = dict(rules)
-        self._trusted_proxies = trusted_proxies
+        self._trusted_proxies = proxies(trusted_proxies)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
         environ.pop(CALLER, None)
-        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-        permissions = http.route(self._rules, environ["REQUEST_METHOD"], path)
+        method = environ["REQUEST_METHOD"]
+        permissions = http.route(self._rules, method, _path(environ))
         if permissions is None:
             return self._app(environ, start_response)
         found = (
@@ -63,7 +64,7 @@ class KeyMiddleware:
         if isinstance(found, Denied):
             code, phrase = http.STATUS[found.denial]
             start_response(f"{code} {phrase}", http.headers(found))
-            return [http.body(found)]
+            return [] if method == "HEAD" else [http.body(found)]  # RFC 9110, section 9.3.2
         environ[CALLER] = found
         return self._app(environ, start_response)
 
@@ -89,6 +90,12 @@ class KeyMiddleware:
         except KeyAuthorityError as failure:
             return failed(failure)
         return denied(verdict) or verdict
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    """Return the path as rules write it, and applications read it: PEP 3333 has it as bytes."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path.encode("latin-1").decode("utf-8", "replace")
 
 
 def _variable(header: str) -> str:
