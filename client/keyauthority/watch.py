@@ -53,6 +53,11 @@ class WatchSession:
         self._floor = _NEVER  # the server's time never runs back, whichever server tells it
         self._proven = _NEVER  # all that was committed by then, in our clock, has been told
 
+    def forget(self) -> None:
+        """Begin anew, but for the time: a clock is not of the log that it was told with."""
+        self._proven = _NEVER
+        self.revision, self.log_id = 0, ""
+
     def resume(self, at: float) -> Resume:
         """Return what the stream that is opened now has to ask for."""
         self._opened, self._measured = at, False
@@ -62,8 +67,7 @@ class WatchSession:
         """Take a message in; `at` is when it came."""
         reset = bool(self.log_id) and (update.resync or update.log_id != self.log_id)
         if reset:
-            self._proven = _NEVER
-            self.revision, self.log_id = 0, ""
+            self.forget()
         if update.resync:
             return Told((), reset)
         told = _seconds(update.server_time)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from types import FunctionType, ModuleType
 
+import pytest
+
 from keyauthority.decision import judged
 from keyauthority.model import (
     KeyKind,
@@ -16,6 +18,7 @@ from keyauthority.model import (
 )
 from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.verifier import tally
 from keyauthority.verifier.judging import Judge
 from keyauthority.verifier.tally import BATCHES_MAX
 from tests.unit.judging import (
@@ -123,3 +126,25 @@ def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: Judge) -> None
         judge.reports()
     assert BATCHES_MAX == len(judge.tally.kept)
     assert [2, 0] == [judge.tally.lost(), judge.tally.lost()]
+
+
+def test_reports_of_many_keys_are_all_made(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bounds the reports that nobody has taken loses none that nobody was asked to take."""
+    monkeypatch.setattr(tally, "ROWS_MAX", 1)
+    monkeypatch.setattr(tally, "BATCHES_MAX", 2)
+    teach(judge)
+    needed = ("orders:read", "orders:write")
+    for permission in needed:
+        code(judge, ask(permissions=(permission,)))
+    code(judge, ask(project_id="other"))
+    assert 3 == len(judge.reports())
+    assert 0 == judge.tally.lost()
+
+
+def test_what_was_counted_before_everything_was_forgotten_was_then(judge: Judge) -> None:
+    """The authority's log is another, its time is not."""
+    teach(judge)
+    code(judge, ask())
+    judge.forget()
+    (report,) = judge.reports()
+    assert [NOW + timedelta(seconds=1)] == [row.last_used_time for row in report.rows]

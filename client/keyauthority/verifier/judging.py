@@ -65,7 +65,7 @@ class Judge:
         """Begin anew: the authority is not where it was."""
         self.fresh_until = _NEVER
         self.memory.clear()
-        self._session = WatchSession()
+        self._session.forget()
 
     def reports(self) -> deque[Report]:
         """Return what is to be reported, oldest first; the caller pops what he has reported."""

@@ -66,10 +66,13 @@ class Tally:
         `moment` turns this process's seconds into the server's time.
         """
         rows = self._taken(moment)
-        for first in range(0, len(rows), ROWS_MAX):
-            if len(self.kept) >= BATCHES_MAX:
-                self.give_up()
-            self.kept.append(Report(str(uuid.uuid4()), tuple(rows[first : first + ROWS_MAX])))
+        fresh = [
+            Report(str(uuid.uuid4()), tuple(rows[first : first + ROWS_MAX]))
+            for first in range(0, len(rows), ROWS_MAX)
+        ]
+        while self.kept and len(self.kept) + len(fresh) > BATCHES_MAX:
+            self.give_up()
+        self.kept += fresh  # all of them, however many keys there are: nobody has refused them
         return self.kept
 
     def give_up(self) -> None:
