@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.config import load
-from keyauthority_server.rpc.interceptors import unary
+from keyauthority_server.rpc.interceptors import packed, unary
 from keyauthority_server.transport.reflection import SERVICES
 from keyauthority_server.transport.server import Server
 from keyauthority_server.wire import Answer, Call, Streaming
@@ -49,7 +49,7 @@ async def streamed(_: bytes, __: Call) -> AsyncGenerator[bytes]:
 
 METHODS: Final[dict[str, Answer | Streaming]] = {
     "Bare": bare,
-    "Served": unary(pb.VerifyRequest, served, None),
+    "Served": unary(packed(pb.VerifyRequest, served), None),
     "Streamed": Streaming(streamed, lambda: None),
 }
 
