@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ CLIENT_IP: Final = "10.1.2.3"
 ALLOWED: Final = keyauthority.Restrictions(allowed_ips=("10.0.0.0/8", "2001:db8::/32"))
 ASKED: Final[dict[str, Any]] = {"permissions": NEEDED, "client_ip": CLIENT_IP}
 """What a key made with `strict` is verified for."""
+SHARED: Final = ("pepper", "audit.key", "operator.key")
+"""The files that all servers of an authority have."""
 _CALL_SECONDS: Final = 30
 
 
@@ -98,9 +101,17 @@ class Authority:
 
 @contextmanager
 def serving(
-    run: Run, name: str, *flags: str, cores: Sequence[int] = (), tls: bool = False
+    run: Run,
+    name: str,
+    *flags: str,
+    cores: Sequence[int] = (),
+    tls: bool = False,
+    beside: Authority | None = None,
 ) -> Iterator[Authority]:
-    """Give a server of the run's own, on the servers' core unless others are named."""
+    """Give a server of the run's own, on the servers' core unless others are named.
+
+    `beside` another it is a further server of the same authority.
+    """
     folder = run.folder / name
     folder.mkdir()
     ca = None
@@ -108,6 +119,10 @@ def serving(
         ca, told = _certified(folder)
         flags = (*flags, *told)
     data = folder / "data"
+    if beside is not None:
+        data.mkdir(mode=0o700)
+        for shared in SHARED:
+            shutil.copy2(beside.server.data / shared, data)
     with started(run, data, *flags, cores=cores) as server:
         client = keyauthority.Client(
             server.address,

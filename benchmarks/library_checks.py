@@ -61,6 +61,8 @@ async def keyshield(folder: Path, seconds: float, *, cached: bool, delayed: bool
 
 
 def _steps(step: Callable[[], object], seconds: float) -> float:
+    """Return how often a second a step is taken, after one that warms up."""
+    step()
     begun, steps = time.perf_counter(), 0
     while (taken := time.perf_counter() - begun) < seconds:
         if not step():
@@ -70,6 +72,8 @@ def _steps(step: Callable[[], object], seconds: float) -> float:
 
 
 async def _awaited(step: Callable[[], Awaitable[object]], seconds: float) -> float:
+    """Do the same for steps that are awaited."""
+    await step()
     begun, steps = time.perf_counter(), 0
     while (taken := time.perf_counter() - begun) < seconds:
         await step()  # raises for a key that is not valid

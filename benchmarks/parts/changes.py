@@ -18,7 +18,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
 
 MANY: Final = 32
-REVOKED: Final = {1: 100, MANY: 600}  # callers: keys that they revoke in each round
+REVOKED: Final = {1: 50, MANY: 300}  # callers: keys that they revoke in each round
 _CREATORS: Final = 32
 _SYNC: Final = "bare sync of 4 KiB"
 _COMMIT: Final = "bare commit, SQLite, synchronous=FULL"

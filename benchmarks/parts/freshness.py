@@ -5,7 +5,6 @@ The database is that of the tests, whose commits do not wait for a disk.
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,6 @@ from keyauthority import CreatedKey
 BOUND_SECONDS: Final = 1.0  # --max-staleness
 _CREATORS: Final = 8
 _SERVERS: Final = 3
-_SHARED: Final = ("pepper", "audit.key", "operator.key")
 _FIRST_LOOKS: Final = 500  # keys that are verified for the first time
 _TEXT: Final = f"""\
 {_SERVERS} servers share a database. Keys are revoked over one of them, one after the other, while
@@ -39,7 +37,10 @@ def measure(run: Run) -> Part:
     with ExitStack() as stack:
         url = stack.enter_context(postgres(run)).create()
         first = stack.enter_context(serving(run, "fresh-0", "--store", url))
-        others = [stack.enter_context(_another(run, first, url, n)) for n in range(1, _SERVERS)]
+        others = [
+            stack.enter_context(serving(run, f"fresh-{n}", "--store", url, beside=first))
+            for n in range(1, _SERVERS)
+        ]
         with ThreadPoolExecutor(_CREATORS) as pool:
             made = list(pool.map(lambda _: first.create(), range(run.cases + 1)))
             for other in others:
@@ -57,17 +58,6 @@ def measure(run: Run) -> Part:
                 told = f"{look} look of a server on {engine}, p50"
                 part.add("ms", {told: [quantile(times, 0.5) * 1e3]})
     return part
-
-
-@contextmanager
-def _another(run: Run, first: Authority, url: str, number: int) -> Iterator[Authority]:
-    """Give a further server of the same authority."""
-    data = run.folder / f"fresh-{number}" / "data"
-    data.mkdir(mode=0o700, parents=True)
-    for shared in _SHARED:
-        shutil.copy2(first.server.data / shared, data)
-    with serving(run, f"fresh-{number}", "--store", url) as authority:
-        yield authority
 
 
 def _until_refused(
