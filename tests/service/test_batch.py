@@ -88,6 +88,9 @@ def test_demands_of_one_item_refuse_the_batch(root: Caller, project: str) -> Non
     verifier = new_operator(root, "keys:verify")
     refused = verifier.refused(Batch(requests=[good, One(include_record=True)]))
     assert {"permission": "keys:read"} == refused.metadata
+    ahead = One(at_least_revision=2**62)
+    refused = verifier.refused(Batch(requests=[ahead, One(include_record=True)]))
+    assert {"permission": "keys:read"} == refused.metadata  # a right comes before every state
 
 
 def test_batch_is_judged_at_the_head(root: Caller, project: str) -> None:

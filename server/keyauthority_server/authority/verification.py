@@ -98,7 +98,7 @@ class Verification:
         )
         now = self._desk.clock.now()
         caller = self._desk.admitted(sight.operator, credential, _VERIFY, now)
-        self._check_state(caller, presentation, sight.head)
+        self._check(caller, (presentation,), sight.head)
         one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
         verdict = (await self._drawn((one,), now))[0]
         return Verified(verdict, self._lasting(one, sight.operator, caller))
@@ -132,11 +132,11 @@ class Verification:
         )
         now = self._desk.clock.now()
         caller = self._desk.admitted(sights.operator, credential, _VERIFY, now)
+        self._check(caller, presentations, sights.head)
         all_judged = []
         for presentation, token, (held, project) in zip(
             presentations, tokens, sights.pairs, strict=True
         ):
-            self._check_state(caller, presentation, sights.head)
             all_judged.append(
                 self._judge(presentation, token, held, project, caller, sights.head, now)
             )
@@ -178,13 +178,18 @@ class Verification:
             Revision(one.verdict.revision), end, current, held.key, one.presentation.cost
         )
 
-    def _check_state(self, caller: Caller, presentation: Presentation, head: Revision) -> None:
-        if presentation.include_record:
-            caller.require("keys:read")
-        if presentation.log_id and presentation.log_id != self._desk.log_id:
-            raise error(ErrorReason.LOG_MISMATCH, "log_id is not the log of this authority")
-        if presentation.at_least_revision > head:
-            raise error(ErrorReason.REVISION_AHEAD, "at_least_revision is beyond the newest change")
+    def _check(self, caller: Caller, presentations: Sequence[Presentation], head: Revision) -> None:
+        """Raise what refuses the call: a right that any of them lacks before the state of any."""
+        for one in presentations:
+            if one.include_record:
+                caller.require("keys:read")
+        for one in presentations:
+            if one.log_id and one.log_id != self._desk.log_id:
+                raise error(ErrorReason.LOG_MISMATCH, "log_id is not the log of this authority")
+            if one.at_least_revision > head:
+                raise error(
+                    ErrorReason.REVISION_AHEAD, "at_least_revision is beyond the newest change"
+                )
 
     def _judge(
         self,
