@@ -13,14 +13,17 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
 from keyauthority.v1.project_service_pb2 import CreateProjectRequest
 from tests.conftest import Start
 from tests.service.callers import (
+    ABSENT_KEY,
     METHODS,
     Caller,
+    absent_project,
     bearer,
     get_key,
     key_request,
@@ -254,6 +257,29 @@ def test_other_content_under_the_same_id_is_refused(root: Caller, project: str) 
         assert REUSED == refused(root, other)
     assert made.key == get_key(root, made.key.access_key)
     assert [made.key.access_key] == keys_of(root, project)
+
+
+def test_other_content_is_refused_after_all_that_is_wrong_with_it_but_the_state(
+    root: Caller, project: str
+) -> None:
+    """INVALID_ARGUMENT and NOT_FOUND come before ALREADY_EXISTS, FAILED_PRECONDITION after it."""
+    first = pb.RotateKeyRequest(
+        access_key=new_key(root, project).key.access_key, request_id=new_id()
+    )
+    successor = root.ask(first).key
+    past = Timestamp(seconds=1)
+    for other, expected in (
+        (key_request(project, expire_time=past), ("INVALID_ARGUMENT", "INVALID_FIELD")),
+        (key_request(absent_project()), ("NOT_FOUND", "PROJECT_NOT_FOUND")),
+        (pb.RotateKeyRequest(access_key=ABSENT_KEY), ("NOT_FOUND", "KEY_NOT_FOUND")),
+        (
+            pb.RotateKeyRequest(access_key=successor.access_key, expire_time=past),
+            ("INVALID_ARGUMENT", "INVALID_FIELD"),
+        ),
+        (pb.RotateKeyRequest(access_key=first.access_key, overlap=Duration()), REUSED),
+    ):
+        other.request_id = first.request_id
+        assert expected == refused(root, other)
 
 
 def test_id_in_other_letters_is_the_same_id(root: Caller, project: str) -> None:

@@ -54,6 +54,7 @@ class Keys:
             for project_id in new.operator_projects or (new.project_id,):
                 if project_id and transaction.project(project_id, present.scope) is None:
                     raise gone(ErrorReason.PROJECT_NOT_FOUND)
+            self._replay.refuse_other(transaction, present, request, now)
             created = self._issue(transaction, present, new, expire_time, now)
             self._replay.remember(transaction, present, request, created.secret_key, now)
             return created

@@ -35,6 +35,7 @@ class Projects:
             first = self._replay.find(transaction, present, request, now)
             if first is not None and first.change.project is not None:
                 return self._written(first.change.project, first.change.revision)
+            self._replay.refuse_other(transaction, present, request, now)
             project = Project(
                 project_id=str(uuid.uuid4()),
                 display_name=new.display_name,

@@ -56,20 +56,13 @@ class Replay:
     def find(
         self, transaction: Transaction, caller: Caller, request: Request, now: datetime
     ) -> Replayed | None:
-        """Return what the request has made before, or None if it is new.
+        """Return what the same request has made before; None if it is another, or new.
 
-        Raises AlreadyExists if it had other content, FailedPrecondition if its key was revoked.
+        Raises FailedPrecondition if its key was revoked.
         """
-        if not request.request_id:
+        remembered = _remembered(transaction, caller, request, now)
+        if remembered is None or remembered.content != _content(request):
             return None
-        name = _name(transaction, caller, request)
-        remembered = transaction.remembered(name, now)
-        if remembered is None:
-            return None
-        if remembered.content != _content(request):
-            raise error(
-                ErrorReason.REQUEST_ID_REUSED, "this request_id was used with other content"
-            )
         change = transaction.change(remembered.revision)
         if not change.keys:
             return Replayed(change, None)
@@ -78,6 +71,18 @@ class Replay:
                 ErrorReason.REPLAY_REVOKED, "the key that this request made has been revoked"
             )
         return Replayed(change, self._open(remembered, request))
+
+    def refuse_other(
+        self, transaction: Transaction, caller: Caller, request: Request, now: datetime
+    ) -> None:
+        """Raise AlreadyExists if the id was used before: by a request that `find` did not find.
+
+        It comes after what else is wrong with the request, but for the state of its key.
+        """
+        if _remembered(transaction, caller, request, now) is not None:
+            raise error(
+                ErrorReason.REQUEST_ID_REUSED, "this request_id was used with other content"
+            )
 
     def remember(
         self,
@@ -120,6 +125,14 @@ class Replay:
         pepper = self._peppers.derive("replay", pepper_version)
         kdf = HKDF(SHA256(), _KEY_BYTES, salt=pepper, info=b"keyauthority replay")
         return AESGCM(kdf.derive(request.request_id.lower().encode()))
+
+
+def _remembered(
+    transaction: Transaction, caller: Caller, request: Request, now: datetime
+) -> Remembered | None:
+    if not request.request_id:
+        return None
+    return transaction.remembered(_name(transaction, caller, request), now)
 
 
 def _name(transaction: Transaction, caller: Caller, request: Request) -> bytes:

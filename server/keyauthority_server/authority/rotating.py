@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyauthority.decision import shown
 from keyauthority.errors import ErrorReason, bad_field, error
@@ -50,7 +50,13 @@ class Rotating:
             held = transaction.key(rotation.access_key, present.scope)
             if held is None:
                 raise gone(ErrorReason.KEY_NOT_FOUND)
-            rotated = self._rotate(transaction, present, held, rotation, now)
+            ends = _ends(held.key, rotation, now)
+            if held.key.kind is KeyKind.OPERATOR:
+                bounds = bounds_of(held.key)._replace(expire_time=ends.successor)
+                present.require_within_own(bounds)
+            self._replay.refuse_other(transaction, present, request, now)
+            _require_rotatable(held.key, now)
+            rotated = self._rotate(transaction, present, held, ends, now)
             self._replay.remember(transaction, present, request, rotated.secret_key, now)
             return rotated
 
@@ -61,29 +67,13 @@ class Rotating:
         transaction: Transaction,
         caller: Caller,
         held: Held,
-        rotation: Rotation,
+        ends: _Ends,
         now: datetime,
     ) -> RotatedKey:
         old = held.key
-        expire_time = _end_of_successor(old, rotation, now)
-        if old.kind is KeyKind.OPERATOR:
-            caller.require_within_own(bounds_of(old)._replace(expire_time=expire_time))
-        refuse_state(old, now, _NOT_ROTATED)
-        if old.disabled:  # and expired: the state says the latter only
-            raise in_state(KeyState.DISABLED)
-        if old.successor_access_key:
-            raise error(
-                ErrorReason.KEY_STATE,
-                "the key has a successor already: rotate that",
-                metadata={"successor_access_key": old.successor_access_key},
-            )
         issued = issue(transaction, old.kind, old.mode, self._desk.peppers)
-        successor = _successor(old, issued, expire_time, caller, now)
-        previous = replace(
-            old,
-            supersede_time=_end_of_overlap(old, rotation, now),
-            successor_access_key=issued.access_key,
-        )
+        successor = _successor(old, issued, ends.successor, caller, now)
+        previous = replace(old, supersede_time=ends.overlap, successor_access_key=issued.access_key)
         applied = transaction.apply(
             Mutation(
                 type=ChangeType.KEY_ROTATED,
@@ -111,6 +101,29 @@ class Rotating:
             previous=shown(previous, time),
             revision=revision,
             log_id=self._desk.log_id,
+        )
+
+
+class _Ends(NamedTuple):
+    """When a rotated key is over, and when its successor ends."""
+
+    overlap: datetime
+    successor: datetime | None
+
+
+def _ends(old: Key, rotation: Rotation, now: datetime) -> _Ends:
+    return _Ends(_end_of_overlap(old, rotation, now), _end_of_successor(old, rotation, now))
+
+
+def _require_rotatable(old: Key, now: datetime) -> None:
+    refuse_state(old, now, _NOT_ROTATED)
+    if old.disabled:  # and expired: the state says the latter only
+        raise in_state(KeyState.DISABLED)
+    if old.successor_access_key:
+        raise error(
+            ErrorReason.KEY_STATE,
+            "the key has a successor already: rotate that",
+            metadata={"successor_access_key": old.successor_access_key},
         )
 
 
