@@ -153,6 +153,20 @@ def test_grpcurl_lists_and_describes_by_reflection(server: ServerProcess) -> Non
     assert "rpc Verify" in described
 
 
+@pytest.mark.parametrize(
+    ("symbol", "shown"),
+    [
+        ("keyauthority.v1.KeyAuthorityService.Verify", "rpc Verify"),
+        ("keyauthority.v1.VerifyRequest", "string secret_key"),
+        ("keyauthority.v1.ErrorReason", "ERROR_REASON_KEY_STATE"),
+        ("google.rpc.ErrorInfo", "string reason"),
+    ],
+)
+def test_every_kind_of_symbol_is_described(server: ServerProcess, symbol: str, shown: str) -> None:
+    """A method, a message, and what only errors hold are found by their names."""
+    assert shown in tool("grpcurl", "-plaintext", server.address, "describe", symbol)
+
+
 def test_buf_lists_and_calls_by_reflection(server: ServerProcess) -> None:
     """A client that asks for v1 finds every service, and calls one by what it found."""
     curl = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge")

@@ -9,10 +9,12 @@ from typing import Any, Final, cast
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
 
+from keyauthority.v1 import error_reason_pb2
 from keyauthority_server.transport.streams import CODES
 from keyauthority_server.wire import unexpected
 
@@ -24,13 +26,17 @@ SERVICES: Final = (
 _Request = reflection_pb2.ServerReflectionRequest
 _Response = reflection_pb2.ServerReflectionResponse
 
+# No service's file imports it; that it is loaded puts it into the pool.
+_ERROR_REASON: Final = error_reason_pb2.DESCRIPTOR
+
 
 class Reflection:
-    """Describes the services named, and itself."""
+    """Describes the services named, itself, and the reasons of errors."""
 
     def __init__(self, services: Iterable[str]) -> None:
         _describe_v1()
-        self._servicer = library.ReflectionServicer([*services, *SERVICES])
+        pool = cast("descriptor_pool.DescriptorPool", _Pool())
+        self._servicer = library.ReflectionServicer([*services, *SERVICES], pool)
         self._draining = asyncio.Event()
 
     def drain(self) -> None:
@@ -82,6 +88,25 @@ class Reflection:
                 yield _Request.FromString(found)
         finally:
             draining.cancel()
+
+
+class _Pool:
+    """The pool of all descriptions, in which methods are found by their names, too."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's name
+        """Return the file that describes the symbol; KeyError if none does."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            methods = self._pool.FindServiceByName(service).methods_by_name
+            return methods[method].containing_service.file
 
 
 def _describe_v1() -> None:
