@@ -241,6 +241,21 @@ def holding(url: str, table: str) -> Iterator[None]:
         yield
 
 
+_NO_STANDBY: Final = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
+
+
+@contextmanager
+def commits_held_up(cluster: Cluster) -> Iterator[None]:
+    """Have every commit wait for a standby that is not there, as on a primary that was cut off."""
+    cluster.execute(_NO_STANDBY)
+    cluster.execute("SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        cluster.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        cluster.execute("SELECT pg_reload_conf()")
+
+
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
     """Give a cluster that runs; it and its folder are gone after that."""

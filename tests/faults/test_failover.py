@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,15 @@ from typing import Final
 import grpc
 import pytest
 
+from keyauthority.token import new_access_key
+from keyauthority_server.cache import Cache, beat_seconds
+from keyauthority_server.feed import following
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.postgres import open_store
 from tests.faults.failover import (
+    DATABASE,
+    STALENESS,
     World,
     calling,
     fill_up,
@@ -21,9 +31,11 @@ from tests.faults.failover import (
     world,
 )
 from tests.faults.journal import judge
+from tests.postgres import Cluster
 from tests.proofs import Proof, scaled
 from tests.service.callers import verify
 from tests.service.processes import wait_until
+from tests.store.making import seal
 
 pytestmark = pytest.mark.prove
 
@@ -53,6 +65,51 @@ def test_failovers_and_lost_connections_lose_nothing_acknowledged(
         pair.mend()
     assert max(databases.recoveries) < RECOVERY_SECONDS
     proof.done("; ".join(report(databases).splitlines()))
+
+
+async def test_old_primary_that_lives_on_is_left_for_the_new_one(databases: World) -> None:
+    """Cut off it answers as ever, and is not believed: reads go to where beats are committed."""
+    pair = databases.pair
+    with tempfile.TemporaryDirectory(prefix="keyauthority-") as folder:
+        name = Path(folder, "primary")  # it moves with the primary, as that of a managed service
+        lead(name, pair.primary)
+        store = open_store(pair.primary.url(DATABASE, host=str(name)), seal)
+        async with following(store) as feed:
+            await store.prove_each(beat_seconds(STALENESS))
+            cache = Cache(store, feed, Keyring(Path("pepper"), {1: bytes(32)}), STALENESS)
+            cache.position = await feed.subscribe(cache)
+            assert await _tells(cache)
+            await asyncio.to_thread(pair.standby.promote)
+            lead(name, pair.standby)
+            await _until(cache, tells=False)
+            assert [(False,)] == pair.primary.execute("SELECT pg_is_in_recovery()")
+            await asyncio.wait_for(_until(cache, tells=True), RECOVERY_SECONDS)
+        await store.close()
+    pair.primary.kill()
+    pair.primary, pair.standby = pair.standby, pair.primary
+    pair.mend()
+
+
+def lead(name: Path, cluster: Cluster) -> None:
+    """Let new connections to a name go to a cluster; those that are open stay where they are."""
+    name.unlink(missing_ok=True)
+    name.symlink_to(cluster.folder)
+
+
+async def _until(cache: Cache, *, tells: bool) -> None:
+    while True:
+        if await _tells(cache) is tells:
+            return
+        await asyncio.sleep(0.05)  # the feed goes on meanwhile
+
+
+async def _tells(cache: Cache) -> bool:
+    """True if what is read and what is in memory are known to be fresh."""
+    try:
+        await cache.look(new_access_key(), None)
+    except StoreUnavailable:
+        return False
+    return cache.staleness < STALENESS
 
 
 def status(call: Callable[[], object]) -> grpc.StatusCode:

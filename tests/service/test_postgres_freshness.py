@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import StoreStale
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from keyauthority_server.store.postgres.heartbeat import Heartbeat
-from tests.postgres import Cluster, execute, running_cluster
+from tests.postgres import Cluster, commits_held_up, execute, running_cluster
 from tests.service.callers import (
     Caller,
     Refusal,
@@ -55,7 +55,6 @@ VALID: Final = pb.VERDICT_VALID
 MISSING_PERMISSION: Final = pb.VERDICT_MISSING_PERMISSION
 SUSPENDED: Final = pb.VERDICT_PROJECT_SUSPENDED
 METRICS: Final = ("--metrics", "127.0.0.1:0")
-NO_STANDBY: Final = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
 
 
 class Servers(NamedTuple):
@@ -88,18 +87,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 def _caller(server: ServerProcess, stack: ExitStack) -> Caller:
     return Caller(stack.enter_context(grpc.insecure_channel(server.address)), server.metadata)
-
-
-@contextmanager
-def commits_held_up(cluster: Cluster) -> Iterator[None]:
-    """Have every commit wait for a standby that is not there, as on a primary that was cut off."""
-    cluster.execute(NO_STANDBY)
-    cluster.execute("SELECT pg_reload_conf()")
-    try:
-        yield
-    finally:
-        cluster.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        cluster.execute("SELECT pg_reload_conf()")
 
 
 def refused(caller: Caller, token: str) -> Refusal | None:

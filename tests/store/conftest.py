@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from keyauthority_server.store.base import Store
+from keyauthority_server.store.postgres import PostgresStore, open_store
+from tests.postgres import Cluster
 from tests.store.engines import ENGINES, POSTGRES, Engine
+from tests.store.making import seal
 
 
 @pytest.fixture(params=ENGINES)
@@ -31,5 +34,20 @@ def place(engine: Engine, tmp_path: Path) -> str:
 async def store(engine: Engine, place: str) -> AsyncIterator[Store]:
     """A store on it."""
     opened = engine.open(place)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def url(cluster: Cluster) -> Iterator[str]:
+    """A database of ours."""
+    yield cluster.take()
+    cluster.release()
+
+
+@pytest.fixture
+async def open_one(url: str) -> AsyncIterator[PostgresStore]:
+    """A store on it."""
+    opened = open_store(url, seal)
     yield opened
     await opened.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -47,21 +47,6 @@ from tests.store.making import applying, create_project, mutation, project, seal
 def empty(cluster: Cluster) -> str:
     """A database without tables."""
     return cluster.create()
-
-
-@pytest.fixture
-def url(cluster: Cluster) -> Iterator[str]:
-    """A database of ours."""
-    yield cluster.take()
-    cluster.release()
-
-
-@pytest.fixture
-async def open_one(url: str) -> AsyncIterator[PostgresStore]:
-    """A store on it."""
-    opened = open_store(url, seal)
-    yield opened
-    await opened.close()
 
 
 def refusal(url: str) -> str:
@@ -262,40 +247,6 @@ def frozen_sessions(url: str) -> Iterator[None]:
     finally:
         for (pid,) in pids:
             os.kill(pid, signal.SIGCONT)
-
-
-@pytest.mark.parametrize(
-    "exchange",
-    [
-        "UPDATE log SET revision = 1",
-        "UPDATE log SET log_id = '00000000-0000-4000-8000-000000000000'",
-    ],
-    ids=["changes lost", "another log"],
-)
-async def test_database_that_lacks_what_was_seen_answers_nothing(
-    url: str, open_one: Store, exchange: str
-) -> None:
-    """A failover to a server without acknowledged changes, or to another log, is refused."""
-    for _ in range(2):
-        await create_project(open_one)
-    execute(url, exchange)
-    end_sessions(url)
-    with pytest.raises(StoreUnavailable):
-        await open_one.look(None, None)
-    with pytest.raises(StoreUnavailable):
-        await open_one.log_head()
-    with pytest.raises(StoreUnavailable):
-        await open_one.read_changes(0, 1)
-
-
-async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one: Store) -> None:
-    """A connection that ends before a revision that this process has committed gives no answer."""
-    for _ in range(2):
-        await create_project(open_one)
-    await open_one.look(None, None)
-    execute(url, "UPDATE log SET revision = 1")  # what the reader's connection sees
-    with pytest.raises(StoreUnavailable):
-        await open_one.look(None, None)
 
 
 async def test_counters_drawn_in_opposite_order_do_not_lock_each_other_out(url: str) -> None:

@@ -34,6 +34,7 @@ _SET: Final = (
     " set_config('idle_in_transaction_session_timeout', $3, false),"
     " set_config('default_transaction_isolation', 'read committed', false)"
 )
+_REPLICATION_CANCELLED: Final = "SyncRepWaitForLSN"  # the text of its warning is in any language
 _WAIT_SECONDS: Final = 0.1  # how often a wait looks at its end
 
 # Classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -69,6 +70,13 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose every wait has an end."""
 
     patience = 5.0
+    unreplicated = False
+    """True once a commit was answered that somebody cancelled before a standby had it."""
+
+    def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        """Take a word of the server that is no answer."""
+        if diagnostic.source_function == _REPLICATION_CANCELLED:
+            self.unreplicated = True
 
     def wait(self, gen: PQGen[R], *_: Any, **__: Any) -> R:
         """Wait for a statement, but not for ever; the connection is of no use after that."""
@@ -103,6 +111,7 @@ def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
     except (psycopg.Error, OSError) as error:
         raise StoreUnavailable(f"PostgreSQL cannot be reached: {_line(error)}") from error
     connection.patience = patience.statement
+    connection.add_notice_handler(connection.notice)
     connection.adapters.register_dumper(int, Int8Dumper)  # else each size is a statement of its own
     try:
         ends = (patience.server, patience.lock, patience.idle)

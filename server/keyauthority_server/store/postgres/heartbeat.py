@@ -20,11 +20,10 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority_server.store.base import StoreError
-from keyauthority_server.store.postgres.connection import Patience
+from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
 from keyauthority_server.store.postgres.writer import admit_writer
-from keyauthority_server.store.sql import Rows
 
 BEAT_PATIENCE: Final = 2.0  # seconds for one commit: after that another host may answer
 PAUSE_SECONDS: Final = 0.05  # at least, between two beats
@@ -81,10 +80,19 @@ class Heartbeat:
         if self._thread is not None:
             self._thread.join(_END_SECONDS)
 
-    def seen(self, rows: Rows) -> float:
-        """Return what a look at the row proves of all that is read on the connection after it."""
+    def seen(self, rows: PostgresRows) -> float:
+        """Return what a look at the row proves of all that is read on the connection after it.
+
+        Raises ConnectionLost where a beat that was committed is not: the connection leads to a
+        database that was replaced, and a new one may lead to that which took its place.
+        """
+        committed = self.proven_at
         row = rows.one(_SEEN, (self._server,))
-        return NEVER if row is None else self._proofs.get(row[0], NEVER)
+        proven = NEVER if row is None else self._proofs.get(row[0], NEVER)
+        if proven < committed:
+            rows.drop()
+            raise ConnectionLost("the database has not what was committed: it was replaced")
+        return proven
 
     def beat(self) -> None:
         """Commit a beat; StoreError if it was not, or nobody knows."""

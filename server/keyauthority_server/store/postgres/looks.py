@@ -110,11 +110,7 @@ class Looking:
         rows = list(self._rows.each(_LOOK_MANY, ([*names, None],)))
         if not rows:
             raise StoreUnavailable("the counter row is missing")
-        try:
-            self._witness.check(Revision(rows[0][0]), newest)
-        except ConnectionLost:
-            self._rows.drop()
-            raise
+        self._witness.check(self._rows, Revision(rows[0][0]), newest)
         head, found, _ = self._decoder.sights(rows)
         pairs: dict[str | None, Pair] = dict(zip(names, found, strict=True))
         return [self._answer(one, head, pairs, as_of) for one in questions]

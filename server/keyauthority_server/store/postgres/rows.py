@@ -113,7 +113,11 @@ class PostgresRows:
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         # Without values it may be several statements, and is not prepared.
-        return self._live().execute(translated(statement), values or None)
+        connection = self._live()
+        cursor = connection.execute(translated(statement), values or None)
+        if connection.unreplicated:
+            raise psycopg.OperationalError("a commit was cancelled before a standby had it")
+        return cursor
 
     def _live(self) -> Connection:
         if self._connection is None:

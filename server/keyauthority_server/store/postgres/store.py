@@ -224,26 +224,28 @@ class PostgresStore(Pages):
         return result
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:
-        return _read(self._pages, _BEGIN, read)
+        newest = self._witness.newest
+
+        def checked(rows: PostgresRows) -> T:
+            self._witness.check_now(rows, newest)
+            return read(rows)
+
+        return _read(self._pages, _BEGIN, checked)
 
     def _read_tail(self, after: int, limit: int) -> Tail:
         newest, now = self._witness.newest, monotonic()
 
-        def read(rows: Rows) -> Tail:
+        def read(rows: PostgresRows) -> Tail:
             as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
             return changes.read_changes(rows, after, limit, as_of)
 
-        tail = _read(self._tail, "BEGIN", read)
-        try:
-            self._witness.check(tail.head, newest)
-        except ConnectionLost:
-            self._tail.drop()
-            raise
+        tail = _read(self._tail, None, read)
+        self._witness.check(self._tail, tail.head, newest)
         return tail
 
 
-def _read(rows: PostgresRows, begin: str | None, read: Callable[[Rows], T]) -> T:
-    """Read; once more on a new connection if the first was lost. One statement needs no `begin`."""
+def _read(rows: PostgresRows, begin: str | None, read: Callable[[PostgresRows], T]) -> T:
+    """Read; once more on a new connection if the first was lost. `begin` makes it one state."""
     for _ in range(1, TRIES):
         try:
             return _read_once(rows, begin, read)
@@ -252,7 +254,7 @@ def _read(rows: PostgresRows, begin: str | None, read: Callable[[Rows], T]) -> T
     return _read_once(rows, begin, read)
 
 
-def _read_once(rows: PostgresRows, begin: str | None, read: Callable[[Rows], T]) -> T:
+def _read_once(rows: PostgresRows, begin: str | None, read: Callable[[PostgresRows], T]) -> T:
     if begin is None:
         rows.ready()
         return read(rows)

@@ -25,9 +25,10 @@ GROUP_MAX: Final = 128  # units; bounds how long other servers wait: some 100 ms
 WRITE_SECONDS: Final = 5.0  # more than a queue of writers takes, less than callers wait
 RETRY_SECONDS: Final = 0.1  # between two tries of a group
 PATIENCE: Final = Patience(statement=WRITE_SECONDS + 3, server=0, lock=WRITE_SECONDS - 1, idle=3)
-DURABLE: Final = frozenset({"on", "remote_apply"})
-_GET_DURABLE: Final = "SHOW synchronous_commit"
-_SET_DURABLE: Final = "SET synchronous_commit = 'on'"
+_DURABLE: Final = (  # said by the session itself, which no default that is changed later overrides
+    "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
+    " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -92,5 +93,4 @@ def admit_writer(witness: Witness) -> Callable[[PostgresRows], None]:
 
 def make_durable(rows: PostgresRows) -> None:
     """Let the commits of a connection survive a loss of power, whatever the database's default."""
-    if rows.one(_GET_DURABLE)[0] not in DURABLE:
-        rows.run(_SET_DURABLE)
+    rows.run(_DURABLE)

@@ -1,0 +1,156 @@
+"""PostgreSQL: which database is believed, and which commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from keyauthority_server.store.base import Store, StoreUnavailable, Transaction
+from keyauthority_server.store.postgres import PostgresStore, open_store
+from keyauthority_server.store.postgres.rows import PostgresRows
+from tests.postgres import Cluster, commits_held_up, end_sessions, execute
+from tests.service.processes import wait_until
+from tests.store.making import create_project, seal
+
+
+async def test_commits_wait_for_the_disk_though_the_database_is_told_otherwise_meanwhile(
+    cluster: Cluster, url: str, open_one: Store
+) -> None:
+    """A default that is changed while connections are open changes none of those that commit."""
+    seen: list[str] = []
+
+    def work(transaction: Transaction) -> None:
+        rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]
+        seen.append(rows.one("SHOW synchronous_commit")[0])
+
+    await open_one.write(work)
+    try:
+        cluster.execute("ALTER SYSTEM SET synchronous_commit = off")
+        cluster.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: [("off",)] == cluster.execute("SHOW synchronous_commit"))
+        await open_one.write(work)
+    finally:
+        cluster.execute("ALTER SYSTEM RESET synchronous_commit")
+        cluster.execute("SELECT pg_reload_conf()")
+    assert ["on", "on"] == seen
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        "UPDATE log SET revision = 1",
+        "UPDATE log SET log_id = '00000000-0000-4000-8000-000000000000'",
+    ],
+    ids=["changes lost", "another log"],
+)
+async def test_database_that_lacks_what_was_seen_answers_nothing(
+    url: str, open_one: Store, exchange: str
+) -> None:
+    """A failover to a server without acknowledged changes, or to another log, is refused."""
+    for _ in range(2):
+        await create_project(open_one)
+    execute(url, exchange)
+    end_sessions(url)
+    with pytest.raises(StoreUnavailable):
+        await open_one.look(None, None)
+    with pytest.raises(StoreUnavailable):
+        await open_one.log_head()
+    with pytest.raises(StoreUnavailable):
+        await open_one.read_changes(0, 1)
+
+
+async def test_database_whose_log_went_another_way_answers_nothing(
+    cluster: Cluster, url: str, open_one: Store
+) -> None:
+    """As after a failover that lost changes, once others were made under their numbers.
+
+    Who has seen what was lost would never be told of what took its place.
+    """
+    await create_project(open_one)
+    end_sessions(url)
+    name, fork, lost = str(conninfo_to_dict(url)["dbname"]), cluster.create(), "lost"
+    forked = str(conninfo_to_dict(fork)["dbname"])
+    cluster.execute(f"DROP DATABASE {forked}")
+    cluster.execute(f"CREATE DATABASE {forked} TEMPLATE {name}")
+    await create_project(open_one)
+    await open_one.look(None, None)
+    end_sessions(url)
+    other = open_store(fork, seal)
+    for _ in range(2):
+        await create_project(other)
+    await other.close()
+    cluster.execute(f"ALTER DATABASE {name} RENAME TO {lost}")
+    cluster.execute(f"ALTER DATABASE {forked} RENAME TO {name}")
+    reads: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: open_one.look(None, None),
+        lambda: open_one.read_changes(0, 1),
+    )
+    for read in reads:
+        with pytest.raises(StoreUnavailable, match="not the change 2 that was seen"):
+            await read()
+    cluster.execute(f"DROP DATABASE {lost}")
+    await anew(url)
+
+
+async def anew(url: str) -> None:
+    """See that a store that has seen nothing yet takes the database as it is."""
+    store = open_store(url, seal)
+    assert 3 == (await store.look(None, None)).head
+    await store.close()
+
+
+async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
+    url: str, open_one: PostgresStore
+) -> None:
+    """A connection to a database that was replaced is given up, though it answers as ever."""
+    await open_one.prove_each(60)
+    before = (await open_one.look_proven((), None)).as_of
+    tailed = (await open_one.read_changes(0, 1)).as_of
+    assert open_one.proven_at == before == tailed
+    execute(url, "DELETE FROM heartbeat")  # what a connection to the old primary sees
+    reads: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: open_one.look_proven((), None),
+        lambda: open_one.read_changes(0, 1),
+    )
+    for read in reads:
+        with pytest.raises(StoreUnavailable, match="it was replaced"):
+            await read()
+
+
+async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one: Store) -> None:
+    """A connection that ends before a revision that this process has committed gives no answer."""
+    for _ in range(2):
+        await create_project(open_one)
+    reads: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: open_one.look(None, None),
+        lambda: open_one.list_projects(None, 0, 9),
+        lambda: open_one.read_changes(2, 9),
+    )
+    for read in reads:
+        await read()
+    execute(url, "UPDATE log SET revision = 1")  # what the readers' connections see
+    for read in reads:
+        with pytest.raises(StoreUnavailable, match="ends at 1, but has acknowledged 2"):
+            await read()
+
+
+async def test_commit_that_is_cancelled_before_a_standby_has_it_is_no_answer(
+    cluster: Cluster, url: str, open_one: Store
+) -> None:
+    """The server says COMMIT then, and warns: the caller is told that nobody knows."""
+    await create_project(open_one)
+    with commits_held_up(cluster):
+        writing = asyncio.create_task(create_project(open_one))
+        await asyncio.to_thread(wait_until, lambda: execute(url, _CANCEL_WAITING) == [(True,)])
+        with pytest.raises(StoreUnavailable, match="before a standby had it"):
+            await writing
+    assert 3 == (await create_project(open_one)).revision  # it was made, as it may be
+
+
+_CANCEL_WAITING = (
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event = 'SyncRep'"
+)
