@@ -1,4 +1,4 @@
-"""PostgreSQL: which database is believed, and which commit."""
+"""PostgreSQL: which database is believed, and whose word wakes who follows the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from keyauthority_server.store.base import Store, StoreUnavailable, Transaction
 from keyauthority_server.store.postgres import PostgresStore, open_store
+from keyauthority_server.store.postgres import store as postgres_store
 from keyauthority_server.store.postgres.rows import PostgresRows
 from tests.postgres import Cluster, commits_held_up, end_sessions, execute
 from tests.service.processes import wait_until
@@ -118,6 +119,35 @@ async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
     for read in reads:
         with pytest.raises(StoreUnavailable, match="it was replaced"):
             await read()
+
+
+async def test_word_of_a_commit_ends_the_wait_and_nothing_rests_on_it(
+    url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower is told of another process's change; deaf he looks for himself."""
+    monkeypatch.setattr(postgres_store, "HEARING_POLL_SECONDS", HANGING)
+    other = open_store(url, seal)
+    listening = open_one._listening
+    for head in (1, 2):
+        while not listening.hears:
+            await open_one.moved(HANGING)  # as often as one who is deaf looks
+        await open_one.moved(0)
+        waiting = asyncio.create_task(open_one.moved(HANGING))
+        await asyncio.sleep(0)
+        assert head == (await create_project(other)).revision
+        await asyncio.wait_for(waiting, HANGING / 2)
+        assert head == (await open_one.read_changes(0, 9)).head
+        execute(url, _END_LISTENERS)
+        await asyncio.to_thread(wait_until, lambda: not listening.hears)
+        await asyncio.wait_for(open_one.moved(HANGING), HANGING / 2)
+    await other.close()
+
+
+HANGING = 20.0  # seconds; of a test that hangs
+_END_LISTENERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+)
 
 
 async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one: Store) -> None:

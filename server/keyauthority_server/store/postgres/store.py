@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.postgres import looks, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.heartbeat import Heartbeat
+from keyauthority_server.store.postgres.listening import Listening
 from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Question
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
@@ -48,7 +50,8 @@ from keyauthority_server.store.values import (
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
-POLL_SECONDS: Final = 0.02  # how late another process's commit is seen
+HEARING_POLL_SECONDS: Final = 0.1  # how late a beat is seen, which nobody gives word of
+DEAF_POLL_SECONDS: Final = 0.02  # how late another process's commit is seen without word of it
 TRIES: Final = 2  # of a read, the second on a new connection
 _PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page takes 50 ms
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -68,19 +71,21 @@ def open_store(url: str, seal: Sealer) -> PostgresStore:
         tail=PostgresRows(to, looks.PATIENCE, witness.admit),
         writer=PostgresRows(to, writer.PATIENCE, admit_writer(witness)),
         heartbeat=Heartbeat(to, witness),
+        listening=Listening(to),
     )
     connections.looks.ready()  # the others when they are needed
     return PostgresStore(connections, seal, witness)
 
 
 class Connections(NamedTuple):
-    """Those of one process, for one thread each."""
+    """Those of one process, for one thread each, and one for the event loop."""
 
     looks: PostgresRows
     pages: PageRows
     tail: PostgresRows
     writer: PostgresRows
     heartbeat: Heartbeat
+    listening: Listening
 
 
 class PostgresStore(Pages):
@@ -92,6 +97,7 @@ class PostgresStore(Pages):
         self._pages = connections.pages
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
+        self._listening = connections.listening
         self._looking: Gathering[Turn[Question, Answer]] = Gathering(
             Looking(connections.looks, witness, connections.heartbeat),
             name="store-looks",
@@ -102,7 +108,7 @@ class PostgresStore(Pages):
         self._writer = Gathering(job, name="store-writer", most=writer.GROUP_MAX)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
-        self._committed = asyncio.Event()
+        self._moved = asyncio.Event()
 
     @property
     def log_id(self) -> LogId:
@@ -163,12 +169,12 @@ class PostgresStore(Pages):
 
     async def moved(self, within: float) -> None:
         """Return once there may be changes that the last `read_changes` did not see."""
-        self._committed.clear()
-        try:
-            async with asyncio.timeout(min(within, POLL_SECONDS)):
-                await self._committed.wait()
-        except TimeoutError:
-            return
+        self._listening.begin(self._moved.set)
+        poll = HEARING_POLL_SECONDS if self._listening.hears else DEAF_POLL_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(within, poll)):
+                await self._moved.wait()
+        self._moved.clear()  # now, so that what moves while it is read ends the next wait
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `work` in a transaction, commit, and return what it returned; see `base`.
@@ -192,6 +198,7 @@ class PostgresStore(Pages):
 
     async def close(self) -> None:
         """Finish the writes that were handed in, then let go of everything."""
+        await self._listening.end()
         self._turns.hand_in()
         threads = (self._writer, self._looking)
         for thread in threads:
@@ -220,7 +227,7 @@ class PostgresStore(Pages):
         unit = Unit(work)
         self._writer.submit(unit)
         result: T = await answered(unit, writer.WRITE_SECONDS)
-        self._committed.set()
+        self._moved.set()
         return result
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:

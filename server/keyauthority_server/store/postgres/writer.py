@@ -16,6 +16,7 @@ import structlog
 from keyauthority.clock import monotonic
 from keyauthority_server.store.base import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import Patience
+from keyauthority_server.store.postgres.listening import tell
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import FIRST_LOCK, Witness
 from keyauthority_server.store.units import Unit, Units
@@ -73,6 +74,8 @@ class Writing:
             self._rows.roll_back()
             return self._failed(units, error)
         answer()
+        if any(unit.revisions for unit in units):
+            tell(self._rows)
         return True
 
     def _failed(self, units: Sequence[Unit], error: StoreError) -> bool:
