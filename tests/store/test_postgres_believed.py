@@ -9,8 +9,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from keyauthority_server.store.base import Store, StoreUnavailable, Transaction
-from keyauthority_server.store.postgres import PostgresStore, open_store
+from keyauthority_server.store.postgres import PostgresStore, looks, open_store
 from keyauthority_server.store.postgres import store as postgres_store
+from keyauthority_server.store.postgres.connection import parameters
+from keyauthority_server.store.postgres.heartbeat import BEAT_PATIENCE
 from keyauthority_server.store.postgres.rows import PostgresRows
 from tests.postgres import Cluster, commits_held_up, end_sessions, execute
 from tests.service.processes import wait_until
@@ -143,6 +145,7 @@ async def test_word_of_a_commit_ends_the_wait_and_nothing_rests_on_it(
     await other.close()
 
 
+RECOVERY_SECONDS = 5.0
 HANGING = 20.0  # seconds; of a test that hangs
 _END_LISTENERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -184,3 +187,10 @@ _CANCEL_WAITING = (
     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
     " WHERE datname = current_database() AND wait_event = 'SyncRep'"
 )
+
+
+def test_host_that_is_gone_without_a_word_is_left_within_the_bound(url: str) -> None:
+    """The longest silence of each kind, and a first host that says nothing either, fit into it."""
+    told = parameters(url)
+    silences = (looks.PATIENCE.statement, BEAT_PATIENCE, told["tcp_user_timeout"] / 1000)
+    assert max(silences) + told["connect_timeout"] <= RECOVERY_SECONDS

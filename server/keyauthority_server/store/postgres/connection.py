@@ -18,16 +18,17 @@ from keyauthority_server.store.base import StoreError, StoreFull, StoreRefused, 
 
 R = TypeVar("R")
 
-# What the URL does not say. A server that is gone without a word is noticed within seconds.
+# What the URL does not say. A server that is gone without a word is noticed, and the next of
+# several hosts reached, within 5 seconds.
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "application_name": "keyauthority",
     "target_session_attrs": "read-write",  # of several hosts the primary; never a standby
-    "connect_timeout": 3,  # seconds, for each host
+    "connect_timeout": 2,  # seconds, for each host: the shortest that there is
     "keepalives": 1,
     "keepalives_idle": 2,  # seconds
     "keepalives_interval": 1,  # seconds
     "keepalives_count": 3,
-    "tcp_user_timeout": 5_000,  # ms
+    "tcp_user_timeout": 3_000,  # ms
 }
 _SET: Final = (
     "SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),"
