@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
+from typing import Any
 
 import psycopg
 import pytest
@@ -180,6 +182,58 @@ async def test_work_whose_connection_is_lost_before_the_commit_is_done_once(
     await open_one.write(work)
     assert 2 == len(runs)
     assert [(1, 1)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
+
+
+async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothing(
+    url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever statement finds it gone: the change is made once, or was never begun to commit."""
+    run, left = PostgresRows._run, [0]
+    writer_rows = open_one._writer._job._rows  # type: ignore[attr-defined]
+    steps: list[str] = []
+
+    def reset(rows: PostgresRows, statement: str, values: Sequence[Any]) -> Any:
+        if rows is writer_rows:
+            if not left[0]:
+                steps.append(statement)
+                end_sessions(url)
+            left[0] -= 1
+        return run(rows, statement, values)
+
+    monkeypatch.setattr(PostgresRows, "_run", reset)
+    made, unknown = 0, 0
+    for step in count():
+        left[0] = step
+        try:
+            await create_project(open_one)
+        except StoreUnavailable:
+            assert "COMMIT" == steps[-1]
+            unknown += 1
+        else:
+            made += 1
+        if left[0] >= 0:
+            break  # there are no more
+    assert 1 == unknown
+    assert [(made, made)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
+
+
+async def test_serialization_failure_is_tried_again_and_done_once(
+    url: str, open_one: Store
+) -> None:
+    """The server undoes the whole transaction then: the work is run anew, and its neighbours'."""
+    runs: list[int] = []
+    make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
+
+    def work(transaction: Transaction) -> None:
+        make(transaction)
+        runs.append(1)
+        if len(runs) == 1:
+            rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]
+            rows.run("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$")
+
+    await asyncio.gather(create_project(open_one), open_one.write(work), create_project(open_one))
+    assert 2 == len(runs)
+    assert [(3, 3)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 
 
 async def test_commit_without_an_answer_is_unknown_and_not_repeated(
