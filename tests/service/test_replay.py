@@ -263,9 +263,8 @@ def test_other_content_is_refused_after_all_that_is_wrong_with_it_but_the_state(
     root: Caller, project: str
 ) -> None:
     """INVALID_ARGUMENT and NOT_FOUND come before ALREADY_EXISTS, FAILED_PRECONDITION after it."""
-    first = pb.RotateKeyRequest(
-        access_key=new_key(root, project).key.access_key, request_id=new_id()
-    )
+    old = new_key(root, project).key.access_key
+    first = pb.RotateKeyRequest(access_key=old, request_id=new_id())
     successor = root.ask(first).key
     past = Timestamp(seconds=1)
     for other, expected in (
