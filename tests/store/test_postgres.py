@@ -193,7 +193,7 @@ async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothin
     steps: list[str] = []
 
     def reset(rows: PostgresRows, statement: str, values: Sequence[Any]) -> Any:
-        if rows is writer_rows:
+        if rows is writer_rows and "NOTIFY" not in statement:  # which comes behind the answer
             if not left[0]:
                 steps.append(statement)
                 end_sessions(url)
@@ -201,7 +201,7 @@ async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothin
         return run(rows, statement, values)
 
     monkeypatch.setattr(PostgresRows, "_run", reset)
-    made, unknown = 0, 0
+    made = unknown = 0
     for step in count():
         left[0] = step
         try:
@@ -217,9 +217,7 @@ async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothin
     assert [(made, made)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 
 
-async def test_serialization_failure_is_tried_again_and_done_once(
-    url: str, open_one: Store
-) -> None:
+async def test_serialization_failure_is_done_once(url: str, open_one: Store) -> None:
     """The server undoes the whole transaction then: the work is run anew, and its neighbours'."""
     runs: list[int] = []
     make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
