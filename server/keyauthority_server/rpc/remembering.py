@@ -3,7 +3,7 @@
 The same keys come again and again, presented alike. For as long as no change was made, which the
 store is asked each time, such a call has the answer that it had: it is counted, and neither looked
 up nor judged. What is kept is named by a hash under a key that is of this process alone, so no
-token lies in memory.
+token that was to be verified lies in memory.
 """
 
 from __future__ import annotations
