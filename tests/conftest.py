@@ -33,6 +33,7 @@ postgres_servers = pytest.mark.parametrize("server", SERVERS[2:], indirect=True)
 """For that counterpart."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let each of what is started once for many tests be started in one process of pytest's."""
     for item in items:
