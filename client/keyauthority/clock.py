@@ -57,8 +57,9 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the time in UTC; see `Clock.now`. Any thread may ask."""
         with self._lock:
+            wall = time.time()  # first: what passes until the next line must not count as ahead
             steady = monotonic()
-            ahead = time.time() - steady - self._offset
+            ahead = wall - steady - self._offset
             if ahead > 0:
                 if ahead > _JUMP_SECONDS:
                     raise ClockJumped

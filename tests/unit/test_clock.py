@@ -21,14 +21,20 @@ class Machine:
     def __init__(self) -> None:
         self.wall = START.timestamp()
         self.boot = 1_000.0
+        self.pause = 0.0
+        """How long the process is kept from the processor after each look at a clock."""
 
     def time(self) -> float:
         """Stand in for time.time."""
-        return self.wall
+        wall = self.wall
+        self.run(self.pause)
+        return wall
 
     def clock_gettime(self, _clock: int) -> float:
         """Stand in for time.clock_gettime."""
-        return self.boot
+        boot = self.boot
+        self.run(self.pause)
+        return boot
 
     def run(self, seconds: float) -> None:
         """Let time pass, for both clocks."""
@@ -121,6 +127,18 @@ def test_start_after_the_newest_committed_time_takes_the_wall_clock(machine: Mac
     machine.wall += 365 * 24 * HOUR
     told = SystemClock(not_before=START)
     assert told.now() == START + timedelta(days=365)
+
+
+@pytest.mark.parametrize("pause", [0.01, 2 * HOUR])
+def test_pause_between_two_looks_puts_nothing_ahead(machine: Machine, pause: float) -> None:
+    """A process that waits for its turn between both clocks never tells a time to come."""
+    told = SystemClock()
+    machine.pause = pause
+    for _ in range(3):
+        now = told.now()
+        assert now.timestamp() <= machine.wall
+    machine.pause = 0.0
+    assert told.now() == datetime.fromtimestamp(machine.wall, UTC)
 
 
 class PausingLimit(float):
