@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.faults.altered import environment
 from tests.faults.clocks import shift
+from tests.faults.journal import PostgresStore, SqliteStore, Store
 from tests.faults.nursery import Nursery, nursery
+
+
+class Ground(NamedTuple):
+    """Where a server of the test's own is started, and how what it keeps is read."""
+
+    data: Path
+    url: str
+    """Its PostgreSQL; empty on SQLite."""
+    store: Store
+    flags: tuple[str, ...]
+
+
+@pytest.fixture
+def ground(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ground:
+    """Nothing yet, of the engine that the test names."""
+    data = tmp_path / "data"
+    if engine == "sqlite":
+        return Ground(data, "", SqliteStore(data), ())
+    url = request.getfixturevalue("cluster").create()
+    # A busy machine may not prove itself each second, and that is not what is tried here.
+    return Ground(data, url, PostgresStore(data, url), ("--store", url, "--max-staleness", "30s"))
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import grpc
 import pytest
 
 from tests.faults.clocks import shift
+from tests.faults.conftest import Ground
 from tests.faults.nursery import Nursery
-from tests.postgres import Cluster
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
 from tests.service.lives import passed, seconds
@@ -42,23 +42,22 @@ class World(NamedTuple):
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def world(
-    request: pytest.FixtureRequest, nurse: Nursery, clock: Path, tmp_path: Path
-) -> Iterator[World]:
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def world(ground: Ground, nurse: Nursery, clock: Path) -> Iterator[World]:
     """A store of its own for each test."""
     shift(clock, 0)
-    flags: tuple[str, ...] = ()
-    if request.param == "postgres":
-        cluster: Cluster = request.getfixturevalue("cluster")
-        # A busy machine may not prove itself each second, and that is not what is tried here.
-        flags = ("--store", cluster.create(), "--max-staleness", "30s")
     running: list[ServerProcess] = []
 
     def start() -> ServerProcess:
         for one in running:
             if one.process.poll() is None:
                 one.stop()
-        running.append(nurse.start(tmp_path / "data", *flags))
+        running.append(nurse.start(ground.data, *ground.flags))
         return running[-1]
 
     yield World(start, clock)
@@ -83,9 +82,9 @@ def told(caller: Caller, made: Any) -> str:
         return str(error.code().name)
 
 
-def expired(root: Caller, project: str) -> Any:
+def expired(root: Caller, project: str, ttl: float = 0.3) -> Any:
     """Make a key and see it expire."""
-    made = new_key(root, project, ttl=seconds(0.3))
+    made = new_key(root, project, ttl=seconds(ttl))
     passed(made.key.expire_time)
     assert "EXPIRED" == verdict(root, made.secret_key)
     return made
@@ -126,9 +125,7 @@ def test_clock_set_back_between_two_starts_brings_no_key_back(
     """A key that a Verify has said is EXPIRED is so for a server that starts in the past."""
     with calling(server := world.start()) as root:
         project = new_project(root)
-        made = new_key(root, project, ttl=seconds(2))
-        passed(made.key.expire_time)
-        assert "EXPIRED" == verdict(root, made.secret_key)
+        made = expired(root, project, ttl=2)
     server.stop()
     world.shift(-JUMPS[jump])
     with calling(world.start()) as root:

@@ -14,7 +14,8 @@ import pytest
 
 from keyauthority_server.store.migrations import STEPS
 from keyauthority_server.store.sqlite_connection import sqlite3
-from tests.faults.journal import Journal, PostgresStore, SqliteStore, Store, judge
+from tests.faults.conftest import Ground
+from tests.faults.journal import Journal, judge
 from tests.faults.nursery import Nursery
 from tests.postgres import Cluster, execute
 from tests.proofs import PROVE, Proof
@@ -127,29 +128,19 @@ def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
 @pytest.mark.case(25)
 @pytest.mark.parametrize("oldest", list(UNDONE) if PROVE else ["0003_usage"])
 def test_database_of_each_older_version_is_upgraded_with_all_that_is_in_it(
-    engine: str,
-    oldest: str,
-    nurse: Nursery,
-    tmp_path: Path,
-    proof: Proof,
-    request: pytest.FixtureRequest,
+    engine: str, oldest: str, nurse: Nursery, ground: Ground, proof: Proof
 ) -> None:
     """A server that finds an older schema, filled, brings it up; the oracle holds over its keys."""
-    data = tmp_path / "data"
-    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
-    # A busy machine may not prove itself each second, and that is not what is tried here.
-    flags = ("--store", url, "--max-staleness", "30s") if url else ()
-    store: Store = PostgresStore(data, url) if url else SqliteStore(data)
-    run = executing(engine, url or str(data / "keyauthority.db"))
-    server = nurse.start(data, *flags)
+    run = executing(engine, ground.url or str(ground.data / "keyauthority.db"))
+    server = nurse.start(ground.data, *ground.flags)
     journal = filled(server)
     server.stop()
     undo(run, engine, oldest)
-    server = nurse.start(data, *flags)
+    server = nurse.start(ground.data, *ground.flags)
     try:
         with grpc.insecure_channel(server.address) as channel:
             caller = Caller(channel, server.metadata)
-            judge(journal, caller, store)
+            judge(journal, caller, ground.store)
             verify(caller, journal.create(caller).secret_key)
     finally:
         server.stop()

@@ -15,9 +15,10 @@ import grpc
 import pytest
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
+from tests.faults.conftest import Ground
 from tests.faults.disk.failing import Order, give
 from tests.faults.disk.vfs import OK
-from tests.faults.journal import CREATE, Journal, PostgresStore, SqliteStore, Store, judge
+from tests.faults.journal import CREATE, Journal, Store, judge
 from tests.faults.nursery import Nursery
 from tests.faults.test_failing_disk import connections
 from tests.postgres import execute
@@ -145,27 +146,20 @@ def pool_of(callers: list[Caller], request: Any) -> Iterator[tuple[str, float]]:
 @pytest.mark.case(27)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
-    nurse: Nursery,
-    order_path: Path,
-    engine: str,
-    tmp_path: Path,
-    proof: Proof,
-    request: pytest.FixtureRequest,
+    nurse: Nursery, order_path: Path, engine: str, ground: Ground, proof: Proof
 ) -> None:
     """SQLite: writers are refused until it goes on. PostgreSQL ends its session, and they go on."""
-    data = tmp_path / "data"
-    url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
-    store: Store = PostgresStore(data, url) if url else SqliteStore(data)
-    # A busy machine may not prove itself each second, and that is not what is tried here.
-    flags = ("--store", url, "--max-staleness", "30s") if url else ()
-    server = nurse.start(data, "--workers", "2", *flags)
+    url = ground.url
+    server = nurse.start(ground.data, "--workers", "2", *ground.flags)
     ended = []
     try:
         for _ in range(ROUNDS):
             if url:
-                ended.append(world(server, store, lambda one: stop_in_transaction(one, url)))
+                ended.append(world(server, ground.store, lambda one: stop_in_transaction(one, url)))
             else:
-                ended.append(world(server, store, lambda one: stop_by_order(one, order_path)))
+                ended.append(
+                    world(server, ground.store, lambda one: stop_by_order(one, order_path))
+                )
     finally:
         server.kill()
     codes, times = {code for code, _ in ended}, [took for _, took in ended]
