@@ -64,7 +64,8 @@ class Memory(Generic[T]):
         self._size = size
         self._answers_max = max(size, ANSWERS_MIN)
         self._lock = Lock()
-        self._hash = blake2b(key=secrets.token_bytes(_KEY_BYTES), digest_size=_HASH_BYTES)
+        # Before the token, not as BLAKE2's key: that would be a block of its own in each hash.
+        self._hash = blake2b(secrets.token_bytes(_KEY_BYTES), digest_size=_HASH_BYTES)
         self._keys: dict[bytes, Known] = {}
         self._names: dict[str, bytes] = {}
         self._projects: dict[str, Shared] = {}
