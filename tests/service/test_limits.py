@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -116,7 +116,9 @@ def test_killed_worker_opens_no_limit(start_server: Start, transport: str, storm
         made = new_key(root, new_project(root), rate_limit=rate(1000), quota=quota(2500))
         valid = 0
         for replaced in (1, 2):
-            killing = killer.submit(_kill_when_half_drawn, root, made.secret_key, server)
+            killing = killer.submit(
+                _when_half_drawn, root, made.secret_key, lambda: kill(server.worker_pids()[0])
+            )
             blown = storm(server, made.secret_key, 640)
             killing.result()
             valid += blown.verdicts[VALID]
@@ -128,16 +130,34 @@ def test_killed_worker_opens_no_limit(start_server: Start, transport: str, storm
         assert 1500 == left.quota_standing.remaining
 
 
+@pytest.mark.case(17)
+def test_killed_server_opens_no_limit(start_server: Start, storm: Any) -> None:
+    """With the whole server killed in the middle, the next goes on where it stood."""
+    server = start_server("--workers", "2")
+    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as killer:
+        root = Caller(channel, server.metadata)
+        made = new_key(root, new_project(root), rate_limit=rate(1000), quota=quota(2500))
+        killing = killer.submit(_when_half_drawn, root, made.secret_key, server.kill)
+        valid = storm(server, made.secret_key, 640).verdicts[VALID]
+        killing.result()
+    again = start_server("--workers", "2")
+    valid += storm(again, made.secret_key, 1600).verdicts[VALID]
+    assert 1000 - CALLERS <= valid <= 1000  # a call that was cut may have drawn
+    with grpc.insecure_channel(again.address) as channel:
+        left = verify(Caller(channel, again.metadata), made.secret_key, cost=0)
+        assert (0, 1500) == (left.key_standing.remaining, left.quota_standing.remaining)
+
+
 def _have_served(server: ServerProcess, workers: int) -> bool:
     return server.log_text().count("worker serves") == workers
 
 
-def _kill_when_half_drawn(root: Caller, secret_key: str, server: ServerProcess) -> None:
+def _when_half_drawn(root: Caller, secret_key: str, end: Callable[[], object]) -> None:
     before = _remaining(root, secret_key)
     for _ in range(10_000):
         if _remaining(root, secret_key) <= before - 150 or before < 150:
             break
-    kill(server.worker_pids()[0])
+    end()
 
 
 def _remaining(root: Caller, secret_key: str) -> int:
