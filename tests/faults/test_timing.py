@@ -22,9 +22,10 @@ from keyauthority_server.authority.callers import proves
 from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import LOOK
 from tests.conftest import one_server
+from tests.proofs import Proof
 from tests.service.callers import METHODS, Caller, bearer, new_key, new_operator, revoke
 
-pytestmark = pytest.mark.prove
+pytestmark = [pytest.mark.prove, pytest.mark.case(14)]
 
 ROUNDS: Final = 350
 SEPARABLE: Final = 0.25  # chance makes up to 0.13 of so many samples, by 3 sigma
@@ -64,7 +65,7 @@ def token(access_key: str, kind: KeyKind = KeyKind.SECRET, mode: KeyMode = KeyMo
     return make(kind, mode, AccessKey(access_key), new_secret()).reveal()
 
 
-def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw]) -> None:
+def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw], proof: Proof) -> None:
     """None of the calls is told apart by its time from the first of them."""
     samples: dict[str, list[float]] = {name: [] for name in draws}
     deltas: dict[str, float] = {}
@@ -74,6 +75,8 @@ def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw]) -> 
         first = next(iter(samples.values()))
         deltas = {name: delta(one, first) for name, one in samples.items()}
         if all(abs(one) < SEPARABLE for one in deltas.values()):
+            told = ", ".join(f"{name} {one:+.3f}" for name, one in deltas.items())
+            proof.done(f"{method}, {len(first)} calls of each, Cliff's delta to the first: {told}")
             return
     pytest.fail(f"the time tells: {deltas}")
 
@@ -88,7 +91,7 @@ def test_samples_that_differ_are_told_apart() -> None:
 
 
 @one_server
-def test_call_that_does_more_takes_longer(root: Caller, project: str) -> None:
+def test_call_that_does_more_takes_longer(root: Caller, project: str, proof: Proof) -> None:
     """The control, over the wire: a verification that draws from a limit is told apart."""
     limit = {"limit": 10**9, "period": {"seconds": 60}}
     limited = new_key(root, project, rate_limit=limit).secret_key
@@ -101,7 +104,9 @@ def test_call_that_does_more_takes_longer(root: Caller, project: str) -> None:
         "limited": lambda: asks(limited),
     }
     samples = timed(root, "Verify", draws, ROUNDS)
-    assert delta(samples["limited"], samples["unknown"]) > SEPARABLE
+    apart = delta(samples["limited"], samples["unknown"])
+    assert apart > SEPARABLE
+    proof.control(f"a Verify that draws from a limit is told apart: {apart:+.3f}")
 
 
 @pytest.fixture
@@ -121,7 +126,7 @@ def revoked(root: Caller, project: str) -> list[Any]:
 
 @one_server
 def test_secret_that_proves_nothing_takes_as_long_whatever_is_wrong(
-    root: Caller, keys: list[Any], revoked: list[Any]
+    root: Caller, keys: list[Any], revoked: list[Any], proof: Proof
 ) -> None:
     """GetProjectId: no such key, another secret, and the right one of a key that is revoked."""
 
@@ -133,12 +138,12 @@ def test_secret_that_proves_nothing_takes_as_long_whatever_is_wrong(
         "wrong secret": lambda: asks(token(random.choice(keys).key.access_key)),
         "revoked": lambda: asks(random.choice(revoked).secret_key),
     }
-    assert_inseparable(root, "GetProjectId", draws)
+    assert_inseparable(root, "GetProjectId", draws, proof)
 
 
 @one_server
 def test_unknown_token_takes_as_long_whether_its_key_exists(
-    root: Caller, keys: list[Any], revoked: list[Any]
+    root: Caller, keys: list[Any], revoked: list[Any], proof: Proof
 ) -> None:
     """Verify: no such key, another secret of one, another secret of one that is revoked."""
 
@@ -150,11 +155,11 @@ def test_unknown_token_takes_as_long_whether_its_key_exists(
         "wrong secret": lambda: asks(token(random.choice(keys).key.access_key)),
         "of a revoked": lambda: asks(token(random.choice(revoked).key.access_key)),
     }
-    assert_inseparable(root, "Verify", draws)
+    assert_inseparable(root, "Verify", draws, proof)
 
 
 @one_server
-def test_credential_takes_as_long_whether_its_key_exists(root: Caller) -> None:
+def test_credential_takes_as_long_whether_its_key_exists(root: Caller, proof: Proof) -> None:
     """An operator key: there is none, another secret of one, and of one that is revoked."""
     operators = [new_operator(root, "keys:verify") for _ in range(KEYS)]
     ended = [new_operator(root, "keys:verify") for _ in range(KEYS)]
@@ -169,7 +174,7 @@ def test_credential_takes_as_long_whether_its_key_exists(root: Caller) -> None:
         "wrong secret": lambda: with_secret(random.choice(operators).key.access_key),
         "of a revoked": lambda: with_secret(random.choice(ended).key.access_key),
     }
-    assert_inseparable(root, "GetProject", draws)
+    assert_inseparable(root, "GetProject", draws, proof)
 
 
 def test_key_that_there_is_not_is_looked_for_as_one_that_is_kept() -> None:
