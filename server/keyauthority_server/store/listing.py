@@ -68,6 +68,11 @@ class Search(NamedTuple):
     key_filter: KeyFilter
     now: datetime
 
+    @property
+    def takes_all(self) -> bool:
+        """True if every row matches, so that a page needs no more rows than it has keys."""
+        return not self.conditions and not self.key_filter.labels
+
     def key_of(self, row: Row) -> Key | None:
         """Return the key of a row that SQL has found, or None if it does not match after all."""
         wanted = self.key_filter
@@ -140,6 +145,8 @@ def list_keys(
     head: tuple[Any, ...] = (asked.value,) if several else where.projects
     most = LABEL_ROWS if where.key_filter.labels else SCAN_ROWS
     share = max(most // max(len(where.projects), 1), 1)
+    if not several and where.takes_all:
+        share = min(share, limit + 1)
     statement = asked.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
     found = rows.one(statement, (*head, after, share - 1))
     bound = found[0] if found else None

@@ -41,7 +41,7 @@ class Each(Protocol):
         ...
 
 
-KEPT_KEYS: Final = 32_768  # some 2 KB each
+KEPT_KEYS: Final = 12_288  # some 2 KB each
 KEPT_PROJECTS: Final = 4_096
 
 _PROJECT_AT: Final = 1 + HELD_WIDTH  # behind the head's revision and the key

@@ -1,0 +1,35 @@
+"""How many rows a page of keys may read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from unittest.mock import Mock
+
+import pytest
+
+from keyauthority.model import KeyFilter, KeyState
+from keyauthority_server.store.listing import LABEL_ROWS, SCAN_ROWS, Asked, list_keys, search
+
+LIMIT = 100
+
+
+@pytest.mark.parametrize(
+    ("key_filter", "rows_read"),
+    [
+        (KeyFilter(), LIMIT + 1),
+        (KeyFilter(never_used=True), SCAN_ROWS),
+        (KeyFilter(state=KeyState.ACTIVE), SCAN_ROWS),
+        (KeyFilter(labels={"team": "shop"}), LABEL_ROWS),
+    ],
+    ids=["all", "never used", "active", "labels"],
+)
+def test_page_reads_no_further_than_it_may_have_to(key_filter: KeyFilter, rows_read: int) -> None:
+    """Where every row is a key of the page, one more than the page; else as far as a call may."""
+    where = search("project", None, key_filter, datetime.now(UTC))
+    assert where is not None
+    rows = Mock()
+    rows.one.return_value = None
+    rows.each.return_value = []
+    assert ([], None) == list_keys(rows, Asked("", None), where, 0, LIMIT)
+    _, (*_, offset) = rows.one.call_args.args
+    assert rows_read - 1 == offset
