@@ -12,13 +12,12 @@ forgotten, as those of the last moments before a loss of power are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from keyauthority_server.store.base import StoreRefused
-from keyauthority_server.store.listing import Asked
-from keyauthority_server.store.pages import Pages
+from keyauthority_server.store.pages import Evidence
 from keyauthority_server.store.records import Row
 from keyauthority_server.store.sql import (
     CHANGE_COLUMNS,
@@ -236,7 +235,7 @@ def abandon(source: Place, target: Place | None) -> Head:
     return head._replace(closed=False)
 
 
-class CopiedLog(Pages):
+class CopiedLog(Evidence):
     """The log and the records of a place, as a verification of the chain reads them."""
 
     def __init__(self, place: Place) -> None:
@@ -245,10 +244,6 @@ class CopiedLog(Pages):
     async def page(self, read: Callable[[Rows], T]) -> T:
         """Run `read` over what does not change."""
         return read(self._place.rows)
-
-    def asked(self, values: Iterable[str]) -> Asked:
-        """Nothing that a verification reads asks for values."""
-        raise NotImplementedError
 
 
 def _check_target(target: Place, head: Head) -> bool:

@@ -25,12 +25,28 @@ from keyauthority_server.store.values import (
 T = TypeVar("T")
 
 
-class Pages(ABC):
-    """What a store reads beside its event loop; see `base.Store` for each."""
+class Evidence(ABC):
+    """What a verification of the chain reads."""
 
     @abstractmethod
     async def page(self, read: Callable[[Rows], T]) -> T:
         """Run `read` in one read transaction, in a thread."""
+
+    async def log_head(self) -> LogHead:
+        """Return what the counter row says, as it is now."""
+        return await self.page(events.log_head)
+
+    async def read_log(self, after: int, limit: int) -> Sequence[Recorded | Unreadable]:
+        """Return up to `limit` rows of the log, whatever they hold."""
+        return await self.page(lambda rows: events.read_log(rows, after, limit))
+
+    async def compare_records(self, after: int, limit: int) -> tuple[Sequence[Stray], int | None]:
+        """Compare records with the newest change of each."""
+        return await self.page(lambda rows: agreement.compare_records(rows, after, limit))
+
+
+class Pages(Evidence):
+    """What a store reads beside its event loop; see `base.Store` for each."""
 
     @abstractmethod
     def asked(self, values: Iterable[str]) -> Asked:
@@ -73,18 +89,6 @@ class Pages(ABC):
         return await self.page(
             lambda rows: events.list_events(rows, asked, scope, query, after, limit)
         )
-
-    async def log_head(self) -> LogHead:
-        """Return what the counter row says, as it is now."""
-        return await self.page(events.log_head)
-
-    async def read_log(self, after: int, limit: int) -> Sequence[Recorded | Unreadable]:
-        """Return up to `limit` rows of the log, whatever they hold."""
-        return await self.page(lambda rows: events.read_log(rows, after, limit))
-
-    async def compare_records(self, after: int, limit: int) -> tuple[Sequence[Stray], int | None]:
-        """Compare records with the newest change of each."""
-        return await self.page(lambda rows: agreement.compare_records(rows, after, limit))
 
     async def list_refused(self, limit: int) -> Sequence[Refused]:
         """Return the newest refused mutations, up to `limit`, oldest first."""
