@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -107,6 +107,26 @@ async def test_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) 
         meter.count(key, VALID, 1, NOON)
     await meter.flush()
     assert [2, 2] == [row.count for row in await rows(store)]
+
+
+async def test_flush_leaves_room_for_a_revocation_between_its_transactions(store: Store) -> None:
+    """However many keys were verified, none of its transactions is a long one."""
+    keys = await keys_of(store, 1, usage.BATCH_ROWS + 1)
+    sizes: list[int] = []
+
+    class Watched(Failing):
+        async def write(self, work: Callable[[Any], Any], *, urgent: bool = False) -> Any:
+            before = len(await rows(store))
+            result = await super().write(work, urgent=urgent)
+            sizes.append(len(await rows(store)) - before)
+            return result
+
+    meter = Meter(cast("Store", Watched(store)))
+    for key in keys:
+        meter.count(key, VALID, 1, NOON)
+    await meter.flush()
+    assert [usage.BATCH_ROWS, 1] == sizes
+    assert usage.BATCH_ROWS <= 200, "a RevokeKey waits for as long as one takes"
 
 
 async def test_many_counts_are_flushed_before_the_second_ends(

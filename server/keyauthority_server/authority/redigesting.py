@@ -21,7 +21,7 @@ from keyauthority_server.store.base import Store, StoreError, StoreUnavailable, 
 from keyauthority_server.store.values import Held, Redigest
 
 FLUSH_SECONDS: Final = 1.0  # also how often it looks for a new version
-BATCH_ROWS: Final = 500  # in one transaction: some 10 ms, which other writers wait
+BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 ms
 NOTED_MAX: Final = 10_000  # some 4 MB; more come again with their next use
 
 T = TypeVar("T")
