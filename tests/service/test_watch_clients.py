@@ -74,6 +74,15 @@ async def test_async_client_watches_until_it_is_closed(server: ServerProcess) ->
                 await anext(refused)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Undo what a shell does to jobs in the background: they and their children ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("end", "flags"), [(signal.SIGINT, ("--json",)), (signal.SIGTERM, ())], ids=["json", "text"]
 )
