@@ -34,9 +34,7 @@ _RATIOS: Final = (
     ("PostgreSQL to SQLite", "Verify, native transport, PostgreSQL", PLAIN, "≥ 0.9"),
     ("TLS to none, grpcio", "Verify, grpcio with TLS, SQLite", "Verify, grpcio, SQLite", ""),
 )
-_STALENESS: Final = (
-    "10s"  # a database on a core under load does not prove itself each second
-)
+_STALENESS: Final = "10s"  # a database on a core under load does not prove itself each second
 _TEXT: Final = f"""\
 Calls a second with {CONNECTIONS * STREAMS} callers on {CONNECTIONS} connections; PostgreSQL and
 Redis need a connection for each. Every server has the same one core, the load another; a PostgreSQL
