@@ -43,9 +43,11 @@ def judged_there(answer: pb.VerifyResponse) -> tuple[str, ...]:
     return tuple(name.removeprefix("VERDICT_") for name in named)
 
 
-def test_server_and_library_agree_on_random_keys_and_requests(start_server: Start) -> None:
+def test_server_and_library_agree_on_random_keys_and_requests(
+    start_server: Start, transport: str
+) -> None:
     """Verdict and explanation are those of `decide` on the records that the API gives."""
-    server = start_server("--workers", "2")
+    server = start_server("--transport", transport, "--workers", "2")
     chance = random.Random(SEED)
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(THREADS) as pool:
         root = Caller(channel, server.metadata)
