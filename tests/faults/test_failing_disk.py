@@ -54,13 +54,13 @@ REFUSALS: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOUR
 
 
 @contextmanager
-def connections(server: ServerProcess) -> Iterator[list[Caller]]:
-    """Give callers to all workers."""
+def connections(server: ServerProcess, count: int = CONNECTIONS) -> Iterator[list[Caller]]:
+    """Give callers over a connection each, which fall to the workers at random."""
     with ExitStack() as stack:
         options = (("grpc.use_local_subchannel_pool", 1),)
         yield [
             Caller(stack.enter_context(grpc.insecure_channel(server.address, options)), metadata)
-            for metadata in [server.metadata] * CONNECTIONS
+            for metadata in [server.metadata] * count
         ]
 
 
