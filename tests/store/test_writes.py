@@ -61,14 +61,16 @@ async def test_write_that_has_begun_may_be_committed_after_the_answer(
     """Who was told UNAVAILABLE after his work began does not know; it may be there, and whole."""
     write_timeout, _ = engine.timeouts
     monkeypatch.setattr(write_timeout, 0.05)
-    go_on, slow = threading.Event(), project()
+    begun, go_on, slow = threading.Event(), threading.Event(), project()
 
     def work(transaction: Transaction) -> None:
+        begun.set()
         go_on.wait(10)
         transaction.apply(mutation(ChangeType.PROJECT_CREATED, slow))
 
-    with pytest.raises(StoreUnavailable):
-        await store.write(work)
+    while not begun.is_set():  # on a busy machine it may be too late before that
+        with pytest.raises(StoreUnavailable):
+            await store.write(work)
     monkeypatch.setattr(write_timeout, 5.0)
     go_on.set()
     await create_project(store)
