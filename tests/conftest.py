@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +12,10 @@ import pytest
 
 from tests.postgres import Cluster, running_cluster
 from tests.proofs import note_case, proof, pytest_terminal_summary
+from tests.service import processes
 from tests.service.callers import Caller, new_project
-from tests.service.processes import ServerProcess, start
+from tests.service.nursery import shared
+from tests.service.processes import ServerProcess
 
 __all__ = ["proof", "pytest_terminal_summary"]
 
@@ -42,6 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = params.get("server") or params.get("engine")
         if name is None and "cluster" in getattr(item, "fixturenames", ()):
             name = "postgres"
+        if name is None and "key_authority" in getattr(item, "fixturenames", ()):
+            name = "key_authority"
         if name not in (None, "sqlite"):
             item.add_marker(pytest.mark.xdist_group(name))
 
@@ -64,7 +69,7 @@ def server(
     if engine == "postgres":
         flags += ["--store", request.getfixturevalue("cluster").create()]
         flags += ["--max-staleness", "30s"]  # a busy machine may not prove itself each second
-    running = start(tmp_path_factory.mktemp("server") / "data", *flags)
+    running = shared().start(tmp_path_factory.mktemp("server") / "data", *flags)
     yield running
     running.stop()
 
@@ -109,6 +114,19 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def start_server(data: Path) -> Iterator[Start]:
     """Start servers of the test's own on its data folder; what still runs at its end is killed."""
+    with _starting(data, shared().start) as start_one:
+        yield start_one
+
+
+@pytest.fixture
+def exec_server(data: Path) -> Iterator[Start]:
+    """The same, for a test that looks at their command lines and environments."""
+    with _starting(data, processes.start) as start_one:
+        yield start_one
+
+
+@contextmanager
+def _starting(data: Path, start: Callable[..., ServerProcess]) -> Iterator[Start]:
     running: list[ServerProcess] = []
 
     def start_one(*flags: str, listen: str = "127.0.0.1:0") -> ServerProcess:

@@ -19,7 +19,9 @@ from keyauthority.errors import REASONS
 from keyauthority.v1 import key_pb2
 from tests.conftest import TRANSPORTS
 from tests.service.callers import ABSENT_KEY, MIB, Caller, absent_project, new_operator
-from tests.service.processes import start
+from tests.service.nursery import shared
+
+pytestmark = pytest.mark.xdist_group("errors")  # one for all
 
 
 @dataclass
@@ -52,7 +54,9 @@ def world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     """A server of this module's own."""
-    server = start(tmp_path_factory.mktemp("server") / "data", "--transport", request.param)
+    server = shared().start(
+        tmp_path_factory.mktemp("server") / "data", "--transport", request.param
+    )
     with ExitStack() as stack:
         stack.callback(server.stop)
         channel = stack.enter_context(grpc.insecure_channel(server.address))

@@ -16,6 +16,8 @@ import pytest
 
 from tests.service.processes import environment
 
+pytestmark = pytest.mark.xdist_group("wheel")  # one for all
+
 ROOT: Final = Path(__file__).parents[2]
 BUILD_SECONDS: Final = 110
 BASE: Final = {"grpcio", "grpcio-status", "protobuf"}

@@ -11,7 +11,7 @@ import pytest
 from tests.faults.altered import environment
 from tests.faults.clocks import shift
 from tests.faults.journal import PostgresStore, SqliteStore, Store
-from tests.faults.nursery import Nursery, nursery
+from tests.service.nursery import Nursery, nursery
 
 
 class Ground(NamedTuple):

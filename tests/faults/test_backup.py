@@ -31,7 +31,8 @@ from tests.conftest import Start
 from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
 from tests.faults.test_kills import calling
 from tests.service.callers import new_project
-from tests.service.processes import command, environment, run, wait_until
+from tests.service.nursery import shared
+from tests.service.processes import command, environment, wait_until
 from tests.store.engines import Sqlite
 from tests.store.making import applying, create, create_project, held, key, mutation, project, put
 
@@ -100,7 +101,7 @@ def test_backup_under_load_brings_back_what_it_holds(start_server: Start, tmp_pa
         try:
             wait_until(lambda: len(journal.acknowledged(CREATE)) >= WRITES)
             before = {line.access_key for line in journal.acknowledged(CREATE)}
-            told = run("backup", str(file), "--data", str(server.data))
+            told = shared().run("backup", str(file), "--data", str(server.data))
             seen = len(journal.acknowledged(REVOKE))
             wait_until(lambda: len(journal.acknowledged(REVOKE)) >= seen + WRITES)
         finally:
@@ -108,10 +109,10 @@ def test_backup_under_load_brings_back_what_it_holds(start_server: Start, tmp_pa
     assert [None] * WRITERS == [client.result() for client in clients]
     assert (0, 0o600) == (told.code, stat.S_IMODE(file.stat().st_mode))
     old = journal.acknowledged(REVOKE)
-    in_use = run("restore", str(file), "--data", str(server.data))
+    in_use = shared().run("restore", str(file), "--data", str(server.data))
     assert (2, True) == (in_use.code, "another server" in in_use.log)
     server.stop()
-    back = run("restore", str(file), "--data", str(server.data))
+    back = shared().run("restore", str(file), "--data", str(server.data))
     assert 0 == back.code, back.log
     assert told.output.split()[0] != back.output.splitlines()[-1].split()[0]  # the log's id
     store = SqliteStore(server.data)

@@ -17,10 +17,10 @@ import pytest
 
 from tests.faults.clocks import shift
 from tests.faults.conftest import Ground
-from tests.faults.nursery import Nursery
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
 from tests.service.lives import passed, seconds
+from tests.service.nursery import Nursery
 from tests.service.processes import ServerProcess, wait_until
 
 pytestmark = pytest.mark.xdist_group("nursery")  # one for all

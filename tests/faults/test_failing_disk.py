@@ -27,9 +27,9 @@ from tests.faults.disk.failing import (
     ordered,
 )
 from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
-from tests.faults.nursery import Nursery, nursery
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verdict
+from tests.service.nursery import Nursery, nursery
 from tests.service.processes import ServerProcess, wait_until
 
 pytestmark = pytest.mark.xdist_group("nursery")  # one for all

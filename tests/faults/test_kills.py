@@ -29,10 +29,10 @@ from tests.faults.journal import (
     judge,
     write_half,
 )
-from tests.faults.nursery import nursery
 from tests.postgres import Cluster
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project
+from tests.service.nursery import nursery
 from tests.service.processes import ServerProcess, is_alive, wait_until
 
 SHORT: Final = 2  # cycles of each engine in `make test`

@@ -16,10 +16,10 @@ from keyauthority_server.store.migrations import STEPS
 from keyauthority_server.store.sqlite_connection import sqlite3
 from tests.faults.conftest import Ground
 from tests.faults.journal import Journal, judge
-from tests.faults.nursery import Nursery
 from tests.postgres import Cluster, execute
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verify
+from tests.service.nursery import Nursery
 from tests.service.processes import ServerProcess, environment
 
 pytestmark = pytest.mark.xdist_group("nursery")  # one for all

@@ -181,10 +181,10 @@ class Life:
 
 @pytest.mark.parametrize(("transport", "log_format"), [("native", "text"), ("grpcio", "json")])
 def test_secret_is_in_the_answer_that_made_it_and_nowhere_else(
-    start_server: Start, tmp_path: Path, data: Path, transport: str, log_format: str
+    exec_server: Start, tmp_path: Path, data: Path, transport: str, log_format: str
 ) -> None:
     """Logs at DEBUG, metrics, database with its WAL, backup, errors, command line, environment."""
-    server = start_server(
+    server = exec_server(
         *("--transport", transport, "--log-level", "debug", "--log-format", log_format),
         *("--metrics", "127.0.0.1:0") if log_format == "text" else (),
     )

@@ -20,11 +20,11 @@ from tests.faults.conftest import Ground
 from tests.faults.disk.failing import Order, give
 from tests.faults.disk.vfs import OK
 from tests.faults.journal import CREATE, Journal, Store, judge
-from tests.faults.nursery import Nursery
 from tests.faults.test_failing_disk import connections
 from tests.postgres import execute
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, new_project
+from tests.service.nursery import Nursery
 from tests.service.processes import ServerProcess, wait_until
 
 pytestmark = pytest.mark.xdist_group("nursery")  # one for all

@@ -15,7 +15,8 @@ import pytest
 from keyauthority import Client, CreatedKey, VerdictCode, _channel
 from keyauthority.errors import DeadlineExceeded, Unavailable
 from tests.conftest import Start, each_transport, one_server
-from tests.service.processes import ServerProcess, run, wait_until
+from tests.service.nursery import shared
+from tests.service.processes import ServerProcess, wait_until
 from tests.service.proxy import proxy_to
 from tests.service.verifiers import VERIFIERS, Opens, Verifies, told
 
@@ -104,13 +105,14 @@ def test_older_backup_in_its_place_forgets_everything(
     key = server.operator_key
     with client_of(server) as client:
         old = created(client)
-        assert 0 == run("backup", str(tmp_path / "backup"), "--data", str(server.data)).code
+        folder = ("--data", str(server.data))
+        assert 0 == shared().run("backup", str(tmp_path / "backup"), *folder).code
         young = created(client)
         with opens(server.address, key, **EAGER) as verifier:
             told(verifier, young.revision)
             assert {VerdictCode.VALID} == {code(verifier, one) for one in (old, young)}
             server.stop()
-            outcome = run("restore", str(tmp_path / "backup"), "--data", str(server.data))
+            outcome = shared().run("restore", str(tmp_path / "backup"), *folder)
             assert 0 == outcome.code, outcome.log
             start_server(listen=server.address)
             wait_until(lambda: code(verifier, young) is VerdictCode.UNKNOWN)

@@ -1,36 +1,42 @@
-"""Servers without the start of an interpreter: forked from a process that imported the program.
+"""The program without the start of an interpreter: forked from a process that imported it.
 
 What runs is the program itself, supervisor and workers, each a process of its own. Only exec is
-left out, so that thousands of them can be started and killed where one start takes a second.
+left out, so that thousands of them can be started where one start takes half a second.
 
-`python -m tests.faults.nursery` reads a line of JSON for each server, `argv`, `ready` and `log`,
-and prints the process that it has become.
+`python -m tests.service.nursery` reads a line of JSON for each: `argv`, `cwd` and `environ`, and
+the files that take what it prints, what it logs and how it ended. It prints the new process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
-import functools
 import json
 import os
+import selectors
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache, wraps
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from keyauthority_server import worker
 from keyauthority_server.commands import main as program
 from tests.service.processes import (
+    REFUSE_SECONDS,
     STOP_SECONDS,
+    Outcome,
     ServerProcess,
     StartFailed,
     environment,
-    is_alive,
     wait_until,
 )
 
@@ -38,16 +44,27 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Forked:
-    """A process that the nursery has made, in the place of `subprocess.Popen`."""
+    """A process that a nursery has made, in the place of `subprocess.Popen`."""
 
-    returncode = 0  # nobody waits for it but the nursery
-
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, printed: Path, ended: Path) -> None:
         self.pid = pid
+        self._printed = printed
+        self._ended = ended
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it lives."""
+        text = self._ended.read_text()
+        return int(text) if text else None
+
+    @property
+    def printed(self) -> str:
+        """What it has printed up to now."""
+        return self._printed.read_text()
 
     def poll(self) -> int | None:
         """None while it lives."""
-        return None if is_alive(self.pid) else self.returncode
+        return self.returncode
 
     def terminate(self) -> None:
         """Ask it to end."""
@@ -58,9 +75,9 @@ class Forked:
         self._send(signal.SIGKILL)
 
     def communicate(self, timeout: float = STOP_SECONDS) -> tuple[str, str]:
-        """Wait for its end; it prints nothing but its ready line."""
-        wait_until(lambda: not is_alive(self.pid), timeout)
-        return "", ""
+        """Wait for its end; return what it has printed behind its ready line."""
+        wait_until(lambda: self.returncode is not None, timeout)
+        return self.printed.partition("\n")[2], ""
 
     def _send(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -68,62 +85,129 @@ class Forked:
 
 
 class Nursery:
-    """Starts servers."""
+    """Runs the program in processes of their own."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], settings: Mapping[str, str], folder: Path
+    ) -> None:
         self._process = process
+        self._settings = settings
+        self._folder = folder
+        self._numbers = count(1)
+        self._ordering = threading.Lock()
 
-    def start(self, data: Path, *flags: str) -> ServerProcess:
-        """Start a server on a free port and wait until it is ready."""
-        ready, log = data.with_name(data.name + ".ready"), data.with_name(data.name + ".log")
-        ready.write_text("")
-        argv = ["serve", "--data", str(data), "--listen", "127.0.0.1:0", *flags]
+    def start(
+        self,
+        data: Path,
+        *flags: str,
+        listen: str = "127.0.0.1:0",
+        settings: Mapping[str, str] | None = None,
+    ) -> ServerProcess:
+        """Start a server, which is the caller's to end, and wait until it is ready."""
+        log = data.with_name(data.name + ".log")
+        forked = self._fork(
+            "serve", "--data", str(data), "--listen", listen, *flags, log=log, settings=settings
+        )
+        wait_until(lambda: forked.printed.endswith("\n") or forked.poll() is not None, 120)
+        if not (ready_line := forked.printed):
+            raise StartFailed(log.read_text())
+        return ServerProcess(forked, data, log, ready_line)
+
+    def run(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Outcome:
+        """Run the program until it ends by itself."""
+        log = self._folder / f"{next(self._numbers)}.log"
+        forked = self._fork(*arguments, log=log, settings=settings)
+        wait_until(lambda: forked.poll() is not None, REFUSE_SECONDS)
+        assert forked.returncode is not None
+        return Outcome(forked.returncode, forked.printed, log.read_text())
+
+    def _fork(self, *argv: str, log: Path, settings: Mapping[str, str] | None) -> Forked:
+        number = next(self._numbers)
+        printed, ended = self._folder / f"{number}.out", self._folder / f"{number}.end"
+        printed.touch()
+        ended.touch()
+        order = {
+            "argv": argv,
+            "cwd": str(Path.cwd()),
+            "environ": environment({**self._settings, **(settings or {})}),
+            "printed": str(printed),
+            "log": str(log),
+            "ended": str(ended),
+        }
         assert self._process.stdin
         assert self._process.stdout
-        order = {"argv": argv, "ready": str(ready), "log": str(log)}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        forked = Forked(int(self._process.stdout.readline()))
-        wait_until(lambda: ready.read_text().endswith("\n") or forked.poll() is not None, 120)
-        if not (line := ready.read_text()):
-            raise StartFailed(log.read_text())
-        return ServerProcess(forked, data, log, line)
+        with self._ordering:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return Forked(int(self._process.stdout.readline()), printed, ended)
 
 
 @contextmanager
 def nursery(settings: Mapping[str, str] | None = None) -> Iterator[Nursery]:
-    """Give a nursery; servers that it made are the caller's to end.
+    """Give a nursery. `settings` are variables of its environment, and of all that it runs."""
+    told = {"GRPC_VERBOSITY": "NONE", **(settings or {})}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.service.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment(told),
+            text=True,
+        ) as process,
+    ):
+        yield Nursery(process, told, Path(folder))
 
-    `settings` are variables of its environment, and of theirs.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.nursery"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment({"GRPC_VERBOSITY": "NONE", **(settings or {})}),
-        text=True,
-    ) as process:
-        yield Nursery(process)
+
+@cache
+def shared() -> Nursery:
+    """Return the nursery of this process of pytest's, with which it ends."""
+    ending = ExitStack()
+    atexit.register(ending.close)
+    return ending.enter_context(nursery())
 
 
 def main() -> None:
-    """Fork a server for each line of the input."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
-    for line in sys.stdin:
-        order = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            _become(**order)
-        print(pid, flush=True)  # noqa: T201 - what it was asked for
+    """Fork a server for each line of the input, and write down how each has ended."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.data:
+                    selector.unregister(key.fd)
+                    _write_end(key.fd, *key.data)
+                elif line := sys.stdin.readline():
+                    pid, ended = _fork(**json.loads(line))
+                    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, ended))
+                    print(pid, flush=True)  # noqa: T201 - what it was asked for
+                else:
+                    return
 
 
-def _become(argv: Sequence[str], ready: str, log: str) -> NoReturn:
+def _fork(ended: str, **order: Any) -> tuple[int, str]:
+    pid = os.fork()
+    if not pid:
+        _become(**order)
+    return pid, ended
+
+
+def _write_end(descriptor: int, pid: int, ended: str) -> None:
+    os.close(descriptor)
+    Path(ended).write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+
+def _become(
+    argv: Sequence[str], cwd: str, environ: Mapping[str, str], printed: str, log: str
+) -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no server outlives the tests
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(os.open(ready, os.O_WRONLY | os.O_APPEND), 1)
+    os.dup2(os.open(printed, os.O_WRONLY | os.O_APPEND), 1)
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 2)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     asyncio.create_subprocess_exec = _forking(asyncio.create_subprocess_exec)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environ)
     sys.argv = ["keyauthority-server", *argv]
     _run(program)
 
@@ -145,9 +229,12 @@ def _run(main: Callable[[], None]) -> NoReturn:
 def _forking(start: Any) -> Any:
     """Return what starts a worker by becoming it, where `start` would run another interpreter."""
 
-    @functools.wraps(start)
+    @wraps(start)
     async def fork(*command: str, pass_fds: Sequence[int], **settings: Any) -> Any:
         def become() -> NoReturn:
+            signal.set_wakeup_fd(-1)  # the supervisor's loop has set it, and these
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             kept = {0, 1, 2, *pass_fds}
             for descriptor in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
                 if descriptor not in kept:

@@ -178,9 +178,9 @@ def run(
 def children(pid: int) -> list[int]:
     """The child processes of a process that live now."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for children_path in Path("/proc").glob(f"{pid}/task/*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
-            found += map(int, (task / "children").read_text(encoding="ascii").split())
+            found += map(int, children_path.read_text(encoding="ascii").split())
     return [child for child in found if is_alive(child)]
 
 

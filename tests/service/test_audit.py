@@ -25,7 +25,8 @@ from tests.service.callers import (
     revoke,
 )
 from tests.service.lives import rotate, update, update_project
-from tests.service.processes import run, wait_until
+from tests.service.nursery import shared
+from tests.service.processes import wait_until
 
 ListEvents = audit_service_pb2.ListEventsRequest
 PAGES_MAX = 100
@@ -183,7 +184,7 @@ def test_evidence_is_read_on_the_machine_beside_the_server(
         root.refused(key_authority_service_pb2.GetKeyRequest(access_key=ABSENT_KEY))
 
     def told() -> list[list[str]]:
-        lines = run("audit", "refused", *folder).output.splitlines()
+        lines = shared().run("audit", "refused", *folder).output.splitlines()
         return [line.split(" ")[1:] for line in lines]
 
     wait_until(lambda: len(told()) >= 2)
@@ -191,16 +192,16 @@ def test_evidence_is_read_on_the_machine_beside_the_server(
     assert [*("1x", narrow.key.access_key, "127.0.0.1"), "RevokeKey"] == revoking[:4]
     assert ["permission_missing", f"access_key={made.key.access_key}"] == revoking[4:]
     assert ["RotateKey", "key_not_found", f"access_key={ABSENT_KEY}"] == rotating[3:]
-    whole = run("audit", "verify", *folder, "--save-head", saved)
+    whole = shared().run("audit", "verify", *folder, "--save-head", saved)
     assert (0, "") == (whole.code, whole.log)
     head = json.loads(Path(saved).read_text(encoding="ascii"))
     assert f"log {head['log_id']} is whole up to revision {head['revision']}\n" == whole.output
     Path(saved).write_text(json.dumps(head | {"revision": 99}), encoding="ascii")
-    cut = run("audit", "verify", *folder, "--head", saved)
+    cut = shared().run("audit", "verify", *folder, "--head", saved)
     assert 1 == cut.code
     assert "revision 6: the saved head is at 99: the log's tail was cut off" in cut.output
     Path(saved).write_text("{}", encoding="ascii")
-    refused = run("audit", "verify", *folder, "--head", saved)
+    refused = shared().run("audit", "verify", *folder, "--head", saved)
     assert (2, f"keyauthority-server: {saved} holds no saved head\n") == (refused.code, refused.log)
     (tmp_path / "keyauthority-data").symlink_to(data)
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import main
 
-SHORT = ("--rounds", "1", "--seconds", "0.02", "--cases", "5", "--keys", "30", "60")
+SHORT = ("--rounds", "1", "--seconds", "0.02", "--cases", "5", "--keys", "30")
 
 
 def test_run_without_h2load_measures_the_rest_and_says_what_it_left_out(

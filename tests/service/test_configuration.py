@@ -22,7 +22,7 @@ from keyauthority_server.config import (
     UnixPath,
 )
 from keyauthority_server.transport.server import choose
-from tests.service import processes
+from tests.service.nursery import shared
 
 _TLS = {"tls_cert": "c", "tls_key": "k"}
 
@@ -286,7 +286,7 @@ def test_password_of_a_store_is_in_no_representation() -> None:
 )
 def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:
     """Whatever is wrong is told in one line on standard error, with exit code 2."""
-    outcome = processes.run(*arguments)
+    outcome = shared().run(*arguments)
     assert (2, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n"))
     assert outcome.log.startswith("keyauthority-server: ")
     assert "hidden" not in outcome.log
@@ -297,9 +297,9 @@ def test_config_show_prints_a_file_that_means_the_same(tmp_path: Path) -> None:
     flags = ("--data", str(tmp_path / "d"), "--listen", "[::1]:0", "--no-reflection")
     tls = ("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a")
     callers = {"KEYAUTHORITY_CALLERS": '[{"san": "a", "permissions": ["keys:verify"]}]'}
-    first = processes.run("config", "show", *flags, *tls, settings=callers)
+    first = shared().run("config", "show", *flags, *tls, settings=callers)
     assert 0 == first.code
     assert 'san = "a"' in first.output
     file = tmp_path / "server.toml"
     file.write_text(first.output)
-    assert first.output == processes.run("config", "show", "--config", str(file)).output
+    assert first.output == shared().run("config", "show", "--config", str(file)).output

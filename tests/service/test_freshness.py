@@ -19,11 +19,12 @@ import pytest
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2
 from tests.conftest import Start, postgres_servers, sqlite_servers
+from tests.proofs import scaled
 from tests.service.callers import Caller, new_key, new_project, revoke, verdict, verify
 from tests.service.lives import HOUR, from_now, update, update_project
 from tests.service.processes import ServerProcess
 
-KEYS: Final = 1000
+KEYS: Final = scaled(short=500, each=1000)
 CONNECTIONS: Final = 12  # that all of them end at one of two workers has a chance of 2**-11
 BEHIND, AHEAD = 12, 5  # keys that are verified besides those revoked since the last look
 THREADS: Final = 8

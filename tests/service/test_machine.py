@@ -11,7 +11,6 @@ import pytest
 from keyauthority.token import parse
 from keyauthority.v1 import project_service_pb2
 from tests.conftest import Start
-from tests.service import processes
 from tests.service.callers import (
     Caller,
     bearer,
@@ -21,6 +20,7 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
+from tests.service.nursery import shared
 from tests.service.processes import ServerProcess, wait_until
 from tests.service.test_metrics import scrape, value
 
@@ -30,7 +30,7 @@ OLD_PEPPERS = "keyauthority_keys_under_old_peppers"
 
 def told(server: ServerProcess, *arguments: str) -> str:
     """What a command on the server's folder prints; it must end well."""
-    outcome = processes.run(*arguments, "--data", str(server.data))
+    outcome = shared().run(*arguments, "--data", str(server.data))
     assert (0, "") == (outcome.code, outcome.log)
     return outcome.output
 
@@ -53,7 +53,7 @@ def test_pepper_is_rotated_and_dropped_beside_a_server(start_server: Start) -> N
         for caller in callers:
             secrets.append(new_key(caller, project).secret_key)
             assert {"VALID"} == {verdict(other, secrets[-1]) for other in callers}
-        refused = processes.run("pepper", "drop", "1", "--data", str(server.data))
+        refused = shared().run("pepper", "drop", "1", "--data", str(server.data))
         assert (2, "") == (refused.code, refused.output)
         assert secrets[0].split("_")[2] in refused.log
 
@@ -81,7 +81,7 @@ def test_last_operator_key_is_replaced_on_the_machine(start_server: Start) -> No
         listing = project_service_pb2.ListProjectsRequest()
         assert "CREDENTIAL_INVALID" == root.refused(listing).reason
 
-        outcome = processes.run(
+        outcome = shared().run(
             *("operator", "create", "--data", str(server.data), "--purpose", "way back")
         )
         assert 0 == outcome.code
@@ -95,7 +95,7 @@ def test_last_operator_key_is_replaced_on_the_machine(start_server: Start) -> No
         assert ["*:*"] == key.permissions
 
         flags = ("--permission", "keys:read", "--ttl", "1h")
-        confined = processes.run(
+        confined = shared().run(
             *("operator", "create", "--data", str(server.data), *flags),
             *("--operator-project", project.project_id),
         )
@@ -111,7 +111,7 @@ def test_commands_on_a_folder_that_is_none_are_refused_with_one_line(
     command: tuple[str, str], data: Path
 ) -> None:
     """Nothing is made; the line says what to do first."""
-    outcome = processes.run(*command, "--data", str(data))
+    outcome = shared().run(*command, "--data", str(data))
     assert (2, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n"))
     assert f"{data} is not initialised: run keyauthority-server init, or serve" in outcome.log
     assert not data.exists()

@@ -10,7 +10,8 @@ import pytest
 
 import keyauthority
 from tests.postgres import Cluster
-from tests.service.processes import ServerProcess, command, run, start
+from tests.service.nursery import shared
+from tests.service.processes import ServerProcess, command, run
 
 PASSWORD = "hidden-in-the-url"
 
@@ -27,7 +28,7 @@ def server(url: str, tmp_path: Path) -> Iterator[ServerProcess]:
     store = tmp_path / "store"
     store.touch(mode=0o600)
     store.write_text(url.replace("postgres@", f"postgres:{PASSWORD}@"))
-    running = start(tmp_path / "data", "--store-file", str(store), "--workers", "2")
+    running = shared().start(tmp_path / "data", "--store-file", str(store), "--workers", "2")
     yield running
     if running.process.poll() is None:
         running.stop()
@@ -45,12 +46,12 @@ def test_server_on_postgres_serves_and_leaves_the_key_files_to_be_copied(
         assert all(_verdicts(server, made.secret_key, "valid"))
 
         other = tmp_path / "other"
-        refused = run("serve", "--data", str(other), "--store", url)
+        refused = shared().run("serve", "--data", str(other), "--store", url)
         assert (2, 1) == (refused.code, len(refused.log.splitlines()))
         assert f"copy pepper and audit.key to {other}" in refused.log
         for name in ("pepper", "audit.key"):
             shutil.copy2(server.data / name, other / name)
-        second = start(other, "--store", url)
+        second = shared().start(other, "--store", url)
         try:
             with keyauthority.Client(second.address, operator_key=server.operator_key) as beside:
                 revoked = beside.revoke_key(made.key.access_key)
@@ -75,8 +76,8 @@ def _verdicts(
 def test_key_files_beside_an_empty_database_are_refused(url: str, tmp_path: Path) -> None:
     """A pepper is made only with an empty database, and a database only with an empty folder."""
     data = tmp_path / "data"
-    assert 0 == run("init", "--data", str(data)).code
-    refused = run("init", "--data", str(data), "--store", url)
+    assert 0 == shared().run("init", "--data", str(data)).code
+    refused = shared().run("init", "--data", str(data), "--store", url)
     assert 2 == refused.code
     assert "is there, but postgresql:" in refused.log
 

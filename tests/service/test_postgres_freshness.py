@@ -39,7 +39,8 @@ from tests.service.callers import (
     revoke,
     verify,
 )
-from tests.service.processes import ServerProcess, start, wait_until
+from tests.service.nursery import shared
+from tests.service.processes import ServerProcess, wait_until
 from tests.service.test_metrics import scrape, value
 from tests.store.making import create, operator, seal
 
@@ -74,12 +75,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("servers")
     with running_cluster() as cluster, ExitStack() as stack:
         url = cluster.create()
-        first = start(folder / "one", "--store", url)
+        first = shared().start(folder / "one", "--store", url)
         stack.callback(first.stop)
         (folder / "other").mkdir(mode=0o700)
         for name in SHARED:
             shutil.copy2(folder / "one" / name, folder / "other")
-        second = start(folder / "other", "--store", url, "--max-staleness", "1s", *METRICS)
+        second = shared().start(folder / "other", "--store", url, "--max-staleness", "1s", *METRICS)
         stack.callback(second.stop)
         one, other = (_caller(server, stack) for server in (first, second))
         yield Servers(cluster, url, one, other, second)

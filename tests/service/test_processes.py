@@ -25,6 +25,7 @@ from keyauthority.v1 import (
 )
 from tests.conftest import Start
 from tests.service import processes
+from tests.service.nursery import shared
 from tests.service.processes import ServerProcess, is_alive, kill, wait_until
 
 CALL_SECONDS = 10
@@ -290,7 +291,7 @@ def test_json_log_holds_one_object_a_line(start_server: Start) -> None:
 def test_init_and_migrate_make_a_folder_that_serves(start_server: Start, data: Path) -> None:
     """`init` makes what a first start makes; `migrate` brings a store up; both may be repeated."""
     for action in ("migrate", "init", "init", "migrate"):
-        outcome = processes.run(action, "--data", str(data))
+        outcome = shared().run(action, "--data", str(data))
         assert (0, "") == (outcome.code, outcome.log)
     token = (data / "operator.key").read_text(encoding="ascii")
     server = start_server()

@@ -10,12 +10,14 @@ import pytest
 
 from tests.conftest import Start
 from tests.service import processes
+from tests.service.nursery import shared
 
 
 def refusal(data: Path, *flags: str, listen: str = "127.0.0.1:0", shim: Path | None = None) -> str:
     """The one line that a start is refused with."""
     path = os.pathsep.join(filter(None, [str(shim or ""), os.environ.get("PYTHONPATH", "")]))
-    outcome = processes.run(
+    run = processes.run if shim else shared().run
+    outcome = run(
         "serve",
         *("--data", str(data), "--listen", listen, *flags),
         settings={"PYTHONPATH": path},
@@ -149,6 +151,6 @@ def test_actions_on_a_folder_in_use_are_refused(
 ) -> None:
     """What works on the folder alone does not run beside its server."""
     start_server()
-    outcome = processes.run(action, "--data", str(data))
+    outcome = shared().run(action, "--data", str(data))
     line = f"keyauthority-server: another server is using the data folder {data}\n"
     assert (2, "", line) == outcome

@@ -16,6 +16,8 @@ from keyauthority import Client, KeyAuthorityError, Tls
 from tests.service.certificates import AGO, Pair, self_signed
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, PROVISIONER, VERIFIER, World
 
+pytestmark = pytest.mark.xdist_group("tls")  # one for all
+
 MINUTE: Final = timedelta(minutes=1)
 
 

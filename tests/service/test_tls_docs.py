@@ -11,7 +11,7 @@ from cryptography import x509
 from keyauthority_server import config
 from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.service.certificates import LOOPBACK, Issuer
-from tests.service.processes import start
+from tests.service.nursery import shared
 
 PAGE = ROOT / "docs" / "deployment.md"
 
@@ -47,7 +47,7 @@ def test_clients_of_the_page_reach_a_server(
     monkeypatch.chdir(tmp_path)
     callers = '[{"san": "spiffe://example.org/gateway", "permissions": ["*:*"]}]'
     tls = ("--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", "clients/ca.pem")
-    server = start(tmp_path / "data", *tls, settings={"KEYAUTHORITY_CALLERS": callers})
+    server = shared().start(tmp_path / "data", *tls, settings={"KEYAUTHORITY_CALLERS": callers})
     try:
         reader = Reader(PAGE, server.address)
         for block in blocks(PAGE):

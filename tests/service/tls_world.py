@@ -12,7 +12,8 @@ from cryptography import x509
 
 from keyauthority import Client, Tls
 from tests.service.certificates import LOOPBACK, Issuer, Pair
-from tests.service.processes import ServerProcess, start
+from tests.service.nursery import shared
+from tests.service.processes import ServerProcess
 
 GATEWAY: Final = "spiffe://example.org/gateway"
 VERIFIER: Final = "verifier.example.org"
@@ -52,7 +53,7 @@ class World:
         (self.folder / "ca.pem").write_bytes(self.ours.pem)
         config = self.folder / "server.toml"
         config.write_text(CALLERS, encoding="utf-8")
-        self.server = start(
+        self.server = shared().start(
             self.folder / "data",
             *("--config", str(config)),
             *("--tls-cert", str(self.folder / "server.pem")),
