@@ -80,8 +80,9 @@ class Forked:
         return self.printed.partition("\n")[2], ""
 
     def _send(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if self.returncode is None:  # else the number may be another's by now
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class Nursery:
