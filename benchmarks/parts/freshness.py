@@ -51,7 +51,8 @@ def measure(run: Run) -> Part:
             part.add("ms", {f"until the last refuses, {word}": [quantile(took, share) * 1e3]})
         beyond = sum(seconds > BOUND_SECONDS for seconds in took)
         part.add("of the revocations", {f"beyond {BOUND_SECONDS:.0f} s": [beyond]})
-        part.add("calls/s", {"verifications meanwhile, by each of the others": rates})
+        shares = [quantile(rates, share) for share in (0, 0.25, 0.5, 0.75, 1)]
+        part.add("calls/s", {"verifications meanwhile, by each of the others": shares})
         sqlite = stack.enter_context(serving(run, "fresh-sqlite"))
         for engine, authority in (("PostgreSQL", first), ("SQLite", sqlite)):
             for look, times in zip(("first", "second"), _looks(authority), strict=True):

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from keyauthority.clock import SystemClock
-from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, Restrictions
+from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, RateLimit, Restrictions
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
@@ -27,6 +27,7 @@ from tests.faults.folders import Process, process, rotate, settings, states
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
 SOON = timedelta(seconds=0.5)
+DAY = timedelta(days=1)
 
 
 @pytest.fixture
@@ -48,13 +49,19 @@ class Asker:
 
     async def ask(self, created: CreatedKey, **asked: object) -> str:
         """Return the verdict, or the status's message."""
-        request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
-        assert callable(self._verify)
         try:
-            answer = await self._verify(request.SerializeToString(), self.call)
+            answer = await self.answer(created, **asked)
         except Refusal as refusal:
             return refusal.message
-        return pb.Verdict.Name(pb.VerifyResponse.FromString(answer).verdict)
+        return pb.Verdict.Name(answer.verdict)
+
+    async def answer(self, created: CreatedKey, **asked: object) -> pb.VerifyResponse:
+        """Return the whole answer; raises Refusal."""
+        request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
+        assert callable(self._verify)
+        return pb.VerifyResponse.FromString(
+            await self._verify(request.SerializeToString(), self.call)
+        )
 
     async def ask_each(self, *all_created: CreatedKey) -> list[str]:
         """Return the verdicts on several keys, of one call."""
@@ -133,12 +140,17 @@ async def suspended(one: Process, created: CreatedKey) -> None:
         (suspended, "VERDICT_PROJECT_SUSPENDED"),
     ],
 )
+@pytest.mark.parametrize("limit", [None, RateLimit(1_000, DAY)], ids=["free", "limited"])
 async def test_change_of_another_process_ends_what_is_remembered(
-    data: Path, change: Callable[[Process, CreatedKey], Awaitable[None]], verdict: str
+    data: Path,
+    change: Callable[[Process, CreatedKey], Awaitable[None]],
+    verdict: str,
+    limit: RateLimit | None,
 ) -> None:
     """The very next Verify is judged anew."""
     async with process(data) as one, process(data) as other:
-        created, kept, asker = await create(one), await create(one), Asker(one)
+        created = await create(one, rate_limit=limit)
+        kept, asker = await create(one), Asker(one)
         for _ in range(3):
             assert "VERDICT_VALID" == await asker.ask(created)
             assert ["VERDICT_VALID"] * 2 == await asker.ask_each(created, kept)
@@ -187,19 +199,63 @@ async def test_verification_made_again_is_counted(data: Path) -> None:
         assert [(13, 23)] == [(row.count, row.cost) for row in page.items]
 
 
+async def test_limits_are_drawn_each_time(data: Path) -> None:
+    """In two processes, which draw in turn, each answer is the one that is worked out."""
+    limits = {"quota": Quota(13, QuotaPeriod.TOTAL), "rate_limit": RateLimit(1_000, DAY)}
+    async with process(data) as one, process(data) as other:
+        created = await create(one, **limits)
+        askers = [Asker(one), Asker(other)]
+        with counted() as made:
+            answers = [await askers[n % 2].answer(created, cost=3) for n in range(8)]
+        assert ["verified"] * 2 == made
+        assert [10, 7, 4, 1, 1, 1, 1, 1] == [answer.quota_standing.remaining for answer in answers]
+        worked_out = await Asker(one).answer(created, cost=3)
+        assert [worked_out] * 4 == answers[4:]
+        assert "VERDICT_QUOTA_EXCEEDED" == pb.Verdict.Name(worked_out.verdict)
+        first, last = answers[0], answers[3]
+        assert (True, 997, 988) == (
+            last.valid,
+            first.key_standing.remaining,
+            last.key_standing.remaining,
+        )
+        last.key_standing.CopyFrom(first.key_standing)
+        last.quota_standing.CopyFrom(first.quota_standing)
+        assert first == last
+        assert ["VERDICT_VALID"] == [await askers[0].ask(created, cost=1)]
+        assert 0 == (await askers[1].answer(created, cost=0)).quota_standing.remaining
+
+
+async def test_limit_that_was_lowered_is_in_force_with_the_next_draw(data: Path) -> None:
+    """A limit is part of the record, which no answer outlives."""
+    async with process(data) as one, process(data) as other:
+        created, asker = await create(one, quota=Quota(9, QuotaPeriod.TOTAL)), Asker(one)
+        assert [8, 7] == [(await asker.answer(created)).quota_standing.remaining for _ in "12"]
+        await update(other, created, quota=Quota(2, QuotaPeriod.TOTAL))
+        assert ["VERDICT_QUOTA_EXCEEDED"] * 2 == [await asker.ask(created) for _ in "12"]
+
+
+async def test_limits_of_a_batch_are_drawn_each_time(data: Path) -> None:
+    """A batch with a limited key in it is worked out."""
+    async with process(data) as one:
+        created, free = await create(one, quota=Quota(3, QuotaPeriod.TOTAL)), await create(one)
+        asker = Asker(one)
+        found = [(await asker.ask_each(created, free, created))[2] for _ in range(2)]
+        assert ["VERDICT_VALID", "VERDICT_QUOTA_EXCEEDED"] == found
+
+
 @pytest.mark.parametrize(
     ("wanted", "asked"),
     [
-        ({"quota": Quota(5, QuotaPeriod.TOTAL)}, {}),
         ({}, {"include_record": True}),
+        ({"quota": Quota(5, QuotaPeriod.TOTAL)}, {"include_record": True}),
         ({}, {"project_id": "another"}),
     ],
-    ids=["limited", "with its record", "denied"],
+    ids=["with its record", "limited, with its record", "denied"],
 )
 async def test_what_rests_on_more_than_records_is_worked_out_each_time(
     data: Path, wanted: dict[str, object], asked: dict[str, object]
 ) -> None:
-    """Limits are drawn, the last use is shown, and a denial takes as long as any other."""
+    """The last use is shown, and a denial takes as long as any other."""
     async with process(data) as one:
         created, asker = await create(one, **wanted), Asker(one)
         with counted() as made:

@@ -33,12 +33,17 @@ class Method:
         self.calls = 0
         self.rests_on = rests_on
         self.stands = True
-        self.answer = remembered(pb.VerifyRequest, self.serve, self.again)
+        self.answer = remembered(pb.VerifyRequest, self.serve, self.verify_again)
 
     async def serve(self, call: Call, request: Message | None) -> Rested:
         """Answer with how many calls there were."""
         self.calls += 1
-        return Rested(pb.VerifyResponse(revision=self.calls), (self.rests_on,))
+        made = pb.VerifyResponse(revision=self.calls)
+        return Rested(made, (self.rests_on,), (made,))
+
+    async def verify_again(self, ground: str, kept: bytes) -> bytes | None:
+        """The answer that was kept, while it stands."""
+        return kept if self.again((ground,)) else None
 
     def again(self, grounds: Sequence[str]) -> bool:
         """True while it stands."""
@@ -63,7 +68,8 @@ class ManyAtOnce(Method):
         assert isinstance(request, pb.BatchVerifyRequest)
         made = pb.VerifyResponse(revision=self.calls)
         grounds = [None if one.secret_key == "once" else "ground" for one in request.requests]
-        return Rested(pb.BatchVerifyResponse(responses=[made] * len(grounds)), grounds)
+        answer = pb.BatchVerifyResponse(responses=[made] * len(grounds))
+        return Rested(answer, grounds, answer.responses)
 
     def ask_each(self, call: Call, *keys: str) -> list[int]:
         """Call it; return for each which call made the answer."""

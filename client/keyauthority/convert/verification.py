@@ -184,6 +184,17 @@ def _describe(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
         response.kind = KIND_TO_PROTO[verdict.kind]
     if verdict.expire_time is not None:
         response.expire_time.CopyFrom(timestamp(verdict.expire_time))
+    _stand(verdict, response)
+
+
+def standings_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
+    """Return of an answer what a draw changes: merged into the rest, it is the answer."""
+    response = service_pb2.VerifyResponse()
+    _stand(verdict, response)
+    return response
+
+
+def _stand(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
     if verdict.key_standing is not None:
         response.key_standing.CopyFrom(standing_to_proto(verdict.key_standing))
     if verdict.project_standing is not None:

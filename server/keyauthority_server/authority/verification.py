@@ -40,30 +40,15 @@ _VERIFY: Final = ("keys:verify",)
 _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
 
 
-class Lasting(NamedTuple):
-    """What a VALID rests on: it is the verdict again while no change was made, before `end`."""
+class Judged(NamedTuple):
+    """A verdict before its limits are drawn; it may be kept, so no token is in it."""
 
-    revision: Revision
-    end: datetime
-    pepper_version: int
-    key: Key
     cost: int
-
-
-class Verified(NamedTuple):
-    """A verdict, and what it rests on; None unless that is all that the same call may rest on."""
-
-    verdict: Verdict
-    lasting: Lasting | None
-
-
-class _Judged(NamedTuple):
-    """A verdict before its limits are drawn."""
-
-    presentation: Presentation
+    explain: bool
     verdict: Verdict
     held: Held | None
     """The key whose token was right."""
+    project: Project | None
     limits: tuple[Limit, ...]
     """What to draw; nothing for a denial, unless all that fails is to be told."""
 
@@ -72,9 +57,31 @@ class _Judged(NamedTuple):
         """What it takes from its limits; a call that is denied already only looks."""
         return Draw(
             tuple(limit.counter for limit in self.limits),
-            self.presentation.cost,
+            self.cost,
             take=self.verdict.code is VerdictCode.VALID,
         )
+
+
+class Lasting(NamedTuple):
+    """What a VALID rests on: it is the verdict again while no change was made, before `end`.
+
+    Whether there is room in the limits is found out each time.
+    """
+
+    revision: Revision
+    end: datetime
+    pepper_version: int
+    key: Key
+    cost: int
+    limited: Judged | None
+    """What came before the draw; None without a limit."""
+
+
+class Verified(NamedTuple):
+    """A verdict, and what it rests on; None unless that is all that the same call may rest on."""
+
+    verdict: Verdict
+    lasting: Lasting | None
 
 
 class Verification:
@@ -101,24 +108,32 @@ class Verification:
         self._check(caller, (presentation,), sight.head)
         one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
         verdict = (await self._drawn((one,), now))[0]
-        return Verified(verdict, self._lasting(one, sight.operator, caller))
+        shown = presentation.include_record
+        return Verified(verdict, self._lasting(one, sight.operator, caller, include_record=shown))
 
     def again(self, all_lasting: Sequence[Lasting]) -> bool:
-        """Verify once more, at the cost of reading where the log ends.
+        """Verify keys without limits once more, at the cost of reading where the log ends.
 
         True if the verdicts are all VALID as they were, and counted; False if that has to be found
         out by verifying.
         """
-        desk, revision = self._desk, all_lasting[0].revision
-        if not desk.looks.stands_at(revision):
+        now = self._desk.clock.now()
+        if not self._stand(all_lasting, now):
             return False
-        now, version = desk.clock.now(), desk.peppers.current
-        for one in all_lasting:
-            if one.revision != revision or now >= one.end or one.pepper_version != version:
-                return False
         for one in all_lasting:
             self._meter.count(one.key, VerdictCode.VALID, one.cost, now)
         return True
+
+    async def drawn_again(self, lasting: Lasting) -> Verdict | None:
+        """Verify a key with limits once more, at the cost of a draw.
+
+        None if that has to be found out by verifying. Raises what `verify` does.
+        """
+        now, one = self._desk.clock.now(), lasting.limited
+        if one is None or one.held is None or not self._stand((lasting,), now):
+            return None
+        drawing = one._replace(limits=limits_of(one.held, one.project, now))
+        return (await self._drawn((drawing,), now))[0]
 
     async def verify_batch(
         self, credential: Credential | Certified, presentations: Sequence[Presentation]
@@ -142,8 +157,11 @@ class Verification:
             )
         verdicts = await self._drawn(all_judged, now)
         return [
-            Verified(verdict, self._lasting(one, sights.operator, caller))
-            for verdict, one in zip(verdicts, all_judged, strict=True)
+            Verified(
+                verdict,
+                self._lasting(one, sights.operator, caller, include_record=shown.include_record),
+            )
+            for verdict, one, shown in zip(verdicts, all_judged, presentations, strict=True)
         ]
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
@@ -161,21 +179,36 @@ class Verification:
             raise invalid_credential()
         return key.project_id
 
-    def _lasting(self, one: _Judged, operator: Held | None, caller: Caller) -> Lasting | None:
+    def _stand(self, all_lasting: Sequence[Lasting], now: datetime) -> bool:
+        revision, version = all_lasting[0].revision, self._desk.peppers.current
+        if not self._desk.looks.stands_at(revision):
+            return False
+        for one in all_lasting:
+            if one.revision != revision or now >= one.end or one.pepper_version != version:
+                return False
+        return True
+
+    def _lasting(
+        self, one: Judged, operator: Held | None, caller: Caller, *, include_record: bool
+    ) -> Lasting | None:
         """Return what a VALID rests on, None if on more than records that no change was made to."""
         held, current = one.held, self._desk.peppers.current
         if (
             held is None
             or not one.verdict.valid
-            or one.limits
-            or one.presentation.include_record  # it shows the last use, which no change tells of
+            or include_record  # it shows the last use, which no change tells of
             or held.pepper_version != current  # an older digest is to be made anew
             or (operator is not None and operator.pepper_version != current)
         ):
             return None
         end = min(end_of(held.key), end_of(caller.key))
         return Lasting(
-            Revision(one.verdict.revision), end, current, held.key, one.presentation.cost
+            Revision(one.verdict.revision),
+            end,
+            current,
+            held.key,
+            one.cost,
+            one if one.limits else None,
         )
 
     def _check(self, caller: Caller, presentations: Sequence[Presentation], head: Revision) -> None:
@@ -200,11 +233,11 @@ class Verification:
         caller: Caller,
         head: Revision,
         now: datetime,
-    ) -> _Judged:
-        log_id = self._desk.log_id
+    ) -> Judged:
+        log_id, told = self._desk.log_id, (presentation.cost, presentation.explain)
         if token is None:
             verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
-            return _Judged(presentation, verdict, None, ())
+            return Judged(*told, verdict, None, None, ())
         if (
             not self._desk.proves(held, token, presentation.secret_key)
             or held is None
@@ -212,24 +245,24 @@ class Verification:
             or (caller.scope is not None and held.key.project_id not in caller.scope)
         ):
             verdict = denied(VerdictCode.UNKNOWN, presentation, head, log_id)
-            return _Judged(presentation, verdict, None, ())
+            return Judged(*told, verdict, None, None, ())
         key = held.key
         verdict = judged(key, project, presentation, now, head, log_id)
         limits: tuple[Limit, ...] = ()
         if limited(key, project) and (verdict.valid or presentation.explain):
             limits = limits_of(held, project, now)
-        return _Judged(presentation, verdict, held, limits)
+        return Judged(*told, verdict, held, project, limits)
 
-    async def _drawn(self, all_judged: Sequence[_Judged], now: datetime) -> Sequence[Verdict]:
+    async def _drawn(self, all_judged: Sequence[Judged], now: datetime) -> Sequence[Verdict]:
         """Draw the limits of all in one transaction, count them, and return the verdicts."""
         draws = [one.draw for one in all_judged if one.limits]
         levels = iter(await self._counters.draw(draws) if draws else ())
         verdicts = []
-        for presentation, verdict, held, limits in all_judged:
+        for cost, explain, verdict, held, _, limits in all_judged:
             if limits:
-                verdict = with_limits(verdict, limits, next(levels), explain=presentation.explain)
+                verdict = with_limits(verdict, limits, next(levels), explain=explain)
             if held is not None:
-                self._meter.count(held.key, verdict.code, presentation.cost, now)
+                self._meter.count(held.key, verdict.code, cost, now)
             verdicts.append(verdict)
         return verdicts
 

@@ -44,7 +44,6 @@ PROTOS: Final = (
     audit_service_pb2,
 )
 
-_REMEMBERED: Final = {"Verify": remembered, "BatchVerify": remembered_each}
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -119,9 +118,14 @@ def _answer(
     if method.name in MUTATIONS:
         serve = noting(authority, method.name, serve)
     counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
-    if method.name in _REMEMBERED and isinstance(servicer, KeyAuthorityServicer):
-        return unary(_REMEMBERED[method.name](request_type, serve, servicer.again), counter)
-    return unary(packed(request_type, serve), counter)
+    match servicer, method.name:
+        case KeyAuthorityServicer(), "Verify":
+            answer = remembered(request_type, serve, servicer.verify_again)
+        case KeyAuthorityServicer(), "BatchVerify":
+            answer = remembered_each(request_type, serve, servicer.batch_verify_again)
+        case _:
+            answer = packed(request_type, serve)
+    return unary(answer, counter)
 
 
 def _learning(authority: Authority, serve: Serve) -> Serve:

@@ -133,7 +133,22 @@ class KeyAuthorityServicer:
             credential, convert.presentation_from_proto(request)
         )
         self._counted((verified.verdict.code,))
-        return Rested(convert.verdict_to_proto(verified.verdict), (verified.lasting,))
+        answer = convert.verdict_to_proto(verified.verdict)
+        limited = verified.lasting and verified.lasting.limited
+        kept = convert.verdict_to_proto(limited.verdict) if limited else answer
+        return Rested(answer, (verified.lasting,), (kept,))
+
+    async def verify_again(self, lasting: Lasting, kept: bytes) -> bytes | None:
+        """Return the answer once more, if it stands; what its limits say is found out anew."""
+        if lasting.limited is None:
+            return kept if self.batch_verify_again((lasting,)) else None
+        verdict = await self._verification.drawn_again(lasting)
+        if verdict is None:
+            return None
+        self._counted((verdict.code,))
+        if not verdict.valid:
+            return convert.verdict_to_proto(verdict).SerializeToString()
+        return kept + convert.standings_to_proto(verdict).SerializeToString()
 
     async def batch_verify(
         self, credential: Credential | Certified, request: pb.BatchVerifyRequest
@@ -142,11 +157,14 @@ class KeyAuthorityServicer:
         verified = await self._verification.verify_batch(
             credential, convert.batch_from_proto(request)
         )
-        verdicts, grounds = zip(*verified, strict=True)
-        self._counted(verdict.code for verdict in verdicts)
-        return Rested(convert.verdicts_to_proto(verdicts), grounds)
+        self._counted(one.verdict.code for one in verified)
+        answer = convert.verdicts_to_proto(one.verdict for one in verified)
+        grounds = [
+            None if one.lasting is None or one.lasting.limited else one.lasting for one in verified
+        ]
+        return Rested(answer, grounds, answer.responses)
 
-    def again(self, grounds: Sequence[Lasting]) -> bool:
+    def batch_verify_again(self, grounds: Sequence[Lasting]) -> bool:
         """Return True if answers that rest on these are given again, and counted.
 
         A batch that is too large is refused, however well each of it is known.

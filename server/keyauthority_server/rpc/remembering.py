@@ -9,7 +9,7 @@ token that was to be verified lies in memory.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -33,6 +33,8 @@ class Rested(NamedTuple):
 
     message: Message
     grounds: Sequence[Any]
+    kept: Sequence[Message]
+    """What is kept of each verdict."""
 
 
 class _Kept(NamedTuple):
@@ -63,8 +65,8 @@ class _Memory:
         ]
 
     def keep(self, name: bytes, answer: bytes, ground: Any) -> None:
-        """Keep an answer in the place of the one that there is, if it has a ground and a name."""
-        if ground is None or name == _NAMELESS:
+        """Keep an answer in the place of the one that there is, if it has a name."""
+        if name == _NAMELESS:
             return
         self._kept.pop(name, None)
         if len(self._kept) >= ANSWERS_MAX:
@@ -77,22 +79,27 @@ def _new_salt(_: Hashable) -> bytes:
 
 
 def remembered(
-    request_type: type[Message], serve: Serve, again: Callable[[Sequence[Any]], bool]
+    request_type: type[Message],
+    serve: Serve,
+    again: Callable[[Any, bytes], Awaitable[bytes | None]],
 ) -> Answer:
     """Return a method with one verdict as bytes in, bytes out.
 
-    `serve` gives it `Rested`; `again` is true if what rests on these grounds is given again.
+    `serve` gives it `Rested`; `again` makes the answer anew of a ground and what was kept with it,
+    None if it has to be worked out.
     """
     memory = _Memory()
 
     async def answer(body: bytes, call: Call) -> bytes:
         (name,) = memory.names(call, (body,))
         known = memory.find(name)
-        if known is not None and again((known.ground,)):
-            return known.answer
+        if known is not None and (made := await again(known.ground, known.answer)) is not None:
+            return made
         rested: Rested = await serve(call, read(request_type, body))
         made = rested.message.SerializeToString()
-        memory.keep(name, made, rested.grounds[0])
+        (ground,), (kept,) = rested.grounds, rested.kept
+        if ground is not None:
+            memory.keep(name, made if kept is rested.message else kept.SerializeToString(), ground)
         return made
 
     return answer
@@ -102,6 +109,8 @@ def remembered_each(
     request_type: type[Message], serve: Serve, again: Callable[[Sequence[Any]], bool]
 ) -> Answer:
     """Return a method with many verdicts likewise: all are given again, or none.
+
+    `again` is true if what rests on these grounds is given again as it was.
 
     Its messages have one field, a list, so that the bytes of lists joined are those of one list.
     """
@@ -115,7 +124,7 @@ def remembered_each(
             return b"".join([kept.answer for kept in known])
         rested: Rested = await serve(call, request)
         response = type(rested.message)
-        for name, one, ground in zip(names, _items(rested.message), rested.grounds, strict=True):
+        for name, one, ground in zip(names, rested.kept, rested.grounds, strict=True):
             if ground is not None:
                 memory.keep(name, _list_of(response, one), ground)
         return rested.message.SerializeToString()
