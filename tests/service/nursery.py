@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import ctypes
+import gc
 import json
 import os
 import selectors
@@ -233,6 +234,7 @@ def _forking(start: Any) -> Any:
     @wraps(start)
     async def fork(*command: str, pass_fds: Sequence[int], **settings: Any) -> Any:
         def become() -> NoReturn:
+            gc.enable()  # off in a process between fork and exec
             signal.set_wakeup_fd(-1)  # the supervisor's loop has set it, and these
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
