@@ -211,13 +211,20 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     assert wrong
 
 
-def test_altered_byte_that_makes_no_text_is_refused(image: Image) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (rb"20\d\d-\d\d-\d\d \d\d:", "is damaged"),
+        (rb"INTEGER", "cannot be opened: the schema is no text"),
+    ],
+    ids=["a value", "the schema"],
+)
+def test_altered_byte_that_makes_no_text_is_refused(image: Image, text: bytes, told: str) -> None:
     """What cannot be read when a database is opened is damage, told as such."""
     SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
-    applied = re.search(rb"20\d\d-\d\d-\d\d \d\d:", image.path.read_bytes())
-    assert applied
-    flip(image.path, applied.start(), 0x80)
-    with pytest.raises(StoreRefused, match="is damaged"):
+    for found in re.finditer(text, image.path.read_bytes()):
+        flip(image.path, found.start(), 0x80)
+    with pytest.raises(StoreRefused, match=told):
         open_store(image.path, seal)
 
 
