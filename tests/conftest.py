@@ -9,6 +9,7 @@ from typing import Protocol
 
 import grpc
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import Cluster, running_cluster
 from tests.proofs import note_case, proof, pytest_terminal_summary
@@ -18,6 +19,9 @@ from tests.service.nursery import shared
 from tests.service.processes import ServerProcess
 
 __all__ = ["proof", "pytest_terminal_summary"]
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # a machine that does something else beside
 
 TRANSPORTS = ("native", "grpcio")
 WORKERS = (1, 2)

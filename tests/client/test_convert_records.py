@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import EnumDescriptor
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from keyauthority import convert
 from keyauthority.convert import enums
@@ -18,10 +18,7 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import key_pb2, usage_service_pb2
 from tests.client.strategies import at, changes, keys, projects
 
-broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
-
-@broadly
 @given(keys)
 def test_a_key_there_and_back_is_the_same(key: Key) -> None:
     """A key's record survives the wire in every field, its bytes included."""
@@ -30,7 +27,6 @@ def test_a_key_there_and_back_is_the_same(key: Key) -> None:
     assert convert.key_from_proto(sent) == key
 
 
-@broadly
 @given(projects)
 def test_a_project_there_and_back_is_the_same(project: Project) -> None:
     """A project's record survives the wire in every field."""
@@ -39,7 +35,6 @@ def test_a_project_there_and_back_is_the_same(project: Project) -> None:
     assert convert.project_from_proto(sent) == project
 
 
-@broadly
 @given(changes)
 def test_a_change_there_and_back_is_the_same(change: Change) -> None:
     """A change survives the wire with all of its records."""

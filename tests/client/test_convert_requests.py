@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument
@@ -25,10 +25,7 @@ from keyauthority.v1.key_authority_service_pb2 import (
 from keyauthority.v1.project_service_pb2 import CreateProjectRequest
 from tests.client.strategies import at, key_filters, new_keys, new_projects, revocations
 
-broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
-
-@broadly
 @given(new_keys)
 def test_a_request_for_a_key_there_and_back_is_the_same(new: NewKey) -> None:
     """What is asked of CreateKey arrives whole."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument
@@ -27,10 +27,7 @@ from keyauthority.v1.project_service_pb2 import UpdateProjectRequest, UpdateProj
 from tests.client.records import CREATED_PROJECT, KEY, OTHER_KEY, ROTATED, WRITTEN_KEY
 from tests.client.strategies import key_updates, project_updates, rotations
 
-broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
-
-@broadly
 @given(key_updates)
 def test_a_change_of_a_key_there_and_back_is_the_same(update: KeyUpdate) -> None:
     """What is asked of UpdateKey arrives whole, fields that no path names included."""

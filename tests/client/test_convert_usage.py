@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keyauthority import convert
@@ -20,8 +20,6 @@ from keyauthority.v1.usage_service_pb2 import (
 from keyauthority.v1.usage_service_pb2 import UsageRow as Row
 from tests.client.records import USAGE_ROW
 from tests.client.strategies import texts, usage_queries, usage_reports, usage_rows
-
-broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 _BAD_TIME = Timestamp(seconds=2**62)
 
@@ -56,7 +54,6 @@ def test_a_granularity_that_is_unset_is_the_hour() -> None:
     assert query.granularity is UsageGranularity.HOUR
 
 
-@broadly
 @given(st.lists(usage_rows, max_size=3).map(tuple), texts)
 def test_a_page_there_and_back_is_the_same(rows: tuple[UsageRow, ...], token: str) -> None:
     """The answer of GetUsage arrives whole and in order."""
@@ -66,7 +63,6 @@ def test_a_page_there_and_back_is_the_same(rows: tuple[UsageRow, ...], token: st
     assert convert.usage_page_from_proto(sent) == page
 
 
-@broadly
 @given(usage_reports)
 def test_a_report_there_and_back_is_the_same(report: UsageReport) -> None:
     """What is told to ReportUsage arrives whole."""

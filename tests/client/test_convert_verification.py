@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keyauthority import convert
@@ -13,10 +13,7 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1.key_authority_service_pb2 import VerifyRequest, VerifyResponse
 from tests.client.strategies import presentations, right_verdicts, text_lists, texts, verdicts
 
-broadly = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
-
-@broadly
 @given(presentations)
 def test_a_presentation_there_and_back_is_the_same(presentation: Presentation) -> None:
     """What is asked of Verify arrives whole."""
@@ -48,14 +45,12 @@ def test_a_secret_is_not_in_the_text_of_a_presentation() -> None:
     assert "sk_" not in repr(Presentation(secret_key="sk_test_secret"))
 
 
-@broadly
 @given(st.lists(presentations, max_size=3).map(tuple))
 def test_a_batch_there_and_back_is_the_same(batch: tuple[Presentation, ...]) -> None:
     """The requests of a batch arrive whole and in order."""
     assert convert.batch_from_proto(convert.batch_to_proto(batch)) == batch
 
 
-@broadly
 @given(verdicts)
 def test_a_verdict_there_and_back_is_the_same(verdict: Verdict) -> None:
     """What the server judged is what the caller reads."""
@@ -64,7 +59,6 @@ def test_a_verdict_there_and_back_is_the_same(verdict: Verdict) -> None:
     assert convert.verdict_from_proto(sent) == verdict
 
 
-@broadly
 @given(st.lists(right_verdicts, max_size=3))
 def test_the_verdicts_of_a_batch_have_no_labels_permissions_and_records(
     given_verdicts: list[Verdict],

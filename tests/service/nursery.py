@@ -147,18 +147,17 @@ class Nursery:
 @contextmanager
 def nursery(settings: Mapping[str, str] | None = None) -> Iterator[Nursery]:
     """Give a nursery. `settings` are variables of its environment, and of all that it runs."""
-    told = {"GRPC_VERBOSITY": "NONE", **(settings or {})}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
+    with tempfile.TemporaryDirectory() as folder:
+        # A worker that is killed leaves its temporary files behind.
+        told = {"GRPC_VERBOSITY": "NONE", "TMPDIR": folder, **(settings or {})}
+        with subprocess.Popen(
             [sys.executable, "-m", "tests.service.nursery"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(told),
             text=True,
-        ) as process,
-    ):
-        yield Nursery(process, told, Path(folder))
+        ) as process:
+            yield Nursery(process, told, Path(folder))
 
 
 @cache

@@ -18,7 +18,7 @@ from threading import Event
 from typing import Any, Final, NamedTuple, Protocol
 
 STOP_SECONDS: Final = 45  # longer than a drain may take
-REFUSE_SECONDS: Final = 30
+REFUSE_SECONDS: Final = 90  # on a machine that is busy; a refusal takes 2
 WAIT_SECONDS: Final = 20
 POLL_SECONDS: Final = 0.02
 READY: Final = re.compile(r"keyauthority-server ready on (\S+)\n")

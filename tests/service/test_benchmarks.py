@@ -13,6 +13,7 @@ from benchmarks.__main__ import main
 SHORT = ("--rounds", "1", "--seconds", "0.02", "--cases", "5", "--keys", "30")
 
 
+@pytest.mark.timeout(300)
 def test_run_without_h2load_measures_the_rest_and_says_what_it_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
