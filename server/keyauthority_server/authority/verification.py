@@ -45,6 +45,7 @@ class Judged(NamedTuple):
 
     cost: int
     explain: bool
+    include_record: bool
     verdict: Verdict
     held: Held | None
     """The key whose token was right."""
@@ -108,8 +109,7 @@ class Verification:
         self._check(caller, (presentation,), sight.head)
         one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
         verdict = (await self._drawn((one,), now))[0]
-        shown = presentation.include_record
-        return Verified(verdict, self._lasting(one, sight.operator, caller, include_record=shown))
+        return Verified(verdict, self._lasting(one, sight.operator, caller))
 
     def again(self, all_lasting: Sequence[Lasting]) -> bool:
         """Verify keys without limits once more, at the cost of reading where the log ends.
@@ -157,11 +157,8 @@ class Verification:
             )
         verdicts = await self._drawn(all_judged, now)
         return [
-            Verified(
-                verdict,
-                self._lasting(one, sights.operator, caller, include_record=shown.include_record),
-            )
-            for verdict, one, shown in zip(verdicts, all_judged, presentations, strict=True)
+            Verified(verdict, self._lasting(one, sights.operator, caller))
+            for verdict, one in zip(verdicts, all_judged, strict=True)
         ]
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
@@ -188,15 +185,13 @@ class Verification:
                 return False
         return True
 
-    def _lasting(
-        self, one: Judged, operator: Held | None, caller: Caller, *, include_record: bool
-    ) -> Lasting | None:
+    def _lasting(self, one: Judged, operator: Held | None, caller: Caller) -> Lasting | None:
         """Return what a VALID rests on, None if on more than records that no change was made to."""
         held, current = one.held, self._desk.peppers.current
         if (
             held is None
             or not one.verdict.valid
-            or include_record  # it shows the last use, which no change tells of
+            or one.include_record  # it shows the last use, which no change tells of
             or held.pepper_version != current  # an older digest is to be made anew
             or (operator is not None and operator.pepper_version != current)
         ):
@@ -234,7 +229,8 @@ class Verification:
         head: Revision,
         now: datetime,
     ) -> Judged:
-        log_id, told = self._desk.log_id, (presentation.cost, presentation.explain)
+        log_id = self._desk.log_id
+        told = (presentation.cost, presentation.explain, presentation.include_record)
         if token is None:
             verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
             return Judged(*told, verdict, None, None, ())
@@ -258,11 +254,12 @@ class Verification:
         draws = [one.draw for one in all_judged if one.limits]
         levels = iter(await self._counters.draw(draws) if draws else ())
         verdicts = []
-        for cost, explain, verdict, held, _, limits in all_judged:
-            if limits:
-                verdict = with_limits(verdict, limits, next(levels), explain=explain)
-            if held is not None:
-                self._meter.count(held.key, verdict.code, cost, now)
+        for one in all_judged:
+            verdict = one.verdict
+            if one.limits:
+                verdict = with_limits(verdict, one.limits, next(levels), explain=one.explain)
+            if one.held is not None:
+                self._meter.count(one.held.key, verdict.code, one.cost, now)
             verdicts.append(verdict)
         return verdicts
 
