@@ -34,10 +34,6 @@ _FULL: Final = 13
 _FULL_SHARED_MEMORY: Final = 4874  # IOERR_SHMSIZE: no space for the index of the write-ahead log
 
 
-FAILURES: Final = (sqlite3.Error, UnicodeDecodeError)
-"""What the driver raises; the second if SQLite's message quotes a schema that is no text."""
-
-
 class StoreBroken(StoreUnavailable):
     """The file or the device failed: what it holds now is unknown until it is opened anew."""
 
@@ -70,7 +66,7 @@ def connect(
     try:
         for pragma in (_DURABLE if durable else _FAST, *_SETTINGS):
             connection.execute(pragma)
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # SQLite's own message, which quotes it
         connection.close()
         raise sqlite3.DatabaseError("the schema is no text") from error
     except sqlite3.Error:
@@ -91,7 +87,7 @@ _SETTINGS: Final = (
 )
 
 
-def store_error(error: Exception) -> StoreError:
+def store_error(error: sqlite3.Error) -> StoreError:
     """Return what an error of the driver means to whoever wrote or read."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     text = f"{type(error).__name__}: {error}"
@@ -117,7 +113,7 @@ class SqliteRows:
         """Return the first row, or None. The statement must give one row at most."""
         try:
             return self._cursor.execute(statement, values).fetchone()
-        except FAILURES as error:
+        except sqlite3.Error as error:
             raise self._noted(error) from error
 
     def each(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
@@ -125,7 +121,7 @@ class SqliteRows:
         cursor = self._connection.cursor()
         try:
             yield from cursor.execute(statement, values)
-        except FAILURES as error:
+        except sqlite3.Error as error:
             raise self._noted(error) from error
         finally:
             cursor.close()  # else a reader who stops half-way would hold his snapshot open
@@ -134,14 +130,14 @@ class SqliteRows:
         """Run a statement that gives no rows."""
         try:
             self._cursor.execute(statement, values)
-        except FAILURES as error:
+        except sqlite3.Error as error:
             raise self._noted(error) from error
 
     def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement that gives no rows, once for each sequence of values."""
         try:
             self._cursor.executemany(statement, values)
-        except FAILURES as error:
+        except sqlite3.Error as error:
             raise self._noted(error) from error
 
     @property
@@ -153,7 +149,7 @@ class SqliteRows:
         """Close the connection."""
         self._connection.close()
 
-    def _noted(self, error: Exception) -> StoreError:
+    def _noted(self, error: sqlite3.Error) -> StoreError:
         failed = store_error(error)
         if not isinstance(failed, StatementFailed):
             self.failure = failed
