@@ -249,6 +249,10 @@ def commits_held_up(cluster: Cluster) -> Iterator[None]:
     """Have every commit wait for a standby that is not there, as on a primary that was cut off."""
     cluster.execute(_NO_STANDBY)
     cluster.execute("SELECT pg_reload_conf()")
+    # A session that has it was made after all processes were told. One of them, the checkpointer,
+    # puts it in force for all, and does so before it makes the checkpoint that it is asked for.
+    wait_until(lambda: [("nobody",)] == cluster.execute("SHOW synchronous_standby_names"))
+    cluster.execute("CHECKPOINT")
     try:
         yield
     finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from tests.faults.conftest import Ground
 from tests.faults.disk.failing import Order, give
 from tests.faults.disk.vfs import OK
 from tests.faults.journal import CREATE, Journal, Store, judge
-from tests.faults.test_failing_disk import connections
+from tests.faults.test_failing_disk import DATABASE, connections
 from tests.postgres import execute
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, new_project
@@ -33,7 +34,7 @@ ROUNDS: Final = scaled(short=1, each=2)
 IN_TIME: Final = 15.0  # seconds for a refusal: thrice what the store waits, on a busy machine
 AT_ONCE: Final = 2.0  # seconds for a Verify of a worker that runs, on a busy machine
 CONNECTIONS_TRIED: Final = 20  # until one falls to the worker that runs
-TRIES: Final = 200  # to stop a worker while its transaction is open
+TRIES: Final = 200  # to stop a worker at the right moment
 _IN_TRANSACTION: Final = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE datname = current_database() AND state = 'idle in transaction'"
@@ -58,16 +59,28 @@ def stop_by_order(server: ServerProcess, order_path: Path) -> int:
     return stopped[0]
 
 
-def stop_in_transaction(server: ServerProcess, url: str) -> int:
-    """Stop a worker at some moments, until it is one at which its transaction is open."""
+def stop_when(server: ServerProcess, holds: Callable[[], bool]) -> int:
+    """Stop a worker at some moments, until it is one at which the condition holds; return which."""
     for _ in range(TRIES):
         worker = server.worker_pids()[0]
         os.kill(worker, signal.SIGSTOP)
         wait_until(lambda pid=worker: is_stopped(pid))  # type: ignore[misc]
-        if execute(url, _IN_TRANSACTION) == [(1,)]:
+        if holds():
             return worker
         os.kill(worker, signal.SIGCONT)
-    raise AssertionError("no transaction was open at any moment")
+    raise AssertionError("it held at no moment")
+
+
+def nobody_writes(database: Path) -> bool:
+    """True if neither of the writers' locks is held."""
+    with ExitStack() as files:
+        for suffix in (".gate", ".lock"):
+            lock = files.enter_context(Path(f"{database}{suffix}").open("rb"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+    return True
 
 
 def answered(caller: Caller, request: Any, seconds: float) -> tuple[str, float]:
@@ -155,11 +168,17 @@ def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
     """SQLite: writers are refused until it goes on. PostgreSQL ends its session, and they go on."""
     url = ground.url
     server = nurse.start(ground.data, "--workers", "2", *ground.flags)
+
+    def in_transaction() -> bool:
+        return execute(url, _IN_TRANSACTION) == [(1,)]
+
     ended = []
     try:
         for _ in range(ROUNDS):
             if url:
-                ended.append(world(server, ground.store, lambda one: stop_in_transaction(one, url)))
+                ended.append(
+                    world(server, ground.store, lambda one: stop_when(one, in_transaction))
+                )
             else:
                 ended.append(
                     world(server, ground.store, lambda one: stop_by_order(one, order_path))
@@ -180,17 +199,18 @@ def test_worker_stopped_outside_of_a_write_holds_up_nobody_at_all(
     nurse: Nursery, tmp_path: Path, proof: Proof
 ) -> None:
     """The control: it is the write that is stopped which the others wait for, and nothing else."""
-    server = nurse.start(tmp_path / "data", "--workers", "2")
-    worker = server.worker_pids()[0]
+    data, worker = tmp_path / "data", 0
+    server = nurse.start(data, "--workers", "2")
     try:
         with connections(server) as callers:
             journal = Journal(new_project(callers[0]))
             verification = pb.VerifyRequest(secret_key=journal.create(callers[0]).secret_key)
-            os.kill(worker, signal.SIGSTOP)
+            worker = stop_when(server, lambda: nobody_writes(data / DATABASE))
             with living(server, verification) as caller:
                 code, took = create(journal, caller)
         assert "OK" == code
     finally:
-        os.kill(worker, signal.SIGCONT)
+        if worker:
+            os.kill(worker, signal.SIGCONT)
         server.kill()
     proof.control(f"stopped outside of a write: a creation is OK after {took:.2f} s")
