@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,15 +13,20 @@ from keyauthority_server import bootstrap, config
 from keyauthority_server.audit import sealer
 from keyauthority_server.config import Config
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.sqlite import SqliteStore, open_store
+from keyauthority_server.store.sqlite_connection import WRITE_BUSY_MS, SqliteRows, connect
+from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Held, Mutation
 
 NEEDED: Final = "orders:read"
 TOKENS: Final = "tokens"  # the file of those that can be verified
 VERIFIED: Final = 50_000  # tokens kept in it, of all that are made
-BATCH: Final = 500  # keys in one transaction: a larger one may take seconds to commit
-AT_ONCE: Final = 100_000  # keys between two looks at how many there are
+BATCH: Final = 100_000  # keys in one transaction, which are lost if it is not finished
+_HASTE: Final = (
+    "PRAGMA synchronous = OFF",
+    "PRAGMA cache_size = -4000000",  # KiB: the pages of ten million keys, most of them
+    "PRAGMA wal_autocheckpoint = 1000",
+)
 
 
 class Filled(NamedTuple):
@@ -45,11 +50,11 @@ async def filled(folder: Path, keys: int) -> Filled:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = config.load({"data": str(data)}, {})
     await bootstrap.prepare(settings)
-    while await _fill_some(settings, keys):
-        pass
     store = open_sealed(settings)
     (project,), _ = await store.list_projects(None, 0, 1)
+    made = (await store.log_head()).revision - 2  # the first operator key and the project
     await store.close()
+    _fill(settings, project.project_id, made, keys)
     tokens = (data / TOKENS).read_text(encoding="ascii").split()
     return Filled(settings, keys, project.project_id, tokens)
 
@@ -60,32 +65,34 @@ def open_sealed(settings: Config) -> SqliteStore:
     return open_store(settings.store.sqlite_path, sealer(audit_key))
 
 
-async def _fill_some(settings: Config, wanted: int) -> bool:
-    """Make some of the keys that are missing; False if there were none.
+def _fill(settings: Config, project_id: str, made: int, wanted: int) -> None:
+    """Make the keys that are missing, each with its entry in the log as if by a call.
 
-    Each has its entry in the log, as if it had been made by a call.
+    Nothing waits for the disk, and nobody else may have the store open: a loss of power spoils it.
     """
     peppers = Keyring.load(settings.data / bootstrap.PEPPER)
-    store = open_sealed(settings)
-    (project,), _ = await store.list_projects(None, 0, 1)
-    made = (await store.log_head()).revision - 2  # the first operator key and the project
+    seal = sealer(Keyring.load(settings.data / bootstrap.AUDIT_KEY))
     every = max(wanted // VERIFIED, 1)
-    end = min(made + AT_ONCE, wanted)
-    with (settings.data / TOKENS).open("a", encoding="ascii") as tokens:
-
-        def work(first: int, transaction: Transaction) -> None:
-            for place in range(first, min(first + BATCH, end)):
-                held, token = _new_key(project.project_id, peppers)
-                change = ChangeType.KEY_CREATED
-                now = held.key.create_time
+    with (
+        (settings.data / TOKENS).open("a", encoding="ascii") as tokens,
+        closing(connect(settings.store.sqlite_path, WRITE_BUSY_MS)) as connection,
+    ):
+        rows = SqliteRows(connection)
+        for setting in _HASTE:
+            rows.run(setting)
+        for first in range(made, wanted, BATCH):
+            rows.run("BEGIN IMMEDIATE")
+            transaction, kept = SqlTransaction(rows, seal), []
+            for place in range(first, min(first + BATCH, wanted)):
+                held, token = _new_key(project_id, peppers)
+                change, now = ChangeType.KEY_CREATED, held.key.create_time
                 transaction.apply(Mutation(type=change, time=now, actor="", peer="", keys=(held,)))
                 if place % every == 0:
-                    tokens.write(token + "\n")
-
-        for first in range(made, end, BATCH):
-            await store.write(partial(work, first))
-    await store.close()
-    return made < wanted
+                    kept.append(token + "\n")
+            transaction.finish()
+            rows.run("COMMIT")
+            tokens.writelines(kept)
+            tokens.flush()
 
 
 def _new_key(project_id: str, peppers: Keyring) -> tuple[Held, str]:
