@@ -7,6 +7,7 @@ its length bounds the queue that they wait in, and with it how long.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,22 +18,28 @@ from keyauthority_server.wire import Answer, Call
 URGENT_MAX: Final = 2_000  # at 4,000 commits a second none of them waits longer than half of one
 WRITES_MAX: Final = 1_000  # a quarter of a second of the writer's; 200 of one request_id must fit
 PAGES_MAX: Final = 200  # they are read one after the other, 5 ms each
+PAGES_ABREAST: Final = 2  # one is read, one packed: until it is, it takes 7 times its bytes
 LOOKS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 draws a second
 
 _PAGES: Final = frozenset({"ListKeys", "ListProjects", "ListEvents", "GetUsage"})
 
 
 class Lane:
-    """The calls of one sort in this process."""
+    """The calls of one sort in this process: how many are inside, and how many of them abreast.
 
-    __slots__ = ("inside", "limit")
+    Those that are inside and not abreast wait for their turn; without `abreast` all are served.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("_turns", "inside", "limit")
+
+    def __init__(self, limit: int, abreast: int | None = None) -> None:
         self.limit = limit
         self.inside = 0
+        self._turns = None if abreast is None else asyncio.Semaphore(abreast)
 
     def around(self, answer: Answer, tally: Tally | None) -> Answer:
         """Return the method so that it raises OVERLOADED while the lane is full."""
+        served = answer if self._turns is None else _in_turn(answer, self._turns)
 
         async def in_lane(body: bytes, call: Call) -> bytes:
             if self.inside >= self.limit:
@@ -41,11 +48,19 @@ class Lane:
                 raise BUSY
             self.inside += 1
             try:
-                return await answer(body, call)
+                return await served(body, call)
             finally:
                 self.inside -= 1
 
         return in_lane
+
+
+def _in_turn(answer: Answer, turns: asyncio.Semaphore) -> Answer:
+    async def in_turn(body: bytes, call: Call) -> bytes:
+        async with turns:
+            return await answer(body, call)
+
+    return in_turn
 
 
 def lanes() -> Mapping[str, Lane]:
@@ -53,7 +68,7 @@ def lanes() -> Mapping[str, Lane]:
     return {
         "urgent": Lane(URGENT_MAX),
         "write": Lane(WRITES_MAX),
-        "page": Lane(PAGES_MAX),
+        "page": Lane(PAGES_MAX, PAGES_ABREAST),
         "look": Lane(LOOKS_MAX),
     }
 

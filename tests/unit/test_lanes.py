@@ -1,0 +1,80 @@
+"""Lanes: how many calls of a sort are inside, and how many of them are served abreast."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from keyauthority_server.rpc.lanes import PAGES_ABREAST, Lane, lanes
+from keyauthority_server.wire import Call, Refusal
+
+CALL = Call((), "ipv4:127.0.0.1:1")
+
+
+class Served:
+    """A method that waits until it is let go, and knows how many wait with it."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self, body: bytes, call: Call) -> bytes:
+        """Answer with the request once it may."""
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.go.wait()
+        finally:
+            self.now -= 1
+        return body
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("abreast", [1, 2, None])
+async def test_calls_inside_take_turns_and_the_next_one_is_refused(abreast: int | None) -> None:
+    """What waits for its turn is inside, so the lane's length bounds it as well."""
+    served, lane = Served(), Lane(4, abreast)
+    answer = lane.around(served, None)
+    inside = [asyncio.create_task(answer(bytes([place]), CALL)) for place in range(4)]
+    await settle()
+    assert (abreast or 4) == served.now
+    with pytest.raises(Refusal):
+        await answer(b"5", CALL)
+    served.go.set()
+    assert [bytes([place]) for place in range(4)] == await asyncio.gather(*inside)
+    assert (abreast or 4) == served.most
+    assert b"6" == await answer(b"6", CALL)
+
+
+async def test_caller_who_goes_away_gives_up_his_turn() -> None:
+    """Whether he was served or waited; those behind him are served."""
+    served, lane = Served(), Lane(4, 1)
+    answer = lane.around(served, None)
+    first, second, third = (asyncio.create_task(answer(b"%d" % one, CALL)) for one in range(3))
+    await settle()
+    for gone in (second, first):
+        gone.cancel()
+        await settle()
+    assert (1, 1) == (served.now, lane.inside)
+    served.go.set()
+    assert b"2" == await third
+    assert 0 == lane.inside
+
+
+async def test_pages_take_turns_and_nothing_else_does() -> None:
+    """A page that was read takes memory until it is packed: no 200 of them at once."""
+    for sort, lane in lanes().items():
+        served, three = Served(), range(3)
+        answer = lane.around(served, None)
+        calls = [asyncio.create_task(answer(b"", CALL)) for _ in three]
+        await settle()
+        assert (PAGES_ABREAST if sort == "page" else len(three)) == served.now, sort
+        served.go.set()
+        await asyncio.gather(*calls)
