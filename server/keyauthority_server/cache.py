@@ -18,21 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Change, Key, Project, Revision
+from keyauthority_server.bounded import Bounded, weight_of
 from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import StoreStale, StoreUnavailable
 from keyauthority_server.store.looks import Proving
 from keyauthority_server.store.values import ANY, Held, Sight, Sights, Wanted
 
-KEYS_MAX: Final = 100_000  # some 2 KB each, and as many projects
+KEYS_MAX: Final = 100_000  # usual ones, of some 2 KB each, and as many projects
 ABSENT_MAX: Final = 10_000  # access keys that no key has: they are whatever callers send
 BEATS: Final = 5  # within the bound, so that one that is late does not matter
 BEAT_SECONDS_MAX: Final = 0.2
-
-T = TypeVar("T")
 
 
 class Followed(Protocol):
@@ -86,11 +85,9 @@ class Cache:
         self._feed = feed
         self._peppers = peppers
         self._max_staleness = max_staleness
-        self._keys_max = keys_max
-        self._absent_max = absent_max
-        self._keys: dict[str, _Kept] = {}
-        self._absent: dict[str, _Kept] = {}
-        self._projects: dict[str, _KeptProject] = {}
+        self._keys: Bounded[str, _Kept] = Bounded(keys_max)
+        self._absent: Bounded[str, _Kept] = Bounded(absent_max)
+        self._projects: Bounded[str, _KeptProject] = Bounded(keys_max)
         self._losses = 0
         self._hits = 0
         self._misses = 0
@@ -230,41 +227,35 @@ class Cache:
         for name, (held, project) in zip(access_keys, sights.pairs, strict=True):
             self._keep(name, _Kept(sights.head, held))
             if project is not None:
-                kept = _KeptProject(sights.head, project)
-                _put(self._projects, project.project_id, kept, self._keys_max)
+                self._keep_project(project, sights.head)
         if operator is not None:
             self._keep(operator, _Kept(sights.head, sights.operator))
 
     def _keep(self, name: str, kept: _Kept) -> None:
         if kept.held is None:
-            _put(self._absent, name, kept, self._absent_max)
+            self._absent.keep(name, kept)
         else:
-            self._absent.pop(name, None)
-            _put(self._keys, name, kept, self._keys_max)
+            self._absent.drop(name)
+            self._keys.keep(name, kept, weight_of(kept.held.key))
+
+    def _keep_project(self, project: Project, at: Revision) -> None:
+        self._projects.keep(project.project_id, _KeptProject(at, project), weight_of(project))
 
     def _change_key(self, key: Key, revision: Revision) -> None:
         """Make a change to a key: all of it but what no change tells of."""
-        self._absent.pop(key.access_key, None)
+        self._absent.drop(key.access_key)
         kept = self._keys.get(key.access_key)
         if kept is None or kept.held is None:
             return
         used = kept.held.key.last_used_time
         held = kept.held._replace(key=replace(key, last_used_time=used))
-        self._keys[key.access_key] = _Kept(revision, held)
+        self._keep(key.access_key, _Kept(revision, held))
 
     def _change_project(self, project: Project, revision: Revision) -> None:
         if project.project_id in self._projects:
-            self._projects[project.project_id] = _KeptProject(revision, project)
+            self._keep_project(project, revision)
 
 
 def beat_seconds(max_staleness: float) -> float:
     """Return how often freshness has to be proven to stay within the bound, in seconds."""
     return min(max_staleness / BEATS, BEAT_SECONDS_MAX)
-
-
-def _put(records: dict[str, T], name: str, record: T, most: int) -> None:
-    """Keep a record; the one kept longest makes room."""
-    records.pop(name, None)
-    if len(records) >= most:
-        del records[next(iter(records))]
-    records[name] = record

@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 
 from keyauthority.model import ChangeType, Revision
-from keyauthority_server.store import sights
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.records import time_from
 from keyauthority_server.store.values import Held, Sight, Sights
@@ -133,16 +132,6 @@ async def test_looks_during_writes_never_mix_two_states(
     await writing
     await other.close()
     assert looks > 0
-
-
-def test_memo_is_bounded() -> None:
-    """What is kept of decoded records never exceeds its size, and the newest is kept."""
-    kept: sights.Kept[str] = sights.Kept(3)
-    for number in range(10):
-        kept.keep(f"k{number}", number, None, "record")
-    assert [None] * 7 + [(n, None, "record") for n in (7, 8, 9)] == [
-        kept.get(f"k{number}") for number in range(10)
-    ]
 
 
 async def test_scope_hides_what_is_of_another_project(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import pytest
 from google.protobuf.message import Message
@@ -26,10 +27,17 @@ def caller(address: str = "10.0.0.1") -> Call:
     return Call((("x-auth-token", token.reveal()),), f"ipv4:{address}:5000")
 
 
+class Ground(NamedTuple):
+    """What an answer rests on."""
+
+    name: str = "ground"
+    weight: int = 1
+
+
 class Method:
     """A method whose every answer is another, so that one that is given again is known."""
 
-    def __init__(self, rests_on: str | None = "ground") -> None:
+    def __init__(self, rests_on: Ground | None = Ground()) -> None:  # noqa: B008 - immutable
         self.calls = 0
         self.rests_on = rests_on
         self.stands = True
@@ -41,11 +49,11 @@ class Method:
         made = pb.VerifyResponse(revision=self.calls)
         return Rested(made, (self.rests_on,), (made,))
 
-    async def verify_again(self, ground: str, kept: bytes) -> bytes | None:
+    async def verify_again(self, ground: Ground, kept: bytes) -> bytes | None:
         """The answer that was kept, while it stands."""
         return kept if self.again((ground,)) else None
 
-    def again(self, grounds: Sequence[str]) -> bool:
+    def again(self, grounds: Sequence[Ground]) -> bool:
         """True while it stands."""
         assert {self.rests_on} == set(grounds)
         return self.stands
@@ -67,7 +75,7 @@ class ManyAtOnce(Method):
         self.calls += 1
         assert isinstance(request, pb.BatchVerifyRequest)
         made = pb.VerifyResponse(revision=self.calls)
-        grounds = [None if one.secret_key == "once" else "ground" for one in request.requests]
+        grounds = [None if one.secret_key == "once" else Ground() for one in request.requests]
         answer = pb.BatchVerifyResponse(responses=[made] * len(grounds))
         return Rested(answer, grounds, answer.responses)
 
@@ -133,6 +141,15 @@ def test_memory_of_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [1, 2, 3] == [method.ask(body, call) for body in bodies]
     assert [3, 2] == [method.ask(body, call) for body in reversed(bodies[1:])]
     assert 4 == method.ask(bodies[0], call)
+
+
+def test_heavy_answer_takes_the_room_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an answer rests on is kept with it."""
+    monkeypatch.setattr(remembering, "ANSWERS_MAX", 3)
+    light, heavy, call = Method(), Method(Ground(weight=3)), caller()
+    bodies = [pb.VerifyRequest(secret_key=f"{number}").SerializeToString() for number in range(3)]
+    assert [1, 2, 3, 1] == [light.ask(body, call) for body in (*bodies, bodies[0])]
+    assert [1, 2, 3, 4] == [heavy.ask(body, call) for body in (*bodies, bodies[0])]
 
 
 def test_batch_is_given_again_as_a_whole_or_not_at_all() -> None:

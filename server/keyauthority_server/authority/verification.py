@@ -31,6 +31,7 @@ from keyauthority_server.authority.callers import (
     operator_of,
 )
 from keyauthority_server.authority.desk import Desk
+from keyauthority_server.bounded import weight_of
 from keyauthority_server.limits import Limit, limited, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
 from keyauthority_server.store.values import ANY, Held, Wanted
@@ -76,6 +77,11 @@ class Lasting(NamedTuple):
     cost: int
     limited: Judged | None
     """What came before the draw; None without a limit."""
+
+    @property
+    def weight(self) -> int:
+        """What it weighs in memory; see `bounded`."""
+        return weight_of(self.key)
 
 
 class Verified(NamedTuple):

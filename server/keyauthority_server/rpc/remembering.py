@@ -12,15 +12,16 @@ import secrets
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
+from keyauthority_server.bounded import Bounded
 from keyauthority_server.rpc.credentials import caller_of
 from keyauthority_server.rpc.interceptors import Serve, read
 from keyauthority_server.wire import Answer, Call
 
-ANSWERS_MAX: Final = 16_384  # some 1 KB each
+ANSWERS_MAX: Final = 16_384  # with what they rest on, which mostly is kept elsewhere as well
 CALLERS_MAX: Final = 1_024  # whose answers are found; few make most calls
 REQUEST_MAX: Final = 1_024  # bytes: an odd call shall not cost the hash of a large message
 NAME_BYTES: Final = 16  # of a keyed hash: nobody can aim at another's name
@@ -28,27 +29,36 @@ NAME_BYTES: Final = 16  # of a keyed hash: nobody can aim at another's name
 _NAMELESS: Final = b""
 
 
+class Ground(Protocol):
+    """What a verdict rests on."""
+
+    @property
+    def weight(self) -> int:
+        """What it weighs in memory, the answer with it; see `bounded`."""
+        ...
+
+
 class Rested(NamedTuple):
     """An answer, and for each verdict in it what that rests on; None for what is good for once."""
 
     message: Message
-    grounds: Sequence[Any]
+    grounds: Sequence[Ground | None]
     kept: Sequence[Message]
     """What is kept of each verdict."""
 
 
 class _Kept(NamedTuple):
     answer: bytes
-    ground: Any
+    ground: Ground
 
 
 class _Memory:
-    """Answers by what was asked and who asked; the one kept longest makes room."""
+    """Answers by what was asked and who asked."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
         self._salt_of = lru_cache(maxsize=CALLERS_MAX)(_new_salt)
-        self._kept: dict[bytes, _Kept] = {}
+        self._kept: Bounded[bytes, _Kept] = Bounded(ANSWERS_MAX)
         self.find = self._kept.get
 
     def names(self, call: Call, requests: Iterable[bytes]) -> list[bytes]:
@@ -64,14 +74,10 @@ class _Memory:
             for one in requests
         ]
 
-    def keep(self, name: bytes, answer: bytes, ground: Any) -> None:
+    def keep(self, name: bytes, answer: bytes, ground: Ground) -> None:
         """Keep an answer in the place of the one that there is, if it has a name."""
-        if name == _NAMELESS:
-            return
-        self._kept.pop(name, None)
-        if len(self._kept) >= ANSWERS_MAX:
-            del self._kept[next(iter(self._kept))]
-        self._kept[name] = _Kept(answer, ground)
+        if name != _NAMELESS:
+            self._kept.keep(name, _Kept(answer, ground), ground.weight)
 
 
 def _new_salt(_: Hashable) -> bytes:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from keyauthority.model import Project, Revision
+from keyauthority_server.bounded import Bounded, weight_of
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.recorded import ReadEntry, check_recorded
 from keyauthority_server.store.records import (
@@ -27,8 +28,6 @@ from keyauthority_server.store.sql import HELD_COLUMNS, HELD_WIDTH, LOOK, LOOK_W
 from keyauthority_server.store.transaction import held_from
 from keyauthority_server.store.values import Held, Sight, Sights
 
-R = TypeVar("R")
-
 _Pair = tuple[Held | None, Project | None]
 _NOTHING: Final[_Pair] = (None, None)
 
@@ -41,28 +40,12 @@ class Each(Protocol):
         ...
 
 
-KEPT_KEYS: Final = 12_288  # some 2 KB each
-KEPT_PROJECTS: Final = 4_096
+KEPT_KEYS: Final = 12_288  # usual ones, of some 2 KB each
+KEPT_PROJECTS: Final = 4_096  # likewise
 
 _PROJECT_AT: Final = 1 + HELD_WIDTH  # behind the head's revision and the key
 _OPERATOR_AT: Final = _PROJECT_AT + PROJECT_WIDTH
 _KEY_AT: Final = len(HELD_COLUMNS)
-
-
-class Kept(Generic[R]):
-    """A bounded memo of decoded records: name to (revision, last use, record)."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._records: dict[str, tuple[int, int | None, R]] = {}
-        self.get = self._records.get
-
-    def keep(self, name: str, revision: int, last_used_time: int | None, record: R) -> None:
-        """Keep a record; the one kept longest makes room."""
-        self._records.pop(name, None)
-        if len(self._records) >= self._size:
-            del self._records[next(iter(self._records))]
-        self._records[name] = (revision, last_used_time, record)
 
 
 class Decoder:
@@ -75,8 +58,9 @@ class Decoder:
         read_entry: ReadEntry | None = None,
     ) -> None:
         """Keep so many of each. With `read_entry`, what is decoded has to agree with the log."""
-        self._keys: Kept[Held] = Kept(keys)
-        self._projects: Kept[Project] = Kept(projects)
+        # Of each record its revision, of a key its last use, and what was decoded.
+        self._keys: Bounded[str, tuple[int, int | None, Held]] = Bounded(keys)
+        self._projects: Bounded[str, tuple[int, Project]] = Bounded(projects)
         self._read_entry = read_entry
 
     def look(
@@ -119,7 +103,7 @@ class Decoder:
                 kept_project = self._projects.get(project_id)
                 if kept_project is None or kept_project[0] != project_revision:
                     return self._look_whole(one, names)
-                project = kept_project[2]
+                project = kept_project[1]
         if operator_revision is not None:
             kept = self._keys.get(operator or "")
             if kept is None or kept[0] != operator_revision or kept[1] != operator_last_used_time:
@@ -142,8 +126,12 @@ class Decoder:
         """Return a key that was used since it was kept: of one in use that is each second."""
         key = replace(held.key, last_used_time=time_from(last_used_time))
         held = held._replace(key=key)
-        self._keys.keep(key.access_key, key.revision, last_used_time, held)
+        self._keep(last_used_time, held)
         return held
+
+    def _keep(self, last_used_time: int | None, held: Held) -> None:
+        key = held.key
+        self._keys.keep(key.access_key, (key.revision, last_used_time, held), weight_of(key))
 
     def look_many(self, each: Each, names: Sequence[str | None]) -> Sights:
         """Return one consistent look at many keys; the last of the names is the operator's.
@@ -183,7 +171,7 @@ class Decoder:
         kept_project = self._projects.get(project_id)
         if kept_project is None or kept_project[0] != project_revision:
             return None
-        return held, kept_project[2]
+        return held, kept_project[1]
 
     def sights(self, rows: Sequence[Row]) -> Sights:
         """Return one consistent look from rows of LOOK_MANY_WHOLE, the last the operator's."""
@@ -204,7 +192,7 @@ class Decoder:
             return _with(kept[2], digest, pepper_version)
         self._check(KEY_COLUMNS, row[_KEY_AT:])
         held = held_from(row)
-        self._keys.keep(access_key, revision, last_used_time, held)
+        self._keep(last_used_time, held)
         return held
 
     def _project(self, row: Row) -> Project | None:
@@ -213,10 +201,10 @@ class Decoder:
             return None
         kept = self._projects.get(project_id)
         if kept is not None and kept[0] == revision:
-            return kept[2]
+            return kept[1]
         self._check(PROJECT_COLUMNS, row)
         project = project_from(record_of(PROJECT_COLUMNS, row))
-        self._projects.keep(project_id, revision, None, project)
+        self._projects.keep(project_id, (revision, project), weight_of(project))
         return project
 
     def _check(self, columns: Sequence[str], row: Row) -> None:

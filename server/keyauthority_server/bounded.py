@@ -1,0 +1,74 @@
+"""What is kept in memory to be found again, and how much of it: counted by weight, not by number.
+
+A key may have a quarter of a megabyte of restrictions. Where a hundred thousand usual ones fit, who
+makes keys could else fill all memory with a hundred thousand of those.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Final, Generic, TypeVar
+
+from keyauthority.model import Key, Project
+
+USUAL_BYTES: Final = 2_000  # of a record with a few permissions, addresses and labels; weighs 1
+_TEXT_BYTES: Final = 57  # of a text in a tuple, beside its characters (CPython, 64 bits)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Bounded(Generic[K, V]):
+    """Keeps values by name, up to a weight in all; those kept longest make room."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: dict[K, V] = {}
+        self._heavy: dict[K, int] = {}  # the weights that are not 1
+        self._weight = 0
+        self.get = self._kept.get
+        """The value of this name, None if none is kept."""
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, name: K) -> bool:
+        return name in self._kept
+
+    def keep(self, name: K, value: V, weight: int = 1) -> None:
+        """Keep a value as the newest, in the place of the one that there is of this name."""
+        self.drop(name)
+        while self._kept and self._weight + weight > self._most:
+            self.drop(next(iter(self._kept)))
+        self._kept[name] = value
+        self._weight += weight
+        if weight != 1:
+            self._heavy[name] = weight
+
+    def drop(self, name: K) -> None:
+        """Keep nothing of this name."""
+        if name in self._kept:
+            del self._kept[name]
+            self._weight -= self._heavy.pop(name, 1)
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+        self._heavy.clear()
+        self._weight = 0
+
+
+def weight_of(record: Key | Project | None) -> int:
+    """Return what a decoded record weighs: 1, and 1 more for each 2,000 bytes of its lists."""
+    if record is None:
+        return 1
+    texts = [*record.labels.keys(), *record.labels.values()]
+    if isinstance(record, Key):
+        only = record.restrictions
+        lists = (record.permissions, record.operator_projects)
+        texts += chain(*lists, only.allowed_ips, only.allowed_referrers, only.ios_bundle_ids)
+        for app in only.android_apps:
+            texts += (app.package, app.sha1)
+        for target in only.api_targets:
+            texts += (target.service, *target.methods)
+    return 1 + (sum(map(len, texts)) + len(texts) * _TEXT_BYTES) // USUAL_BYTES

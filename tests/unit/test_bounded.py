@@ -1,0 +1,102 @@
+"""What is kept in memory: never more than so much, by weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from keyauthority.model import AndroidApp, ApiTargetRestriction, Key, Restrictions
+from keyauthority_server.bounded import USUAL_BYTES, Bounded, weight_of
+from tests.store.making import key, project
+
+
+def test_newest_are_kept() -> None:
+    """Those kept longest make room, and what is kept anew is new again."""
+    bounded: Bounded[int, str] = Bounded(3)
+    for number in (0, 1, 2, 0, 3):
+        bounded.keep(number, f"value {number}")
+    assert [0, 2, 3] == [number for number in range(5) if number in bounded]
+    assert ["value 0", None] == [bounded.get(0), bounded.get(1)]
+
+
+def test_heavy_ones_take_the_room_of_several() -> None:
+    """And give it back: when they make room, are dropped or change their weight."""
+    bounded: Bounded[str, None] = Bounded(4)
+    for name in "abcd":
+        bounded.keep(name, None)
+    bounded.keep("heavy", None, 3)
+    assert {"d", "heavy"} == {name for name in [*"abcd", "heavy"] if name in bounded}
+    bounded.keep("heavy", None)
+    for name in "ab":
+        bounded.keep(name, None)
+    assert ["d", "heavy", "a", "b"] == [n for n in ["d", "heavy", "a", "b"] if n in bounded]
+    bounded.drop("d")
+    bounded.drop("absent")
+    assert 3 == len(bounded)
+
+
+def test_one_that_is_too_heavy_is_kept_alone() -> None:
+    """It would be decoded for each call else."""
+    bounded: Bounded[str, None] = Bounded(4)
+    bounded.keep("light", None)
+    bounded.keep("heavy", None, 9)
+    assert (False, True) == ("light" in bounded, "heavy" in bounded)
+    bounded.keep("light", None)
+    assert (True, False) == ("light" in bounded, "heavy" in bounded)
+
+
+def test_weight_is_that_of_what_is_kept_whatever_happens() -> None:
+    """Random steps, beside a plain list of what was kept."""
+    random, bounded = Random(1), Bounded[int, int](20)
+    kept: list[tuple[int, int]] = []
+    for _ in range(5_000):
+        name, weight = random.randrange(30), random.choice((1, 1, 1, 2, 7))
+        kept = [one for one in kept if one[0] != name]
+        if random.random() < 0.8:
+            bounded.keep(name, weight, weight)
+            while kept and sum(one[1] for one in kept) + weight > 20:
+                del kept[0]
+            kept.append((name, weight))
+        elif random.random() < 0.02:
+            bounded.clear()
+            kept = []
+        else:
+            bounded.drop(name)
+        assert sorted(kept) == [(one, bounded.get(one)) for one in range(30) if one in bounded]
+
+
+KEY = key("")
+MANY = tuple(f"{number:0100}" for number in range(100))  # texts of 100 characters
+
+
+@pytest.mark.parametrize(
+    "heavy",
+    [
+        replace(KEY, permissions=MANY),
+        replace(KEY, operator_projects=MANY),
+        replace(KEY, labels=dict(zip(MANY, MANY, strict=True))),
+        replace(KEY, restrictions=Restrictions(allowed_ips=MANY)),
+        replace(KEY, restrictions=Restrictions(allowed_referrers=MANY)),
+        replace(KEY, restrictions=Restrictions(ios_bundle_ids=MANY)),
+        replace(KEY, restrictions=Restrictions(android_apps=tuple(AndroidApp(n, n) for n in MANY))),
+        replace(KEY, restrictions=Restrictions(api_targets=(ApiTargetRestriction(MANY[0], MANY),))),
+    ],
+    ids=["permissions", "projects", "labels", "ips", "referrers", "ios", "android", "targets"],
+)
+def test_each_list_weighs(heavy: Key) -> None:
+    """At least its characters, and some more."""
+    assert 1 + 100 * 100 // USUAL_BYTES <= weight_of(heavy) <= 1 + 202 * 160 // USUAL_BYTES
+
+
+def test_usual_record_weighs_one() -> None:
+    """So does none at all."""
+    usual = replace(
+        KEY,
+        permissions=("orders:read", "billing.*:read"),
+        restrictions=Restrictions(allowed_ips=("10.0.0.0/8",)),
+        labels={"team": "shop"},
+    )
+    assert [1, 1, 1] == [weight_of(one) for one in (usual, project(), None)]
+    assert 5 < weight_of(replace(project(), labels=dict(zip(MANY, MANY, strict=True))))
