@@ -30,7 +30,7 @@ def caller(address: str = "10.0.0.1") -> Call:
 class Ground(NamedTuple):
     """What an answer rests on."""
 
-    name: str = "ground"
+    revision: int = 1
     weight: int = 1
 
 
@@ -150,6 +150,19 @@ def test_heavy_answer_takes_the_room_of_several(monkeypatch: pytest.MonkeyPatch)
     bodies = [pb.VerifyRequest(secret_key=f"{number}").SerializeToString() for number in range(3)]
     assert [1, 2, 3, 1] == [light.ask(body, call) for body in (*bodies, bodies[0])]
     assert [1, 2, 3, 4] == [heavy.ask(body, call) for body in (*bodies, bodies[0])]
+
+
+def test_newer_answer_ends_all_older_ones() -> None:
+    """None of them can stand again; and one that comes late is not kept among newer ones."""
+    method, call = Method(), caller()
+    bodies = [pb.VerifyRequest(secret_key=f"{number}").SerializeToString() for number in range(3)]
+    assert [1, 2, 1] == [method.ask(bodies[place], call) for place in (0, 1, 0)]
+    method.rests_on = Ground(revision=2)
+    assert [3, 4, 3] == [method.ask(bodies[place], call) for place in (2, 0, 2)]
+    method.rests_on = Ground(revision=1)
+    assert [5, 6] == [method.ask(bodies[1], call) for _ in range(2)]
+    method.rests_on = Ground(revision=2)
+    assert [3, 4] == [method.ask(bodies[place], call) for place in (2, 0)]
 
 
 def test_batch_is_given_again_as_a_whole_or_not_at_all() -> None:

@@ -33,6 +33,11 @@ class Ground(Protocol):
     """What a verdict rests on."""
 
     @property
+    def revision(self) -> int:
+        """The newest change when it was found; once there is another it never stands again."""
+        ...
+
+    @property
     def weight(self) -> int:
         """What it weighs in memory, the answer with it; see `bounded`."""
         ...
@@ -53,12 +58,13 @@ class _Kept(NamedTuple):
 
 
 class _Memory:
-    """Answers by what was asked and who asked."""
+    """Answers by what was asked and who asked, all of the newest revision that one was of."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
         self._salt_of = lru_cache(maxsize=CALLERS_MAX)(_new_salt)
         self._kept: Bounded[bytes, _Kept] = Bounded(ANSWERS_MAX)
+        self._revision = 0
         self.find = self._kept.get
 
     def names(self, call: Call, requests: Iterable[bytes]) -> list[bytes]:
@@ -76,7 +82,10 @@ class _Memory:
 
     def keep(self, name: bytes, answer: bytes, ground: Ground) -> None:
         """Keep an answer in the place of the one that there is, if it has a name."""
-        if name != _NAMELESS:
+        if ground.revision > self._revision:
+            self._kept.clear()
+            self._revision = ground.revision
+        if name != _NAMELESS and ground.revision == self._revision:
             self._kept.keep(name, _Kept(answer, ground), ground.weight)
 
 
