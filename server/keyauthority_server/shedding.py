@@ -1,12 +1,16 @@
 """How a call is turned away by a server that has too much to do: fast, and told when to return.
 
-What it may cost is a fraction of serving it, so the refusal is made once, before any call comes.
+What it may cost is a fraction of serving it, so what a refusal says is worked out once, before any
+call comes. The exception is made for each: one that is raised again keeps the frames of all that
+raised it before, and what they hold, for ever.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Final, Protocol
 
 from keyauthority.errors import ErrorReason, error
@@ -36,9 +40,10 @@ class Tally(Protocol):
         ...
 
 
-def overloaded(message: str) -> Refusal:
-    """Return the refusal of a call that may be made again after `RETRY_AFTER`."""
-    return refusal_from(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
+def overloaded(message: str) -> Callable[[], Refusal]:
+    """Return what makes refusals of calls that may be made again after `RETRY_AFTER`."""
+    made = refusal_from(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
+    return partial(Refusal, made.code, made.message, made.status)
 
 
-BUSY: Final = overloaded("the server has more calls than it can serve")
+busy: Final = overloaded("the server has more calls than it can serve")

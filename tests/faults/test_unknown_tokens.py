@@ -19,15 +19,16 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.logs import LINES_MAX
 from keyauthority_server.rpc.peers import FAILURES_AT_ONCE
 from tests.conftest import Start
+from tests.faults.fuzz import memory_of
 from tests.faults.load import Line
 from tests.service.callers import Caller, new_key, new_project, revoke, verdict
-
-pytestmark = pytest.mark.prove
 
 PROVE: Final = int(os.environ.get("PROVE", "1"))  # 50 makes it a million tokens
 GUESSES: Final = 20_000 * PROVE
 BATCH: Final = 1_000
 HONEST: Final = 200 * PROVE
+REFUSED: Final = 10_000 * PROVE
+LARGE: Final = 4_000  # bytes of a refused call
 CHUNK: Final = 500  # calls without a credential at once, until one is refused
 WAIT_MAX: Final = 1.0  # seconds: many times what the honest wait on a machine that does little else
 
@@ -64,6 +65,7 @@ async def flood(line: Line) -> tuple[Counter[str], set[ErrorReason | None]]:
     return refused, {error_from_status(Status.FromString(raw)).reason for raw in statuses}
 
 
+@pytest.mark.prove
 async def test_guessing_hits_nothing_and_harms_no_honest_caller(
     start_server: Start, transport: str
 ) -> None:
@@ -93,3 +95,23 @@ async def test_guessing_hits_nothing_and_harms_no_honest_caller(
         revoke(root, access_key=access_key)
         assert "REVOKED" == verdict(root, known.secret_key)
     assert LINES_MAX > len(server.log_text().splitlines())
+
+
+async def test_refused_calls_leave_nothing_behind(start_server: Start, transport: str) -> None:
+    """A server that refuses a stranger's calls, however many, holds nothing of them."""
+    server = start_server("--transport", transport)
+    bare = Line(server.address, "GetProjectId", (), connections=2)
+    body = pb.GetProjectIdRequest(secret_key="x" * LARGE).SerializeToString()
+    refused: Counter[str] = Counter()
+    before = 0
+    try:
+        await flood(bare)
+        for _ in range(REFUSED // CHUNK):
+            load = await bare.offer([body] * CHUNK, rate=10_000)
+            refused += load.refused
+            before = before or memory_of(server)  # once it has seen the largest
+    finally:
+        await bare.close()
+    assert REFUSED == sum(refused.values())
+    assert REFUSED / 2 < refused["RESOURCE_EXHAUSTED"]
+    assert REFUSED * LARGE / 4 > memory_of(server) - before

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from keyauthority_server.rpc.policy import MUTATIONS
-from keyauthority_server.shedding import BUSY, URGENT, Ground, Tally
+from keyauthority_server.shedding import URGENT, Ground, Tally, busy
 from keyauthority_server.wire import Answer, Call
 
 URGENT_MAX: Final = 2_000  # at 4,000 commits a second none of them waits longer than half of one
@@ -45,7 +45,7 @@ class Lane:
             if self.inside >= self.limit:
                 if tally is not None:
                     tally.refused(Ground.LANE)
-                raise BUSY
+                raise busy()
             self.inside += 1
             try:
                 return await served(body, call)

@@ -27,7 +27,7 @@ FAILURES_AT_ONCE: Final = 2_000  # ten seconds of it: a client with an old secre
 PEERS_MAX: Final = 10_000  # remembered, some 3 MB; the one heard of longest ago is forgotten first
 NETWORK_BYTES: Final = 8  # of an IPv6 address: a /64 is what one customer gets
 
-TOO_MANY: Final = overloaded("too many failed calls from this address")
+too_many: Final = overloaded("too many failed calls from this address")
 
 
 class Peers:
@@ -93,7 +93,7 @@ def limited(answer: Answer, admission: Admission, peers: Peers, tally: Tally | N
     def refusal() -> Refusal:
         if tally is not None:
             tally.refused(Ground.PEER)
-        return TOO_MANY
+        return too_many()
 
     async def known(body: bytes, call: Call) -> bytes:
         try:

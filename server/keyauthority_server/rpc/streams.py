@@ -20,9 +20,9 @@ from keyauthority_server.authority import Admit, Authority, Caller
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.interceptors import CallMetrics, Check, refusal_of, refuse
-from keyauthority_server.rpc.peers import TOO_MANY, Peers
+from keyauthority_server.rpc.peers import Peers, too_many
 from keyauthority_server.rpc.policy import Row
-from keyauthority_server.shedding import BUSY, Ground, Tally
+from keyauthority_server.shedding import Ground, Tally, busy
 from keyauthority_server.wire import Call, Refusal
 
 STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each; half of what it serves at all
@@ -61,7 +61,7 @@ class Streams:
             self._count(metrics, 1)
             try:
                 if self._open > STREAMS_MAX:
-                    raise self._turned_away(Ground.LANE, BUSY)
+                    raise self._turned_away(Ground.LANE, busy())
                 try:
                     request: Message | None = parse(body)
                 except DecodeError:
@@ -76,7 +76,7 @@ class Streams:
             except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
                 refusal = failure if isinstance(failure, Refusal) else refusal_of(failure)
                 if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
-                    refusal = self._turned_away(Ground.PEER, TOO_MANY)
+                    refusal = self._turned_away(Ground.PEER, too_many())
                 code = Code.Name(refusal.code)
                 raise refusal from None
             finally:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
-from keyauthority_server.shedding import BUSY, URGENT, Ground, Tally
+from keyauthority_server.shedding import URGENT, Ground, Tally, busy
 from keyauthority_server.wire import Answer, Call, Refusal, unexpected
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
@@ -151,7 +151,8 @@ class Front:
 
     def _shed(self, loop: asyncio.AbstractEventLoop, events: list[_Event]) -> list[_Event]:
         """Refuse the calls of a batch; return what is left of it."""
-        code, message, trailing = BUSY.code, BUSY.message, BUSY.trailing_metadata
+        refusal = busy()
+        code, message, trailing = refusal.code, refusal.message, refusal.trailing_metadata
         others = []
         for event in events:
             if event[0] == EVENT_CALL:
