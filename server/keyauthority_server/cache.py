@@ -247,6 +247,9 @@ class Cache:
         kept = self._keys.get(key.access_key)
         if kept is None or kept.held is None:
             return
+        if key.revoke_time is not None and kept.at < revision:  # for good: few ask for it again
+            self._keys.drop(key.access_key)
+            return
         used = kept.held.key.last_used_time
         held = kept.held._replace(key=replace(key, last_used_time=used))
         self._keep(key.access_key, _Kept(revision, held))

@@ -93,11 +93,25 @@ async def test_change_is_made_to_what_is_kept(told: Told, cache: Cache, mine: Ke
     """All but digest and last use, which no change tells of; the answer is of its revision."""
     told.keys[mine.access_key] = held(replace(mine, last_used_time=NOON))
     await cache.look(mine.access_key, None)
-    tell(cache, told.change(replace(mine, revoke_time=NOON)))
+    tell(cache, told.change(replace(mine, disabled=True)))
     seen = await cache.look(mine.access_key, None)
-    revoked = replace(mine, revoke_time=NOON, last_used_time=NOON, revision=2)
-    assert (2, held(revoked)) == seen[:2]
+    disabled = replace(mine, disabled=True, last_used_time=NOON, revision=2)
+    assert (2, held(disabled)) == seen[:2]
     assert 1 == told.reads
+
+
+async def test_key_that_was_revoked_is_not_kept_unless_it_is_asked_for(
+    told: Told, cache: Cache, mine: Key
+) -> None:
+    """Few ask for it again, and it would be kept for all time: it is read, as revoked."""
+    await cache.look(mine.access_key, None)
+    tell(cache, told.change(replace(mine, revoke_time=NOON)))
+    assert 0 == cache.keys
+    for _ in range(2):
+        seen = await cache.look(mine.access_key, None)
+        assert seen.held is not None
+        assert (2, NOON, 2) == (seen.head, seen.held.key.revoke_time, told.reads)
+    assert 1 == cache.keys
 
 
 async def test_change_of_a_project_is_made_to_what_is_kept(
@@ -128,14 +142,14 @@ async def test_what_was_read_before_a_change_was_told_is_thrown_away(
 async def test_key_that_is_newer_than_what_was_told_waits(told: Told, cache: Cache) -> None:
     """It is shown from its revision on."""
     mine = put(told, operator(revision=1))
-    changes = [told.change(operator(revision=0)), told.change(replace(mine, revoke_time=NOON))]
+    changes = [told.change(operator(revision=0)), told.change(replace(mine, disabled=True))]
     assert 3 == (await cache.look(mine.access_key, None)).head
     for change in changes:
         assert 1 == await reads(told, cache, mine.access_key)
         tell(cache, change)
     seen = await cache.look(mine.access_key, None)
     assert seen.held is not None
-    assert (3, NOON, 3) == (seen.head, seen.held.key.revoke_time, told.reads)
+    assert (3, True, 3) == (seen.head, seen.held.key.disabled, told.reads)
 
 
 async def test_project_that_is_newer_than_what_was_told_waits(
