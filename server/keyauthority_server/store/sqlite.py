@@ -43,6 +43,7 @@ from keyauthority_server.store.sql import (
     Rows,
 )
 from keyauthority_server.store.sqlite_connection import (
+    LOOKS_CACHE_KIB,
     READ_BUSY_MS,
     WRITE_BUSY_MS,
     FileIdentity,
@@ -125,7 +126,7 @@ def open_store(
     with ExitStack() as opened:
         try:
             noted = noted_head(path)
-            reader = connect(path, READ_BUSY_MS)
+            reader = connect(path, READ_BUSY_MS, cache_kib=LOOKS_CACHE_KIB)
             opened.callback(reader.close)
             check_schema(reader, path, RECORDS)
             head = check_head(reader, path, noted) if checked else Head("", Revision(0))

@@ -22,9 +22,8 @@ READ_BUSY_MS: Final = (
 )
 WRITE_BUSY_MS: Final = 2_000  # the net below the lock files, for writers that do not know them
 WAL_KEPT_BYTES: Final = 64 << 20  # what a burst of writes leaves of the write-ahead log's file
-CACHE_KIB: Final = (
-    24 * 1024
-)  # for each connection, as it fills: 6,000 keys in use and all inner pages
+LOOKS_CACHE_KIB: Final = 24 * 1024  # as it fills: 6,000 keys in use and all inner pages
+_CACHE_KIB: Final = 8 * 1024  # of a connection that does not stand in the way of Verify
 
 _FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
 # Result codes, https://www.sqlite.org/rescode.html
@@ -48,7 +47,12 @@ def affected_library() -> bool:
 
 
 def connect(
-    path: Path, busy_ms: int, *, create: bool = False, durable: bool = True
+    path: Path,
+    busy_ms: int,
+    *,
+    create: bool = False,
+    durable: bool = True,
+    cache_kib: int = _CACHE_KIB,
 ) -> sqlite3.Connection:
     """Return a connection in autocommit, checked; raises sqlite3.Error.
 
@@ -66,6 +70,7 @@ def connect(
     try:
         for pragma in (_DURABLE if durable else _FAST, *_SETTINGS):
             connection.execute(pragma)
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     except UnicodeDecodeError as error:  # SQLite's own message, which quotes it
         connection.close()
         raise sqlite3.DatabaseError("the schema is no text") from error
@@ -83,7 +88,6 @@ _SETTINGS: Final = (
     "PRAGMA trusted_schema = OFF",
     "PRAGMA wal_autocheckpoint = 0",  # one process only runs checkpoints
     f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
-    f"PRAGMA cache_size = -{CACHE_KIB}",
 )
 
 
