@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 
 from keyauthority_server.transport import native
@@ -23,6 +26,8 @@ class GivenFront:
     def __init__(self, batch: list[tuple[Any, ...]]) -> None:
         self._batches = [batch]
         self._closed = threading.Event()
+        self.failed: dict[int, int] = {}
+        """Calls, and the codes that they failed with."""
 
     def __call__(self, *_: object, **__: object) -> GivenFront:
         """Stand in for the front's class too."""
@@ -42,7 +47,10 @@ class GivenFront:
         """Find that the client has gone."""
         return False
 
-    fail = respond
+    def fail(self, call_id: int, code: int, *_: object, **__: object) -> bool:
+        """Note it, and find that the client has gone."""
+        self.failed[call_id] = code
+        return False
 
     def recv_batch_details(self, _: int) -> list[tuple[Any, ...]] | None:
         """Give the batch, then wait for the end."""
@@ -54,6 +62,12 @@ class GivenFront:
     def close(self) -> None:
         """Let the receiving thread go."""
         self._closed.set()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Return once a condition holds."""
+    while not holds():  # noqa: ASYNC110 - of many kinds
+        await asyncio.sleep(0.01)
 
 
 async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
@@ -76,3 +90,40 @@ async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
     async with asyncio.timeout(5):
         await told.wait()
         await front.drain(0)
+
+
+async def test_call_without_a_deadline_ends_in_its_time_and_no_other_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One timer serves them all, those that begin later, too."""
+    begun: list[float] = []
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        begun.append(time.monotonic())
+        await asyncio.get_running_loop().create_future()
+        return b""
+
+    async def over_at_once(_: bytes, __: Call) -> bytes:
+        await asyncio.sleep(0)
+        return b""
+
+    bare, bounded = ((), "unix:", None), ((), "unix:", 60.0)
+    batch = [
+        (EVENT_CALL, 1, 1, b"", None, bare),
+        (EVENT_CALL, 2, 0, b"", None, bare),
+        (EVENT_CALL, 3, 0, b"", None, bounded),
+    ]
+    given = GivenFront(batch)
+    monkeypatch.setattr(native, "NativeGrpcFront", given)
+    limits = LIMITS._replace(unary_seconds=0.2)
+    front = native.Front("unix:", {"/a/B": answer, "/a/C": over_at_once}, limits, reuse_port=False)
+    front.start("behind")
+    async with asyncio.timeout(5):
+        await until(lambda: len(begun) == 2)
+        await asyncio.sleep(limits.unary_seconds / 2)
+        late = (EVENT_CALL, 4, 0, b"", None, bare)
+        front._take([late])
+        await until(lambda: given.failed == {2: DEADLINE_EXCEEDED, 4: DEADLINE_EXCEEDED})
+        assert time.monotonic() - begun[-1] >= limits.unary_seconds - 0.01
+        await front.drain(0)
+    assert UNAVAILABLE == given.failed[3]

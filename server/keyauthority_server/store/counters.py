@@ -68,6 +68,8 @@ class Counters(Protocol):
         ...
 
 
+NOT_DRAWN: Final = "the counters were not drawn in time"
+
 _GET: Final = "SELECT start, used FROM counter WHERE name = ?"
 _PUT: Final = """
     INSERT INTO counter (name, start, used) VALUES (?, ?, ?)

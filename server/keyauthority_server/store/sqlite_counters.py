@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
-from keyauthority_server.store.counters import Draw, Drawn, Tally
+from keyauthority_server.store.counters import NOT_DRAWN, Draw, Drawn, Tally
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -71,12 +71,13 @@ class SqliteCounters:
 
     def __init__(self, writer: Writer[Drawing]) -> None:
         self._writer = writer
-        self._turns: Turns[Sequence[Draw], Sequence[Drawn]] = Turns(writer)
+        self._turns: Turns[Sequence[Draw], Sequence[Drawn]] = Turns(
+            writer, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
+        )
 
     async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
         """Make all draws in one transaction, and commit it; see `counters`."""
-        late = "the counters were not drawn in time"
-        return await self._turns.ask(draws, size=len(draws), seconds=DRAW_TIMEOUT, late=late)
+        return await self._turns.ask(draws, len(draws))
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of everything."""

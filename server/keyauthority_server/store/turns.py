@@ -35,9 +35,28 @@ class Turn(Generic[Q, A]):
 
     urgent: ClassVar[bool] = False  # to a thread that knows what is
 
-    def __init__(self, callers: Sequence[Asking[Q, A]]) -> None:
-        self.callers = callers
-        self.size = sum(one.size for one in callers)
+    def __init__(self) -> None:
+        self.callers: list[Asking[Q, A]] = []
+        self.size = 0
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def join(self, asking: Asking[Q, A]) -> None:
+        """Add a question, before it is handed over."""
+        self.callers.append(asking)
+        self.size += asking.size
+        self._waiting += 1
+
+    def leave(self) -> None:
+        """Let go of one who has his answer, or gives it up."""
+        self._waiting -= 1
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+
+    def end_in(self, seconds: float, late: str) -> None:
+        """Refuse those who still wait then."""
+        loop, error = asyncio.get_running_loop(), StoreUnavailable(late)
+        self._timer = loop.call_later(seconds, refuse, self.callers, error)
 
 
 T = TypeVar("T", contravariant=True)
@@ -54,35 +73,39 @@ class Thread(Protocol[T]):
 class Turns(Generic[Q, A]):
     """The event loop's end. Use it from one loop."""
 
-    def __init__(self, thread: Thread[Turn[Q, A]]) -> None:
+    def __init__(self, thread: Thread[Turn[Q, A]], *, seconds: float, late: str) -> None:
+        """Wait so long for each answer; `late` says what is refused then."""
         self._thread = thread
-        self._turn: list[Asking[Q, A]] = []
+        self._seconds = seconds
+        self._late = late
+        self._turn: Turn[Q, A] | None = None
 
-    async def ask(self, question: Q, *, size: int, seconds: float, late: str) -> A:
-        """Return the answer. Raises StoreUnavailable(`late`) if it does not come in time.
+    async def ask(self, question: Q, size: int) -> A:
+        """Return the answer. Raises StoreUnavailable if it does not come in time.
 
         A question that was given up before the thread has taken it is never answered.
         """
-        loop = asyncio.get_running_loop()
-        asking: Asking[Q, A] = Asking(question, size, loop.create_future())
-        if not self._turn:
+        loop, turn = asyncio.get_running_loop(), self._turn
+        if turn is None:
+            turn = self._turn = Turn()
             loop.call_soon(self.hand_in)
-        self._turn.append(asking)
-        timer = loop.call_later(seconds, refuse, (asking,), StoreUnavailable(late))
+        asking: Asking[Q, A] = Asking(question, size, loop.create_future())
+        turn.join(asking)
         try:
             return await asking.outcome
         finally:
-            timer.cancel()
+            turn.leave()
 
     def hand_in(self) -> None:
         """Hand over what was asked in this turn so far."""
-        turn, self._turn = self._turn, []
-        if not turn:
+        turn, self._turn = self._turn, None
+        if turn is None:
             return
+        turn.end_in(self._seconds, self._late)
         try:
-            self._thread.submit(Turn(turn))
+            self._thread.submit(turn)
         except StoreUnavailable as error:
-            refuse(turn, error)
+            refuse(turn.callers, error)
 
 
 def waiting(turns: Sequence[Turn[Q, A]]) -> list[Asking[Q, A]]:

@@ -85,6 +85,9 @@ class Front:
         self._given = self._taken = 0  # each is counted in one thread only
         self._taking = False
         self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._ends: dict[int, float] = {}  # of those without a deadline, the earliest first
+        self._late: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._draining = False
 
     def start(self, behind: str) -> None:
@@ -210,23 +213,37 @@ class Front:
         except Exception as failure:  # noqa: BLE001 - a fault in one call ends no other
             self._fail(call_id, failure)
         else:
-            limit = self._limits.unary_seconds if left is None else None
-            going_on = self._go_on(call_id, _Begun(answer, waited), limit)
-            task = asyncio.get_running_loop().create_task(going_on)
-            self._waiting[call_id] = task
+            loop = asyncio.get_running_loop()
+            self._waiting[call_id] = loop.create_task(self._go_on(call_id, _Begun(answer, waited)))
+            if left is None:
+                end = self._ends[call_id] = loop.time() + self._limits.unary_seconds
+                self._timer = self._timer or loop.call_at(end, self._end_late)
 
-    async def _go_on(self, call_id: int, answer: _Begun, limit: float | None) -> None:
+    async def _go_on(self, call_id: int, answer: _Begun) -> None:
         try:
-            async with asyncio.timeout(limit):
-                self._front.respond(call_id, await answer)
-        except TimeoutError:
-            self._front.fail(call_id, DEADLINE_EXCEEDED, "the call took longer than it may")
+            self._front.respond(call_id, await answer)
         except asyncio.CancelledError:
-            self._front.fail(call_id, UNAVAILABLE, "the server is going away")
+            if call_id in self._late:
+                self._front.fail(call_id, DEADLINE_EXCEEDED, "the call took longer than it may")
+            else:
+                self._front.fail(call_id, UNAVAILABLE, "the server is going away")
         except Exception as failure:  # noqa: BLE001 - as above
             self._fail(call_id, failure)
         finally:
             del self._waiting[call_id]
+            self._ends.pop(call_id, None)
+            self._late.discard(call_id)
+
+    def _end_late(self) -> None:
+        """End the calls whose time is up: one timer for all, since most end long before."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        for call_id, end in list(self._ends.items()):
+            if end > loop.time():
+                self._timer = loop.call_at(end, self._end_late)
+                return
+            del self._ends[call_id]
+            self._late.add(call_id)
+            self._waiting[call_id].cancel()
 
     def _fail(self, call_id: int, failure: Exception) -> None:
         refusal = failure if isinstance(failure, Refusal) else unexpected(failure)

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from keyauthority_server.store.base import StoreError, StoreUnavailable
-from keyauthority_server.store.counters import Draw, Drawn, Tally
+from keyauthority_server.store.counters import NOT_DRAWN, Draw, Drawn, Tally
 from keyauthority_server.store.gathering import Gathering
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.rows import PostgresRows
@@ -69,12 +69,13 @@ class PostgresCounters:
 
     def __init__(self, rows: PostgresRows) -> None:
         self._thread: Gathering[Drawing] = Gathering(_Draws(rows), name="counters", most=GROUP_MAX)
-        self._turns: Turns[Sequence[Draw], Sequence[Drawn]] = Turns(self._thread)
+        self._turns: Turns[Sequence[Draw], Sequence[Drawn]] = Turns(
+            self._thread, seconds=DRAW_SECONDS, late=NOT_DRAWN
+        )
 
     async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
         """Make all draws in one transaction, and commit it; see `counters`."""
-        late = "the counters were not drawn in time"
-        return await self._turns.ask(draws, size=len(draws), seconds=DRAW_SECONDS, late=late)
+        return await self._turns.ask(draws, len(draws))
 
     async def close(self) -> None:
         """Finish what was handed in, then let go of everything."""

@@ -103,7 +103,9 @@ class PostgresStore(Pages):
             name="store-looks",
             most=looks.GROUP_MAX,
         )
-        self._turns: Turns[Question, Answer] = Turns(self._looking)
+        self._turns: Turns[Question, Answer] = Turns(
+            self._looking, seconds=looks.LOOK_SECONDS, late="the store did not answer in time"
+        )
         job = Writing(connections.writer, seal, witness)
         self._writer = Gathering(job, name="store-writer", most=writer.GROUP_MAX)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
@@ -219,9 +221,7 @@ class PostgresStore(Pages):
         return Asked(ASKED, list(values))
 
     async def _ask(self, question: Question) -> Answer:
-        size = len(question.access_keys) + 1
-        late = "the store did not answer in time"
-        return await self._turns.ask(question, size=size, seconds=looks.LOOK_SECONDS, late=late)
+        return await self._turns.ask(question, len(question.access_keys) + 1)
 
     async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
         unit = Unit(work)

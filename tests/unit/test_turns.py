@@ -1,0 +1,98 @@
+"""Questions of an event loop to a thread: in time for each, or refused for all that wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.turns import Turn, Turns, tell, waiting
+
+
+class Thread:
+    """Takes turns, and answers them when it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[Turn[str, str]] = []
+        self.closed = False
+
+    def submit(self, turn: Turn[str, str]) -> None:
+        """Take one."""
+        if self.closed:
+            raise StoreUnavailable("closed")
+        self.taken.append(turn)
+
+    def answer(self) -> None:
+        """Answer all who wait with their own question."""
+        callers = waiting(self.taken)
+        tell(callers, [one.question for one in callers])
+
+
+def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, list[Any]]:
+    """Ask some questions in one turn of the loop."""
+    turns: Turns[str, str] = Turns(thread, seconds=seconds, late="late")
+    return turns, [asyncio.create_task(turns.ask(one, 2)) for one in questions]
+
+
+async def turn_of_the_loop() -> None:
+    """Let all that can go on do so, twice."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def test_questions_of_one_turn_are_handed_over_together() -> None:
+    """And those of the next by themselves."""
+    thread = Thread()
+    turns, first = asked(thread, "abc")
+    await turn_of_the_loop()
+    second = asyncio.create_task(turns.ask("d", 1))
+    await turn_of_the_loop()
+    assert [("abc", 6), ("d", 1)] == [
+        ("".join(one.question for one in turn.callers), turn.size) for turn in thread.taken
+    ]
+    thread.answer()
+    assert ["a", "b", "c", "d"] == await asyncio.gather(*first, second)
+
+
+async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
+    """One who was answered keeps his answer; the thread sees none of those who gave up."""
+    thread = Thread()
+    _, (first, second, third) = asked(thread, "abc", seconds=0.05)
+    await turn_of_the_loop()
+    (turn,) = thread.taken
+    tell(turn.callers[:1], ["a"])
+    assert "a" == await first
+    second.cancel()
+    with pytest.raises(StoreUnavailable, match="late"):
+        await third
+    assert [] == waiting(thread.taken)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["answered", "gone"])
+async def test_nothing_is_left_of_a_turn_that_all_have_left(gone: bool) -> None:
+    """Not even its timer, of which there would be thousands."""
+    thread = Thread()
+    _, tasks = asked(thread, "ab")
+    await turn_of_the_loop()
+    timer = thread.taken[0]._timer
+    assert timer is not None
+    assert not timer.cancelled()
+    if gone:
+        for task in tasks:
+            task.cancel()
+    else:
+        thread.answer()
+    await asyncio.wait(tasks)
+    assert timer.cancelled()
+
+
+async def test_thread_that_takes_nothing_more_refuses_all_of_a_turn() -> None:
+    """At once, and for its own reason."""
+    thread = Thread()
+    thread.closed = True
+    _, tasks = asked(thread, "ab")
+    for task in tasks:
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await task
