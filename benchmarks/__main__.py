@@ -86,7 +86,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--cases", type=int, default=CASES, help="changes timed one by one")
     options.add_argument(
         "--keys", type=int, nargs="+", default=KEYS, metavar="N",
-        help="numbers of keys to compare; 10 million take 10 GB, and some 20 minutes to make",
+        help="numbers of keys to compare; 10 million take 12 GB, and some 40 minutes to make",
     )  # fmt: skip
     options.add_argument("--watchers", type=int, nargs="+", default=WATCHERS, metavar="N")
     options.add_argument(
