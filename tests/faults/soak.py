@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,6 +27,8 @@ CLIENTS: Final = 4
 PAUSE_SECONDS: Final = 0.02  # on average, between two calls of a client
 CANCELLED: Final = 0.1  # of all calls
 CANCELLED_AFTER: Final = 0.004  # seconds, at most: before, while and after the server works on it
+FILLERS: Final = 8
+FILLED_AT_ONCE: Final = 1_000  # keys verified
 SAMPLES: Final = 40  # of a run
 KEYS: Final = 50  # that a client has at a time
 MIB: Final = 1 << 20
@@ -196,6 +199,29 @@ def watch_now_and_then(caller: Caller, project_id: str, stop: threading.Event) -
             next(stream)
         stream.cancel()
         stop.wait(0.2)
+
+
+def fill(server: ServerProcess, keys: int) -> None:
+    """Make so many keys, and have each worker verify them all.
+
+    What is kept in memory up to a bound is full then, and no more takes it for growth.
+    """
+    with ExitStack() as stack:
+        channels = [
+            stack.enter_context(grpc.insecure_channel(server.address, _APART))
+            for _ in range(FILLERS)
+        ]
+        callers = [Caller(channel, server.metadata) for channel in channels]
+        project_id = new_project(callers[0])
+        with ThreadPoolExecutor(FILLERS) as pool:
+            made = pool.map(
+                lambda place: new_key(callers[place % FILLERS], project_id), range(keys)
+            )
+            asked = [pb.VerifyRequest(secret_key=one.secret_key) for one in made]
+        for first in range(0, keys, FILLED_AT_ONCE):
+            batch = pb.BatchVerifyRequest(requests=asked[first : first + FILLED_AT_ONCE])
+            for caller in callers:  # which worker has whose connection is chance
+                assert all(one.valid for one in caller.ask(batch).responses)
 
 
 def soak(server: ServerProcess, seconds: float) -> tuple[list[Held], Counter[str]]:

@@ -7,15 +7,15 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
+from keyauthority_server.store.sights import KEPT_KEYS
 from tests.conftest import Start
-from tests.faults.soak import MIB, SAMPLES, Held, Window, held, soak, window
+from tests.faults.soak import MIB, SAMPLES, Held, Window, fill, held, soak, window
 from tests.proofs import PROVE, Proof, scaled
 from tests.service.processes import wait_until
 
 SECONDS = scaled(short=3, each=36)
-MEMORY_MAX = (
-    12 * MIB
-)  # for all processes: SQLite's caches, which are bounded, fill as the log grows
+# For all processes: SQLite's caches, which are bounded, fill as the log grows.
+MEMORY_MAX = 12 * MIB
 DESCRIPTORS_MAX = 8  # connections and streams come and go
 LEAKED = 40
 
@@ -52,6 +52,8 @@ def test_load_that_goes_on_leaves_nothing_behind(
         url = request.getfixturevalue("cluster").create()
         flags = ["--transport", "grpcio", "--store", url, "--max-staleness", "30s"]
     server = start_server(*flags)
+    if PROVE:
+        fill(server, KEPT_KEYS)
     samples, made = soak(server, SECONDS)
     before, after = windows(samples)
     figures = (
