@@ -59,7 +59,7 @@ async def test_questions_of_one_turn_are_handed_over_together() -> None:
 async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
     """One who was answered keeps his answer; the thread sees none of those who gave up."""
     thread = Thread()
-    _, (first, second, third) = asked(thread, "abc", seconds=0.05)
+    _, (first, second, third) = asked(thread, "abc", seconds=0.5)
     await turn_of_the_loop()
     (turn,) = thread.taken
     tell(turn.callers[:1], ["a"])
