@@ -27,7 +27,7 @@ PROVE: Final = int(os.environ.get("PROVE", "1"))  # 50 makes it a million tokens
 GUESSES: Final = 20_000 * PROVE
 BATCH: Final = 1_000
 HONEST: Final = 200 * PROVE
-REFUSED: Final = 10_000 * PROVE
+REFUSED: Final = 5_000 * PROVE
 LARGE: Final = 4_000  # bytes of a refused call
 CHUNK: Final = 500  # calls without a credential at once, until one is refused
 WAIT_MAX: Final = 1.0  # seconds: many times what the honest wait on a machine that does little else
@@ -106,12 +106,11 @@ async def test_refused_calls_leave_nothing_behind(start_server: Start, transport
     before = 0
     try:
         await flood(bare)
-        for _ in range(REFUSED // CHUNK):
+        while refused["RESOURCE_EXHAUSTED"] < REFUSED:  # on a slow machine some may fail again
             load = await bare.offer([body] * CHUNK, rate=10_000)
             refused += load.refused
             before = before or memory_of(server)  # once it has seen the largest
     finally:
         await bare.close()
-    assert REFUSED == sum(refused.values())
-    assert REFUSED / 2 < refused["RESOURCE_EXHAUSTED"]
-    assert REFUSED * LARGE / 4 > memory_of(server) - before
+    assert {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED"} >= set(refused)
+    assert REFUSED * LARGE / 2 > memory_of(server) - before
