@@ -27,8 +27,8 @@ PROVE: Final = int(os.environ.get("PROVE", "1"))  # 50 makes it a million tokens
 GUESSES: Final = 20_000 * PROVE
 BATCH: Final = 1_000
 HONEST: Final = 200 * PROVE
-REFUSED: Final = 5_000 * PROVE
-LARGE: Final = 4_000  # bytes of a refused call
+REFUSED: Final = 3_000 * PROVE
+LARGE: Final = 20_000  # bytes of a refused call
 CHUNK: Final = 500  # calls without a credential at once, until one is refused
 WAIT_MAX: Final = 1.0  # seconds: many times what the honest wait on a machine that does little else
 
