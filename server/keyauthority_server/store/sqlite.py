@@ -43,7 +43,7 @@ from keyauthority_server.store.sql import (
     Rows,
 )
 from keyauthority_server.store.sqlite_connection import (
-    LOOKS_CACHE_KIB,
+    LOOKS_CACHE,
     READ_BUSY_MS,
     WRITE_BUSY_MS,
     FileIdentity,
@@ -126,7 +126,7 @@ def open_store(
     with ExitStack() as opened:
         try:
             noted = noted_head(path)
-            reader = connect(path, READ_BUSY_MS, cache_kib=LOOKS_CACHE_KIB)
+            reader = connect(path, READ_BUSY_MS, cache=LOOKS_CACHE)
             opened.callback(reader.close)
             check_schema(reader, path, RECORDS)
             head = check_head(reader, path, noted) if checked else Head("", Revision(0))

@@ -22,8 +22,9 @@ READ_BUSY_MS: Final = (
 )
 WRITE_BUSY_MS: Final = 2_000  # the net below the lock files, for writers that do not know them
 WAL_KEPT_BYTES: Final = 64 << 20  # what a burst of writes leaves of the write-ahead log's file
-LOOKS_CACHE_KIB: Final = 24 * 1024  # as it fills: 6,000 keys in use and all inner pages
-_CACHE_KIB: Final = 8 * 1024  # of a connection that does not stand in the way of Verify
+# Of pages, in KiB, as they fill: for Verify 6,000 keys in use and all inner pages.
+LOOKS_CACHE: Final = "PRAGMA cache_size = -24576"
+_CACHE: Final = "PRAGMA cache_size = -8192"
 
 _FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
 # Result codes, https://www.sqlite.org/rescode.html
@@ -52,7 +53,7 @@ def connect(
     *,
     create: bool = False,
     durable: bool = True,
-    cache_kib: int = _CACHE_KIB,
+    cache: str = _CACHE,
 ) -> sqlite3.Connection:
     """Return a connection in autocommit, checked; raises sqlite3.Error.
 
@@ -68,9 +69,8 @@ def connect(
         timeout=busy_ms / 1000,
     )
     try:
-        for pragma in (_DURABLE if durable else _FAST, *_SETTINGS):
+        for pragma in (_DURABLE if durable else _FAST, *_SETTINGS, cache):
             connection.execute(pragma)
-        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     except UnicodeDecodeError as error:  # SQLite's own message, which quotes it
         connection.close()
         raise sqlite3.DatabaseError("the schema is no text") from error
