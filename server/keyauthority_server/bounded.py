@@ -6,6 +6,7 @@ makes keys could else fill all memory with a hundred thousand of those.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
@@ -23,7 +24,7 @@ class Bounded(Generic[K, V]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: dict[K, V] = {}
+        self._kept: OrderedDict[K, V] = OrderedDict()  # finds its first at once; a dict looks for it
         self._heavy: dict[K, int] = {}  # the weights that are not 1
         self._weight = 0
         self.get = self._kept.get
@@ -39,7 +40,8 @@ class Bounded(Generic[K, V]):
         """Keep a value as the newest, in the place of the one that there is of this name."""
         self.drop(name)
         while self._kept and self._weight + weight > self._most:
-            self.drop(next(iter(self._kept)))
+            oldest, _ = self._kept.popitem(last=False)
+            self._weight -= self._heavy.pop(oldest, 1)
         self._kept[name] = value
         self._weight += weight
         if weight != 1:
