@@ -16,8 +16,7 @@ from keyauthority_server.store.base import Store, StoreUnavailable
 from keyauthority_server.store.sqlite import migrate, open_store
 from keyauthority_server.store.values import Tail
 from tests.store.making import create, create_project, key, seal
-
-PATIENCE = 20.0  # seconds; of a test that hangs
+from tests.unit.waiting import PATIENCE, until
 
 
 class Follower:
@@ -85,13 +84,6 @@ async def feed(store: Faulty) -> AsyncIterator[Feed]:
     """A feed that runs."""
     async with following(cast("Store", store)) as running:
         yield running
-
-
-async def until(holds: Callable[[], object]) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - of many kinds
-            await asyncio.sleep(0.005)
 
 
 async def test_each_change_is_told_once_whoever_makes_it(

@@ -8,6 +8,7 @@ import pytest
 
 from keyauthority_server.rpc.lanes import PAGES_ABREAST, Lane, lanes
 from keyauthority_server.wire import Call, Refusal
+from tests.unit.waiting import settle
 
 CALL = Call((), "ipv4:127.0.0.1:1")
 
@@ -29,12 +30,6 @@ class Served:
         finally:
             self.now -= 1
         return body
-
-
-async def settle() -> None:
-    """Let every task that can go on do so."""
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("abreast", [1, 2, None])

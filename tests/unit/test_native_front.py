@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 
 from keyauthority_server.transport import native
 from keyauthority_server.wire import Call
+from tests.unit.waiting import until
 
 LIMITS = native.Limits(4 << 20, 8192, 1000, 10_000, 60, 60_000, 20_000)
 CALL = (EVENT_CALL, 7, 0, b"", None, ((), "unix:", None))
@@ -64,12 +64,6 @@ class GivenFront:
         self._closed.set()
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Return once a condition holds."""
-    while not holds():  # noqa: ASYNC110 - of many kinds
-        await asyncio.sleep(0.01)
-
-
 async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -118,12 +112,11 @@ async def test_call_without_a_deadline_ends_in_its_time_and_no_other_does(
     limits = LIMITS._replace(unary_seconds=0.2)
     front = native.Front("unix:", {"/a/B": answer, "/a/C": over_at_once}, limits, reuse_port=False)
     front.start("behind")
-    async with asyncio.timeout(5):
-        await until(lambda: len(begun) == 2)
-        await asyncio.sleep(limits.unary_seconds / 2)
-        late = (EVENT_CALL, 4, 0, b"", None, bare)
-        front._take([late])
-        await until(lambda: given.failed == {2: DEADLINE_EXCEEDED, 4: DEADLINE_EXCEEDED})
-        assert time.monotonic() - begun[-1] >= limits.unary_seconds - 0.01
-        await front.drain(0)
+    await until(lambda: len(begun) == 2)
+    await asyncio.sleep(limits.unary_seconds / 2)
+    late = (EVENT_CALL, 4, 0, b"", None, bare)
+    front._take([late])
+    await until(lambda: given.failed == {2: DEADLINE_EXCEEDED, 4: DEADLINE_EXCEEDED})
+    assert time.monotonic() - begun[-1] >= limits.unary_seconds - 0.01
+    await front.drain(0)
     assert UNAVAILABLE == given.failed[3]

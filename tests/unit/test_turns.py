@@ -9,6 +9,7 @@ import pytest
 
 from keyauthority_server.store.base import StoreUnavailable
 from keyauthority_server.store.turns import Turn, Turns, tell, waiting
+from tests.unit.waiting import settle
 
 
 class Thread:
@@ -36,19 +37,13 @@ def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, lis
     return turns, [asyncio.create_task(turns.ask(one, 2)) for one in questions]
 
 
-async def turn_of_the_loop() -> None:
-    """Let all that can go on do so, twice."""
-    for _ in range(4):
-        await asyncio.sleep(0)
-
-
 async def test_questions_of_one_turn_are_handed_over_together() -> None:
     """And those of the next by themselves."""
     thread = Thread()
     turns, first = asked(thread, "abc")
-    await turn_of_the_loop()
+    await settle()
     second = asyncio.create_task(turns.ask("d", 1))
-    await turn_of_the_loop()
+    await settle()
     assert [("abc", 6), ("d", 1)] == [
         ("".join(one.question for one in turn.callers), turn.size) for turn in thread.taken
     ]
@@ -60,7 +55,7 @@ async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
     """One who was answered keeps his answer; the thread sees none of those who gave up."""
     thread = Thread()
     _, (first, second, third) = asked(thread, "abc", seconds=0.5)
-    await turn_of_the_loop()
+    await settle()
     (turn,) = thread.taken
     tell(turn.callers[:1], ["a"])
     assert "a" == await first
@@ -75,7 +70,7 @@ async def test_nothing_is_left_of_a_turn_that_all_have_left(gone: bool) -> None:
     """Not even its timer, of which there would be thousands."""
     thread = Thread()
     _, tasks = asked(thread, "ab")
-    await turn_of_the_loop()
+    await settle()
     timer = thread.taken[0]._timer
     assert timer is not None
     assert not timer.cancelled()
