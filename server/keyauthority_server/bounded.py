@@ -24,9 +24,7 @@ class Bounded(Generic[K, V]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[K, V] = (
-            OrderedDict()
-        )  # finds its first at once; a dict looks for it
+        self._kept: OrderedDict[K, V] = OrderedDict()  # a dict is slow to find its first
         self._heavy: dict[K, int] = {}  # the weights that are not 1
         self._weight = 0
         self.get = self._kept.get

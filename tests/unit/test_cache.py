@@ -250,6 +250,24 @@ async def test_what_is_kept_is_bounded(told: Told, peppers: Keyring) -> None:
     assert [0, 0, 1] == [await reads(told, cache, name) for name in reversed(absent)]
 
 
+async def test_heavy_keys_take_the_room_of_several(told: Told, peppers: Keyring) -> None:
+    """Those that are read, and those that grow by a change."""
+    many = tuple(f"{number:0100}" for number in range(100))
+    cache = made(told, peppers, keys_max=4)
+    names = [put(told, operator(revision=1)).access_key for _ in range(3)]
+    for name in names:
+        await cache.look(name, None)
+    heavy = put(told, replace(operator(revision=1), operator_projects=many))
+    await cache.look(heavy.access_key, None)
+    assert 1 == cache.keys
+    for name in names:
+        await cache.look(name, None)
+    assert 3 == cache.keys
+    grown = replace(told.keys[names[-1]].key, operator_projects=many)
+    tell(cache, told.change(grown))
+    assert 1 == cache.keys
+
+
 async def test_old_position_is_not_shown_but_read_through(
     told: Told, cache: Cache, mine: Key
 ) -> None:
