@@ -8,7 +8,13 @@ from datetime import datetime, timedelta
 from keyauthority.model import Revision
 from keyauthority_server.store.base import Store, Transaction
 from keyauthority_server.store.values import Remembered
+from tests.store.engines import Engine
 from tests.store.making import NOON, create_project
+
+
+def keep(one: Remembered, now: datetime) -> Callable[[Transaction], None]:
+    """Return work that keeps a request."""
+    return lambda transaction: transaction.remember(one, now)
 
 
 async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Store) -> None:
@@ -22,9 +28,6 @@ async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Stor
     again = first._replace(content=b"again", end=ends + timedelta(hours=24))
     await create_project(store)
 
-    def keep(one: Remembered, now: datetime) -> Callable[[Transaction], None]:
-        return lambda transaction: transaction.remember(one, now)
-
     def find(now: datetime) -> Callable[[Transaction], Remembered | None]:
         return lambda transaction: transaction.remembered(name, now)
 
@@ -36,3 +39,22 @@ async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Stor
     assert again == await store.write(find(ends))
     await store.write(lambda transaction: transaction.forget_token("KA1"))
     assert again._replace(sealed=None) == await store.write(find(ends))
+
+
+async def test_requests_that_have_ended_go_faster_than_they_come(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """With each one kept some of them are dropped, the oldest first, and none before its end."""
+    await create_project(store)
+    last = NOON + timedelta(hours=20)
+    for hours in range(21):
+        end = NOON + timedelta(hours=hours)
+        one = Remembered(bytes([hours]) * 32, b"", Revision(1), "", None, 1, end)
+        await store.write(keep(one, NOON - timedelta(days=1)))
+    left = []
+    for number in range(6):
+        new = Remembered(bytes([100 + number]) * 32, b"", Revision(1), "", None, 1, last)
+        await store.write(keep(new, last - timedelta(hours=1)))
+        names = sorted(bytes(name)[0] for (name,) in engine.rows(place, "SELECT name FROM request"))
+        left.append((names[0], len(names)))
+    assert [(4, 18), (8, 15), (12, 12), (16, 9), (20, 6), (20, 7)] == left

@@ -265,7 +265,8 @@ PUT_REQUEST: Final = (
     " ON CONFLICT (name) DO UPDATE SET "  # one whose end has come, and that is not dropped yet
     + _overwrite(column for column in REQUEST_COLUMNS if column != "name")
 )
-DROP_REQUESTS: Final = (
+REQUEST_ENDED: Final = "SELECT 1 FROM request WHERE end_time <= ? LIMIT 1"
+DROP_REQUESTS: Final = (  # not for nothing: on SQLite that costs 60 µs
     "DELETE FROM request WHERE name IN"
     " (SELECT name FROM request WHERE end_time <= ? ORDER BY end_time LIMIT ?)"
 )

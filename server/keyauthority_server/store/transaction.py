@@ -49,6 +49,7 @@ from keyauthority_server.store.sql import (
     PUT_KEY,
     PUT_PROJECT,
     PUT_REQUEST,
+    REQUEST_ENDED,
     Rows,
 )
 from keyauthority_server.store.values import (
@@ -183,7 +184,9 @@ class SqlTransaction:
     def remember(self, remembered: Remembered, now: datetime) -> None:
         """Keep a request, and drop some of those whose end has come."""
         rows = self._open()
-        rows.run(DROP_REQUESTS, (microseconds(now), REQUESTS_DROPPED))
+        moment = microseconds(now)
+        if rows.one(REQUEST_ENDED, (moment,)) is not None:
+            rows.run(DROP_REQUESTS, (moment, REQUESTS_DROPPED))
         rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
 
     def forget_token(self, access_key: str) -> None:
