@@ -21,6 +21,7 @@ from keyauthority_server.store.values import Entry, Seal, Sealer
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def sealer(audit_key: Keyring) -> Sealer:
@@ -48,4 +49,4 @@ def canonical_bytes(entry: Entry) -> bytes:
         "salt": entry.salt.hex(),
         "previous_hash": entry.previous_hash.hex(),
     }
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return _canonical(content).encode("ascii")

@@ -94,9 +94,8 @@ def time_from(number: int) -> datetime:
     return _EPOCH + timedelta(microseconds=number)
 
 
-def to_json(value: object) -> str:
-    """Return compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+to_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""Spells a value as compact JSON."""
 
 
 def flat_key(key: Key) -> Flat:
