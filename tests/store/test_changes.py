@@ -269,6 +269,8 @@ async def test_transaction_sees_its_own_changes_and_ends_with_its_work(store: St
         assert transaction.key(mine.access_key, frozenset({"another"})) is None
         assert transaction.project(one.project_id, None) is not None
         assert transaction.project(one.project_id, frozenset()) is None
+        assert transaction.project(mine.access_key, None) is None
+        assert transaction.key(one.project_id, None) is None
 
     await store.write(work)
     with pytest.raises(StoreError, match="over"):

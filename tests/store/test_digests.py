@@ -48,6 +48,20 @@ async def test_digest_that_is_another_by_now_stays(
     assert before == digests(engine, place)
 
 
+async def test_transaction_sees_the_digest_that_it_has_exchanged(store: Store) -> None:
+    """Though it has read the key before."""
+    made = await create(store, key((await create_project(store)).project_id))
+
+    def work(transaction: Transaction) -> tuple[bytes, bytes]:
+        before = transaction.key(made.access_key, None)
+        assert before is not None
+        transaction.redigest([Redigest(made.access_key, before.digest, 1, NEW, 2)])
+        after = transaction.key(made.access_key, None)
+        return before.digest, after.digest if after else b""
+
+    assert (held(made).digest, NEW) == await store.write(work)
+
+
 async def test_keys_that_are_over_need_their_pepper_no_more(store: Store) -> None:
     """Revoked or superseded: not needed. Disabled, expired, in its overlap: needed."""
     project = (await create_project(store)).project_id

@@ -137,6 +137,19 @@ async def test_last_use_moves_forward_only(store: Store) -> None:
     assert other == await store.get_key(other.access_key, None)
 
 
+async def test_transaction_sees_the_use_that_it_has_counted(store: Store) -> None:
+    """Though it has read the key before."""
+    (one,) = await keys_of(store, 1, 1)
+
+    def work(transaction: Transaction) -> list[datetime | None]:
+        seen = [transaction.key(one.access_key, None)]
+        transaction.count_usage(str(uuid4()), [row(one)], NOON, NOON + LONG)
+        seen.append(transaction.key(one.access_key, None))
+        return [held.key.last_used_time for held in seen if held]
+
+    assert [None, NOON] == await store.write(work)
+
+
 async def test_counting_makes_no_change(store: Store, engine: Engine, place: str) -> None:
     """Usage is bookkeeping: no revision, no entry, no other row than that of the key's last use."""
     one, _ = await keys_of(store, 1, 2)

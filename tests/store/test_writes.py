@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,6 +100,38 @@ async def test_what_is_waiting_is_committed_together(
         await asyncio.sleep(0)
     assert set(range(1, 51)) == {one.revision for one in await writing}
     assert 1 <= len(commits) <= 2
+
+
+async def test_what_was_undone_is_not_read_again(store: Store, engine: Engine, place: str) -> None:
+    """Not even by who makes, of the same records, the change that takes the same revision."""
+    owner = await create_project(store)
+    made = await create(store, key(owner.project_id))
+
+    def renaming(name: str, *, fails: bool = False) -> Callable[[Transaction], list[str]]:
+        def work(transaction: Transaction) -> list[str]:
+            for type_, record in (
+                (ChangeType.KEY_UPDATED, replace(made, purpose=name)),
+                (ChangeType.PROJECT_UPDATED, replace(owner, display_name=name)),
+            ):
+                transaction.apply(mutation(type_, record))
+            assert transaction.head == made.revision + 2
+            held_now = transaction.key(made.access_key, None)
+            project_now = transaction.project(owner.project_id, None)
+            assert held_now
+            assert project_now
+            if fails:
+                raise ValueError("taken back")
+            return [held_now.key.purpose, project_now.display_name]
+
+        return work
+
+    with engine.writers_held_up(place):
+        undone = asyncio.ensure_future(store.write(renaming("first", fails=True)))
+        done = asyncio.ensure_future(store.write(renaming("second")))
+        await asyncio.sleep(0)
+    with pytest.raises(ValueError, match="taken back"):
+        await undone
+    assert ["second", "second"] == await done
 
 
 async def test_closing_finishes_what_was_handed_in(engine: Engine, place: str) -> None:

@@ -26,9 +26,9 @@ from keyauthority_server.store.sql import (
     PROJECTS_PAGE,
     Rows,
     Source,
+    held_from,
     keys_page,
 )
-from keyauthority_server.store.transaction import held_from
 from keyauthority_server.store.values import Scope
 
 _NO_BOUND: Final = 2**63 - 1  # no revision is as high

@@ -24,8 +24,14 @@ from keyauthority_server.store.records import (
     record_of,
     time_from,
 )
-from keyauthority_server.store.sql import HELD_COLUMNS, HELD_WIDTH, LOOK, LOOK_WHOLE, PROJECT_WIDTH
-from keyauthority_server.store.transaction import held_from
+from keyauthority_server.store.sql import (
+    HELD_WIDTH,
+    LOOK,
+    LOOK_WHOLE,
+    PROJECT_WIDTH,
+    RECORD_AT,
+    held_from,
+)
 from keyauthority_server.store.values import Held, Sight, Sights
 
 _Pair = tuple[Held | None, Project | None]
@@ -45,7 +51,6 @@ KEPT_PROJECTS: Final = 4_096  # likewise
 
 _PROJECT_AT: Final = 1 + HELD_WIDTH  # behind the head's revision and the key
 _OPERATOR_AT: Final = _PROJECT_AT + PROJECT_WIDTH
-_KEY_AT: Final = len(HELD_COLUMNS)
 
 
 class Decoder:
@@ -184,13 +189,13 @@ class Decoder:
         return held, self._project(row[_PROJECT_AT:_OPERATOR_AT])
 
     def _held(self, row: Row) -> Held | None:
-        last_used_time, digest, pepper_version, _, access_key, revision = row[: _KEY_AT + 2]
+        last_used_time, digest, pepper_version, _, access_key, revision = row[: RECORD_AT + 2]
         if access_key is None:
             return None
         kept = self._keys.get(access_key)
         if kept is not None and kept[0] == revision and kept[1] == last_used_time:
             return _with(kept[2], digest, pepper_version)
-        self._check(KEY_COLUMNS, row[_KEY_AT:])
+        self._check(KEY_COLUMNS, row[RECORD_AT:])
         held = held_from(row)
         self._keep(last_used_time, held)
         return held

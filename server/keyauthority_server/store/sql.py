@@ -10,7 +10,14 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from keyauthority_server.store.records import KEY_COLUMNS, PROJECT_COLUMNS, Row
+from keyauthority_server.store.records import (
+    KEY_COLUMNS,
+    PROJECT_COLUMNS,
+    Row,
+    key_from,
+    record_of,
+)
+from keyauthority_server.store.values import Held
 
 HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
 """What a key's row says beside its record; `HELD_ROW` has them in front of it."""
@@ -50,7 +57,16 @@ def _overwrite(columns: Iterable[str]) -> str:
 
 HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
 HELD_WIDTH: Final = len(HELD_ROW)
+RECORD_AT: Final = len(HELD_COLUMNS)
 PROJECT_WIDTH: Final = len(PROJECT_COLUMNS)
+
+
+def held_from(row: Row) -> Held:
+    """Return what a row of `HELD_ROW` says."""
+    last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
+    key = key_from(record_of(KEY_COLUMNS, row[RECORD_AT:]), last_used_time)
+    return Held(key, digest, pepper_version, lineage)
+
 
 # Verify's way: what tells whether a decoded record is still the one, and what makes no revision.
 LOOK: Final = (

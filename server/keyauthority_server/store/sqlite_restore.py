@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from keyauthority.model import LogId, Revision
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
-from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG
+from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG, held_from
 from keyauthority_server.store.sqlite_backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -31,7 +31,7 @@ from keyauthority_server.store.sqlite_head import (
     noted_head,
 )
 from keyauthority_server.store.sqlite_schema import RECORDS, migrate, refused_or_failed
-from keyauthority_server.store.transaction import SqlTransaction, held_from
+from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Held, Sealer
 
 

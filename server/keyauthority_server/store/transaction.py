@@ -14,7 +14,7 @@ from typing import Any, Final
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
 from keyauthority_server.store import digests, usage
 from keyauthority_server.store.base import StoreClosed, StoreError
-from keyauthority_server.store.recorded import check_recorded
+from keyauthority_server.store.recorded import Checked
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
@@ -24,10 +24,7 @@ from keyauthority_server.store.records import (
     flat_from,
     flat_key,
     flat_project,
-    key_from,
     microseconds,
-    project_from,
-    record_of,
     time_from,
     to_json,
     values_of,
@@ -44,11 +41,11 @@ from keyauthority_server.store.sql import (
     GET_PROJECT,
     GET_RECORDED,
     GET_REQUEST,
-    HELD_COLUMNS,
     LOG,
     PUT_KEY,
     PUT_PROJECT,
     PUT_REQUEST,
+    RECORD_AT,
     REQUEST_ENDED,
     Rows,
 )
@@ -76,14 +73,6 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
     ChangeType.PROJECT_CREATED: (True,),
     ChangeType.PROJECT_UPDATED: (False,),
 }
-_RECORD_AT: Final = len(HELD_COLUMNS)
-
-
-def held_from(row: Row) -> Held:
-    """Return what a row of `HELD_ROW` says."""
-    last_used_time, digest, pepper_version, lineage = row[:_RECORD_AT]
-    key = key_from(record_of(KEY_COLUMNS, row[_RECORD_AT:]), last_used_time)
-    return Held(key, digest, pepper_version, lineage)
 
 
 def in_scope(key: Key, scope: Scope) -> bool:
@@ -94,7 +83,8 @@ def in_scope(key: Key, scope: Scope) -> bool:
 class SqlTransaction:
     """One unit of work; see `base.Transaction`."""
 
-    def __init__(self, rows: Rows, seal: Sealer) -> None:
+    def __init__(self, rows: Rows, seal: Sealer, checked: Checked | None = None) -> None:
+        """Decode no record anew that `checked` holds."""
         row = rows.one(LOG)
         if row is None:
             raise StoreError("the counter row is missing")
@@ -103,6 +93,8 @@ class SqlTransaction:
         self._closed = bool(closed)
         self._rows = rows
         self._seal = seal
+        self._checked = checked or Checked()
+        self._read: dict[tuple[str, str], Row | None] = {}  # rows of records, as they are in here
         self._usable = True
         self._torn = False
         self.revisions: list[Revision] = []
@@ -120,19 +112,18 @@ class SqlTransaction:
 
     def key(self, access_key: str, scope: Scope) -> Held | None:
         """Return the key as it is now, or None if it is absent or out of scope."""
-        row = self._live().one(GET_KEY, (access_key,))
+        row = self._row(GET_KEY, access_key)
         if row is None:
             return None
-        check_recorded(KEY_COLUMNS, row[_RECORD_AT:], self._read_entry)
-        held = held_from(row)
+        held = self._checked.key(row, self._read_entry)
         return held if in_scope(held.key, scope) else None
 
     def project(self, project_id: str, scope: Scope) -> Project | None:
         """Return the project as it is now, or None if it is absent or out of scope."""
         if scope is not None and project_id not in scope:
             return None
-        flat = self._project_before(project_id)
-        return project_from(flat) if flat else None
+        row = self._row(GET_PROJECT, project_id)
+        return None if row is None else self._checked.project(row, self._read_entry)
 
     def apply(self, mutation: Mutation) -> Applied:
         """Make one change: see the text of `base`.
@@ -197,6 +188,7 @@ class SqlTransaction:
         self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
+        self._read.clear()
         counted = usage.count(self._open(), batch_id, rows, now, end)
         if counted and (self._newest_time is None or now > self._newest_time):
             self._rows.run(ADVANCE_TIME, (microseconds(now),))
@@ -224,6 +216,7 @@ class SqlTransaction:
 
     def redigest(self, anew: Sequence[Redigest]) -> None:
         """Exchange digests, but for those that are not as they were found."""
+        self._read.clear()
         digests.redigest(self._open(), anew)
 
     def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
@@ -254,18 +247,25 @@ class SqlTransaction:
             raise StoreClosed("the store was closed for writing: it was copied to another")
         return rows
 
+    def _row(self, statement: str, name: str) -> Row | None:
+        """Return a record's row as it is now; it is read once, until it is written."""
+        rows, asked = self._live(), (statement, name)
+        if asked not in self._read:
+            self._read[asked] = rows.one(statement, (name,))
+        return self._read[asked]
+
     def _key_before(self, access_key: str) -> Flat:
-        row = self._live().one(GET_KEY, (access_key,))
+        row = self._row(GET_KEY, access_key)
         if row is None:
             return {}
-        check_recorded(KEY_COLUMNS, row[_RECORD_AT:], self._read_entry)
-        return flat_from(KEY_COLUMNS, row[_RECORD_AT:])
+        self._checked.key(row, self._read_entry)
+        return flat_from(KEY_COLUMNS, row[RECORD_AT:])
 
     def _project_before(self, project_id: str) -> Flat:
-        row = self._live().one(GET_PROJECT, (project_id,))
+        row = self._row(GET_PROJECT, project_id)
         if row is None:
             return {}
-        check_recorded(PROJECT_COLUMNS, row, self._read_entry)
+        self._checked.project(row, self._read_entry)
         return flat_from(PROJECT_COLUMNS, row)
 
     def _read_entry(self, revision: Revision) -> Row | None:
@@ -278,9 +278,11 @@ class SqlTransaction:
             values = values_of(KEY_COLUMNS, flat)
             values += (held.digest, held.pepper_version, held.lineage, entry.revision)
             rows.run(PUT_KEY, values)
+            self._read.pop((GET_KEY, held.key.access_key), None)
         if project is not None and entry.project is not None:
             values = values_of(PROJECT_COLUMNS, entry.project)
             rows.run(PUT_PROJECT, [*values, entry.revision])
+            self._read.pop((GET_PROJECT, project.project_id), None)
 
     def _append(self, rows: Rows, entry: Entry) -> None:
         seal = self._seal(entry)

@@ -16,6 +16,7 @@ import structlog
 
 from keyauthority.model import Revision
 from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.recorded import Checked
 from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Sealer
@@ -54,6 +55,7 @@ class Units:
         """Work on `rows`; `note` is told the newest revision after a commit, before any caller."""
         self._rows = rows
         self._seal = seal
+        self._checked = Checked()
         self._note = note
 
     def run(self, units: Sequence[Unit]) -> Answer:
@@ -84,7 +86,7 @@ class Units:
         unit.revisions = []
         rows.run("SAVEPOINT unit")
         try:
-            transaction = SqlTransaction(rows, self._seal)
+            transaction = SqlTransaction(rows, self._seal, self._checked)
             result = unit.work(transaction)
             transaction.finish()
             if rows.failure is None:
