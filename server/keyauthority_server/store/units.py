@@ -44,6 +44,8 @@ class Unit:
         self.work = work
         self.urgent = urgent
         self.outcome: Future[Any] = Future()
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done in the loop once there is an outcome, or its caller waits no more."""
         self.revisions: list[Revision] = []
         """The changes that it made, once it is committed."""
 
@@ -68,6 +70,7 @@ class Units:
                 self._note(max(revisions))
             for one in answers:
                 one()
+            _tell(units)
 
         return answer
 
@@ -76,6 +79,7 @@ class Units:
         for unit in units:
             if _wanted(unit):
                 unit.outcome.set_exception(error)
+        _tell(units)
 
     def _work(self, unit: Unit) -> Answer:
         """Run one unit in a savepoint; return how to answer it after the commit.
@@ -116,21 +120,38 @@ async def answered(unit: Unit, seconds: float) -> Any:
     Raises what it raised, and StoreUnavailable if that takes too long: it never will be committed
     if it has not begun, else nobody knows. A caller who goes away changes nothing.
     """
-    outcome: asyncio.Future[Any] = asyncio.wrap_future(unit.outcome)
+    timer = asyncio.get_running_loop().call_later(seconds, _end_waits, (unit,))
     try:
-        done, _ = await asyncio.wait((outcome,), timeout=seconds)
+        await unit.told
     except asyncio.CancelledError:
-        outcome.add_done_callback(partial(_log_unanswered, unit))
+        unit.outcome.add_done_callback(partial(_log_unanswered, unit))
         raise
-    if done:
-        return outcome.result()
+    finally:
+        timer.cancel()
+    if unit.outcome.done():
+        return unit.outcome.result()
     if unit.outcome.cancel():
         raise StoreUnavailable("the write did not come to its turn, and never will")
-    outcome.add_done_callback(partial(_log_unanswered, unit))
+    unit.outcome.add_done_callback(partial(_log_unanswered, unit))
     raise StoreUnavailable("the write was not committed in time; it may be yet")
 
 
-def _log_unanswered(unit: Unit, outcome: asyncio.Future[Any]) -> None:
+def _tell(units: Sequence[Unit]) -> None:
+    """Wake the callers of a group, once for all: each wake fights for the interpreter."""
+    if units:
+        try:
+            units[0].told.get_loop().call_soon_threadsafe(_end_waits, units)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            _log.warning("unanswered", callers=len(units))
+
+
+def _end_waits(units: Sequence[Unit]) -> None:
+    for unit in units:
+        if not unit.told.done():
+            unit.told.set_result(None)
+
+
+def _log_unanswered(unit: Unit, outcome: Future[Any]) -> None:
     """Say what became of a write whose caller has gone, or was told that nobody knows."""
     if outcome.cancelled():
         return

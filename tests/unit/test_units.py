@@ -1,0 +1,137 @@
+"""Units of work: the callers of a group are woken together, each for his own outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from structlog.testing import CapturingLogger
+
+from keyauthority_server.store import units as under_test
+from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.units import Unit, Units, answered
+from tests.store.making import seal
+from tests.unit.waiting import settle
+
+
+class Rows:
+    """A log without a change, in which nothing is written."""
+
+    failure: StoreError | None = None
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Return the counter row."""
+        return "a log", 0, b"", None, 0
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Sequence[Any]:
+        """Return no row."""
+        return ()
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Do nothing."""
+
+    def run_many(self, statement: str, values: Any) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
+    """What the server's log is told."""
+    log = CapturingLogger()
+    monkeypatch.setattr(under_test, "_log", log)
+    return log
+
+
+def raising(error: Exception) -> Callable[[object], None]:
+    """Return work that fails."""
+
+    def work(_: object) -> None:
+        raise error
+
+    return work
+
+
+def units() -> Units:
+    """Return the job of a thread that writes."""
+    return Units(Rows(), seal, lambda _: None)
+
+
+def wakes_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return where each wake of the loop by a thread is noted."""
+    loop, wakes = asyncio.get_running_loop(), list[object]()
+    wake = loop.call_soon_threadsafe
+
+    def noted(callback: Callable[..., object], *given: Any) -> asyncio.Handle:
+        wakes.append(callback)
+        return wake(callback, *given)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", noted)
+    return wakes
+
+
+async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever returns, raises or has gone: the loop is woken once for all of them."""
+    returns, raises, left = group = [
+        Unit(lambda _: "done"),
+        Unit(raising(ValueError("spoilt"))),
+        Unit(lambda _: "unseen"),
+    ]
+    first, second, third = (asyncio.ensure_future(answered(one, 20.0)) for one in group)
+    await settle()
+    third.cancel()
+    await settle()
+    wakes = wakes_of(monkeypatch)
+    units().run(group)()
+    assert "done" == await first
+    with pytest.raises(ValueError, match="spoilt"):
+        await second
+    assert (1, "unseen") == (len(wakes), left.outcome.result())
+    assert (returns.told.done(), raises.told.done()) == (True, True)
+
+
+async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with the error; whoever was answered before keeps his answer."""
+    job, group = units(), [Unit(lambda _: None) for _ in range(3)]
+    waiting = [asyncio.ensure_future(answered(one, 20.0)) for one in group]
+    await settle()
+    wakes = wakes_of(monkeypatch)
+    job.fail(group, StoreError("lost"))
+    for one in waiting:
+        with pytest.raises(StoreError, match="lost"):
+            await one
+    assert 1 == len(wakes)
+
+
+async def test_unit_that_came_to_no_turn_in_time_never_runs() -> None:
+    """Its caller was told so; another of its group is done."""
+    ran: list[str] = []
+    late, other = Unit(lambda _: ran.append("late")), Unit(lambda _: ran.append("other"))
+    with pytest.raises(StoreUnavailable, match="never will"):
+        await answered(late, 0.001)
+    units().run([late, other])()
+    assert ["other"] == ran
+
+
+async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogger) -> None:
+    """And the log says later what became of it."""
+    unit = Unit(lambda _: "done")
+    answer = units().run([unit])
+    with pytest.raises(StoreUnavailable, match="may be yet"):
+        await answered(unit, 0.001)
+    assert [] == log.calls
+    answer()
+    (told,) = log.calls
+    assert (("write_unanswered",), "committed") == (told.args, told.kwargs["outcome"])
+
+
+def test_answer_to_a_loop_that_has_ended_is_said_in_the_log(log: CapturingLogger) -> None:
+    """The thread goes on."""
+
+    async def leave() -> Unit:
+        return Unit(lambda _: "done")
+
+    unit = asyncio.run(leave())
+    units().run([unit])()
+    assert ("done", ["unanswered"]) == (unit.outcome.result(), [one.args[0] for one in log.calls])
