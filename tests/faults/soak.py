@@ -6,9 +6,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -32,6 +32,7 @@ FILLED_AT_ONCE: Final = 1_000  # keys verified
 SAMPLES: Final = 40  # of a run
 KEYS: Final = 50  # that a client has at a time
 MIB: Final = 1 << 20
+_POOL: Final = "event_engine"  # the name that grpcio gives them
 UNANSWERED: Final = "write_unanswered"
 """The event that the log owes to whoever cancels a write: at most 50 in 10 s, as of all events."""
 
@@ -43,21 +44,31 @@ class Held(NamedTuple):
     """Bytes that are theirs alone: what is mapped from files comes and goes."""
     descriptors: int
     threads: int
+    pooled: int
+    """Threads of grpcio's own pool: it adds one when it finds all of them busy, and keeps it."""
     log: int
     """Lines of standard error, but for those that tell of a change whose caller had gone."""
 
 
 def held(server: ServerProcess) -> Held:
     """Look at all processes of a server."""
-    memory = descriptors = threads = 0
+    memory = descriptors = threads = pooled = 0
     for pid in (server.process.pid, *server.worker_pids()):
         of = Path(f"/proc/{pid}")
         told = dict(line.split(":", 1) for line in (of / "status").read_text().splitlines())
         memory += int(told["RssAnon"].split()[0]) * 1024
-        threads += int(told["Threads"])
+        names = list(_thread_names(of))
+        pooled += names.count(_POOL)
+        threads += len(names) - names.count(_POOL)
         descriptors += len(list((of / "fd").iterdir()))
     lines = [one for one in server.log_text().splitlines() if UNANSWERED not in one]
-    return Held(memory, descriptors, threads, len(lines))
+    return Held(memory, descriptors, threads, pooled, len(lines))
+
+
+def _thread_names(process: Path) -> Iterator[str]:
+    for thread in (process / "task").iterdir():
+        with suppress(OSError):  # it has ended since
+            yield (thread / "comm").read_text().strip()
 
 
 class Window(NamedTuple):
@@ -66,14 +77,17 @@ class Window(NamedTuple):
     memory: float
     descriptors: float
     threads: float
+    pooled: float
     log: int
     """At their end."""
 
 
 def window(samples: Sequence[Held]) -> Window:
     """Sum up some samples."""
-    memory, descriptors, threads = (median(one[place] for one in samples) for place in range(3))
-    return Window(memory, descriptors, threads, samples[-1].log)
+    memory, descriptors, threads, pooled = (
+        median(one[place] for one in samples) for place in range(4)
+    )
+    return Window(memory, descriptors, threads, pooled, samples[-1].log)
 
 
 @dataclass

@@ -17,6 +17,7 @@ SECONDS = scaled(short=3, each=36)
 # For all processes: SQLite's caches, which are bounded, fill as the log grows.
 MEMORY_MAX = 12 * MIB
 DESCRIPTORS_MAX = 8  # connections and streams come and go
+POOLED_MAX = 16  # as many as grpcio ever holds in reserve; it begins with 4 on a small machine
 LEAKED = 40
 
 
@@ -29,6 +30,8 @@ def growth(before: Window, after: Window) -> list[str]:
         found.append(f"descriptors by {after.descriptors - before.descriptors}")
     if after.threads > before.threads:
         found.append(f"threads by {after.threads - before.threads}")
+    if after.pooled > POOLED_MAX:
+        found.append(f"grpcio's pool to {after.pooled} threads")
     if after.log > before.log:
         found.append(f"log by {after.log - before.log} lines")
     return found
@@ -60,7 +63,8 @@ def test_load_that_goes_on_leaves_nothing_behind(
         f"{SECONDS} s, {sum(made.values())} calls, {made['CANCELLED']} cancelled; memory "
         f"{before.memory / MIB:.1f} -> {after.memory / MIB:.1f} MiB, descriptors "
         f"{before.descriptors:.0f} -> {after.descriptors:.0f}, threads "
-        f"{before.threads:.0f} -> {after.threads:.0f}, log {before.log} -> {after.log} lines"
+        f"{before.threads:.0f} -> {after.threads:.0f}, of grpcio's pool {before.pooled:.0f} -> "
+        f"{after.pooled:.0f}, log {before.log} -> {after.log} lines"
     )
     proof.done(f"{engine}: {figures}")
     assert {"OK", "CANCELLED", "NOT_FOUND", "INVALID_ARGUMENT"} >= set(made), made
