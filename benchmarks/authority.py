@@ -107,10 +107,12 @@ def serving(
     cores: Sequence[int] = (),
     tls: bool = False,
     beside: Authority | None = None,
+    before: Sequence[str] = (),
 ) -> Iterator[Authority]:
     """Give a server of the run's own, on the servers' core unless others are named.
 
-    `beside` another it is a further server of the same authority.
+    `beside` another it is a further server of the same authority. What is to come `before` its
+    command is put there.
     """
     folder = run.folder / name
     folder.mkdir()
@@ -123,7 +125,7 @@ def serving(
         data.mkdir(mode=0o700)
         for shared in SHARED:
             shutil.copy2(beside.server.data / shared, data)
-    with started(run, data, *flags, cores=cores) as server:
+    with started(run, data, *flags, cores=cores, before=before) as server:
         client = keyauthority.Client(
             server.address,
             operator_key=server.operator_key,
@@ -135,10 +137,10 @@ def serving(
 
 @contextmanager
 def started(
-    run: Run, data: Path, *flags: str, cores: Sequence[int] = ()
+    run: Run, data: Path, *flags: str, cores: Sequence[int] = (), before: Sequence[str] = ()
 ) -> Iterator[ServerProcess]:
     """Give a server on a data folder, on the servers' core unless others are named."""
-    program = (*run.pinned(*cores), *command())
+    program = (*run.pinned(*cores), *before, *command())
     server = start(data, *flags, "--log-level", "error", program=program)
     try:
         yield server
