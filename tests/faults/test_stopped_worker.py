@@ -96,18 +96,19 @@ def answered(caller: Caller, request: Any, seconds: float) -> tuple[str, float]:
 
 
 def world(
-    server: ServerProcess, store: Store, stop: Callable[[ServerProcess], int]
+    server: ServerProcess, store: Store, journal: Journal, stop: Callable[[ServerProcess], int]
 ) -> tuple[str, float]:
     """Stop a worker in a write, see what the other does, let it go on, and judge.
 
-    Returns how a creation ended meanwhile, and what that took.
+    The journal is that of all rounds on a server. Returns how a creation ended meanwhile, and what
+    that took.
     """
     end = threading.Event()
     worker = 0
     with connections(server) as callers:
-        journal = Journal(new_project(callers[0]))
         kept = journal.create(callers[0])
         verification = pb.VerifyRequest(secret_key=kept.secret_key)
+        enough = len(journal.acknowledged(CREATE)) + len(callers)
 
         def write(caller: Caller) -> None:
             while not end.is_set():
@@ -119,7 +120,7 @@ def world(
         with ThreadPoolExecutor(len(callers)) as pool:
             writing = [pool.submit(write, one) for one in callers]
             try:
-                wait_until(lambda: len(journal.acknowledged(CREATE)) > len(callers))
+                wait_until(lambda: len(journal.acknowledged(CREATE)) >= enough)
                 worker = stop(server)
                 with living(server, verification) as caller:
                     creation = create(journal, caller)
@@ -172,17 +173,13 @@ def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
     def in_transaction() -> bool:
         return execute(url, _IN_TRANSACTION) == [(1,)]
 
-    ended = []
+    def stop(server: ServerProcess) -> int:
+        return stop_when(server, in_transaction) if url else stop_by_order(server, order_path)
+
     try:
-        for _ in range(ROUNDS):
-            if url:
-                ended.append(
-                    world(server, ground.store, lambda one: stop_when(one, in_transaction))
-                )
-            else:
-                ended.append(
-                    world(server, ground.store, lambda one: stop_by_order(one, order_path))
-                )
+        with connections(server, 1) as (caller,):
+            journal = Journal(new_project(caller))
+        ended = [world(server, ground.store, journal, stop) for _ in range(ROUNDS)]
     finally:
         server.kill()
     codes, times = {code for code, _ in ended}, [took for _, took in ended]
