@@ -101,16 +101,24 @@ def _audit_key(data: Path, draft: Draft) -> Keyring:
 
 
 def _present(draft: Draft, database: Path) -> tuple[Present | None, str]:
-    """Return what the present database says more, or why that cannot be known."""
+    """Return what the present database says more, and why that may not be all; empty if it is."""
     if not database.exists():
         return None, f"there is no database at {database}"
     try:
         check_present(database)
-        return draft.compare(database), ""
+        present = draft.compare(database)
     except StoreClosed:
         raise
     except StoreError as failure:
         return None, str(failure)
+    if present.continues:
+        return present, ""
+    known = draft.key_checks()
+    if any(known.get(name, check) != check for name, check in present.key_checks.items()):
+        return None, f"{database} was made under another pepper or audit key"
+    return present, (
+        f"{database} does not go on from this backup: it was made anew, or of an older backup"
+    )
 
 
 def _aside(database: Path) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from keyauthority_server import bootstrap, config
+from keyauthority_server.config import Config
 from tests.faults.altered import environment
 from tests.faults.clocks import shift
 from tests.faults.journal import PostgresStore, SqliteStore, Store
@@ -54,3 +57,12 @@ def nurse(order_path: Path, clock: Path) -> Iterator[Nursery]:
     """What starts servers; they are the test's to end."""
     with nursery(environment(failing=order_path, clock=clock)) as one:
         yield one
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Config:
+    """The configuration of a data folder that has had its first start."""
+    made = config.load({"data": str(tmp_path / "data")}, {})
+    (tmp_path / "data").mkdir(mode=0o700)
+    asyncio.run(bootstrap.prepare(made))
+    return made

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
 
-from keyauthority.model import LogId, Revision
+from keyauthority.model import LogId
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
 from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG, held_from
 from keyauthority_server.store.sqlite_backup import Content, check_copy, copy, sync, unfinished
@@ -50,7 +50,8 @@ class Undone(NamedTuple):
 class Present(NamedTuple):
     """What the present database says that the backup does not."""
 
-    revision: Revision
+    continues: bool
+    """True if its log goes on from the backup's: then it knows of each revocation since."""
     keys: Sequence[Held]
     """In the order of creation: keys that the backup lacks, or knows as neither revoked nor rotated
     while they were."""
@@ -119,9 +120,9 @@ class Draft:
         run = self._connection.execute
         run("ATTACH DATABASE ? AS present", (f"{database.absolute().as_uri()}?mode=rw",))
         try:
-            _, revision, *_ = run(_PRESENT_LOG).fetchone()
+            (continues,) = run(_CONTINUES).fetchone()
             return Present(
-                revision=Revision(revision),
+                continues=bool(continues),
                 keys=[held_from(row) for row in run(_PRESENT_KEYS)],
                 undone=Undone(*run(_UNDONE).fetchone()),
                 key_checks=dict(run(_PRESENT_KEY_CHECKS).fetchall()),
@@ -179,7 +180,11 @@ def _keep_aside(database: Path, aside: Path) -> None:
 
 
 _SET_LOG_ID: Final = "UPDATE log SET log_id = ? WHERE id = 1"
-_PRESENT_LOG: Final = "SELECT log_id, revision FROM present.log WHERE id = 1"
+_CONTINUES: Final = (  # the hash of an entry is taken over all before it, too
+    "SELECT log.revision = 0 OR EXISTS (SELECT 1 FROM present.change AS theirs"
+    " WHERE theirs.revision = log.revision AND theirs.hash = log.hash)"
+    " FROM main.log AS log WHERE id = 1"
+)
 _PRESENT_KEY_CHECKS: Final = "SELECT name, check_value FROM present.key_check"
 _PRESENT_KEYS: Final = (
     "SELECT "  # noqa: S608 - of column names of our own
