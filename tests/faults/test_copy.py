@@ -253,7 +253,11 @@ def test_source_with_a_broken_chain_is_not_opened_anew_elsewhere(
 
 
 async def test_abandoned_copy_leaves_its_source_in_use(
-    source: str, data: Path, filled: tuple[Path, Kept], monkeypatch: pytest.MonkeyPatch
+    source: str,
+    data: Path,
+    filled: tuple[Path, Kept],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The source takes changes again; what was copied is neither served nor gone on with."""
     target = sqlite(data, "new.db")
@@ -262,17 +266,25 @@ async def test_abandoned_copy_leaves_its_source_in_use(
         run_copy(data, "--from", source, "--to", target)
     monkeypatch.undo()
     monkeypatch.setattr(os, "nice", lambda _: 0)
+    other = sqlite(data, "other.db")
+    with pytest.raises(ConfigError, match="there is no store at"):
+        run_copy(data, "--abandon", "--from", source, "--to", other)
+    used = tmp_path / "used"
+    used.mkdir(mode=0o700)
+    await bootstrap.prepare(settings(used, sqlite(used)))
+    with pytest.raises(ConfigError, match="no copy of this source"):
+        run_copy(data, "--abandon", "--from", source, "--to", sqlite(used))
     run_copy(data, "--abandon", "--from", source, "--to", target)
     async with served(data, source) as running:
         await running.create(filled[1].project_id)
         with pytest.raises(ConfigError, match="no unfinished copy of this source"):
             run_copy(data, "--from", source, "--to", target)
         await running.create(filled[1].project_id)  # and was not closed for it
-    run_copy(data, "--from", source, "--to", sqlite(data, "other.db"))
+    run_copy(data, "--from", source, "--to", other)
     with pytest.raises(ConfigError, match="the copy was finished"):
-        run_copy(data, "--abandon", "--from", source, "--to", sqlite(data, "other.db"))
+        run_copy(data, "--abandon", "--from", source, "--to", other)
     with pytest.raises(ConfigError, match="a finished copy"):
-        run_copy(data, "--from", source, "--to", sqlite(data, "other.db"))
+        run_copy(data, "--from", source, "--to", other)
 
 
 def test_ends_that_are_not_fit_are_refused_and_left_alone(

@@ -24,8 +24,12 @@ NICE: Final = 10  # servers come first
 
 @click.command("copy")
 @click.option("--from", "source_url", metavar="URL", required=True, help="The store that there is.")
-@click.option("--to", "target_url", metavar="URL", help="An empty one.")
-@click.option("--abandon", is_flag=True, help="Open the source of an unfinished copy again.")
+@click.option(
+    "--to", "target_url", metavar="URL", help="An empty one; to abandon a copy, what was copied."
+)
+@click.option(
+    "--abandon", is_flag=True, help="Open the source of a copy again, if --to is an unfinished one."
+)
 @options(*STORE)
 def copy(
     source_url: str, target_url: str | None, abandon: bool, **flags: str | bool | None
@@ -90,7 +94,9 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
 def _abandon(source_url: StoreUrl, target_url: StoreUrl | None) -> None:
     with ExitStack() as places:
         target = None
-        if target_url is not None and engines.is_made(target_url):
+        if target_url is not None:
+            if not engines.is_made(target_url):
+                raise ConfigError(f"there is no store at {target_url}, so no copy")
             target = places.enter_context(_place(target_url, source=False))
         source = places.enter_context(_place(source_url, source=True))
         head = copying.abandon(source, target)

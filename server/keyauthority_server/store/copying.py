@@ -220,7 +220,7 @@ def abandon(source: Place, target: Place | None) -> Head:
     """Open the source of a copy again; what was copied stays closed.
 
     Raises StoreRefused if it is not closed, was not finished itself, or if the target is a finished
-    copy, which may have changes that the source lacks.
+    copy, which may have changes that the source lacks, or none of this source.
     """
     head = head_of(source)
     if not head.closed or not head.hash:
@@ -229,6 +229,8 @@ def abandon(source: Place, target: Place | None) -> Head:
         found = head_of(target)
         if found.log_id == head.log_id and not found.closed:
             raise StoreRefused("the copy was finished: run the servers on it")
+        if found.log_id != head.log_id and found.revision:
+            raise StoreRefused("the target is no copy of this source")
     with source.writing():
         source.rows.run(_OPEN)
         source.opened_as(head.log_id, head.revision)
