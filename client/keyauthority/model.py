@@ -10,14 +10,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Final, NamedTuple, NewType
+from typing import Final, NamedTuple, NewType, NoReturn
 
 ProjectId = NewType("ProjectId", str)
 LogId = NewType("LogId", str)
 Revision = NewType("Revision", int)
 
-NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+
+class Labels(dict[str, str]):
+    """The labels of a record, which nobody can change: many may hold the same record."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the labels of a record cannot be changed: take a dict of them")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[Labels], tuple[dict[str, str]]]:
+        return Labels, (dict(self),)
+
+
+NO_LABELS: Final = Labels()
 
 
 class KeyMode(StrEnum):
@@ -214,7 +229,7 @@ class Key:
     @property
     def etag(self) -> str:
         """Names this version of the record."""
-        return f"r{self.revision}"
+        return _etag(self.revision, self.update_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +248,12 @@ class Project:
     @property
     def etag(self) -> str:
         """Names this version of the record."""
-        return f"r{self.revision}"
+        return _etag(self.revision, self.update_time)
+
+
+def _etag(revision: int, update_time: datetime) -> str:
+    # After a restore revisions come again; times do not.
+    return f"{revision}-{update_time.timestamp():.6f}"
 
 
 class Facts(NamedTuple):

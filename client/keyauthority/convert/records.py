@@ -31,6 +31,7 @@ from keyauthority.model import (
     Change,
     Key,
     KeyState,
+    Labels,
     Project,
     Quota,
     RateLimit,
@@ -102,7 +103,7 @@ def key_from_proto(proto: key_pb2.Key) -> Key:
         restrictions=restrictions_from_proto(proto.restrictions),
         rate_limit=rate_limit_from_proto(proto.rate_limit) if given("rate_limit") else None,
         quota=quota_from_proto(proto.quota) if given("quota") else None,
-        labels=dict(proto.labels),
+        labels=Labels(proto.labels),
         state=STATE_FROM_PROTO.get(proto.state),
         disabled=proto.disabled,
         create_time=moment(proto.create_time),
@@ -143,7 +144,7 @@ def project_from_proto(proto: key_pb2.Project) -> Project:
     return Project(
         project_id=proto.project_id,
         display_name=proto.display_name,
-        labels=dict(proto.labels),
+        labels=Labels(proto.labels),
         suspended=proto.suspended,
         rate_limit=rate_limit_from_proto(proto.rate_limit)
         if proto.HasField("rate_limit")

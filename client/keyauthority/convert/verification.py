@@ -21,7 +21,7 @@ from keyauthority.convert.records import (
 from keyauthority.convert.requests import optional
 from keyauthority.convert.times import moment, timestamp
 from keyauthority.errors import InvalidArgument, bad_field
-from keyauthority.model import ApiTarget, App, Facts, Standing, Verdict, VerdictCode
+from keyauthority.model import ApiTarget, App, Facts, Labels, Standing, Verdict, VerdictCode
 from keyauthority.requests import Presentation
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import key_pb2
@@ -219,7 +219,7 @@ def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:
         mode=MODE_FROM_PROTO.get(proto.mode),
         kind=KIND_FROM_PROTO.get(proto.kind),
         permissions=tuple(proto.permissions),
-        labels=dict(proto.labels),
+        labels=Labels(proto.labels),
         expire_time=moment(proto.expire_time) if "expire_time" in given else None,
         key_standing=standing_from_proto(proto.key_standing) if "key_standing" in given else None,
         project_standing=(

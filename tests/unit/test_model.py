@@ -1,0 +1,64 @@
+"""Records: what nobody can change of them, and what names their versions."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import timedelta
+
+import pytest
+
+from keyauthority import convert
+from keyauthority.model import Labels, Verdict, VerdictCode
+from tests.client.records import KEY, PROJECT
+
+LABELS = {"team": "shop"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda labels: labels.update(a="b"),
+        lambda labels: labels.__setitem__("a", "b"),
+        lambda labels: labels.__delitem__("team"),
+        lambda labels: labels.__ior__({"a": "b"}),
+        lambda labels: labels.setdefault("a", "b"),
+        lambda labels: labels.pop("team"),
+        lambda labels: labels.popitem(),
+        lambda labels: labels.clear(),
+    ],
+)
+def test_labels_of_a_result_cannot_be_changed(change: Callable[[Labels], object]) -> None:
+    """One verdict is given to many callers, and one key to many verdicts."""
+    verdict = convert.verdict_from_proto(
+        convert.verdict_to_proto(Verdict(VerdictCode.VALID, labels=LABELS))
+    )
+    key = convert.key_from_proto(convert.key_to_proto(replace(KEY, labels=LABELS)))
+    project = convert.project_from_proto(convert.project_to_proto(replace(PROJECT, labels=LABELS)))
+    for record in (verdict, key, project):
+        assert isinstance(record.labels, Labels)
+        with pytest.raises(TypeError, match="take a dict of them"):
+            change(record.labels)
+        assert LABELS == record.labels
+
+
+def test_labels_are_a_dict_in_all_else() -> None:
+    """Equal to one, copied, pickled, written as JSON, and part of a record taken apart."""
+    labels = Labels(LABELS)
+    for same in (copy.copy(labels), copy.deepcopy(labels), pickle.loads(pickle.dumps(labels))):  # noqa: S301 - our own
+        assert (LABELS, Labels) == (same, type(same))
+    assert {"team": "shop", "a": "b"} == labels | {"a": "b"}
+    assert LABELS == json.loads(json.dumps(labels))
+    assert LABELS == asdict(replace(KEY, labels=labels))["labels"]
+
+
+def test_version_of_a_record_is_named_by_its_revision_and_time() -> None:
+    """Revisions come again after a restore; an etag of before must not."""
+    for record in (KEY, PROJECT):
+        later = record.update_time + timedelta(microseconds=1)
+        assert len({record.etag, replace(record, update_time=later).etag}) == 2
+        assert record.etag != replace(record, revision=record.revision + 1).etag
+        assert record.etag == replace(record).etag
