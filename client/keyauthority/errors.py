@@ -111,7 +111,7 @@ class Aborted(KeyAuthorityError):
 
 
 class FailedPrecondition(KeyAuthorityError):
-    """The state of the key, of the log or of the store does not allow it."""
+    """The state of the key, of the log, of the store or of the client does not allow it."""
 
     status = "FAILED_PRECONDITION"
 

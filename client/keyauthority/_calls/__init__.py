@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from keyauthority import convert
-from keyauthority.errors import Internal, KeyAuthorityError
+from keyauthority.errors import FailedPrecondition, Internal, KeyAuthorityError
 
 _STATUS_DETAILS: Final = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
 
@@ -28,6 +28,11 @@ def answer(read: Callable[[A], R], response: A) -> R:
         return read(response)
     except ValueError as error:
         raise Internal(f"the answer cannot be read: {error}") from None
+
+
+def closed() -> FailedPrecondition:
+    """Return the error of a call by a client that was closed."""
+    return FailedPrecondition("the client is closed")
 
 
 def error_of(failed: grpc.RpcError) -> KeyAuthorityError:

@@ -143,7 +143,11 @@ class AsyncConnection:
         read: Callable[[A], R],
         timeout: float | None,
     ) -> AsyncWatch[R]:
-        return AsyncWatch(method(request, timeout=timeout, metadata=self._metadata), read)
+        try:
+            call = method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.aio.UsageError:
+            raise _calls.closed() from None
+        return AsyncWatch(call, read)
 
     async def _call(
         self,
@@ -161,4 +165,6 @@ class AsyncConnection:
             )
         except grpc.aio.AioRpcError as failed:
             raise _calls.error_of(failed) from None
+        except grpc.aio.UsageError:
+            raise _calls.closed() from None
         return _calls.answer(read, response)

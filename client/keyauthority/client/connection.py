@@ -94,6 +94,7 @@ class Connection:
     ) -> None:
         self._address = address
         self._timeout = timeout
+        self._closed = False
         self._metadata = _channel.metadata(operator_key)
         pem = _channel.handshake(address, tls, allow_plaintext=allow_plaintext)
         target = _channel.target(address, tls)
@@ -125,6 +126,7 @@ class Connection:
 
     def close(self) -> None:
         """Let go of the connection; calls that are under way end."""
+        self._closed = True
         self._channel.close()
 
     def _watch(
@@ -134,7 +136,11 @@ class Connection:
         read: Callable[[A], R],
         timeout: float | None,
     ) -> Watch[R]:
-        call = method(request, timeout=timeout, metadata=self._metadata)
+        try:
+            call = method(request, timeout=timeout, metadata=self._metadata)
+        except ValueError:
+            self._refuse_if_closed()
+            raise
         return Watch(call, call.cancel, read)
 
     def _call(
@@ -153,4 +159,11 @@ class Connection:
             )
         except grpc.RpcError as failed:
             raise _calls.error_of(failed) from None
+        except ValueError:
+            self._refuse_if_closed()
+            raise
         return _calls.answer(read, response)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise _calls.closed() from None
