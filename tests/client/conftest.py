@@ -73,13 +73,17 @@ Command = Callable[..., Ended]
 def command(
     authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """Runs `keyauthority` against the fake authority, with `stdin` on its standard input."""
+    """Runs `keyauthority` against the fake authority, with `stdin` on its standard input.
+
+    None for one that is closed.
+    """
     monkeypatch.setenv("KEYAUTHORITY_ADDRESS", authority.address)
     monkeypatch.delenv("KEYAUTHORITY_OPERATOR_KEY", raising=False)
     monkeypatch.delenv("KEYAUTHORITY_OPERATOR_KEY_FILE", raising=False)
 
-    def ended(*arguments: str, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    def ended(*arguments: str, stdin: bytes | None = b"") -> Ended:
+        given = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "stdin", given)
         code = run(arguments)
         return Ended(code, *capsys.readouterr())
 

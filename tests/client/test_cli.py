@@ -75,6 +75,14 @@ def test_the_secret_is_the_first_line_as_it_is(
     assert authority.seen[0].request.secret_key == secret_key
 
 
+def test_a_standard_input_that_is_closed_is_a_wrong_use(command: Command) -> None:
+    """As after `<&-` in a shell."""
+    ended = command("verify", stdin=None)
+
+    assert ended.code == 2
+    assert "standard input, which is closed" in ended.err
+
+
 def test_a_refused_call_is_one_line_and_exit_code_1(
     command: Command, authority: FakeAuthority
 ) -> None:

@@ -163,6 +163,8 @@ def _operator_key() -> SecretKey | None:
 
 def read_secret() -> SecretKey:
     """Return the token from the first line of standard input, or from a prompt that hides it."""
+    if sys.stdin is None:
+        raise click.UsageError("the secret key is read from standard input, which is closed")
     if sys.stdin.isatty():
         return SecretKey(click.prompt("Secret key", hide_input=True, err=True))
     line = sys.stdin.buffer.readline(_SECRET_MAX)
