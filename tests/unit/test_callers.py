@@ -12,8 +12,10 @@ from cryptography import x509
 from keyauthority import PermissionDenied, Unauthenticated
 from keyauthority_server import config
 from keyauthority_server.authority.callers import admit
+from keyauthority_server.authority.machine import MACHINE
 from keyauthority_server.config import Callers, ConfigError, SanKind
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.restoring import ACTOR
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.transport import tls
 from keyauthority_server.wire import Call, Certificate
@@ -52,7 +54,10 @@ def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
         ("[[callers]]\npermissions = ['a:b']", "entry 1: san must be"),
         ("[[callers]]\nsan = ''\npermissions = ['a:b']", "entry 1: san must be"),
         ("[[callers]]\nsan = '*.example'\npermissions = ['a:b']", "entry 1: san '*.example' is no"),
-        ("[[callers]]\nsan = 'secret'\npermissions = ['a:b']", "entry 1: san 'secret' is no"),
+        *(
+            (f"[[callers]]\nsan = '{name}'\npermissions = ['a:b']", f"entry 1: san '{name}' is no")
+            for name in (MACHINE, ACTOR, "secret", "setup")  # who else the log of changes names
+        ),
         ("[[callers]]\nsan = 'a b'\npermissions = ['a:b']", "entry 1: san 'a b' is no"),
         ("[[callers]]\nsan = 'a'", "entry 1: permissions must list at least one"),
         ("[[callers]]\nsan = 'a'\npermissions = ['verify']", "entry 1: 'verify' is no permission"),

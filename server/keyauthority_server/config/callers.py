@@ -22,7 +22,7 @@ _EMAIL: Final = re.compile(r"[!-?A-~]+@[!-?A-~]+", re.ASCII)
 _PROJECT_ID: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
 )
-_ACTORS: Final = frozenset({"secret", "setup"})  # who else the log of changes knows
+_ACTORS: Final = frozenset({"machine", "restore", "secret", "setup"})  # who else the log knows
 
 
 class SanKind(StrEnum):
