@@ -167,9 +167,10 @@ def _rotate(
         revoke_reason=None,
         revoke_note="",
     )
+    ends = [time for time in (newer.supersede_time, older.key.expire_time) if time is not None]
     previous = replace(
         older.key,
-        supersede_time=newer.supersede_time,
+        supersede_time=min(ends),
         successor_access_key=newer.successor_access_key,
     )
     keys = (older._replace(key=previous), successor._replace(key=fresh))

@@ -22,7 +22,17 @@ from keyauthority_server.store.base import Store
 from keyauthority_server.store.sqlite import open_store
 from keyauthority_server.store.sqlite_backup import back_up
 from tests.store.engines import Sqlite
-from tests.store.making import applying, create, create_project, held, key, mutation, project, put
+from tests.store.making import (
+    NOON,
+    applying,
+    create,
+    create_project,
+    held,
+    key,
+    mutation,
+    project,
+    put,
+)
 
 OVERLAP: Final = timedelta(hours=1)
 SQLITE: Final = Sqlite()
@@ -149,6 +159,32 @@ def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> N
     assert disabled.key.disabled is False
     assert lost is None
     assert "pepper/2" in during(settings, lambda store: store.key_checks())  # for the successors
+
+
+@pytest.mark.case(24)
+def test_rotation_taken_over_ends_no_later_than_the_key(settings: Config, tmp_path: Path) -> None:
+    """Of a key that was prolonged after the backup the old expiry is back, and bounds it."""
+    file = tmp_path / "backup.db"
+
+    async def fill(store: Store) -> Key:
+        owner = (await create_project(store)).project_id
+        return await create(store, key(owner, expire_time=NOON + OVERLAP / 2))
+
+    old = during(settings, fill)
+    back_up(settings.store.sqlite_path, file)
+
+    async def go_on(store: Store) -> None:
+        longer = replace(old, expire_time=NOON + 9 * OVERLAP)
+        await put(store, ChangeType.KEY_UPDATED, longer)
+        new = key(old.project_id, predecessor_access_key=old.access_key)
+        over = replace(longer, supersede_time=NOON + OVERLAP, successor_access_key=new.access_key)
+        rotation = mutation(ChangeType.KEY_ROTATED, over, new, lineage=old.access_key)
+        await store.write(applying(rotation))
+
+    during(settings, go_on)
+    assert [old.access_key] == restored(settings, file).rotated
+    found = during(settings, lambda store: store.get_key(old.access_key, None))
+    assert (old.expire_time, old.expire_time) == (found.expire_time, found.supersede_time)
 
 
 @pytest.mark.case(24)
