@@ -38,6 +38,7 @@ def test_operator_key_with_more_rights_than_its_maker_is_refused(root: Caller, w
     """Every grant must be covered by one of the maker's own."""
     maker = new_operator(root, "operators:create", "keys:read", "keys:create")
     beyond(maker, permissions=["keys:read", wanted])
+    beyond(maker, permissions=["keys:read", wanted], expire_time=Timestamp(seconds=1))  # and wrong
     assert new_operator(maker, "keys:read", "keys:create").key.created_by == maker.key.access_key
 
 

@@ -177,7 +177,8 @@ def test_expiry_of_the_request_is_the_successor_s(root: Caller, project: str) ->
         made = new_key(root, project, ttl=ttl)
         past = from_now(-HOUR)
         expected = ("INVALID_ARGUMENT", "INVALID_FIELD", {"expire_time"})
-        assert expected == refused(root, made.key.access_key, expire_time=past)
+        for access_key in (made.key.access_key, ABSENT_KEY):  # what is wrong comes before
+            assert expected == refused(root, access_key, expire_time=past)
         end = from_now(3 * HOUR)
         answer = rotate(root, made.key.access_key, expire_time=end)
         assert end == answer.key.expire_time
@@ -252,6 +253,7 @@ def test_operator_key_beyond_the_caller_s_own_is_not_rotated(root: Caller, proje
     endless = new_operator(root, "keys:read")
     assert beyond == refused(maker, endless.key.access_key)
     assert beyond == refused(maker, root_key(root, maker))
+    assert beyond == refused(maker, wider.key.access_key, expire_time=from_now(-HOUR))
     assert beyond == refused(maker, maker.key.access_key)  # a new life of an hour ends later
     own = rotate(maker, maker.key.access_key, expire_time=maker.key.expire_time)
     assert maker.key.expire_time == own.key.expire_time

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from keyauthority.clock import Clock
-from keyauthority.errors import ErrorReason, KeyAuthorityError, error
+from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import KeyKind
 from keyauthority.token import Token
 from keyauthority_server.authority.bounds import bounds_of
@@ -152,6 +152,12 @@ def gone(reason: ErrorReason) -> KeyAuthorityError:
     """Return the one answer for what is absent and for what is not the caller's."""
     what = "key" if reason is ErrorReason.KEY_NOT_FOUND else "project"
     return error(reason, f"no such {what}")
+
+
+def require_future(expire_time: datetime, now: datetime) -> None:
+    """Raise InvalidArgument for an expiry that has come."""
+    if expire_time <= now:
+        raise bad_field("expire_time", "it is not in the future")
 
 
 def right_for(action: str, kind: KeyKind | None) -> str:

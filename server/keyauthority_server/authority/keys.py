@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from keyauthority.decision import shown
@@ -15,7 +15,7 @@ from keyauthority.results import CreatedKey, Page, RevokedKey
 from keyauthority.token import SecretKey, parse
 from keyauthority_server.authority.bounds import Bounds
 from keyauthority_server.authority.callers import Caller, invalid_credential
-from keyauthority_server.authority.desk import Desk, gone, right_for
+from keyauthority_server.authority.desk import Desk, gone, require_future, right_for
 from keyauthority_server.authority.issuing import issue
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.store.base import Transaction
@@ -45,12 +45,14 @@ class Keys:
             if first is not None and first.secret_key is not None:
                 (key,), revision = first.change.keys, first.change.revision
                 return self._created(key, first.secret_key, revision, first.change.time)
-            expire_time = _end(new, now)
+            expire_time = new.expire_time if new.ttl is None else _end(new.ttl, now)
             if new.kind is KeyKind.OPERATOR:
                 allowed_ips = new.restrictions.allowed_ips
                 present.require_within_own(
                     Bounds(new.permissions, new.operator_projects, allowed_ips, expire_time)
                 )
+            if new.expire_time is not None:
+                require_future(new.expire_time, now)
             for project_id in new.operator_projects or (new.project_id,):
                 if project_id and transaction.project(project_id, present.scope) is None:
                     raise gone(ErrorReason.PROJECT_NOT_FOUND)
@@ -230,12 +232,8 @@ class _Bearer(NamedTuple):
     actor: str = "secret"
 
 
-def _end(new: NewKey, now: datetime) -> datetime | None:
-    if new.ttl is not None:
-        try:
-            return now + new.ttl
-        except OverflowError:
-            raise bad_field("ttl", "it ends after the year 9999") from None
-    if new.expire_time is not None and new.expire_time <= now:
-        raise bad_field("expire_time", "it is not in the future")
-    return new.expire_time
+def _end(ttl: timedelta, now: datetime) -> datetime:
+    try:
+        return now + ttl
+    except OverflowError:
+        raise bad_field("ttl", "it ends after the year 9999") from None

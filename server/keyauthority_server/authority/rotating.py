@@ -14,7 +14,7 @@ from keyauthority.results import RotatedKey
 from keyauthority.token import SecretKey
 from keyauthority_server.authority.bounds import bounds_of
 from keyauthority_server.authority.callers import Caller
-from keyauthority_server.authority.desk import Desk, gone
+from keyauthority_server.authority.desk import Desk, gone, require_future
 from keyauthority_server.authority.issuing import Issued, issue
 from keyauthority_server.authority.replay import Replay, Request
 from keyauthority_server.authority.updating import in_state, refuse_state
@@ -48,12 +48,14 @@ class Rotating:
                 time, revision = first.change.time, first.change.revision
                 return self._rotated(previous, successor, first.secret_key, time, revision)
             held = transaction.key(rotation.access_key, present.scope)
+            if held is not None and held.key.kind is KeyKind.OPERATOR:
+                wanted = rotation.expire_time or _end_of_successor(held.key, now)
+                present.require_within_own(bounds_of(held.key)._replace(expire_time=wanted))
+            if rotation.expire_time is not None:
+                require_future(rotation.expire_time, now)
             if held is None:
                 raise gone(ErrorReason.KEY_NOT_FOUND)
             ends = _ends(held.key, rotation, now)
-            if held.key.kind is KeyKind.OPERATOR:
-                bounds = bounds_of(held.key)._replace(expire_time=ends.successor)
-                present.require_within_own(bounds)
             self._replay.refuse_other(transaction, present, request, now)
             _require_rotatable(held.key, now)
             rotated = self._rotate(transaction, present, held, ends, now)
@@ -112,7 +114,8 @@ class _Ends(NamedTuple):
 
 
 def _ends(old: Key, rotation: Rotation, now: datetime) -> _Ends:
-    return _Ends(_end_of_overlap(old, rotation, now), _end_of_successor(old, rotation, now))
+    successor = rotation.expire_time or _end_of_successor(old, now)
+    return _Ends(_end_of_overlap(old, rotation, now), successor)
 
 
 def _require_rotatable(old: Key, now: datetime) -> None:
@@ -150,11 +153,8 @@ def _end_of_overlap(old: Key, rotation: Rotation, now: datetime) -> datetime:
     return end if old.expire_time is None else min(end, old.expire_time)
 
 
-def _end_of_successor(old: Key, rotation: Rotation, now: datetime) -> datetime | None:
-    if rotation.expire_time is not None:
-        if rotation.expire_time <= now:
-            raise bad_field("expire_time", "it is not in the future")
-        return rotation.expire_time
+def _end_of_successor(old: Key, now: datetime) -> datetime | None:
+    """Return when it ends unless the caller says: it lives as long as the old key was to."""
     if old.expire_time is None:
         return None
     lifetime = old.expire_time - old.create_time
