@@ -84,9 +84,9 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
     click.echo(" ".join(f"{name}={count}" for name, count in copied.rows.items()))
     click.echo(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
     click.echo(
-        f"start the servers with --store {target_url}, at once: those on the source answer as of "
-        f"revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: each server's data "
-        f"folder needs those of {settings.data}",
+        f"start the servers with the URL of --to as their --store, at once: those on the source "
+        f"answer as of revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: each "
+        f"server's data folder needs those of {settings.data}",
         err=True,
     )
 
