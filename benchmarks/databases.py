@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -49,9 +50,12 @@ def bare_sync(run: Run) -> Measure:
     return measure
 
 
-def bare_sqlite(run: Run, stack: ExitStack) -> Measure:
-    """Measure how often a second SQLite commits a row, as durably as Key Authority's store."""
-    connection = sqlite3.connect(run.folder / "bare.db", isolation_level=None)
+def bare_sqlite(run: Run, stack: ExitStack, longer: float = 0) -> Measure:
+    """Measure how often a second SQLite commits a row, as durably as Key Authority's store.
+
+    Each commit sleeps so many seconds `longer`.
+    """
+    connection = sqlite3.connect(run.folder / f"bare-{longer}.db", isolation_level=None)
     stack.callback(connection.close)
     for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
         connection.execute(statement)
@@ -59,6 +63,8 @@ def bare_sqlite(run: Run, stack: ExitStack) -> Measure:
 
     def step() -> None:
         connection.execute("INSERT INTO bare (row) VALUES (?)", (ROW,))
+        if longer:
+            time.sleep(longer)
 
     return _on_servers_core(run, step)
 
