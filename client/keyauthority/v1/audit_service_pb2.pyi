@@ -123,8 +123,9 @@ class Event(_message.Message):
     type: _key_authority_service_pb2.ChangeType.ValueType
     """What was done."""
     actor: _builtins.str
-    """Who did it: an operator's access key, the name in a client certificate, or `secret` for
-    self-revocation.
+    """Who did it: an operator's access key, the name in a client certificate, `secret` for
+    self-revocation; `setup`, `machine` and `restore` for what was done on the machine itself, at
+    the first start, by `operator create` and by `restore`.
     """
     peer: _builtins.str
     """The address it came from."""

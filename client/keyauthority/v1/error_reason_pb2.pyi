@@ -49,8 +49,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     of its allowed_ips.
     """
     ERROR_REASON_BEYOND_OWN_RIGHTS: _ErrorReason.ValueType  # 6
-    """PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects or expiry.
-    Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
+    """PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects,
+    addresses or expiry. Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
@@ -70,7 +70,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
     ERROR_REASON_KEY_STATE: _ErrorReason.ValueType  # 13
     """FAILED_PRECONDITION: the key's state does not allow it; the metadata entry `state` of ErrorInfo
-    names the state. Example: UpdateKey of a revoked key.
+    names the state, or `successor_access_key` the successor of a key that was rotated already.
+    Example: UpdateKey of a revoked key.
     """
     ERROR_REASON_REPLAY_REVOKED: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION: the replay of a request_id whose key was revoked meanwhile, so that its
@@ -83,26 +84,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LOG_MISMATCH: _ErrorReason.ValueType  # 16
     """FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore."""
     ERROR_REASON_STORE_CLOSED: _ErrorReason.ValueType  # 17
-    """FAILED_PRECONDITION: the store was closed for writing, as the source of a finished copy is."""
+    """FAILED_PRECONDITION: the store was closed for writing, as the source of a copy is. Example:
+    CreateKey at the old server after `keyauthority-server copy`.
+    """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
     says when to come back. Example: open-loop load at four times the capacity.
     """
     ERROR_REASON_DISK_LOW: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works."""
+    """RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works.
+    Example: CreateKey with less than 512 KiB free.
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 20
     """UNAVAILABLE: the store cannot answer now; nothing is known of the outcome of a write, and a
     retry with the same request_id settles it. Example: the database is down.
     """
     ERROR_REASON_STALE: _ErrorReason.ValueType  # 21
-    """UNAVAILABLE: the server cannot know how stale its answer would be."""
+    """UNAVAILABLE: the server cannot know how stale its answer would be. Example: Verify while
+    PostgreSQL has not answered for longer than `--max-staleness`.
+    """
     ERROR_REASON_CLOCK_JUMPED: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it."""
+    """UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it, by a
+    restart. Example: the clock is set forward by a day.
+    """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 23
-    """UNIMPLEMENTED: the RPC does not exist in this version of the server."""
+    """UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
-    the server's log; nothing else is said.
+    the server's log; nothing else is said. Example: a bug.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -130,8 +139,8 @@ ERROR_REASON_ADDRESS_NOT_ALLOWED: ErrorReason.ValueType  # 5
 of its allowed_ips.
 """
 ERROR_REASON_BEYOND_OWN_RIGHTS: ErrorReason.ValueType  # 6
-"""PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects or expiry.
-Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
+"""PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects,
+addresses or expiry. Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
@@ -151,7 +160,8 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 12
 """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
 ERROR_REASON_KEY_STATE: ErrorReason.ValueType  # 13
 """FAILED_PRECONDITION: the key's state does not allow it; the metadata entry `state` of ErrorInfo
-names the state. Example: UpdateKey of a revoked key.
+names the state, or `successor_access_key` the successor of a key that was rotated already.
+Example: UpdateKey of a revoked key.
 """
 ERROR_REASON_REPLAY_REVOKED: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION: the replay of a request_id whose key was revoked meanwhile, so that its
@@ -164,25 +174,33 @@ with at_least_revision 9000 in a store at 12.
 ERROR_REASON_LOG_MISMATCH: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore."""
 ERROR_REASON_STORE_CLOSED: ErrorReason.ValueType  # 17
-"""FAILED_PRECONDITION: the store was closed for writing, as the source of a finished copy is."""
+"""FAILED_PRECONDITION: the store was closed for writing, as the source of a copy is. Example:
+CreateKey at the old server after `keyauthority-server copy`.
+"""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
 says when to come back. Example: open-loop load at four times the capacity.
 """
 ERROR_REASON_DISK_LOW: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works."""
+"""RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works.
+Example: CreateKey with less than 512 KiB free.
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 20
 """UNAVAILABLE: the store cannot answer now; nothing is known of the outcome of a write, and a
 retry with the same request_id settles it. Example: the database is down.
 """
 ERROR_REASON_STALE: ErrorReason.ValueType  # 21
-"""UNAVAILABLE: the server cannot know how stale its answer would be."""
+"""UNAVAILABLE: the server cannot know how stale its answer would be. Example: Verify while
+PostgreSQL has not answered for longer than `--max-staleness`.
+"""
 ERROR_REASON_CLOCK_JUMPED: ErrorReason.ValueType  # 22
-"""UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it."""
+"""UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it, by a
+restart. Example: the clock is set forward by a day.
+"""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 23
-"""UNIMPLEMENTED: the RPC does not exist in this version of the server."""
+"""UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
-the server's log; nothing else is said.
+the server's log; nothing else is said. Example: a bug.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -224,7 +224,7 @@ class CreateKeyRequest(_message.Message):
     """
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Grants: `resource:action`, at most 100. None for SECRET, at least one for RESTRICTED. The
+        """Grants: `resource:action`, at most 100, each of at most 512 characters. None for SECRET, at least one for RESTRICTED. The
         resource may be `*` or end in `.*`, the action may be `*`; `write` covers `read`.
         """
 
@@ -556,7 +556,7 @@ class UpdateKeyRequest(_message.Message):
     """
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The new grants, all of them, if update_mask names them."""
+        """The new grants, all of them, if update_mask names them; bounds as in CreateKey."""
 
     @_builtins.property
     def restrictions(self) -> _key_pb2.Restrictions:
@@ -852,7 +852,9 @@ Global___ApiTarget: _TypeAlias = ApiTarget  # noqa: Y015
 
 @_typing.final
 class VerifyRequest(_message.Message):
-    """A token, and what is to be done with it. Only secret_key is required."""
+    """A token, and what is to be done with it. Only secret_key is required. Texts have at most 512
+    characters, but for secret_key and referrer.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -881,7 +883,9 @@ class VerifyRequest(_message.Message):
     client_ip: _builtins.str
     """The address of the client, IPv4 or IPv6. Needed by keys with allowed_ips."""
     referrer: _builtins.str
-    """The web page that the client came from, a URL. Needed by keys with allowed_referrers."""
+    """The web page that the client came from, a URL of at most 4,096 characters. Needed by keys with
+    allowed_referrers.
+    """
     cost: _builtins.int
     """What the call costs in limits and quotas: unset is 1; 0 draws nothing and is denied where
     nothing is left; more than the limit is denied.

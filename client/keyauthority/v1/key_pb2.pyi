@@ -265,7 +265,9 @@ class Key(_message.Message):
     revoke_note: _builtins.str
     """What was noted at the revocation; at most 200 characters."""
     created_by: _builtins.str
-    """Who made it: an operator's access key, or the name in a client certificate."""
+    """Who made it: an operator's access key, or the name in a client certificate; `setup` at the first
+    start, `machine` by `keyauthority-server operator create`.
+    """
     created_from: _builtins.str
     """The peer address that it was made from."""
     predecessor_access_key: _builtins.str
@@ -280,7 +282,7 @@ class Key(_message.Message):
     """The revision of the newest change of the key."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Grants, each `resource:action`. Empty for SECRET, which holds `*:*`."""
+        """Grants, each `resource:action`, of at most 512 characters. Empty for SECRET, which holds `*:*`."""
 
     @_builtins.property
     def restrictions(self) -> Global___Restrictions:
@@ -454,7 +456,8 @@ Global___Project: _TypeAlias = Project  # noqa: Y015
 class Restrictions(_message.Message):
     """From where and on what a key may be used. Each list empty: no restriction. Several entries in
     a list: any of them. Several lists: all must hold. A fact that the caller of Verify did not
-    send is not met. Each list holds at most 100 entries.
+    send is not met. Each list holds at most 100 entries, each text at most 512 characters, all
+    lists together 256 KiB.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

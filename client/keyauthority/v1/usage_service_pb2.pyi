@@ -109,7 +109,7 @@ class GetUsageRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """The project; for an operator who is not confined, empty means all."""
+    """The project; empty means all that the caller may see."""
     access_key: _builtins.str
     """One key of it; empty means all."""
     granularity: Global___UsageGranularity.ValueType
