@@ -52,7 +52,7 @@ class CannotTell(Failed):
 
 def settings(command: F) -> F:
     """Add the options that stand behind any part of the command; the last given holds."""
-    for option in (
+    options = (
         _switch_option("--json", "Print the answer as the proto's JSON."),
         _option(
             "--timeout",
@@ -76,7 +76,8 @@ def settings(command: F) -> F:
             "--allow-plaintext",
             "Send keys in plaintext beyond this machine; else KEYAUTHORITY_ALLOW_PLAINTEXT=true.",
         ),
-    ):
+    )
+    for option in reversed(options):  # click shows the last that was added first
         command = option(command)
     return command
 
