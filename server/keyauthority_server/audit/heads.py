@@ -7,10 +7,10 @@ be made only with a log that was verified; whoever can write it can hide what he
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import NamedTuple, Self
+
+from keyauthority_server.peppers import KeyringError, write_private
 
 
 class HeadError(Exception):
@@ -41,13 +41,7 @@ class SavedHead(NamedTuple):
     def save(self, path: Path) -> None:
         """Write the file durably, all or nothing, in place of what is there; else HeadError."""
         content = {"log_id": self.log_id, "revision": self.revision, "hash": self.hash.hex()}
-        draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         try:
-            with draft.open("x", encoding="ascii") as file:
-                file.write(json.dumps(content) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise HeadError(f"cannot write {path}: {error.strerror}") from error
+            write_private(path, json.dumps(content) + "\n", replace=True)
+        except KeyringError as error:
+            raise HeadError(str(error)) from error
