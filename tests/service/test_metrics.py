@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 import grpc
 
 from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
 from keyauthority_server.metrics import Metrics
+from keyauthority_server.metrics.counting import GAUGES
 from tests.conftest import Start
 from tests.service.processes import ServerProcess, kill, wait_until
 
 CALLS = 40
 SECRET = "sk_test_marked"
+DEPLOYMENT = Path(__file__).parents[2] / "docs/deployment.md"
 
 
 def scrape(server: ServerProcess) -> str:
@@ -57,6 +60,16 @@ def test_endpoint_shows_the_sums_of_all_workers(start_server: Start, transport: 
     assert CALLS == value(text, "grpc_server_handling_seconds_count", labels[0])
     assert CALLS == value(text, "grpc_server_handling_seconds_bucket", labels[0], 'le="+Inf"')
     assert SECRET not in text
+
+
+def test_every_metric_is_in_the_documents(start_server: Start) -> None:
+    """And no other; those that only PostgreSQL has are in GAUGES."""
+    shown = re.findall(
+        r"^# HELP (\w+)", scrape(start_server("--metrics", "127.0.0.1:0")), re.MULTILINE
+    )
+    _, _, section = DEPLOYMENT.read_text(encoding="utf-8").partition("\n## Metrics\n")
+    told = re.findall(r"`((?:grpc_server|keyauthority)_\w+)`", section.partition("\n## ")[0])
+    assert sorted({*shown, *GAUGES}) == sorted(told)
 
 
 def test_no_endpoint_and_no_counting_without_the_flag(start_server: Start) -> None:
