@@ -76,7 +76,7 @@ build: .venv/.dev ## Build the wheel into dist/
 
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-proto .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache .coverage
+		.import_linter_cache
 
 check-format: .venv/.dev
 	$(BIN)/ruff format --check

@@ -18,7 +18,7 @@ GENERATED = ROOT / "client/keyauthority/v1"
 
 def sources() -> Iterator[Path]:
     """Yield every Python file that people write."""
-    for folder in ("client", "server", "tests", "benchmarks", "docs", ".ci"):
+    for folder in ("client", "server", "tests", "benchmarks", "examples", ".ci"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if not path.is_relative_to(GENERATED):
                 yield path
