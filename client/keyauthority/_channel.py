@@ -1,4 +1,7 @@
-"""What a channel to the authority is given, and the credential that calls carry on it. No I/O."""
+"""What a channel to the authority is given, and the credential that calls carry on it.
+
+It reads certificates' files, and makes no connection.
+"""
 
 from __future__ import annotations
 

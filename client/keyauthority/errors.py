@@ -51,7 +51,8 @@ class FieldViolation(NamedTuple):
 class KeyAuthorityError(Exception):
     """Any failure of a call. A denied verification is none: it is a verdict.
 
-    `reason` is None if the failure did not come from the authority, but from the way to it.
+    `reason` is None if the failure did not come from the authority, but from the way to it or from
+    this library.
     """
 
     status: ClassVar[str] = "UNKNOWN"

@@ -134,7 +134,7 @@ def test_folder_that_was_opened_to_others_is_refused(data: Path) -> None:
     """A folder with something in it is not closed in silence: others may have been there."""
     (data / "supervisor.lock").touch()
     data.chmod(0o750)
-    reason = f"open to others; make it so: chmod 700 {data}"
+    reason = f"open to others; make it private: chmod 700 {data}"
     with pytest.raises(ConfigError, match=reason), hold_folder(data):
         pass
 

@@ -28,11 +28,10 @@ class AsyncWatchCalls(AsyncConnection):
         silent for longer has lost its connection. After one that says `resync` there is no more:
         begin anew, with a snapshot.
 
-        The watch ends with Unauthenticated or
-        PermissionDenied when your right to it does, and with Unavailable when the server goes: go
-        on from the last checkpoint. `timeout` is in seconds, for all of it; None means no end.
-        NotFound for a project that is absent or not yours, FailedPrecondition for a revision that
-        the authority has not come to.
+        The watch ends with Unauthenticated or PermissionDenied when your right to it does, and with
+        Unavailable when the server goes: go on from the last checkpoint. `timeout` is in seconds,
+        for all of it; None means no end. NotFound for a project that is absent or not yours,
+        FailedPrecondition for a revision that the authority has not come to.
         """
         request = watch.watch_changes(
             project_id, from_revision=from_revision, log_id=log_id, snapshot=snapshot

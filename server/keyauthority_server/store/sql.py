@@ -1,6 +1,6 @@
 """The statements that both engines share, and the rows that they give.
 
-Parameters are written `?`; an engine whose driver spells them otherwise translates at import. No
+Parameters are written `?`; an engine whose driver spells them otherwise translates each once. No
 statement is ever made of a caller's values: where one is put together, it is of texts in here.
 """
 

@@ -77,7 +77,9 @@ def _make_private(folder: Path) -> None:
             return
     except OSError as error:
         raise ConfigError(f"cannot use the data folder {folder}: {error.strerror}") from error
-    raise ConfigError(f"the data folder {folder} is open to others; make it so: chmod 700 {folder}")
+    raise ConfigError(
+        f"the data folder {folder} is open to others; make it private: chmod 700 {folder}"
+    )
 
 
 @contextmanager
