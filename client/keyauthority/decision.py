@@ -89,6 +89,15 @@ def judged(
     )
 
 
+def limited(key: Key, project: Project | None) -> bool:
+    """True if a verification has something to draw from, which only the server can do."""
+    return (
+        key.rate_limit is not None
+        or key.quota is not None
+        or (project is not None and project.rate_limit is not None)
+    )
+
+
 def denied(code: VerdictCode, presentation: Presentation, revision: int, log_id: str) -> Verdict:
     """Return the verdict on a token that is no key's, MALFORMED or UNKNOWN: it says no more."""
     failed = (code,) if presentation.explain else ()

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from keyauthority.model import (
-    Key,
     Project,
     Quota,
     QuotaPeriod,
@@ -45,15 +44,6 @@ class Limit(NamedTuple):
     standing: str
     """One of the three standings of a verdict."""
     reset: Reset
-
-
-def limited(key: Key, project: Project | None) -> bool:
-    """True if a verification of the key has anything to draw from."""
-    return (
-        key.rate_limit is not None
-        or key.quota is not None
-        or (project is not None and project.rate_limit is not None)
-    )
 
 
 def limits_of(held: Held, project: Project | None, now: datetime) -> tuple[Limit, ...]:

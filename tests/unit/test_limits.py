@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from keyauthority.decision import limited
 from keyauthority.model import (
     Key,
     KeyKind,
@@ -18,7 +19,7 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.limits import limited, limits_of, with_limits
+from keyauthority_server.limits import limits_of, with_limits
 from keyauthority_server.store.counters import Level
 from keyauthority_server.store.values import Held
 

@@ -10,8 +10,8 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-from keyauthority.decision import denied, judged
-from keyauthority.model import Facts, Key, Project, Verdict, VerdictCode
+from keyauthority.decision import denied, judged, limited
+from keyauthority.model import Facts, Verdict, VerdictCode
 from keyauthority.permissions import is_concrete
 from keyauthority.requests import Presentation
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
@@ -160,7 +160,7 @@ class Judge:
         key, project = known.key, known.project.record
         now = self._session.server_time(at)
         verdict = judged(key, project, asked, now, state.revision, state.log_id)
-        if _limited(key, project) and (verdict.valid or asked.explain):
+        if limited(key, project) and (verdict.valid or asked.explain):
             return None  # what is denied already draws nothing
         hour = now.replace(minute=0, second=0, microsecond=0)
         moments = [hour + _HOUR]
@@ -180,15 +180,6 @@ class Judge:
             self.memory.answered(state, (name, question), answer)
         self.tally.add(answer.counter, answer.cost, at)
         return verdict
-
-
-def _limited(key: Key, project: Project | None) -> bool:
-    """True if something has to be drawn, which only the server can do."""
-    return (
-        key.rate_limit is not None
-        or key.quota is not None
-        or (project is not None and project.rate_limit is not None)
-    )
 
 
 def _well_formed(asked: Presentation) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from keyauthority.decision import denied, end_of, judged, state_of
+from keyauthority.decision import denied, end_of, judged, limited, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
     Key,
@@ -32,7 +32,7 @@ from keyauthority_server.authority.callers import (
 )
 from keyauthority_server.authority.desk import Desk
 from keyauthority_server.bounded import weight_of
-from keyauthority_server.limits import Limit, limited, limits_of, with_limits
+from keyauthority_server.limits import Limit, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
 from keyauthority_server.store.values import ANY, Held, Wanted
 from keyauthority_server.usage import Meter
