@@ -22,7 +22,7 @@ from keyauthority_server.audit.refusals import Attempt
 from keyauthority_server.authority import Authority, Caller, Certified
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.interceptors import Serve
-from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE
+from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, content_of
 from keyauthority_server.rpc.rules import is_uuid
 from keyauthority_server.wire import Call
 
@@ -43,18 +43,9 @@ class AuditServicer:
         """See the proto."""
         query = convert.event_query_from_proto(request)
         page = await self._audit.list(
-            caller, query, _content_of(request), query.page_size or DEFAULT_PAGE_SIZE
+            caller, query, content_of(request), query.page_size or DEFAULT_PAGE_SIZE
         )
         return convert.event_page_to_proto(page)
-
-
-def _content_of(request: pb.ListEventsRequest) -> bytes:
-    """Return bytes that tell this list from every other, whichever page of it is asked for."""
-    content = pb.ListEventsRequest()
-    content.CopyFrom(request)
-    content.ClearField("page_size")
-    content.ClearField("page_token")
-    return b"events\0" + content.SerializeToString(deterministic=True)
 
 
 def noting(authority: Authority, method: str, serve: Serve) -> Serve:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeVar
-
-from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.message import Message
 
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument, NotFound, PermissionDenied, error
@@ -16,36 +12,9 @@ from keyauthority_server.authority import Authority, Caller, Certified, Credenti
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import address_of, credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse
+from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
 from keyauthority_server.rpc.remembering import Rested
 from keyauthority_server.wire import Call
-
-DEFAULT_PAGE_SIZE: Final = 100
-
-_BESIDES_THE_MASK: Final = frozenset({"access_key", "project_id", "update_mask", "etag"})
-
-M = TypeVar("M", bound=Message)
-
-
-def content_of(request: Message) -> bytes:
-    """Return bytes that tell this request from every other, but for its request_id."""
-    content = type(request)()
-    content.CopyFrom(request)
-    content.ClearField("request_id")
-    return (
-        request.DESCRIPTOR.full_name.encode()
-        + b"\0"
-        + content.SerializeToString(deterministic=True)
-    )
-
-
-def as_masked(request: M, mask: FieldMask) -> M:
-    """Return an update without the fields that its mask does not name: they are not even read."""
-    masked = type(request)()
-    masked.CopyFrom(request)
-    for field, _ in request.ListFields():
-        if field.name not in _BESIDES_THE_MASK and field.name not in mask.paths:
-            masked.ClearField(field.name)
-    return masked
 
 
 class KeyAuthorityServicer:
@@ -73,12 +42,11 @@ class KeyAuthorityServicer:
 
     async def list_keys(self, caller: Caller, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
         """See the proto."""
-        query = pb.ListKeysRequest(project_id=request.project_id, filter=request.filter)
         page = await self._keys.list(
             caller,
             request.project_id,
             convert.key_filter_from_proto(request.filter),
-            query.SerializeToString(deterministic=True),
+            content_of(request),
             request.page_size or DEFAULT_PAGE_SIZE,
             request.page_token,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keyauthority import convert
 from keyauthority.v1 import project_service_pb2 as pb
 from keyauthority_server.authority import Authority, Caller
-from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE, as_masked, content_of
+from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
 
 
 class ProjectServicer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keyauthority import convert
 from keyauthority.v1 import usage_service_pb2 as pb
 from keyauthority_server.authority import Authority, Caller
-from keyauthority_server.rpc.key_authority import DEFAULT_PAGE_SIZE
+from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, content_of
 
 
 class UsageServicer:
@@ -18,7 +18,7 @@ class UsageServicer:
         """See the proto."""
         query = convert.usage_query_from_proto(request)
         page = await self._usage.get(
-            caller, query, _content_of(request), query.page_size or DEFAULT_PAGE_SIZE
+            caller, query, content_of(request), query.page_size or DEFAULT_PAGE_SIZE
         )
         return convert.usage_page_to_proto(page)
 
@@ -28,12 +28,3 @@ class UsageServicer:
         """See the proto."""
         await self._usage.report(caller, convert.usage_report_from_proto(request))
         return pb.ReportUsageResponse()
-
-
-def _content_of(request: pb.GetUsageRequest) -> bytes:
-    """Return bytes that tell this list from every other, whichever page of it is asked for."""
-    content = pb.GetUsageRequest()
-    content.CopyFrom(request)
-    content.ClearField("page_size")
-    content.ClearField("page_token")
-    return b"usage\0" + content.SerializeToString(deterministic=True)
