@@ -13,14 +13,12 @@ entry's previous_hash is empty.
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.store.records import microseconds
 from keyauthority_server.store.values import Entry, Seal, Sealer
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
@@ -37,7 +35,7 @@ def canonical_bytes(entry: Entry) -> bytes:
     """Return the bytes that the hash of an entry is taken over."""
     content = {
         "revision": entry.revision,
-        "time": (entry.time - _EPOCH) // _MICROSECOND,
+        "time": microseconds(entry.time),
         "type": entry.type.value,
         "project_id": entry.project_id,
         "access_key": entry.access_key,

@@ -12,7 +12,7 @@ from keyauthority.results import Page
 from keyauthority_server.authority.callers import Caller
 from keyauthority_server.authority.desk import Desk, gone
 from keyauthority_server.store.base import Transaction
-from keyauthority_server.store.transaction import in_scope
+from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.usage import REMEMBERED_FOR
 
 

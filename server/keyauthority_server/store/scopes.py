@@ -1,13 +1,19 @@
-"""Whether what a list names lies in a scope: lists do not rely on who asks for them."""
+"""Whether a record lies in a scope, and what a list names: neither relies on who asks."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from keyauthority.model import Key
 from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.values import Scope
 
 _PROJECT_OF: Final = "SELECT project_id FROM key WHERE access_key = ?"
+
+
+def in_scope(key: Key, scope: Scope) -> bool:
+    """True if the key is of one of the projects; an operator key is of none."""
+    return scope is None or (key.project_id != "" and key.project_id in scope)
 
 
 def names_its_own(rows: Rows, scope: Scope, project_id: str, access_key: str) -> bool:

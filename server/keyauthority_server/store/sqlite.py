@@ -32,6 +32,7 @@ from keyauthority_server.store.records import (
     time_from,
 )
 from keyauthority_server.store.reserve import Reserve
+from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import (
     GET_PROJECT,
@@ -58,7 +59,7 @@ from keyauthority_server.store.sqlite_schema import COUNTERS, RECORDS, check_sch
 from keyauthority_server.store.sqlite_schema import migrate as migrate_file
 from keyauthority_server.store.sqlite_tail import TailReader
 from keyauthority_server.store.sqlite_writer import Writer
-from keyauthority_server.store.transaction import SqlTransaction, in_scope
+from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.units import Unit, Units, answered
 from keyauthority_server.store.values import (
     ANY,

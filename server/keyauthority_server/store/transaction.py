@@ -30,6 +30,7 @@ from keyauthority_server.store.records import (
     values_of,
 )
 from keyauthority_server.store.refused import record_refused
+from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sql import (
     ADVANCE_LOG,
     ADVANCE_TIME,
@@ -73,11 +74,6 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
     ChangeType.PROJECT_CREATED: (True,),
     ChangeType.PROJECT_UPDATED: (False,),
 }
-
-
-def in_scope(key: Key, scope: Scope) -> bool:
-    """True if the key is of one of the projects; an operator key is of none."""
-    return scope is None or (key.project_id != "" and key.project_id in scope)
 
 
 class SqlTransaction:

@@ -32,8 +32,9 @@ from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
 from keyauthority_server.store.postgres.writer import Writing, admit_writer
 from keyauthority_server.store.records import time_from
+from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sql import LOG, Rows
-from keyauthority_server.store.transaction import SqlTransaction, in_scope
+from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.turns import Turn, Turns
 from keyauthority_server.store.units import Unit, answered
 from keyauthority_server.store.values import (
