@@ -34,8 +34,8 @@ from keyauthority_server.store.values import Scope
 _NO_BOUND: Final = 2**63 - 1  # no revision is as high
 
 SCAN_ROWS: Final = 10_000  # rows of keys in one call: some 20 ms of the reader's thread
-PAGE_CHARACTERS: Final = 1024 * 1024  # of records in one page: below the 4 MiB that clients take
 LABEL_ROWS: Final = 4_000  # the same where Python must look at the labels of each
+PAGE_CHARACTERS: Final = 1024 * 1024  # of records in one page: below the 4 MiB that clients take
 
 # Spares the rows that cannot be in a state from being decoded; `state_of` is the judge.
 _NOT_SUPERSEDED: Final = "(supersede_time IS NULL OR supersede_time > ?)"
