@@ -66,7 +66,7 @@ def unexpected(failure: BaseException) -> Refusal:
     Its correlation id stands in the log too, beside the failure.
     """
     correlation_id = secrets.token_hex(8)
-    _log.error("internal error", correlation_id=correlation_id, exc_info=failure)
+    _log.error("internal_error", correlation_id=correlation_id, exc_info=failure)
     told = {"correlation_id": correlation_id}
     return refusal_from(error(ErrorReason.INTERNAL, "internal error", metadata=told))
 

@@ -55,7 +55,7 @@ def main() -> None:
         _send(report, {"refused": str(refusal)})
         sys.exit(2)
     except Exception:  # noqa: BLE001 - the last stop: the reason belongs into the log, on one line
-        _log.exception("worker failed")
+        _log.exception("worker_failed")
         sys.exit(1)
 
 

@@ -248,7 +248,7 @@ def _aftermath(
 ) -> Iterator[str]:
     if workers != server.worker_pids():
         yield "a worker has ended"
-    if "Traceback" in log or "internal error" in log:
+    if "Traceback" in log or "internal_error" in log:
         yield f"the log tells of a fault: {log[-2_000:]}"
     if (was := verdict_of(target.root, target.honest)) != "VALID":
         yield f"a key that nobody touched is {was}"

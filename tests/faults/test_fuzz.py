@@ -44,7 +44,7 @@ def test_text_that_tells_of_the_inside_is_a_fault(leak: str) -> None:
 @pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
 def test_code_that_no_request_deserves_is_a_fault(code: str) -> None:
     """The control: not even with a correlation id and nothing else."""
-    assert fault_in(code, "internal error")
+    assert fault_in(code, "internal_error")
     assert fault_in("NOT_FOUND", "of secretpart", ["secretpart"])
 
 

@@ -149,7 +149,7 @@ def test_killed_server_opens_no_limit(start_server: Start, storm: Any) -> None:
 
 
 def _have_served(server: ServerProcess, workers: int) -> bool:
-    return server.log_text().count("worker serves") == workers
+    return server.log_text().count("worker_serves") == workers
 
 
 def _when_half_drawn(root: Caller, secret_key: str, end: Callable[[], object]) -> None:

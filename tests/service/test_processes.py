@@ -103,7 +103,7 @@ def test_interrupt_of_the_whole_group_drains_like_sigterm(start_server: Start) -
         os.kill(pid, signal.SIGINT)
     outcome = server.wait()
     assert 0 == outcome.code
-    assert "worker ended" not in outcome.log
+    assert "worker_ended" not in outcome.log
 
 
 def test_data_folder_and_its_files_are_private(start_server: Start, data: Path) -> None:
@@ -160,7 +160,7 @@ def test_killed_worker_is_replaced_while_the_others_serve(
     wait_until(
         lambda: (
             check_health(server).status == health_pb2.HealthCheckResponse.SERVING
-            and server.log_text().count("worker serves") == 3
+            and server.log_text().count("worker_serves") == 3
         )
     )
     assert second in server.worker_pids()
@@ -285,7 +285,7 @@ def test_json_log_holds_one_object_a_line(start_server: Start) -> None:
     """With --log-format json every line of standard error is a JSON object."""
     outcome = start_server("--log-format", "json", "--workers", "2").stop()
     events = [json.loads(line)["event"] for line in outcome.log.splitlines()]
-    assert {"worker serves", "stopping", "draining"} == set(events)
+    assert {"worker_serves", "stopping", "draining"} == set(events)
 
 
 def test_init_and_migrate_make_a_folder_that_serves(start_server: Start, data: Path) -> None:

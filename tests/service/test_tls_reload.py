@@ -93,7 +93,7 @@ def test_new_certificate_is_taken_over_with_no_failed_call(world: World) -> None
     try:
         before = served(world)
         (world.folder / "server.pem").write_bytes(b"no certificate")
-        wait_until(lambda: "certificate not taken over" in world.server.log_text())
+        wait_until(lambda: "certificate_not_taken_over" in world.server.log_text())
         assert before == served(world)
         world.ours.issue(*LOOPBACK).write(world.folder, "server")
         wait_until(lambda: served(world) not in (before, None), TAKEN_SECONDS)

@@ -93,7 +93,7 @@ class Feed:
                 failing = False
             except StoreError as failure:
                 if not failing:
-                    _log.warning("the log of changes cannot be read", failure=str(failure))
+                    _log.warning("log_not_read", failure=str(failure))
                 failing = True
             if loop.time() >= next_beat:
                 next_beat = loop.time() + BEAT_SECONDS
@@ -110,7 +110,7 @@ class Feed:
         while not self._paused:
             tail = await self._store.read_changes(self._position, CHANGES_AT_ONCE)
             if tail.head < self._position:
-                _log.error("the log has lost changes", told=self._position, head=tail.head)
+                _log.error("log_lost_changes", told=self._position, head=tail.head)
                 self._position = tail.head
                 for one in tuple(self._subscribers):
                     one.lost(tail.head)
@@ -127,7 +127,7 @@ class Feed:
         try:
             subscriber.changed(changes, self._position)
         except Exception:  # noqa: BLE001 - he must not go on as if nothing had been
-            _log.exception("a follower of the log has failed", position=self._position)
+            _log.exception("follower_failed", position=self._position)
             subscriber.lost(self._position)
 
 

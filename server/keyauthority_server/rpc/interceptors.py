@@ -154,7 +154,7 @@ def _known(failure: Exception) -> KeyAuthorityError | None:
         return None
     if isinstance(failure, StoreStale):  # of as many calls as come
         return error(ErrorReason.STALE, "the server cannot know how stale its answer would be")
-    _log.warning("store failed", failure=str(failure))
+    _log.warning("store_failed", failure=str(failure))
     if isinstance(failure, StoreFull):
         return error(
             ErrorReason.DISK_LOW,

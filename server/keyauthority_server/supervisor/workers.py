@@ -63,7 +63,7 @@ class Supervisor:
         self._signal_workers(signal.SIGTERM)
         _done, late = await asyncio.wait(slots, timeout=DRAIN_MAX_SECONDS)
         if late:
-            _log.error("workers did not end in time", workers=len(late))
+            _log.error("workers_late", workers=len(late))
             self._signal_workers(signal.SIGKILL)
         for result in await asyncio.gather(*slots, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -90,7 +90,7 @@ class Supervisor:
             now = time.monotonic()
             deaths.append(now)
             recent = sum(now - death < LOOP_SECONDS for death in deaths)
-            _log.error("worker ended", worker=slot, exit_code=code, deaths=recent)
+            _log.error("worker_ended", worker=slot, exit_code=code, deaths=recent)
             if recent == LOOP_DEATHS:
                 raise CrashLoop(f"worker {slot} ended {recent} times in {LOOP_SECONDS} s")
             self._restarts += 1
@@ -134,13 +134,13 @@ class Supervisor:
     def _heard(self, slot: int, pid: int, report: dict[str, object]) -> None:
         match report:
             case {"ready": transport}:
-                _log.info("worker serves", worker=slot, pid=pid, transport=transport)
+                _log.info("worker_serves", worker=slot, pid=pid, transport=transport)
                 self._serving.add(slot)
                 self._count_workers()
                 self._announce()
             case {"refused": str(reason)}:
                 self._refusal = reason
-                _log.error("worker refuses to start", worker=slot, reason=reason)
+                _log.error("worker_refused", worker=slot, reason=reason)
             case {"counts": counts}:
                 self._sums.add(slot, counts)  # type: ignore[arg-type]  # as Metrics.take made them
 

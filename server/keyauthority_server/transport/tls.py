@@ -68,12 +68,12 @@ class Handshakes:
             material = load(self._files, self._clock.now())
         except ConfigError as error:
             if str(error) != self._complaint:  # tried again each second, told once
-                _log.error("certificate not taken over, the old one serves on", reason=str(error))
+                _log.error("certificate_not_taken_over", reason=str(error))
             self._complaint = str(error)
             return
         self._next.append(_configuration(material))
         self._seen, self._complaint = found, ""
-        _log.info("certificate taken over", expires=material.end.isoformat())
+        _log.info("certificate_taken_over", expires=material.end.isoformat())
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what handshakes are made with from now on; None if that is as before.
