@@ -49,8 +49,8 @@ class Rotating:
                 return self._rotated(previous, successor, first.secret_key, time, revision)
             held = transaction.key(rotation.access_key, present.scope)
             if held is not None and held.key.kind is KeyKind.OPERATOR:
-                wanted = rotation.expire_time or _end_of_successor(held.key, now)
-                present.require_within_own(bounds_of(held.key)._replace(expire_time=wanted))
+                end = _end_of_successor(held.key, rotation, now)
+                present.require_within_own(bounds_of(held.key)._replace(expire_time=end))
             if rotation.expire_time is not None:
                 require_future(rotation.expire_time, now)
             if held is None:
@@ -114,8 +114,7 @@ class _Ends(NamedTuple):
 
 
 def _ends(old: Key, rotation: Rotation, now: datetime) -> _Ends:
-    successor = rotation.expire_time or _end_of_successor(old, now)
-    return _Ends(_end_of_overlap(old, rotation, now), successor)
+    return _Ends(_end_of_overlap(old, rotation, now), _end_of_successor(old, rotation, now))
 
 
 def _require_rotatable(old: Key, now: datetime) -> None:
@@ -153,8 +152,10 @@ def _end_of_overlap(old: Key, rotation: Rotation, now: datetime) -> datetime:
     return end if old.expire_time is None else min(end, old.expire_time)
 
 
-def _end_of_successor(old: Key, now: datetime) -> datetime | None:
-    """Return when it ends unless the caller says: it lives as long as the old key was to."""
+def _end_of_successor(old: Key, rotation: Rotation, now: datetime) -> datetime | None:
+    """Return when the caller says, else so that it lives as long as the old key was to."""
+    if rotation.expire_time is not None:
+        return rotation.expire_time
     if old.expire_time is None:
         return None
     lifetime = old.expire_time - old.create_time
