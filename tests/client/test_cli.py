@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_the_secret_is_the_first_line_as_it_is(
     command("verify", stdin=stdin)
 
     assert authority.seen[0].request.secret_key == secret_key
+
+
+def test_shared_options_are_shown_as_they_are_explained(command: Command) -> None:
+    """`--tls` speaks of the three that come next."""
+    text = command("verify", "--help").out
+
+    flags = re.findall(r"^  (--\S+)", text, re.MULTILINE)
+    first = flags.index("--json")
+    assert flags[first:] == [
+        *("--json", "--timeout", "--address"),
+        *("--tls", "--tls-ca", "--tls-cert", "--tls-key", "--allow-plaintext"),
+    ]
 
 
 def test_a_standard_input_that_is_closed_is_a_wrong_use(command: Command) -> None:
