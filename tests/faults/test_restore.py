@@ -212,11 +212,17 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
 def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_path: Path) -> None:
     """What it knows is taken over; what was revoked before it was restored is in neither."""
     newer = tmp_path / "newer.db"
-    back_up(settings.store.sqlite_path, newer)
+    content = back_up(settings.store.sqlite_path, newer)
     SQLITE.rows(str(newer), "DELETE FROM key_check WHERE name = 'pepper/2'")  # nobody has it
     during(settings, lambda store: revoke(store, before.lost))
-    restored(settings, before.file)
-    during(settings, lambda store: revoke(store, before.untouched))
+    older = restored(settings, before.file)
+
+    async def go_on(store: Store) -> None:  # until it has as many changes as the newer one
+        await revoke(store, before.untouched)
+        for _ in range(content.revision - older.content.revision):
+            await create_project(store)
+
+    during(settings, go_on)
     with pytest.raises(ConfigError, match=r"does not go on from this backup.*--accept-unknown"):
         restored(settings, newer)
     done = restored(settings, newer, accept_unknown=True)
