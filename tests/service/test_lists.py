@@ -11,6 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2
+from keyauthority.v1.audit_service_pb2 import ListEventsRequest
+from keyauthority.v1.usage_service_pb2 import GetUsageRequest
 from tests.service.callers import (
     Caller,
     absent_project,
@@ -19,6 +21,7 @@ from tests.service.callers import (
     new_operator,
     new_project,
     revoke,
+    verify,
 )
 from tests.service.processes import wait_until
 
@@ -153,3 +156,26 @@ def test_page_token_serves_its_own_caller_and_filter_only(root: Caller, project:
     ):
         refused = caller.refused(other)
         assert ("INVALID_ARGUMENT", {"page_token"}) == (refused.code.name, refused.fields)
+
+
+def test_page_token_serves_its_own_list_with_pages_of_any_size(root: Caller, project: str) -> None:
+    """No other list takes it, though what is asked of both is spelt with the same bytes."""
+    for _ in range(3):
+        verify(root, new_key(root, project).secret_key)
+    asked: dict[str, Any] = {"project_id": project, "page_size": 1}
+    usage = GetUsageRequest(**asked)
+    wait_until(lambda: root.ask(usage).next_page_token != "")
+    lists: list[Any] = [
+        key_authority_service_pb2.ListKeysRequest(**asked),
+        ListEventsRequest(**asked),
+        usage,
+    ]
+    tokens = [root.ask(request).next_page_token for request in lists]
+    for request, own in zip(lists, tokens, strict=True):
+        for token in tokens:
+            request.page_token, request.page_size = token, 2
+            if token == own:
+                root.ask(request)
+            else:
+                refused = root.refused(request)
+                assert ("INVALID_ARGUMENT", {"page_token"}) == (refused.code.name, refused.fields)

@@ -34,9 +34,8 @@ class ProjectServicer:
         self, caller: Caller, request: pb.ListProjectsRequest
     ) -> pb.ListProjectsResponse:
         """See the proto."""
-        page = await self._projects.list(
-            caller, b"projects", request.page_size or DEFAULT_PAGE_SIZE, request.page_token
-        )
+        page_size = request.page_size or DEFAULT_PAGE_SIZE
+        page = await self._projects.list(caller, content_of(request), page_size, request.page_token)
         return convert.project_page_to_proto(page)
 
     async def update_project(
