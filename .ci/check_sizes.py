@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE_LINES_MAX = 350
+FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50  # signature and docstring included, decorators not
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "client/keyauthority/v1"

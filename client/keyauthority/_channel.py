@@ -5,25 +5,18 @@ It reads certificates' files, and makes no connection.
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from keyauthority._address import Address
 from keyauthority.errors import InvalidArgument
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT: Final = 5.0  # seconds; many times what a busy server needs, less than people wait
 Metadata = tuple[tuple[str, str], ...]
 
-
-_SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:")
-_LITERAL: Final = {
-    "ipv4": re.compile(r"[0-9.]+:[0-9]{1,5}", re.ASCII),
-    "ipv6": re.compile(r"\[[0-9A-Fa-f:.]+\]:[0-9]{1,5}", re.ASCII),
-}
 _MESSAGE_MAX: Final = (
     64 * 1024 * 1024
 )  # bytes; a page of 1000 keys with long lists passes gRPC's 4 MiB
@@ -70,7 +63,9 @@ _BALANCED: Final = _SERVICE_CONFIG | {
 }
 CHANNEL_OPTIONS: Final = (
     ("grpc.enable_retries", 1),
-    ("grpc.enable_http_proxy", 0),  # credentials go to the address that was named, by no other way
+    # Credentials go to the address that was named, whatever the environment says of proxies.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.address_http_proxy_enabled_addresses", ""),
     ("grpc.max_receive_message_length", _MESSAGE_MAX),
     # A connection that says nothing while calls wait is dead, whatever TCP thinks: 8 s, not hours.
     ("grpc.keepalive_time_ms", 5_000),
@@ -117,48 +112,33 @@ class Target(NamedTuple):
     options: tuple[tuple[str, str | int], ...]
 
 
-def target(address: str, tls: Tls | bool) -> Target:
-    """Return what gRPC is given for an address as users write it. InvalidArgument if it is none.
+def target(address: Address, tls: Tls | bool) -> Target:
+    """Return the target and options of a channel. Raises InvalidArgument for a list with TLS.
 
-    Calls take turns over several addresses, and over all that a name behind `dns:///` has, and
-    leave out those of which the health service says that they do not serve.
+    Calls take turns over several addresses, and over all addresses of a name behind `dns:///`,
+    without those whose health service says that they do not serve.
     """
-    several = "," in address and not address.startswith(_SCHEMES)
-    if several and tls is not False:
+    if address.several and tls is not False:
         raise InvalidArgument(
             "address: no certificate names several; use a name that has them all: dns:///name:port"
         )
-    if several:
-        address = f"{_family(address.split(','))}:{address}"
-    balanced = several or address.startswith(("dns:", "ipv4:", "ipv6:"))
+    config = _BALANCED if address.authority else _SERVICE_CONFIG
     options: tuple[tuple[str, str | int], ...] = (
-        ("grpc.service_config", json.dumps(_BALANCED if balanced else _SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps(config)),
         *CHANNEL_OPTIONS,
     )
-    if balanced:  # named, for gRPC leaves it out when it watches health, and takes a list for one
-        first = address.partition(":")[2].rpartition("/")[2].partition(",")[0]
-        options += (("grpc.default_authority", first),)
-    return Target(address, options)
+    if address.authority:  # gRPC omits it when it watches health, and takes a list for one
+        options += (("grpc.default_authority", address.authority),)
+    return Target(address.target, options)
 
 
-def _family(addresses: list[str]) -> str:
-    for family, pattern in _LITERAL.items():
-        if all(map(pattern.fullmatch, addresses)):
-            return family
-    raise InvalidArgument(
-        "address: several are written as IPv4 or IPv6 addresses with their ports, separated by "
-        "commas; a name that has several is dns:///name:port"
-    )
+def handshake(address: Address, tls: Tls | bool, *, allow_plaintext: bool) -> Handshake | None:
+    """Return the certificates of a TLS channel, None for plaintext. InvalidArgument if refused.
 
-
-def handshake(address: str, tls: Tls | bool, *, allow_plaintext: bool) -> Handshake | None:
-    """Return what a TLS channel is made with, None for plaintext. InvalidArgument if it cannot be.
-
-    Plaintext shows every key to whoever is on the way: beyond this machine it is for those only who
-    say so.
+    Plaintext shows every key to anyone on the way: beyond this machine it must be asked for.
     """
     if tls is False:
-        if not (allow_plaintext or is_local(address)):
+        if not (allow_plaintext or address.is_loopback()):
             raise InvalidArgument(
                 "address: is not on this machine, and keys would cross the network in plaintext: "
                 "use TLS, or allow plaintext"
@@ -168,30 +148,6 @@ def handshake(address: str, tls: Tls | bool, *, allow_plaintext: bool) -> Handsh
     if (given.cert is None) != (given.key is None):
         raise InvalidArgument("tls: cert and key belong together")
     return Handshake(_pem("ca", given.ca), _pem("key", given.key), _pem("cert", given.cert))
-
-
-def is_local(address: str) -> bool:
-    """True if only this machine can be meant, by gRPC's way to write addresses."""
-    scheme, colon, rest = address.partition(":")
-    if colon and scheme in ("unix", "unix-abstract"):
-        return True
-    if colon and scheme in ("dns", "ipv4", "ipv6"):
-        address = rest.rpartition("/")[2]
-    return all(map(_is_loopback, address.split(",")))
-
-
-def _is_loopback(address: str) -> bool:
-    host = address
-    if address.startswith("["):
-        host = address[1:].partition("]")[0]
-    elif address.count(":") == 1:
-        host = address.partition(":")[0]
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"  # RFC 6761, section 6.3
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
 
 
 def _pem(name: str, given: str | Path | bytes | None) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -11,7 +12,10 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from keyauthority import AsyncClient, Client, InvalidArgument, Tls
-from keyauthority._channel import target
+from keyauthority._address import parse
+from tests.client.conftest import Call
+from tests.client.fake_authority import FakeAuthority
+from tests.client.records import TOKEN, UNKNOWN_ANSWER
 from tests.conftest import one_server
 from tests.service.processes import ServerProcess
 
@@ -71,7 +75,7 @@ def test_name_with_several_addresses_is_one_authority(server: ServerProcess) -> 
 )
 def test_addresses_are_written_as_grpc_reads_them(address: str, expected: str) -> None:
     """A user writes a list; gRPC has a scheme for it."""
-    assert expected == target(address, tls=False).address
+    assert expected == parse(address).target
 
 
 @pytest.mark.parametrize("address", ["a:1,b:1", "127.0.0.1:1,[::1]:1", "127.0.0.1:1,"])
@@ -85,3 +89,95 @@ def test_list_with_tls_is_refused() -> None:
     """No certificate names a list."""
     with pytest.raises(InvalidArgument, match="certificate"):
         Client("127.0.0.1:1,127.0.0.1:2", tls=Tls(ca=b"-----BEGIN CERTIFICATE-----"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "dns:///10.9.8.7:50051#/127.0.0.1:1",
+        "10.9.8.7:50051#/127.0.0.1:1",
+        "dns:///10.9.8.7:50051?/127.0.0.1:1",
+        "127.0.0.1:50051?x",
+        "dns://8.8.8.8/localhost:50051",
+        "dns:/localhost:50051",
+        "dns:////localhost:50051",
+        "dns:///user@localhost:50051",
+        "user@127.0.0.1:50051",
+        "127.0.0.1:50051@10.9.8.7:50051",
+        "dns:///10.9.8.7%3A50051/127.0.0.1:1",
+        "localhost%2e:50051",
+        "ipv4:10.9.8.7:1#,127.0.0.1:1",
+        "ipv4:///127.0.0.1:1",
+        "ipv4://10.9.8.7/127.0.0.1:1",
+        "ipv4:127.0.0.1",
+        "ipv4:[::1]:1",
+        "ipv6:127.0.0.1:1",
+        "ipv6:[::1%25lo/x]:1",
+        "ipv4:localhost:1",
+        "unix://10.9.8.7/run/x",
+        "unix:",
+        "unix:/run/a#b",
+        "unix:/run/a?b",
+        "unix:/run/a%2fb",
+        "unix:/run/a b",
+        "UNIX:/run/x",
+        "xds:///keyauthority",
+        "passthrough:///127.0.0.1:1",
+        "127.0.0.1",
+        "[::1]",
+        "::1:50051",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.1:http",
+        "127.0.0.1:50051/",
+        "127.0.0.1:50051 ",
+        "127.0.0.1:\u0665",
+        "127.0.0.1:50051\n",
+        "host\x00:1",
+        "-host:1",
+        "fa\xdf.example:1",
+        "a" * 64 + ":1",
+        ":50051",
+        "",
+    ],
+)
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_address_with_two_readings_is_refused(
+    client: type[Client] | type[AsyncClient], address: str
+) -> None:
+    """The plaintext rule judges the text; gRPC must not be able to connect elsewhere."""
+    with pytest.raises(InvalidArgument, match=r"^address: ") as refused:
+        client(address)
+
+    assert ["address"] == [violation.field for violation in refused.value.fields]
+
+
+def test_localhost_that_resolves_elsewhere_is_not_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A host table can send `localhost` to another machine."""
+    elsewhere = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.9.8.7", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: elsewhere)
+
+    with pytest.raises(InvalidArgument, match="plaintext"):
+        Client("localhost:50051")
+
+
+def test_operator_key_does_not_travel_through_a_proxy_of_the_environment(
+    call: Call, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client connects to the address that it was given, whatever gRPC makes of variables."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        port = proxy.getsockname()[1]
+        for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY", f"127.0.0.1:{port}")
+        monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "0.0.0.0/0")
+        monkeypatch.delenv("no_proxy", raising=False)
+        authority.will(UNKNOWN_ANSWER)
+
+        assert "unknown" == call("verify", TOKEN).code
+
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()

@@ -10,6 +10,7 @@ import pytest
 
 import keyauthority
 from keyauthority import _channel
+from keyauthority._address import parse
 from keyauthority.cli import session
 from tests.client.conftest import Call, Command
 from tests.service.certificates import Issuer
@@ -17,7 +18,7 @@ from tests.service.certificates import Issuer
 LOCAL = (
     "127.0.0.1:50051",
     "localhost:50051",
-    "LOCALHOST",
+    "LOCALHOST:50051",
     "[::1]:50051",
     "[::ffff:127.0.0.1]:1",
     "unix:/run/keyauthority.sock",
@@ -34,22 +35,25 @@ REMOTE = (
     "dns:///keyauthority:50051",
     "ipv4:127.0.0.1:1,10.0.0.7:1",
     "localhost.example.org:50051",
-    "xds:///keyauthority",
+    "ipv6:[2001:db8::1]:50051",
+    "127.1:50051",
+    "127.0.0.1.example.org:50051",
+    "vsock:1:50051",
 )
 
 
 @pytest.mark.parametrize("address", LOCAL)
 def test_plaintext_on_this_machine_is_taken_as_it_is(address: str) -> None:
     """Loopback and unix sockets need no TLS."""
-    assert _channel.handshake(address, False, allow_plaintext=False) is None
+    assert _channel.handshake(parse(address), False, allow_plaintext=False) is None
 
 
 @pytest.mark.parametrize("address", REMOTE)
 def test_plaintext_beyond_this_machine_is_refused_unless_it_is_allowed(address: str) -> None:
     """No key crosses a network in plaintext unless the user says so."""
     with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
-        _channel.handshake(address, False, allow_plaintext=False)
-    assert _channel.handshake(address, False, allow_plaintext=True) is None
+        _channel.handshake(parse(address), False, allow_plaintext=False)
+    assert _channel.handshake(parse(address), False, allow_plaintext=True) is None
 
 
 def test_both_clients_refuse_plaintext_beyond_this_machine(call: Call) -> None:
@@ -64,10 +68,10 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
     cert, key = pair.write(tmp_path, "client")
     paths = keyauthority.Tls(ca=str(cert), cert=cert, key=key)
     content = keyauthority.Tls(ca=pair.cert, cert=pair.cert, key=pair.key)
-    made = _channel.handshake("x:1", paths, allow_plaintext=False)
+    made = _channel.handshake(parse("x:1"), paths, allow_plaintext=False)
     assert (pair.cert, pair.key, pair.cert) == made
-    assert made == _channel.handshake("x:1", content, allow_plaintext=False)
-    assert (None, None, None) == _channel.handshake("x:1", True, allow_plaintext=False)
+    assert made == _channel.handshake(parse("x:1"), content, allow_plaintext=False)
+    assert (None, None, None) == _channel.handshake(parse("x:1"), True, allow_plaintext=False)
     assert "PRIVATE" not in repr(content) + repr(made)
 
 
@@ -83,7 +87,7 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
 def test_tls_that_cannot_be_is_refused(tls: keyauthority.Tls, message: str) -> None:
     """What is wrong is told when the client is made, not by a handshake that fails."""
     with pytest.raises(keyauthority.InvalidArgument) as refused:
-        _channel.handshake("x:1", tls, allow_plaintext=False)
+        _channel.handshake(parse("x:1"), tls, allow_plaintext=False)
     assert message == refused.value.message
 
 

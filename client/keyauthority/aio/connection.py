@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from keyauthority import _calls, _channel
+from keyauthority._address import parse
 from keyauthority.results import Page
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
@@ -104,8 +105,9 @@ class AsyncConnection:
         self._address = address
         self._timeout = timeout
         self._metadata = _channel.metadata(operator_key)
-        pem = _channel.handshake(address, tls, allow_plaintext=allow_plaintext)
-        target = _channel.target(address, tls)
+        parsed = parse(address)
+        pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
+        target = _channel.target(parsed, tls)
         self._channel = (
             grpc.aio.insecure_channel(*target)
             if pem is None
