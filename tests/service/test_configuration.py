@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -118,6 +118,23 @@ def test_settings_of_a_configuration_read_back_as_the_same(tmp_path: Path) -> No
     assert told.data / "keyauthority.db" == told.store.sqlite_path
 
 
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("POSTGRESQL_SERVICE_HOST", "10.0.0.1"),
+        ("POSTGRESQL_SERVICE_PORT", "5432"),
+        ("POSTGRESQL_SERVICE_PORT_TCP_POSTGRESQL", "5432"),
+        ("METRICS_PORT", "tcp://10.0.0.1:9464"),
+        ("HEADLESS_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ("HEADLESS_PORT_50051_TCP_PROTO", "tcp"),
+        ("DNS_PORT_53_UDP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_service_links_of_kubernetes_are_left_alone(variable: str, text: str) -> None:
+    """Kubernetes describes Services whose names begin with keyauthority in such variables."""
+    assert load() == load({}, {f"KEYAUTHORITY_{variable}": text})
+
+
 def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
     """The client's variables, and those that Kubernetes makes for a Service, are no settings."""
     foreign = (
@@ -154,6 +171,7 @@ def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
         ({"store": "sqlite://host/x"}, "--store: must be sqlite:///PATH"),
         ({"store": "mysql://u:hidden@h/d"}, "--store: must be sqlite:///PATH"),
         ({"store": "postgresql://u:hidden@h"}, "--store: must be postgresql://USER@HOST/DATABASE"),
+        ({"data": "/\udcff"}, "--data: must be a path in UTF-8"),
         ({"store": "sqlite:///a", "store_file": "/dev/null"}, "store and store_file"),
         ({"store_file": "/absent/file"}, "--store-file: cannot read /absent/file"),
         ({"config": "/absent/file"}, "cannot read /absent/file"),
@@ -211,7 +229,10 @@ def test_workers_0_is_one_a_core() -> None:
     assert len(os.sched_getaffinity(0)) == load({"workers": "0"}).workers
 
 
-@pytest.mark.parametrize("variable", ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERTIFICATE"])
+@pytest.mark.parametrize(
+    "variable",
+    ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERTIFICATE", "KEYAUTHORITY_METRICS_PORT"],
+)
 def test_unknown_variable_is_refused(variable: str) -> None:
     """A setting that the server does not know is a slip, and not silently ignored."""
     assert f"{variable} is no setting of the server" == refusal({}, {variable: "1"})
@@ -263,14 +284,6 @@ def test_file_without_a_password_may_be_open(tmp_path: Path) -> None:
     assert load({"store_file": str(store)}).store.is_postgres
 
 
-def test_password_of_a_store_is_in_no_representation() -> None:
-    """Whatever prints a store's URL prints it without user and password."""
-    url = StoreUrl(urlsplit("engine://user:hidden@host/database?password=hidden"))
-    assert "engine://host/database" == str(url)
-    assert "StoreUrl('engine://host/database')" == repr(url)
-    assert "hidden" in url.reveal()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -294,12 +307,14 @@ def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> N
 
 def test_config_show_prints_a_file_that_means_the_same(tmp_path: Path) -> None:
     """What `config show` prints can be used as the configuration file."""
-    flags = ("--data", str(tmp_path / "d"), "--listen", "[::1]:0", "--no-reflection")
+    flags = ("--data", f"{tmp_path}/ä\x7f\N{KEY}", "--listen", "[::1]:0", "--no-reflection")
     tls = ("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a")
     callers = {"KEYAUTHORITY_CALLERS": '[{"san": "a", "permissions": ["keys:verify"]}]'}
     first = shared().run("config", "show", *flags, *tls, settings=callers)
     assert 0 == first.code
     assert 'san = "a"' in first.output
+    shown = tomllib.loads(first.output)
+    assert (1, True, False) == (shown["workers"], shown["no_reflection"], shown["allow_plaintext"])
     file = tmp_path / "server.toml"
     file.write_text(first.output)
     assert first.output == shared().run("config", "show", "--config", str(file)).output

@@ -19,10 +19,14 @@ def config_group() -> None:
 def show(**flags: str | bool | None) -> None:
     """Print the settings in force, without passwords, as they would stand in the file."""
     settings = load(flags)
-    for name, text in settings.shown().items():
-        if name != "callers":
-            click.echo(f"{name} = {json.dumps(text)}")
+    for name, value in settings.shown().items():
+        click.echo(f"{name} = {_toml(value)}")
     for caller in settings.callers:
         click.echo("\n[[callers]]")
-        for field, value in caller.table().items():
-            click.echo(f"{field} = {json.dumps(value)}")
+        for field, texts in caller.table().items():
+            click.echo(f"{field} = {_toml(texts)}")
+
+
+def _toml(value: str | int | bool | list[str]) -> str:
+    """Return a value as TOML writes it: as JSON does, but for DEL and characters beyond ASCII."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

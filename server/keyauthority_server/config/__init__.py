@@ -5,6 +5,7 @@ Nothing in here touches what it names, and no value that may hold a password is 
 
 from keyauthority_server.config.callers import Callers, CertificateCaller, SanKind
 from keyauthority_server.config.settings import SETTINGS, Config, load, parse
+from keyauthority_server.config.store_url import StoreUrl
 from keyauthority_server.config.values import (
     OPEN_TO_OTHERS,
     ConfigError,
@@ -13,7 +14,6 @@ from keyauthority_server.config.values import (
     LogFormat,
     LogLevel,
     Span,
-    StoreUrl,
     TlsFiles,
     Transport,
     UnixPath,

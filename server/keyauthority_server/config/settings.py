@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from keyauthority_server.config.callers import Callers
+from keyauthority_server.config.store_url import StoreUrl
 from keyauthority_server.config.values import (
     OPEN_TO_OTHERS,
     ConfigError,
@@ -27,7 +28,6 @@ from keyauthority_server.config.values import (
     LogFormat,
     LogLevel,
     Span,
-    StoreUrl,
     TlsFiles,
     Transport,
     UnixPath,
@@ -51,8 +51,13 @@ _CLIENT: Final = frozenset(
         "TLS_CLIENT_KEY",
     }
 )
-# Kubernetes describes a Service named `keyauthority` to each pod in these variables.
-_KUBERNETES: Final = re.compile(r"SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_.*)?", re.ASCII)
+# Kubernetes describes each Service of a namespace to each pod in such variables: `keyauthority`,
+# `keyauthority-metrics` and so on.
+_SERVICE_LINK: Final = re.compile(
+    r"(?:.+_)?SERVICE_(?:HOST|PORT(?:_.+)?)|(?:.+_)?PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.+)?|PORT",
+    re.ASCII,
+)
+_LINKED_PORT: Final = re.compile(r".+_PORT=(?:tcp|udp|sctp)://.*", re.ASCII)
 _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -125,9 +130,14 @@ class Config:
         }
         return texts | {"store": self.store.reveal()}
 
-    def shown(self) -> dict[str, str]:
-        """Return each setting as it may be shown to anybody."""
-        return self.settings() | {"store": str(self.store)}
+    def shown(self) -> dict[str, str | int | bool]:
+        """Return each setting but the callers, without passwords, with its type in the file."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: value if isinstance(value, int) else str(value)
+            for name, value in values.items()
+            if value is not None and name != "callers"
+        }
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
@@ -176,13 +186,17 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     settings = {}
     for variable, text in environ.items():
         name = variable.removeprefix(_PREFIX)
-        if name == variable or name in _CLIENT or _KUBERNETES.fullmatch(name):
+        if name == variable or name in _CLIENT or _is_service_link(name, text):
             continue
         if name != name.upper() or name.lower() not in SETTINGS:
             raise ConfigError(f"{_printable(variable)} is no setting of the server")
         if text:  # a variable that was emptied is one that was not set
             settings[name.lower()] = text
     return settings
+
+
+def _is_service_link(name: str, text: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) or _LINKED_PORT.fullmatch(f"{name}={text}"))
 
 
 def _file(path: Path) -> dict[str, object]:
@@ -234,6 +248,10 @@ def _printable(text: str) -> str:
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("must be a path")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the store's URL and the file could not say the same
+        raise ValueError("must be a path in UTF-8") from None
     return Path(text).absolute()
 
 

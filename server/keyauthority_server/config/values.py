@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 # Of the mode bits of group and others, those that a file with a secret must not have. The group may
 # read it: that is how Kubernetes and Debian hand a key to a service.
@@ -128,68 +126,3 @@ class Span:
         if found is None:
             raise ValueError("must be a whole number with its unit, as 1s or 500ms")
         return cls(int(found[1]) * (1000 if found[2] == "s" else 1))
-
-
-_POSTGRES: Final = "postgresql"
-_PASSWORDS: Final = frozenset({"password", "sslpassword"})  # libpq's parameters
-
-
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
-    """Where the store is. Only `reveal` gives the whole of it; what is printed has no password."""
-
-    _url: SplitResult = dataclasses.field(repr=False)
-
-    def __str__(self) -> str:
-        host = self._url.netloc.rpartition("@")[2]
-        return f"{self._url.scheme}://{host}{self._url.path}"
-
-    def __repr__(self) -> str:
-        return f"StoreUrl('{self}')"
-
-    def reveal(self) -> str:
-        """Return the URL with all that it holds."""
-        return self._url.geturl()
-
-    @property
-    def has_password(self) -> bool:
-        """True if whoever reads the URL can use a password."""
-        asked = parse_qs(self._url.query)
-        return bool(self._url.password) or not _PASSWORDS.isdisjoint(asked)
-
-    @property
-    def is_postgres(self) -> bool:
-        """True if it names a database of PostgreSQL, else a file of SQLite."""
-        return self._url.scheme == _POSTGRES
-
-    @property
-    def sqlite_path(self) -> Path:
-        """The database file of an SQLite store; ConfigError if it is none."""
-        if self.is_postgres:
-            raise ConfigError(f"this is done to a file of SQLite, not to {self}")
-        return Path(unquote(self._url.path))
-
-    @classmethod
-    def sqlite(cls, path: Path) -> StoreUrl:
-        """Return the URL of an SQLite file."""
-        return cls(urlsplit(path.absolute().as_uri().replace("file", "sqlite", 1)))
-
-    @classmethod
-    def parse(cls, text: str) -> StoreUrl:
-        """Read `sqlite:///ABSOLUTE/PATH` or `postgresql://…`, as its library defines it.
-
-        ValueError says what is wrong, without the URL.
-        """
-        try:
-            url = urlsplit(text)
-        except ValueError:
-            raise ValueError("is no URL") from None
-        if url.scheme in (_POSTGRES, "postgres"):
-            if url.fragment or not url.path.strip("/"):
-                raise ValueError("must be postgresql://USER@HOST/DATABASE")
-            return cls(url._replace(scheme=_POSTGRES))
-        if url.scheme != "sqlite":
-            raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/DATABASE")
-        if url.netloc or url.query or url.fragment or not url.path.strip("/"):
-            raise ValueError("must be sqlite:///PATH, with an absolute path and nothing else")
-        return cls(urlsplit("sqlite:///" + url.path.lstrip("/")))
