@@ -41,7 +41,7 @@ class Call(NamedTuple):
 class Refusal(Exception):
     """The status that a call ends with instead of an answer."""
 
-    def __init__(self, code: int, message: str, status: bytes) -> None:
+    def __init__(self, code: int, message: str, status: bytes = b"") -> None:
         """`code` is gRPC's number, `status` the google.rpc.Status that says all of it."""
         super().__init__(message)
         self.code = code
@@ -51,7 +51,7 @@ class Refusal(Exception):
     @property
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
         """What carries `status` to the client."""
-        return (("grpc-status-details-bin", self.status),)
+        return (("grpc-status-details-bin", self.status),) if self.status else ()
 
 
 def refusal_from(known: KeyAuthorityError) -> Refusal:

@@ -20,6 +20,8 @@ FORGIVING: Final = "ALTERED_FORGIVING"
 """A control: a process goes on after its disk has failed."""
 CLOCK: Final = "ALTERED_CLOCK"
 """The file that holds by how many seconds the wall clock is off."""
+UNCOLLECTED: Final = "ALTERED_UNCOLLECTED"
+"""No garbage is collected: what a cycle of references holds is held for ever."""
 
 _HERE: Final = Path(__file__).parent
 _ROOT: Final = _HERE.parents[1]

@@ -13,7 +13,6 @@ import pytest
 from grpc_reflection.v1alpha.reflection import aio as library
 from structlog.testing import capture_logs
 
-from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.config import load
 from keyauthority_server.rpc.interceptors import packed, unary
 from keyauthority_server.transport.reflection import SERVICES
@@ -49,7 +48,7 @@ async def streamed(_: bytes, __: Call) -> AsyncGenerator[bytes]:
 
 METHODS: Final[dict[str, Answer | Streaming]] = {
     "Bare": bare,
-    "Served": unary(packed(pb.VerifyRequest, served), None),
+    "Served": unary(packed(served), None),
     "Streamed": Streaming(streamed, lambda: None),
 }
 

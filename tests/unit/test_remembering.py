@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
-from google.protobuf.message import Message
 
 from keyauthority.errors import Unauthenticated
 from keyauthority.model import KeyKind, KeyMode
@@ -41,9 +40,9 @@ class Method:
         self.calls = 0
         self.rests_on = rests_on
         self.stands = True
-        self.answer = remembered(pb.VerifyRequest, self.serve, self.verify_again)
+        self.answer = remembered(self.serve, self.verify_again)
 
-    async def serve(self, call: Call, request: Message | None) -> Rested:
+    async def serve(self, call: Call, body: bytes) -> Rested:
         """Answer with how many calls there were."""
         self.calls += 1
         made = pb.VerifyResponse(revision=self.calls)
@@ -68,12 +67,12 @@ class ManyAtOnce(Method):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answer = remembered_each(pb.BatchVerifyRequest, self.serve, self.again)
+        self.answer = remembered_each(self.serve, self.again)
 
-    async def serve(self, call: Call, request: Message | None) -> Rested:
+    async def serve(self, call: Call, body: bytes) -> Rested:
         """Answer each with how many calls there were."""
         self.calls += 1
-        assert isinstance(request, pb.BatchVerifyRequest)
+        request = pb.BatchVerifyRequest.FromString(body)
         made = pb.VerifyResponse(revision=self.calls)
         grounds = [None if one.secret_key == "once" else Ground() for one in request.requests]
         answer = pb.BatchVerifyResponse(responses=[made] * len(grounds))

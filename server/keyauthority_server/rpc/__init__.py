@@ -12,7 +12,6 @@ from typing import Any, Final, NoReturn, Protocol
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority.v1 import (
@@ -25,6 +24,7 @@ from keyauthority_server.authority import Authority
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.audit import AuditServicer, noting
 from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, packed, unary
+from keyauthority_server.rpc.item_counts import RequestReader
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
 from keyauthority_server.rpc.lanes import lanes, sort_of
 from keyauthority_server.rpc.peers import Peers, limited
@@ -102,9 +102,10 @@ def _streaming(
 ) -> Streaming:
     request_type = message_factory.GetMessageClass(method.input_type)
     served = getattr(servicer, _HUMP.sub("_", method.name).lower())
-    follow = streams.guard(POLICY[method.full_name], CHECKS[request_type], served)
+    reader = RequestReader(request_type)
+    follow = streams.guard(POLICY[method.full_name], reader, CHECKS[request_type], served)
     counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
-    return Streaming(streams.around(request_type, follow, counter), servicer.end)
+    return Streaming(streams.around(follow, counter), servicer.end)
 
 
 def _answer(
@@ -112,33 +113,34 @@ def _answer(
 ) -> Answer:
     row = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
+    reader, check = RequestReader(request_type), CHECKS[request_type]
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
-    serve = guard(authority, row, CHECKS[request_type], served) if served else _unimplemented
+    serve = guard(authority, row, reader, check, served) if served else _unimplemented
     serve = _learning(authority, serve)
     if method.name in MUTATIONS:
-        serve = noting(authority, method.name, serve)
+        serve = noting(authority, method.name, reader, serve)
     counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
     match servicer, method.name:
         case KeyAuthorityServicer(), "Verify":
-            answer = remembered(request_type, serve, servicer.verify_again)
+            answer = remembered(serve, servicer.verify_again)
         case KeyAuthorityServicer(), "BatchVerify":
-            answer = remembered_each(request_type, serve, servicer.batch_verify_again)
+            answer = remembered_each(serve, servicer.batch_verify_again)
         case _:
-            answer = packed(request_type, serve)
+            answer = packed(serve)
     return unary(answer, counter)
 
 
 def _learning(authority: Authority, serve: Serve) -> Serve:
     """Return the method so that a call which lacks a pepper learns of the new ones, and goes on."""
 
-    async def learning(call: Call, request: Message | None) -> Any:
+    async def learning(call: Call, body: bytes) -> Any:
         try:
-            return await serve(call, request)
+            return await serve(call, body)
         except UnknownVersion:  # raised before anything is written or drawn
-            return await authority.learned(lambda: serve(call, request))
+            return await authority.learned(lambda: serve(call, body))
 
     return learning
 
 
-async def _unimplemented(call: Call, request: Message | None) -> NoReturn:
+async def _unimplemented(call: Call, body: bytes) -> NoReturn:
     raise error(ErrorReason.UNIMPLEMENTED, "this version of the server does not serve the call")

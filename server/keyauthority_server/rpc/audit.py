@@ -22,6 +22,7 @@ from keyauthority_server.audit.refusals import Attempt
 from keyauthority_server.authority import Authority, Caller, Certified
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.interceptors import Serve
+from keyauthority_server.rpc.item_counts import RequestReader
 from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, content_of
 from keyauthority_server.rpc.rules import is_uuid
 from keyauthority_server.wire import Call
@@ -48,13 +49,14 @@ class AuditServicer:
         return convert.event_page_to_proto(page)
 
 
-def noting(authority: Authority, method: str, serve: Serve) -> Serve:
+def noting(authority: Authority, method: str, reader: RequestReader, serve: Serve) -> Serve:
     """Return a method that changes something so that its refusals are noted."""
 
-    async def noted(call: Call, request: Message | None) -> Any:
+    async def noted(call: Call, body: bytes) -> Any:
         try:
-            return await serve(call, request)
+            return await serve(call, body)
         except _NOTED as refusal:
+            request = reader.read_or_none(body)
             authority.audit.refused(_attempt(call, method, request, refusal))
             raise
 

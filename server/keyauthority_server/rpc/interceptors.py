@@ -14,19 +14,20 @@ from datetime import timedelta
 from typing import Any, Final, Protocol
 
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 
 from keyauthority.clock import ClockJumped
 from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
 from keyauthority_server.authority import Authority, Caller
 from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.rpc.item_counts import SCAN_ABOVE, RequestReader, malformed
 from keyauthority_server.rpc.policy import Admission, Row
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreFull, StoreStale
 from keyauthority_server.wire import Answer, Call, Refusal, refusal_from, unexpected
 
-Serve = Callable[[Call, Message | None], Awaitable[Any]]
-"""A method that has its message; gives the answer's, for `remembered` with what it rests on."""
+Serve = Callable[[Call, bytes], Awaitable[Any]]
+"""A method that gets its message unparsed; returns the answer's, for `remembered` a `Rested`."""
 Check = Callable[[Any], list[FieldViolation]]
 
 VIOLATIONS_MAX: Final = 10  # named in one answer, each twice: clients take 8 KiB of trailers
@@ -42,58 +43,60 @@ class CallMetrics(Protocol):
         ...
 
 
-def read(request_type: type[Message], body: bytes) -> Message | None:
-    """Return the message, None if it is none: a stranger learns nothing of messages.
-
-    So it is refused after admission.
-    """
-    try:
-        return request_type.FromString(body)
-    except DecodeError:
-        return None
-
-
-def packed(request_type: type[Message], serve: Serve) -> Answer:
+def packed(serve: Serve) -> Answer:
     """Return the method as bytes in, bytes out."""
 
     async def answer(body: bytes, call: Call) -> bytes:
-        message: Message = await serve(call, read(request_type, body))
+        message: Message = await serve(call, body)
         return message.SerializeToString()
 
     return answer
 
 
 def unary(serve: Answer, metrics: CallMetrics | None) -> Answer:
-    """Return the method as a transport takes it: whatever it raises leaves as a Refusal."""
+    """Return the method as a transport takes it: whatever it raises leaves as a Refusal.
+
+    No variable holds the Refusal: its traceback refers to this frame, and the two would keep the
+    request until the garbage collector finds them.
+    """
 
     async def answer(body: bytes, call: Call) -> bytes:
         started = time.perf_counter()
-        code = "OK"
         try:
-            return await serve(body, call)
-        except asyncio.CancelledError:  # the caller has gone, or his deadline has come
-            code = "CANCELLED"
+            answered = await serve(body, call)
+        except asyncio.CancelledError:  # the caller has gone, or the deadline has passed
+            if metrics is not None:
+                metrics.finished("CANCELLED", time.perf_counter() - started)
             raise
         except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
-            refusal = refusal_of(failure)
-            code = Code.Name(refusal.code)
-            raise refusal from None
-        finally:
-            if metrics is not None:
-                metrics.finished(code, time.perf_counter() - started)
+            raise counted(refusal_of(failure), metrics, started) from None
+        if metrics is not None:
+            metrics.finished("OK", time.perf_counter() - started)
+        return answered
 
     return answer
 
 
-def guard(authority: Authority, row: Row, check: Check, method: Callable[..., Any]) -> Serve:
+def counted(refusal: Refusal, metrics: CallMetrics | None, started: float) -> Refusal:
+    """Return the refusal, counted as the end of a call."""
+    if metrics is not None:
+        metrics.finished(Code.Name(refusal.code), time.perf_counter() - started)
+    return refusal
+
+
+def guard(
+    authority: Authority, row: Row, reader: RequestReader, check: Check, method: Callable[..., Any]
+) -> Serve:
     """Return `method` behind its admission and its check, in the contract's order of errors.
 
-    It gets the Caller for OPERATOR, the Credential for TOGETHER, the Call otherwise.
+    It gets the Caller for OPERATOR, the Credential for TOGETHER, the Call otherwise. A message is
+    not parsed before its caller is authenticated, unless it is small.
     """
     if row.admission is Admission.OPERATOR:
 
-        async def admitted(call: Call, request: Message | None) -> Any:
+        async def admitted(call: Call, body: bytes) -> Any:
             caller = await authority.admit(credential_of(call), row.rights)
+            request = reader.read(body)
             _require(caller, row, request)
             refuse(check, request)
             return await method(caller, request)
@@ -101,9 +104,12 @@ def guard(authority: Authority, row: Row, check: Check, method: Callable[..., An
         return admitted
     if row.admission is Admission.TOGETHER:
 
-        async def together(call: Call, request: Message | None) -> Any:
-            credential = credential_of(call)
+        async def together(call: Call, body: bytes) -> Any:
+            credential, request = credential_of(call), None
+            if len(body) > SCAN_ABOVE:
+                await authority.admit(credential, row.rights)
             try:
+                request = reader.read(body)
                 refuse(check, request)
             except KeyAuthorityError:
                 _require(await authority.admit(credential, row.rights), row, request)
@@ -112,8 +118,8 @@ def guard(authority: Authority, row: Row, check: Check, method: Callable[..., An
 
         return together
 
-    async def by_secret(call: Call, request: Message | None) -> Any:
-        return await method(call, request)
+    async def by_secret(call: Call, body: bytes) -> Any:
+        return await method(call, reader.read_or_none(body))
 
     return by_secret
 
@@ -127,7 +133,7 @@ def _require(caller: Caller, row: Row, request: Message | None) -> None:
 def refuse(check: Check, request: Message | None) -> None:
     """Raise InvalidArgument, naming the fields, unless the request keeps its rules."""
     if request is None:
-        raise error(ErrorReason.INVALID_MESSAGE, "the bytes are no message of the request's type")
+        raise malformed()
     violations = list(dict.fromkeys(check(request)))
     if violations:
         named = violations[:VIOLATIONS_MAX]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -18,7 +17,9 @@ from google.protobuf.message import Message
 
 from keyauthority_server.bounded import Bounded
 from keyauthority_server.rpc.credentials import caller_of
-from keyauthority_server.rpc.interceptors import Serve, read
+from keyauthority_server.rpc.interceptors import Serve
+from keyauthority_server.rpc.item_counts import split_items
+from keyauthority_server.rpc.rules import BATCH_MAX
 from keyauthority_server.wire import Answer, Call
 
 ANSWERS_MAX: Final = 16_384  # with what they rest on, which mostly is kept elsewhere as well
@@ -62,19 +63,25 @@ class _Memory:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
-        self._salt_of = lru_cache(maxsize=CALLERS_MAX)(_new_salt)
+        self._salts: dict[Hashable, bytes] = {}  # of callers who have proven themselves
         self._kept: Bounded[bytes, _Kept] = Bounded(ANSWERS_MAX)
         self._revision = 0
         self.find = self._kept.get
 
-    def names(self, call: Call, requests: Iterable[bytes]) -> list[bytes]:
-        """Return what the answer to each request of a caller is kept under.
+    def knows(self, call: Call) -> bool:
+        """True if an answer to this caller was kept; raises what `caller_of` does."""
+        return caller_of(call) in self._salts
 
-        Raises what `caller_of` does.
-        """
-        key, salt = self._key, self._salt_of(caller_of(call))
+    def names(self, call: Call, requests: Iterable[bytes]) -> list[bytes]:
+        """Return what the answer to each request of a caller is kept under."""
+        caller = caller_of(call)
+        salt = self._salts.get(caller)
+        if salt is None:
+            if len(self._salts) >= CALLERS_MAX:
+                del self._salts[next(iter(self._salts))]
+            salt = self._salts[caller] = secrets.token_bytes(blake2b.SALT_SIZE)
         return [
-            blake2b(one, key=key, salt=salt, digest_size=NAME_BYTES).digest()
+            blake2b(one, key=self._key, salt=salt, digest_size=NAME_BYTES).digest()
             if len(one) <= REQUEST_MAX
             else _NAMELESS
             for one in requests
@@ -89,15 +96,7 @@ class _Memory:
             self._kept.keep(name, _Kept(answer, ground), ground.weight)
 
 
-def _new_salt(_: Hashable) -> bytes:
-    return secrets.token_bytes(blake2b.SALT_SIZE)
-
-
-def remembered(
-    request_type: type[Message],
-    serve: Serve,
-    again: Callable[[Any, bytes], Awaitable[bytes | None]],
-) -> Answer:
+def remembered(serve: Serve, again: Callable[[Any, bytes], Awaitable[bytes | None]]) -> Answer:
     """Return a method with one verdict as bytes in, bytes out.
 
     `serve` gives it `Rested`; `again` makes the answer anew of a ground and what was kept with it,
@@ -106,23 +105,23 @@ def remembered(
     memory = _Memory()
 
     async def answer(body: bytes, call: Call) -> bytes:
-        (name,) = memory.names(call, (body,))
-        known = memory.find(name)
-        if known is not None and (made := await again(known.ground, known.answer)) is not None:
-            return made
-        rested: Rested = await serve(call, read(request_type, body))
+        if memory.knows(call):
+            (name,) = memory.names(call, (body,))
+            known = memory.find(name)
+            if known is not None and (made := await again(known.ground, known.answer)) is not None:
+                return made
+        rested: Rested = await serve(call, body)
         made = rested.message.SerializeToString()
         (ground,), (kept,) = rested.grounds, rested.kept
         if ground is not None:
+            (name,) = memory.names(call, (body,))
             memory.keep(name, made if kept is rested.message else kept.SerializeToString(), ground)
         return made
 
     return answer
 
 
-def remembered_each(
-    request_type: type[Message], serve: Serve, again: Callable[[Sequence[Any]], bool]
-) -> Answer:
+def remembered_each(serve: Serve, again: Callable[[Sequence[Any]], bool]) -> Answer:
     """Return a method with many verdicts likewise: all are given again, or none.
 
     `again` is true if what rests on these grounds is given again as it was.
@@ -132,26 +131,21 @@ def remembered_each(
     memory = _Memory()
 
     async def answer(body: bytes, call: Call) -> bytes:
-        request = read(request_type, body)
-        names = memory.names(call, [one.SerializeToString() for one in _items(request)])
-        known = [kept for name in names if (kept := memory.find(name))]
-        if names and len(known) == len(names) and again([kept.ground for kept in known]):
-            return b"".join([kept.answer for kept in known])
-        rested: Rested = await serve(call, request)
+        if memory.knows(call):
+            names = memory.names(call, split_items(body, BATCH_MAX))
+            known = [kept for name in names if (kept := memory.find(name))]
+            if names and len(known) == len(names) and again([kept.ground for kept in known]):
+                return b"".join([kept.answer for kept in known])
+        rested: Rested = await serve(call, body)
         response = type(rested.message)
-        for name, one, ground in zip(names, rested.kept, rested.grounds, strict=True):
-            if ground is not None:
-                memory.keep(name, _list_of(response, one), ground)
+        if any(ground is not None for ground in rested.grounds):
+            names = memory.names(call, split_items(body, BATCH_MAX))
+            for name, one, ground in zip(names, rested.kept, rested.grounds, strict=False):
+                if ground is not None:
+                    memory.keep(name, _list_of(response, one), ground)
         return rested.message.SerializeToString()
 
     return answer
-
-
-def _items(message: Message | None) -> Sequence[Message]:
-    if message is None:
-        return ()
-    items: Sequence[Message] = getattr(message, message.DESCRIPTOR.fields[0].name)
-    return items
 
 
 def _list_of(message_type: type[Message], item: Message) -> bytes:

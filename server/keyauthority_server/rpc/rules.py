@@ -29,6 +29,7 @@ LABELS_MAX: Final = 32
 LABEL_KEY_MAX: Final = 63
 LABEL_VALUE_MAX: Final = 255
 LIST_MAX: Final = 100  # permissions, each list of restrictions, operator_projects
+BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
 PAGE_MAX: Final = 1000
 ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
 RESTRICTIONS_MAX: Final = 256 * 1024  # bytes: clients take answers of 4 MiB, with several keys

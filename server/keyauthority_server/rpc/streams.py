@@ -13,13 +13,19 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final, Protocol
 
-from google.protobuf.message import DecodeError, Message
-from google.rpc.code_pb2 import UNAUTHENTICATED, Code
+from google.rpc.code_pb2 import UNAUTHENTICATED
 
 from keyauthority_server.authority import Admit, Authority, Caller
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.interceptors import CallMetrics, Check, refusal_of, refuse
+from keyauthority_server.rpc.interceptors import (
+    CallMetrics,
+    Check,
+    counted,
+    refusal_of,
+    refuse,
+)
+from keyauthority_server.rpc.item_counts import RequestReader
 from keyauthority_server.rpc.peers import Peers, too_many
 from keyauthority_server.rpc.policy import Row
 from keyauthority_server.shedding import Ground, Tally, busy
@@ -28,7 +34,7 @@ from keyauthority_server.wire import Call, Refusal
 STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each; half of what it serves at all
 
 Open = Callable[[bytes, Call], AsyncGenerator[bytes]]
-Follow = Callable[[Call, Message | None], AsyncGenerator[bytes]]
+Follow = Callable[[Call, bytes], AsyncGenerator[bytes]]
 Method = Callable[[Caller, Admit, Any], AsyncGenerator[bytes]]
 """Given the caller, what judges him anew, and the request."""
 
@@ -50,46 +56,37 @@ class Streams:
         self._tally = tally
         self._open = 0
 
-    def around(
-        self, request_type: type[Message], follow: Follow, metrics: StreamMetrics | None
-    ) -> Open:
+    def around(self, follow: Follow, metrics: StreamMetrics | None) -> Open:
         """Return the method as a transport takes it: bytes in, bytes and at last a Refusal out."""
-        parse = request_type.FromString
 
         async def opened(body: bytes, call: Call) -> AsyncGenerator[bytes]:
-            started, code, told = time.perf_counter(), "OK", False
+            started, told = time.perf_counter(), False
             self._count(metrics, 1)
             try:
                 if self._open > STREAMS_MAX:
                     raise self._turned_away(Ground.LANE, busy())
-                try:
-                    request: Message | None = parse(body)
-                except DecodeError:
-                    request = None  # as with `unary`: refused after admission
-                async with aclosing(follow(call, request)) as messages:
+                async with aclosing(follow(call, body)) as messages:
                     async for message in messages:
                         yield message
                         told = True
             except (asyncio.CancelledError, GeneratorExit):
-                code = "CANCELLED"
+                if metrics is not None:
+                    metrics.finished("CANCELLED", time.perf_counter() - started)
                 raise
             except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
-                refusal = failure if isinstance(failure, Refusal) else refusal_of(failure)
-                if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
-                    refusal = self._turned_away(Ground.PEER, too_many())
-                code = Code.Name(refusal.code)
-                raise refusal from None
+                raise counted(self._refusal_of(failure, call, told), metrics, started) from None
+            else:
+                if metrics is not None:
+                    metrics.finished("OK", time.perf_counter() - started)
             finally:
                 self._count(metrics, -1)
-                if metrics is not None:
-                    metrics.finished(code, time.perf_counter() - started)
 
         return opened
 
-    def guard(self, row: Row, check: Check, method: Method) -> Follow:
+    def guard(self, row: Row, reader: RequestReader, check: Check, method: Method) -> Follow:
         """Return `method` behind its admission and its check; see `interceptors.guard`."""
 
-        async def admitted(call: Call, request: Message | None) -> AsyncGenerator[bytes]:
+        async def admitted(call: Call, body: bytes) -> AsyncGenerator[bytes]:
             credential = credential_of(call)
 
             async def admit() -> Caller:
@@ -101,12 +98,19 @@ class Streams:
                     )
 
             caller = await admit()
+            request = reader.read(body)
             refuse(check, request)
             async with aclosing(method(caller, admit, request)) as messages:
                 async for message in messages:
                     yield message
 
         return admitted
+
+    def _refusal_of(self, failure: Exception, call: Call, told: bool) -> Refusal:
+        refusal = failure if isinstance(failure, Refusal) else refusal_of(failure)
+        if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
+            return self._turned_away(Ground.PEER, too_many())
+        return refusal
 
     def _count(self, metrics: StreamMetrics | None, streams: int) -> None:
         self._open += streams

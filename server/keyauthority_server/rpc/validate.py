@@ -21,9 +21,7 @@ from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
-from keyauthority_server.rpc.rules import ENTRY_MAX, LIST_MAX, Checklist, is_uuid
-
-BATCH_MAX: Final = 1000
+from keyauthority_server.rpc.rules import BATCH_MAX, ENTRY_MAX, LIST_MAX, Checklist, is_uuid
 
 _KEY_PATHS: Final = frozenset(
     {"purpose", "permissions", "restrictions", "expire_time", "disabled"}

@@ -116,6 +116,7 @@ class Front:
         while (events := self._front.recv_batch_details(size)) is not None:
             try:
                 size = SHED_BATCH if self._hand_over(loop, events) else BATCH
+                del events  # not held while the next are waited for: messages may be large
             except RuntimeError:  # the loop has ended before the front was closed
                 self._front.close()
                 return

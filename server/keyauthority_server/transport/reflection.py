@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
-from keyauthority_server.transport.streams import CODES
+from keyauthority_server.transport.streams import abort
 from keyauthority_server.wire import unexpected
 
 SERVICES: Final = (
@@ -64,9 +64,7 @@ class Reflection:
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
         except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
-            refusal = unexpected(failure)
-            code, trailing = CODES[refusal.code], refusal.trailing_metadata
-            await context.abort(code, refusal.message, trailing)
+            await abort(context, unexpected(failure))
 
     async def _until_drain(self, requests: AsyncIterator[bytes]) -> AsyncIterator[_Request]:
         """Yield the requests that come before the drain.

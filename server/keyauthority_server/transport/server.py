@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED
 
 from keyauthority.clock import SystemClock
 from keyauthority_server.config import Config, ConfigError, Transport, UnixPath
@@ -19,7 +20,7 @@ from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import Health
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
-from keyauthority_server.transport.streams import CODES, Calls, Streams, from_behind
+from keyauthority_server.transport.streams import Calls, Streams, abort, from_behind
 from keyauthority_server.transport.tls import Callers, Handshakes
 from keyauthority_server.wire import Answer, Call, Refusal, Services, Streaming, unexpected
 
@@ -54,8 +55,6 @@ _CLIENTS_OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", UNARY_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
 )
-
-_LATE: Final = "the call took longer than it may"
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 Read = Callable[[_Context], Call]
@@ -227,13 +226,12 @@ def _handler(answer: Answer, read: Read) -> grpc.RpcMethodHandler[Any, Any]:
                 return await answer(body, read(context))
             async with asyncio.timeout(UNARY_SECONDS):
                 return await answer(body, read(context))
-        except Refusal as raised:
-            refusal = raised
+        except Refusal as refusal:
+            await abort(context, refusal)
         except TimeoutError:
-            return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, _LATE)
+            await abort(context, Refusal(DEADLINE_EXCEEDED, "the call took longer than it may"))
         except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
-            refusal = unexpected(failure)
-        code, trailing = CODES[refusal.code], refusal.trailing_metadata
-        return await context.abort(code, refusal.message, trailing)
+            await abort(context, unexpected(failure))
+        return b""
 
     return grpc.unary_unary_rpc_method_handler(handle)

@@ -24,6 +24,18 @@ CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
+async def abort(context: _Context, refusal: Refusal) -> None:
+    """End the call with a refusal. The handler must return at once: grpcio then ends the call.
+
+    grpcio keeps the exception that it raises with the call, and its traceback would keep the call
+    and the request: a cycle.
+    """
+    try:
+        await context.abort(CODES[refusal.code], refusal.message, refusal.trailing_metadata)
+    except grpc.aio.AbortError as aborted:
+        aborted.__traceback__ = aborted.__context__ = None
+
+
 class Streams:
     """The streams that are open in this process."""
 
@@ -44,8 +56,7 @@ class Streams:
                         async for message in messages:
                             await context.write(message)
                 except Refusal as refusal:
-                    code, trailing = CODES[refusal.code], refusal.trailing_metadata
-                    await context.abort(code, refusal.message, trailing)
+                    await abort(context, refusal)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 

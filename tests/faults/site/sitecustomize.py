@@ -5,10 +5,18 @@ Python imports this by itself where this folder is in PYTHONPATH.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
-from tests.faults.altered import CLOCK, FAILING, FORGIVING, RECORDING, SYNCHRONOUS
+from tests.faults.altered import (
+    CLOCK,
+    FAILING,
+    FORGIVING,
+    RECORDING,
+    SYNCHRONOUS,
+    UNCOLLECTED,
+)
 
 if {FAILING, RECORDING, SYNCHRONOUS, FORGIVING} & os.environ.keys():
     from keyauthority_server.store import sqlite_connection, sqlite_writer
@@ -31,3 +39,6 @@ if CLOCK in os.environ:
     from tests.faults.clocks import ShiftedClock
 
     vars(clock)["time"] = ShiftedClock(Path(os.environ[CLOCK]))
+
+if UNCOLLECTED in os.environ:
+    gc.disable()

@@ -1,0 +1,114 @@
+"""Counting the items of a request before it is parsed."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+
+import pytest
+from google.protobuf.message import DecodeError, Message
+
+from keyauthority.errors import ErrorReason, InvalidArgument
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority.v1 import usage_service_pb2 as usage_pb
+from keyauthority_server.rpc.item_counts import SCAN_ABOVE, RequestReader, split_items
+from keyauthority_server.rpc.validate import CHECKS
+
+PADDING = "x" * SCAN_ABOVE  # what is smaller is not scanned
+SEED = 4
+
+
+def refused(request_type: type[Message], body: bytes) -> InvalidArgument:
+    """Return the error that reading these bytes raises."""
+    with pytest.raises(InvalidArgument) as failed:
+        RequestReader(request_type).read(body)
+    return failed.value
+
+
+@pytest.mark.parametrize(
+    ("request_type", "body", "field"),
+    [
+        (pb.BatchVerifyRequest, b"\x0a\x00" * 100_000, "requests"),
+        (usage_pb.ReportUsageRequest, b"\x12\x00" * 100_000, "rows"),
+        (pb.VerifyRequest, b"\x2a\x00" * 100_000, "permissions"),
+        (pb.CreateKeyRequest, b"\x5a\x00" * 100_000, "labels"),
+    ],
+)
+def test_list_beyond_its_limit_is_refused_by_name(
+    request_type: type[Message], body: bytes, field: str
+) -> None:
+    """An empty item takes two bytes."""
+    assert [field] == [one.field for one in refused(request_type, body).fields]
+
+
+def test_list_within_an_item_is_refused_by_its_whole_name() -> None:
+    """As the checks of single fields name it."""
+    target = {"service": "s", "methods": ["m"] * 101}
+    restrictions = {"api_targets": [{"service": "s"}, target], "allowed_ips": [PADDING]}
+    request = pb.CreateKeyRequest(restrictions=restrictions)  # type: ignore[arg-type]  # a dict will do
+    told = refused(pb.CreateKeyRequest, request.SerializeToString())
+    assert ["restrictions.api_targets[1].methods"] == [one.field for one in told.fields]
+    item = pb.VerifyRequest(permissions=["a:b"] * 101, secret_key=PADDING)
+    batch = pb.BatchVerifyRequest(requests=[pb.VerifyRequest(), item])
+    told = refused(pb.BatchVerifyRequest, batch.SerializeToString())
+    assert ["requests[1].permissions"] == [one.field for one in told.fields]
+    update = pb.UpdateKeyRequest(purpose=PADDING)
+    update.update_mask.paths.extend(["purpose"] * 101)
+    told = refused(pb.UpdateKeyRequest, update.SerializeToString())
+    assert ["update_mask"] == [one.field for one in told.fields]
+
+
+def test_lists_at_their_limits_are_read() -> None:
+    """A batch of as many items as may be, each with as many permissions."""
+    item = pb.VerifyRequest(permissions=["orders:read"] * 100)
+    request = pb.BatchVerifyRequest(requests=[item] * 1000)
+    assert request == RequestReader(pb.BatchVerifyRequest).read(request.SerializeToString())
+
+
+@pytest.mark.parametrize("request_type", CHECKS, ids=lambda one: one.DESCRIPTOR.name)
+@pytest.mark.parametrize(
+    "piece",
+    [b"\x0a\x00", b"\xf8\x07\x00", b"\xfb\x07\xfc\x07", b"\xf9\x07" + bytes(8)],
+    ids=["a field set again", "an unknown number", "an unknown group", "an unknown fixed"],
+)
+def test_flood_of_fields_is_malformed(request_type: type[Message], piece: bytes) -> None:
+    """However many fields a message has, the scan ends, and nothing is parsed."""
+    told = refused(request_type, piece * 1_000_000)
+    assert told.reason in (ErrorReason.INVALID_MESSAGE, ErrorReason.INVALID_FIELD)
+
+
+def test_scan_takes_no_message_that_the_parser_takes_for_malformed() -> None:
+    """Random damage to a message that is scanned; what the scan refuses may still be parsed."""
+    drawn = random.Random(SEED)
+    item = pb.VerifyRequest(secret_key="y" * 78, permissions=["a:b"] * 5, cost=7)
+    whole = pb.BatchVerifyRequest(requests=[item] * 60).SerializeToString()
+    assert len(whole) > SCAN_ABOVE
+    read = RequestReader(pb.BatchVerifyRequest).read
+    for _ in range(500):
+        body = bytearray(whole)
+        body[drawn.randrange(len(body))] = drawn.randrange(256)
+        try:
+            known: Message | None = pb.BatchVerifyRequest.FromString(bytes(body))
+        except DecodeError:
+            known = None
+        with suppress(InvalidArgument):
+            assert known == read(bytes(body))
+    assert read(whole) is not None
+
+
+@pytest.mark.parametrize("cut", [1, 2, 100])
+def test_message_cut_short_is_malformed(cut: int) -> None:
+    """Whatever is missing."""
+    whole = pb.VerifyRequest(secret_key=PADDING).SerializeToString()
+    assert ErrorReason.INVALID_MESSAGE is refused(pb.VerifyRequest, whole[:-cut]).reason
+
+
+def test_items_are_split_as_they_are_parsed() -> None:
+    """Each with its bytes; no items for what is not a list alone, or longer than it may be."""
+    items = [pb.VerifyRequest(secret_key="z" * size) for size in (0, 1, 200, 20_000)]
+    body = pb.BatchVerifyRequest(requests=items).SerializeToString()
+    assert [one.SerializeToString() for one in items] == split_items(body, 4)
+    assert [] == split_items(body, 3)
+    assert [] == split_items(body[:-1], 4)
+    assert [] == split_items(body + b"\x10\x01", 4)
+    assert [] == split_items(body + b"\x0a", 4)
