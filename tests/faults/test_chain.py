@@ -16,13 +16,16 @@ from typing import NamedTuple
 
 import pytest
 
-from keyauthority.model import ChangeType
+from keyauthority.model import ChangeType, Revision
 from keyauthority_server.audit import SavedHead, Verified, canonical_bytes, sealer, verify
 from keyauthority_server.audit.verification import FINDINGS_MAX
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.store import integrity
+from keyauthority_server.store.base import Transaction
+from keyauthority_server.store.integrity import compared_key
 from keyauthority_server.store.sqlite import migrate, open_store
 from keyauthority_server.store.sqlite_connection import sqlite3
-from tests.store.making import NOON, create_project, key, put
+from tests.store.making import NOON, create_project, key, mutation, put
 
 UNLOCKED = ("DROP TRIGGER change_is_not_updated", "DROP TRIGGER change_is_not_deleted")
 SHIFTED = "UPDATE change SET revision = revision - 1 WHERE revision = {}"
@@ -45,6 +48,24 @@ class Log(NamedTuple):
         store = open_store(self.path, sealer(self.audit_key), checkpoints=False, checked=False)
         try:
             return await verify(store, self.audit_key, saved)
+        finally:
+            await store.close()
+
+    async def updated_again(self, table: str) -> None:
+        """Make an honest change, number 7, of the key that was revoked, or of the project."""
+        store = open_store(self.path, sealer(self.audit_key), checked=False)
+
+        def work(transaction: Transaction) -> None:
+            change = transaction.change(Revision(6 if table == "key" else 5))
+            if change.project is not None:
+                transaction.apply(mutation(ChangeType.PROJECT_UPDATED, change.project))
+            else:
+                held = transaction.key(change.keys[0].access_key, None)
+                assert held is not None
+                transaction.apply(mutation(ChangeType.KEY_UPDATED, held.key))
+
+        try:
+            await store.write(work)
         finally:
             await store.close()
 
@@ -86,6 +107,9 @@ async def fill(path: Path, audit_key: Keyring) -> None:
 
 
 ALTERED = "the entry does not bear its seal: altered, inserted or moved"
+BUILT_ON_ALTERED = (
+    "it was built on a record that was not as the log had left it: altered before this change"
+)
 NO_ENTRY = "the row is no entry: it was altered"
 
 TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
@@ -223,6 +247,38 @@ async def test_record_that_is_not_as_its_change_left_it_is_found(log: Log, name:
     log.tamper(*statements)
     findings = (await log.verified()).findings
     assert [revision] == sorted({one.revision for one in findings if word in one.what})
+
+
+@pytest.mark.parametrize("table", ["key", "project"])
+async def test_row_put_back_is_found_after_an_honest_change_built_on_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """For ever: also with a head that was saved after the revocation or update."""
+    saved = (await log.verified()).head
+    if table == "key":  # the revocation of change 6 is undone, as change 2 had left the key
+        log.tamper(
+            "UPDATE key SET revision = 2, revoke_time = NULL, update_time ="
+            " (SELECT time FROM change WHERE change.revision = 2) WHERE revision = 6"
+        )
+    else:
+        log.tamper("UPDATE project SET revision = 1 WHERE revision = 5")
+    with monkeypatch.context() as forgiving:  # a server that believes the row
+        forgiving.setattr(integrity, "check_newest", lambda _: None)
+        await log.updated_again(table)
+    for head in (None, saved):
+        findings = (await log.verified(head)).findings
+        assert [(7, BUILT_ON_ALTERED)] == findings
+
+
+async def test_row_altered_with_its_entry_only_in_part_is_found_after_an_honest_change(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that names its newest change, and says something else, is found as well."""
+    log.tamper("UPDATE key SET revoke_time = NULL WHERE revision = 6")
+    with monkeypatch.context() as forgiving:
+        forgiving.setattr(integrity.CheckedRecords, "key", lambda _, row: compared_key(row[:-2]))
+        await log.updated_again("key")
+    assert [(7, BUILT_ON_ALTERED)] == (await log.verified()).findings
 
 
 async def test_saved_head_finds_a_tail_that_was_cut_without_a_trace(log: Log) -> None:

@@ -21,7 +21,7 @@ async def test_heavy_key_takes_the_room_of_several(tmp_path: Path) -> None:
     project_id = (await create_project(store)).project_id
     light = [await create(store, key(project_id)) for _ in range(2)]
     heavy = await create(store, key(project_id, permissions=MANY))
-    decoder, asked = Decoder(keys=4), list[str]()
+    decoder, asked = Decoder(store._names_changed, keys=4), list[str]()
 
     def one(statement: str, values: Sequence[Any]) -> Any:
         asked.append(statement)

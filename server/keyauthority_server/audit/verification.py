@@ -2,9 +2,11 @@
 
 1. Revisions begin with 1 and have no gap.
 2. Each entry bears the HMAC of its canonical bytes, which hold the hash before it.
-3. The counter row ends the log where the log ends, with the same hash.
-4. The log is the one of the saved head, and holds its revision with its hash.
-5. Each key and project is as its newest change has left it, and none is missing or besides.
+3. Each entry was built on what the log said last: its `before` is the record as the newest earlier
+   entry of that record left it. So a row that was altered is found for ever, whatever came later.
+4. The counter row ends the log where the log ends, with the same hash.
+5. The log is the one of the saved head, and holds its revision with its hash.
+6. Each key and project is as its newest change has left it, and none is missing or besides.
 
 Reading goes by pages, each one state of a log that may grow meanwhile. What was read from tables is
 compared with entries that are verified afterwards at the latest, so a change that comes between two
@@ -25,6 +27,9 @@ from keyauthority_server.store.values import LogHead, Recorded, Stray, Unreadabl
 PAGE_ROWS: Final = 1_000
 FINDINGS_MAX: Final = 100  # told of one log: who has more needs a backup, not a longer list
 _BELOW_ALL: Final = -(2**63)
+_BUILT_ON_ALTERED: Final = (
+    "it was built on a record that was not as the log had left it: altered before this change"
+)
 
 
 class Finding(NamedTuple):
@@ -103,6 +108,8 @@ class _Chain:
             return
         if not hmac.compare_digest(sealed, row.seal.hash):
             yield revision, "the entry does not bear its seal: altered, inserted or moved"
+        elif list(row.entry.before) != list(row.earlier):
+            yield revision, _BUILT_ON_ALTERED
 
     def find(self, revision: int, what: str) -> None:
         """Note a finding."""
@@ -115,14 +122,14 @@ async def verify(store: Log, audit_key: Keyring, saved: SavedHead | None = None)
     Raises StoreError if it cannot be read.
     """
     chain = _Chain(audit_key, saved)
-    await _walk(chain, store)  # 1, 2
+    await _walk(chain, store)  # 1, 2, 3
     after: int | None = 0
     records: list[Finding] = []
-    while after is not None and len(records) < FINDINGS_MAX:  # 5
+    while after is not None and len(records) < FINDINGS_MAX:  # 6
         strays, after = await store.compare_records(after, PAGE_ROWS)
         records += [Finding(one.revision, f"{one.name or 'a record'}: {one.why}") for one in strays]
-    head = await _end(chain, store)  # 3
-    if saved is not None:  # 4
+    head = await _end(chain, store)  # 4
+    if saved is not None:  # 5
         _compare(chain, head, saved)
     findings = [*sorted(set(chain.findings)), *sorted(set(records))]
     return Verified(SavedHead(head.log_id, chain.revision, chain.hash), findings[:FINDINGS_MAX])

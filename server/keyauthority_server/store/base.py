@@ -8,6 +8,10 @@ revision from the one counter row, stamps the records with it, writes them, and 
 with the hash of the change before, all in one transaction. So revision order is commit order,
 revisions have no gap, and each change has exactly one entry in the log.
 
+**The log is the truth.** A record is read, by a look, a list or a mutation, only if the log has
+no later entry of it than its row names, and that entry holds the very same record. Else the call
+ends with StoreDamaged: an older row that was written back is believed by nobody.
+
 **Who commits.** The engine, after the work has returned, and before `write` does. What has been
 returned by `write` survives kill -9 and loss of power. Work may be committed together with other
 callers' work; an exception from it undoes its own part and nobody else's.
@@ -75,6 +79,10 @@ class StoreUnavailable(StoreError):
 
 class StoreStale(StoreUnavailable):
     """It answers, but nobody can tell how old the answer is. Try again later."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """What is asked for holds what no server has written: damaged or altered behind its back."""
 
 
 class StoreFull(StoreError):
@@ -276,6 +284,7 @@ class Store(Looks, Protocol):
 
         It reads what is there, whatever was done to it: any revision, rows that are no entries.
         The previous_hash of an entry is the hash in the row before it, whatever its revision.
+        Each entry comes with what earlier entries said last of the records that it changes.
         """
         ...
 

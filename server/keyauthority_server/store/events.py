@@ -7,7 +7,7 @@ its time is bounded however long the log is and however few of them match.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +21,7 @@ from keyauthority_server.store.sql import (
     CHANGE_COLUMNS,
     ENTRIES_AT_ONCE,
     GET_ENTRIES,
+    GET_ROTATION,
     LOG,
     READ_LOG,
     Rows,
@@ -193,14 +194,38 @@ def read_log(rows: Rows, after: int, limit: int) -> list[Recorded | Unreadable]:
     length = 0
     for row in rows.each(READ_LOG, (after, limit)):
         try:
-            length += sum(len(text) for text in row[_KEYS_AT : _KEYS_AT + 3] if text)
+            *row, earlier_keys, earlier_project = row
+            texts = (*row[_KEYS_AT : _KEYS_AT + 3], earlier_keys, earlier_project)
+            length += sum(len(text) for text in texts if text)
             if found and length > PAGE_CHARACTERS:
                 return found
-            found.append(_recorded(row, strictly=True))
-        except (ValueError, TypeError, OverflowError):
+            recorded = _recorded(row, strictly=True)
+            earlier = _earlier(rows, recorded.entry, earlier_keys, earlier_project)
+            found.append(recorded._replace(earlier=earlier))
+        except (ValueError, TypeError, OverflowError, AttributeError, RecursionError):
             hash_ = row[_HASH_AT]
             found.append(Unreadable(row[0], hash_ if isinstance(hash_, bytes) else b""))
     return found
+
+
+def _earlier(
+    rows: Rows, entry: Entry, earlier_keys: str | None, earlier_project: str | None
+) -> list[Mapping[str, object]]:
+    """Return, for each record of `entry.before`, what the log said of it last; {} if nothing."""
+    if entry.project is not None:
+        return [json.loads(earlier_project or "{}")]
+    if earlier_keys is None and entry.before and entry.before[0]:
+        # Its first change by its own name: the entry that made it names the key it succeeded.
+        revision = entry.before[0].get("revision")
+        made = rows.one(GET_ROTATION, (revision,)) if _precedes(revision, entry) else None
+        earlier_keys = None if made is None else made[0]
+    records = json.loads(earlier_keys or "[]")
+    named = [one for one in records if one.get("access_key") == entry.access_key]
+    return [*(named[:1] or [{}]), *[{} for _ in entry.keys[1:]]]
+
+
+def _precedes(revision: object, entry: Entry) -> bool:
+    return isinstance(revision, int) and 0 < revision < entry.revision
 
 
 def _recorded(row: Row, *, strictly: bool = False) -> Recorded:

@@ -11,14 +11,13 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority.decision import state_of
 from keyauthority.model import Key, KeyFilter, KeyKind, KeyState, Project
+from keyauthority_server.store.integrity import stored_key, stored_project
 from keyauthority_server.store.records import (
-    PROJECT_COLUMNS,
     Row,
     microseconds,
-    project_from,
-    record_of,
 )
 from keyauthority_server.store.sql import (
+    EVIDENCE_WIDTH,
     HELD_ROW,
     KEYS_BOUND,
     KEYS_OF_PROJECTS_BOUND,
@@ -26,7 +25,6 @@ from keyauthority_server.store.sql import (
     PROJECTS_PAGE,
     Rows,
     Source,
-    held_from,
     keys_page,
 )
 from keyauthority_server.store.values import Scope
@@ -80,7 +78,7 @@ class Search(NamedTuple):
             labels = json.loads(row[_LABELS_AT] or "{}")
             if any(labels.get(name) != value for name, value in wanted.labels.items()):
                 return None
-        key = held_from(row).key
+        key = stored_key(row).key
         return key if wanted.state in (None, state_of(key, self.now)) else None
 
 
@@ -158,7 +156,7 @@ def list_keys(
         key = where.key_of(row)
         if key is None:
             continue
-        length += sum(len(value) for value in row if isinstance(value, str))
+        length += sum(len(value) for value in row[:-EVIDENCE_WIDTH] if isinstance(value, str))
         if len(keys) == limit or (keys and length > PAGE_CHARACTERS):
             return keys, place
         keys.append(key)
@@ -180,6 +178,6 @@ def list_projects(
     for created_revision, *row in found:
         if len(page) == limit:
             return page, place
-        page.append(project_from(record_of(PROJECT_COLUMNS, row)))
+        page.append(stored_project(row))
         place = created_revision
     return page, None

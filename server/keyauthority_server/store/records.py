@@ -133,7 +133,7 @@ def flat_key(key: Key) -> Flat:
 
 
 def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Key:
-    """Return the key of a flat record, or of what `record_of` gives."""
+    """Return the key of a flat record."""
     get = record.get
     quota_limit, revoke_reason = get("quota_limit"), get("revoke_reason")
     return Key(
@@ -185,7 +185,7 @@ def flat_project(project: Project) -> Flat:
 
 
 def project_from(record: Mapping[str, Any]) -> Project:
-    """Return the project of a flat record, or of what `record_of` gives."""
+    """Return the project of a flat record."""
     return Project(
         project_id=record["project_id"],
         display_name=record.get("display_name") or "",
@@ -229,19 +229,6 @@ def flat_from(columns: Sequence[str], row: Row) -> Flat:
         elif value:
             flat[column] = True
     return flat
-
-
-def record_of(columns: Sequence[str], row: Row) -> Mapping[str, Any]:
-    """Return a row of just these columns as a flat record, but with None for what is unset.
-
-    For reading only, and faster than `flat_from`.
-    """
-    record: Flat = dict(zip(columns, row, strict=True))
-    for column in _JSON_COLUMNS:
-        text = record.get(column)
-        if text is not None:
-            record[column] = json.loads(text)
-    return record
 
 
 def _value(column: str, value: Any) -> Any:

@@ -1,8 +1,12 @@
 """Decoded records, kept while the row read just now still names their revision.
 
-Nothing in here can be stale: the row is read each time, and what is kept is used only if it was
-decoded from a row of the same revision. What makes no revision (digest, pepper's version, last use)
-is taken from the row.
+Nothing in here can be stale: the row is read each time, and a kept record is used only if it was
+decoded from a row of the same revision, and the log has no later change of it. What makes no
+revision (digest, pepper's version, last use) is taken from the row.
+
+A record is kept as of `position`. When the head of the log has moved, the names that were changed
+since are read and dropped first, so what is kept is always the record of its newest entry: an older
+row that was written back finds nothing kept, and is compared with the log.
 """
 
 from __future__ import annotations
@@ -14,23 +18,15 @@ from typing import Any, Final, Protocol
 
 from keyauthority.model import Project, Revision
 from keyauthority_server.bounded import Bounded, weight_of
-from keyauthority_server.store.base import StoreError
-from keyauthority_server.store.recorded import ReadEntry, check_recorded
-from keyauthority_server.store.records import (
-    KEY_COLUMNS,
-    PROJECT_COLUMNS,
-    Row,
-    project_from,
-    record_of,
-    time_from,
-)
+from keyauthority_server.store.base import StoreDamaged, StoreError
+from keyauthority_server.store.integrity import check_newest, stored_key, stored_project
+from keyauthority_server.store.records import Row, time_from
 from keyauthority_server.store.sql import (
     HELD_WIDTH,
     LOOK,
     LOOK_WHOLE,
     PROJECT_WIDTH,
     RECORD_AT,
-    held_from,
 )
 from keyauthority_server.store.values import Held, Sight, Sights
 
@@ -46,6 +42,10 @@ class Each(Protocol):
         ...
 
 
+ReadNames = Callable[[Revision, int], Sequence[Row]]
+"""Reads rows of `sql.NAMES_CHANGED`: those changed after a revision, up to so many."""
+
+CATCH_UP_ROWS: Final = 1_000  # some 0.5 ms; whoever is further behind begins anew
 KEPT_KEYS: Final = 12_288  # usual ones, of some 2 KB each
 KEPT_PROJECTS: Final = 4_096  # likewise
 
@@ -58,15 +58,16 @@ class Decoder:
 
     def __init__(
         self,
+        names_changed: ReadNames | None = None,
         keys: int = KEPT_KEYS,
         projects: int = KEPT_PROJECTS,
-        read_entry: ReadEntry | None = None,
     ) -> None:
-        """Keep so many of each. With `read_entry`, what is decoded has to agree with the log."""
+        """Keep so many of each. `look` and `look_many` need `names_changed`, `sights` does not."""
         # Of each record its revision, of a key its last use, and what was decoded.
         self._keys: Bounded[str, tuple[int, int | None, Held]] = Bounded(keys)
         self._projects: Bounded[str, tuple[int, Project]] = Bounded(projects)
-        self._read_entry = read_entry
+        self._names_changed = names_changed
+        self._position: Revision | None = None
 
     def look(
         self,
@@ -95,6 +96,7 @@ class Decoder:
             operator_digest,
             operator_pepper_version,
         ) = row
+        self._catch_up(head)
         held = project = held_operator = None
         if revision is not None:
             kept = self._keys.get(access_key or "")
@@ -124,8 +126,29 @@ class Decoder:
         row = one(LOOK_WHOLE, names)
         if row is None:
             raise StoreError("the counter row is missing")
-        held, project = self._pair(row)
+        held, project = self.pair(row)
         return Sight(Revision(row[0]), held, project, self._held(row[_OPERATOR_AT:]))
+
+    def _catch_up(self, head: Revision) -> None:
+        """Drop what was changed since `position`, so that what is kept is as of this head."""
+        position = self._position
+        if position == head:
+            return
+        if position is not None and head < position:
+            raise StoreDamaged(f"the log ends at change {head}, but has had change {position}")
+        changed: Sequence[Row] = ()
+        if position is not None and self._names_changed is not None:
+            changed = self._names_changed(position, CATCH_UP_ROWS + 1)
+        if not 0 < len(changed) <= CATCH_UP_ROWS:  # nothing is known, or too much was changed
+            self._keys.clear()
+            self._projects.clear()
+            changed = ()
+        for access_key, project_id in changed:
+            if access_key is None:
+                self._projects.drop(project_id)
+            else:
+                self._keys.drop(access_key)
+        self._position = head
 
     def _used(self, held: Held, last_used_time: int) -> Held:
         """Return a key that was used since it was kept: of one in use that is each second."""
@@ -147,6 +170,7 @@ class Decoder:
         if not rows:
             raise StoreError("the counter row is missing")
         head = rows[0][0]
+        self._catch_up(head)
         pairs = [self._kept_pair(name, row) for name, row in zip(names, rows, strict=True)]
         lacking = [place for place, pair in enumerate(pairs) if pair is None]
         if lacking:
@@ -154,7 +178,7 @@ class Decoder:
             if whole[0][0] != head:  # a change came in between: it would be two states
                 return self.sights(each(names, whole=True))
             for place, row in zip(lacking, whole, strict=True):
-                pairs[place] = self._pair(row)
+                pairs[place] = self.pair(row)
         found = [pair or _NOTHING for pair in pairs]
         operator, _ = found.pop()
         return Sights(Revision(head), found, operator)
@@ -180,11 +204,12 @@ class Decoder:
 
     def sights(self, rows: Sequence[Row]) -> Sights:
         """Return one consistent look from rows of LOOK_MANY_WHOLE, the last the operator's."""
-        pairs = [self._pair(row) for row in rows]
+        pairs = [self.pair(row) for row in rows]
         operator, _ = pairs.pop()
         return Sights(Revision(rows[0][0]), pairs, operator)
 
-    def _pair(self, row: Row) -> _Pair:
+    def pair(self, row: Row) -> _Pair:
+        """Return the key and project of a row of LOOK_MANY_WHOLE; StoreDamaged if not as logged."""
         held = self._held(row[1:_PROJECT_AT])
         return held, self._project(row[_PROJECT_AT:_OPERATOR_AT])
 
@@ -192,11 +217,11 @@ class Decoder:
         last_used_time, digest, pepper_version, _, access_key, revision = row[: RECORD_AT + 2]
         if access_key is None:
             return None
+        check_newest(row[RECORD_AT:HELD_WIDTH])
         kept = self._keys.get(access_key)
         if kept is not None and kept[0] == revision and kept[1] == last_used_time:
             return _with(kept[2], digest, pepper_version)
-        self._check(KEY_COLUMNS, row[RECORD_AT:])
-        held = held_from(row)
+        held = stored_key(row[:HELD_WIDTH])
         self._keep(last_used_time, held)
         return held
 
@@ -204,17 +229,13 @@ class Decoder:
         project_id, revision = row[:2]
         if project_id is None:
             return None
+        check_newest(row)
         kept = self._projects.get(project_id)
         if kept is not None and kept[0] == revision:
             return kept[1]
-        self._check(PROJECT_COLUMNS, row)
-        project = project_from(record_of(PROJECT_COLUMNS, row))
+        project = stored_project(row)
         self._projects.keep(project_id, (revision, project), weight_of(project))
         return project
-
-    def _check(self, columns: Sequence[str], row: Row) -> None:
-        if self._read_entry is not None:
-            check_recorded(columns, row, self._read_entry)
 
 
 def _with(kept: Held, digest: bytes, pepper_version: int) -> Held:

@@ -14,10 +14,7 @@ from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
     Row,
-    key_from,
-    record_of,
 )
-from keyauthority_server.store.values import Held
 
 HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
 """What a key's row says beside its record; `HELD_ROW` has them in front of it."""
@@ -56,16 +53,33 @@ def _overwrite(columns: Iterable[str]) -> str:
 
 
 HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
-HELD_WIDTH: Final = len(HELD_ROW)
 RECORD_AT: Final = len(HELD_COLUMNS)
-PROJECT_WIDTH: Final = len(PROJECT_COLUMNS)
+
+# What the log says of the record in a row: the newest later change of it, which must not be there,
+# and the entry that the row names. The index that each is found by holds nothing else.
+_KEY_EVIDENCE: Final = (
+    "(SELECT max(later.revision) FROM change AS later"
+    " WHERE later.access_key = {0}.access_key AND later.revision > {0}.revision),"
+    " (SELECT written.keys FROM change AS written WHERE written.revision = {0}.revision)"
+)
+_PROJECT_EVIDENCE: Final = (
+    "(SELECT max(later.revision) FROM change AS later WHERE later.project_id = {0}.project_id"
+    " AND later.access_key IS NULL AND later.revision > {0}.revision),"
+    " (SELECT written.project FROM change AS written WHERE written.revision = {0}.revision)"
+)
+EVIDENCE_WIDTH: Final = 2
+HELD_WIDTH: Final = len(HELD_ROW) + EVIDENCE_WIDTH
+PROJECT_WIDTH: Final = len(PROJECT_COLUMNS) + EVIDENCE_WIDTH
 
 
-def held_from(row: Row) -> Held:
-    """Return what a row of `HELD_ROW` says."""
-    last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
-    key = key_from(record_of(KEY_COLUMNS, row[RECORD_AT:]), last_used_time)
-    return Held(key, digest, pepper_version, lineage)
+def _key_row(table: str) -> str:
+    """Return the columns of a key with its evidence, for `integrity.stored_key`."""
+    return f"{_of(table, HELD_ROW)}, {_KEY_EVIDENCE.format(table)}"
+
+
+def _project_row(table: str) -> str:
+    """Return the columns of a project with its evidence, for `integrity.stored_project`."""
+    return f"{_of(table, PROJECT_COLUMNS)}, {_PROJECT_EVIDENCE.format(table)}"
 
 
 # Verify's way: what tells whether a decoded record is still the one, and what makes no revision.
@@ -80,8 +94,7 @@ LOOK: Final = (
     " WHERE log.id = 1"
 )
 LOOK_WHOLE: Final = (
-    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)},"
-    f" {_of('operator', HELD_ROW)}"
+    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}, {_key_row('operator')}"
     " FROM log"
     " LEFT JOIN key AS held ON held.access_key = ?"
     " LEFT JOIN project ON project.project_id = held.project_id"
@@ -100,7 +113,7 @@ LOOK_MANY: Final = (
     f" project.project_id, project.revision{_FROM_ASKED}"
 )
 LOOK_MANY_WHOLE: Final = (
-    f"SELECT log.revision, {_of('held', HELD_ROW)}, {_of('project', PROJECT_COLUMNS)}{_FROM_ASKED}"
+    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}{_FROM_ASKED}"
 )
 
 HEAD: Final = "SELECT revision FROM log WHERE id = 1"
@@ -108,8 +121,8 @@ LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
 ADVANCE_TIME: Final = "UPDATE log SET time = ? WHERE id = 1"
 ADVANCE_LOG: Final = "UPDATE log SET revision = ?, hash = ?, time = ? WHERE id = 1"
 
-GET_KEY: Final = f"SELECT {_of('key', HELD_ROW)} FROM key WHERE access_key = ?"
-GET_PROJECT: Final = f"SELECT {_of('project', PROJECT_COLUMNS)} FROM project WHERE project_id = ?"
+GET_KEY: Final = f"SELECT {_key_row('key')} FROM key WHERE access_key = ?"
+GET_PROJECT: Final = f"SELECT {_project_row('project')} FROM project WHERE project_id = ?"
 
 # Not overwritten: what names the record, when it was made, and last_used_time, which is bookkeeping
 # that may be newer than what the caller has read.
@@ -166,7 +179,7 @@ class Source(Enum):
 
 
 _IN_ORDER: Final = " ORDER BY created_revision"
-_KEYS_PAGE: Final = f"SELECT created_revision, {_of('key', HELD_ROW)} FROM key WHERE "
+_KEYS_PAGE: Final = f"SELECT created_revision, {_key_row('key')} FROM key WHERE "
 _WITHIN: Final = " AND created_revision > ? AND created_revision <= ?"
 
 
@@ -197,8 +210,7 @@ KEYS_OF_PROJECTS_BOUND: Final = (
 """The same for several projects: none of them has more than its share of rows before it."""
 
 _PROJECTS_PAGE: Final = (
-    f"SELECT created_revision, {_of('project', PROJECT_COLUMNS)} FROM project"
-    " WHERE created_revision > ?"
+    f"SELECT created_revision, {_project_row('project')} FROM project WHERE created_revision > ?"
 )
 PROJECTS_PAGE: Final = _PROJECTS_PAGE + _IN_ORDER + " LIMIT ?"
 PROJECTS_OF_SCOPE_PAGE: Final = (
@@ -213,7 +225,17 @@ _ENTRY: Final = (
 GET_ENTRIES: Final = (
     f"{_ENTRY} WHERE revision IN ({', '.join('?' * ENTRIES_AT_ONCE)}) ORDER BY revision"
 )
-READ_LOG: Final = f"{_ENTRY} WHERE revision > ? ORDER BY revision LIMIT ?"
+# Each entry beside the newest earlier one that names the same key, or is of the same project.
+READ_LOG: Final = (
+    f"{_ENTRY.removesuffix(' FROM change')}, (SELECT earlier.keys FROM change AS earlier"
+    " WHERE earlier.access_key = change.access_key AND earlier.revision < change.revision"
+    " ORDER BY earlier.revision DESC LIMIT 1),"
+    " (SELECT earlier.project FROM change AS earlier WHERE change.access_key IS NULL"
+    " AND earlier.project_id = change.project_id AND earlier.access_key IS NULL"
+    " AND earlier.revision < change.revision ORDER BY earlier.revision DESC LIMIT 1)"
+    " FROM change WHERE revision > ? ORDER BY revision LIMIT ?"
+)
+GET_ROTATION: Final = "SELECT keys FROM change WHERE revision = ? AND type = 'key_rotated'"
 
 # Whether records are as the log left them: each beside its newest change and the one that made it.
 KEYS_MADE: Final = (
@@ -254,7 +276,9 @@ PUT_KEY_CHECK: Final = (
     "INSERT INTO key_check (name, check_value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 )
 
-GET_RECORDED: Final = "SELECT keys, project FROM change WHERE revision = ?"
+NAMES_CHANGED: Final = (
+    "SELECT access_key, project_id FROM change WHERE revision > ? ORDER BY revision LIMIT ?"
+)
 GET_CHANGE: Final = "SELECT time, type, project_id, keys, project FROM change WHERE revision = ?"
 TAIL: Final = (
     # One statement, one state: changes behind a revision, and the head; without changes one row.

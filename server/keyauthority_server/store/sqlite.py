@@ -21,26 +21,21 @@ from keyauthority.clock import monotonic
 from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
+from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.pages import Pages
-from keyauthority_server.store.records import (
-    PROJECT_COLUMNS,
-    Row,
-    project_from,
-    record_of,
-    time_from,
-)
+from keyauthority_server.store.records import Row, time_from
 from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import (
     GET_PROJECT,
-    GET_RECORDED,
     HEAD,
     LOG,
     LOOK_MANY,
     LOOK_MANY_WHOLE,
+    NAMES_CHANGED,
     Rows,
 )
 from keyauthority_server.store.sqlite_connection import (
@@ -166,7 +161,7 @@ class SqliteStore(Pages):
         self._pages = pages
         self._writer = writer
         self._identity = identity
-        self._decoder = Decoder(read_entry=self._read_entry)
+        self._decoder = Decoder(self._names_changed)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._tail = TailReader(rows)
         self._log_id = LogId(self._counter()[0])
@@ -197,6 +192,10 @@ class SqliteStore(Pages):
         statement = _LOOK_MANY_WHOLE if whole else _LOOK_MANY
         return list(self._rows.each(statement, (json.dumps(names),)))
 
+    def _names_changed(self, after: Revision, limit: int) -> list[Row]:
+        """Return rows of NAMES_CHANGED."""
+        return list(self._rows.each(NAMES_CHANGED, (after, limit)))
+
     def stands_at(self, revision: Revision) -> bool:
         """True if the log ends with this revision."""
         if self._identity.lost:
@@ -216,7 +215,7 @@ class SqliteStore(Pages):
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
         row = self._rows.one(GET_PROJECT, (project_id,))
-        return None if row is None else project_from(record_of(PROJECT_COLUMNS, row))
+        return None if row is None else stored_project(row)
 
     async def read_changes(self, after: int, limit: int) -> Tail:
         """Return up to `limit` changes behind a revision; few of them are read in the loop."""
@@ -282,10 +281,6 @@ class SqliteStore(Pages):
         finally:
             if self._pages.in_transaction:
                 self._pages.run("COMMIT")
-
-    def _read_entry(self, revision: Revision) -> Row | None:
-        row: Row | None = self._rows.one(GET_RECORDED, (revision,))
-        return row
 
     def _counter(self) -> Row:
         row: Row | None = self._rows.one(LOG)

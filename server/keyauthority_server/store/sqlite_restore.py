@@ -15,7 +15,8 @@ from uuid import uuid4
 
 from keyauthority.model import LogId
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
-from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG, held_from
+from keyauthority_server.store.integrity import compared_key
+from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG
 from keyauthority_server.store.sqlite_backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -123,7 +124,7 @@ class Draft:
             (continues,) = run(_CONTINUES).fetchone()
             return Present(
                 continues=bool(continues),
-                keys=[held_from(row) for row in run(_PRESENT_KEYS)],
+                keys=[compared_key(row) for row in run(_PRESENT_KEYS)],
                 undone=Undone(*run(_UNDONE).fetchone()),
                 key_checks=dict(run(_PRESENT_KEY_CHECKS).fetchall()),
             )

@@ -14,7 +14,7 @@ from typing import Any, Final
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
 from keyauthority_server.store import digests, usage
 from keyauthority_server.store.base import StoreClosed, StoreError
-from keyauthority_server.store.recorded import Checked
+from keyauthority_server.store.integrity import CheckedRecords
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
@@ -37,10 +37,10 @@ from keyauthority_server.store.sql import (
     APPEND_CHANGE,
     DROP_REQUESTS,
     DROP_SEALED,
+    EVIDENCE_WIDTH,
     GET_CHANGE,
     GET_KEY,
     GET_PROJECT,
-    GET_RECORDED,
     GET_REQUEST,
     LOG,
     PUT_KEY,
@@ -79,7 +79,7 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
 class SqlTransaction:
     """One unit of work; see `base.Transaction`."""
 
-    def __init__(self, rows: Rows, seal: Sealer, checked: Checked | None = None) -> None:
+    def __init__(self, rows: Rows, seal: Sealer, checked: CheckedRecords | None = None) -> None:
         """Decode no record anew that `checked` holds."""
         row = rows.one(LOG)
         if row is None:
@@ -89,7 +89,7 @@ class SqlTransaction:
         self._closed = bool(closed)
         self._rows = rows
         self._seal = seal
-        self._checked = checked or Checked()
+        self._checked = checked or CheckedRecords()
         self._read: dict[tuple[str, str], Row | None] = {}  # rows of records, as they are in here
         self._usable = True
         self._torn = False
@@ -111,7 +111,7 @@ class SqlTransaction:
         row = self._row(GET_KEY, access_key)
         if row is None:
             return None
-        held = self._checked.key(row, self._read_entry)
+        held = self._checked.key(row)
         return held if in_scope(held.key, scope) else None
 
     def project(self, project_id: str, scope: Scope) -> Project | None:
@@ -119,7 +119,7 @@ class SqlTransaction:
         if scope is not None and project_id not in scope:
             return None
         row = self._row(GET_PROJECT, project_id)
-        return None if row is None else self._checked.project(row, self._read_entry)
+        return None if row is None else self._checked.project(row)
 
     def apply(self, mutation: Mutation) -> Applied:
         """Make one change: see the text of `base`.
@@ -254,18 +254,15 @@ class SqlTransaction:
         row = self._row(GET_KEY, access_key)
         if row is None:
             return {}
-        self._checked.key(row, self._read_entry)
-        return flat_from(KEY_COLUMNS, row[RECORD_AT:])
+        self._checked.key(row)
+        return flat_from(KEY_COLUMNS, row[RECORD_AT:-EVIDENCE_WIDTH])
 
     def _project_before(self, project_id: str) -> Flat:
         row = self._row(GET_PROJECT, project_id)
         if row is None:
             return {}
-        self._checked.project(row, self._read_entry)
-        return flat_from(PROJECT_COLUMNS, row)
-
-    def _read_entry(self, revision: Revision) -> Row | None:
-        return self._rows.one(GET_RECORDED, (revision,))
+        self._checked.project(row)
+        return flat_from(PROJECT_COLUMNS, row[:-EVIDENCE_WIDTH])
 
     def _put(
         self, rows: Rows, keys: tuple[Held, ...], project: Project | None, entry: Entry

@@ -113,8 +113,8 @@ def waiting(turns: Sequence[Turn[Q, A]]) -> list[Asking[Q, A]]:
     return [one for turn in turns for one in turn.callers if not one.outcome.done()]
 
 
-def tell(callers: Sequence[Asking[Q, A]], answers: Sequence[A]) -> None:
-    """Answer them, from the thread."""
+def tell(callers: Sequence[Asking[Q, A]], answers: Sequence[A | Exception]) -> None:
+    """Answer each of them from the thread, or raise the exception that stands for its answer."""
     _in_loop(callers, partial(_answer, callers, answers))
 
 
@@ -139,7 +139,11 @@ def _in_loop(callers: Sequence[Asking[Q, A]], answer: Callable[[], None]) -> Non
         _log.warning("unanswered", callers=len(callers))
 
 
-def _answer(callers: Sequence[Asking[Q, A]], answers: Sequence[A]) -> None:
+def _answer(callers: Sequence[Asking[Q, A]], answers: Sequence[A | Exception]) -> None:
     for one, answer in zip(callers, answers, strict=True):
-        if not one.outcome.done():
+        if one.outcome.done():
+            continue
+        if isinstance(answer, Exception):
+            one.outcome.set_exception(answer)
+        else:
             one.outcome.set_result(answer)

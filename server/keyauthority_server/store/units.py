@@ -16,7 +16,7 @@ import structlog
 
 from keyauthority.model import Revision
 from keyauthority_server.store.base import StoreError, StoreUnavailable
-from keyauthority_server.store.recorded import Checked
+from keyauthority_server.store.integrity import CheckedRecords
 from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Sealer
@@ -57,7 +57,7 @@ class Units:
         """Work on `rows`; `note` is told the newest revision after a commit, before any caller."""
         self._rows = rows
         self._seal = seal
-        self._checked = Checked()
+        self._checked = CheckedRecords()
         self._note = note
 
     def run(self, units: Sequence[Unit]) -> Answer:

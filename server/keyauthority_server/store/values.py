@@ -140,6 +140,8 @@ class Recorded(NamedTuple):
 
     entry: Entry
     seal: Seal
+    earlier: Sequence[Mapping[str, object]] = ()
+    """Of `Store.read_log`: for each record of `before`, what the log said of it last."""
 
 
 class Unreadable(NamedTuple):

@@ -17,6 +17,7 @@ from keyauthority_server.store.migrations import (
     m0004_audit,
     m0005_peppers,
     m0006_heartbeat,
+    m0007_newest_entries,
 )
 
 
@@ -60,6 +61,7 @@ STEPS: Final = (
     Step("0004_audit", m0004_audit.migrate),
     Step("0005_peppers", m0005_peppers.migrate),
     Step("0006_heartbeat", m0006_heartbeat.migrate),
+    Step("0007_newest_entries", m0007_newest_entries.migrate),
 )
 COUNTER_STEPS: Final = (Step("0001_counters", c0001_counters.migrate),)
 """The same for the counters of limits, which an engine may keep apart."""

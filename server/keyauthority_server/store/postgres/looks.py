@@ -11,12 +11,13 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import Project, Revision
-from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.base import StoreDamaged, StoreError, StoreUnavailable
+from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
-from keyauthority_server.store.records import PROJECT_COLUMNS, project_from, record_of
+from keyauthority_server.store.records import Row
 from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY_WHOLE
 from keyauthority_server.store.turns import Turn, tell, tell_failure, waiting
@@ -96,7 +97,7 @@ class Looking:
         """Let go of the connection."""
         self._rows.drop()
 
-    def _answers(self, questions: Sequence[Question]) -> list[Answer]:
+    def _answers(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         self._rows.ready()
         newest = self._witness.newest
         proven = any(one.proven for one in questions)
@@ -111,24 +112,38 @@ class Looking:
         if not rows:
             raise StoreUnavailable("the counter row is missing")
         self._witness.check(self._rows, Revision(rows[0][0]), newest)
-        head, found, _ = self._decoder.sights(rows)
-        pairs: dict[str | None, Pair] = dict(zip(names, found, strict=True))
-        return [self._answer(one, head, pairs, as_of) for one in questions]
+        head = Revision(rows[0][0])
+        pairs = {name: self._pair(row) for name, row in zip(names, rows, strict=False)}
+        return [self._answer_or_damage(one, head, pairs, as_of) for one in questions]
 
-    def _answer(
+    def _pair(self, row: Row) -> Pair | StoreDamaged:
+        try:
+            return self._decoder.pair(row)
+        except StoreDamaged as damage:
+            return damage
+
+    def _answer_or_damage(
         self,
         question: Question,
         head: Revision,
-        pairs: Mapping[str | None, Pair],
+        pairs: Mapping[str | None, Pair | StoreDamaged],
         as_of: float,
-    ) -> Answer:
-        found = [pairs.get(name, _NOTHING) for name in question.access_keys]
-        operator, _ = pairs.get(question.operator, _NOTHING)
+    ) -> Answer | StoreDamaged:
+        """Return the answer; a damaged record is the business of those only who ask for it."""
+        names = (*question.access_keys, question.operator)
+        found = [pairs.get(name, _NOTHING) for name in names]
+        whole = [pair for pair in found if not isinstance(pair, StoreDamaged)]
+        if len(whole) < len(found):
+            return next(pair for pair in found if isinstance(pair, StoreDamaged))
+        operator, _ = whole.pop()
         project = None
         if _may_be_kept(question.project_id):
             row = self._rows.one(GET_PROJECT, (question.project_id,))
-            project = None if row is None else project_from(record_of(PROJECT_COLUMNS, row))
-        return Answer(Sights(head, found, operator), project, as_of)
+            try:
+                project = None if row is None else stored_project(row)
+            except StoreDamaged as damage:
+                return damage
+        return Answer(Sights(head, whole, operator), project, as_of)
 
 
 def _may_be_kept(name: str | None) -> bool:

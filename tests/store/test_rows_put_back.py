@@ -1,0 +1,227 @@
+"""An older row that is written back over a newer one, behind the store's back, is believed nowhere.
+
+Whoever does it can write the database, and has neither pepper nor audit key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+import pytest
+
+from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, Project
+from keyauthority_server.store import integrity, sights
+from keyauthority_server.store.base import Store, StoreDamaged
+from keyauthority_server.store.values import Recorded
+from tests.store.engines import Engine
+from tests.store.making import NOON, create, create_project, key, operator, put
+
+ROW: Final = "SELECT * FROM {} WHERE {} = '{}'"
+WRITE: Final = "UPDATE {} SET {} WHERE {} = '{}'"
+LATER: Final = NOON + timedelta(hours=1)
+ALL: Final = KeyFilter()
+
+
+class Target(NamedTuple):
+    """A record that is narrowed, and its table."""
+
+    table: str
+    name: str
+    record: Key | Project
+    narrowed: Key | Project
+    change: ChangeType
+    project_id: str
+
+
+async def target(store: Store, kind: str) -> Target:
+    """Make a record of a kind, to be revoked or suspended."""
+    owner = await create_project(store)
+    if kind == "project":
+        return Target(
+            *("project", owner.project_id, owner, replace(owner, suspended=True)),
+            *(ChangeType.PROJECT_UPDATED, owner.project_id),
+        )
+    made = await create(store, operator() if kind == "operator" else key(owner.project_id))
+    return Target(
+        *("key", made.access_key, made, replace(made, revoke_time=LATER)),
+        *(ChangeType.KEY_REVOKED, owner.project_id),
+    )
+
+
+def put_back(engine: Engine, place: str, table: str, name: str, saved: list[object]) -> None:
+    """Write a row of a table as it was saved."""
+    column = "access_key" if table == "key" else "project_id"
+    (now,) = engine.rows(place, ROW.format(table, column, name))
+    names = columns(engine, place, table)
+    pairs = [
+        f"{one} = {_spelt(old)}"
+        for one, old, new in zip(names, saved, now, strict=True)
+        if old != new
+    ]
+    engine.rows(place, WRITE.format(table, ", ".join(pairs), column, name))
+
+
+def columns(engine: Engine, place: str, table: str) -> list[str]:
+    """Return the names of a table's columns in their order."""
+    if engine.name == "sqlite":
+        return [row[1] for row in engine.rows(place, f"PRAGMA table_info({table})")]
+    statement = (
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'public.{}'::regclass AND attnum > 0"
+        " ORDER BY attnum"
+    )
+    return [row[0] for row in engine.rows(place, statement.format(table))]
+
+
+def _spelt(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else f"'{value}'"
+
+
+@asynccontextmanager
+async def put_back_under(
+    engine: Engine, place: str, kind: str, *, warm: bool
+) -> AsyncIterator[tuple[Store, Target]]:
+    """Give a store on a database in which a revocation or suspension was undone by hand.
+
+    Warm: it had looked at the record before, and not since.
+    """
+    writer, store = engine.open(place), engine.open(place)
+    try:
+        of = await target(writer, kind)
+        column = "access_key" if of.table == "key" else "project_id"
+        (saved,) = engine.rows(place, ROW.format(of.table, column, of.name))
+        made = await create(writer, key(of.project_id)) if kind == "project" else of.record
+        if isinstance(made, Key):
+            of = of._replace(name=made.access_key) if kind == "project" else of
+        if warm:
+            await look(store, of)
+            await look(writer, of)
+        await put(writer, of.change, of.narrowed)
+        row_name = of.record.project_id if isinstance(of.record, Project) else of.name
+        put_back(engine, place, of.table, row_name, saved)
+        yield (store if warm else writer), of
+    finally:
+        await writer.close()
+        await store.close()
+
+
+async def look(store: Store, of: Target) -> None:
+    """Look at the record as Verify does: as a key, or as the caller's."""
+    await store.look(of.name, of.name)
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("kind", ["key", "operator", "project"])
+async def test_row_put_back_is_neither_judged_nor_shown_nor_built_on(
+    engine: Engine, place: str, kind: str, warm: bool
+) -> None:
+    """By no look, no read, no list, no change: the log has a later entry of the record."""
+    async with put_back_under(engine, place, kind, warm=warm) as (store, of):
+        with pytest.raises(StoreDamaged):
+            await store.look(of.name, None)
+        with pytest.raises(StoreDamaged):
+            await store.look_many([of.name], None)
+        with pytest.raises(StoreDamaged):
+            await put(store, of.change, of.record)
+        if isinstance(of.record, Project):
+            with pytest.raises(StoreDamaged):
+                await store.get_project(of.record.project_id, None)
+            with pytest.raises(StoreDamaged):
+                await store.list_projects(None, 0, 10)
+            return
+        with pytest.raises(StoreDamaged):
+            await store.look(None, of.name)
+        with pytest.raises(StoreDamaged):
+            await store.get_key(of.name, None)
+        wanted = KeyFilter(kind=KeyKind.OPERATOR) if kind == "operator" else ALL
+        with pytest.raises(StoreDamaged):
+            await store.list_keys(None, None, wanted, NOON, 0, 10)
+
+
+async def test_damaged_record_fails_only_those_who_ask_for_it(engine: Engine, place: str) -> None:
+    """Callers whose looks are made in one statement with it have their answers."""
+    async with put_back_under(engine, place, "key", warm=False) as (store, of):
+        other = await create(store, key(of.project_id))
+        asked = [store.look(of.name, None), *(store.look(other.access_key, None) for _ in range(3))]
+        damaged, *whole = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(damaged, StoreDamaged)
+        keys = [one.held.key for one in whole if not isinstance(one, BaseException) and one.held]
+        assert [other] * 3 == keys
+
+
+async def test_control_without_the_look_for_later_entries_the_row_is_believed(
+    engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old row and the entry that it names agree: nothing else contradicts it."""
+    for module in (integrity, sights):
+        monkeypatch.setattr(module, "check_newest", lambda _: None)
+    async with put_back_under(engine, place, "key", warm=False) as (store, of):
+        held = (await store.look(of.name, None)).held
+        assert held is not None
+        assert held.key.revoke_time is None
+
+
+@pytest.mark.parametrize("kind", ["key", "operator", "project"])
+async def test_change_built_on_a_row_put_back_contradicts_the_log_for_ever(
+    engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its `before` is not what the newest earlier entry left; all other entries follow."""
+    for module in (integrity, sights):
+        monkeypatch.setattr(module, "check_newest", lambda _: None)  # a server that believes it
+    async with put_back_under(engine, place, kind, warm=False) as (store, of):
+        honest = ChangeType.PROJECT_UPDATED if kind == "project" else ChangeType.KEY_UPDATED
+        broken = await put(store, honest, of.record)
+        await put(store, honest, of.record)
+        found = await store.read_log(0, 100)
+        entries = [one for one in found if isinstance(one, Recorded)]
+        assert len(found) == len(entries)
+        assert [broken.revision] == [
+            one.entry.revision for one in entries if one.entry.before != one.earlier
+        ]
+
+
+async def test_every_honest_change_follows_from_the_log(engine: Engine, place: str) -> None:
+    """Keys made, rotated, rotated again, updated and revoked; projects; operator keys."""
+    store = engine.open(place)
+    try:
+        owner = await create_project(store)
+        keys = [await create(store, key(owner.project_id)) for _ in range(2)]
+        for _ in range(2):
+            fresh = key(owner.project_id, predecessor_access_key=keys[0].access_key)
+            rotated = await put(
+                store, ChangeType.KEY_ROTATED, keys[0], fresh, lineage=keys[1].access_key
+            )
+            keys[0] = rotated.keys[1]
+        await put(store, ChangeType.KEY_UPDATED, replace(keys[0], purpose="x"))
+        await put(store, ChangeType.PROJECT_UPDATED, owner)
+        await put(store, ChangeType.PROJECT_UPDATED, owner)
+        caller = await create(store, operator())
+        await put(store, ChangeType.KEY_REVOKED, replace(caller, revoke_time=LATER))
+        found = await store.read_log(0, 100)
+        assert [True] * 10 == [
+            isinstance(one, Recorded) and one.entry.before == one.earlier for one in found
+        ]
+    finally:
+        await store.close()
+
+
+async def test_counter_row_put_back_is_not_believed(engine: Engine, place: str) -> None:
+    """A head before one that was seen is no state that the log was ever in again."""
+    store = engine.open(place)
+    try:
+        owner = await create_project(store)
+        made = await create(store, key(owner.project_id))
+        await store.look(made.access_key, None)
+        await put(store, ChangeType.KEY_REVOKED, replace(made, revoke_time=LATER))
+        await store.look(made.access_key, None)
+        engine.rows(place, "UPDATE log SET revision = revision - 1")
+        with pytest.raises(Exception, match="ends at"):
+            await store.look(made.access_key, None)
+    finally:
+        await store.close()

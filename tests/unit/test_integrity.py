@@ -1,0 +1,108 @@
+"""Records compared with the log: when that is done again, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from keyauthority_server.store import integrity
+from keyauthority_server.store.base import StoreDamaged
+from keyauthority_server.store.integrity import CheckedRecords
+from keyauthority_server.store.records import Row
+from keyauthority_server.store.sql import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, HELD_ROW
+from keyauthority_server.store.sqlite import migrate, open_store
+from keyauthority_server.store.sqlite_connection import WRITE_BUSY_MS, SqliteRows, connect
+from tests.store.making import create, create_project, key, seal
+
+PURPOSE = HELD_ROW.index("purpose")
+LAST_USED = HELD_ROW.index("last_used_time")
+LATER, ENTRY = -EVIDENCE_WIDTH, -EVIDENCE_WIDTH + 1
+
+
+class Log(NamedTuple):
+    """The rows of a key and a project, with what the log says of them."""
+
+    key: Row
+    project: Row
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[Log]:
+    """A log of two changes."""
+    path = tmp_path / "keys.db"
+    migrate(path)
+    store = open_store(path, seal)
+    owner = await create_project(store)
+    made = await create(store, key(owner.project_id, purpose="export"))
+    await store.close()
+    rows = SqliteRows(connect(path, WRITE_BUSY_MS))
+    yield Log(rows.one(GET_KEY, (made.access_key,)), rows.one(GET_PROJECT, (owner.project_id,)))
+    rows.close()
+
+
+def altered(row: Row, place: int, value: object) -> Row:
+    """Return the row with another value."""
+    place %= len(row)
+    return (*row[:place], value, *row[place + 1 :])
+
+
+async def test_row_that_is_the_same_is_decoded_once(log: Log) -> None:
+    """An equal row gives the very same record."""
+    checked = CheckedRecords()
+    assert checked.key(log.key) is checked.key((*log.key,))
+    assert checked.project(log.project) is checked.project((*log.project,))
+
+
+async def test_row_with_another_last_use_is_decoded_again(log: Log) -> None:
+    """The last use makes no revision, and the log does not know it."""
+    checked = CheckedRecords()
+    unused = checked.key(log.key)
+    used = checked.key(altered(log.key, LAST_USED, 1))
+    assert (None, True) == (unused.key.last_used_time, used.key.last_used_time is not None)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (PURPOSE, "another"),
+        (LATER, 9),
+        (ENTRY, None),
+        (ENTRY, "["),
+        (ENTRY, "[]"),
+        (ENTRY, "{}"),
+        (LAST_USED, 2**63 - 1),
+        (LAST_USED, -(2**63)),
+    ],
+)
+async def test_key_row_that_the_log_contradicts_is_damaged_though_its_record_is_kept(
+    log: Log, place: int, value: object
+) -> None:
+    """The good row is found again after it."""
+    checked = CheckedRecords()
+    good = checked.key(log.key)
+    with pytest.raises(StoreDamaged):
+        checked.key(altered(log.key, place, value))
+    assert checked.key(log.key) is good
+
+
+@pytest.mark.parametrize(("place", "value"), [(2, "another"), (LATER, 9), (ENTRY, None)])
+async def test_project_row_that_the_log_contradicts_is_damaged_though_its_record_is_kept(
+    log: Log, place: int, value: object
+) -> None:
+    """The good row is found again after it."""
+    checked = CheckedRecords()
+    good = checked.project(log.project)
+    with pytest.raises(StoreDamaged):
+        checked.project(altered(log.project, place, value))
+    assert checked.project(log.project) is good
+
+
+async def test_control_without_the_look_for_a_later_entry_an_older_row_is_believed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row and the entry that it names agree: only the later entry tells."""
+    monkeypatch.setattr(integrity, "check_newest", lambda _: None)
+    assert CheckedRecords().key(altered(log.key, LATER, 9))
