@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+import structlog
+
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.permissions import EVERYTHING
@@ -25,11 +27,9 @@ from keyauthority_server.feed import Feed, following
 from keyauthority_server.peppers import (
     Keyring,
     KeyringError,
-    check_private,
     newest_version,
-    read_private,
-    write_private,
 )
+from keyauthority_server.private_files import check_private, explain, read_private, write_private
 from keyauthority_server.store import engines
 from keyauthority_server.store.base import (
     Store,
@@ -48,6 +48,8 @@ AUDIT_KEY: Final = "audit.key"
 OPERATOR_KEY: Final = "operator.key"
 FIRST_PROJECT: Final = "default"
 _KEY_FILES: Final = (PEPPER, AUDIT_KEY)
+_log = structlog.get_logger("keyauthority_server")
+
 _SETUP: Final = "setup"  # the actor of the first operator key: nobody called
 
 
@@ -142,13 +144,13 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
 
 
 async def _prepare(config: Config) -> None:
+    _check_private(config)
     paths = [config.data / name for name in _KEY_FILES]
     if paths[0].exists() and not engines.is_made(config.store):
         raise ConfigError(
             f"{paths[0]} is there, but {config.store} is not: restore the database, or start anew "
             f"in an empty data folder"
         )
-    _check_private(config)
     engines.migrate(config.store)
     async with _opened(config, _unsealed) as store:
         known, empty = await store.key_checks(), await store.newest_time() is None
@@ -189,9 +191,18 @@ def _check_open(config: Config, head: LogHead) -> None:
 
 
 def _check_private(config: Config) -> None:
-    """Raise KeyringError if others can read or write a file of the store, or a secret."""
-    for path in (*engines.files(config.store), config.data / OPERATOR_KEY):
-        check_private(path)
+    """Raise ConfigError if others can read, write or redirect a file of the store, or a secret."""
+    names = (*_KEY_FILES, OPERATOR_KEY)
+    groups: dict[int, Path] = {}
+    for path in (*(config.data / name for name in names), *engines.files(config.store)):
+        try:
+            group = check_private(path)
+        except OSError as error:
+            raise ConfigError(explain(error, f"cannot use {path}")) from error
+        if group is not None:
+            groups.setdefault(group, path)
+    for group, path in groups.items():
+        _log.warning("open_to_group", path=str(path), gid=group)
 
 
 async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
@@ -239,10 +250,15 @@ async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
 
 def _first_operator_token(path: Path) -> str:
     """Return the token in the file; a new one, made so that only its owner reads it, if none."""
-    if not path.exists():
-        secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
-        write_private(path, secret_key.reveal() + "\n")
-    return read_private(path).strip()
+    try:
+        if not path.exists():
+            secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
+            write_private(path, secret_key.reveal() + "\n")
+        return read_private(path).strip()
+    except OSError as error:
+        raise ConfigError(explain(error, f"cannot use {path}")) from error
+    except UnicodeDecodeError:
+        return ""  # no operator key
 
 
 @asynccontextmanager

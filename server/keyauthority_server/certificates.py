@@ -12,7 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from keyauthority_server.config import OPEN_TO_OTHERS, ConfigError, TlsFiles
+from keyauthority_server.config import ConfigError, TlsFiles
+from keyauthority_server.private_files import GROUP_READS, explain, open_private
 
 _FILE_MAX: Final = 1024 * 1024  # bytes; the authorities of a whole browser take a quarter of that
 
@@ -70,15 +71,16 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 def _read(path: Path, *, secret: bool = False) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
+        if secret:  # a link, in Kubernetes; the group of ssl-cert, in Debian
+            opened = open_private(path, follow=True, group=GROUP_READS, any_group=True)
+        else:
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
+            if not stat.S_ISREG(os.fstat(opened).st_mode):
                 raise ConfigError(f"{path} is no file")
-            if secret and mode & OPEN_TO_OTHERS:
-                raise ConfigError(f"{path} is open to others; make it private: chmod 600 {path}")
             content = file.read(_FILE_MAX + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        raise ConfigError(explain(error, f"cannot read {path}")) from error
     if len(content) > _FILE_MAX:
         raise ConfigError(f"{path} is too large for certificates")
     return content

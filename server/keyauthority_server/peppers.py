@@ -21,12 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from keyauthority_server.private_files import explain, read_private, write_private
+
 KEY_BYTES: Final = 32  # as long as the hash: more adds nothing (RFC 2104, section 3)
 
 REMEMBERED: Final = 256  # digests; some 100 KB
 
 _LINE: Final = re.compile(r"([1-9][0-9]{0,8}) ([0-9a-f]{64})", re.ASCII)
-_OTHERS: Final = 0o077  # mode bits of group and others
 
 
 class KeyringError(Exception):
@@ -56,7 +57,8 @@ class Keyring:
     def create(cls, path: Path) -> Keyring:
         """Make a file of mode 0600 with a first version; KeyringError if there is one already."""
         keys = {1: secrets.token_bytes(KEY_BYTES)}
-        write_private(path, _text(keys))
+        with _making(path):
+            write_private(path, _text(keys))
         return cls(path, keys)
 
     @classmethod
@@ -164,7 +166,8 @@ def add_version(path: Path, known: Mapping[str, bytes]) -> int:
         keys, newest = _read(path), max(_versions(ring.name, known))
         if max(keys) == newest:
             keys[newest + 1] = secrets.token_bytes(KEY_BYTES)
-            write_private(path, _text(keys), replace=True)
+            with _making(path):
+                write_private(path, _text(keys), replace=True)
         return max(keys)
 
 
@@ -180,7 +183,8 @@ def remove_version(path: Path, version: int) -> bool:
         del keys[version]
         if not keys:
             raise KeyringError(f"{path} would be empty")
-        write_private(path, _text(keys), replace=True)
+        with _making(path):
+            write_private(path, _text(keys), replace=True)
         return True
 
 
@@ -195,7 +199,12 @@ def _versions(name: str, known: Mapping[str, bytes]) -> list[int]:
 
 
 def _read(path: Path) -> dict[int, bytes]:
-    lines = read_private(path).splitlines()
+    try:
+        lines = read_private(path).splitlines()
+    except OSError as error:
+        raise KeyringError(explain(error, f"cannot read {path}")) from error
+    except UnicodeDecodeError as error:
+        raise KeyringError(f"cannot read {path}: it is no key file") from error
     found = [_LINE.fullmatch(line) for line in lines]
     keys = {int(match[1]): bytes.fromhex(match[2]) for match in found if match}
     if not keys or len(keys) != len(lines):
@@ -205,6 +214,14 @@ def _read(path: Path) -> dict[int, bytes]:
 
 def _text(keys: Mapping[int, bytes]) -> str:
     return "".join(f"{version} {keys[version].hex()}\n" for version in sorted(keys))
+
+
+@contextmanager
+def _making(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KeyringError(explain(error, f"cannot make {path}")) from error
 
 
 @contextmanager
@@ -219,59 +236,3 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def write_private(path: Path, text: str, *, replace: bool = False) -> None:
-    """Make a durable file of mode 0600, all or nothing.
-
-    KeyringError if it is there already, unless it is to be replaced.
-    """
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                draft.replace(path)
-            else:
-                os.link(draft, path)  # unlike a rename it never replaces what is there
-        finally:
-            draft.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise KeyringError(f"cannot make {path}: {error.strerror}") from error
-
-
-def read_private(path: Path) -> str:
-    """Return the text of a file that nobody but its owner may read; else KeyringError."""
-    try:
-        with path.open(encoding="ascii") as file:
-            _refuse_others(path, os.fstat(file.fileno()).st_mode)
-            return file.read()
-    except OSError as error:
-        raise KeyringError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KeyringError(f"cannot read {path}: it is no key file") from error
-
-
-def check_private(path: Path) -> None:
-    """Raise KeyringError if others than its owner may read or write a file that is there."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise KeyringError(f"cannot look at {path}: {error.strerror}") from error
-    _refuse_others(path, mode)
-
-
-def _refuse_others(path: Path, mode: int) -> None:
-    if mode & _OTHERS:
-        raise KeyringError(f"{path} is open to others; make it private: chmod 600 {path}")

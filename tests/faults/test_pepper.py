@@ -124,7 +124,7 @@ async def test_wrong_pepper_that_nobody_notices_makes_all_keys_unknown(
 )
 def test_file_that_others_can_read_starts_nothing(data: Path, name: str) -> None:
     """Whatever holds secrets or digests is its owner's only."""
-    (data / name).chmod(0o640)
+    (data / name).chmod(0o604)
     assert f"{data / name} is open to others; make it private: chmod 600 {data / name}" == refusal(
         data
     )
@@ -133,7 +133,7 @@ def test_file_that_others_can_read_starts_nothing(data: Path, name: str) -> None
 def test_folder_that_was_opened_to_others_is_refused(data: Path) -> None:
     """A folder with something in it is not closed in silence: others may have been there."""
     (data / "supervisor.lock").touch()
-    data.chmod(0o750)
+    data.chmod(0o705)
     reason = f"open to others; make it private: chmod 700 {data}"
     with pytest.raises(ConfigError, match=reason), hold_folder(data):
         pass

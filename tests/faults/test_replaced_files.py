@@ -248,6 +248,7 @@ def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> 
             with pytest.raises(StoreUnavailable):
                 asyncio.run(store.look(image.revoked, None))
             file.write_bytes(kept)
+            file.chmod(0o600)
 
 
 def _replace(file: Path) -> None:

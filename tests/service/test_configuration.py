@@ -270,7 +270,7 @@ def test_file_with_a_password_that_is_open_to_others_is_refused(
     for flags, file in (({"store_file": str(store)}, store), ({"config": str(server)}, server)):
         file.chmod(mode)
         line = refusal(flags)
-        assert line.endswith(f"{file} holds a password, and is open to others: chmod 600 {file}")
+        assert line.endswith(f"{file} is open to others; make it private: chmod 600 {file}")
         assert "hidden" not in line
         file.chmod(0o640)
         assert url == load(flags).store.reveal()

@@ -133,7 +133,7 @@ def test_folder_that_is_open_to_others_is_refused_if_it_is_not_ours(tmp_path: Pa
     (data / "foreign").touch()
     data.chmod(0o755)
     line = refusal(data)
-    assert f"the data folder {data} is open to others; make it private: chmod 700 {data}" == line
+    assert f"{data} is open to others; make it private: chmod 700 {data}" == line
     assert 0o755 == data.stat().st_mode & 0o777
 
 

@@ -39,12 +39,14 @@ def test_database_of_another_application_is_refused(tmp_path: Path) -> None:
     for number, statement in enumerate(("PRAGMA application_id = 7", "CREATE TABLE theirs (a)")):
         path = tmp_path / f"{number}.db"
         SQLITE.rows(str(path), statement)
+        path.chmod(0o600)
         assert "another application" in refusal(path)
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     """A text file is not taken for a database."""
     path = tmp_path / "keys.db"
+    path.touch(mode=0o600)
     path.write_text("not a database\n" * 1000)
     assert "not a database" in refusal(path)
 
@@ -77,7 +79,7 @@ def test_missing_or_empty_database_is_not_made_by_opening(tmp_path: Path) -> Non
         with pytest.raises(StoreRefused):
             open_store(path, seal)
     assert [] == list(tmp_path.iterdir())
-    (tmp_path / "empty.db").touch()
+    (tmp_path / "empty.db").touch(mode=0o600)
     with pytest.raises(StoreRefused, match="run migrate"):
         open_store(tmp_path / "empty.db", seal)
     with pytest.raises(StoreRefused):

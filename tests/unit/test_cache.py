@@ -13,7 +13,8 @@ import pytest
 from keyauthority.model import Change, Key, Revision
 from keyauthority.token import new_access_key
 from keyauthority_server.cache import Cache
-from keyauthority_server.peppers import Keyring, write_private
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.private_files import write_private
 from keyauthority_server.store.base import StoreStale, StoreUnavailable
 from keyauthority_server.store.values import Wanted
 from tests.store.making import NOON, held, key, operator, project

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from keyauthority_server.peppers import KeyringError, write_private
+from keyauthority_server.private_files import explain, write_private
 
 
 class HeadError(Exception):
@@ -43,5 +43,5 @@ class SavedHead(NamedTuple):
         content = {"log_id": self.log_id, "revision": self.revision, "hash": self.hash.hex()}
         try:
             write_private(path, json.dumps(content) + "\n", replace=True)
-        except KeyringError as error:
-            raise HeadError(str(error)) from error
+        except OSError as error:
+            raise HeadError(explain(error, f"cannot make {path}")) from error

@@ -7,7 +7,6 @@ from keyauthority_server.config.callers import Callers, CertificateCaller, SanKi
 from keyauthority_server.config.settings import SETTINGS, Config, load, parse
 from keyauthority_server.config.store_url import StoreUrl
 from keyauthority_server.config.values import (
-    OPEN_TO_OTHERS,
     ConfigError,
     HostPort,
     Listen,
@@ -20,7 +19,6 @@ from keyauthority_server.config.values import (
 )
 
 __all__ = [
-    "OPEN_TO_OTHERS",
     "SETTINGS",
     "Callers",
     "CertificateCaller",

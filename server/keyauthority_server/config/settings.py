@@ -21,7 +21,6 @@ from typing import Final
 from keyauthority_server.config.callers import Callers
 from keyauthority_server.config.store_url import StoreUrl
 from keyauthority_server.config.values import (
-    OPEN_TO_OTHERS,
     ConfigError,
     HostPort,
     Listen,
@@ -32,6 +31,7 @@ from keyauthority_server.config.values import (
     Transport,
     UnixPath,
 )
+from keyauthority_server.private_files import GROUP_READS, UnsafeFile, check_status
 
 WORKERS_MAX: Final = 256  # more processes than any machine has use for: a slip of the finger
 STALENESS_MIN: Final = Span(500)  # a fifth is for proving it: half of that a commit may take
@@ -202,7 +202,7 @@ def _is_service_link(name: str, text: str) -> bool:
 def _file(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
-            table, mode = tomllib.load(file), os.fstat(file.fileno()).st_mode
+            table, status = tomllib.load(file), os.fstat(file.fileno())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -219,7 +219,7 @@ def _file(path: Path) -> dict[str, object]:
     store = layer.get("store")
     if isinstance(store, StoreUrl):
         try:
-            _refuse_open_password(store, path, mode)
+            _refuse_open_password(store, path, status)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     return layer
@@ -259,7 +259,7 @@ def _store_file(text: str) -> StoreUrl:
     path = _path(text)
     try:
         with path.open(encoding="utf-8") as file:
-            url, mode = file.read().strip(), os.fstat(file.fileno()).st_mode
+            url, status = file.read().strip(), os.fstat(file.fileno())
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -268,13 +268,17 @@ def _store_file(text: str) -> StoreUrl:
         store = StoreUrl.parse(url)
     except ValueError as error:
         raise ValueError(f"the URL in {path}: {error}") from None
-    _refuse_open_password(store, path, mode)
+    _refuse_open_password(store, path, status)
     return store
 
 
-def _refuse_open_password(store: StoreUrl, path: Path, mode: int) -> None:
-    if store.has_password and mode & OPEN_TO_OTHERS:
-        raise ValueError(f"{path} holds a password, and is open to others: chmod 600 {path}")
+def _refuse_open_password(store: StoreUrl, path: Path, status: os.stat_result) -> None:
+    if not store.has_password:
+        return
+    try:
+        check_status(path, status, group=GROUP_READS, any_group=True)
+    except UnsafeFile as error:
+        raise ValueError(f"{path} holds a password: {error}") from None
 
 
 def _listen(text: str) -> Listen:

@@ -7,11 +7,6 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
-
-# Of the mode bits of group and others, those that a file with a secret must not have. The group may
-# read it: that is how Kubernetes and Debian hand a key to a service.
-OPEN_TO_OTHERS: Final = 0o027
 
 
 class ConfigError(Exception):

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-_OWNER_ONLY: Final = 0o600
+from keyauthority_server.private_files import open_private
+
+_OPEN: Final = os.O_RDWR | os.O_CREAT
+LOCKS: Final = (".gate", ".lock")
+"""How the names of the lock files of a database end."""
 
 
 class WriteLock:
@@ -23,9 +26,10 @@ class WriteLock:
     """
 
     def __init__(self, database: Path) -> None:
-        self._gate = os.open(f"{database}.gate", _OPEN, _OWNER_ONLY)
+        gate, lock = (database.with_name(database.name + ending) for ending in LOCKS)
+        self._gate = open_private(gate, _OPEN)
         try:
-            self._lock = os.open(f"{database}.lock", _OPEN, _OWNER_ONLY)
+            self._lock = open_private(lock, _OPEN)
         except OSError:
             os.close(self._gate)
             raise

@@ -16,13 +16,13 @@ from typing import Final
 
 import structlog
 
+from keyauthority_server.private_files import open_private
+
 RESERVE_BYTES: Final = 4 << 20  # some 2,000 revocations, and the write-ahead log that they go into
 RESERVE_SHARE: Final = 8  # of a small file system it is one part in so many
 LOW_BYTES: Final = 512 << 10  # free: what a group of additions may take is still there
 STEP_BYTES: Final = 128 << 10  # some ten revocations at once; a larger group takes several
 
-_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-_OWNER_ONLY: Final = 0o600
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ class Reserve:
 
     def __init__(self, database: Path) -> None:
         """Open the file, and make it if there is none; raises OSError."""
-        self._file = os.open(reserve_path(database), _OPEN, _OWNER_ONLY)
+        self._file = open_private(reserve_path(database), os.O_RDWR | os.O_CREAT)
         found = os.fstatvfs(self._file)
         share = found.f_blocks * found.f_frsize // RESERVE_SHARE
         self._wanted = min(RESERVE_BYTES, share)

@@ -19,11 +19,12 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority_server.private_files import explain
 from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
 from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.listing import Asked
-from keyauthority_server.store.locks import WriteLock
+from keyauthority_server.store.locks import LOCKS, WriteLock
 from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.records import Row, time_from
 from keyauthority_server.store.reserve import Reserve
@@ -39,6 +40,7 @@ from keyauthority_server.store.sql import (
     Rows,
 )
 from keyauthority_server.store.sqlite_connection import (
+    FILES,
     LOOKS_CACHE,
     READ_BUSY_MS,
     WRITE_BUSY_MS,
@@ -104,7 +106,7 @@ def sqlite_files(path: Path) -> tuple[Path, ...]:
     return tuple(
         file.with_name(file.name + end)
         for file in (path, counters_path(path))
-        for end in ("", "-wal", "-shm")
+        for end in (*FILES, ".head", ".reserve", *LOCKS)
     )
 
 
@@ -144,7 +146,9 @@ def open_store(
                 checkpoints=checkpoints,
                 reserve=reserve,
             )
-        except (sqlite3.Error, OSError) as error:
+        except OSError as error:
+            raise StoreRefused(explain(error, f"{path} cannot be opened")) from error
+        except sqlite3.Error as error:
             raise StoreRefused(f"{path} cannot be opened: {error}") from error
         store = SqliteStore(rows, pages, writer, identity)
         opened.pop_all()

@@ -74,13 +74,15 @@ def unfinished(file: Path) -> Iterator[Path]:
             draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
-def copy(database: Path, draft: Path) -> None:
+def copy(database: Path, draft: Path, *, private: bool = True) -> None:
     """Copy all pages of one moment into an empty file, and sync it.
+
+    Unless `private`, the database may be open to others, as a backup from elsewhere may be.
 
     Raises StoreRefused if the database is not ours, and StoreError.
     """
     try:
-        with closing(connect(database, WRITE_BUSY_MS)) as source:
+        with closing(connect(database, WRITE_BUSY_MS, private=private)) as source:
             check_schema(source, database, RECORDS, missing_allowed=True)
             source.execute("BEGIN")
             check_head(source, database, None)  # it reads: from here on this moment is held

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from keyauthority_server.store.base import StoreError, StoreFull, StoreUnavailable
+from keyauthority_server.private_files import check_private, explain
+from keyauthority_server.store.base import StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 if TYPE_CHECKING:
     import sqlite3 as sqlite3  # the rest of the engine takes the driver from here
@@ -21,6 +22,7 @@ READ_BUSY_MS: Final = (
     50  # a reader waits only while the write-ahead log is recovered; it is the loop
 )
 WRITE_BUSY_MS: Final = 2_000  # the net below the lock files, for writers that do not know them
+FILES: Final = ("", "-wal", "-shm", "-journal")  # ends of the names that SQLite keeps a database in
 WAL_KEPT_BYTES: Final = 64 << 20  # what a burst of writes leaves of the write-ahead log's file
 # Of pages, in KiB, as they fill: for Verify 6,000 keys in use and all inner pages.
 LOOKS_CACHE: Final = "PRAGMA cache_size = -24576"
@@ -54,12 +56,19 @@ def connect(
     create: bool = False,
     durable: bool = True,
     cache: str = _CACHE,
+    private: bool = True,
 ) -> sqlite3.Connection:
-    """Return a connection in autocommit, checked; raises sqlite3.Error.
+    """Return a connection in autocommit, checked; raises sqlite3.Error and StoreRefused.
 
-    Durable: what it commits survives a loss of power; else the death of the process only. It may
-    be handed to another thread, but serves one at a time.
+    Durable: what it commits survives a loss of power; else the death of the process only. Private:
+    its files must keep the rule of `private_files`. It may be handed to another thread, but serves
+    one at a time.
     """
+    for ending in FILES if private else ():
+        try:
+            check_private(path.with_name(path.name + ending))
+        except OSError as error:
+            raise StoreRefused(explain(error, f"cannot use {path}")) from error
     mode = "rwc" if create else "rw"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",

@@ -19,11 +19,13 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import Revision
+from keyauthority_server.private_files import open_private, read_private
 from keyauthority_server.store.base import StoreRefused
 from keyauthority_server.store.sqlite_connection import sqlite3
 
-_MODE: Final = 0o600
-_LINE: Final = re.compile(rb"([0-9a-f-]{36}) ([0-9]{20})\n")  # one sector: written whole or not
+_LINE: Final = re.compile(
+    r"([0-9a-f-]{36}) ([0-9]{20})\n", re.ASCII
+)  # one sector: written whole or not
 
 _log = structlog.get_logger(__name__)
 
@@ -46,10 +48,10 @@ def noted_head(database: Path) -> Head | None:
     Read it before the database: then what the database says can only be the same or newer.
     """
     try:
-        found = _LINE.fullmatch(head_path(database).read_bytes())
-    except FileNotFoundError:
+        found = _LINE.fullmatch(read_private(head_path(database)))
+    except (FileNotFoundError, UnicodeDecodeError):
         return None
-    return Head(found[1].decode(), Revision(int(found[2]))) if found else None
+    return Head(found[1], Revision(int(found[2]))) if found else None
 
 
 def check_head(connection: sqlite3.Connection, path: Path, noted: Head | None) -> Head:
@@ -90,7 +92,7 @@ def note_head(database: Path, head: Head) -> None:
     """
     line = f"{head.log_id} {head.revision:020}\n".encode("ascii")
     try:
-        file = os.open(head_path(database), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        file = open_private(head_path(database), os.O_WRONLY | os.O_CREAT)
         try:
             os.pwrite(file, line, 0)
         finally:

@@ -90,7 +90,7 @@ def drafted(file: Path, database: Path) -> Iterator[Draft]:
     if database.exists() and file.samefile(database):
         raise StoreRefused(f"{file} is the present database")
     with unfinished(database) as path:
-        copy(file, path)
+        copy(file, path, private=False)
         content = check_copy(path)
         migrate(path, RECORDS)
         try:

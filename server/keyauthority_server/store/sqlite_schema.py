@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlite_utils import Database, Migrations
 
+from keyauthority_server.private_files import explain, open_private
 from keyauthority_server.store.base import StoreError, StoreRefused
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
@@ -19,8 +21,6 @@ from keyauthority_server.store.sqlite_connection import (
     sqlite3,
     store_error,
 )
-
-_OWNER_ONLY: Final = 0o600
 
 
 class Schema(NamedTuple):
@@ -49,11 +49,11 @@ def migrate(path: Path, schema: Schema) -> None:
     """
     try:
         lock = WriteLock(path)
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # private before anything is in it
     except OSError as error:
-        raise StoreRefused(f"cannot use {path}: {error.strerror}") from error
+        raise StoreRefused(explain(error, f"cannot use {path}")) from error
     try:
         with lock, closing(connect(path, WRITE_BUSY_MS, create=True)) as connection:
-            path.chmod(_OWNER_ONLY)
             if _is_ours(connection, path, schema):
                 check_schema(connection, path, schema, missing_allowed=True)
             _apply(connection, schema)

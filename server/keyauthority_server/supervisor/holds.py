@@ -18,14 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from keyauthority_server.config import ConfigError, HostPort, Listen, UnixPath
+from keyauthority_server.private_files import explain, make_folder, open_private
 
 WORKERS_LEAVE_SECONDS: Final = 10  # orphans end at once; a busy machine may take its time
 RETRY_SECONDS: Final = 0.05
 
+_log = structlog.get_logger("keyauthority_server")
+
 _SUPERVISOR_LOCK: Final = "supervisor.lock"
 _WORKERS_LOCK: Final = "workers.lock"
-_OTHERS: Final = 0o077  # mode bits of group and others
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,12 @@ def hold_folder(folder: Path) -> Iterator[int]:
     Raises ConfigError if it cannot be written or another server has it. Workers that a killed
     supervisor left behind are waited for.
     """
-    _make_private(folder)
+    try:
+        group = make_folder(folder)
+    except OSError as error:
+        raise ConfigError(explain(error, f"cannot use the data folder {folder}")) from error
+    if group is not None:
+        _log.warning("open_to_group", path=str(folder), gid=group)
     with (
         _lock(folder / _SUPERVISOR_LOCK, 0, f"another server is using the data folder {folder}"),
         _lock(
@@ -66,29 +75,13 @@ def hold_address(listen: Listen) -> Iterator[Held]:
         yield held
 
 
-def _make_private(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-        if not status.st_mode & _OTHERS:
-            return
-        if status.st_uid == os.geteuid() and next(folder.iterdir(), None) is None:
-            folder.chmod(0o700)  # a fresh volume
-            return
-    except OSError as error:
-        raise ConfigError(f"cannot use the data folder {folder}: {error.strerror}") from error
-    raise ConfigError(
-        f"the data folder {folder} is open to others; make it private: chmod 700 {folder}"
-    )
-
-
 @contextmanager
 def _lock(path: Path, patience: float, taken: str) -> Iterator[int]:
     """Hold a lock file. Waits `patience` seconds for another's; then ConfigError says `taken`."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        raise ConfigError(explain(error, f"cannot write {path}")) from error
     try:
         deadline = time.monotonic() + patience
         while not _try_lock(descriptor):

@@ -1,0 +1,155 @@
+"""Files that the server creates or trusts, and their folders: one rule for all of them.
+
+The owner is the process's user or root, others have no access, and the name is no symbolic link:
+else another user of the machine could put in place, read or redirect keys. Access by one of the
+process's own groups is accepted, since Kubernetes hands volumes over that way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+OTHERS: Final = 0o007  # mode bits
+GROUP: Final = 0o070
+GROUP_READS: Final = 0o040
+OWNER_ONLY: Final = 0o600
+
+
+class UnsafeFile(PermissionError):
+    """A file or folder breaks the rule; `str` says which, how, and the remedy."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EPERM, reason)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def explain(failure: OSError, failed: str) -> str:
+    """Return one line about a failure; `failed` says what could not be done, and names the path."""
+    return str(failure) if isinstance(failure, UnsafeFile) else f"{failed}: {failure.strerror}"
+
+
+def open_private(
+    path: Path,
+    flags: int = os.O_RDONLY,
+    *,
+    follow: bool = False,
+    group: int = GROUP,
+    any_group: bool = False,
+) -> int:
+    """Open a regular file, made with mode 0600 if the flags say so; return its descriptor.
+
+    Raises UnsafeFile if it breaks the rule, else OSError. `follow` permits a symbolic link, for
+    files that an administrator names: Kubernetes and certbot hand over such. `group` are the mode
+    bits that a group may have, of `any_group` or of the process's own.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)  # a FIFO would block
+    try:
+        descriptor = os.open(path, flags, OWNER_ONLY)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise UnsafeFile(_LINK.format(path)) from error
+        raise
+    try:
+        check_status(path, os.fstat(descriptor), group=group, any_group=any_group)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_private(path: Path) -> str:
+    """Return the text of a file that keeps the rule; raises OSError, and UnicodeDecodeError."""
+    with os.fdopen(open_private(path), encoding="ascii") as file:
+        return file.read()
+
+
+def write_private(path: Path, text: str, *, replace: bool = False) -> None:
+    """Make a durable file of mode 0600, all or nothing.
+
+    Raises OSError; FileExistsError if it is there already, unless it is to be replaced.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    handle = os.open(draft, flags, OWNER_ONLY)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)  # unlike a rename it never replaces what is there
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def check_private(path: Path) -> int | None:
+    """Return the group that has access to a file, None if none has or there is no such file.
+
+    For files that a library opens by name. Raises UnsafeFile if it breaks the rule, and OSError.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        raise UnsafeFile(_LINK.format(path))
+    return check_status(path, status)
+
+
+def make_folder(path: Path) -> int | None:
+    """Make a folder of mode 0700, or check the one that is there; see `check_private`.
+
+    An empty folder of the process's own is made private: it is a fresh volume.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()  # itself it may be a link: systemd makes such
+    is_own = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
+    if is_own and _is_open(status, GROUP) and next(path.iterdir(), None) is None:
+        path.chmod(0o700)
+        status = path.stat()
+    return check_status(path, status, kind=stat.S_IFDIR)
+
+
+def check_status(
+    path: Path,
+    status: os.stat_result,
+    *,
+    kind: int = stat.S_IFREG,
+    group: int = GROUP,
+    any_group: bool = False,
+) -> int | None:
+    """Return the group that has access, None if none has; raise UnsafeFile. See `open_private`."""
+    mode = status.st_mode
+    if stat.S_IFMT(mode) != kind:
+        raise UnsafeFile(f"{path} is no {'file' if kind == stat.S_IFREG else 'folder'}")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise UnsafeFile(
+            f"{path} belongs to another user, uid {status.st_uid}: if it is to be trusted, "
+            f"chown {os.geteuid()} {path}"
+        )
+    if _is_open(status, group, any_group=any_group):
+        private = "700" if kind == stat.S_IFDIR else "600"
+        raise UnsafeFile(f"{path} is open to others; make it private: chmod {private} {path}")
+    return status.st_gid if mode & GROUP else None
+
+
+def _is_open(status: os.stat_result, group: int, *, any_group: bool = False) -> bool:
+    own = any_group or status.st_gid in (os.getegid(), *os.getgroups())
+    return bool(status.st_mode & (OTHERS | GROUP & ~(group if own else 0)))
+
+
+_LINK: Final = "{} is a symbolic link, which is not followed: put the file itself there"
