@@ -57,8 +57,8 @@ def end_of(key: Key) -> datetime:
     return min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
 
 
-def grants_of(key: Key) -> tuple[str, ...]:
-    """Return what the key may do: everything for SECRET, else what it lists."""
+def grants_of(key: Key | Verdict) -> tuple[str, ...]:
+    """Return the grants of a key, or of the key of a verdict: everything for SECRET."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions
 
 

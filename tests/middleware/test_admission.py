@@ -1,48 +1,44 @@
-"""Where the key and the address are taken from, and what is believed of them."""
+"""Admission of a request: its facts, one judgement for all guards, and the rejections."""
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from keyauthority.clock import SystemClock
-from keyauthority.errors import Internal, KeyAuthorityError, Unavailable
+from keyauthority.errors import PermissionDenied, Unavailable
+from keyauthority.middleware import http
 from keyauthority.middleware.admission import (
+    MISSING_VERIFIER,
+    Admission,
+    Guard,
+    Request,
+    admit,
+    check_verifier,
+    current_verifier,
+    usable_referrer,
+)
+from keyauthority.middleware.client_address import check_proxies, client_ip
+from keyauthority.middleware.rejection import (
+    MISSING_PERMISSION,
     NO_KEY,
-    SEVERAL_KEYS,
-    Denial,
-    Denied,
-    address_of,
-    denied,
-    failed,
-    key_of,
-    proxies,
-    referrer_of,
+    Rejection,
+    RejectionKind,
+    reject,
+    reject_failure,
 )
-from keyauthority.model import Standing, Verdict, VerdictCode
+from keyauthority.model import KeyKind, Standing, Verdict, VerdictCode
+
+KEY = "rk_live_KAZZZZZZZZZZZZZZZZZZ_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3oUCG6"
+OTHER = "sk_test_KA000000000000000000_00000000000000000000000000000000000000000000jmIqF"
+NETWORKS = ["10.0.0.0/24", "2001:db8::/64"]
 
 
 @pytest.mark.parametrize(
-    ("headers", "key"),
-    [
-        ([("authorization", "Bearer KEY")], "KEY"),
-        ([("authorization", "bearer  KEY ")], "KEY"),
-        ([("x-api-key", "KEY")], "KEY"),
-        ([("x-auth-token", "KEY"), ("accept", "*/*")], "KEY"),
-        ([], NO_KEY),
-        ([("authorization", "Basic S0VZ")], NO_KEY),
-        ([("authorization", "Bearer A"), ("x-api-key", "A")], SEVERAL_KEYS),
-        ([("x-api-key", "A"), ("x-api-key", "B")], SEVERAL_KEYS),
-    ],
-)
-def test_key_is_taken_from_one_header(headers: list[tuple[str, str]], key: str | Denied) -> None:
-    """Two credentials are none: nobody can say which of them was meant."""
-    assert key == key_of(headers)
-
-
-@pytest.mark.parametrize(
-    ("forwarded", "proxies", "address"),
+    ("forwarded", "trusted", "address"),
     [
         ([], 0, "10.0.0.1"),
         (["6.6.6.6"], 0, "10.0.0.1"),
@@ -58,54 +54,80 @@ def test_key_is_taken_from_one_header(headers: list[tuple[str, str]], key: str |
     ],
 )
 def test_address_is_what_the_outermost_trusted_proxy_has_written(
-    forwarded: list[str], proxies: int, address: str
+    forwarded: list[str], trusted: int, address: str
 ) -> None:
     """What the client itself has sent in the header is never believed."""
-    assert address == address_of("10.0.0.1", forwarded, proxies)
+    assert address == client_ip("10.0.0.1", forwarded, trusted)
 
 
-def test_fewer_proxies_than_none_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("198.51.100.1", ["10.1.2.3"], "198.51.100.1"),
+        ("10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["6.6.6.6, 192.0.2.7, 10.0.0.9"], "192.0.2.7"),
+        ("10.0.0.1", ["6.6.6.6", "192.0.2.7"], "192.0.2.7"),
+        ("::ffff:10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("2001:db8::1", ["[2001:db8:1::7]:4711, 10.0.0.9:80"], "2001:db8:1::7"),
+        ("10.0.0.1", ["10.0.0.7"], "10.0.0.7"),
+        ("10.0.0.1", ["192.0.2.7, unknown"], ""),
+        ("10.0.0.1", [], ""),
+        ("", ["192.0.2.7"], ""),
+    ],
+)
+def test_address_is_believed_from_named_proxies_only(
+    peer: str, forwarded: list[str], address: str
+) -> None:
+    """A client that calls directly gains nothing from the header."""
+    assert address == client_ip(peer, forwarded, check_proxies(NETWORKS))
+
+
+def test_setting_of_proxies_is_checked() -> None:
     """Counted from the other end, the header would be the client's own words."""
-    assert 0 == proxies(0)
-    with pytest.raises(ValueError, match="trusted_proxies"):
-        proxies(-1)
+    assert 0 == check_proxies(0)
+    assert ("10.0.0.1",) == check_proxies(["10.0.0.1"])
+    for wrong in (-1, ["proxy.example"], ["10.0.0.0/33"]):
+        with pytest.raises(ValueError, match="trusted_proxies"):
+            check_proxies(wrong)
+    with pytest.raises(TypeError, match="trusted_proxies"):
+        check_proxies("10.0.0.1")
 
 
 def test_peer_that_has_no_address_is_unknown() -> None:
-    """A unix socket, or a test client, is nobody's address."""
-    assert "" == address_of("testclient", [], 0)
+    """A unix socket, or a test client, has none."""
+    assert "" == client_ip("testclient", [], 0)
 
 
-def test_referrer_that_says_nothing_is_left_out() -> None:
+def test_referrer_that_cannot_be_one_is_left_out() -> None:
     """It refuses no key that has nothing to do with referrers."""
-    assert "https://shop.example/" == referrer_of("https://shop.example/")
-    assert not referrer_of("a" * 5_000)
-    assert not referrer_of("a\nb")
+    assert "https://shop.example/" == usable_referrer("https://shop.example/")
+    assert not usable_referrer("a" * 5_000)
+    assert not usable_referrer("a\nb")
 
 
-def test_every_denial_has_its_place() -> None:
-    """What is wrong with the key, what it may not do, and when to come back."""
-    assert denied(Verdict(VerdictCode.VALID)) is None
+def test_every_verdict_has_its_kind_of_rejection() -> None:
+    """A key that is wrong, a key that may not do this, and a limit."""
+    assert reject(Verdict(VerdictCode.VALID)) is None
     expected = {
-        Denial.UNAUTHENTICATED: "malformed unknown wrong_access_key revoked superseded expired "
-        "disabled",
-        Denial.FORBIDDEN: "project_suspended wrong_project wrong_mode ip_not_allowed "
+        RejectionKind.UNAUTHENTICATED: "malformed unknown wrong_access_key revoked superseded "
+        "expired disabled",
+        RejectionKind.FORBIDDEN: "project_suspended wrong_project wrong_mode ip_not_allowed "
         "referrer_not_allowed app_not_allowed target_not_allowed missing_permission",
-        Denial.LIMITED: "rate_limited quota_exceeded",
+        RejectionKind.LIMITED: "rate_limited quota_exceeded",
     }
     actual = {
-        denial: " ".join(
-            code
+        kind: " ".join(
+            found.error
             for code in VerdictCode
-            if (found := denied(Verdict(code))) is not None and found.denial is denial
+            if (found := reject(Verdict(code))) is not None and found.kind is kind
         )
-        for denial in expected
+        for kind in expected
     }
     assert expected == actual
 
 
-def test_limited_call_is_told_when_to_come_back() -> None:
-    """When the last of the limits that are used up begins anew; a limit of a life never does."""
+def test_limited_request_is_told_when_to_come_back() -> None:
+    """When the last of the exhausted limits is reset; a quota for life never is."""
     soon, later = (SystemClock().now() + timedelta(seconds=span) for span in (30, 90))
     limited = Verdict(
         VerdictCode.RATE_LIMITED,
@@ -113,16 +135,122 @@ def test_limited_call_is_told_when_to_come_back() -> None:
         project_standing=Standing(5, 0, later),
         quota_standing=Standing(5, 1, None),
     )
-    found = denied(limited)
+    found = reject(limited)
     assert found is not None
     assert found.retry_after in range(85, 92)
-    never = denied(limited._replace(quota_standing=Standing(5, 0, None)))
+    never = reject(limited._replace(quota_standing=Standing(5, 0, None)))
     assert never is not None
     assert never.retry_after is None
 
 
-def test_authority_that_cannot_tell_is_no_denial() -> None:
-    """The caller may come back; a fault of the service itself stays one."""
-    assert Denied(Denial.CANNOT_TELL, "cannot tell", 1) == failed(Unavailable("down"))
-    with pytest.raises(KeyAuthorityError):
-        failed(Internal("a fault"))
+def test_rate_limit_headers_name_every_limit() -> None:
+    """They are structured fields, whose integers have 15 digits at most."""
+    soon = SystemClock().now() + timedelta(seconds=30, milliseconds=-1)
+    verdict = Verdict(
+        VerdictCode.VALID,
+        key_standing=Standing(100, 99, soon),
+        quota_standing=Standing(2**62, 7, None),
+    )
+    policy = '"key";q=100, "quota";q=999999999999999'
+    expected = [("ratelimit-policy", policy), ("ratelimit", '"key";r=99;t=30, "quota";r=7')]
+    assert expected == http.rate_limit_headers(verdict)
+    assert [] == http.rate_limit_headers(Verdict(VerdictCode.VALID))
+
+
+def test_failure_of_the_authority_is_one_word_and_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client may come back; why the service's own key does not do is not its business."""
+    unavailable = Rejection(RejectionKind.UNAVAILABLE, "unavailable", 1)
+    with caplog.at_level(logging.ERROR, "keyauthority.middleware"):
+        assert unavailable == reject_failure(Unavailable("down"))
+        assert not caplog.messages
+        denied = reject_failure(PermissionDenied("the caller lacks keys:verify"))
+    assert unavailable._replace(retry_after=None) == denied
+    assert ["cannot verify keys: PERMISSION_DENIED: the caller lacks keys:verify"] == (
+        caplog.messages
+    )
+
+
+class Recorder:
+    """A verifier that lets every key through and notes its calls."""
+
+    def __init__(self, kind: KeyKind = KeyKind.RESTRICTED) -> None:
+        self.calls: list[tuple[str, str, int]] = []
+        self._verdict = Verdict(VerdictCode.VALID, kind=kind, permissions=("orders:write",))
+
+    def verify(
+        self, secret_key: str, *, client_ip: str = "", cost: int = 1, **_others: Any
+    ) -> Verdict:
+        """Note the call."""
+        self.calls.append((secret_key, client_ip, cost))
+        return self._verdict
+
+
+def request(*headers: tuple[str, str]) -> Request:
+    """A request from a proxy."""
+    return Request([("x-forwarded-for", "192.0.2.7"), *headers], "10.0.0.1")
+
+
+def admitted(
+    guard: Guard,
+    verifier: Recorder,
+    asked: Request,
+    permissions: tuple[str, ...] = (),
+    earlier: Admission | None = None,
+) -> Admission:
+    """The admission of a request that is let through."""
+    found = admit(guard, verifier, asked, permissions, earlier)
+    assert isinstance(found, Admission)
+    return found
+
+
+def test_later_guard_checks_its_permissions_against_the_first_verdict() -> None:
+    """The key is judged once, at the cost of the first guard."""
+    verifier, asked = Recorder(), request(("x-api-key", KEY))
+    first = admitted(Guard(cost=5), verifier, asked)
+    second = admitted(Guard(cost=7), verifier, asked, ("orders:read",), first)
+    assert (True, False) == (first.drawn, second.drawn)
+    assert MISSING_PERMISSION == admit(Guard(), verifier, asked, ["refunds:read"], second)
+    assert [(KEY, "10.0.0.1", 5)] == verifier.calls
+
+
+def test_secret_key_satisfies_every_later_guard() -> None:
+    """It lists no permissions, and holds them all."""
+    verifier, asked = Recorder(KeyKind.SECRET), request(("x-api-key", KEY))
+    first = admitted(Guard(), verifier, asked)
+    assert not admitted(Guard(), verifier, asked, ("refunds:read",), first).drawn
+
+
+def test_later_guard_with_other_facts_judges_them_at_no_cost() -> None:
+    """A guard that trusts no proxy does not rely on the address that another believed."""
+    verifier, asked = Recorder(), request(("x-api-key", KEY))
+    first = admitted(Guard(trusted_proxies=1), verifier, asked)
+    assert not admitted(Guard(), verifier, asked, (), first).drawn
+    assert [(KEY, "192.0.2.7", 1), (KEY, "10.0.0.1", 0)] == verifier.calls
+
+
+def test_verdict_counts_for_its_own_key_and_verifier_only() -> None:
+    """Headers may be exchanged on the way, and authorities do not answer for each other."""
+    verifier, another = Recorder(), Recorder()
+    first = admitted(Guard(), verifier, request(("x-api-key", KEY)))
+    assert admitted(Guard(), verifier, request(("x-api-key", OTHER)), (), first).drawn
+    assert admitted(Guard(), another, request(("x-api-key", KEY)), (), first).drawn
+    assert NO_KEY == admit(Guard(header="x-shop"), verifier, request(("x-api-key", KEY)), [], first)
+    assert [KEY, OTHER] == [key for key, _, _ in verifier.calls]
+    assert [KEY] == [key for key, _, _ in another.calls]
+    assert KEY not in repr(first)
+
+
+def test_missing_verifier_is_named_in_one_sentence() -> None:
+    """An AttributeError of a framework would not say what to do."""
+    verifier = Recorder()
+    assert verifier is current_verifier(verifier)
+    assert verifier is current_verifier(lambda: verifier)
+    nothing: Any = object()
+    sources = (lambda: None, lambda: vars()["verifier"], lambda: nothing.verifier)
+    for source in sources:
+        with pytest.raises(RuntimeError, match=MISSING_VERIFIER):
+            current_verifier(source)
+    with pytest.raises(TypeError, match="verifier is"):
+        check_verifier("127.0.0.1:50051")

@@ -57,7 +57,7 @@ async def test_fastapi_example_serves_whom_it_should(
         served = await browser.get("/orders", headers={"x-api-key": reader.reveal()})
         refused = await browser.get("/orders")
     assert (200, project_id) == (served.status_code, served.json()["project_id"])
-    assert (401, {"detail": "no key"}) == (refused.status_code, refused.json())
+    assert (401, {"detail": {"error": "no_key"}}) == (refused.status_code, refused.json())
 
 
 def test_grpc_example_serves_whom_it_should(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from keyauthority import Client, Restrictions, SecretKey
+from keyauthority import Client, RateLimit, Restrictions, SecretKey
 from keyauthority.middleware.admission import Permissions
+from keyauthority.middleware.client_address import TrustedProxies
 from keyauthority.middleware.grpc import AsyncKeyInterceptor, KeyInterceptor, caller
 from keyauthority.testing import Authority
 
@@ -78,13 +80,17 @@ def handlers(one: Callable[..., Any], many: Callable[..., Any]) -> list[grpc.Gen
 
 
 @contextlib.contextmanager
-def serving(verifier: Client, trusted_proxies: int = 0) -> Iterator[str]:
+def serving(verifier: Client, trusted_proxies: TrustedProxies = 0) -> Iterator[str]:
+    """A threaded server with one interceptor."""
+    interceptor = KeyInterceptor(verifier, RULES, trusted_proxies=trusted_proxies)
+    with serving_with([interceptor]) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving_with(interceptors: Sequence[grpc.ServerInterceptor]) -> Iterator[str]:
     """A threaded server of one thread, so that a call has that of the call before."""
-    server = grpc.server(
-        ThreadPoolExecutor(1),
-        handlers(one, many),
-        [KeyInterceptor(verifier, RULES, trusted_proxies=trusted_proxies)],
-    )
+    server = grpc.server(ThreadPoolExecutor(1), handlers(one, many), list(interceptors))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -171,8 +177,9 @@ def test_address_is_the_peers_unless_proxies_are_trusted(client: Client, project
     forged = [("x-api-key", key), ("x-forwarded-for", "192.0.2.7")]
     with serving(client) as address:
         assert grpc.StatusCode.PERMISSION_DENIED is answers(address, "/shop.Orders/One", *forged)
-    with serving(client, trusted_proxies=1) as address:
-        assert [project_id.encode()] == answers(address, "/shop.Orders/One", *forged)
+    for trusted in (1, ["127.0.0.0/8", "::1"]):
+        with serving(client, trusted_proxies=trusted) as address:
+            assert [project_id.encode()] == answers(address, "/shop.Orders/One", *forged)
 
 
 def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
@@ -182,9 +189,56 @@ def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
     assert grpc.StatusCode.UNAVAILABLE is answer
 
 
-def test_rule_that_names_no_method_is_refused() -> None:
-    """A slip of the pen leaves no method closed for good."""
-    with pytest.raises(ValueError, match="a rule is"):
-        KeyInterceptor(Client.__new__(Client), {"shop.Orders/One": ["orders:read"]})
-    with pytest.raises(TypeError):
-        KeyInterceptor(Client.__new__(Client), {"/shop.Orders/One": "orders:read"})
+def test_text_of_a_status_is_a_fixed_word(key_authority: Authority, client: Client) -> None:
+    """The client of a service learns nothing about the service's own key or its faults."""
+    powerless = client.create_key(kind="operator", permissions=["usage:read"]).secret_key
+    metadata = ("x-api-key", "sk_live_unknown")
+    with (
+        Client(key_authority.address, operator_key=powerless) as verifier,
+        serving(verifier) as address,
+    ):
+        assert (grpc.StatusCode.UNAVAILABLE, "unavailable") == status(address, metadata)
+    with serving_with([KeyInterceptor(lambda: vars()["verifier"], RULES)]) as address:
+        assert (grpc.StatusCode.INTERNAL, "internal") == status(address, metadata)
+    with serving(client) as address:
+        assert (grpc.StatusCode.UNAUTHENTICATED, "malformed") == status(address, metadata)
+        assert (grpc.StatusCode.UNAUTHENTICATED, "no_key") == status(address)
+
+
+def status(address: str, *metadata: tuple[str, str]) -> tuple[grpc.StatusCode, str]:
+    """The status that a call ends with, and its text."""
+    with grpc.insecure_channel(address) as channel:
+        unary: Any = channel.unary_unary("/shop.Orders/One")
+        with pytest.raises(grpc.RpcError) as refused:
+            unary(b"", metadata=metadata, timeout=10)
+    found: Any = refused.value
+    return found.code(), found.details()
+
+
+@pytest.mark.parametrize("method", ["/shop.Orders/One", "/shop.Orders/Many"])
+def test_nested_interceptors_draw_a_limit_once(
+    client: Client, project_id: str, method: str
+) -> None:
+    """The second checks its permissions against the verdict of the first."""
+    key = limited_key(client, project_id)
+    interceptors: list[grpc.ServerInterceptor] = [
+        KeyInterceptor(client, {"*": []}),
+        KeyInterceptor(client, RULES),
+    ]
+    with serving_with(interceptors) as address:
+        for _ in range(2):
+            assert [project_id.encode()] == answers(address, method, ("x-api-key", key))[:1]
+        limited = answers(address, method, ("x-api-key", key))
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED is limited
+
+
+def limited_key(client: Client, project_id: str) -> str:
+    """A key that may be used twice a day."""
+    created = client.create_key(
+        project_id,
+        mode="test",
+        kind="restricted",
+        permissions=["orders:read"],
+        rate_limit=RateLimit(2, timedelta(days=1)),
+    )
+    return created.secret_key.reveal()

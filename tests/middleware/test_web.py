@@ -1,20 +1,18 @@
-"""ASGI, WSGI and FastAPI before a real authority: what gets through, what the rest is told."""
+"""ASGI and WSGI applications before a real authority: the same rules, the same answers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
 
-from keyauthority import AsyncClient, Client, Restrictions, SecretKey, Verdict
+from keyauthority import AsyncClient, Client, Restrictions, SecretKey
 from keyauthority.middleware import asgi, wsgi
 from keyauthority.middleware.admission import Permissions
-from keyauthority.middleware.fastapi import RequireKey
 from keyauthority.testing import Authority
 
 if TYPE_CHECKING:
@@ -35,20 +33,9 @@ CASES: list[tuple[str, str, bool, int]] = [
     ("DELETE", "/orders/1", True, 403),
     ("GET", "/other", True, 403),
     ("GET", "/orders/../other", True, 403),
+    ("get", "/health", False, 403),
+    ("delete", "/orders/1", True, 403),
 ]
-
-
-def web(verifier: AsyncClient) -> FastAPI:
-    """An application whose route says itself what it needs."""
-    app = FastAPI()
-    app.state.verifier = verifier
-    read = Depends(RequireKey("orders:read"))
-
-    @app.get("/orders/{number}")
-    async def order(number: str, caller: Verdict = read) -> dict[str, str]:
-        return {"number": number, "project_id": caller.project_id}
-
-    return app
 
 
 def headers(key: str | None) -> dict[str, str]:
@@ -101,7 +88,7 @@ async def asked(app: asgi.App, method: str, path: str, key: str | None) -> tuple
         "client": ("127.0.0.1", 4711),
     }
     await app(scope, receive, send)
-    return sent[0]["status"], json.loads(sent[1]["body"])
+    return sent[0]["status"], json.loads(sent[1]["body"] or "null")
 
 
 @pytest.mark.parametrize(("method", "path", "with_key", "status"), CASES)
@@ -133,7 +120,7 @@ def test_wsgi_lets_through_what_a_rule_allows(
         assert {"project_id": project_id} == json.loads(body)
 
 
-@pytest.mark.parametrize(("method", "told"), [("GET", b'{"error": "no key"}'), ("HEAD", b"")])
+@pytest.mark.parametrize(("method", "told"), [("GET", b'{"error": "no_key"}'), ("HEAD", b"")])
 def test_wsgi_reads_a_path_as_it_was_written(client: Client, method: str, told: bytes) -> None:
     """A rule with letters beyond ASCII fits; and what answers HEAD has no content."""
 
@@ -161,19 +148,6 @@ def answering(statuses: list[str]) -> StartResponse:
     return start_response
 
 
-async def test_fastapi_dependency_gives_the_caller(
-    key_authority: Authority, project_id: str, reader: SecretKey
-) -> None:
-    """A route says itself what it needs."""
-    async with key_authority.async_client() as verifier:
-        transport = httpx.ASGITransport(web(verifier))
-        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as browser:
-            known = await browser.get("/orders/7", headers=headers(reader.reveal()))
-            unknown = await browser.get("/orders/7")
-    assert {"number": "7", "project_id": project_id} == known.json()
-    assert (401, "Bearer") == (unknown.status_code, unknown.headers["www-authenticate"])
-
-
 async def test_key_of_certain_addresses_is_believed_from_trusted_proxies_only(
     key_authority: Authority, client: Client, project_id: str
 ) -> None:
@@ -199,7 +173,7 @@ async def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
     """Cannot tell is neither valid nor denied."""
     async with AsyncClient("127.0.0.1:1", timeout=0.5) as verifier:
         app = asgi.KeyMiddleware(echo, verifier, RULES)
-        assert (503, {"error": "cannot tell"}) == await asked(
+        assert (503, {"error": "unavailable"}) == await asked(
             app, "GET", "/orders/1", reader.reveal()
         )
 
@@ -220,14 +194,3 @@ async def test_websocket_without_a_key_is_closed(key_authority: Authority) -> No
             {"type": "websocket", "path": "/orders/1", "headers": [], "client": None}, receive, send
         )
     assert ["websocket.close"] == [message["type"] for message in sent]
-
-
-@pytest.mark.parametrize("rules", [{"/orders": ["a:b"]}, {"GET orders": None}, {"get /x": None}])
-def test_rule_that_fits_nothing_is_refused(rules: Mapping[str, Permissions]) -> None:
-    """A slip of the pen leaves no route open, and none closed for good."""
-    with pytest.raises(ValueError, match="a rule is"):
-        asgi.KeyMiddleware(echo, AsyncClient.__new__(AsyncClient), rules)
-    with pytest.raises(TypeError):
-        wsgi.KeyMiddleware(
-            lambda environ, start: [], Client.__new__(Client), {"GET /x": "orders:read"}
-        )

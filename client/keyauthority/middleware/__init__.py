@@ -1,6 +1,7 @@
-"""Services that protect themselves with keys: one framework, one module, none needed at install.
+"""Guards for services: they admit a request that carries a key with the needed permissions.
 
-`asgi`, `wsgi`, `fastapi` and `grpc` take a `Verifier` or `Client`, `AsyncVerifier` or
-`AsyncClient`. The key is taken from `authorization: Bearer`, `x-api-key` or `x-auth-token`; the
-client's address from the connection, or behind proxies from what the trusted ones have written.
+`asgi`, `wsgi`, `fastapi` and `grpc` are for one framework each; none is needed at install. Begin
+with `admission`: it reads the facts of a request and obtains one verdict, free of any framework.
+`credentials`, `client_address`, `rejection`, `rules` and `http` are its parts. Nothing here
+decides about a key: that is left to a `Verifier` or `Client`.
 """

@@ -1,30 +1,48 @@
-"""What all frameworks share: where the key and the address come from, what a denial becomes."""
+"""Admission of a request: its facts, one judgement, and the permissions that each guard needs.
+
+Free of any framework. A guard reads the facts, hands them to a verifier, and passes the
+`Admission` on with the request:
+
+    guard = Guard(header="x-shop-key")
+    admitted = admit(guard, verifier, Request(headers, peer), ["orders:read"])
+
+A later guard of the same request checks its permissions against that verdict, so that limits are
+drawn once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
-from enum import Enum
-from typing import Final, NamedTuple, Protocol
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
 
-from keyauthority.clock import SystemClock
-from keyauthority.errors import (
-    DeadlineExceeded,
-    KeyAuthorityError,
-    ResourceExhausted,
-    Unavailable,
+from keyauthority.decision import grants_of
+from keyauthority.errors import KeyAuthorityError
+from keyauthority.middleware.client_address import (
+    FORWARDED,
+    TrustedProxies,
+    check_proxies,
+    client_ip,
 )
-from keyauthority.model import Standing, Verdict, VerdictCode
-from keyauthority.restrictions import REFERRER_MAX, check_ip
+from keyauthority.middleware.credentials import check_header, read_key
+from keyauthority.middleware.rejection import (
+    MISSING_PERMISSION,
+    Rejection,
+    reject,
+    reject_failure,
+)
+from keyauthority.model import Verdict
+from keyauthority.permissions import holds, is_concrete
+from keyauthority.restrictions import REFERRER_MAX
 
-HEADERS: Final = ("authorization", "x-api-key", "x-auth-token")
-FORWARDED: Final = "x-forwarded-for"
+REFERER: Final = "referer"
 
 Permissions = Sequence[str] | None
-"""What a caller needs; None: he needs no key."""
+"""The permissions that a request needs; None: it needs no key."""
 
 
-class Verifies(Protocol):
+class KeyVerifier(Protocol):
     """`Verifier` and `Client`."""
 
     def verify(
@@ -34,12 +52,13 @@ class Verifies(Protocol):
         permissions: Sequence[str] = (),
         client_ip: str = "",
         referrer: str = "",
+        cost: int = 1,
     ) -> Verdict:
-        """Tell whether a token may do what is asked."""
+        """Return the verdict on a token."""
         ...
 
 
-class AsyncVerifies(Protocol):
+class AsyncKeyVerifier(Protocol):
     """`AsyncVerifier` and `AsyncClient`."""
 
     async def verify(
@@ -49,135 +68,200 @@ class AsyncVerifies(Protocol):
         permissions: Sequence[str] = (),
         client_ip: str = "",
         referrer: str = "",
+        cost: int = 1,
     ) -> Verdict:
-        """Tell whether a token may do what is asked."""
+        """Return the verdict on a token."""
         ...
 
 
-class Denial(Enum):
-    """Why a call does not get through."""
+class Request(NamedTuple):
+    """The parts of a request that admission reads."""
 
-    UNAUTHENTICATED = "unauthenticated"
-    FORBIDDEN = "forbidden"
-    LIMITED = "limited"
-    CANNOT_TELL = "cannot tell"
-
-
-class Denied(NamedTuple):
-    """A denial, in a word that the caller may know, and in how many seconds to come back."""
-
-    denial: Denial
-    code: str
-    retry_after: int | None = None
+    headers: Sequence[tuple[str, str]]
+    """Names are in lower case."""
+    peer: str
+    """The address of the connection, empty if it has none."""
 
 
-_FORBIDDEN: Final = frozenset(
-    {
-        VerdictCode.PROJECT_SUSPENDED,
-        VerdictCode.WRONG_PROJECT,
-        VerdictCode.WRONG_MODE,
-        VerdictCode.IP_NOT_ALLOWED,
-        VerdictCode.REFERRER_NOT_ALLOWED,
-        VerdictCode.APP_NOT_ALLOWED,
-        VerdictCode.TARGET_NOT_ALLOWED,
-        VerdictCode.MISSING_PERMISSION,
-    }
-)
-_LIMITED: Final = frozenset({VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED})
+class Presented(NamedTuple):
+    """The facts of a request, as one guard reads them."""
 
-NO_KEY: Final = Denied(Denial.UNAUTHENTICATED, "no key")
-SEVERAL_KEYS: Final = Denied(Denial.UNAUTHENTICATED, "more than one key")
-NOT_LISTED: Final = Denied(Denial.FORBIDDEN, "not listed")
+    secret_key: str
+    client_ip: str
+    referrer: str
 
 
-def key_of(headers: Iterable[tuple[str, str]]) -> str | Denied:
-    """Return the one key that the headers carry; their names are in lower case."""
-    found = [(name, text) for name, text in headers if name in HEADERS]
-    if len(found) > 1:
-        return SEVERAL_KEYS
-    for name, text in found:
-        if name != "authorization":
-            return text.strip()
-        scheme, _, token = text.partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else NO_KEY
-    return NO_KEY
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that was let through."""
+
+    verdict: Verdict
+    verifier: object
+    presented: Presented = field(repr=False)
+    drawn: bool
+    """True if this guard drew the limits; False if an earlier one did."""
 
 
-def proxies(number: int) -> int:
-    """Return how many proxies are trusted; ValueError for less than none."""
-    if number < 0:
-        raise ValueError("trusted_proxies is how many there are, none or more")
-    return number
+class _Question(NamedTuple):
+    """A call of the verifier that has to be made."""
+
+    verifier: object
+    presented: Presented
+    permissions: Sequence[str]
+    cost: int
+    drawn: bool
+
+    def conclude(self, verdict: Verdict) -> Admission | Rejection:
+        """Return the outcome of the call."""
+        return reject(verdict) or Admission(verdict, self.verifier, self.presented, self.drawn)
 
 
-def address_of(peer: str, forwarded: Iterable[str], trusted_proxies: int) -> str:
-    """Return the address of the client, empty if nobody who is trusted has told it.
+class Guard:
+    """The options that every guard takes.
 
-    Each proxy appends the address that it was called from. What is left of the entry that the
-    outermost trusted one has written was sent by the client, and is believed by nobody. Fewer
-    entries than trusted proxies: the call has not come through all of them.
+    `header` is the only header that the key is read from. `trusted_proxies` is a number of
+    proxies, or their addresses and CIDR blocks. `cost` is drawn from the limits of the key.
     """
-    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
-    if len(hops) < trusted_proxies:
-        return ""
-    address = _bare(hops[-trusted_proxies]) if trusted_proxies else peer
+
+    __slots__ = ("_cost", "_header", "_proxies")
+
+    def __init__(
+        self, *, header: str | None = None, trusted_proxies: TrustedProxies = 0, cost: int = 1
+    ) -> None:
+        if cost < 0:
+            raise ValueError("cost is 0 or more")
+        self._header = check_header(header)
+        self._proxies = check_proxies(trusted_proxies)
+        self._cost = cost
+
+    def present(self, request: Request) -> Presented | Rejection:
+        """Return the facts of a request, or why it has no key."""
+        key = read_key(request.headers, self._header)
+        if isinstance(key, Rejection):
+            return key
+        forwarded = [text for name, text in request.headers if name == FORWARDED]
+        referrer = next((text for name, text in request.headers if name == REFERER), "")
+        return Presented(
+            key, client_ip(request.peer, forwarded, self._proxies), usable_referrer(referrer)
+        )
+
+    def ask(
+        self,
+        verifier: object,
+        request: Request,
+        permissions: Sequence[str],
+        earlier: Admission | None,
+    ) -> Admission | Rejection | _Question:
+        """Return the outcome if an earlier admission decides it, else the question to put.
+
+        A verdict counts again for the verifier and the facts that it was given for. Where this
+        guard reads other facts with the same key, they are judged too, at no cost.
+        """
+        presented = self.present(request)
+        if isinstance(presented, Rejection):
+            return presented
+        if earlier is None or earlier.verifier is not verifier:
+            return _Question(verifier, presented, permissions, self._cost, drawn=True)
+        if earlier.presented == presented:
+            if not holds(grants_of(earlier.verdict), permissions):
+                return MISSING_PERMISSION
+            return Admission(earlier.verdict, verifier, presented, drawn=False)
+        drawn = not _same_key(earlier.presented, presented)
+        return _Question(verifier, presented, permissions, self._cost if drawn else 0, drawn)
+
+
+def admit(
+    guard: Guard,
+    verifier: KeyVerifier,
+    request: Request,
+    permissions: Sequence[str],
+    earlier: Admission | None = None,
+) -> Admission | Rejection:
+    """Return the admission of a request, or its rejection."""
+    asked = guard.ask(verifier, request, permissions, earlier)
+    if not isinstance(asked, _Question):
+        return asked
     try:
-        check_ip(address)
-    except ValueError:
-        return ""
-    return address
+        verdict = verifier.verify(
+            asked.presented.secret_key,
+            permissions=asked.permissions,
+            client_ip=asked.presented.client_ip,
+            referrer=asked.presented.referrer,
+            cost=asked.cost,
+        )
+    except KeyAuthorityError as failure:
+        return reject_failure(failure)
+    return asked.conclude(verdict)
 
 
-def referrer_of(text: str) -> str:
-    """Return the page that a browser says it comes from, empty if it says nothing of use."""
+async def admit_async(
+    guard: Guard,
+    verifier: AsyncKeyVerifier,
+    request: Request,
+    permissions: Sequence[str],
+    earlier: Admission | None = None,
+) -> Admission | Rejection:
+    """Return the admission of a request, or its rejection: `admit`, awaited."""
+    asked = guard.ask(verifier, request, permissions, earlier)
+    if not isinstance(asked, _Question):
+        return asked
+    try:
+        verdict = await verifier.verify(
+            asked.presented.secret_key,
+            permissions=asked.permissions,
+            client_ip=asked.presented.client_ip,
+            referrer=asked.presented.referrer,
+            cost=asked.cost,
+        )
+    except KeyAuthorityError as failure:
+        return reject_failure(failure)
+    return asked.conclude(verdict)
+
+
+def check_permissions(permissions: Permissions, place: str) -> None:
+    """Raise TypeError for permissions that are no list, ValueError for one that is malformed."""
+    if isinstance(permissions, str):
+        raise TypeError(f"the permissions of {place} are a list of strings, not a string")
+    for permission in permissions or ():
+        if not is_concrete(permission):
+            raise ValueError(
+                f"a permission of {place} is resource:action, such as orders:read, "
+                f"not {permission!r}"
+            )
+
+
+def check_verifier(verifier: object) -> None:
+    """Raise TypeError unless this is a verifier, or a callable that can return one."""
+    if not hasattr(verifier, "verify") and not callable(verifier):
+        raise TypeError("verifier is a Verifier or Client, or a callable that returns one")
+
+
+def current_verifier(verifier: Any) -> Any:
+    """Return the verifier, from the callable if it is one. RuntimeError says if there is none."""
+    if hasattr(verifier, "verify"):
+        return verifier
+    try:
+        found = verifier()
+    except (AttributeError, LookupError) as missing:
+        raise RuntimeError(f"{MISSING_VERIFIER} ({missing})") from missing
+    if found is None:
+        raise RuntimeError(MISSING_VERIFIER)
+    return found
+
+
+MISSING_VERIFIER: Final = (
+    "there is no verifier yet: open one before the first request, in the lifespan of the "
+    "application that the server runs, or give the guard one that is open"
+)
+
+
+def usable_referrer(text: str) -> str:
+    """Return the referrer, empty if it cannot be one."""
     return text if text.isprintable() and len(text) <= REFERRER_MAX else ""
 
 
-def denied(verdict: Verdict) -> Denied | None:
-    """Return what a verdict denies, None for VALID."""
-    code = verdict.code
-    if code is VerdictCode.VALID:
-        return None
-    if code in _FORBIDDEN:
-        return Denied(Denial.FORBIDDEN, code.value)
-    if code in _LIMITED:
-        return Denied(Denial.LIMITED, code.value, _wait(verdict, SystemClock().now()))
-    return Denied(Denial.UNAUTHENTICATED, code.value)
-
-
-def failed(failure: KeyAuthorityError) -> Denied:
-    """Return what a caller is told when nobody can tell; a fault of the service is raised again."""
-    if isinstance(failure, Unavailable | DeadlineExceeded | ResourceExhausted):
-        after = failure.retry_after
-        seconds = 1 if after is None else int(after.total_seconds()) + 1
-        return Denied(Denial.CANNOT_TELL, "cannot tell", seconds)
-    raise failure
-
-
-def needed(rules: Iterable[tuple[str, Permissions]], name: str) -> Permissions | Denied:
-    """Return what the first rule demands that fits a name: itself, or its start before a `*`."""
-    for rule, permissions in rules:
-        if rule == name or (rule.endswith("*") and name.startswith(rule[:-1])):
-            return permissions
-    return NOT_LISTED
-
-
-def _bare(hop: str) -> str:
-    """Return an address as proxies write it, without port and brackets."""
-    if hop.startswith("["):
-        return hop[1:].partition("]")[0]
-    return hop.partition(":")[0] if hop.count(":") == 1 else hop
-
-
-def _wait(verdict: Verdict, now: datetime) -> int | None:
-    """Return the seconds until all limits that have nothing left begin anew."""
-    standings: list[Standing | None] = [
-        verdict.key_standing,
-        verdict.project_standing,
-        verdict.quota_standing,
-    ]
-    resets = [one.reset_time for one in standings if one is not None and not one.remaining]
-    times = [time for time in resets if time is not None]
-    if not times or len(times) < len(resets):
-        return None
-    return max(int((max(times) - now).total_seconds()) + 1, 1)
+def _same_key(one: Presented, other: Presented) -> bool:
+    return hmac.compare_digest(
+        one.secret_key.encode("utf-8", "surrogatepass"),
+        other.secret_key.encode("utf-8", "surrogatepass"),
+    )

@@ -9,108 +9,152 @@ FastAPI.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
-from keyauthority.errors import KeyAuthorityError
 from keyauthority.middleware import http
 from keyauthority.middleware.admission import (
-    FORWARDED,
-    AsyncVerifies,
-    Denied,
+    Admission,
+    AsyncKeyVerifier,
+    Guard,
     Permissions,
-    address_of,
-    denied,
-    failed,
-    key_of,
-    proxies,
-    referrer_of,
+    Request,
+    admit_async,
+    check_verifier,
+    current_verifier,
 )
-from keyauthority.model import Verdict
+from keyauthority.middleware.client_address import TrustedProxies
+from keyauthority.middleware.rejection import Rejection
+from keyauthority.middleware.rules import RouteRules
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+VerifierSource = (
+    AsyncKeyVerifier | Callable[[], AsyncKeyVerifier] | Callable[[], Awaitable[AsyncKeyVerifier]]
+)
+"""A verifier, or a callable that returns one; it may be asynchronous."""
 
-_POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
+ADMISSION: Final = "keyauthority.admission"
+"""Where a scope keeps the admission of its request, for the guards that follow."""
+POLICY_VIOLATION: Final = 1008  # RFC 6455, section 7.4.1
 
 
 class KeyMiddleware:
-    """Lets through what a rule allows, and answers the rest: 401, 403, 429 or 503."""
+    """Lets through the requests that a rule allows; answers the others 401, 403, 429 or 503."""
 
     def __init__(
         self,
         app: App,
-        verifier: AsyncVerifies | Callable[[], AsyncVerifies],
+        verifier: VerifierSource,
         rules: Mapping[str, Permissions],
         *,
-        trusted_proxies: int = 0,
+        header: str | None = None,
+        trusted_proxies: TrustedProxies = 0,
+        cost: int = 1,
+        allow_preflight: bool = False,
     ) -> None:
-        """`verifier` may be what gives it, since it is opened in the event loop, later than this.
+        """`verifier` may be a callable, since a verifier is opened later, in the event loop.
 
-        `rules` are read from the first on: see `http.route`. ValueError if one fits nothing.
-
-        `trusted_proxies` is how many of your own proxies a call comes through, each of which
-        appends to X-Forwarded-For.
+        `rules` are those of `rules.RouteRules`, matched below the place where the application is
+        mounted. `header` is the only header to read the key from. `trusted_proxies` is the number
+        of your proxies, or a list of their addresses and CIDR blocks. `cost` is drawn from the
+        limits of the key. `allow_preflight` lets CORS preflights through without a key.
         """
-        http.check(rules)
+        check_verifier(verifier)
         self._app = app
-        self._verifier = verifier if callable(verifier) else lambda: verifier
-        self._rules = dict(rules)
-        self._trusted_proxies = proxies(trusted_proxies)
+        self._verifier = verifier
+        self._rules = RouteRules(rules)
+        self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
+        self._allow_preflight = allow_preflight
+        self._root_path = str(getattr(app, "root_path", ""))  # as `FastAPI(root_path=…)` sets it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        permissions = http.route(self._rules, scope.get("method", "GET"), scope["path"])
-        if permissions is None:
+        if scope["type"] not in ("http", "websocket"):
+            raise RuntimeError(f"connections of type {scope['type']!r} cannot be guarded")
+        method = scope.get("method", "GET")
+        permissions = self._rules.match(method, route_path(scope, self._root_path))
+        if permissions is None or (
+            self._allow_preflight and http.is_preflight(method, _names(scope))
+        ):
             await self._app(scope, receive, send)
             return
         found = (
             permissions
-            if isinstance(permissions, Denied)
-            else await admit(self._verifier(), scope, permissions, self._trusted_proxies)
+            if isinstance(permissions, Rejection)
+            else await admit_scope(self._guard, self._verifier, scope, permissions)
         )
-        if isinstance(found, Denied):
+        if isinstance(found, Rejection):
             await _refuse(found, scope, send)
             return
-        scope.setdefault("state", {})["caller"] = found
-        await self._app(scope, receive, send)
+        if found.drawn and scope["type"] == "http":
+            send = _with_headers(send, http.rate_limit_headers(found.verdict))
+        state = {**scope.get("state", {}), "caller": found.verdict}
+        await self._app({**scope, "state": state, ADMISSION: found}, receive, send)
 
 
-async def admit(
-    verifier: AsyncVerifies, scope: Scope, permissions: Permissions, trusted_proxies: int
-) -> Verdict | Denied:
-    """Return the caller of a connection, or why he does not get through."""
+async def admit_scope(
+    guard: Guard, source: VerifierSource, scope: Scope, permissions: Permissions
+) -> Admission | Rejection:
+    """Return the admission of a connection, or its rejection."""
+    verifier = current_verifier(source)
+    if inspect.isawaitable(verifier):
+        verifier = await verifier
+    client = scope.get("client")
     headers = [
         (name.decode("latin-1").lower(), text.decode("latin-1")) for name, text in scope["headers"]
     ]
-    key = key_of(headers)
-    if isinstance(key, Denied):
-        return key
-    client = scope.get("client")
-    forwarded = [text for name, text in headers if name == FORWARDED]
-    try:
-        verdict = await verifier.verify(
-            key,
-            permissions=permissions or (),
-            client_ip=address_of(client[0] if client else "", forwarded, trusted_proxies),
-            referrer=referrer_of(dict(headers).get("referer", "")),
-        )
-    except KeyAuthorityError as failure:
-        return failed(failure)
-    return denied(verdict) or verdict
+    request = Request(headers, client[0] if client else "")
+    return await admit_async(guard, verifier, request, permissions or (), scope.get(ADMISSION))
 
 
-async def _refuse(found: Denied, scope: Scope, send: Send) -> None:
+def route_path(scope: Scope, root_path: str = "") -> str:
+    """Return the path below the place where the application is mounted.
+
+    Some servers put `root_path` before the path that a client sent, others do not; applications
+    take it off where it is there.
+    """
+    path: str = scope["path"]
+    root = root_path or scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
+        return path[len(root) :]
+    return path
+
+
+def _names(scope: Scope) -> set[str]:
+    return {name.decode("latin-1").lower() for name, _ in scope["headers"]}
+
+
+def _with_headers(send: Send, fields: list[tuple[str, str]]) -> Send:
+    """Return a `send` that adds headers to the answer."""
+    if not fields:
+        return send
+    added = [(name.encode("ascii"), text.encode("ascii")) for name, text in fields]
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *added]}
+        await send(message)
+
+    return sending
+
+
+async def _refuse(rejection: Rejection, scope: Scope, send: Send) -> None:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": found.code})
+        reason = rejection.error
+        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})
         return
-    headers = [(name.encode(), text.encode()) for name, text in http.headers(found)]
-    status, _ = http.STATUS[found.denial]
+    headers = [
+        (name.encode("ascii"), text.encode("ascii")) for name, text in http.all_headers(rejection)
+    ]
+    status, _ = http.STATUS[rejection.kind]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": http.body(found)})
+    content = b"" if scope["method"] == "HEAD" else http.body(rejection)  # RFC 9110, 9.3.2
+    await send({"type": "http.response.body", "body": content})

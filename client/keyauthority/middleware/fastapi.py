@@ -1,35 +1,90 @@
-"""Keys for FastAPI, route by route.
+"""Keys for FastAPI, route by route, over HTTP and WebSocket.
 
     @app.get("/orders")
     async def orders(caller: Verdict = Depends(RequireKey("orders:read"))) -> ...:
 
-The verifier is `app.state.verifier`, which the application's lifespan opens and closes.
+The verifier is `app.state.verifier`, which the application's lifespan opens and closes, or the one
+that is given.
 """
 
 from __future__ import annotations
 
-from fastapi import HTTPException, Request
+from typing import NoReturn
+
+from fastapi import HTTPException, Response, WebSocketException
+from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
+from fastapi.requests import HTTPConnection
+from fastapi.security.base import SecurityBase
 
 from keyauthority.middleware import http
-from keyauthority.middleware.admission import Denied, proxies
-from keyauthority.middleware.asgi import admit
+from keyauthority.middleware.admission import Guard, check_permissions, check_verifier
+from keyauthority.middleware.asgi import (
+    ADMISSION,
+    POLICY_VIOLATION,
+    VerifierSource,
+    admit_scope,
+)
+from keyauthority.middleware.client_address import TrustedProxies
+from keyauthority.middleware.credentials import check_header
+from keyauthority.middleware.rejection import NOT_LISTED, Rejection
 from keyauthority.model import Verdict
 
 
-class RequireKey:
-    """A dependency that gives the caller, or answers 401, 403, 429 or 503."""
+class RequireKey(SecurityBase):
+    """A dependency that returns the caller, or answers 401, 403, 429 or 503.
 
-    def __init__(self, *permissions: str, trusted_proxies: int = 0) -> None:
-        """`trusted_proxies` is that of `asgi.KeyMiddleware`."""
+    A WebSocket is closed with 1008. FastAPI shows the key in its OpenAPI document.
+    """
+
+    def __init__(
+        self,
+        *permissions: str,
+        verifier: VerifierSource | None = None,
+        header: str | None = None,
+        trusted_proxies: TrustedProxies = 0,
+        cost: int = 1,
+    ) -> None:
+        """`verifier` is a verifier, or a callable that returns one.
+
+        The other options are those of `asgi.KeyMiddleware`.
+        """
+        check_permissions(permissions, "RequireKey")
+        if verifier is not None:
+            check_verifier(verifier)
         self._permissions = permissions
-        self._trusted_proxies = proxies(trusted_proxies)
-
-    async def __call__(self, request: Request) -> Verdict:
-        """Return the caller of a request."""
-        found = await admit(
-            request.app.state.verifier, request.scope, self._permissions, self._trusted_proxies
+        self._verifier = verifier
+        self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
+        name = check_header(header)
+        # The names are FastAPI's: `model` is shown in the document, under `scheme_name`.
+        self.scheme_name = "KeyAuthority" if name is None else f"KeyAuthority-{name}"
+        self.model = (
+            HTTPBearer(
+                description="An API key; also as X-API-Key, X-Auth-Token or Basic user name."
+            )
+            if name is None
+            else APIKey.model_validate({"in": APIKeyIn.header, "name": name})
         )
-        if isinstance(found, Denied):
-            status, _ = http.STATUS[found.denial]
-            raise HTTPException(status, found.code, dict(http.headers(found)[1:]))
-        return found
+
+    async def __call__(self, connection: HTTPConnection, response: Response) -> Verdict:
+        """Return the caller of a request."""
+        scope = connection.scope
+        method = scope.get("method", "GET")
+        source = self._verifier or (lambda: connection.app.state.verifier)
+        found = (
+            await admit_scope(self._guard, source, scope, self._permissions)
+            if method == method.upper()
+            else NOT_LISTED
+        )
+        if isinstance(found, Rejection):
+            _refuse(found, scope["type"])
+        scope[ADMISSION] = found  # the scope of this request: FastAPI keeps its own state there too
+        if found.drawn:
+            response.headers.update(dict(http.rate_limit_headers(found.verdict)))
+        return found.verdict
+
+
+def _refuse(rejection: Rejection, connection_type: str) -> NoReturn:
+    if connection_type == "websocket":
+        raise WebSocketException(POLICY_VIOLATION, rejection.error)
+    status, _ = http.STATUS[rejection.kind]
+    raise HTTPException(status, http.content(rejection), dict(http.headers(rejection)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -17,60 +18,68 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
-from keyauthority.errors import KeyAuthorityError
 from keyauthority.middleware.admission import (
-    FORWARDED,
-    AsyncVerifies,
-    Denial,
-    Denied,
+    Admission,
+    AsyncKeyVerifier,
+    Guard,
+    KeyVerifier,
     Permissions,
-    Verifies,
-    address_of,
-    denied,
-    failed,
-    key_of,
-    needed,
-    proxies,
+    Request,
+    admit,
+    admit_async,
+    check_verifier,
+    current_verifier,
 )
+from keyauthority.middleware.client_address import TrustedProxies
+from keyauthority.middleware.rejection import LOGGER, Rejection, RejectionKind
+from keyauthority.middleware.rules import MethodRules
 from keyauthority.model import Verdict
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # no generic at run time
 
 _CODES: Final = {
-    Denial.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
-    Denial.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
-    Denial.LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Denial.CANNOT_TELL: grpc.StatusCode.UNAVAILABLE,
+    RejectionKind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    RejectionKind.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    RejectionKind.LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RejectionKind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
-_CALLER: ContextVar[Verdict | None] = ContextVar("keyauthority_caller", default=None)
+_ADMISSION: ContextVar[Admission | None] = ContextVar("keyauthority_admission", default=None)
 
 
 def caller() -> Verdict:
     """Return whose call is served here. LookupError in a method that needs no key."""
-    verdict = _CALLER.get()
-    if verdict is None:
-        raise LookupError("nobody has presented a key")
-    return verdict
+    admission = _ADMISSION.get()
+    if admission is None:
+        raise LookupError("this method needs no key: the call has no caller")
+    return admission.verdict
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Lets through what a rule allows; the rest ends before the handler is called.
+    """Lets through the calls that a rule allows; ends the others before the handler is called.
 
-    UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, or UNAVAILABLE if nobody can tell.
+    UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, or UNAVAILABLE without a verdict. The
+    text of the status is a fixed word, such as `expired`.
     """
 
     def __init__(
-        self, verifier: Verifies, rules: Mapping[str, Permissions], *, trusted_proxies: int = 0
+        self,
+        verifier: KeyVerifier | Callable[[], KeyVerifier],
+        rules: Mapping[str, Permissions],
+        *,
+        header: str | None = None,
+        trusted_proxies: TrustedProxies = 0,
+        cost: int = 1,
     ) -> None:
-        """`rules` name methods, `/package.Service/Method`, at whose end a `*` stands for any rest.
+        """`verifier` may be a callable that returns one. `rules` are those of `MethodRules`.
 
-        They are read from the first on; what no rule fits is refused. `trusted_proxies` is how
-        many of your own proxies a call comes through, each of which appends to x-forwarded-for.
+        `header` is the only metadata to read the key from. `trusted_proxies` is the number of your
+        proxies, or a list of their addresses and CIDR blocks. `cost` is drawn from the limits of
+        the key.
         """
-        _check(rules)
+        check_verifier(verifier)
         self._verifier = verifier
-        self._rules = dict(rules)
-        self._trusted_proxies = proxies(trusted_proxies)
+        self._rules = MethodRules(rules)
+        self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
 
     def intercept_service(
         self,
@@ -79,44 +88,48 @@ class KeyInterceptor(grpc.ServerInterceptor):
     ) -> _Handler | None:
         """Put the check around the handler."""
         handler = continuation(handler_call_details)
-        permissions = needed(self._rules.items(), handler_call_details.method)
+        permissions = self._rules.match(handler_call_details.method)
         if handler is None or permissions is None:
             return handler
 
-        def admit(context: grpc.ServicerContext) -> Verdict:
-            found = (
-                permissions
-                if isinstance(permissions, Denied)
-                else self._admit(context, permissions)
-            )
-            if isinstance(found, Denied):
-                context.abort(*_told(context, found))
+        def admitted(context: grpc.ServicerContext) -> Admission:
+            found: Admission | Rejection | None = None
+            try:
+                found = (
+                    permissions
+                    if isinstance(permissions, Rejection)
+                    else self._admit(context, permissions)
+                )
+            except Exception:  # noqa: BLE001 - gRPC would send its text to the client
+                LOGGER.exception("cannot verify keys")
+            if not isinstance(found, Admission):
+                context.abort(*_status(context, found))
             return found
 
-        return _around(handler, _threaded(handler, admit))
+        return _around(handler, _threaded(handler, admitted))
 
-    def _admit(self, context: grpc.ServicerContext, permissions: Permissions) -> Verdict | Denied:
-        key, address = _presented(context, self._trusted_proxies)
-        if isinstance(key, Denied):
-            return key
-        try:
-            verdict = self._verifier.verify(key, permissions=permissions or (), client_ip=address)
-        except KeyAuthorityError as failure:
-            return failed(failure)
-        return denied(verdict) or verdict
+    def _admit(self, context: Any, permissions: Permissions) -> Admission | Rejection:
+        verifier = current_verifier(self._verifier)
+        return admit(self._guard, verifier, _request(context), permissions or (), _ADMISSION.get())
 
 
 class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
     """`KeyInterceptor` for `grpc.aio.server`, whose handlers have to be asynchronous."""
 
     def __init__(
-        self, verifier: AsyncVerifies, rules: Mapping[str, Permissions], *, trusted_proxies: int = 0
+        self,
+        verifier: AsyncKeyVerifier | Callable[[], AsyncKeyVerifier],
+        rules: Mapping[str, Permissions],
+        *,
+        header: str | None = None,
+        trusted_proxies: TrustedProxies = 0,
+        cost: int = 1,
     ) -> None:
-        """`rules` and `trusted_proxies` are those of `KeyInterceptor`."""
-        _check(rules)
+        """The options are those of `KeyInterceptor`."""
+        check_verifier(verifier)
         self._verifier = verifier
-        self._rules = dict(rules)
-        self._trusted_proxies = proxies(trusted_proxies)
+        self._rules = MethodRules(rules)
+        self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
 
     async def intercept_service(
         self,
@@ -125,50 +138,39 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
     ) -> _Handler | None:
         """Put the check around the handler. TypeError if that is not asynchronous."""
         handler = await continuation(handler_call_details)
-        permissions = needed(self._rules.items(), handler_call_details.method)
+        permissions = self._rules.match(handler_call_details.method)
         if handler is None or permissions is None:
             return handler
 
-        async def admit(context: grpc.aio.ServicerContext[Any, Any]) -> Verdict:
-            found = (
-                permissions
-                if isinstance(permissions, Denied)
-                else await self._admit(context, permissions)
-            )
-            if isinstance(found, Denied):
-                await context.abort(*_told(context, found))
+        async def admitted(context: grpc.aio.ServicerContext[Any, Any]) -> Admission:
+            found: Admission | Rejection | None = None
+            try:
+                found = (
+                    permissions
+                    if isinstance(permissions, Rejection)
+                    else await self._admit(context, permissions)
+                )
+            except Exception:  # noqa: BLE001 - gRPC would send its text to the client
+                LOGGER.exception("cannot verify keys")
+            if not isinstance(found, Admission):
+                await context.abort(*_status(context, found))
             return found
 
-        return _around(handler, _awaited(handler, admit))
+        return _around(handler, _awaited(handler, admitted))
 
-    async def _admit(self, context: Any, permissions: Permissions) -> Verdict | Denied:
-        key, address = _presented(context, self._trusted_proxies)
-        if isinstance(key, Denied):
-            return key
-        try:
-            verdict = await self._verifier.verify(
-                key, permissions=permissions or (), client_ip=address
-            )
-        except KeyAuthorityError as failure:
-            return failed(failure)
-        return denied(verdict) or verdict
+    async def _admit(self, context: Any, permissions: Permissions) -> Admission | Rejection:
+        verifier = current_verifier(self._verifier)
+        return await admit_async(
+            self._guard, verifier, _request(context), permissions or (), _ADMISSION.get()
+        )
 
 
-def _check(rules: Mapping[str, Permissions]) -> None:
-    for rule, permissions in rules.items():
-        if not rule.startswith("/") and rule != "*":
-            raise ValueError(f"a rule is /package.Service/Method, not {rule!r}")
-        if isinstance(permissions, str):
-            raise TypeError(f"the permissions of {rule!r} are a list of strings, not a string")
-
-
-def _presented(context: Any, trusted_proxies: int) -> tuple[str | Denied, str]:
-    """Return the key that a call carries, or why it carries none, and where the call is from."""
+def _request(context: Any) -> Request:
+    """Return the metadata of a call and the address that it is from."""
     metadata = [
         (name, text) for name, text in context.invocation_metadata() if isinstance(text, str)
     ]
-    forwarded = [text for name, text in metadata if name == FORWARDED]
-    return key_of(metadata), address_of(_host(context.peer()), forwarded, trusted_proxies)
+    return Request(metadata, _host(context.peer()))
 
 
 def _host(peer: str) -> str:
@@ -177,11 +179,14 @@ def _host(peer: str) -> str:
     return address.rpartition(":")[0].strip("[]") if family in ("ipv4", "ipv6") else ""
 
 
-def _told(context: Any, found: Denied) -> tuple[grpc.StatusCode, str]:
+def _status(context: Any, found: Rejection | None) -> tuple[grpc.StatusCode, str]:
+    """Return the status and text of a call that ends here; None: its check has failed."""
+    if found is None:
+        return grpc.StatusCode.INTERNAL, "internal"
     if found.retry_after is not None:
         pushback = str(1_000 * found.retry_after)
         context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
-    return _CODES[found.denial], found.code
+    return _CODES[found.kind], found.error
 
 
 def _behaviour(handler: _Handler) -> Callable[..., Any]:
@@ -204,37 +209,44 @@ def _around(handler: _Handler, behaviour: Callable[..., Any]) -> _Handler:
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _threaded(handler: _Handler, admit: Callable[[Any], Verdict]) -> Callable[..., Any]:
+@contextmanager
+def _as_caller(admission: Admission) -> Iterator[None]:
+    """Serve as this caller; the thread may next serve a method that needs no key."""
+    earlier = _ADMISSION.get()
+    _ADMISSION.set(admission)
+    try:
+        yield
+    finally:
+        _ADMISSION.set(earlier)
+
+
+def _threaded(handler: _Handler, admitted: Callable[[Any], Admission]) -> Callable[..., Any]:
     behaviour = _behaviour(handler)
 
     def one(request: Any, context: grpc.ServicerContext) -> Any:
-        _CALLER.set(admit(context))
-        try:
+        with _as_caller(admitted(context)):
             return behaviour(request, context)
-        finally:
-            _CALLER.set(None)  # the thread may serve a method next that needs no key
 
     def many(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        _CALLER.set(admit(context))
-        try:
+        with _as_caller(admitted(context)):
             yield from behaviour(request, context)
-        finally:
-            _CALLER.set(None)
 
     return many if handler.response_streaming else one
 
 
-def _awaited(handler: _Handler, admit: Callable[[Any], Awaitable[Verdict]]) -> Callable[..., Any]:
+def _awaited(
+    handler: _Handler, admitted: Callable[[Any], Awaitable[Admission]]
+) -> Callable[..., Any]:
     behaviour = _behaviour(handler)
 
     async def one(request: Any, context: Any) -> Any:
-        _CALLER.set(await admit(context))
-        return await behaviour(request, context)
+        with _as_caller(await admitted(context)):
+            return await behaviour(request, context)
 
     async def many(request: Any, context: Any) -> AsyncIterator[Any]:
-        _CALLER.set(await admit(context))
-        async for response in behaviour(request, context):
-            yield response
+        with _as_caller(await admitted(context)):
+            async for response in behaviour(request, context):
+                yield response
 
     if inspect.isasyncgenfunction(behaviour):
         return many

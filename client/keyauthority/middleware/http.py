@@ -1,59 +1,82 @@
-"""What ASGI, WSGI and FastAPI share: the rules of routes, and the answers to what is denied."""
+"""HTTP answers, shared by ASGI, WSGI and FastAPI: statuses, headers and bodies of rejections."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from keyauthority.middleware.admission import NOT_LISTED, Denial, Denied, Permissions, needed
+from keyauthority.clock import SystemClock
+from keyauthority.middleware.rejection import Rejection, RejectionKind, standings
+from keyauthority.model import Verdict
 
-STATUS: Final[Mapping[Denial, tuple[int, str]]] = {
-    Denial.UNAUTHENTICATED: (401, "Unauthorized"),
-    Denial.FORBIDDEN: (403, "Forbidden"),
-    Denial.LIMITED: (429, "Too Many Requests"),
-    Denial.CANNOT_TELL: (503, "Service Unavailable"),
+STATUS: Final[Mapping[RejectionKind, tuple[int, str]]] = {
+    RejectionKind.UNAUTHENTICATED: (401, "Unauthorized"),
+    RejectionKind.FORBIDDEN: (403, "Forbidden"),
+    RejectionKind.LIMITED: (429, "Too Many Requests"),
+    RejectionKind.UNAVAILABLE: (503, "Service Unavailable"),
 }
-_DOTS: Final = frozenset({".", ".."})
+PREFLIGHT: Final = "access-control-request-method"
+
+_INTEGER_MAX: Final = 999_999_999_999_999  # RFC 9651, section 3.3.1
 
 
-def route(rules: Mapping[str, Permissions], method: str, path: str) -> Permissions | Denied:
-    """Return what a route demands.
-
-    A rule is a method or `*`, a space and a path, at whose end a `*` stands for any rest:
-    `GET /orders/*`. GET is HEAD too. The first that fits counts; what no rule fits is refused, and
-    so is a path with dot segments, which may lead elsewhere than it seems.
-    """
-    if not _DOTS.isdisjoint(path.split("/")):
-        return NOT_LISTED
-    methods = ("*", method, "GET") if method == "HEAD" else ("*", method)
-    split = ((rule.partition(" "), permissions) for rule, permissions in rules.items())
-    fitting = (
-        (pattern, permissions) for (verb, _, pattern), permissions in split if verb in methods
-    )
-    return needed(fitting, path)
+def content(rejection: Rejection) -> dict[str, str]:
+    """Return the JSON object of the answer: `{"error": "expired"}`."""
+    return {"error": rejection.error}
 
 
-def check(rules: Mapping[str, Permissions]) -> None:
-    """Raise ValueError for a rule that fits nothing, TypeError for permissions that are no list."""
-    for rule, permissions in rules.items():
-        method, space, path = rule.partition(" ")
-        if not space or not path.startswith("/") or not (method == "*" or method.isupper()):
-            raise ValueError(f"a rule is a method or *, a space and a path, not {rule!r}")
-        if isinstance(permissions, str):
-            raise TypeError(f"the permissions of {rule!r} are a list of strings, not a string")
+def body(rejection: Rejection) -> bytes:
+    """Return the body of the answer."""
+    return json.dumps(content(rejection)).encode("ascii")
 
 
-def headers(denied: Denied) -> list[tuple[str, str]]:
-    """Return the headers of the answer to what is denied."""
-    found = [("content-type", "application/json")]
-    if denied.denial is Denial.UNAUTHENTICATED:
+def headers(rejection: Rejection) -> list[tuple[str, str]]:
+    """Return the headers of the answer that do not describe its body."""
+    found = []
+    if rejection.kind is RejectionKind.UNAUTHENTICATED:
         found.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
-    if denied.retry_after is not None:
-        found.append(("retry-after", str(denied.retry_after)))
+    if rejection.retry_after is not None:
+        found.append(("retry-after", str(rejection.retry_after)))
+    if rejection.verdict is not None:
+        found += rate_limit_headers(rejection.verdict)
     return found
 
 
-def body(denied: Denied) -> bytes:
-    """Return the body of the answer: a JSON object that names what was wrong."""
-    return json.dumps({"error": denied.code}).encode("ascii")
+def all_headers(rejection: Rejection) -> list[tuple[str, str]]:
+    """Return the headers of the answer, those of its body too."""
+    described = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body(rejection)))),
+    ]
+    return described + headers(rejection)
+
+
+def rate_limit_headers(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return `RateLimit-Policy` and `RateLimit` for the limits of a verdict; none without limits.
+
+    The fields of draft-ietf-httpapi-ratelimit-headers-10: the policies are called `key`,
+    `project` and `quota`; `q` is the limit, `r` the rest, `t` the seconds until it is reset.
+    """
+    limits = standings(verdict)
+    if not limits:
+        return []
+    now = SystemClock().now()
+    policies, rests = [], []
+    for name, standing in limits:
+        policies.append(f'"{name}";q={_integer(standing.limit)}')
+        rest = f'"{name}";r={_integer(standing.remaining)}'
+        if standing.reset_time is not None:
+            seconds = (standing.reset_time - now).total_seconds()
+            rest += f";t={_integer(int(seconds) + 1)}"
+        rests.append(rest)
+    return [("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(rests))]
+
+
+def is_preflight(method: str, headers: Iterable[str]) -> bool:
+    """True for the request with which a browser asks, without a key, if it may send one."""
+    return method == "OPTIONS" and PREFLIGHT in headers
+
+
+def _integer(number: int) -> int:
+    return min(max(number, 0), _INTEGER_MAX)

@@ -7,96 +7,107 @@ The caller, a `Verdict`, is in `environ["keyauthority.caller"]`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from keyauthority.errors import KeyAuthorityError
 from keyauthority.middleware import http
 from keyauthority.middleware.admission import (
-    FORWARDED,
-    HEADERS,
-    Denied,
+    Admission,
+    Guard,
+    KeyVerifier,
     Permissions,
-    Verifies,
-    address_of,
-    denied,
-    failed,
-    key_of,
-    proxies,
-    referrer_of,
+    Request,
+    admit,
+    check_verifier,
+    current_verifier,
 )
-from keyauthority.model import Verdict
+from keyauthority.middleware.client_address import TrustedProxies
+from keyauthority.middleware.rejection import Rejection
+from keyauthority.middleware.rules import RouteRules
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 CALLER: Final = "keyauthority.caller"
+ADMISSION: Final = "keyauthority.admission"
+"""Where an environment keeps the admission of its request, for the guards that follow."""
+
+_PREFIX: Final = "HTTP_"
 
 
 class KeyMiddleware:
-    """Lets through what a rule allows, and answers the rest: 401, 403, 429 or 503."""
+    """Lets through the requests that a rule allows; answers the others 401, 403, 429 or 503."""
 
     def __init__(
         self,
         app: WSGIApplication,
-        verifier: Verifies,
+        verifier: KeyVerifier | Callable[[], KeyVerifier],
         rules: Mapping[str, Permissions],
         *,
-        trusted_proxies: int = 0,
+        header: str | None = None,
+        trusted_proxies: TrustedProxies = 0,
+        cost: int = 1,
+        allow_preflight: bool = False,
     ) -> None:
-        """`rules` and `trusted_proxies` are those of `asgi.KeyMiddleware`."""
-        http.check(rules)
+        """The options are those of `asgi.KeyMiddleware`; `rules` are matched with `PATH_INFO`."""
+        check_verifier(verifier)
         self._app = app
         self._verifier = verifier
-        self._rules = dict(rules)
-        self._trusted_proxies = proxies(trusted_proxies)
+        self._rules = RouteRules(rules)
+        name = header and header.replace("_", "-")  # CGI variables do not tell them apart
+        self._guard = Guard(header=name, trusted_proxies=trusted_proxies, cost=cost)
+        self._allow_preflight = allow_preflight
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        environ.pop(CALLER, None)
         method = environ["REQUEST_METHOD"]
-        permissions = http.route(self._rules, method, _path(environ))
-        if permissions is None:
+        permissions = self._rules.match(method, _path(environ))
+        if permissions is None or (
+            self._allow_preflight and http.is_preflight(method, dict(_headers(environ)))
+        ):
             return self._app(environ, start_response)
         found = (
-            permissions if isinstance(permissions, Denied) else self._admit(environ, permissions)
+            permissions if isinstance(permissions, Rejection) else self._admit(environ, permissions)
         )
-        if isinstance(found, Denied):
-            code, phrase = http.STATUS[found.denial]
-            start_response(f"{code} {phrase}", http.headers(found))
+        if isinstance(found, Rejection):
+            code, phrase = http.STATUS[found.kind]
+            start_response(f"{code} {phrase}", http.all_headers(found))
             return [] if method == "HEAD" else [http.body(found)]  # RFC 9110, section 9.3.2
-        environ[CALLER] = found
-        return self._app(environ, start_response)
+        if found.drawn:
+            start_response = _with_headers(start_response, http.rate_limit_headers(found.verdict))
+        return self._app({**environ, CALLER: found.verdict, ADMISSION: found}, start_response)
 
-    def _admit(self, environ: WSGIEnvironment, permissions: Permissions) -> Verdict | Denied:
-        headers = [
-            (name, environ[_variable(name)]) for name in HEADERS if _variable(name) in environ
-        ]
-        key = key_of(headers)
-        if isinstance(key, Denied):
-            return key
-        forwarded = environ.get(_variable(FORWARDED), "")
-        try:
-            verdict = self._verifier.verify(
-                key,
-                permissions=permissions or (),
-                client_ip=address_of(
-                    environ.get("REMOTE_ADDR", ""),
-                    [forwarded] if forwarded else [],
-                    self._trusted_proxies,
-                ),
-                referrer=referrer_of(environ.get("HTTP_REFERER", "")),
-            )
-        except KeyAuthorityError as failure:
-            return failed(failure)
-        return denied(verdict) or verdict
+    def _admit(self, environ: WSGIEnvironment, permissions: Permissions) -> Admission | Rejection:
+        request = Request(list(_headers(environ)), environ.get("REMOTE_ADDR", ""))
+        return admit(
+            self._guard,
+            current_verifier(self._verifier),
+            request,
+            permissions or (),
+            environ.get(ADMISSION),
+        )
 
 
 def _path(environ: WSGIEnvironment) -> str:
-    """Return the path as rules write it, and applications read it: PEP 3333 has it as bytes."""
-    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    """Return the path as rules and applications have it; in PEP 3333 it carries bytes."""
+    path: str = environ.get("PATH_INFO", "")
     return path.encode("latin-1").decode("utf-8", "replace")
 
 
-def _variable(header: str) -> str:
-    return "HTTP_" + header.upper().replace("-", "_")
+def _headers(environ: WSGIEnvironment) -> Iterable[tuple[str, str]]:
+    for name, text in environ.items():
+        if name.startswith(_PREFIX):
+            yield name.removeprefix(_PREFIX).replace("_", "-").lower(), text
+
+
+def _with_headers(start_response: StartResponse, added: list[tuple[str, str]]) -> StartResponse:
+    """Return a `start_response` that adds headers to the answer."""
+    if not added:
+        return start_response
+
+    def starting(
+        status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        return start_response(status, [*headers, *added], exc_info)
+
+    return starting

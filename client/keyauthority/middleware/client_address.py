@@ -1,0 +1,69 @@
+"""The client's address: that of the connection, or the one that trusted proxies report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from keyauthority.restrictions import check_ip, check_ip_or_network, ip_allowed
+
+FORWARDED: Final = "x-forwarded-for"
+
+TrustedProxies = int | Sequence[str]
+"""How many proxies a request passes, or the addresses and CIDR blocks of these proxies."""
+
+
+def check_proxies(trusted: TrustedProxies) -> int | tuple[str, ...]:
+    """Return the setting as it is used; ValueError for a negative number or no address."""
+    if isinstance(trusted, int):
+        if trusted < 0:
+            raise ValueError("trusted_proxies is a number of proxies, 0 or more")
+        return trusted
+    if isinstance(trusted, str):
+        raise TypeError("trusted_proxies is a number or a list of addresses, not a string")
+    for address in trusted:
+        try:
+            check_ip_or_network(address)
+        except ValueError as invalid:
+            raise ValueError(f"trusted_proxies: {address!r}: {invalid}") from None
+    return tuple(trusted)
+
+
+def client_ip(peer: str, forwarded: Iterable[str], trusted: int | tuple[str, ...]) -> str:
+    """Return the client's address, empty if it is not known.
+
+    Each proxy appends the address that it was called from. With a number, the entry of the
+    outermost trusted proxy counts, whoever the peer is. With addresses, the peer must be one of
+    them; then the last entry that is none of them counts. Entries further left were sent by the
+    client.
+    """
+    hops = [_address(hop.strip()) for line in forwarded for hop in line.split(",")]
+    if isinstance(trusted, int):
+        if not trusted:
+            return _valid(peer)
+        return _valid(hops[-trusted]) if len(hops) >= trusted else ""
+    if not trusted or not _is_one_of(trusted, peer):
+        return _valid(peer)
+    for hop in reversed(hops):
+        if not _is_one_of(trusted, hop):
+            return _valid(hop)
+    return _valid(hops[0]) if hops else ""
+
+
+def _is_one_of(trusted: tuple[str, ...], address: str) -> bool:
+    return bool(_valid(address)) and ip_allowed(trusted, address)
+
+
+def _valid(address: str) -> str:
+    try:
+        check_ip(address)
+    except ValueError:
+        return ""
+    return address
+
+
+def _address(hop: str) -> str:
+    """Return an address without the port and brackets that some proxies write."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

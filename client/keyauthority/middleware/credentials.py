@@ -1,0 +1,89 @@
+"""Reads the key from the headers of a request, of any framework or proxy.
+
+    key = read_key([("authorization", "Bearer sk_live_…")])
+
+Only values that can be a key count: a user's token in `Authorization` beside a key in `X-API-Key`
+is no second key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from keyauthority.middleware.rejection import MALFORMED, NO_KEY, SEVERAL_KEYS, Rejection
+from keyauthority.token import TOKEN_PATTERN
+
+AUTHORIZATION: Final = "authorization"
+HEADERS: Final = (AUTHORIZATION, "x-api-key", "x-auth-token")
+
+_SPACE: Final = " \t\r\n\f\v"
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+", re.ASCII)  # RFC 9110, section 5.6.2
+_JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*", re.ASCII)  # RFC 7515: `{"` in base64url
+
+
+def check_header(name: str | None) -> str | None:
+    """Return a header's name in lower case; ValueError if it cannot be one."""
+    if name is None:
+        return None
+    lowered = name.lower()
+    if not _NAME.fullmatch(lowered):
+        raise ValueError(f"header is the name of an HTTP header, such as x-shop-key, not {name!r}")
+    return lowered
+
+
+def read_key(headers: Iterable[tuple[str, str]], header: str | None = None) -> str | Rejection:
+    """Return the one key in the headers, whose names are in lower case.
+
+    `header` names the only one to read. The same key twice is one key. A value that can be no key
+    is passed over where another can; alone it is returned, for the authority to judge.
+    """
+    names = HEADERS if header is None else (header,)
+    found: list[str | Rejection] = []
+    for name, text in headers:
+        if name in names:
+            found += _authorization(text) if name == AUTHORIZATION else _bare(text)
+    values = list(dict.fromkeys(found))
+    if len(values) > 1:
+        values = [value for value in values if _has_key_form(value)] or [
+            value for value in values if isinstance(value, str) and not _JWT.fullmatch(value)
+        ]
+    if not values:
+        return MALFORMED if found else NO_KEY
+    return values[0] if len(values) == 1 else SEVERAL_KEYS
+
+
+def _has_key_form(value: str | Rejection) -> bool:
+    return isinstance(value, str) and TOKEN_PATTERN.fullmatch(value) is not None
+
+
+def _bare(text: str) -> list[str | Rejection]:
+    return [part.strip(_SPACE) for part in text.split(",") if part.strip(_SPACE)]
+
+
+def _authorization(text: str) -> Iterator[str | Rejection]:
+    """Yield the keys of an Authorization header, which a proxy may have joined from several."""
+    for index, part in enumerate(_bare(text)):
+        assert isinstance(part, str)  # noqa: S101 - tells mypy so
+        scheme, _, rest = part.partition(" ")
+        value = rest.strip(_SPACE)
+        if scheme.lower() == "bearer":
+            if value:
+                yield value
+        elif scheme.lower() == "basic":
+            yield _user_name(value)
+        elif index and _has_key_form(part):
+            yield part
+
+
+def _user_name(encoded: str) -> str | Rejection:
+    """Return the user name of Basic credentials with an empty password (RFC 7617)."""
+    try:
+        text = base64.b64decode(encoded, validate=True).decode("utf-8")
+    except (binascii.Error, UnicodeDecodeError):
+        return MALFORMED
+    name, colon, password = text.partition(":")
+    return name if name and colon and not password else MALFORMED
