@@ -167,9 +167,13 @@ def _pem(name: str, given: str | Path | bytes | None) -> bytes | None:
 
 
 def metadata(operator_key: str | None) -> Metadata:
-    """Return the metadata that carries the credential. InvalidArgument if it can be none."""
+    """Return the metadata that carries the credential. InvalidArgument if it can be none.
+
+    White space at both ends is dropped: it comes from files and variables, and no key has any.
+    """
     if operator_key is None:
         return ()
+    operator_key = operator_key.strip()
     if not operator_key or not operator_key.isascii() or not operator_key.isprintable():
         raise InvalidArgument("operator_key: is no operator key")  # and is not shown
     return (("authorization", "Bearer " + operator_key),)

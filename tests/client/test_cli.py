@@ -42,33 +42,34 @@ def test_the_secret_of_a_new_key_is_shown_once_on_a_line_of_its_own(
     [
         (records.VALID_ANSWER, 0),
         (records.UNKNOWN_ANSWER, 1),
-        (error(ErrorReason.STORE_UNAVAILABLE, "down"), 2),
-        (error(ErrorReason.PERMISSION_MISSING, "no"), 2),
-        (service_pb2.VerifyResponse(), 2),
+        (error(ErrorReason.STORE_UNAVAILABLE, "down"), 3),
+        (error(ErrorReason.PERMISSION_MISSING, "no"), 3),
+        (error(ErrorReason.CREDENTIAL_MISSING, "no"), 2),
+        (service_pb2.VerifyResponse(), 3),
     ],
 )
 def test_verify_exits_with_what_it_found(
     command: Command, authority: FakeAuthority, answer: Any, code: int
 ) -> None:
-    """0 valid, 1 denied, 2 could not tell: a script that asks is never misled."""
+    """0 valid, 1 denied, 3 cannot tell: a script that asks is never misled."""
     authority.will(answer)
 
     assert command("verify", stdin=TOKEN.encode()).code == code
 
 
 def test_verify_that_is_used_wrongly_does_not_say_denied(command: Command) -> None:
-    """A typing mistake is "could not tell"."""
+    """A typing mistake is misuse."""
     assert command("verify", "--mode", "odd").code == 2
 
 
 @pytest.mark.parametrize(
     ("stdin", "secret_key"),
-    [(b"", ""), (b"\n", ""), (b" x \r\nrest", " x "), (b"\xff\n", "\ufffd")],
+    [(b"", ""), (b"\n", ""), (b" \tx \r\nrest", "x"), (b"\xff\n", "\ufffd")],
 )
-def test_the_secret_is_the_first_line_as_it_is(
+def test_the_secret_is_the_first_line_without_white_space_around_it(
     command: Command, authority: FakeAuthority, stdin: bytes, secret_key: str
 ) -> None:
-    """Nothing but the end of the line is taken off: what is wrong with it, the authority says."""
+    """Secrets are pasted and come from files; anything else wrong with one, the authority says."""
     authority.will(records.UNKNOWN_ANSWER)
 
     command("verify", stdin=stdin)

@@ -57,6 +57,26 @@ def test_the_operator_key_is_sent_in_clear_as_bearer(
     assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
 
 
+def test_white_space_around_an_operator_key_is_dropped(
+    call: Call, authority: FakeAuthority
+) -> None:
+    """Files end in a new line, and variables are filled from files."""
+    authority.will(records.VALID_ANSWER)
+
+    call("verify", TOKEN, client={"operator_key": f" \t{OPERATOR_KEY}\r\n"})
+
+    assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
+
+
+def test_a_token_to_verify_is_sent_as_it_is(call: Call, authority: FakeAuthority) -> None:
+    """Only keys from files and variables are trimmed: the authority judges the exact text."""
+    authority.will(records.UNKNOWN_ANSWER)
+
+    call("verify", f" {TOKEN}\n")
+
+    assert authority.seen[0].request.secret_key == f" {TOKEN}\n"
+
+
 def test_get_project_id_sends_no_operator_key(call: Call, authority: FakeAuthority) -> None:
     """The secret alone is the right: a credential that is not needed does not travel."""
     authority.will(_PROJECT_ID_ANSWER)
@@ -66,7 +86,7 @@ def test_get_project_id_sends_no_operator_key(call: Call, authority: FakeAuthori
     assert "authorization" not in authority.seen[0].metadata
 
 
-@pytest.mark.parametrize("operator_key", ["", "op_live_\n", "op_live_é", "op\x7f"])
+@pytest.mark.parametrize("operator_key", ["", " ", "op_\nlive", "op_live_é", "op\x7f"])
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_an_operator_key_that_cannot_be_sent_is_refused_unseen(
     client: type[Client] | type[AsyncClient], operator_key: str

@@ -216,7 +216,7 @@ def test_the_command_line_without_its_extra_says_what_to_install() -> None:
     )
 
     expected = "keyauthority: the command line needs more: install keyauthority[cli]\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", expected)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", expected)
 
 
 def test_the_program_of_a_user_is_clean_under_mypy_strict(tmp_path: Path) -> None:

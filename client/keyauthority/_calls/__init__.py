@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from keyauthority import convert
+from keyauthority._calls import unreachable
 from keyauthority.errors import FailedPrecondition, Internal, KeyAuthorityError
 
 _STATUS_DETAILS: Final = "grpc-status-details-bin"  # where gRPC carries a google.rpc.Status
@@ -35,7 +36,7 @@ def closed() -> FailedPrecondition:
     return FailedPrecondition("the client is closed")
 
 
-def error_of(failed: grpc.RpcError) -> KeyAuthorityError:
+def error_of(failed: grpc.RpcError, address: str) -> KeyAuthorityError:
     """Return the error of a call that failed, at the authority or on the way to it."""
     if not isinstance(failed, (grpc.Call, grpc.aio.AioRpcError)):
         return Internal("the call failed without a status")
@@ -45,7 +46,12 @@ def error_of(failed: grpc.RpcError) -> KeyAuthorityError:
             status = _status(value)
             if status is not None and status.code == number:
                 return convert.error_from_status(status)
-    return convert.error_from_status(Status(code=number, message=failed.details() or ""))
+    message = failed.details() or ""
+    if failed.code() is grpc.StatusCode.UNAVAILABLE:
+        message = unreachable.unavailable(address, message)
+    elif failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = unreachable.unanswered(address)
+    return convert.error_from_status(Status(code=number, message=message))
 
 
 def _status(details: bytes) -> Status | None:

@@ -50,7 +50,10 @@ class AsyncWatch(Generic[T]):
     It is an asynchronous context manager. Any task may close it, and the iteration ends.
     """
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Q, A], read: Callable[[A], T]) -> None:
+    def __init__(
+        self, call: grpc.aio.UnaryStreamCall[Q, A], read: Callable[[A], T], address: str
+    ) -> None:
+        self._address = address
         self._call = call
         self._read: Callable[[Any], T] = lambda response: _calls.answer(read, response)
         self._closed = False
@@ -75,7 +78,7 @@ class AsyncWatch(Generic[T]):
         except grpc.aio.AioRpcError as failed:
             if self._closed:
                 raise StopAsyncIteration from None
-            raise _calls.error_of(failed) from None
+            raise _calls.error_of(failed, self._address) from None
         except asyncio.CancelledError:
             if self._closed:  # the call was, not the task
                 raise StopAsyncIteration from None
@@ -149,7 +152,7 @@ class AsyncConnection:
             call = method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.UsageError:
             raise _calls.closed() from None
-        return AsyncWatch(call, read)
+        return AsyncWatch(call, read, self._address)
 
     async def _call(
         self,
@@ -166,7 +169,7 @@ class AsyncConnection:
                 metadata=self._metadata if metadata is None else metadata,
             )
         except grpc.aio.AioRpcError as failed:
-            raise _calls.error_of(failed) from None
+            raise _calls.error_of(failed, self._address) from None
         except grpc.aio.UsageError:
             raise _calls.closed() from None
         return _calls.answer(read, response)

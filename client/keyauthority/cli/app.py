@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Final
@@ -10,6 +13,7 @@ import click
 
 from keyauthority import __version__
 from keyauthority.cli.audit import audit
+from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import one_line
 from keyauthority.cli.projects import projects
@@ -19,8 +23,7 @@ from keyauthority.cli.usage import usage
 from keyauthority.cli.watch import watch
 from keyauthority.token import TOKEN_PATTERN
 
-_FAULT: Final = 2  # not 1, which `verify` keeps for "denied"
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
+_READER_GONE: Final = 141  # 128 + SIGPIPE
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,8 +34,8 @@ def authority() -> None:
 
     The operator key is read from KEYAUTHORITY_OPERATOR_KEY, or from the file that
     KEYAUTHORITY_OPERATOR_KEY_FILE names. Secrets are read from standard input or a prompt, never
-    from arguments. A command exits with 0, with 1 if the authority refused it, with 2 if it was
-    used wrongly.
+    from arguments. A command exits with 0 if it is done, 1 if the authority refused it, 2 if it
+    was used or configured wrongly, 3 if the authority cannot be reached or cannot tell.
     """
 
 
@@ -42,29 +45,48 @@ for _command in (projects, keys, verify, project_id, usage, audit, watch):
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Without arguments, those of the process."""
+    if sys.stdout is None:
+        _say("keyauthority: standard output is closed: no answer could be shown")
+        return MISUSED
     try:
         code = authority.main(arguments, prog_name="keyauthority", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as bare:
-        bare.show()
-        return bare.exit_code
+        _say(bare.format_message())
+        return MISUSED
     except click.ClickException as failed:
         place = (
             failed.ctx.command_path if isinstance(failed, click.UsageError) and failed.ctx else ""
         )
-        click.echo(f"{place or 'keyauthority'}: {_told(failed)}", err=True)
+        _say(f"{place or 'keyauthority'}: {_message(failed)}")
         return failed.exit_code
     except click.Abort:
-        click.echo("keyauthority: interrupted", err=True)
-        return _INTERRUPTED
+        _say("keyauthority: interrupted")
+        return INTERRUPTED
     except SystemExit:  # click's answer to a reader that went away
-        return _FAULT
-    except Exception:  # noqa: BLE001 - Python would exit with 1, which says "denied"
-        traceback.print_exc()
-        return _FAULT
+        return _READER_GONE
+    except OSError as failed:
+        _discard_output()
+        _say(f"keyauthority: cannot write the answer: {failed.strerror}")
+        return CANNOT_TELL
+    except Exception:  # noqa: BLE001 - Python would exit with 1, which says "refused"
+        _say(traceback.format_exc())
+        return CANNOT_TELL
     return code if isinstance(code, int) else 0
 
 
-def _told(failed: click.ClickException) -> str:
+def _say(text: str) -> None:
+    """Write on standard error, if it can be written to: the exit code says the rest."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _discard_output() -> None:
+    """Drop the buffered output: Python would try to write it again at exit, and fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _message(failed: click.ClickException) -> str:
     """Return the message on one line, without a token that was typed where none belongs."""
     text = " ".join(failed.format_message().split())
     return TOKEN_PATTERN.sub("**********", one_line(text))

@@ -98,7 +98,7 @@ def rotate(
     access_key: str,
     overlap: timedelta | None,
     expire_time: datetime | None,
-    request_id: str | None,
+    request_id: str,
 ) -> None:
     """Replace a key by a successor with all its settings, and show the new secret, once."""
     with connected() as authority:

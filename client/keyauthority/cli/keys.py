@@ -76,12 +76,14 @@ def create(
     quota: Quota | None,
     labels: tuple[tuple[str, str], ...],
     operator_projects: tuple[str, ...],
-    request_id: str | None,
+    request_id: str,
 ) -> None:
     """Make a key and show its secret, once.
 
     Options that name a list may be repeated.
     """
+    if expire_time is not None and ttl is not None:
+        raise click.UsageError("give --expire-time or --ttl, not both")
     restrictions = Restrictions(
         allowed_ips=allowed_ips,
         allowed_referrers=allowed_referrers,
@@ -135,7 +137,12 @@ def show(access_key: str) -> None:
 @click.option("--kind", type=parameters.choice(KeyKind))
 @click.option("--state", type=parameters.choice(KeyState))
 @click.option(
-    "--label", multiple=True, type=parameters.pair, metavar="NAME=VALUE", help="All must match."
+    "--label",
+    "labels",
+    multiple=True,
+    type=parameters.pair,
+    metavar="NAME=VALUE",
+    help="All must match.",
 )
 @click.option("--expires-before", type=parameters.time, metavar="TIME")
 @click.option("--used-before", type=parameters.time, metavar="TIME")
@@ -146,7 +153,7 @@ def list_(
     mode: str | None,
     kind: str | None,
     state: str | None,
-    label: tuple[tuple[str, str], ...],
+    labels: tuple[tuple[str, str], ...],
     expires_before: datetime | None,
     used_before: datetime | None,
     never_used: bool,
@@ -162,7 +169,7 @@ def list_(
                 mode=mode,
                 kind=kind,
                 state=state,
-                labels=parameters.label_map(label),
+                labels=parameters.label_map(labels),
                 expires_before=expires_before,
                 used_before=used_before,
                 never_used=never_used,
@@ -202,7 +209,7 @@ def revoke(access_key: str | None, by_secret: bool, reason: str | None, note: st
     if not access_key and not by_secret:
         raise click.UsageError("name the key: --access-key, --by-secret, or both")
     secret_key = read_secret() if by_secret else None
-    with connected() as authority:
+    with connected(by_secret=by_secret) as authority:
         revoked = authority.revoke_key(access_key, secret_key=secret_key, reason=reason, note=note)
     if wants_json():
         print_json(revoked_key_to_proto(revoked))

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from keyauthority._calls.arguments import fresh_id
 from keyauthority.cli import parameters
 from keyauthority.model import Restrictions
 
@@ -61,8 +62,16 @@ _SHARED_FIELDS: Final = (
     ),
 )
 
+
+def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    request_id = fresh_id(value)
+    context.meta["keyauthority.request_id"] = request_id  # for a command that fails
+    return request_id
+
+
 request_id = click.option(
     "--request-id",
+    callback=_remember,
     help="A UUID that makes the command safe to repeat; a fresh one unless given.",
 )
 

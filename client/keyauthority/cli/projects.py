@@ -43,7 +43,7 @@ def create(
     display_name: str | None,
     labels: tuple[tuple[str, str], ...],
     rate_limit: RateLimit | None,
-    request_id: str | None,
+    request_id: str,
 ) -> None:
     """Make a project."""
     request = calls.create_project(

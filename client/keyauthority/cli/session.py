@@ -6,13 +6,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from keyauthority._channel import Tls
+from keyauthority._channel import DEFAULT_ADDRESS, Tls
 from keyauthority.cli import parameters
+from keyauthority.cli.failures import Interrupted, failed, unsent
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
 from keyauthority.token import SecretKey
@@ -22,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PAGE_SIZE: Final = 1000  # the most that a page may hold: the fewest calls for a whole list
 
 _SECRET_MAX: Final = 1 << 20  # bytes; more than any token, and than the server takes
+_ADDRESS_VARIABLE: Final = "KEYAUTHORITY_ADDRESS"
 _KEY_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY"
 _KEY_FILE_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY_FILE"
 # Not KEYAUTHORITY_TLS_CERT and _KEY: those are the server's own, in the same environment at times.
@@ -32,22 +35,6 @@ _TLS_FILES: Final = (
 )
 _YES: Final = frozenset({"true", "1", "yes"})
 _NO: Final = frozenset({"false", "0", "no", ""})
-
-
-class Failed(click.ClickException):
-    """A call that the authority refused, or that did not reach it."""
-
-    exit_code = 1
-
-    def __init__(self, error: KeyAuthorityError) -> None:
-        reason = f" ({error.reason})" if error.reason else ""
-        super().__init__(f"{error.message or 'no reason given'}{reason} [{error.status}]")
-
-
-class CannotTell(Failed):
-    """A verification that failed: neither valid nor denied."""
-
-    exit_code = 2
 
 
 def settings(command: F) -> F:
@@ -101,47 +88,71 @@ def wants_json() -> bool:
 
 
 @contextmanager
-def connected(failure: type[Failed] = Failed) -> Iterator[Client]:
-    """Give a client; a call that fails ends the command with `failure`."""
+def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[Client]:
+    """Give a client; a call that fails ends the command.
+
+    `verifying` tells that the command's answer is a verdict, `by_secret` that the credential of its
+    call is the secret key that was read.
+    """
     meta = click.get_current_context().meta
-    address = meta.get("keyauthority.address") or os.environ.get("KEYAUTHORITY_ADDRESS")
     timeout = meta.get("keyauthority.timeout")
+    sources: dict[str, str] = {}
     options: dict[str, Any] = {
-        "operator_key": _operator_key(),
-        "tls": _tls(),
+        "address": _address(sources),
+        "operator_key": _operator_key(sources),
+        "tls": _tls(sources),
         "allow_plaintext": _switch("allow_plaintext"),
     }
-    if address:
-        options["address"] = address
     if timeout is not None:
+        if timeout <= timedelta(0):
+            raise click.UsageError("--timeout: must be more than 0")
         options["timeout"] = timeout.total_seconds()
     try:
         with Client(**options) as client:
             yield client
     except InvalidArgument as error:
         if error.reason is None:  # refused here, before it was sent
-            raise click.UsageError(error.message) from None
-        raise failure(error) from None
+            raise unsent(error, sources) from None
+        raise failed(error, sources, verifying=verifying) from None
     except KeyAuthorityError as error:
-        raise failure(error) from None
+        if by_secret:
+            del sources["operator_key"]
+        raise failed(error, sources, verifying=verifying) from None
+    except KeyboardInterrupt:
+        raise Interrupted from None
 
 
-def _tls() -> Tls | bool:
+def _address(sources: dict[str, str]) -> str:
+    flag = click.get_current_context().meta.get("keyauthority.address")
+    variable = os.environ.get(_ADDRESS_VARIABLE, "").strip()
+    address = str(flag or variable or DEFAULT_ADDRESS)
+    if flag:
+        sources["address"] = "--address"
+    elif variable:
+        sources["address"] = _ADDRESS_VARIABLE
+    else:
+        sources["address"] = f"the default; --address or {_ADDRESS_VARIABLE} names another"
+    sources["given address"] = address
+    return address
+
+
+def _tls(sources: dict[str, str]) -> Tls | bool:
     meta = click.get_current_context().meta
-    names = [flag.removeprefix("--").replace("-", "_") for flag, _, _ in _TLS_FILES]
-    ca, cert, key = (
-        meta.get(f"keyauthority.{name}") or os.environ.get(variable) or None
-        for name, (_, variable, _) in zip(names, _TLS_FILES, strict=True)
-    )
+    files: list[str | None] = []
+    for flag, variable, _ in _TLS_FILES:
+        given = meta.get(f"keyauthority.{flag.removeprefix('--').replace('-', '_')}")
+        files.append(given or os.environ.get(variable) or None)
+        sources[f"tls.{flag.removeprefix('--tls-')}"] = flag if given else variable
+    ca, cert, key = files
     if ca or cert or key:
         return Tls(ca=ca, cert=cert, key=key)
     return _switch("tls")
 
 
 def _switch(name: str) -> bool:
-    """Return what the flag says, else what the variable of its name does."""
+    """Return the value of the flag, else of the variable of its name."""
     variable = f"KEYAUTHORITY_{name.upper()}"
-    text = os.environ.get(variable, "").lower()
+    text = os.environ.get(variable, "").strip().lower()
     if click.get_current_context().meta.get(f"keyauthority.{name}"):
         return True
     if text not in _YES | _NO:
@@ -149,8 +160,9 @@ def _switch(name: str) -> bool:
     return text in _YES
 
 
-def _operator_key() -> SecretKey | None:
-    key, file = os.environ.get(_KEY_VARIABLE), os.environ.get(_KEY_FILE_VARIABLE)
+def _operator_key(sources: dict[str, str]) -> SecretKey | None:
+    key, file = os.environ.get(_KEY_VARIABLE, "").strip(), os.environ.get(_KEY_FILE_VARIABLE)
+    sources["operator_key"] = _KEY_FILE_VARIABLE if file else _KEY_VARIABLE
     if key and file:
         raise click.UsageError(f"set {_KEY_VARIABLE} or {_KEY_FILE_VARIABLE}, not both")
     if file:
@@ -159,14 +171,19 @@ def _operator_key() -> SecretKey | None:
         except (OSError, ValueError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it holds no operator key"
             raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: {cause}") from None
+        if not key:
+            raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: the file is empty")
     return SecretKey(key) if key else None
 
 
 def read_secret() -> SecretKey:
-    """Return the token from the first line of standard input, or from a prompt that hides it."""
+    """Return the token from the first line of standard input, or from a prompt that hides it.
+
+    White space at both ends is dropped: no token has any.
+    """
     if sys.stdin is None:
         raise click.UsageError("the secret key is read from standard input, which is closed")
     if sys.stdin.isatty():
-        return SecretKey(click.prompt("Secret key", hide_input=True, err=True))
+        return SecretKey(click.prompt("Secret key", hide_input=True, err=True).strip())
     line = sys.stdin.buffer.readline(_SECRET_MAX)
-    return SecretKey(line.decode("utf-8", "replace").rstrip("\r\n"))
+    return SecretKey(line.decode("utf-8", "replace").strip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from keyauthority.cli import parameters
+from keyauthority.cli.failures import REFUSED
 from keyauthority.cli.output import (
     key_fields,
     print_fields,
@@ -12,12 +13,10 @@ from keyauthority.cli.output import (
     project_fields,
     verdict_fields,
 )
-from keyauthority.cli.session import CannotTell, connected, read_secret, settings, wants_json
+from keyauthority.cli.session import connected, read_secret, settings, wants_json
 from keyauthority.convert import verdict_to_proto
 from keyauthority.model import ApiTarget, App, KeyMode, Verdict
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
-
-_DENIED = 1
 
 
 @click.command()
@@ -56,10 +55,10 @@ def verify(
 ) -> None:
     """Tell whether a token, read from standard input or a prompt, may do what is asked.
 
-    Exits with 0 if it is valid, 1 if it is denied, 2 if nobody can tell.
+    Exits with 0 if it is valid, 1 if it is denied, 3 if the authority cannot tell.
     """
     secret_key = read_secret()
-    with connected(CannotTell) as authority:
+    with connected(verifying=True) as authority:
         verdict = authority.verify(
             secret_key,
             access_key=access_key,
@@ -80,7 +79,7 @@ def verify(
         print_json(verdict_to_proto(verdict))
     else:
         print_fields(_fields(verdict))
-    context.exit(0 if verdict.valid else _DENIED)
+    context.exit(0 if verdict.valid else REFUSED)
 
 
 def _fields(verdict: Verdict) -> list[tuple[str, str]]:
@@ -110,7 +109,7 @@ def _api_target(text: str) -> ApiTarget | None:
 def project_id(access_key: str | None) -> None:
     """Tell which project a token, read from standard input or a prompt, belongs to."""
     secret_key = read_secret()
-    with connected() as authority:
+    with connected(by_secret=True) as authority:
         found = authority.get_project_id(access_key, secret_key)
     if wants_json():
         print_json(service_pb2.GetProjectIdResponse(project_id=found))

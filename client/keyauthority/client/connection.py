@@ -47,8 +47,13 @@ class Watch(Generic[T]):
     """
 
     def __init__(
-        self, responses: Iterator[A], cancel: Callable[[], object], read: Callable[[A], T]
+        self,
+        responses: Iterator[A],
+        cancel: Callable[[], object],
+        read: Callable[[A], T],
+        address: str,
     ) -> None:
+        self._address = address
         self._updates = (_calls.answer(read, one) for one in responses)
         self._cancel = cancel
         self._closed = False
@@ -73,7 +78,7 @@ class Watch(Generic[T]):
         except grpc.RpcError as failed:
             if self._closed:
                 raise StopIteration from None
-            raise _calls.error_of(failed) from None
+            raise _calls.error_of(failed, self._address) from None
 
     def close(self) -> None:
         """Let go of the stream."""
@@ -143,7 +148,7 @@ class Connection:
         except ValueError:
             self._refuse_if_closed()
             raise
-        return Watch(call, call.cancel, read)
+        return Watch(call, call.cancel, read, self._address)
 
     def _call(
         self,
@@ -160,7 +165,7 @@ class Connection:
                 metadata=self._metadata if metadata is None else metadata,
             )
         except grpc.RpcError as failed:
-            raise _calls.error_of(failed) from None
+            raise _calls.error_of(failed, self._address) from None
         except ValueError:
             self._refuse_if_closed()
             raise
