@@ -881,10 +881,13 @@ class VerifyRequest(_message.Message):
     mode: _key_pb2.KeyMode.ValueType
     """The mode that the key must be of. Unspecified: not checked."""
     client_ip: _builtins.str
-    """The address of the client, IPv4 or IPv6. Needed by keys with allowed_ips."""
+    """The address of the client, IPv4 or IPv6, without a zone (`%eth0`). Needed by keys with
+    allowed_ips.
+    """
     referrer: _builtins.str
     """The web page that the client came from, a URL of at most 4,096 characters. Needed by keys with
-    allowed_referrers.
+    allowed_referrers. A page whose host has more than 253 characters, or more than 63 between two
+    dots, matches none.
     """
     cost: _builtins.int
     """What the call costs in limits and quotas: unset is 1; 0 draws nothing and is denied where

@@ -477,7 +477,8 @@ class Restrictions(_message.Message):
     def allowed_referrers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Web pages: `https://shop.example/*`, `https://*.shop.example:8443/app/*`. Scheme, host, port
         and path are compared after parsing; `*.` only at the front of the host, where it stands for
-        one label or more; `*` in the path only at its end. Without a path every path is meant.
+        one label or more; `*` in the path only at its end. Without a path every path is meant. A host
+        has at most 253 characters, and 63 between two dots, also as IDNA writes it in ASCII.
         """
 
     @_builtins.property
