@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyauthority.model import (
     UNRESTRICTED,
@@ -22,27 +22,45 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority.permissions import EVERYTHING, holds
+from keyauthority.permissions import EVERYTHING, Grants
 from keyauthority.requests import Presentation
-from keyauthority.restrictions import (
-    android_app_allowed,
-    ios_app_allowed,
-    ip_allowed,
-    referrer_allowed,
-    target_allowed,
-)
+from keyauthority.restrictions import DIRECT, FactParsers, Matcher
 
 
-def decide(key: Key, project: Project | None, facts: Facts, now: datetime) -> VerdictCode:
+class CompiledKey(NamedTuple):
+    """What a key says once and for all, in the form that calls are compared with.
+
+    It is made when the key is first judged and kept with the record, so that it needs memory for
+    as long as the record does.
+    """
+
+    end: datetime
+    """From then on the key is never VALID; long ago if it is revoked or disabled."""
+    grants: Grants
+    matcher: Matcher | None
+    """None for a key without restrictions."""
+
+
+def decide(
+    key: Key,
+    project: Project | None,
+    facts: Facts,
+    now: datetime,
+    parsers: FactParsers = DIRECT,
+) -> VerdictCode:
     """Return the first check of the contract's order that fails, or VALID."""
-    return next(_failing(key, project, facts, now), VerdictCode.VALID)
+    return next(_failing(key, project, facts, now, parsers), VerdictCode.VALID)
 
 
 def explain(
-    key: Key, project: Project | None, facts: Facts, now: datetime
+    key: Key,
+    project: Project | None,
+    facts: Facts,
+    now: datetime,
+    parsers: FactParsers = DIRECT,
 ) -> tuple[VerdictCode, ...]:
     """Return every check that fails, in the contract's order."""
-    return tuple(_failing(key, project, facts, now))
+    return tuple(_failing(key, project, facts, now, parsers))
 
 
 def state_of(key: Key, now: datetime) -> KeyState:
@@ -54,12 +72,24 @@ def state_of(key: Key, now: datetime) -> KeyState:
 
 def end_of(key: Key) -> datetime:
     """Return the moment when the key ends by itself: from then on it is never VALID."""
-    return min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
+    return _compiled(key).end
+
+
+def used_at(key: Key, last_used_time: datetime) -> Key:
+    """Return the key with another last use. It is not compiled again: that does not bear on it."""
+    used = replace(key, last_used_time=last_used_time)
+    object.__setattr__(used, "compiled", _compiled(key))
+    return used
 
 
 def grants_of(key: Key | Verdict) -> tuple[str, ...]:
     """Return the grants of a key, or of the key of a verdict: everything for SECRET."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions
+
+
+def permits(key: Key, *needed: str) -> bool:
+    """True if what the key may do covers all of the needed permissions."""
+    return _compiled(key).grants.holds(needed)
 
 
 def judged(
@@ -69,11 +99,18 @@ def judged(
     now: datetime,
     revision: int,
     log_id: str,
+    parsers: FactParsers = DIRECT,
 ) -> Verdict:
     """Return the verdict on a token that is the key's, before any limit is drawn."""
     facts, record = presentation.facts, presentation.include_record
+    failed: tuple[VerdictCode, ...] = ()
+    if presentation.explain:
+        failed = explain(key, project, facts, now, parsers)
+        code = failed[0] if failed else VerdictCode.VALID
+    else:
+        code = decide(key, project, facts, now, parsers)
     return Verdict(
-        code=decide(key, project, facts, now),
+        code=code,
         access_key=key.access_key,
         project_id=key.project_id,
         mode=key.mode,
@@ -83,7 +120,7 @@ def judged(
         expire_time=key.expire_time,
         revision=revision,
         log_id=log_id,
-        failed=explain(key, project, facts, now) if presentation.explain else (),
+        failed=failed,
         key=shown(key, now) if record else None,
         project=project if record else None,
     )
@@ -110,23 +147,51 @@ def shown(key: Key, now: datetime) -> Key:
 
 
 def _failing(
-    key: Key, project: Project | None, facts: Facts, now: datetime
+    key: Key, project: Project | None, facts: Facts, now: datetime, parsers: FactParsers
 ) -> Iterator[VerdictCode]:
+    end, grants, matcher = _compiled(key)
     # 1 MALFORMED and 2 UNKNOWN are found out before there is a record to judge.
     if facts.access_key and facts.access_key != key.access_key:  # 3
         yield VerdictCode.WRONG_ACCESS_KEY
-    yield from _ended(key, now)  # 4 to 7
+    if now >= end:  # 4 to 7
+        yield from _ended(key, now)
     if project is not None and project.suspended:  # 8
         yield VerdictCode.PROJECT_SUSPENDED
     if facts.project_id and facts.project_id != key.project_id:  # 9
         yield VerdictCode.WRONG_PROJECT
     if facts.mode is not None and facts.mode is not key.mode:  # 10
         yield VerdictCode.WRONG_MODE
-    if key.restrictions is not UNRESTRICTED:  # 11 to 14
-        yield from _restricted(key, facts)
-    if facts.permissions and not holds(grants_of(key), facts.permissions):  # 15
+    if matcher is not None:
+        if not matcher.allows_address(facts.client_ip, parsers.address):  # 11
+            yield VerdictCode.IP_NOT_ALLOWED
+        if not matcher.allows_referrer(facts.referrer, parsers.referrer):  # 12
+            yield VerdictCode.REFERRER_NOT_ALLOWED
+        if not matcher.allows_app(facts.app):  # 13
+            yield VerdictCode.APP_NOT_ALLOWED
+        if not matcher.allows_target(facts.api_target):  # 14
+            yield VerdictCode.TARGET_NOT_ALLOWED
+    if facts.permissions and not grants.holds(facts.permissions):  # 15
         yield VerdictCode.MISSING_PERMISSION
     # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED are drawn after all of these hold.
+
+
+def _compiled(key: Key) -> CompiledKey:
+    try:
+        return key.compiled  # type: ignore[return-value] # `_compile` is what fills it
+    except AttributeError:
+        return _compile(key)
+
+
+def _compile(key: Key) -> CompiledKey:
+    """Compile a record and keep the outcome with it; two threads may do so at once."""
+    end = min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
+    compiled = CompiledKey(
+        _LONG_AGO if key.revoke_time is not None or key.disabled else end,
+        Grants(grants_of(key)),
+        None if key.restrictions == UNRESTRICTED else Matcher(key.restrictions),
+    )
+    object.__setattr__(key, "compiled", compiled)
+    return compiled
 
 
 def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
@@ -140,23 +205,8 @@ def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
         yield VerdictCode.DISABLED
 
 
-def _restricted(key: Key, facts: Facts) -> Iterator[VerdictCode]:
-    only = key.restrictions
-    if only.allowed_ips and not ip_allowed(only.allowed_ips, facts.client_ip):  # 11
-        yield VerdictCode.IP_NOT_ALLOWED
-    if only.allowed_referrers and not referrer_allowed(  # 12
-        only.allowed_referrers, facts.referrer
-    ):
-        yield VerdictCode.REFERRER_NOT_ALLOWED
-    if (only.android_apps and not android_app_allowed(only.android_apps, facts.app)) or (  # 13
-        only.ios_bundle_ids and not ios_app_allowed(only.ios_bundle_ids, facts.app)
-    ):
-        yield VerdictCode.APP_NOT_ALLOWED
-    if only.api_targets and not target_allowed(only.api_targets, facts.api_target):  # 14
-        yield VerdictCode.TARGET_NOT_ALLOWED
-
-
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _STATES: Final = {
     VerdictCode.REVOKED: KeyState.REVOKED,
     VerdictCode.SUPERSEDED: KeyState.SUPERSEDED,

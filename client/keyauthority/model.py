@@ -193,8 +193,18 @@ class ApiTarget:
     method: str = ""
 
 
+class Compiled:
+    """Room for the form that `decision` compiles a record into, once.
+
+    It is no field: records are compared, shown, copied and pickled without it.
+    """
+
+    __slots__ = ("compiled",)
+    compiled: object
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(Compiled):
     """A key: the record. Its secret is no part of it."""
 
     access_key: str

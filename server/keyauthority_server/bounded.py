@@ -14,6 +14,8 @@ from keyauthority.model import Key, Project
 
 USUAL_BYTES: Final = 2_000  # of a record with a few permissions, addresses and labels; weighs 1
 _TEXT_BYTES: Final = 57  # of a text in a tuple, beside its characters (CPython, 64 bits)
+_COMPILED_BYTES: Final = 230  # of a permission's or restriction's compiled form, likewise
+_WIDE: Final = 3  # bytes of a character in a text that is not ASCII, of UTF-8 in it too
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -61,16 +63,25 @@ class Bounded(Generic[K, V]):
 
 
 def weight_of(record: Key | Project | None) -> int:
-    """Return what a decoded record weighs: 1, and 1 more for each 2,000 bytes of its lists."""
+    """Return what a decoded record weighs: 1, and 1 more for each 2,000 bytes of its lists.
+
+    The form that `keyauthority.decision` compiles a key into is part of it.
+    """
     if record is None:
         return 1
-    texts = [*record.labels.keys(), *record.labels.values()]
+    size = sum(map(_size, chain(record.labels.keys(), record.labels.values())))
     if isinstance(record, Key):
         only = record.restrictions
-        lists = (record.permissions, record.operator_projects)
-        texts += chain(*lists, only.allowed_ips, only.allowed_referrers, only.ios_bundle_ids)
+        size += sum(map(_size, record.operator_projects))
+        compiled = [*record.permissions, *only.allowed_ips, *only.allowed_referrers]
+        compiled += only.ios_bundle_ids
         for app in only.android_apps:
-            texts += (app.package, app.sha1)
+            compiled += (app.package, app.sha1)
         for target in only.api_targets:
-            texts += (target.service, *target.methods)
-    return 1 + (sum(map(len, texts)) + len(texts) * _TEXT_BYTES) // USUAL_BYTES
+            compiled += (target.service, *target.methods)
+        size += sum(map(_size, compiled)) * 2 + len(compiled) * (_COMPILED_BYTES - _TEXT_BYTES)
+    return 1 + size // USUAL_BYTES
+
+
+def _size(text: str) -> int:
+    return _TEXT_BYTES + (len(text) if text.isascii() else len(text) * _WIDE)

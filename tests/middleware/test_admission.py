@@ -254,3 +254,8 @@ def test_missing_verifier_is_named_in_one_sentence() -> None:
             current_verifier(source)
     with pytest.raises(TypeError, match="verifier is"):
         check_verifier("127.0.0.1:50051")
+
+
+def test_zone_of_a_link_local_peer_is_left_out() -> None:
+    """It names an interface of this machine, and says nothing to the authority."""
+    assert "fe80::1" == client_ip("fe80::1%eth0", [], 0)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyauthority.restrictions import REFERRER_MAX, check_referrer, referrer_allowed
+from keyauthority.model import Restrictions
+from keyauthority.restrictions import DIRECT, REFERRER_MAX, Matcher, check_referrer
+
+
+def referrer_allowed(patterns: tuple[str, ...], referrer: str) -> bool:
+    """Whether a key with these patterns may be used from the page."""
+    matcher = Matcher(Restrictions(allowed_referrers=patterns))
+    return matcher.allows_referrer(referrer, DIRECT.referrer)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +184,64 @@ def test_any_text_is_answered(text: str, front: str) -> None:
     except ValueError:
         return
     referrer_allowed((front + text,), "https://shop.example/")
+
+
+IDEOGRAPHS = "".join(chr(0x4E00 + index * 4) for index in range(REFERRER_MAX))
+LONG_HOSTS = [
+    IDEOGRAPHS[:4080],
+    IDEOGRAPHS[:64] + ".example",
+    ".".join(IDEOGRAPHS[index] for index in range(300)),
+    "a" * 64 + ".example",
+    ("a" * 63 + ".") * 4 + "example",
+]
+
+
+@pytest.mark.parametrize("host", LONG_HOSTS, ids=lambda host: str(len(host)))
+def test_host_longer_than_dns_allows_is_refused_before_it_is_encoded(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than 253 characters, or a part of more than 63: IDNA would work for seconds."""
+
+    def encode(_: str) -> str:
+        raise AssertionError("the host was encoded")
+
+    monkeypatch.setattr("keyauthority.restrictions.referrers.nameprep", encode)
+    with pytest.raises(ValueError, match=r"at most (253|63) characters"):
+        check_referrer(f"https://{host}/")
+    assert not referrer_allowed(("https://*.example/*",), f"https://{host}/")
+
+
+def test_page_is_read_without_encoding_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients choose the text of a page, as often as they like: it costs no encoding."""
+    matcher = Matcher(Restrictions(allowed_referrers=("https://bücher.example/*",)))
+
+    def encode(_: str) -> str:
+        raise AssertionError("the host was encoded")
+
+    monkeypatch.setattr("keyauthority.restrictions.referrers.nameprep", encode)
+    host = ".".join(IDEOGRAPHS[start : start + 18] for start in range(0, 216, 18))
+    assert not matcher.allows_referrer(f"https://{host}/", DIRECT.referrer)
+    assert matcher.allows_referrer("https://bücher.example/", DIRECT.referrer)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("http://localhost:*/*", "a port is a number from 1 to 65535; it has no wildcard"),
+        ("https://faß.de/*", "letters that IDNA replaces by others: write it in ASCII, as xn--…"),
+        ("https://*/*", "only at the front of the host"),
+        ("https://shop.example/*/x", "only at the end of the path"),
+        ("https://user@shop.example/", "user information is not allowed"),
+        ("https://shop.example/?x", "no query and no fragment"),
+        ("https://", "a host is required"),
+        ("https://shop%2eexample/", "no escapes and no zone"),
+        ("https://[::g]/", "the host is not a name"),
+        ("https://" + ".".join([IDEOGRAPHS[::225][:18]] * 6), "longer in ASCII, as xn--…"),
+    ],
+    ids=lambda text: ascii(text[:30]),
+)
+def test_refused_pattern_says_what_is_wrong(pattern: str, reason: str) -> None:
+    """The sentence names the part and the remedy."""
+    with pytest.raises(ValueError, match=r".") as refused:
+        check_referrer(pattern)
+    assert reason in str(refused.value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from random import Random
 
 import pytest
 
-from keyauthority.model import AndroidApp, ApiTargetRestriction, Key, Restrictions
+from keyauthority.decision import decide
+from keyauthority.model import NO_FACTS, AndroidApp, ApiTargetRestriction, Key, Restrictions
 from keyauthority_server.bounded import USUAL_BYTES, Bounded, weight_of
 from tests.store.making import key, project
 
@@ -87,7 +89,7 @@ MANY = tuple(f"{number:0100}" for number in range(100))  # texts of 100 characte
 )
 def test_each_list_weighs(heavy: Key) -> None:
     """At least its characters, and some more."""
-    assert 1 + 100 * 100 // USUAL_BYTES <= weight_of(heavy) <= 1 + 202 * 160 // USUAL_BYTES
+    assert 1 + 100 * 100 // USUAL_BYTES <= weight_of(heavy) <= 1 + 202 * 560 // USUAL_BYTES
 
 
 def test_usual_record_weighs_one() -> None:
@@ -100,3 +102,23 @@ def test_usual_record_weighs_one() -> None:
     )
     assert [1, 1, 1] == [weight_of(one) for one in (usual, project(), None)]
     assert 5 < weight_of(replace(project(), labels=dict(zip(MANY, MANY, strict=True))))
+
+
+def test_weight_covers_the_compiled_form() -> None:
+    """A record that was judged takes more memory than one that was only read."""
+
+    def page(number: int) -> str:
+        return f"https://shop{number}.example/*"
+
+    tracemalloc.start()
+    try:
+        kept = [
+            replace(KEY, restrictions=Restrictions(allowed_referrers=tuple(map(page, range(100)))))
+            for _ in range(20)
+        ]
+        for one in kept:
+            decide(one, None, NO_FACTS, KEY.create_time)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size <= 20 * USUAL_BYTES * weight_of(kept[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keyauthority.decision import decide, explain, grants_of, state_of
+from keyauthority.decision import decide, explain, grants_of, state_of, used_at
 from keyauthority.model import (
     AndroidApp,
     ApiTarget,
@@ -260,3 +262,59 @@ def test_state_is_the_first_that_applies() -> None:
     assert _state(disabled=True, expire_time=NOW, supersede_time=NOW) is KeyState.SUPERSEDED
     everything = _state(disabled=True, expire_time=NOW, supersede_time=NOW, revoke_time=NOW)
     assert everything is KeyState.REVOKED
+
+
+def test_facts_of_callers_are_not_kept() -> None:
+    """Memory depends on the records, not on what callers send: each fact is another text."""
+    restrictions = Restrictions(
+        allowed_ips=("2001:db8::/32",), allowed_referrers=("https://*.shop.example/*",)
+    )
+    key = replace(KEY, restrictions=restrictions)
+
+    def judge(number: int) -> None:
+        page = f"https://www.shop.example/{number:04000}"
+        facts = Facts(
+            client_ip=f"2001:db8::{number:x}", referrer=page, permissions=(f"a{number}:read",)
+        )
+        assert (VerdictCode.MISSING_PERMISSION,) == explain(key, PROJECT, facts, NOW)
+
+    judge(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 1_000):
+            judge(number)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000  # a thousand pages are 4 MB
+
+
+def test_record_is_compiled_once_and_its_last_use_does_not_compile_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The compiled form belongs to the record; another record has one of its own."""
+    key = replace(KEY, permissions=("orders:read",), kind=KeyKind.RESTRICTED)
+    facts = Facts(permissions=("orders:write",))
+    assert decide(key, PROJECT, facts, NOW) is VerdictCode.MISSING_PERMISSION
+    wider = replace(key, permissions=("orders:write",))
+    assert decide(wider, PROJECT, facts, NOW) is VerdictCode.VALID
+    assert key == replace(key)  # compared without it
+    used = used_at(key, NOW)
+    assert NOW == used.last_used_time
+    monkeypatch.setattr("keyauthority.decision.Grants", None)
+    for compiled in (key, used, wider):
+        decide(compiled, PROJECT, facts, NOW)
+    with pytest.raises(TypeError):
+        decide(replace(key), PROJECT, facts, NOW)
+    assert key == pickle.loads(pickle.dumps(key))  # noqa: S301 - made on this line
+
+
+def test_entry_that_cannot_be_read_allows_nothing() -> None:
+    """A record that another version wrote is judged all the same, and opens nothing."""
+    for restrictions in (
+        Restrictions(allowed_ips=("10.0.0.0/255.0.0.0",)),
+        Restrictions(allowed_referrers=("https://*:*/",)),
+    ):
+        key = replace(KEY, restrictions=restrictions)
+        facts = Facts(client_ip="10.0.0.1", referrer="https://shop.example/")
+        assert decide(key, PROJECT, facts, NOW) is not VerdictCode.VALID

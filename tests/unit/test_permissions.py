@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyauthority.permissions import EVERYTHING, covers, holds, is_concrete, is_grant
+from keyauthority.permissions import EVERYTHING, Grants, covers, is_concrete, is_grant
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,4}", fullmatch=True)
 resources = st.lists(names, min_size=1, max_size=4).map(".".join)
@@ -118,7 +118,7 @@ def test_covering_both_ways_is_being_the_same() -> None:
 @given(grants)
 def test_everything_covers_every_grant(grant: str) -> None:
     """`*:*` is everything."""
-    assert holds(EVERYTHING, [grant])
+    assert Grants(EVERYTHING).holds([grant])
 
 
 @given(grants)
@@ -130,7 +130,23 @@ def test_generated_grants_are_grants(grant: str) -> None:
 def test_all_needed_must_be_held() -> None:
     """Each of what is needed is covered by one of what is granted, be it another each time."""
     granted = ("orders:read", "billing.*:write")
-    assert holds(granted, ["orders:read", "billing.invoices:read"])
-    assert not holds(granted, ["orders:read", "orders:write"])
-    assert not holds((), ["orders:read"])
-    assert holds((), [])
+    assert Grants(granted).holds(["orders:read", "billing.invoices:read"])
+    assert not Grants(granted).holds(["orders:read", "orders:write"])
+    assert not Grants(()).holds(["orders:read"])
+    assert Grants(()).holds([])
+
+
+@given(st.lists(grants, max_size=5), st.lists(grants, max_size=3))
+def test_compiled_grants_hold_what_one_of_them_covers(
+    granted: list[str], needed: list[str]
+) -> None:
+    """The compiled form answers as `covers` does, wildcards on both sides."""
+    expected = all(any(covers(grant, one) for grant in granted) for one in needed)
+    assert Grants(granted).holds(needed) is expected
+
+
+def test_compiled_grant_covers_the_same_in_every_small_case() -> None:
+    """Each grant over two names and two levels, tried with each."""
+    for grant, covered in COVERED.items():
+        compiled = Grants([grant])
+        assert covered == {other for other in SMALL_GRANTS if compiled.holds([other])}

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from keyauthority.model import AndroidApp, ApiTarget, ApiTargetRestriction, App
-from keyauthority.restrictions import (
-    android_app_allowed,
-    canonical_sha1,
-    ios_app_allowed,
-    target_allowed,
-)
+from keyauthority.model import AndroidApp, ApiTarget, ApiTargetRestriction, App, Restrictions
+from keyauthority.restrictions import Matcher, canonical_sha1
 
 SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
 SHA1_COLONS = "DA:39:A3:EE:5E:6B:4B:0D:32:55:BF:EF:95:60:18:90:AF:D8:07:09"
@@ -51,7 +46,7 @@ def test_text_that_is_no_sha1_is_refused(text: str) -> None:
 def test_android_app_is_known_by_package_and_certificate(app: App | None, expected: bool) -> None:
     """Package and certificate must both be those of one entry."""
     allowed = (AndroidApp("example.shop", SHA1), AndroidApp("example.other", "0" * 40))
-    assert android_app_allowed(allowed, app) is expected
+    assert Matcher(Restrictions(android_apps=allowed)).allows_app(app) is expected
 
 
 @pytest.mark.parametrize(
@@ -67,7 +62,8 @@ def test_android_app_is_known_by_package_and_certificate(app: App | None, expect
 )
 def test_ios_app_is_known_by_its_bundle_id(app: App | None, expected: bool) -> None:
     """The bundle id must be one of those, as it is."""
-    assert ios_app_allowed(("example.other", "example.shop.ios"), app) is expected
+    bundles = ("example.other", "example.shop.ios")
+    assert Matcher(Restrictions(ios_bundle_ids=bundles)).allows_app(app) is expected
 
 
 @pytest.mark.parametrize(
@@ -96,4 +92,4 @@ def test_target_is_known_by_service_and_method(target: ApiTarget | None, expecte
         ApiTargetRestriction("maps.example"),
         ApiTargetRestriction("every.example", ("*",)),
     )
-    assert target_allowed(allowed, target) is expected
+    assert Matcher(Restrictions(api_targets=allowed)).allows_target(target) is expected

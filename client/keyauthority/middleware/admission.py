@@ -33,7 +33,7 @@ from keyauthority.middleware.rejection import (
     reject_failure,
 )
 from keyauthority.model import Verdict
-from keyauthority.permissions import holds, is_concrete
+from keyauthority.permissions import Grants, is_concrete
 from keyauthority.restrictions import REFERRER_MAX
 
 REFERER: Final = "referer"
@@ -163,7 +163,7 @@ class Guard:
         if earlier is None or earlier.verifier is not verifier:
             return _Question(verifier, presented, permissions, self._cost, drawn=True)
         if earlier.presented == presented:
-            if not holds(grants_of(earlier.verdict), permissions):
+            if not Grants(grants_of(earlier.verdict)).holds(permissions):
                 return MISSING_PERMISSION
             return Admission(earlier.verdict, verifier, presented, drawn=False)
         drawn = not _same_key(earlier.presented, presented)

@@ -51,10 +51,12 @@ def client_ip(peer: str, forwarded: Iterable[str], trusted: int | tuple[str, ...
 
 
 def _is_one_of(trusted: tuple[str, ...], address: str) -> bool:
-    return bool(_valid(address)) and ip_allowed(trusted, address)
+    return ip_allowed(trusted, _valid(address))
 
 
 def _valid(address: str) -> str:
+    """Return the address without its zone, which names an interface of this machine."""
+    address = address.partition("%")[0]
     try:
         check_ip(address)
     except ValueError:

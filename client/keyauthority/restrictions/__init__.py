@@ -19,6 +19,7 @@ from keyauthority.restrictions.addresses import (
     AddressSet,
     check_ip,
     check_ip_or_network,
+    ip_allowed,
     ips_within,
     parse_address,
     parse_block,
@@ -42,6 +43,7 @@ __all__ = [
     "check_ip",
     "check_ip_or_network",
     "check_referrer",
+    "ip_allowed",
     "ips_within",
     "memoized_parsers",
 ]

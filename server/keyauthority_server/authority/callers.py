@@ -6,13 +6,11 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-from keyauthority.decision import decide, grants_of
+from keyauthority.decision import decide, permits
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
-from keyauthority.model import Facts, Key, KeyKind, VerdictCode
-from keyauthority.permissions import holds
+from keyauthority.model import NO_FACTS, Facts, Key, KeyKind, VerdictCode
 from keyauthority.token import Token
 from keyauthority_server.authority.bounds import Bounds, bounds_of
 from keyauthority_server.peppers import Keyring, UnknownVersion
@@ -70,7 +68,7 @@ class Caller:
         """True if his key holds the right, and he is not confined where nobody confined has it."""
         if right in _OF_ALL_PROJECTS and self.scope is not None:
             return False
-        return holds(grants_of(self.key), (right,))
+        return permits(self.key, right)
 
     def require(self, right: str) -> None:
         """Raise PermissionDenied unless he has the right."""
@@ -162,9 +160,10 @@ def judge(key: Key, address: str, now: datetime) -> None:
         )
 
 
-@lru_cache(maxsize=4_096)
 def _facts(address: str) -> Facts:
-    return Facts(client_ip="" if address == "unix" else address)
+    if address == "unix":
+        return NO_FACTS
+    return Facts(client_ip=address.partition("%")[0])  # the zone names an interface of this machine
 
 
 def invalid_credential() -> KeyAuthorityError:

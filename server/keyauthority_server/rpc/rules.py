@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Container, Mapping
 from datetime import timedelta
-from functools import lru_cache
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -107,15 +106,15 @@ class Checklist:
             self.text(field, value, LABEL_VALUE_MAX)
 
     def entry(self, field: str, value: str, keeps: Callable[[str], object]) -> None:
-        """At most `ENTRY_MAX` long; `keeps` raises ValueError, or returns False, for a bad one."""
+        """At most `ENTRY_MAX` long; `keeps` raises ValueError with the reason, or returns False."""
         if len(value) > ENTRY_MAX:
             self.refuse(field, f"at most {ENTRY_MAX} characters")
             return
         try:
             if keeps(value) is False:
                 self.refuse(field, "not of the form that it must have")
-        except ValueError:
-            self.refuse(field, "cannot be read")
+        except ValueError as bad:
+            self.refuse(field, str(bad))
 
     def each(
         self, field: str, values: Collection[str], keeps: Callable[[str], object], part: str = ""
@@ -134,7 +133,7 @@ class Checklist:
     def needed(self, field: str, values: Collection[str]) -> None:
         """Needed permissions: `resource:action`, concrete."""
         if len(values) > LIST_MAX or not all(
-            len(value) <= ENTRY_MAX and _is_needed(value) for value in values
+            len(value) <= ENTRY_MAX and is_concrete(value) for value in values
         ):
             self.each(field, values, is_concrete)  # says which
 
@@ -207,10 +206,6 @@ class Checklist:
         if not 0 <= page_size <= PAGE_MAX:
             self.refuse("page_size", f"from 0 to {PAGE_MAX}")
         self.text("page_token", page_token)
-
-
-# Services ask for the same few again and again. It keeps what it is asked of: no long text.
-_is_needed: Final = lru_cache(maxsize=4_096)(is_concrete)
 
 
 def _words(span: timedelta) -> str:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from keyauthority.decision import used_at
 from keyauthority.model import Project, Revision
 from keyauthority_server.bounded import Bounded, weight_of
 from keyauthority_server.store.base import StoreDamaged, StoreError
@@ -152,8 +152,7 @@ class Decoder:
 
     def _used(self, held: Held, last_used_time: int) -> Held:
         """Return a key that was used since it was kept: of one in use that is each second."""
-        key = replace(held.key, last_used_time=time_from(last_used_time))
-        held = held._replace(key=key)
+        held = held._replace(key=used_at(held.key, time_from(last_used_time)))
         self._keep(last_used_time, held)
         return held
 
