@@ -28,6 +28,7 @@ from keyauthority_server.store.sqlite_connection import sqlite3
 from tests.store.making import NOON, create_project, key, mutation, put
 
 UNLOCKED = ("DROP TRIGGER change_is_not_updated", "DROP TRIGGER change_is_not_deleted")
+TRIGGERS = "SELECT sql FROM sqlite_schema WHERE type = 'trigger'"
 SHIFTED = "UPDATE change SET revision = revision - 1 WHERE revision = {}"
 COPIED = """
     INSERT INTO change (revision, time, type, project_id, access_key, actor, peer, keys, project,
@@ -72,7 +73,8 @@ class Log(NamedTuple):
     def tamper(self, *statements: str) -> None:
         """Change the database behind the server's back."""
         with closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
-            for statement in (*UNLOCKED, *statements):
+            triggers = connection.execute(TRIGGERS).fetchall()
+            for statement in (*UNLOCKED, *statements, *(sql for (sql,) in triggers)):
                 connection.execute(statement)
 
 
@@ -293,6 +295,15 @@ async def test_saved_head_finds_a_tail_that_was_cut_without_a_trace(log: Log) ->
     assert [] == (await log.verified()).findings
     findings = (await log.verified(saved)).findings
     assert [(6, "the saved head is at 6: the log's tail was cut off")] == findings
+
+
+async def test_schema_that_was_altered_is_the_first_finding(log: Log) -> None:
+    """A server does not start on it; the log itself is whole."""
+    log.tamper("CREATE VIEW spare AS SELECT 1", "DROP INDEX change_by_time")
+    assert [
+        (0, "the schema: it has the view 'spare', which no migration makes"),
+        (0, "the schema: it lacks the index 'change_by_time'"),
+    ] == (await log.verified()).findings
 
 
 async def test_saved_head_finds_another_log(log: Log) -> None:

@@ -30,6 +30,7 @@ UNDONE: Final = {
     "0004_audit": ("DROP TABLE refused", "DROP INDEX change_by_actor"),
     "0005_peppers": ("DROP INDEX key_by_pepper",),
     "0006_heartbeat": ("DROP TABLE heartbeat",),
+    "0007_newest_entries": ("DROP INDEX change_of_project",),
 }
 """What takes back each step that came behind those that no key can be made without."""
 APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}

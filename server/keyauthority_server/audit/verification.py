@@ -6,7 +6,8 @@
    entry of that record left it. So a row that was altered is found for ever, whatever came later.
 4. The counter row ends the log where the log ends, with the same hash.
 5. The log is the one of the saved head, and holds its revision with its hash.
-6. Each key and project is as its newest change has left it, and none is missing or besides.
+6. The schema is the one that the migrations make: no trigger or view acts beside it.
+7. Each key and project is as its newest change has left it, and none is missing or besides.
 
 Reading goes by pages, each one state of a log that may grow meanwhile. What was read from tables is
 compared with entries that are verified afterwards at the latest, so a change that comes between two
@@ -36,7 +37,7 @@ class Finding(NamedTuple):
     """Something that is not as it was written."""
 
     revision: int
-    """Where: the entry, or the change that a record disagrees with."""
+    """Where: the entry, or the change that a record disagrees with; 0 for the schema."""
     what: str
 
 
@@ -46,11 +47,15 @@ class Verified(NamedTuple):
     head: SavedHead
     """Where the log ends: to be saved if it is whole."""
     findings: Sequence[Finding]
-    """Those of the chain first, then those of records, each in order."""
+    """Those of the schema first, then those of the chain and of records, each in order."""
 
 
 class Log(Protocol):
     """What is read of a store."""
+
+    async def schema_differences(self) -> Sequence[str]:
+        """See `Store.schema_differences`."""
+        ...
 
     async def log_head(self) -> LogHead:
         """See `Store.log_head`."""
@@ -125,13 +130,14 @@ async def verify(store: Log, audit_key: Keyring, saved: SavedHead | None = None)
     await _walk(chain, store)  # 1, 2, 3
     after: int | None = 0
     records: list[Finding] = []
-    while after is not None and len(records) < FINDINGS_MAX:  # 6
+    while after is not None and len(records) < FINDINGS_MAX:  # 7
         strays, after = await store.compare_records(after, PAGE_ROWS)
         records += [Finding(one.revision, f"{one.name or 'a record'}: {one.why}") for one in strays]
     head = await _end(chain, store)  # 4
     if saved is not None:  # 5
         _compare(chain, head, saved)
-    findings = [*sorted(set(chain.findings)), *sorted(set(records))]
+    schema = [Finding(0, f"the schema: {one}") for one in await store.schema_differences()]  # 6
+    findings = [*schema, *sorted(set(chain.findings)), *sorted(set(records))]
     return Verified(SavedHead(head.log_id, chain.revision, chain.hash), findings[:FINDINGS_MAX])
 
 

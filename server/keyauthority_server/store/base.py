@@ -275,6 +275,10 @@ class Store(Looks, Protocol):
         """
         ...
 
+    async def schema_differences(self) -> Sequence[str]:
+        """Return what the database has otherwise than the migrations make it, a line each."""
+        ...
+
     async def log_head(self) -> LogHead:
         """Return what the counter row says, as it is now."""
         ...

@@ -247,6 +247,10 @@ class CopiedLog(Evidence):
         """Run `read` over what does not change."""
         return read(self._place.rows)
 
+    async def schema_differences(self) -> Sequence[str]:
+        """Return nothing: a place whose schema was altered is not opened."""
+        return ()
+
 
 def _check_target(target: Place, head: Head) -> bool:
     """True if the target is empty, False for an unfinished copy; StoreRefused for all else."""

@@ -25,7 +25,7 @@ class Postgres(Protocol):
         """See `migrate`."""
         ...
 
-    def open_store(self, url: str, seal: Sealer) -> Store:
+    def open_store(self, url: str, seal: Sealer, *, checked: bool = True) -> Store:
         """See `open_store`."""
         ...
 
@@ -64,7 +64,7 @@ def open_store(
     Raises StoreRefused with one line if it must not be opened, and StoreUnavailable.
     """
     if url.is_postgres:
-        return _postgres().open_store(url.reveal(), seal)
+        return _postgres().open_store(url.reveal(), seal, checked=checked)
     return sqlite.open_store(url.sqlite_path, seal, checkpoints=checkpoints, checked=checked)
 
 

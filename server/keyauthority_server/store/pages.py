@@ -32,6 +32,10 @@ class Evidence(ABC):
     async def page(self, read: Callable[[Rows], T]) -> T:
         """Run `read` in one read transaction, in a thread."""
 
+    @abstractmethod
+    async def schema_differences(self) -> Sequence[str]:
+        """Return what the database has otherwise than the migrations make it, a line each."""
+
     async def log_head(self) -> LogHead:
         """Return what the counter row says, as it is now."""
         return await self.page(events.log_head)

@@ -52,7 +52,12 @@ from keyauthority_server.store.sqlite_connection import (
 )
 from keyauthority_server.store.sqlite_counters import counters_path, open_counters
 from keyauthority_server.store.sqlite_head import Head, check_head, note_head, noted_head
-from keyauthority_server.store.sqlite_schema import COUNTERS, RECORDS, check_schema
+from keyauthority_server.store.sqlite_schema import (
+    COUNTERS,
+    RECORDS,
+    check_schema,
+    schema_differences,
+)
 from keyauthority_server.store.sqlite_schema import migrate as migrate_file
 from keyauthority_server.store.sqlite_tail import TailReader
 from keyauthority_server.store.sqlite_writer import Writer
@@ -117,7 +122,8 @@ def open_store(
 
     Exactly one of the processes that have it open should run `checkpoints`, else its write-ahead
     log grows. Raises StoreRefused, with one line that says why, and StoreUnavailable. Unless
-    `checked`, the log may end anywhere: for who makes no change, and reads what became of it.
+    `checked`, the log may end anywhere, and the schema be altered: for who makes no change, and
+    reads what became of it.
     """
     if not path.is_file():
         raise StoreRefused(f"there is no database at {path}")
@@ -126,7 +132,7 @@ def open_store(
             noted = noted_head(path)
             reader = connect(path, READ_BUSY_MS, cache=LOOKS_CACHE)
             opened.callback(reader.close)
-            check_schema(reader, path, RECORDS)
+            check_schema(reader, path, RECORDS, altered_allowed=not checked)
             head = check_head(reader, path, noted) if checked else Head("", Revision(0))
             rows = SqliteRows(reader)
             pages = SqliteRows(connect(path, READ_BUSY_MS))
@@ -264,6 +270,10 @@ class SqliteStore(Pages):
         if self._identity.lost:
             raise StoreUnavailable(_LOST)
         return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return what the file has otherwise than the migrations make it."""
+        return await self.page(lambda rows: schema_differences(rows, RECORDS))
 
     def asked(self, values: Iterable[str]) -> Asked:
         """Return values as a table."""

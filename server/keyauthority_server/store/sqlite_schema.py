@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +16,9 @@ from keyauthority_server.private_files import explain, open_private
 from keyauthority_server.store.base import StoreError, StoreRefused
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
+from keyauthority_server.store.records import Row
+from keyauthority_server.store.shape import Shape, check_shape, differences
+from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
     StatementFailed,
@@ -64,9 +69,14 @@ def migrate(path: Path, schema: Schema) -> None:
 
 
 def check_schema(
-    connection: sqlite3.Connection, path: Path, schema: Schema, *, missing_allowed: bool = False
+    connection: sqlite3.Connection,
+    path: Path,
+    schema: Schema,
+    *,
+    missing_allowed: bool = False,
+    altered_allowed: bool = False,
 ) -> None:
-    """Raise StoreRefused unless the file is ours, and of just this code's version."""
+    """Raise StoreRefused unless the file is ours, of this code's version, and not altered."""
     try:
         if not _is_ours(connection, path, schema):
             raise StoreRefused(f"{path} is empty: run migrate")
@@ -82,6 +92,35 @@ def check_schema(
         )
     if known - applied and not missing_allowed:
         raise StoreRefused(f"{path} is of an older version: run migrate")
+    if not altered_allowed:
+        check_shape(_described(connection), _expected(schema, frozenset(applied)), path)
+
+
+def schema_differences(rows: Rows, schema: Schema) -> list[str]:
+    """Return what a file of this code's version has otherwise than the migrations make it."""
+    names = frozenset(step.name for step in schema.steps)
+    return differences(_shape_of(rows.each(_OBJECTS)), _expected(schema, names))
+
+
+def _described(connection: sqlite3.Connection) -> Shape:
+    return _shape_of(connection.execute(_OBJECTS))
+
+
+def _shape_of(objects: Iterable[Row]) -> Shape:
+    """Return a shape from rows of `_OBJECTS`: SQLite keeps the text that made each object."""
+    shape = {f"the {kind} {name!r}": text or "" for kind, name, text in objects}
+    if _MIGRATIONS in shape:  # sqlite-utils spells it otherwise from version to version
+        shape[_MIGRATIONS] = _SPELLING.sub("", shape[_MIGRATIONS]).lower()
+    return shape
+
+
+@lru_cache(maxsize=64)  # of each version that is met
+def _expected(schema: Schema, applied: frozenset[str]) -> Shape:
+    """Return the shape that some steps make, by running them in memory."""
+    steps = tuple(step for step in schema.steps if step.name in applied)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _migrations(schema._replace(steps=steps)).apply(_database(connection))
+        return _described(connection)
 
 
 def _is_ours(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
@@ -150,6 +189,16 @@ _DIALECT: Final = Dialect(
     keyed_table="STRICT, WITHOUT ROWID",
     append_only=_append_only,
 )
+
+# Not what SQLite makes by itself: indexes of constraints, which follow from a table's text, and
+# what ANALYZE has counted.
+_OBJECTS: Final = (
+    "SELECT type, name, sql FROM sqlite_schema"
+    " WHERE NOT (type = 'index' AND name LIKE 'sqlite\\_autoindex\\_%' ESCAPE '\\' AND sql IS NULL)"
+    " AND NOT (type = 'table' AND name IN ('sqlite_stat1', 'sqlite_stat4', 'sqlite_sequence'))"
+)
+_MIGRATIONS: Final = "the table '_sqlite_migrations'"
+_SPELLING: Final = re.compile(r'[\s"`\[\]]+')
 
 _NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 

@@ -94,6 +94,11 @@ class PostgresRows:
         elif status is not TransactionStatus.IDLE:
             self.drop()
 
+    @property
+    def server_version(self) -> int:
+        """The server's version as a number."""
+        return self._live().info.server_version
+
     def ready(self) -> None:
         """See that there is a connection; raises StoreError, StoreUnavailable above all."""
         if self._connection is not None:

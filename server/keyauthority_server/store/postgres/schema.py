@@ -14,6 +14,8 @@ from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavai
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect
 from keyauthority_server.store.postgres.connection import Patience, StatementFailed, parameters
 from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.postgres.shape import expected_shape, found_shape
+from keyauthority_server.store.shape import Shape, check_shape, differences
 
 ALL_STEPS: Final = STEPS + COUNTER_STEPS
 
@@ -27,6 +29,7 @@ _TABLES: Final = (
 _MAKE: Final = f'CREATE TABLE IF NOT EXISTS {_TABLE} (name TEXT COLLATE "C" NOT NULL PRIMARY KEY)'
 _APPLIED: Final = f"SELECT name FROM {_TABLE}"  # noqa: S608 - a text of this module's own
 _APPLY: Final = f"INSERT INTO {_TABLE} (name) VALUES (?)"  # noqa: S608 - as above
+_ONE_STATE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _ENCODING: Final = "SHOW server_encoding"
 
 
@@ -41,6 +44,7 @@ def migrate(url: str) -> None:
     try:
         while True:
             try:
+                _check_older(rows)
                 _migrate(rows)
             except StoreRefused:
                 raise
@@ -63,8 +67,11 @@ def is_made(url: str) -> bool:
         rows.drop()
 
 
-def check_schema(rows: PostgresRows) -> None:
-    """Raise StoreRefused unless the database is ours, and of just this code's version."""
+def check_schema(rows: PostgresRows, *, altered_allowed: bool = False) -> None:
+    """Raise StoreRefused unless the database is ours, of this code's version, and not altered.
+
+    To be called outside of a transaction.
+    """
     try:
         applied = _applied(rows)
     except StatementFailed as error:  # there is no such table
@@ -72,6 +79,37 @@ def check_schema(rows: PostgresRows) -> None:
             raise
         raise StoreRefused("the database is empty: run migrate") from error
     _check_steps(applied, missing_allowed=False)
+    if not altered_allowed:
+        check_shape(found_shape(rows), _expected(rows, applied), "the database")
+
+
+def schema_differences(rows: PostgresRows) -> list[str]:
+    """Return what a database of this code's version has otherwise than the migrations make it."""
+    names = {step.name for step in ALL_STEPS}
+    return differences(found_shape(rows), _expected(rows, names))
+
+
+def _check_older(rows: PostgresRows) -> None:
+    """Raise StoreRefused if a database of ours, of whatever version, was altered."""
+    try:
+        rows.begin(_ONE_STATE)
+        if not _is_ours(rows):
+            return
+        applied, found = _applied(rows), found_shape(rows)
+        _check_steps(applied, missing_allowed=True)
+    finally:
+        rows.roll_back()
+    check_shape(found, _expected(rows, applied), "the database")
+
+
+def _expected(rows: PostgresRows, applied: set[str]) -> Shape:
+    def make(temporary: PostgresRows) -> None:
+        temporary.run(_MAKE)
+        for step in ALL_STEPS:
+            if step.name in applied:
+                step.migrate(temporary.run, _TEMPORARY)
+
+    return expected_shape(rows, frozenset(applied), make)
 
 
 def _migrate(rows: PostgresRows) -> None:
@@ -128,14 +166,14 @@ def _check_steps(applied: set[str], *, missing_allowed: bool) -> None:
         raise StoreRefused("the database is of an older version: run migrate")
 
 
-def _append_only(table: str) -> tuple[str, ...]:
+def _append_only(table: str, schema: str = "") -> tuple[str, ...]:
     refuse = (
-        f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS"
+        f"CREATE FUNCTION {schema}{table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS"
         f" $$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$"
     )
     always = (
         f"CREATE TRIGGER {table}_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
-        f" FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_append_only()"
+        f" FOR EACH STATEMENT EXECUTE FUNCTION {schema}{table}_is_append_only()"
     )
     return refuse, always
 
@@ -149,3 +187,5 @@ _DIALECT: Final = Dialect(
     keyed_table="",
     append_only=_append_only,
 )
+# Functions are never looked for among what is temporary, unless the schema is named.
+_TEMPORARY: Final = _DIALECT._replace(append_only=lambda table: _append_only(table, "pg_temp."))

@@ -29,6 +29,7 @@ from keyauthority_server.store.postgres.heartbeat import Heartbeat
 from keyauthority_server.store.postgres.listening import Listening
 from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Question
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
+from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.witness import Witness
 from keyauthority_server.store.postgres.writer import Writing, admit_writer
 from keyauthority_server.store.records import time_from
@@ -60,12 +61,13 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _log = structlog.get_logger(__name__)
 
 
-def open_store(url: str, seal: Sealer) -> PostgresStore:
+def open_store(url: str, seal: Sealer, *, checked: bool = True) -> PostgresStore:
     """Open the database, which `migrate` has made.
 
-    Raises StoreRefused, with one line that says why, and StoreUnavailable.
+    Unless `checked`, its schema may be altered: for `audit verify`, which tells. Raises
+    StoreRefused, with one line that says why, and StoreUnavailable.
     """
-    to, witness = parameters(url), Witness()
+    to, witness = parameters(url), Witness(altered_allowed=not checked)
     connections = Connections(
         looks=PostgresRows(to, looks.PATIENCE, witness.admit),
         pages=PageRows(to, _PAGES, witness.admit),
@@ -216,6 +218,14 @@ class PostgresStore(Pages):
     async def page(self, read: Callable[[Rows], T]) -> T:
         """Run `read` in one read transaction, in a thread."""
         return await _in_thread(self._pager, self._snapshot, read)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return what the database has otherwise than the migrations make it."""
+
+        def read(rows: PostgresRows) -> list[str]:
+            return schema_differences(rows)
+
+        return await _in_thread(self._pager, _read, self._pages, None, read)
 
     def asked(self, values: Iterable[str]) -> Asked:
         """Return values as a table."""

@@ -31,7 +31,9 @@ class _Mark(NamedTuple):
 class Witness:
     """The log's id and the newest revision that was seen. Used by all threads of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, altered_allowed: bool = False) -> None:
+        """Admit a database whose schema was altered only if that is allowed: to look into it."""
+        self._altered_allowed = altered_allowed
         self.log_id: LogId | None = None
         self._newest = Revision(0)
         self._mark = _Mark(Revision(0), b"")
@@ -59,7 +61,7 @@ class Witness:
 
         ConnectionLost if another host may; StoreRefused if it must not be opened.
         """
-        check_schema(rows)
+        check_schema(rows, altered_allowed=self._altered_allowed)
         newest, mark = self._newest, self._mark
         log_id, head = _head(rows)
         if self.log_id is None:
