@@ -107,10 +107,8 @@ _BAD_LIMIT = key_pb2.RateLimit(limit=1, period=_BAD_SPAN)
         ),
         (convert.presentation_from_proto, VerifyRequest(mode=_NO_VALUE), "mode"),
         (
-            convert.batch_from_proto,
-            service_pb2.BatchVerifyRequest(
-                requests=[VerifyRequest(), VerifyRequest(mode=_NO_VALUE)]
-            ),
+            lambda item: convert.batch_item_from_proto(1, item),
+            VerifyRequest(mode=_NO_VALUE),
             "requests[1].mode",
         ),
     ],

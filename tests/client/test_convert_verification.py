@@ -48,7 +48,10 @@ def test_a_secret_is_not_in_the_text_of_a_presentation() -> None:
 @given(st.lists(presentations, max_size=3).map(tuple))
 def test_a_batch_there_and_back_is_the_same(batch: tuple[Presentation, ...]) -> None:
     """The requests of a batch arrive whole and in order."""
-    assert convert.batch_from_proto(convert.batch_to_proto(batch)) == batch
+    items = convert.batch_to_proto(batch).requests
+    assert batch == tuple(
+        convert.batch_item_from_proto(place, item) for place, item in enumerate(items)
+    )
 
 
 @given(verdicts)

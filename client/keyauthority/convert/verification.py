@@ -108,12 +108,8 @@ def batch_to_proto(presentations: Iterable[Presentation]) -> service_pb2.BatchVe
     return service_pb2.BatchVerifyRequest(requests=map(presentation_to_proto, presentations))
 
 
-def batch_from_proto(proto: service_pb2.BatchVerifyRequest) -> tuple[Presentation, ...]:
-    """Return the requests. InvalidArgument names `requests[i].field`."""
-    return tuple(_item(place, request) for place, request in enumerate(proto.requests))
-
-
-def _item(place: int, proto: service_pb2.VerifyRequest) -> Presentation:
+def batch_item_from_proto(place: int, proto: service_pb2.VerifyRequest) -> Presentation:
+    """Return one request of a batch. InvalidArgument names `requests[place].field`."""
     try:
         return presentation_from_proto(proto)
     except InvalidArgument as error:

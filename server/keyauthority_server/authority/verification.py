@@ -22,6 +22,7 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority.requests import Presentation
+from keyauthority.restrictions import DIRECT, FactParsers, memoized_parsers
 from keyauthority.token import Token, parse
 from keyauthority_server.authority.callers import (
     Caller,
@@ -31,6 +32,7 @@ from keyauthority_server.authority.callers import (
     operator_of,
 )
 from keyauthority_server.authority.desk import Desk
+from keyauthority_server.authority.time_slices import TimeSlices
 from keyauthority_server.bounded import weight_of
 from keyauthority_server.limits import Limit, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
@@ -95,6 +97,7 @@ class Verification:
     """Judges tokens."""
 
     def __init__(self, desk: Desk, counters: Counters, meter: Meter) -> None:
+        self.slices = TimeSlices()
         self._desk = desk
         self._counters = counters
         self._meter = meter
@@ -154,13 +157,16 @@ class Verification:
         now = self._desk.clock.now()
         caller = self._desk.admitted(sights.operator, credential, _VERIFY, now)
         self._check(caller, presentations, sights.head)
-        all_judged = []
-        for presentation, token, (held, project) in zip(
-            presentations, tokens, sights.pairs, strict=True
-        ):
-            all_judged.append(
-                self._judge(presentation, token, held, project, caller, sights.head, now)
-            )
+        all_judged, parsers = [], memoized_parsers()
+        with self.slices.begin() as slices:
+            for presentation, token, (held, project) in zip(
+                presentations, tokens, sights.pairs, strict=True
+            ):
+                one = self._judge(
+                    presentation, token, held, project, caller, sights.head, now, parsers
+                )
+                all_judged.append(one)
+                await slices.pause()
         verdicts = await self._drawn(all_judged, now)
         return [
             Verified(verdict, self._lasting(one, sights.operator, caller))
@@ -234,6 +240,7 @@ class Verification:
         caller: Caller,
         head: Revision,
         now: datetime,
+        parsers: FactParsers = DIRECT,
     ) -> Judged:
         log_id = self._desk.log_id
         told = (presentation.cost, presentation.explain, presentation.include_record)
@@ -249,7 +256,7 @@ class Verification:
             verdict = denied(VerdictCode.UNKNOWN, presentation, head, log_id)
             return Judged(*told, verdict, None, None, ())
         key = held.key
-        verdict = judged(key, project, presentation, now, head, log_id)
+        verdict = judged(key, project, presentation, now, head, log_id, parsers)
         limits: tuple[Limit, ...] = ()
         if limited(key, project) and (verdict.valid or presentation.explain):
             limits = limits_of(held, project, now)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -18,7 +18,13 @@ from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 
 from keyauthority.clock import ClockJumped
-from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
+from keyauthority.errors import (
+    ErrorReason,
+    FieldViolation,
+    InvalidArgument,
+    KeyAuthorityError,
+    error,
+)
 from keyauthority_server.authority import Authority, Caller
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.item_counts import SCAN_ABOVE, RequestReader, malformed
@@ -111,10 +117,10 @@ def guard(
             try:
                 request = reader.read(body)
                 refuse(check, request)
-            except KeyAuthorityError:
+                return await method(credential, request)
+            except InvalidArgument:  # of a caller who may not even ask, the rights come first
                 _require(await authority.admit(credential, row.rights), row, request)
                 raise
-            return await method(credential, request)
 
         return together
 
@@ -134,7 +140,12 @@ def refuse(check: Check, request: Message | None) -> None:
     """Raise InvalidArgument, naming the fields, unless the request keeps its rules."""
     if request is None:
         raise malformed()
-    violations = list(dict.fromkeys(check(request)))
+    refuse_fields(check(request))
+
+
+def refuse_fields(found: Iterable[FieldViolation]) -> None:
+    """Raise InvalidArgument, naming the fields, if there are any."""
+    violations = list(dict.fromkeys(found))
     if violations:
         named = violations[:VIOLATIONS_MAX]
         texts = [f"{one.field}: {one.description}" for one in named]

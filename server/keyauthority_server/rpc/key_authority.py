@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from keyauthority import convert
-from keyauthority.errors import ErrorReason, InvalidArgument, NotFound, PermissionDenied, error
+from keyauthority.errors import (
+    ErrorReason,
+    FieldViolation,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    error,
+)
 from keyauthority.model import VerdictCode
+from keyauthority.requests import Presentation
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority import Authority, Caller, Certified, Credential, Lasting
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import address_of, credential_of, presented
-from keyauthority_server.rpc.interceptors import refuse
+from keyauthority_server.rpc.interceptors import refuse, refuse_fields
 from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
 from keyauthority_server.rpc.remembering import Rested
+from keyauthority_server.rpc.rules import LIST_MAX
 from keyauthority_server.wire import Call
 
 
@@ -122,15 +131,29 @@ class KeyAuthorityServicer:
         self, credential: Credential | Certified, request: pb.BatchVerifyRequest
     ) -> Rested:
         """See the proto."""
-        verified = await self._verification.verify_batch(
-            credential, convert.batch_from_proto(request)
-        )
+        presentations = await self._items(request)
+        verified = await self._verification.verify_batch(credential, presentations)
         self._counted(one.verdict.code for one in verified)
         answer = convert.verdicts_to_proto(one.verdict for one in verified)
         grounds = [
             None if one.lasting is None or one.lasting.limited else one.lasting for one in verified
         ]
         return Rested(answer, grounds, answer.responses)
+
+    async def _items(self, request: pb.BatchVerifyRequest) -> list[Presentation]:
+        """Check and read the items of a batch; InvalidArgument names `requests[i].field`."""
+        violations: list[FieldViolation] = []
+        presentations = []
+        with self._verification.slices.begin() as slices:
+            for place, item in enumerate(request.requests):
+                violations += validate.batch_item(place, item)
+                if len(violations) >= LIST_MAX:
+                    break
+                if not violations:
+                    presentations.append(convert.batch_item_from_proto(place, item))
+                await slices.pause()
+        refuse_fields(violations)
+        return presentations
 
     def batch_verify_again(self, grounds: Sequence[Lasting]) -> bool:
         """Return True if answers that rest on these are given again, and counted.
