@@ -124,7 +124,7 @@ made:
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,otel,dev]'
+	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,dev]'
 	@touch .venv/.serve $@
 
 # What cannot be installed is left out of the measurement, which says so.

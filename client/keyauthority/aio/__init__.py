@@ -27,8 +27,9 @@ class AsyncClient(
     all, `dns:///name:50051`, which is also how they are reached with TLS. Calls take turns over
     those that serve, as their health service tells.
 
-    Make one, inside of the running event loop that it shall serve, and close it in the end (it is
-    an async context manager). Any number of tasks may share it.
+    Make one anywhere, and close it in the end (it is an async context manager). Any number of tasks
+    may share it; each event loop that uses it has a connection of its own. A process that is forked
+    while it is connected cannot use asyncio with gRPC: fork first, or start processes by spawn.
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
     by secret, can be called. `timeout` is in seconds, for every call that names none itself.
 

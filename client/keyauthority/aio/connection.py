@@ -5,18 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from keyauthority import _calls, _channel
 from keyauthority._address import parse
+from keyauthority._calls.processes import (
+    abandon,
+    on_fork,
+    refuse_after_fork,
+    refuse_green_threads,
+)
+from keyauthority.errors import FailedPrecondition
 from keyauthority.results import Page
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
 from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
 from keyauthority.v1.usage_service_pb2_grpc import UsageServiceStub
+
+if TYPE_CHECKING:  # the stubs at run time are one class for both kinds of channels
+    from keyauthority.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
+    from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceAsyncStub
+    from keyauthority.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
+    from keyauthority.v1.usage_service_pb2_grpc import UsageServiceAsyncStub
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -93,6 +106,33 @@ class AsyncWatch(Generic[T]):
         self._call.cancel()
 
 
+class _Live(NamedTuple):
+    """A channel of one event loop, and the stubs on it."""
+
+    channel: grpc.aio.Channel
+    keys: KeyAuthorityServiceAsyncStub
+    projects: ProjectServiceAsyncStub
+    usage: UsageServiceAsyncStub
+    audit: AuditServiceAsyncStub
+
+
+def _live(target: _channel.Target, pem: _channel.Handshake | None) -> _Live:
+    channel = (
+        grpc.aio.insecure_channel(*target)
+        if pem is None
+        else grpc.aio.secure_channel(
+            target.address, grpc.ssl_channel_credentials(*pem), target.options
+        )
+    )
+    return _Live(
+        channel,
+        KeyAuthorityServiceStub(channel),
+        ProjectServiceStub(channel),
+        UsageServiceStub(channel),
+        AuditServiceStub(channel),
+    )
+
+
 class AsyncConnection:
     """A channel to the authority, the credential and the timeout that calls on it have."""
 
@@ -105,23 +145,54 @@ class AsyncConnection:
         tls: _channel.Tls | bool = False,
         allow_plaintext: bool = False,
     ) -> None:
+        refuse_green_threads(asyncio=True)
         self._address = address
         self._timeout = timeout
+        self._closed = False
         self._metadata = _channel.metadata(operator_key)
         parsed = parse(address)
-        pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
-        target = _channel.target(parsed, tls)
-        self._channel = (
-            grpc.aio.insecure_channel(*target)
-            if pem is None
-            else grpc.aio.secure_channel(
-                target.address, grpc.ssl_channel_credentials(*pem), target.options
-            )
-        )
-        self._keys = KeyAuthorityServiceStub(self._channel)
-        self._projects = ProjectServiceStub(self._channel)
-        self._usage = UsageServiceStub(self._channel)
-        self._audit = AuditServiceStub(self._channel)
+        self._pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
+        self._target = _channel.target(parsed, tls)
+        self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
+        on_fork(self)
+
+    @property
+    def _keys(self) -> KeyAuthorityServiceAsyncStub:
+        return self._connected().keys
+
+    @property
+    def _projects(self) -> ProjectServiceAsyncStub:
+        return self._connected().projects
+
+    @property
+    def _usage(self) -> UsageServiceAsyncStub:
+        return self._connected().usage
+
+    @property
+    def _audit(self) -> AuditServiceAsyncStub:
+        return self._connected().audit
+
+    def _connected(self) -> _Live:
+        """Return the channel of the running loop: gRPC binds each to the loop that made it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise FailedPrecondition("no event loop is running: use Client, or await") from None
+        return self._live.get(loop) or self._connect(loop)
+
+    def _connect(self, loop: asyncio.AbstractEventLoop) -> _Live:
+        if self._closed:
+            raise _calls.closed()
+        refuse_green_threads(asyncio=True)
+        refuse_after_fork()
+        for ended in [one for one in list(self._live) if one.is_closed()]:
+            self._live.pop(ended, None)
+        return self._live.setdefault(loop, _live(self._target, self._pem))
+
+    def _forked(self) -> None:
+        if self._live:
+            abandon(self._live, asyncio=True)
+            self._live = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address!r})"
@@ -139,7 +210,11 @@ class AsyncConnection:
 
     async def close(self) -> None:
         """Let go of the connection; calls that are under way end."""
-        await self._channel.close()
+        self._closed = True
+        live = self._live.pop(asyncio.get_running_loop(), None)
+        self._live.clear()  # those of other loops end with their last call
+        if live is not None:
+            await live.channel.close()
 
     def _watch(
         self,

@@ -20,7 +20,9 @@ class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls, AuditCalls, WatchCa
     all, `dns:///name:50051`, which is also how they are reached with TLS. Calls take turns over
     those that serve, as their health service tells.
 
-    Safe to share between threads; make one, and close it in the end (it is a context manager).
+    Safe to share between threads; make one, and close it in the end (it is a context manager). In a
+    forked process it connects again by itself. Under gevent call
+    `grpc.experimental.gevent.init_gevent()` first.
     `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
     by secret, can be called. `timeout` is in seconds, for every call that names none itself.
 

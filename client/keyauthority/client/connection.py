@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import grpc
 
 from keyauthority import _calls, _channel
 from keyauthority._address import parse
+from keyauthority._calls.processes import abandon, on_fork, refuse_green_threads
 from keyauthority.results import Page
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
@@ -86,6 +88,31 @@ class Watch(Generic[T]):
         self._cancel()
 
 
+class _Live(NamedTuple):
+    """A channel of this process, and the stubs on it."""
+
+    channel: grpc.Channel
+    keys: KeyAuthorityServiceStub
+    projects: ProjectServiceStub
+    usage: UsageServiceStub
+    audit: AuditServiceStub
+
+
+def _live(target: _channel.Target, pem: _channel.Handshake | None) -> _Live:
+    channel = (
+        grpc.insecure_channel(*target)
+        if pem is None
+        else grpc.secure_channel(target.address, grpc.ssl_channel_credentials(*pem), target.options)
+    )
+    return _Live(
+        channel,
+        KeyAuthorityServiceStub(channel),
+        ProjectServiceStub(channel),
+        UsageServiceStub(channel),
+        AuditServiceStub(channel),
+    )
+
+
 class Connection:
     """A channel to the authority, the credential and the timeout that calls on it have."""
 
@@ -98,24 +125,49 @@ class Connection:
         tls: _channel.Tls | bool = False,
         allow_plaintext: bool = False,
     ) -> None:
+        refuse_green_threads(asyncio=False)
         self._address = address
         self._timeout = timeout
         self._closed = False
         self._metadata = _channel.metadata(operator_key)
         parsed = parse(address)
-        pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
-        target = _channel.target(parsed, tls)
-        self._channel = (
-            grpc.insecure_channel(*target)
-            if pem is None
-            else grpc.secure_channel(
-                target.address, grpc.ssl_channel_credentials(*pem), target.options
-            )
-        )
-        self._keys = KeyAuthorityServiceStub(self._channel)
-        self._projects = ProjectServiceStub(self._channel)
-        self._usage = UsageServiceStub(self._channel)
-        self._audit = AuditServiceStub(self._channel)
+        self._pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
+        self._target = _channel.target(parsed, tls)
+        self._lock = Lock()
+        self._live: _Live | None = None
+        on_fork(self)
+
+    @property
+    def _keys(self) -> KeyAuthorityServiceStub:
+        return (self._live or self._connect()).keys
+
+    @property
+    def _projects(self) -> ProjectServiceStub:
+        return (self._live or self._connect()).projects
+
+    @property
+    def _usage(self) -> UsageServiceStub:
+        return (self._live or self._connect()).usage
+
+    @property
+    def _audit(self) -> AuditServiceStub:
+        return (self._live or self._connect()).audit
+
+    def _connect(self) -> _Live:
+        """Make the channel at the first call: a process that forks before has nothing to lose."""
+        with self._lock:
+            if self._closed:
+                raise _calls.closed()
+            if self._live is None:
+                refuse_green_threads(asyncio=False)  # patched since, perhaps
+                self._live = _live(self._target, self._pem)
+            return self._live
+
+    def _forked(self) -> None:
+        self._lock = Lock()
+        if self._live is not None:
+            abandon(self._live)
+            self._live = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address!r})"
@@ -133,8 +185,10 @@ class Connection:
 
     def close(self) -> None:
         """Let go of the connection; calls that are under way end."""
-        self._closed = True
-        self._channel.close()
+        with self._lock:
+            self._closed = True
+            if self._live is not None:
+                self._live.channel.close()
 
     def _watch(
         self,

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from keyauthority._calls.arguments import texts
+from keyauthority._calls.processes import on_fork
 from keyauthority._calls.tokens import presentation
 from keyauthority.aio import AsyncClient
 from keyauthority.clock import monotonic
@@ -33,9 +34,10 @@ from keyauthority.verifier.policy import (
 
 
 class AsyncVerifier:
-    """`Verifier` for asyncio: the same names, awaited, in one event loop.
+    """`Verifier` for asyncio: the same names, awaited.
 
-    What can be judged here is, without giving way to other tasks.
+    What can be judged here is, without giving way to other tasks. It watches in the event loop that
+    it was opened in, and in the next that uses it once that one is closed.
     """
 
     def __init__(
@@ -56,14 +58,35 @@ class AsyncVerifier:
             report_interval=report_interval,
             timeout=timeout,
         )
+        self._opened = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._forked()
+        on_fork(self)
+
+    async def __aenter__(self) -> Self:
+        self._opened = True
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        """Watch in the running loop, unless another one that is not closed does so."""
+        if not self._opened or not (self._loop is None or self._loop.is_closed()):
+            return
+        self._loop = asyncio.get_running_loop()
+        self._fresh = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tend())]
+
+    def _forked(self) -> None:
+        """Know nothing, and have no task yet; in a forked process too."""
         self._judge = self._policy.judge()
         self._trouble = Trouble()
         self._fresh = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loop, self._tasks = None, []
 
-    async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tend())]
-        return self
+    def _require_loop(self) -> None:
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            raise FailedPrecondition("the verifier was opened in another event loop")
 
     async def __aexit__(
         self,
@@ -85,6 +108,8 @@ class AsyncVerifier:
 
     async def wait_until_fresh(self, timeout: float) -> bool:  # noqa: ASYNC109 - as `Verifier` has it
         """Wait for the first word of the watch; False if none has come within `timeout` seconds."""
+        self._start()
+        self._require_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._fresh.wait()
@@ -134,14 +159,18 @@ class AsyncVerifier:
 
     async def close(self) -> None:
         """Report what was judged, and end the watch. What is verified later, the authority does."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks:
+        self._opened = False
+        if self._loop is not None and not self._loop.is_closed():
+            self._require_loop()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._report()
         self._judge.forget()
 
     async def _verify(self, asked: Presentation) -> Verdict:
+        if self._loop is None or self._loop.is_closed():
+            self._start()
         judge, at = self._judge, monotonic()
         known = judge.judge(asked, at) or judge.instead(asked, at)
         if known is not None:
@@ -164,8 +193,10 @@ class AsyncVerifier:
             try:
                 await self._follow()
                 pause = RETRY_FIRST
-            except FailedPrecondition:  # the authority is behind what it has told: another state
-                self._judge.forget()
+            except FailedPrecondition as failure:
+                self._judge.forget()  # the authority is behind what it has told: another state
+                if failure.reason is None:  # refused by this library
+                    self._trouble.say(WATCH, failure)
             except KeyAuthorityError as failure:
                 self._trouble.say(WATCH, failure)
             await asyncio.sleep(pause)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from keyauthority._calls.arguments import texts
+from keyauthority._calls.processes import on_fork
 from keyauthority._calls.tokens import presentation
 from keyauthority.client import Client, Watch
 from keyauthority.clock import monotonic
@@ -54,7 +55,7 @@ class Verifier:
     reported each `report_interval`, so that usage and last use stay true to that span. `timeout`,
     in seconds, is how long the authority may take to answer. The client stays yours to close.
 
-    Any thread may use it. Open it after a fork, not before.
+    Any thread may use it. In a forked process it begins again by itself, at the first use.
     """
 
     def __init__(
@@ -75,21 +76,45 @@ class Verifier:
             report_interval=report_interval,
             timeout=timeout,
         )
+        self._closed = threading.Event()
+        self._opened = False
+        self._begin()
+        on_fork(self)
+
+    def _begin(self) -> None:
+        """Know nothing, and have no thread yet."""
         self._judge = self._policy.judge()
         self._trouble = Trouble()
-        self._closed = threading.Event()
         self._fresh = threading.Event()
         self._stream: Watch[WatchUpdate] | None = None
         self._heard = monotonic()
-        self._threads = [
-            threading.Thread(target=self._watch, name="keyauthority-watch", daemon=True),
-            threading.Thread(target=self._tend, name="keyauthority-report", daemon=True),
-        ]
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._opened = True
+        self._start()
         return self
+
+    def _start(self) -> None:
+        """Start the threads of this process, unless it has them."""
+        with self._lock:
+            if self._threads or not self._opened or self._closed.is_set():
+                return
+            self._threads = [
+                threading.Thread(target=self._watch, name="keyauthority-watch", daemon=True),
+                threading.Thread(target=self._tend, name="keyauthority-report", daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def _forked(self) -> None:
+        """Begin again in a forked process: threads are not copied, and counts are the parent's."""
+        closed = self._closed.is_set()
+        self._closed = threading.Event()  # the parent's may have been held by a thread
+        if closed:
+            self._closed.set()
+        self._begin()
 
     def __exit__(
         self,
@@ -111,6 +136,7 @@ class Verifier:
 
     def wait_until_fresh(self, timeout: float) -> bool:
         """Wait for the first word of the watch; False if none has come within `timeout` seconds."""
+        self._start()
         return self._fresh.wait(timeout)
 
     def verify(
@@ -161,11 +187,12 @@ class Verifier:
         if self._stream is not None:
             self._stream.close()
         for thread in self._threads:
-            if thread.is_alive():
-                thread.join()
+            thread.join()
         self._judge.forget()
 
     def _verify(self, asked: Presentation) -> Verdict:
+        if not self._threads:
+            self._start()
         judge, at = self._judge, monotonic()
         known = judge.judge(asked, at) or judge.instead(asked, at)
         if known is not None:
@@ -188,8 +215,10 @@ class Verifier:
             try:
                 self._follow()
                 pause = RETRY_FIRST
-            except FailedPrecondition:  # the authority is behind what it has told: another state
-                self._judge.forget()
+            except FailedPrecondition as failure:
+                self._judge.forget()  # the authority is behind what it has told: another state
+                if failure.reason is None:  # refused by this library
+                    self._trouble.say(WATCH, failure)
             except KeyAuthorityError as failure:
                 self._trouble.say(WATCH, failure)
             self._closed.wait(pause)

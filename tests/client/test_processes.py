@@ -1,0 +1,178 @@
+"""Clients and verifiers in forked processes, other event loops and patched threads."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+
+from keyauthority import AsyncClient, AsyncVerifier, Client, FailedPrecondition, Verifier
+from keyauthority._calls import processes
+from tests.conftest import one_server
+from tests.service.processes import ServerProcess
+
+SECONDS: Final = 20.0
+FORK: Final = multiprocessing.get_context("fork")
+
+
+def forked(body: Callable[[], Any]) -> Any:
+    """Return the result of a function in a forked process, an exception as its text."""
+    ours, theirs = FORK.Pipe()
+
+    def run() -> None:
+        try:
+            theirs.send(body())
+        except Exception as error:  # noqa: BLE001 - the parent shows it
+            theirs.send(f"{type(error).__name__}: {error}")
+
+    process = FORK.Process(target=run)
+    process.start()
+    try:
+        assert ours.poll(SECONDS), "the forked process hangs"
+        return ours.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+@one_server
+def test_client_connects_again_in_a_forked_process(server: ServerProcess) -> None:
+    """Gunicorn with --preload makes the client before it forks; the parent goes on too."""
+    with Client(server.address, operator_key=server.operator_key) as client:
+        assert "malformed" == client.verify("none").code
+
+        assert "malformed" == forked(lambda: client.verify("none").code)
+
+        assert "malformed" == client.verify("none").code
+
+
+@one_server
+def test_client_that_was_closed_before_the_fork_stays_closed(server: ServerProcess) -> None:
+    """A child does not open what its parent has closed."""
+    client = Client(server.address, operator_key=server.operator_key)
+    client.verify("none")
+    client.close()
+
+    assert forked(lambda: client.verify("none")).startswith("FailedPrecondition: the client is")
+
+
+@one_server
+def test_verifier_watches_again_in_a_forked_process(server: ServerProcess) -> None:
+    """It judges by itself there, a revocation arrives, and only the parent's counts are its own."""
+    with (
+        Client(server.address, operator_key=server.operator_key) as client,
+        Verifier(client, report_interval=timedelta(hours=1)) as verifier,
+    ):
+        project = client.create_project("fork")
+        created = client.create_key(project.project_id, mode="test", kind="secret")
+        assert verifier.wait_until_fresh(SECONDS)
+        assert verifier.verify(created.secret_key).valid
+        assert verifier.verify(created.secret_key).valid  # counted here, not in the child
+
+        def child() -> list[Any]:
+            fresh = verifier.wait_until_fresh(SECONDS)
+            names = {thread.name for thread in threading.enumerate()}
+            verdicts = [verifier.verify(created.secret_key).code for _ in range(2)]
+            counted = sum(row.count for report in verifier._judge.reports() for row in report.rows)
+            return [fresh, "keyauthority-watch" in names, verdicts, counted]
+
+        assert [True, True, ["valid", "valid"], 1] == forked(child)
+        assert verifier.verify(created.secret_key).valid
+
+
+@one_server
+def test_async_client_of_a_module_works_in_every_loop(server: ServerProcess) -> None:
+    """It is made without a loop, and used in one after the other and in two at once."""
+    client = AsyncClient(server.address, operator_key=server.operator_key)
+
+    async def code() -> str:
+        return (await client.verify("none")).code
+
+    async def from_a_thread() -> list[str]:
+        return [await asyncio.to_thread(asyncio.run, code()), await code()]
+
+    assert "malformed" == asyncio.run(code())
+    assert ["malformed", "malformed"] == asyncio.run(from_a_thread())
+    asyncio.run(client.close())
+    with pytest.raises(FailedPrecondition, match="the client is closed"):
+        asyncio.run(code())
+
+
+def test_async_client_outside_of_a_loop_says_so() -> None:
+    """One error of this library, and none of asyncio's."""
+    with pytest.raises(FailedPrecondition, match="no event loop is running"):
+        AsyncClient("127.0.0.1:1").watch_changes()
+
+
+@one_server
+def test_async_client_refuses_a_process_that_was_forked_while_it_was_connected(
+    server: ServerProcess,
+) -> None:
+    """It would wait for ever there, or abort; before its first call a fork does no harm."""
+    client = AsyncClient(server.address, operator_key=server.operator_key)
+
+    async def code() -> str:
+        return (await client.verify("none")).code
+
+    assert "malformed" == forked(lambda: asyncio.run(code()))
+    asyncio.run(code())
+    assert "make the first call after the fork" in forked(lambda: asyncio.run(code()))
+    assert not processes._asyncio_is_lost
+    asyncio.run(client.close())
+
+
+@one_server
+def test_async_verifier_watches_again_in_the_next_loop(server: ServerProcess) -> None:
+    """A loop that is closed takes its tasks with it."""
+    client = AsyncClient(server.address, operator_key=server.operator_key)
+    verifier = AsyncVerifier(client)
+
+    async def use() -> bool:
+        assert "malformed" == (await verifier.verify("none")).code
+        return await verifier.wait_until_fresh(SECONDS)
+
+    async def first() -> bool:
+        await verifier.__aenter__()
+        return await use()
+
+    async def last() -> bool:
+        fresh = await use()
+        await verifier.close()
+        await client.close()
+        return fresh
+
+    assert [True, True, True] == [asyncio.run(one()) for one in (first, use, last)]
+
+
+@pytest.mark.parametrize(
+    ("module", "question", "client", "remedy"),
+    [
+        ("gevent.monkey", "is_module_patched", Client, r"init_gevent\(\)"),
+        ("gevent.monkey", "is_module_patched", AsyncClient, "use Client"),
+        ("eventlet.patcher", "is_monkey_patched", Client, "another worker"),
+        ("eventlet.patcher", "is_monkey_patched", AsyncClient, "another worker"),
+    ],
+)
+def test_patched_threads_are_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, module: str, question: str, client: type[Any], remedy: str
+) -> None:
+    """Under them every call would wait for ever, open routes too."""
+    patcher = SimpleNamespace(**{question: lambda name: name in ("threading", "thread")})
+    before = client("127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, module, patcher)
+
+    with pytest.raises(FailedPrecondition, match=remedy):
+        client("127.0.0.1:1")
+    with pytest.raises(FailedPrecondition, match=remedy):
+        asyncio.run(_watch(before))
+
+
+async def _watch(client: Client | AsyncClient) -> None:
+    client.watch_changes()
