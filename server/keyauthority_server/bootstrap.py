@@ -7,7 +7,7 @@ told in one line.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
@@ -27,6 +27,7 @@ from keyauthority_server.feed import Feed, following
 from keyauthority_server.peppers import (
     Keyring,
     KeyringError,
+    check_known,
     newest_version,
 )
 from keyauthority_server.private_files import check_private, explain, read_private, write_private
@@ -40,7 +41,14 @@ from keyauthority_server.store.base import (
 )
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.looks import Proving
-from keyauthority_server.store.values import Entry, Held, LogHead, Mutation, Sealer
+from keyauthority_server.store.values import (
+    Entry,
+    Held,
+    LogHead,
+    Mutation,
+    Sealer,
+    VersionsInUse,
+)
 from keyauthority_server.usage import metering
 
 PEPPER: Final = "pepper"
@@ -108,13 +116,13 @@ async def open_machine(config: Config) -> AsyncIterator[Machine]:
         _check_private(config)
         keyrings = [Keyring.load(config.data / name) for name in _KEY_FILES]
         async with _opened(config, sealer(keyrings[1]), checkpoints=False) as store:
-            known = await store.key_checks()
-            if not known or await store.newest_time() is None:
+            if not (await store.log_head()).revision:
                 raise ConfigError(
                     f"{config.data} is not initialised: run keyauthority-server init, or serve"
                 )
-            for ring in keyrings:
-                ring.recognise(known)
+            versions = await store.versions_in_use(SystemClock().now())
+            recognise(keyrings, versions)
+            known = versions.checks
             keyrings[0].use(known)
             yield Machine(store, keyrings[0], known)
     except (KeyringError, StoreError) as failure:
@@ -137,7 +145,10 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
     try:
         audit_key = Keyring.load(config.data / AUDIT_KEY)
         async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
-            audit_key.recognise(await store.key_checks())
+            head = await store.log_head()
+            unfinished = head.closed and not head.hash  # as a copy is, of which rows are missing
+            versions = await store.versions_in_use(SystemClock().now())
+            recognise([audit_key], versions, empty=unfinished or not head.revision)
             yield Evidence(store, audit_key)
     except (KeyringError, StoreError) as failure:
         raise ConfigError(str(failure)) from failure
@@ -153,8 +164,10 @@ async def _prepare(config: Config) -> None:
         )
     engines.migrate(config.store)
     async with _opened(config, _unsealed) as store:
-        known, empty = await store.key_checks(), await store.newest_time() is None
-        _check_open(config, await store.log_head())
+        head = await store.log_head()
+        versions, empty = await store.versions_in_use(SystemClock().now()), not head.revision
+        _check_open(config, head)
+    known = versions.checks
     if empty and not known:
         for path in paths:
             if not path.exists():
@@ -166,8 +179,8 @@ async def _prepare(config: Config) -> None:
         )
     keyrings = [Keyring.load(path) for path in paths]
     checks: dict[str, bytes] = {}
+    recognise(keyrings, versions, empty=empty)
     for ring in keyrings:
-        ring.recognise(known)
         if not (ring.name == PEPPER and newest_version(PEPPER, known)):
             checks.update(ring.check_values())  # a version of the pepper waits for `pepper rotate`
     async with _opened(config, sealer(keyrings[1])) as store:
@@ -177,6 +190,18 @@ async def _prepare(config: Config) -> None:
             for ring in keyrings:
                 ring.recognise(known)
             await _first_records(store, keyrings[0], config.data / OPERATOR_KEY)
+
+
+def recognise(keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False) -> None:
+    """Raise KeyringError unless the key files are those that a database was filled under.
+
+    One that is not empty has to know each version that it was filled under.
+    """
+    used = {PEPPER: versions.pepper, AUDIT_KEY: versions.audit_key}
+    for ring in keyrings:
+        if not empty:
+            check_known(ring.name, versions.checks, used[ring.name])
+        ring.recognise(versions.checks)
 
 
 def _check_open(config: Config, head: LogHead) -> None:

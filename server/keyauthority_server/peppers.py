@@ -15,7 +15,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ KEY_BYTES: Final = 32  # as long as the hash: more adds nothing (RFC 2104, secti
 
 REMEMBERED: Final = 256  # digests; some 100 KB
 
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _LINE: Final = re.compile(r"([1-9][0-9]{0,8}) ([0-9a-f]{64})", re.ASCII)
 
 
@@ -188,6 +189,20 @@ def remove_version(path: Path, version: int) -> bool:
         return True
 
 
+def check_known(name: str, known: Mapping[str, bytes], used: Collection[int]) -> None:
+    """Raise KeyringError unless the database knows each version that it was filled under.
+
+    One that knows none would take any file for the right one.
+    """
+    versions = set(_versions(name, known))
+    missing = sorted(set(used) - versions)
+    if missing or not versions:
+        raise KeyringError(
+            f"the database is damaged: it lacks the check value of {name}/"
+            f"{missing[0] if missing else 1}, under which it was filled; restore it"
+        )
+
+
 def newest_version(name: str, known: Mapping[str, bytes]) -> int:
     """Return the newest version of a file that the check values name; 0 if they name none."""
     return max(_versions(name, known), default=0)
@@ -195,7 +210,10 @@ def newest_version(name: str, known: Mapping[str, bytes]) -> int:
 
 def _versions(name: str, known: Mapping[str, bytes]) -> list[int]:
     named = (one.rpartition("/") for one in known)
-    return sorted(int(version) for file, _, version in named if file == name)
+    versions = [version for file, _, version in named if file == name]
+    if not all(map(_VERSION.fullmatch, versions)):
+        raise KeyringError(f"the database is damaged: it names versions of {name} that are none")
+    return sorted(map(int, versions))
 
 
 def _read(path: Path) -> dict[int, bytes]:

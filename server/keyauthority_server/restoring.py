@@ -17,7 +17,7 @@ from typing import Final
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key
 from keyauthority_server.audit import sealer
-from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER
+from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER, recognise
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.peppers import Keyring, KeyringError
 from keyauthority_server.store.base import StoreClosed, StoreError, Transaction
@@ -93,10 +93,8 @@ def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) 
 
 def _audit_key(data: Path, draft: Draft) -> Keyring:
     """Return the audit key; KeyringError unless the folder's files are those of the backup."""
-    known = draft.key_checks()
     pepper, audit_key = (Keyring.load(data / name) for name in (PEPPER, AUDIT_KEY))
-    for ring in (pepper, audit_key):
-        ring.recognise(known)
+    recognise((pepper, audit_key), draft.versions_in_use(SystemClock().now()))
     return audit_key
 
 

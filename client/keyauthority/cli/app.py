@@ -15,12 +15,12 @@ from keyauthority import __version__
 from keyauthority.cli.audit import audit
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
-from keyauthority.cli.output import one_line
 from keyauthority.cli.projects import projects
 from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
 from keyauthority.cli.usage import usage
 from keyauthority.cli.watch import watch
+from keyauthority.text import one_line
 from keyauthority.token import TOKEN_PATTERN
 
 _READER_GONE: Final = 141  # 128 + SIGPIPE

@@ -25,16 +25,10 @@ from keyauthority.model import (
     Standing,
     Verdict,
 )
+from keyauthority.text import one_line
 from keyauthority.token import SecretKey
 
 _PIPE_WIDTH: Final = 10_000  # columns; what reads a pipe wraps for itself
-
-
-def one_line(text: str) -> str:
-    """Return the text with all that could break a line or steer a terminal written out."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
 
 
 def print_json(message: Message) -> None:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import click
 from google.protobuf.json_format import MessageToJson
 
-from keyauthority.cli.output import one_line, time_text
+from keyauthority.cli.output import time_text
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.convert import watch_update_to_proto
 from keyauthority.model import Change
 from keyauthority.results import WatchUpdate
+from keyauthority.text import one_line
 
 
 @click.command()

@@ -27,6 +27,7 @@ from keyauthority_server.store.values import LogHead, Recorded, Stray, Unreadabl
 
 PAGE_ROWS: Final = 1_000
 FINDINGS_MAX: Final = 100  # told of one log: who has more needs a backup, not a longer list
+NAME_MAX: Final = 64  # characters; ids are shorter
 _BELOW_ALL: Final = -(2**63)
 _BUILT_ON_ALTERED: Final = (
     "it was built on a record that was not as the log had left it: altered before this change"
@@ -132,13 +133,18 @@ async def verify(store: Log, audit_key: Keyring, saved: SavedHead | None = None)
     records: list[Finding] = []
     while after is not None and len(records) < FINDINGS_MAX:  # 7
         strays, after = await store.compare_records(after, PAGE_ROWS)
-        records += [Finding(one.revision, f"{one.name or 'a record'}: {one.why}") for one in strays]
+        records += [Finding(one.revision, f"{_shown(one.name)}: {one.why}") for one in strays]
     head = await _end(chain, store)  # 4
     if saved is not None:  # 5
         _compare(chain, head, saved)
     schema = [Finding(0, f"the schema: {one}") for one in await store.schema_differences()]  # 6
     findings = [*schema, *sorted(set(chain.findings)), *sorted(set(records))]
     return Verified(SavedHead(head.log_id, chain.revision, chain.hash), findings[:FINDINGS_MAX])
+
+
+def _shown(name: str) -> str:
+    """Return what is told of a name, which may be any text that somebody put into the database."""
+    return name if 0 < len(name) <= NAME_MAX else f"{name[:NAME_MAX]}…" if name else "a record"
 
 
 async def _walk(chain: _Chain, store: Log) -> None:

@@ -15,6 +15,7 @@ from keyauthority_server.commands.configuration import config_group
 from keyauthority_server.commands.copy import copy
 from keyauthority_server.commands.folder import init, migrate
 from keyauthority_server.commands.operator import operator_group
+from keyauthority_server.commands.output import say
 from keyauthority_server.commands.pepper import pepper_group
 from keyauthority_server.commands.serving import serve
 from keyauthority_server.config import ConfigError
@@ -61,5 +62,5 @@ def main() -> None:
 
 
 def _told(message: str, code: int) -> int:
-    click.echo(f"keyauthority-server: {' '.join(message.split())}", err=True)
+    say(f"keyauthority-server: {' '.join(message.split())}", err=True)
     return code

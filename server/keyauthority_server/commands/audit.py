@@ -12,6 +12,7 @@ from keyauthority_server import bootstrap
 from keyauthority_server.audit import HeadError, SavedHead, Verified
 from keyauthority_server.audit import verify as verify_log
 from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.refused import REFUSED_KEPT
@@ -37,9 +38,9 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
         saved = SavedHead.load(Path(head)) if head else None
         verified = asyncio.run(_verified(settings, saved))
         for revision, what in verified.findings:
-            click.echo(f"revision {revision}: {what}")
+            say(f"revision {revision}: {what}")
         if verified.findings:
-            click.echo(f"{len(verified.findings)} findings: the log is not as it was written")
+            say(f"{len(verified.findings)} findings: the log is not as it was written")
             return 1
         if save_head:
             verified.head.save(Path(save_head))
@@ -47,7 +48,7 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
         raise ConfigError(str(failure)) from failure
     except StoreError as failure:
         raise click.ClickException(str(failure)) from failure
-    click.echo(f"log {verified.head.log_id} is whole up to revision {verified.head.revision}")
+    say(f"log {verified.head.log_id} is whole up to revision {verified.head.revision}")
     return 0
 
 
@@ -66,7 +67,7 @@ def refused(limit: int, **flags: str | bool | None) -> None:
             *(one.actor, one.peer, one.method, one.reason),
             *(f"{name}={text}" for name, text in named.items() if text),
         ]
-        click.echo(" ".join(words))
+        say(" ".join(words))
 
 
 async def _verified(settings: Config, saved: SavedHead | None) -> Verified:

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import ConfigError
 from keyauthority_server.restoring import Restored
 from keyauthority_server.restoring import restore as restore_store
@@ -35,8 +36,8 @@ def backup(file: str, **flags: str | bool | None) -> None:
         content = back_up(settings.store.sqlite_path, Path(file).absolute())
     except StoreError as failure:
         raise ConfigError(str(failure)) from failure
-    click.echo(_line(content))
-    click.echo("the pepper and audit.key are not in it: keep copies of them elsewhere", err=True)
+    say(_line(content))
+    say("the pepper and audit.key are not in it: keep copies of them elsewhere", err=True)
 
 
 @click.command()
@@ -55,13 +56,13 @@ def restore(file: str, accept_unknown: bool, dry_run: bool, **flags: str | bool 
             settings, Path(file).absolute(), accept_unknown=accept_unknown, dry_run=dry_run
         )
     for line in _told(restored):
-        click.echo(line)
+        say(line)
     if dry_run:
-        click.echo("nothing was restored")
+        say("nothing was restored")
         return
     if restored.aside is not None:
-        click.echo(f"the database that was there is kept as {restored.aside}")
-    click.echo(_line(restored.content))
+        say(f"the database that was there is kept as {restored.aside}")
+    say(_line(restored.content))
 
 
 def _line(content: Content) -> str:

@@ -10,9 +10,11 @@ from typing import Final
 
 import click
 
+from keyauthority.clock import SystemClock
 from keyauthority_server.audit import verify
-from keyauthority_server.bootstrap import AUDIT_KEY
+from keyauthority_server.bootstrap import AUDIT_KEY, recognise
 from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError, StoreUrl
 from keyauthority_server.peppers import Keyring, KeyringError
 from keyauthority_server.store import copying, digests, engines
@@ -66,11 +68,14 @@ def _url(flag: str, text: str) -> StoreUrl:
 def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
     audit_key = Keyring.load(settings.data / AUDIT_KEY)
     with _place(source_url, source=True) as source:
-        audit_key.recognise(digests.key_checks(source.rows))
+        head = copying.head_of(source)
+        filled = head.revision and not (head.closed and not head.hash)  # else it is refused below
+        versions = digests.versions_in_use(source.rows, SystemClock().now())
+        recognise([audit_key], versions, empty=not filled)
         engines.migrate(target_url)
         with _place(target_url, source=False) as target:
             head = copying.begin(source, target)
-            click.echo(f"{source_url} is closed for writing at revision {head.revision}")
+            say(f"{source_url} is closed for writing at revision {head.revision}")
             copying.copy_rows(source, target)
             copied = copying.compare(source, target, head)
             verified = asyncio.run(verify(CopiedLog(target), audit_key))
@@ -81,9 +86,9 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
                     f"revision {revision}: {what}; see audit verify"
                 )
             copying.finish(target, head)
-    click.echo(" ".join(f"{name}={count}" for name, count in copied.rows.items()))
-    click.echo(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
-    click.echo(
+    say(" ".join(f"{name}={count}" for name, count in copied.rows.items()))
+    say(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
+    say(
         f"start the servers with the URL of --to as their --store, at once: those on the source "
         f"answer as of revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: each "
         f"server's data folder needs those of {settings.data}",
@@ -100,7 +105,7 @@ def _abandon(source_url: StoreUrl, target_url: StoreUrl | None) -> None:
             target = places.enter_context(_place(target_url, source=False))
         source = places.enter_context(_place(source_url, source=True))
         head = copying.abandon(source, target)
-    click.echo(f"{source_url} is open again at revision {head.revision}; what was copied is not")
+    say(f"{source_url} is open again at revision {head.revision}; what was copied is not")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import click
 
 from keyauthority_server import bootstrap
 from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import ConfigError
 from keyauthority_server.store import engines
 from keyauthority_server.store.base import StoreError
@@ -21,7 +22,7 @@ def init(**flags: str | bool | None) -> None:
     settings = load(flags)
     with hold_folder(settings.data):
         asyncio.run(bootstrap.prepare(settings))
-    click.echo(f"{settings.data} is ready")
+    say(f"{settings.data} is ready")
 
 
 @click.command()
@@ -34,4 +35,4 @@ def migrate(**flags: str | bool | None) -> None:
             engines.migrate(settings.store)
         except StoreError as failure:
             raise ConfigError(str(failure)) from failure
-    click.echo(f"{settings.store} is up to date")
+    say(f"{settings.store} is up to date")

@@ -17,6 +17,7 @@ from keyauthority.v1 import key_pb2
 from keyauthority_server.authority.machine import create_operator
 from keyauthority_server.bootstrap import open_machine
 from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config
 from keyauthority_server.rpc.validate import create_key
 
@@ -79,7 +80,7 @@ def create(
         created = asyncio.run(_create(settings, request))
     except KeyAuthorityError as refused:
         raise click.ClickException(str(refused)) from refused
-    click.echo(f"made {created.key.access_key}; its secret is shown only now:", err=True)
+    say(f"made {created.key.access_key}; its secret is shown only now:", err=True)
     click.echo(created.secret_key.reveal())
 
 

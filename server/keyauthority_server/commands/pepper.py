@@ -13,6 +13,7 @@ from keyauthority_server.authority import peppering
 from keyauthority_server.authority.peppering import DropRefused, Version, droppable
 from keyauthority_server.bootstrap import Machine, open_machine
 from keyauthority_server.commands.options import STORE, Flags, load, options
+from keyauthority_server.commands.output import say
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
 
     version = _on_machine(flags, work)
     state = "waits for pepper rotate" if prepare else "is the current one"
-    click.echo(f"version {version} {state}")
+    say(f"version {version} {state}")
 
 
 @pepper_group.command()
@@ -48,10 +49,10 @@ def status(**flags: str | bool | None) -> None:
         return list(await peppering.status(machine.store, machine.peppers, machine.known, now))
 
     versions = _on_machine(flags, work)
-    click.echo(_LINE.format("version", "state", "keys", "over", "sealed", "may be dropped"))
+    say(_LINE.format("version", "state", "keys", "over", "sealed", "may be dropped"))
     for one in versions:
         made = one.digests
-        click.echo(
+        say(
             _LINE.format(
                 one.number, one.state, made.needing, made.over, made.sealed, droppable(one)
             )
@@ -69,7 +70,7 @@ def drop(version: int, **flags: str | bool | None) -> None:
         return await peppering.drop(machine.store, machine.peppers, version, now)
 
     dropped = _on_machine(flags, work)
-    click.echo(f"version {version} {'is dropped' if dropped else 'is removed from the file'}")
+    say(f"version {version} {'is dropped' if dropped else 'is removed from the file'}")
 
 
 _LINE = "{:>7}  {:<8}{:>10}{:>10}{:>8}  {}"

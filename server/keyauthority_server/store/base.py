@@ -64,6 +64,7 @@ from keyauthority_server.store.values import (
     Stray,
     Tail,
     Unreadable,
+    VersionsInUse,
 )
 
 T = TypeVar("T")
@@ -331,6 +332,13 @@ class Store(Looks, Protocol):
         """Return what was made under each version of the pepper that anything was made under.
 
         In the order of versions. It reads a row for each key: not for a timer.
+        """
+        ...
+
+    async def versions_in_use(self, now: datetime) -> VersionsInUse:
+        """Return which versions of the key files the log and its keys were made under.
+
+        A pepper's version that is needed by no key any more may be missing.
         """
         ...
 

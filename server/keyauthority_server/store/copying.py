@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.pages import Evidence
 from keyauthority_server.store.records import Row
 from keyauthority_server.store.sql import (
@@ -160,7 +161,7 @@ def head_of(place: Place) -> Head:
     if row is None:
         raise StoreRefused("the database is damaged: it says nothing of its log")
     log_id, revision, hash_, time, closed = row
-    return Head(log_id, revision, bytes(hash_), time, bool(closed))
+    return Head(log_id_from(log_id), revision_from(revision), bytes(hash_), time, bool(closed))
 
 
 def begin(source: Place, target: Place) -> Head:

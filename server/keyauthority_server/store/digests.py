@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from keyauthority_server.store.records import Row, microseconds, time_from
 from keyauthority_server.store.sql import KEY_CHECKS, PUT_KEY_CHECK, Rows
-from keyauthority_server.store.values import Digests, Redigest
+from keyauthority_server.store.values import Digests, Redigest, VersionsInUse
 
 _DROP_KEY_CHECK: Final = "DELETE FROM key_check WHERE name = ?"
+VERSIONS_MAX: Final = 1_000  # more than a rotation a day makes in two years; who has more is told
+_LOWEST: Final = -(2**63)
 
 # Not what has another digest by now: its key was changed, or made anew by another process.
 _REDIGEST: Final = """
@@ -30,6 +32,18 @@ _COUNT_OLDER: Final = """
     WHERE pepper_version < ? AND revoke_time IS NULL
         AND (supersede_time IS NULL OR supersede_time > ?)
     """
+
+_NEXT_PEPPER: Final = (
+    "SELECT min(pepper_version) FROM key WHERE revoke_time IS NULL AND pepper_version > ?"
+)
+_PEPPER_NEEDED: Final = """
+    SELECT 1 FROM key
+    WHERE pepper_version = ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    LIMIT 1
+    """
+_LOG_ENDS: Final = "SELECT min(revision), max(revision) FROM change WHERE revision > 0"
+_KEY_VERSION: Final = "SELECT key_version FROM change WHERE revision = ?"
 
 _COUNT_NEEDING: Final = """
     SELECT pepper_version, count(*) FROM key
@@ -104,6 +118,44 @@ def digests(rows: Rows, now: datetime) -> list[Digests]:
         until = None if end is None else time_from(end)
         found.append(Digests(version, needed, every.get(version, 0) - needed, count, until))
     return found
+
+
+def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
+    """Return the versions that the database cannot do without; see `Store.versions_in_use`.
+
+    To be called in one read transaction. Each is found by an index: it takes no scan.
+    """
+    moment, peppers, place = microseconds(now), set[int](), _LOWEST
+    while len(peppers) < VERSIONS_MAX:
+        row = rows.one(_NEXT_PEPPER, (place,))
+        if row is None or row[0] is None:
+            break
+        place = row[0]
+        if rows.one(_PEPPER_NEEDED, (place, moment)) is not None:
+            peppers.add(place)
+    return VersionsInUse(key_checks(rows), frozenset(peppers), frozenset(_audit_versions(rows)))
+
+
+def _audit_versions(rows: Rows) -> Iterator[int]:
+    """Yield the versions that entries name; they never fall, so each is found by halving."""
+    ends = rows.one(_LOG_ENDS)
+    if ends is None or ends[0] is None:
+        return
+    first, last = map(int, ends)
+    for _ in range(VERSIONS_MAX):
+        found = rows.one(_KEY_VERSION, (first,)) if first <= last else None
+        if found is None:
+            return
+        yield found[0]
+        low, high = first, last + 1  # the first entry of another version lies behind the one
+        while high - low > 1:
+            middle = (low + high) // 2
+            row = rows.one(_KEY_VERSION, (middle,))
+            if row is not None and row[0] == found[0]:
+                low = middle
+            else:
+                high = middle
+        first = high
 
 
 def _by_version(counts: Iterable[Row]) -> dict[int, int]:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from keyauthority.model import ChangeType, Revision
 from keyauthority.requests import EventQuery
 from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.listing import PAGE_CHARACTERS, Asked
 from keyauthority_server.store.records import Row, microseconds, time_from, to_json
 from keyauthority_server.store.scopes import names_its_own
@@ -185,7 +186,7 @@ def log_head(rows: Rows) -> LogHead:
     if row is None:
         raise StoreError("the counter row is missing")
     log_id, revision, hash_, _, closed = row
-    return LogHead(log_id, revision, bytes(hash_), bool(closed))
+    return LogHead(log_id_from(log_id), revision, bytes(hash_), bool(closed))
 
 
 def read_log(rows: Rows, after: int, limit: int) -> list[Recorded | Unreadable]:

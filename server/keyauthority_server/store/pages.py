@@ -20,6 +20,7 @@ from keyauthority_server.store.values import (
     Scope,
     Stray,
     Unreadable,
+    VersionsInUse,
 )
 
 T = TypeVar("T")
@@ -101,6 +102,10 @@ class Pages(Evidence):
     async def digests(self, now: datetime) -> Sequence[Digests]:
         """Return what was made under each version of the pepper."""
         return await self.page(lambda rows: digests.digests(rows, now))
+
+    async def versions_in_use(self, now: datetime) -> VersionsInUse:
+        """Return which versions of the key files the log and its keys were made under."""
+        return await self.page(lambda rows: digests.versions_in_use(rows, now))
 
     async def keys_under_older(self, pepper_version: int, now: datetime) -> int:
         """Return how many keys need a version of the pepper before this one."""

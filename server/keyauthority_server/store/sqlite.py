@@ -22,6 +22,7 @@ from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.private_files import explain
 from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
+from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.locks import LOCKS, WriteLock
@@ -174,7 +175,7 @@ class SqliteStore(Pages):
         self._decoder = Decoder(self._names_changed)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._tail = TailReader(rows)
-        self._log_id = LogId(self._counter()[0])
+        self._log_id = log_id_from(self._counter()[0])
 
     @property
     def log_id(self) -> LogId:

@@ -21,6 +21,7 @@ import structlog
 from keyauthority.model import Revision
 from keyauthority_server.private_files import open_private, read_private
 from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.sqlite_connection import sqlite3
 
 _LINE: Final = re.compile(
@@ -63,7 +64,8 @@ def check_head(connection: sqlite3.Connection, path: Path, noted: Head | None) -
     row = connection.execute(_HEAD).fetchone()
     if row is None:
         raise StoreRefused(f"{path} is damaged: it says nothing of its log")
-    log_id, revision, last, sealed, unfinished = row
+    log_id, revision = log_id_from(row[0]), revision_from(row[1])
+    last, sealed, unfinished = row[2:]
     if unfinished:
         raise StoreRefused(f"{path} is a copy that was not finished: run copy again")
     if not last or not sealed:
@@ -75,7 +77,7 @@ def check_head(connection: sqlite3.Connection, path: Path, noted: Head | None) -
             f"{path} lacks changes {revision + 1} to {noted.revision}, which were acknowledged: it "
             f"or its write-ahead log was cut, damaged or exchanged; put the files back, or restore"
         )
-    return Head(log_id, Revision(revision))
+    return Head(log_id, revision)
 
 
 _HEAD: Final = (

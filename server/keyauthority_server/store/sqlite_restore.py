@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
 
 from keyauthority.model import LogId
+from keyauthority_server.store import digests
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
 from keyauthority_server.store.integrity import compared_key
 from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG
@@ -33,7 +35,7 @@ from keyauthority_server.store.sqlite_head import (
 )
 from keyauthority_server.store.sqlite_schema import RECORDS, migrate, refused_or_failed
 from keyauthority_server.store.transaction import SqlTransaction
-from keyauthority_server.store.values import Held, Sealer
+from keyauthority_server.store.values import Held, Sealer, VersionsInUse
 
 
 class Undone(NamedTuple):
@@ -115,6 +117,10 @@ class Draft:
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""
         return dict(self._connection.execute(KEY_CHECKS).fetchall())
+
+    def versions_in_use(self, now: datetime) -> VersionsInUse:
+        """Return which versions of the key files it was filled under; see `Store`."""
+        return digests.versions_in_use(self._rows, now)
 
     def compare(self, database: Path) -> Present:
         """Return in what the database, which `check_present` has found good, says more."""

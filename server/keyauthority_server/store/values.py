@@ -211,6 +211,17 @@ class Digests(NamedTuple):
     """When the last of them ends."""
 
 
+class VersionsInUse(NamedTuple):
+    """Which versions of the key files the log and its keys were made under, in one state."""
+
+    checks: Mapping[str, bytes]
+    """The check values that the database has, by name: each version used should have one."""
+    pepper: frozenset[int]
+    """Of the digests of keys that are neither revoked nor superseded."""
+    audit_key: frozenset[int]
+    """Of the entries."""
+
+
 class Remembered(NamedTuple):
     """What is kept of a request that carried a request_id."""
 

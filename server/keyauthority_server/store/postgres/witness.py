@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from keyauthority.model import LogId, Revision
 from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.postgres.connection import ConnectionLost
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
@@ -100,7 +101,7 @@ def _head(rows: PostgresRows) -> tuple[LogId, _Mark]:
     row = rows.one(LOG)
     if row is None:
         raise StoreRefused("the database is damaged: it says nothing of its log")
-    return LogId(row[0]), _Mark(Revision(row[1]), bytes(row[2]))
+    return log_id_from(row[0]), _Mark(revision_from(row[1]), bytes(row[2]))
 
 
 def _check_mark(rows: PostgresRows, mark: _Mark) -> None:
