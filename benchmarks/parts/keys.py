@@ -24,7 +24,7 @@ from keyauthority.model import KeyFilter
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import bootstrap, rpc
 from keyauthority_server.store.sqlite import SqliteStore
-from keyauthority_server.wire import Answer, Call, Streaming
+from keyauthority_server.wire import Answer, Call, Unary
 from tests.service.processes import ServerProcess
 
 _SAME: Final = 1_000  # of the keys that are verified again and again
@@ -96,7 +96,7 @@ async def _side(one: Filled, stack: AsyncExitStack) -> _Side:
     )
     operator_key = (one.settings.data / bootstrap.OPERATOR_KEY).read_text().strip()
     verify = rpc.services(authority, None)[SERVICE.strip("/")]["Verify"]
-    assert not isinstance(verify, Streaming)
+    assert isinstance(verify, Unary)
     call = Call((("x-auth-token", operator_key),), "ipv4:127.0.0.1:1")
     store = open_sealed(one.settings)
     stack.push_async_callback(store.close)
@@ -104,7 +104,7 @@ async def _side(one: Filled, stack: AsyncExitStack) -> _Side:
         pb.VerifyRequest(secret_key=token, permissions=[NEEDED]).SerializeToString()
         for token in one.tokens
     ]
-    return _Side(one, bodies, verify, call, store)
+    return _Side(one, bodies, verify.answer, call, store)
 
 
 async def _verify(side: _Side, bodies: Sequence[bytes]) -> float:

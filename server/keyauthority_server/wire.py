@@ -75,6 +75,14 @@ Answer = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
 """A unary method: a request's bytes in, the answer's out. Raises Refusal and nothing else."""
 
 
+class Unary(NamedTuple):
+    """A method that answers with one message."""
+
+    answer: Answer
+    refuses_unread: Callable[[Call], bool] | None = None
+    """True for a call that is refused whatever its message says."""
+
+
 class Streaming(NamedTuple):
     """A method that answers with a stream."""
 
@@ -83,7 +91,9 @@ class Streaming(NamedTuple):
     nothing else."""
     end: Callable[[], None]
     """Ends all that are open: each says what there is to say, and raises Refusal."""
+    refuses_unread: Callable[[Call], bool] | None = None
+    """As that of `Unary`."""
 
 
-Services = Mapping[str, Mapping[str, Answer | Streaming]]
+Services = Mapping[str, Mapping[str, Unary | Streaming]]
 """A service's full name to the names of its methods."""

@@ -201,8 +201,8 @@ class InProcess:
         """Make the call that this request belongs to; return its response."""
         name = request.DESCRIPTOR.name.removesuffix("Request")
         method = METHODS[name]
-        answer: Any = self._services[method.containing_service.full_name][name]
-        called = answer(request.SerializeToString(), self._call)
+        served: Any = self._services[method.containing_service.full_name][name]
+        called = served.answer(request.SerializeToString(), self._call)
         body = asyncio.run_coroutine_threadsafe(called, self._loop).result(20)
         return message_factory.GetMessageClass(method.output_type).FromString(body)
 

@@ -17,7 +17,7 @@ from keyauthority_server.config import load
 from keyauthority_server.rpc.interceptors import packed, unary
 from keyauthority_server.transport.reflection import SERVICES
 from keyauthority_server.transport.server import Server
-from keyauthority_server.wire import Answer, Call, Streaming
+from keyauthority_server.wire import Call, Streaming, Unary
 from tests.conftest import TRANSPORTS
 from tests.service.callers import refusal
 
@@ -46,9 +46,9 @@ async def streamed(_: bytes, __: Call) -> AsyncGenerator[bytes]:
     yield b""
 
 
-METHODS: Final[dict[str, Answer | Streaming]] = {
-    "Bare": bare,
-    "Served": unary(packed(served), None),
+METHODS: Final[dict[str, Unary | Streaming]] = {
+    "Bare": Unary(bare),
+    "Served": Unary(unary(packed(served), None)),
     "Streamed": Streaming(streamed, lambda: None),
 }
 

@@ -14,7 +14,7 @@ import pytest
 
 from keyauthority_server import config
 from keyauthority_server.transport import Server, server
-from keyauthority_server.wire import Call
+from keyauthority_server.wire import Call, Unary
 from tests.service.certificates import Issuer
 
 CALL_SECONDS = 10
@@ -42,7 +42,7 @@ async def call(channel: grpc.aio.Channel, path: str, seconds: float | None) -> g
 async def serving(address: str, transport: str) -> AsyncIterator[str]:
     """Serve a method that never answers."""
     settings = config.load({"listen": address, "transport": transport}, {})
-    running = Server(settings, {"a.B": {"C": hang}})
+    running = Server(settings, {"a.B": {"C": Unary(hang)}})
     await running.start()
     yield address
     await running.drain(0)

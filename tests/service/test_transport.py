@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
 from tests.conftest import Start
+from tests.service.callers import Caller, refusal
 from tests.service.processes import ServerProcess
 
 CALL_SECONDS = 10
@@ -99,8 +100,11 @@ def test_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> Non
     ],
 )
 def test_unknown_method_is_unimplemented(channel: grpc.Channel, path: str) -> None:
-    """What is not served is UNIMPLEMENTED."""
-    assert grpc.StatusCode.UNIMPLEMENTED == refused(channel, path)
+    """A method that is not served is refused with a reason, as every call is."""
+    with pytest.raises(grpc.RpcError) as failed:
+        call(channel, path)
+    told = refusal(failed.value)
+    assert (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED") == (told.code, told.reason)
 
 
 @pytest.mark.parametrize("service", [HEALTH, *sorted(REFLECTION)])
@@ -122,11 +126,10 @@ def test_bytes_that_are_no_message_are_refused_without_an_exception_s_text(
     assert [] == [word for word in ("exception", "error:", "decode", "<class") if word in details]
 
 
-def test_message_over_4_mib_is_refused(channel: grpc.Channel) -> None:
+def test_message_over_4_mib_is_refused(root: Caller) -> None:
     """A request larger than the limit is RESOURCE_EXHAUSTED before anything reads it."""
     request = key_authority_service_pb2.VerifyRequest(secret_key="x" * (4 * 1024 * 1024))
-    code = refused(channel, VERIFY, request.SerializeToString())
-    assert grpc.StatusCode.RESOURCE_EXHAUSTED == code
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED == root.refused(request).code
 
 
 def test_metadata_over_8_kib_is_refused(server: ServerProcess, channel: grpc.Channel) -> None:

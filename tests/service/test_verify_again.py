@@ -22,7 +22,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority.verification import Verification
 from keyauthority_server.bootstrap import prepare
 from keyauthority_server.rpc import services
-from keyauthority_server.wire import Call, Refusal
+from keyauthority_server.wire import Call, Refusal, Unary
 from tests.faults.folders import Process, process, rotate, settings, states
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
@@ -58,9 +58,9 @@ class Asker:
     async def answer(self, created: CreatedKey, **asked: object) -> pb.VerifyResponse:
         """Return the whole answer; raises Refusal."""
         request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
-        assert callable(self._verify)
+        assert isinstance(self._verify, Unary)
         return pb.VerifyResponse.FromString(
-            await self._verify(request.SerializeToString(), self.call)
+            await self._verify.answer(request.SerializeToString(), self.call)
         )
 
     async def ask_each(self, *all_created: CreatedKey) -> list[str]:
@@ -72,8 +72,8 @@ class Asker:
 
     async def answer_batch(self, body: bytes) -> bytes:
         """Return the answer to a BatchVerify; raises Refusal."""
-        assert callable(self._batch_verify)
-        return await self._batch_verify(body, self.call)
+        assert isinstance(self._batch_verify, Unary)
+        return await self._batch_verify.answer(body, self.call)
 
 
 @contextmanager

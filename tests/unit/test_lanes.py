@@ -73,3 +73,21 @@ async def test_pages_take_turns_and_nothing_else_does() -> None:
         assert (PAGES_ABREAST if sort == "page" else len(three)) == served.now, sort
         served.go.set()
         await asyncio.gather(*calls)
+
+
+async def test_one_peer_leaves_room_for_others() -> None:
+    """Three quarters of a lane are as many as one address may fill."""
+    for lane in lanes().values():
+        served, others = Served(), CALL._replace(peer="ipv4:127.0.0.2:1")
+        answer = lane.around(served, None)
+        calls: list[asyncio.Task[bytes]] = []
+        while lane.inside == len(calls):
+            calls.append(asyncio.create_task(answer(b"", CALL)))
+            await settle()
+        with pytest.raises(Refusal):
+            await calls.pop()
+        calls.append(asyncio.create_task(answer(b"", others)))
+        await settle()
+        assert lane.inside == len(calls)
+        served.go.set()
+        await asyncio.gather(*calls)

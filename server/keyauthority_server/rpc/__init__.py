@@ -23,6 +23,7 @@ from keyauthority.v1 import (
 from keyauthority_server.authority import Authority
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.audit import AuditServicer, noting
+from keyauthority_server.rpc.credentials import refuses_unread
 from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, packed, unary
 from keyauthority_server.rpc.item_counts import RequestReader
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
@@ -35,7 +36,7 @@ from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
 from keyauthority_server.rpc.watch import WatchServicer
-from keyauthority_server.wire import Answer, Call, Services, Streaming
+from keyauthority_server.wire import Answer, Call, Services, Streaming, Unary
 
 PROTOS: Final = (
     key_authority_service_pb2,
@@ -79,11 +80,13 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
     ways, peers = lanes(), Peers()
     streams, watch = Streams(authority, peers, metrics), WatchServicer(authority)
 
-    def unary_method(method: MethodDescriptor) -> Answer:
+    def unary_method(method: MethodDescriptor) -> Unary:
         servicer = servicers.get(method.containing_service.name)
+        admission = POLICY[method.full_name].admission
         answer = _answer(authority, servicer, method, metrics)
-        answer = limited(answer, POLICY[method.full_name].admission, peers, metrics)
-        return ways[sort_of(method.name)].around(answer, metrics)
+        answer = limited(answer, admission, peers, metrics)
+        answer = ways[sort_of(method.name)].around(answer, metrics)
+        return Unary(answer, refuses_unread(admission))
 
     return {
         service.full_name: {
@@ -103,9 +106,11 @@ def _streaming(
     request_type = message_factory.GetMessageClass(method.input_type)
     served = getattr(servicer, _HUMP.sub("_", method.name).lower())
     reader = RequestReader(request_type)
-    follow = streams.guard(POLICY[method.full_name], reader, CHECKS[request_type], served)
+    row = POLICY[method.full_name]
+    follow = streams.guard(row, reader, CHECKS[request_type], served)
     counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
-    return Streaming(streams.around(follow, counter), servicer.end)
+    opened = streams.around(follow, counter)
+    return Streaming(opened, servicer.end, refuses_unread(row.admission))
 
 
 def _answer(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from keyauthority.errors import ErrorReason, error
+from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.token import Token, parse
 from keyauthority_server.authority import Certified, Credential
+from keyauthority_server.overload import address_of
+from keyauthority_server.rpc.policy import Admission
 from keyauthority_server.wire import Call, Certificate
 
 OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
@@ -31,17 +33,6 @@ def _headers(call: Call) -> list[tuple[str, str]]:
         for name, value in call.metadata
         if name in _HEADERS
     ]
-
-
-def address_of(peer: str) -> str:
-    """Return the peer's IP address without its port, or `unix`."""
-    family, _, rest = peer.partition(":")
-    if family == "ipv4":
-        return rest.rpartition(":")[0]
-    if family == "ipv6":
-        host = rest.rpartition(":")[0]
-        return host.removeprefix("%5B").removesuffix("%5D").strip("[]")
-    return "unix"
 
 
 @lru_cache(maxsize=CALLS_KEPT)
@@ -68,6 +59,24 @@ def credential_of(call: Call) -> Credential | Certified:
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
     return Credential(token, text, address_of(call.peer))
+
+
+def refuses_unread(admission: Admission) -> Callable[[Call], bool] | None:
+    """Return what is true of a call that is refused for its credential, whatever it asks for."""
+    if admission is Admission.SECRET:
+        return None
+    either = admission is Admission.EITHER
+
+    def refuses(call: Call) -> bool:
+        if either and not presented(call):
+            return False
+        try:
+            credential_of(call)
+        except KeyAuthorityError:
+            return True
+        return False
+
+    return refuses
 
 
 def caller_of(call: Call) -> Hashable:

@@ -17,8 +17,9 @@ from keyauthority.model import VerdictCode
 from keyauthority.requests import Presentation
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority import Authority, Caller, Certified, Credential, Lasting
+from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
-from keyauthority_server.rpc.credentials import address_of, credential_of, presented
+from keyauthority_server.rpc.credentials import credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse, refuse_fields
 from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
 from keyauthority_server.rpc.remembering import Rested

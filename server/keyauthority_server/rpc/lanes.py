@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from keyauthority_server.overload import OpenCalls, network_of
 from keyauthority_server.rpc.policy import MUTATIONS
 from keyauthority_server.shedding import URGENT, Ground, Tally, busy
 from keyauthority_server.wire import Answer, Call
@@ -30,29 +31,35 @@ class Lane:
     Those that are inside and not abreast wait for their turn; without `abreast` all are served.
     """
 
-    __slots__ = ("_turns", "inside", "limit")
+    __slots__ = ("_calls", "_turns")
 
-    def __init__(self, limit: int, abreast: int | None = None) -> None:
-        self.limit = limit
-        self.inside = 0
+    def __init__(self, limit: int, abreast: int | None = None, per_peer: int | None = None) -> None:
+        self._calls = OpenCalls(limit, per_peer or limit)
         self._turns = None if abreast is None else asyncio.Semaphore(abreast)
 
     def around(self, answer: Answer, tally: Tally | None) -> Answer:
         """Return the method so that it raises OVERLOADED while the lane is full."""
         served = answer if self._turns is None else _in_turn(answer, self._turns)
 
+        calls = self._calls
+
         async def in_lane(body: bytes, call: Call) -> bytes:
-            if self.inside >= self.limit:
+            peer = network_of(call.peer)
+            if not calls.enter(peer):
                 if tally is not None:
                     tally.refused(Ground.LANE)
                 raise busy()
-            self.inside += 1
             try:
                 return await served(body, call)
             finally:
-                self.inside -= 1
+                calls.leave(peer)
 
         return in_lane
+
+    @property
+    def inside(self) -> int:
+        """Calls that are inside."""
+        return self._calls.open
 
 
 def _in_turn(answer: Answer, turns: asyncio.Semaphore) -> Answer:
@@ -66,11 +73,16 @@ def _in_turn(answer: Answer, turns: asyncio.Semaphore) -> Answer:
 def lanes() -> Mapping[str, Lane]:
     """Return the lanes of one process by the sort of call; see `sort_of`."""
     return {
-        "urgent": Lane(URGENT_MAX),
-        "write": Lane(WRITES_MAX),
-        "page": Lane(PAGES_MAX, PAGES_ABREAST),
-        "look": Lane(LOOKS_MAX),
+        "urgent": Lane(URGENT_MAX, per_peer=_share(URGENT_MAX)),
+        "write": Lane(WRITES_MAX, per_peer=_share(WRITES_MAX)),
+        "page": Lane(PAGES_MAX, PAGES_ABREAST, _share(PAGES_MAX)),
+        "look": Lane(LOOKS_MAX, per_peer=_share(LOOKS_MAX)),
     }
+
+
+def _share(limit: int) -> int:
+    """Return the calls that one peer may have in a lane: the rest is for all others."""
+    return limit * 3 // 4
 
 
 def sort_of(method: str) -> str:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
-from ipaddress import IPv6Address
 from typing import Final
 
 from google.rpc.code_pb2 import UNAUTHENTICATED
 
-from keyauthority_server.rpc.credentials import address_of, presented
+from keyauthority_server.overload import network_of
+from keyauthority_server.rpc.credentials import presented
 from keyauthority_server.rpc.policy import Admission
 from keyauthority_server.shedding import Ground, Tally, overloaded
 from keyauthority_server.wire import Answer, Call, Refusal
@@ -25,7 +24,6 @@ from keyauthority_server.wire import Answer, Call, Refusal
 FAILURES_PER_SECOND: Final = 200  # of one peer in one worker: guessing 2**256 gains nothing by it
 FAILURES_AT_ONCE: Final = 2_000  # ten seconds of it: a client with an old secret in a tight loop
 PEERS_MAX: Final = 10_000  # remembered, some 3 MB; the one heard of longest ago is forgotten first
-NETWORK_BYTES: Final = 8  # of an IPv6 address: a /64 is what one customer gets
 
 too_many: Final = overloaded("too many failed calls from this address")
 
@@ -74,16 +72,6 @@ class _Bucket:
             return False
         self.left -= 1
         return True
-
-
-@lru_cache(maxsize=PEERS_MAX)
-def network_of(peer: str) -> bytes | str:
-    """Return what a peer is known by: its IPv4 address, its IPv6 network, or `unix`."""
-    address = address_of(peer)
-    if ":" not in address:
-        return address
-    found = IPv6Address(address.partition("%")[0])
-    return str(found.ipv4_mapped) if found.ipv4_mapped else found.packed[:NETWORK_BYTES]
 
 
 def limited(answer: Answer, admission: Admission, peers: Peers, tally: Tally | None) -> Answer:

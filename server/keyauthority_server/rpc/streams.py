@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from google.rpc.code_pb2 import UNAUTHENTICATED
 
 from keyauthority_server.authority import Admit, Authority, Caller
+from keyauthority_server.overload import OpenCalls
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.interceptors import (
@@ -31,7 +32,8 @@ from keyauthority_server.rpc.policy import Row
 from keyauthority_server.shedding import Ground, Tally, busy
 from keyauthority_server.wire import Call, Refusal
 
-STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each; half of what it serves at all
+STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each
+CALLER_STREAMS_MAX: Final = 4_000  # of one caller
 
 Open = Callable[[bytes, Call], AsyncGenerator[bytes]]
 Follow = Callable[[Call, bytes], AsyncGenerator[bytes]]
@@ -54,17 +56,16 @@ class Streams:
         self._authority = authority
         self._peers = peers
         self._tally = tally
-        self._open = 0
+        self._open = OpenCalls(STREAMS_MAX, CALLER_STREAMS_MAX)
 
     def around(self, follow: Follow, metrics: StreamMetrics | None) -> Open:
         """Return the method as a transport takes it: bytes in, bytes and at last a Refusal out."""
 
         async def opened(body: bytes, call: Call) -> AsyncGenerator[bytes]:
             started, told = time.perf_counter(), False
-            self._count(metrics, 1)
+            if metrics is not None:
+                metrics.streams(1)
             try:
-                if self._open > STREAMS_MAX:
-                    raise self._turned_away(Ground.LANE, busy())
                 async with aclosing(follow(call, body)) as messages:
                     async for message in messages:
                         yield message
@@ -79,7 +80,8 @@ class Streams:
                 if metrics is not None:
                     metrics.finished("OK", time.perf_counter() - started)
             finally:
-                self._count(metrics, -1)
+                if metrics is not None:
+                    metrics.streams(-1)
 
         return opened
 
@@ -100,9 +102,14 @@ class Streams:
             caller = await admit()
             request = reader.read(body)
             refuse(check, request)
-            async with aclosing(method(caller, admit, request)) as messages:
-                async for message in messages:
-                    yield message
+            if not self._open.enter(caller.actor):
+                raise self._turned_away(Ground.LANE, busy())
+            try:
+                async with aclosing(method(caller, admit, request)) as messages:
+                    async for message in messages:
+                        yield message
+            finally:
+                self._open.leave(caller.actor)
 
         return admitted
 
@@ -111,11 +118,6 @@ class Streams:
         if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
             return self._turned_away(Ground.PEER, too_many())
         return refusal
-
-    def _count(self, metrics: StreamMetrics | None, streams: int) -> None:
-        self._open += streams
-        if metrics is not None:
-            metrics.streams(streams)
 
     def _turned_away(self, ground: Ground, refusal: Refusal) -> Refusal:
         if self._tally is not None:

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
-from keyauthority_server.transport.streams import abort
+from keyauthority_server.transport.gate import abort
 from keyauthority_server.wire import unexpected
 
 SERVICES: Final = (

@@ -7,28 +7,36 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
 import grpc.aio
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED
 
 from keyauthority.clock import SystemClock
 from keyauthority_server.config import Config, ConfigError, Transport, UnixPath
-from keyauthority_server.shedding import Tally
+from keyauthority_server.overload import OpenCalls
+from keyauthority_server.shedding import URGENT, Tally
+from keyauthority_server.transport.gate import Gate, Read, Unknown
 from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import Health
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
-from keyauthority_server.transport.streams import Calls, Streams, abort, from_behind
+from keyauthority_server.transport.streams import Inside, Streams, from_behind
 from keyauthority_server.transport.tls import Callers, Handshakes
-from keyauthority_server.wire import Answer, Call, Refusal, Services, Streaming, unexpected
+from keyauthority_server.wire import Call, Services, Streaming, Unary
 
 MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 METADATA_MAX: Final = 8 * 1024  # bytes; gRPC's default. A credential takes 100
-STREAMS_MAX: Final = 1000  # calls at once on one connection
-CALLS_MAX: Final = 10_000  # at once in one process, streams included, over all connections
+STREAMS_MAX: Final = 1000  # calls at once on one connection of the native front
+CLIENT_STREAMS_MAX: Final = 256  # the same of grpcio, where calls of a method are begun in line
+UNBEGUN_MAX: Final = 20_000  # calls of one method that grpcio has not begun, some 10 KB each
 UNARY_SECONDS: Final = 60  # for a call whose client has set no deadline: twice the longest drain
+CALLS_MAX: Final = 10_000  # unary calls at once in one process, over all connections
+URGENT_MAX: Final = 2_000  # RevokeKey beside them
+WATCHES_MAX: Final = 6_000  # streams of WatchChanges, some 40 KB each
+CHECKS_MAX: Final = 2_000  # unary calls of health
+HEALTH_WATCHES_MAX: Final = 1_000
+REFLECTIONS_MAX: Final = 200
 KEEPALIVE_MS: Final = 60_000  # ping silent connections: those of clients that vanished are closed
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 
@@ -37,7 +45,9 @@ _OPTIONS: Final = (
     # Between two different limits grpcio would refuse at random.
     ("grpc.max_metadata_size", METADATA_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_MAX),
-    ("grpc.max_concurrent_streams", STREAMS_MAX),
+    # Beyond it grpcio ends calls at random, from a twentieth of it on unless told otherwise.
+    ("grpc.server.max_pending_requests", UNBEGUN_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", UNBEGUN_MAX),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -49,16 +59,43 @@ _OPTIONS: Final = (
 )
 # Of connections that clients have, not of the front's own.
 _CLIENTS_OPTIONS: Final = (
+    ("grpc.max_concurrent_streams", CLIENT_STREAMS_MAX),
     # With the age ends what a connection was let in by: the certificates of its handshake. Clients
     # go over to a new connection without a failed call; grpcio spreads the moment by a tenth.
     ("grpc.max_connection_age_ms", 60 * 60 * 1000),
     ("grpc.max_connection_age_grace_ms", UNARY_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
 )
+# Of those that the front has: one for each of its own with a client.
+_FRONTS_OPTIONS: Final = (("grpc.max_concurrent_streams", STREAMS_MAX),)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-Read = Callable[[_Context], Call]
+T = TypeVar("T")
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]  # no generic at run time
+
+
+class _Limits(NamedTuple):
+    """The open calls of each class that grpcio serves."""
+
+    calls: OpenCalls
+    urgent: OpenCalls
+    watches: OpenCalls
+    checks: OpenCalls
+    health_watches: OpenCalls
+    reflections: OpenCalls
+
+    @classmethod
+    def of_peers(cls, *, apart: bool) -> _Limits:
+        """Return the limits. On a unix socket or behind the native front all peers are one."""
+        limits = (
+            (CALLS_MAX, CALLS_MAX // 2),
+            (URGENT_MAX, URGENT_MAX // 2),
+            (WATCHES_MAX, WATCHES_MAX // 2),
+            (CHECKS_MAX, CHECKS_MAX // 2),
+            (HEALTH_WATCHES_MAX, HEALTH_WATCHES_MAX // 10),
+            (REFLECTIONS_MAX, REFLECTIONS_MAX // 10),
+        )
+        return cls(*(OpenCalls(most, share if apart else most) for most, share in limits))
 
 
 class Server:
@@ -73,17 +110,18 @@ class Server:
         self._handshakes = Handshakes(config.tls, SystemClock()) if config.tls else None
         self._following: asyncio.Task[None] | None = None
         native = self.transport is Transport.NATIVE
-        self._read = _reader(Callers(config.callers))
-        self._streams = Streams(from_behind(self._read, config.listen) if native else self._read)
-        self._calls = Calls()
+        read = _reader(Callers(config.callers))
+        read = from_behind(read, config.listen) if native else read
+        self._gate = Gate(read, UNARY_SECONDS, tally)
+        apart = not native and not isinstance(config.listen, UnixPath)
+        self._limits = _Limits.of_peers(apart=apart)
+        self._streams = Streams()
+        self._calls = Inside()
         self._health = Health(services)
         self._reflection = None if config.no_reflection else Reflection([*services, HEALTH])
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
-        options = [*_OPTIONS, *(() if native else _CLIENTS_OPTIONS)]
-        self._grpcio = grpc.aio.server(
-            options=[*options, ("grpc.so_reuseport", int(reuse_port))],
-            maximum_concurrent_rpcs=CALLS_MAX,
-        )
+        options = [*_OPTIONS, *(_FRONTS_OPTIONS if native else _CLIENTS_OPTIONS)]
+        self._grpcio = grpc.aio.server(options=[*options, ("grpc.so_reuseport", int(reuse_port))])
         self._front = None
         self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
         try:
@@ -97,10 +135,11 @@ class Server:
             raise ConfigError(f"cannot listen on {config.listen}: {error}") from error
         for name, methods in services.items():
             self._serve(name, dict(self._handlers(methods)))
-        self._serve(HEALTH, self._health.handlers())
+        self._grpcio.add_generic_rpc_handlers((Unknown(),))
+        self._serve(HEALTH, self._gated(self._health.handlers()))
         if self._reflection:
             for name in REFLECTION:
-                self._serve(name, self._reflection.handlers())
+                self._serve(name, self._gated(self._reflection.handlers()))
 
     async def start(self) -> None:
         """Take calls."""
@@ -141,14 +180,30 @@ class Server:
         await stopping
 
     def _handlers(
-        self, methods: Mapping[str, Answer | Streaming]
+        self, methods: Mapping[str, Unary | Streaming]
     ) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
         """Return what grpcio serves of a service: on the native transport, only the streams."""
+        limits = self._limits
         for name, method in methods.items():
+            refuses = method.refuses_unread
             if isinstance(method, Streaming):
-                yield name, self._streams.handler(method)
+                self._streams.add(method)
+                follow = _without_context(method.open)
+                inside = self._streams.inside
+                yield name, self._gate.stream(follow, limits.watches, inside, refuses)
             elif self._front is None:
-                yield name, _handler(self._calls.around(method), self._read)
+                serve = _without_context(method.answer)
+                limit = limits.urgent if name in URGENT else limits.calls
+                yield name, self._gate.unary(serve, limit, self._calls, refuses)
+
+    def _gated(self, handlers: _Handlers) -> _Handlers:
+        """Return the handlers of health or reflection behind the gate."""
+        limits = self._limits
+        classes = {"Check": limits.checks, "List": limits.checks, "Watch": limits.health_watches}
+        return {
+            name: self._gate.wrap(handler, classes.get(name, limits.reflections))
+            for name, handler in handlers.items()
+        }
 
     def _bind(self, address: str) -> None:
         if self._handshakes is None:
@@ -190,10 +245,10 @@ def _front(address: str, services: Services, *, reuse_port: bool, tally: Tally |
     from keyauthority_server.transport.native import Front, Limits  # an extra: not all have it
 
     answers = {
-        f"/{service}/{name}": answer
+        f"/{service}/{name}": method.answer
         for service, methods in services.items()
-        for name, answer in methods.items()
-        if not isinstance(answer, Streaming)
+        for name, method in methods.items()
+        if isinstance(method, Unary)
     }
     limits = Limits(
         MESSAGE_MAX,
@@ -219,19 +274,5 @@ def _reader(callers: Callers) -> Read:
     return read
 
 
-def _handler(answer: Answer, read: Read) -> grpc.RpcMethodHandler[Any, Any]:
-    async def handle(body: bytes, context: _Context) -> bytes:
-        try:
-            if context.time_remaining() is not None:
-                return await answer(body, read(context))
-            async with asyncio.timeout(UNARY_SECONDS):
-                return await answer(body, read(context))
-        except Refusal as refusal:
-            await abort(context, refusal)
-        except TimeoutError:
-            await abort(context, Refusal(DEADLINE_EXCEEDED, "the call took longer than it may"))
-        except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
-            await abort(context, unexpected(failure))
-        return b""
-
-    return grpc.unary_unary_rpc_method_handler(handle)
+def _without_context(serve: Callable[[bytes, Call], T]) -> Callable[[bytes, Call, _Context], T]:
+    return lambda body, call, _: serve(body, call)

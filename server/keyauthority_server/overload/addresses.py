@@ -1,0 +1,31 @@
+"""The address of a peer, and the network that counts as one peer."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Final
+
+NETWORKS_KEPT: Final = 10_000  # peers whose network need not be worked out again
+NETWORK_BYTES: Final = 8  # of an IPv6 address: a /64 is what one customer gets
+
+
+def address_of(peer: str) -> str:
+    """Return the peer's IP address without its port, or `unix`."""
+    family, _, rest = peer.partition(":")
+    if family == "ipv4":
+        return rest.rpartition(":")[0]
+    if family == "ipv6":
+        host = rest.rpartition(":")[0]
+        return host.removeprefix("%5B").removesuffix("%5D").strip("[]")
+    return "unix"
+
+
+@lru_cache(maxsize=NETWORKS_KEPT)
+def network_of(peer: str) -> bytes | str:
+    """Return what a peer is known by: its IPv4 address, its IPv6 network, or `unix`."""
+    address = address_of(peer)
+    if ":" not in address:
+        return address
+    found = IPv6Address(address.partition("%")[0])
+    return str(found.ipv4_mapped) if found.ipv4_mapped else found.packed[:NETWORK_BYTES]

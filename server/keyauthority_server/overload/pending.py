@@ -1,0 +1,88 @@
+"""Calls that are open and whose message has not come.
+
+A client sends both at once, so the oldest of them are those that never mean to. Where there are too
+many, the oldest of the peer makes room: a flood ends its own calls, and nobody else is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+
+from keyauthority_server.wire import Refusal
+
+End = Callable[[Refusal], None]
+
+
+class Pending:
+    """A call whose message has not come."""
+
+    __slots__ = ("deadline", "end", "peer")
+
+    def __init__(self, peer: Hashable, deadline: float, end: End) -> None:
+        self.peer = peer
+        self.deadline = deadline
+        self.end = end
+
+
+class PendingMessages:
+    """The calls whose message has not come, the oldest first. Used in the event loop only."""
+
+    def __init__(
+        self,
+        total: int,
+        per_peer: int,
+        seconds: float,
+        crowded: Callable[[], Refusal],
+        late: Callable[[], Refusal],
+    ) -> None:
+        """`crowded` and `late` make what calls are ended with, for others and for their time."""
+        self._total = total
+        self._per_peer = per_peer
+        self._seconds = seconds
+        self._crowded = crowded
+        self._late = late
+        self._all: dict[Pending, None] = {}
+        self._by_peer: dict[Hashable, dict[Pending, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def enter(self, peer: Hashable, end: End) -> Pending:
+        """Add a call, which must `leave`. `end` ends it with a refusal."""
+        loop = asyncio.get_running_loop()
+        one = Pending(peer, loop.time() + self._seconds, end)
+        of_peer = self._by_peer.setdefault(peer, {})
+        if len(of_peer) >= self._per_peer:
+            self._end(next(iter(of_peer)), self._crowded)
+        elif len(self._all) >= self._total:
+            self._end(next(iter(self._all)), self._crowded)
+        of_peer = self._by_peer.setdefault(peer, {})  # the end may have taken the last away
+        self._all[one] = of_peer[one] = None
+        if self._timer is None:
+            self._timer = loop.call_at(one.deadline, self._end_late)
+        return one
+
+    def leave(self, one: Pending) -> None:
+        """Remove a call: its message has come, or never will."""
+        if one in self._all:
+            del self._all[one]
+            of_peer = self._by_peer[one.peer]
+            del of_peer[one]
+            if not of_peer:
+                del self._by_peer[one.peer]
+
+    def _end(self, one: Pending, why: Callable[[], Refusal]) -> None:
+        self.leave(one)
+        one.end(why())
+
+    def _end_late(self) -> None:
+        """End the calls whose time is up: one timer for all, since most leave long before."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        while self._all:
+            oldest = next(iter(self._all))
+            if oldest.deadline > loop.time():
+                self._timer = loop.call_at(oldest.deadline, self._end_late)
+                return
+            self._end(oldest, self._late)

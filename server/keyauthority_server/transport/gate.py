@@ -1,0 +1,213 @@
+"""The gate of the grpcio server: each call is counted before its message is waited for.
+
+grpcio runs the handler of a method that takes a stream as soon as the call is opened, and of one
+that takes a message only when that has come. So every method is served as if it took a stream, of
+which the first message is read: on the wire there is no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED
+
+from keyauthority.errors import ErrorReason, error
+from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
+from keyauthority_server.shedding import Ground, Tally, busy, overloaded
+from keyauthority_server.wire import Call, Refusal, refusal_from, unexpected
+
+MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
+PENDING_MAX: Final = 4_000  # calls without a message in one process, some 20 KB each
+PENDING_OF_PEER_MAX: Final = 1_000
+CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+_NO_MESSAGE: Final = b"\x07"  # malformed as a message of any type
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler = grpc.RpcMethodHandler  # no generic at run time
+Read = Callable[[_Context], Call]
+Refuses = Callable[[Call], bool]
+Serve = Callable[[bytes, Call, _Context], Awaitable[bytes]]
+Inside = AbstractContextManager[None]
+Follow = Callable[[bytes, Call, _Context], AsyncGenerator[bytes]]
+
+_NOWHERE: Final[Inside] = nullcontext()
+_crowded: Final = overloaded("too many calls whose message has not come")
+
+
+class Gate:
+    """Lets calls in. The calls of all classes share one; `limit` is that of a class."""
+
+    def __init__(self, read: Read, unary_seconds: float, tally: Tally | None) -> None:
+        """`read` reads metadata and peer of a call; `tally` counts calls that are turned away.
+
+        A unary call whose client has set no deadline ends after `unary_seconds`.
+        """
+        self._unary_seconds = unary_seconds
+        self._read = read
+        self._tally = tally
+        self._ending: set[asyncio.Task[None]] = set()
+        self._pending = PendingMessages(
+            PENDING_MAX, PENDING_OF_PEER_MAX, MESSAGE_SECONDS, _crowded, _late
+        )
+
+    def unary(
+        self, serve: Serve, limit: OpenCalls, inside: Inside, refuses: Refuses | None = None
+    ) -> _Handler[Any, Any]:
+        """Return a method that answers with one message, as grpcio takes it.
+
+        `refuses` is true of a call that is refused whatever its message says: it is not waited for.
+        """
+
+        async def handle(_: object, context: _Context) -> bytes:
+            try:
+                call = self._read(context)
+                body = b"" if refuses and refuses(call) else await self._message(context, call)
+                self._enter(call, limit)
+                with inside:
+                    if context.time_remaining() is not None:
+                        return await serve(body, call, context)
+                    async with asyncio.timeout(self._unary_seconds):
+                        return await serve(body, call, context)
+            except TimeoutError:
+                await abort(context, _overdue())
+            except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
+                await _end(context, failure)
+            return b""
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def stream(
+        self, follow: Follow, limit: OpenCalls, inside: Inside, refuses: Refuses | None = None
+    ) -> _Handler[Any, Any]:
+        """Return a method that answers with a stream, likewise."""
+
+        async def handle(_: object, context: _Context) -> None:
+            try:
+                call = self._read(context)
+                body = b"" if refuses and refuses(call) else await self._message(context, call)
+                self._enter(call, limit)
+                with inside:
+                    async with aclosing(follow(body, call, context)) as messages:
+                        async for message in messages:
+                            await context.write(message)
+            except Exception as failure:  # noqa: BLE001 - as above
+                await _end(context, failure)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def wrap(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
+        """Return a handler of health or reflection, which take and give bytes, behind the gate."""
+        if handler.request_streaming:
+            return self._conversation(handler, limit)
+        if handler.response_streaming:
+            follow: Any = handler.unary_stream
+            return self.stream(lambda body, _, context: follow(body, context), limit, _NOWHERE)
+        serve: Any = handler.unary_unary
+        return self.unary(lambda body, _, context: serve(body, context), limit, _NOWHERE)
+
+    def _conversation(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
+        follow: Any = handler.stream_stream
+
+        async def handle(requests: object, context: _Context) -> None:
+            try:
+                self._enter(self._read(context), limit)
+                async with aclosing(follow(requests, context)) as messages:
+                    async for message in messages:
+                        await context.write(message)
+            except Exception as failure:  # noqa: BLE001 - as above
+                await _end(context, failure)
+
+        return grpc.stream_stream_rpc_method_handler(
+            handle, response_serializer=handler.response_serializer
+        )
+
+    def _enter(self, call: Call, limit: OpenCalls) -> None:
+        """Count the call until grpcio is done with it, its answer sent; raise if it is too much.
+
+        Not by the context's own callback, which makes a cycle of references.
+        """
+        peer = network_of(call.peer)
+        if not limit.enter(peer):
+            if self._tally is not None:
+                self._tally.refused(Ground.LANE)
+            raise busy()
+        _task().add_done_callback(lambda _: limit.leave(peer))
+
+    async def _message(self, context: _Context, call: Call) -> bytes:
+        """Wait for the message of a call; AbortError if it was ended meanwhile.
+
+        It is ended from outside: to cancel what waits in grpcio would free what it still uses.
+        """
+
+        def end(refusal: Refusal) -> None:
+            ending = asyncio.create_task(abort(context, refusal))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+        pending = self._pending.enter(network_of(call.peer), end)
+        try:
+            body = await context.read()
+        finally:
+            self._pending.leave(pending)
+        return _NO_MESSAGE if body is grpc.aio.EOF else body
+
+
+class Unknown(grpc.GenericRpcHandler):
+    """Refuses the calls of methods that are not served, at once."""
+
+    def service(self, details: object) -> _Handler[Any, Any]:
+        """Return what refuses the call; its message is not waited for."""
+        return grpc.stream_unary_rpc_method_handler(_refuse_unknown)
+
+
+async def _refuse_unknown(_: object, context: _Context) -> bytes:
+    await abort(context, _unknown())
+    return b""
+
+
+def _unknown() -> Refusal:
+    return refusal_from(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
+
+
+async def abort(context: _Context, refusal: Refusal) -> None:
+    """End the call with a refusal. The handler must return at once: grpcio then ends the call.
+
+    grpcio keeps the exception that it raises with the call, and its traceback would keep the call
+    and the request: a cycle.
+    """
+    try:
+        await context.abort(CODES[refusal.code], refusal.message, refusal.trailing_metadata)
+    except grpc.aio.AbortError as aborted:
+        _forget(aborted)
+
+
+async def _end(context: _Context, failure: Exception) -> None:
+    if isinstance(failure, grpc.aio.AbortError):
+        _forget(failure)
+    else:
+        refusal = failure if isinstance(failure, Refusal) else unexpected(failure)
+        await abort(context, refusal)
+
+
+def _forget(aborted: grpc.aio.AbortError) -> None:
+    aborted.__traceback__ = aborted.__context__ = None
+
+
+def _task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - grpcio runs each handler in one; tells mypy so
+    return task
+
+
+def _overdue() -> Refusal:
+    return Refusal(DEADLINE_EXCEEDED, "the call took longer than it may")
+
+
+def _late() -> Refusal:
+    return Refusal(DEADLINE_EXCEEDED, "the message of the call did not come in time")
