@@ -68,7 +68,7 @@ proto: .venv/.dev .venv-proto/.tools ## Make the stubs and the baseline anew; re
 	$(call generate,client)
 	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
 
-bench: .venv/.dev .venv-bench/.tried ## Measure all that is fast or slow, beside others, some 15 minutes (ARGS="--only verify" for a part)
+bench: .venv/.dev .venv-bench/.tried ## Measure all that is fast or slow, beside others, some 25 minutes (ARGS="--only verify" for a part)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 build: .venv/.dev ## Build the wheel into dist/

@@ -1,4 +1,4 @@
-"""Measures what Key Authority costs; writes `results.json`, `results.md` and `results.svg`.
+"""Measures what Key Authority costs; writes `results.json`, `.md` and `.svg`, and `traffic.svg`.
 
 `make bench` runs it; `make bench ARGS="--only verify"` measures one part anew and leaves the others
 as they are. Nothing else should run on the machine meanwhile.
@@ -25,6 +25,8 @@ from benchmarks.parts import (
     freshness,
     keys,
     libraries,
+    python_calls,
+    traffic,
     verifier,
     verify,
     watchers,
@@ -33,6 +35,7 @@ from benchmarks.parts import (
 from benchmarks.run import LeftOut, Run
 
 PARTS: Final[dict[str, Callable[[Run], Part]]] = {
+    "traffic": traffic.measure,
     "verify": verify.measure,
     "features": features.measure,
     "batch": batch.measure,
@@ -44,6 +47,7 @@ PARTS: Final[dict[str, Callable[[Run], Part]]] = {
     "connections": connections.measure,
     "watchers": watchers.measure,
     "freshness": freshness.measure,
+    "python_calls": python_calls.measure,
 }
 """In the order of the report."""
 HERE: Final = Path(__file__).parent
@@ -115,6 +119,9 @@ def _write(out: Path, stored: Mapping[str, Any], parts: Mapping[str, Part]) -> N
     table = report.markdown(parts, stored["machine"], stored["versions"])
     (out / "results.md").write_text(table, encoding="utf-8")
     (out / "results.svg").write_text(plot.svg(parts), encoding="utf-8")
+    if "traffic" in parts:
+        drawing = plot.traffic_svg(parts["traffic"])
+        (out / "traffic.svg").write_text(drawing, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,7 @@ class Authority:
 
     def cpu_seconds(self) -> float:
         """Return the seconds that the server's processes have worked."""
-        pids = (self.server.process.pid, *children(self.server.process.pid))
-        return sum(map(_worked, pids))
+        return worked(self.server.process.pid)
 
     def _channel(self) -> grpc.Channel:
         if self.ca is None:
@@ -107,12 +106,13 @@ def serving(
     cores: Sequence[int] = (),
     tls: bool = False,
     beside: Authority | None = None,
+    data_from: Path | None = None,
     before: Sequence[str] = (),
 ) -> Iterator[Authority]:
     """Give a server of the run's own, on the servers' core unless others are named.
 
-    `beside` another it is a further server of the same authority. What is to come `before` its
-    command is put there.
+    `beside` another it is a further server of the same authority. With `data_from` it begins with a
+    copy of that data folder. What is to come `before` its command is put there.
     """
     folder = run.folder / name
     folder.mkdir()
@@ -121,6 +121,8 @@ def serving(
         ca, told = _certified(folder)
         flags = (*flags, *told)
     data = folder / "data"
+    if data_from is not None:
+        shutil.copytree(data_from, data)
     if beside is not None:
         data.mkdir(mode=0o700)
         for shared in SHARED:
@@ -175,7 +177,11 @@ def resident(pid: int) -> float:
     raise AssertionError("the process has ended")
 
 
+def worked(pid: int) -> float:
+    """Return the seconds that a process and its children have worked."""
+    return sum(map(_worked, (pid, *children(pid))))
+
+
 def _worked(pid: int) -> float:
-    """Return the seconds that a process has worked."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -9,33 +9,30 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
 from benchmarks import databases
+from benchmarks.cpp import build
+from benchmarks.etcd import RANGE, VALUE, etcd, put_all, range_request
 from benchmarks.h2load import CONNECTIONS, STREAMS, Load, LoadFailed, Target
+from benchmarks.programs import free_address, running
 from benchmarks.run import LeftOut, Measure, Run
 from tests.postgres import binaries
 from tests.service.processes import wait_until
 
 CALLERS: Final = CONNECTIONS * STREAMS
 KEY: Final = b"KA7Q2M9X4T8B3N6W5R1P"
-VALUE: Final = "x" * 100  # bytes, about as long as a Verify's answer
-RANGE: Final = "/etcdserverpb.KV/Range"
 EMPTY: Final = "/keyauthority.v1.KeyAuthorityService/Verify"
 REQUEST: Final = b"x" * 80  # bytes of an empty call's request: a Verify's are as many
-_HERE: Final = Path(__file__).parent
 _CALL_SECONDS: Final = 30
 _TRANSACTIONS: Final = re.compile(r"tps = ([0-9.]+) \(without")
-_COMPILED: Final = ("-std=c++17", "-O2")
 
 Neighbour = Callable[[Run], AbstractContextManager[Measure]]
 
@@ -44,7 +41,7 @@ Neighbour = Callable[[Run], AbstractContextManager[Measure]]
 def empty_python(run: Run, kind: str) -> Iterator[Target]:
     """Give a call of a server in Python that does nothing: `native`, `aio` or `threads`."""
     command = [*run.pinned(), sys.executable, "-m", "benchmarks.empty_server", kind]
-    with _running(command, ready=True) as address:
+    with running(command, ready=True) as address:
         yield Target(address, EMPTY, REQUEST, len(_call(address, EMPTY, REQUEST)))
 
 
@@ -55,36 +52,25 @@ def _empty(kind: str, run: Run) -> Iterator[Measure]:
 
 
 @contextmanager
-def empty_cpp(run: Run) -> Iterator[Measure]:
-    """Measure gRPC's own C++ server with callbacks, doing nothing."""
-    asked = ["pkg-config", "--cflags", "--libs", "grpc++"]
-    tools = all(map(shutil.which, ("pkg-config", "g++")))
-    if not tools or not _succeeds(asked, {}):
-        raise LeftOut("gRPC for C++ is not installed (Debian: g++ pkg-config libgrpc++-dev)")
-    program = run.folder / "empty_server"
-    source = str(_HERE / "empty_server.cc")
-    built = ["g++", *_COMPILED, source, "-o", str(program), *_output(asked).split()]
-    subprocess.run(built, check=True)
-    with _running([*run.pinned(), str(program)], ready=True) as address:
-        yield Load(run, Target(address, EMPTY, REQUEST, len(_call(address, EMPTY, REQUEST))))
+def cpp_server(run: Run) -> Iterator[Target]:
+    """Give a call of the empty server in C++."""
+    with running([*run.pinned(), str(build(run, "empty_server"))], ready=True) as address:
+        yield Target(address, EMPTY, REQUEST, len(_call(address, EMPTY, REQUEST)))
 
 
 @contextmanager
-def etcd(run: Run) -> Iterator[Measure]:
+def empty_cpp(run: Run) -> Iterator[Measure]:
+    """Measure gRPC's own C++ server with callbacks, doing nothing."""
+    with cpp_server(run) as target:
+        yield Load(run, target)
+
+
+@contextmanager
+def etcd_range(run: Run) -> Iterator[Measure]:
     """Measure etcd's serializable Range of one key: read from memory, no quorum asked."""
-    if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
-        raise LeftOut("etcd is not installed (Debian: etcd-server etcd-client)")
-    address, peer = _free_address(), _free_address()
-    urls = {"client": f"http://{address}", "peer": f"http://{peer}"}
-    command = [*run.pinned(), "etcd", "--data-dir", str(run.folder / "etcd"), "--log-level=error"]
-    for kind, url in urls.items():
-        advertise = "advertise" if kind == "client" else "initial-advertise"
-        command += [f"--listen-{kind}-urls", url, f"--{advertise}-{kind}-urls", url]
-    command += ["--initial-cluster", f"default={urls['peer']}"]
-    with _running(command):
-        put = ["etcdctl", "--endpoints", address, "put", KEY.decode(), VALUE]
-        wait_until(partial(_succeeds, put, {"ETCDCTL_API": "3"}))
-        asked = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x38\x01"  # key = 1, serializable = 7
+    with etcd(run) as address:
+        put_all(address, [KEY.decode()])
+        asked = range_request(KEY.decode())
         answer = _call(address, RANGE, asked)
         assert VALUE.encode() in answer
         yield Load(run, Target(address, RANGE, asked, len(answer)))
@@ -95,9 +81,9 @@ def redis(run: Run) -> Iterator[Measure]:
     """Measure Redis' GET of one key, nothing of it on disk; a connection for each caller."""
     if shutil.which("redis-server") is None or shutil.which("redis-benchmark") is None:
         raise LeftOut("Redis is not installed (Debian: redis-server)")
-    port = _free_address().rpartition(":")[2]
+    port = free_address().rpartition(":")[2]
     command = [*run.pinned(), "redis-server", "--port", port, "--bind", "127.0.0.1"]
-    with _running([*command, "--save", "", "--appendonly", "no", "--dir", str(run.folder)]):
+    with running([*command, "--save", "", "--appendonly", "no", "--dir", str(run.folder)]):
         told = ["redis-benchmark", "-p", port, "-c", str(CALLERS), "--csv"]
         name, value = KEY.decode(), VALUE
         wait_until(partial(_succeeds, ["redis-cli", "-p", port, "SET", name, value], {}))
@@ -140,7 +126,7 @@ NEIGHBOURS: Final[dict[str, Neighbour]] = {
     "empty handler, grpcio (asyncio)": partial(_empty, "aio"),
     "empty handler, grpcio (threads)": partial(_empty, "threads"),
     "empty handler, gRPC's C++ server": empty_cpp,
-    "etcd, serializable Range": etcd,
+    "etcd, serializable Range": etcd_range,
     "PostgreSQL, SELECT by primary key": postgres,
     "Redis, GET": redis,
 }
@@ -159,17 +145,6 @@ def enter(
     return sides
 
 
-@contextmanager
-def _running(command: list[str], *, ready: bool = False) -> Iterator[str]:
-    """Run a program; give the first line that it prints, if it prints one when it is ready."""
-    output = subprocess.PIPE if ready else subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            yield process.stdout.readline().strip() if process.stdout else ""
-        finally:
-            process.terminate()
-
-
 def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -185,9 +160,3 @@ def _call(address: str, path: str, body: bytes) -> bytes:
         call: Any = channel.unary_unary(path)
         answer: bytes = call(body, timeout=_CALL_SECONDS, wait_for_ready=True)
         return answer
-
-
-def _free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"

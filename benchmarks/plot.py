@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 from xml.sax.saxutils import escape
 
 from benchmarks.figures import Figure, Part
 
-DRAWN: Final = {"verify": "calls/s", "batch": "keys/s", "features": "calls/s", "changes": "/s"}
+DRAWN: Final = {
+    "traffic": "calls/s",
+    "verify": "calls/s",
+    "batch": "keys/s",
+    "features": "calls/s",
+    "changes": "/s",
+}
 """The parts that are drawn, and the unit whose figures are."""
 
-_WIDTH: Final = 860
-_NAMES: Final = 330  # pixels for the names, on the left
+_NOT_IN_SHORT: Final = ("Zipf", "rate limit")
+_WIDTH: Final = 950
+_NAMES: Final = 420  # pixels for the names, on the left
 _NUMBERS: Final = 90  # and for the numbers, on the right
 _BAR: Final = 22
 _TITLE: Final = 38
 _OURS: Final = "#1f6f54"
 _THEIRS: Final = "#9aa5b1"
 _STYLE: Final = "font: 13px system-ui, sans-serif"
+_BESIDE_OTHERS: Final = ("traffic", "verify", "changes")
 _OURS_BEGIN: Final = ("Verify", "CreateKey", "RevokeKey")
+
+
+def traffic_svg(part: Part) -> str:
+    """Return the drawing of one part: its usual figures, without the variations of the keys."""
+    usual = [one for one in part.figures if not any(word in one.name for word in _NOT_IN_SHORT)]
+    return svg({"traffic": replace(part, figures=usual)})
 
 
 def svg(parts: Mapping[str, Part]) -> str:
@@ -30,9 +45,7 @@ def svg(parts: Mapping[str, Part]) -> str:
         part = parts.get(name)
         figures = [one for one in part.figures if one.unit == unit] if part else []
         if part and figures:
-            drawn += _panel(
-                part.title, unit, figures, height, ours=name not in ("verify", "changes")
-            )
+            drawn += _panel(part.title, unit, figures, height, ours=name not in _BESIDE_OTHERS)
             height += _TITLE + _BAR * len(figures) + 16
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode
@@ -29,6 +31,14 @@ _HASTE: Final = (
 )
 
 
+Fields = Callable[[int], Mapping[str, Any]]
+"""Fields of the key of a number, from 0 on."""
+
+
+def _none(_: int) -> Mapping[str, Any]:
+    return {}
+
+
 class Filled(NamedTuple):
     """A data folder with so many keys, all in its project `default`."""
 
@@ -44,8 +54,11 @@ class Filled(NamedTuple):
         return sum(file.stat().st_size for file in self.settings.data.iterdir()) / 1e6
 
 
-async def filled(folder: Path, keys: int) -> Filled:
-    """Return the store of so many keys below `folder`, made or gone on with."""
+async def filled(folder: Path, keys: int, fields: Fields = _none) -> Filled:
+    """Return the store of so many keys below `folder`, made or gone on with.
+
+    `fields` gives fields of each key that are not as usual.
+    """
     data = folder / str(keys)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = config.load({"data": str(data)}, {})
@@ -54,7 +67,7 @@ async def filled(folder: Path, keys: int) -> Filled:
     (project,), _ = await store.list_projects(None, 0, 1)
     made = (await store.log_head()).revision - 2  # the first operator key and the project
     await store.close()
-    _fill(settings, project.project_id, made, keys)
+    _fill(settings, project.project_id, range(made, keys), fields)
     tokens = (data / TOKENS).read_text(encoding="ascii").split()
     return Filled(settings, keys, project.project_id, tokens)
 
@@ -65,14 +78,14 @@ def open_sealed(settings: Config) -> SqliteStore:
     return open_store(settings.store.sqlite_path, sealer(audit_key))
 
 
-def _fill(settings: Config, project_id: str, made: int, wanted: int) -> None:
+def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> None:
     """Make the keys that are missing, each with its entry in the log as if by a call.
 
     Nothing waits for the disk, and nobody else may have the store open: a loss of power spoils it.
     """
     peppers = Keyring.load(settings.data / bootstrap.PEPPER)
     seal = sealer(Keyring.load(settings.data / bootstrap.AUDIT_KEY))
-    every = max(wanted // VERIFIED, 1)
+    every = max(missing.stop // VERIFIED, 1)
     with (
         (settings.data / TOKENS).open("a", encoding="ascii") as tokens,
         closing(connect(settings.store.sqlite_path, WRITE_BUSY_MS)) as connection,
@@ -80,11 +93,11 @@ def _fill(settings: Config, project_id: str, made: int, wanted: int) -> None:
         rows = SqliteRows(connection)
         for setting in _HASTE:
             rows.run(setting)
-        for first in range(made, wanted, BATCH):
+        for first in missing[::BATCH]:
             rows.run("BEGIN IMMEDIATE")
             transaction, kept = SqlTransaction(rows, seal), []
-            for place in range(first, min(first + BATCH, wanted)):
-                held, token = _new_key(project_id, peppers)
+            for place in range(first, min(first + BATCH, missing.stop)):
+                held, token = _new_key(project_id, peppers, fields(place))
                 change, now = ChangeType.KEY_CREATED, held.key.create_time
                 transaction.apply(Mutation(type=change, time=now, actor="", peer="", keys=(held,)))
                 if place % every == 0:
@@ -95,7 +108,7 @@ def _fill(settings: Config, project_id: str, made: int, wanted: int) -> None:
             tokens.flush()
 
 
-def _new_key(project_id: str, peppers: Keyring) -> tuple[Held, str]:
+def _new_key(project_id: str, peppers: Keyring, fields: Mapping[str, Any]) -> tuple[Held, str]:
     now = SystemClock().now()
     name = new_access_key()
     token = make(KeyKind.RESTRICTED, KeyMode.LIVE, name, new_secret()).reveal()
@@ -113,4 +126,5 @@ def _new_key(project_id: str, peppers: Keyring) -> tuple[Held, str]:
         created_from="127.0.0.1",
         revision=0,
     )
+    key = replace(key, **fields)
     return Held(key, peppers.digest(token.encode()), peppers.current, name), token

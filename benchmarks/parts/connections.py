@@ -12,8 +12,9 @@ from benchmarks.run import Run, take_turns
 _CONNECTIONS: Final = (1, 4, 16, 64, 256, 1_000)
 _CALLERS: Final = 64  # in all; with more connections, one on each
 _TEXT: Final = f"""\
-Calls a second of Verify, native transport, SQLite, one core: {_CALLERS} callers, or as many as
-there are connections. The times are a call's, in one more round, as h2load has logged them."""
+Calls a second of Verify of one question, repeated, native transport, SQLite, one core: {_CALLERS}
+callers, or as many as there are connections. The times are a call's, in one more round, as h2load
+has logged them."""
 
 
 def measure(run: Run) -> Part:

@@ -14,7 +14,8 @@ _STRICT: Final = "permission and address checked"
 _LIMITED: Final = "rate limit drawn"
 _ALL: Final = "permission, address, rate limit and quota"
 _TEXT: Final = """\
-Calls a second of Verify, native transport, SQLite, one core. All are metered. A limit is drawn in a
+Calls a second of Verify, native transport, SQLite, one core: one question, repeated, the best case.
+All are metered. A limit is drawn in a
 transaction that is exact over all processes and survives kill -9."""
 
 

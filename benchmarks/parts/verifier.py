@@ -6,11 +6,14 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import cycle, islice
 from typing import Final
 
 from benchmarks.authority import ALLOWED, ASKED, Authority, serving
 from benchmarks.figures import Part, quantile
+from benchmarks.questions import Question, make_keys, questions
 from benchmarks.run import Measure, Run, on_core, take_turns
+from benchmarks.steady_changes import UnderChanges, changing_keys
 from keyauthority import CreatedKey, KeyKind, KeyMode, Verdict, Verifier
 from keyauthority.convert import key_from_proto, key_to_proto
 from keyauthority.decision import judged
@@ -20,34 +23,56 @@ from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.verifier.judging import Judge
 
-_KEYS: Final = 200
-_AT_ONCE: Final = 50  # passes over the keys between two looks at the clock
+_KEYS: Final = 5_000
+_EACH: Final = 10  # questions for each key, before they come again
+_CHANGES: Final = 10  # per second, of other keys
+_TURNS: Final = 3  # a turn is so many times as long as in other parts: changes need their time
+_REPEATED: Final = 200  # keys of the best case
+_AT_ONCE: Final = 1_000  # verifications between two looks at the clock
 _NONE: Final = timedelta(0)
-_HERE: Final = "verified in the process"
-_REMOTE: Final = "remote Verify, the same client"
+_HERE: Final = f"verified in the process, {_CHANGES} changes/s"
+_STILL: Final = "verified in the process, no changes"
+_BEST: Final = "best case: the same questions again and again, no changes"
+_REMOTE: Final = f"remote Verify of such questions, the same client, {_CHANGES} changes/s"
 _FACTS: Final = Facts(permissions=ASKED["permissions"], client_ip=ASKED["client_ip"])
 _TEXT: Final = f"""\
-Verifications a second of {_KEYS} keys in turn, a permission and an address checked, by one thread
-on one core; the server has another. A change's time is from its answer to the verifier's first
-verdict that knows. Memory is what Python allocates for a key, with its answer and its count."""
+Verifications per second by one thread on one core; the server has another. Questions are about keys
+drawn from {_KEYS:,}, each with another client address, every second with a needed permission, while
+other keys are created, updated and revoked. The best case has the same {_REPEATED} keys in turn,
+always with the same permission and address. A change's time is from its answer to the verifier's
+first verdict that knows. Memory is what Python allocates for a key, with its answer and its
+count."""
 
 
 def measure(run: Run) -> Part:
     """Measure rate, freshness and memory."""
     part = Part("In-process verifier", _TEXT)
+    keys = make_keys(run)
+    tokens = keys.plain[:_KEYS]
+    asked = list(questions(tokens, len(tokens) * _EACH))
     with (
-        serving(run, "verifier") as authority,
+        serving(run, "verifier", data_from=keys.store.settings.data) as authority,
         on_core(run.load_core),
+        changing_keys(run, authority) as changer,
         Verifier(authority.client) as verifier,
     ):
         verifier.wait_until_fresh(10)
-        tokens = [authority.strict().secret_key.reveal() for _ in range(_KEYS)]
-        sides = {
-            _HERE: _rate(run, lambda token: verifier.verify(token, **ASKED), tokens, _AT_ONCE),
-            _REMOTE: _rate(run, lambda token: authority.client.verify(token, **ASKED), tokens, 1),
+        repeated = [
+            Question(authority.strict().secret_key.reveal(), **ASKED) for _ in range(_REPEATED)
+        ]
+        for token in tokens:
+            verifier.verify(token)
+        varied = _rate(run, verifier.verify, asked, _AT_ONCE)
+        remote = _rate(run, authority.client.verify, asked, 1)
+        sides: dict[str, Measure] = {
+            _HERE: UnderChanges(varied, changer, _CHANGES),
+            _STILL: varied,
+            _REMOTE: UnderChanges(remote, changer, _CHANGES),
+            _BEST: _rate(run, verifier.verify, repeated, _AT_ONCE),
         }
         part.add("/s", take_turns(sides, run.rounds))
-        spans = _spans(verifier, tokens * _AT_ONCE)
+        with changer.beside(_CHANGES):
+            spans = _spans(verifier, asked)
         part.add("µs", {f"{_HERE}, p50": [quantile(spans, 0.5) / 1e3]})
         part.add("µs", {f"{_HERE}, p99": [quantile(spans, 0.99) / 1e3]})
         for name, times in _changes(authority, verifier, run.cases).items():
@@ -55,31 +80,34 @@ def measure(run: Run) -> Part:
                 part.add("ms", {f"{name}, {word}": [quantile(times, share)]})
     part.add("bytes", {"memory of a key": [_memory(max(run.cases, 1) * 10)]})
     part.compare("in the process to remote", _HERE, _REMOTE, "≥ 100")
+    part.compare(f"{_CHANGES} changes/s to none", _HERE, _STILL)
+    part.compare("other questions to the same ones", _STILL, _BEST)
     return part
 
 
 def _rate(
-    run: Run, verify: Callable[[str], Verdict], tokens: Sequence[str], at_once: int
+    run: Run, verify: Callable[..., Verdict], asked: Sequence[Question], at_once: int
 ) -> Measure:
+    ring = cycle([(question.token, question.asked) for question in asked])
+
     def measure() -> float:
-        assert verify(tokens[0]).valid
-        begun, number = time.perf_counter(), 0
-        while (taken := time.perf_counter() - begun) < run.seconds:
-            for _ in range(at_once):
-                for token in tokens:
-                    verify(token)
-            number += at_once * len(tokens)
+        begun, number, valid = time.perf_counter(), 0, 0
+        while (taken := time.perf_counter() - begun) < _TURNS * run.seconds:
+            for token, facts in islice(ring, at_once):
+                valid += verify(token, **facts).valid
+            number += at_once
+        assert valid == number
         return number / taken
 
     return measure
 
 
-def _spans(verifier: Verifier, tokens: Sequence[str]) -> list[int]:
+def _spans(verifier: Verifier, asked: Sequence[Question]) -> list[int]:
     """Return the nanoseconds of each verification."""
     spans = []
-    for token in tokens:
+    for token, facts in [(question.token, question.asked) for question in asked]:
         begun = time.perf_counter_ns()
-        verifier.verify(token, **ASKED)
+        verifier.verify(token, **facts)
         spans.append(time.perf_counter_ns() - begun)
     return spans
 

@@ -20,10 +20,10 @@ _EACH: Final = 50  # watchers on one connection
 _REVOKED: Final = 20  # keys whose way to the last watcher is timed
 _WAIT_SECONDS: Final = 30
 _TEXT: Final = f"""\
-Calls a second of Verify, native transport, SQLite, one core, while so many watch; they get a
-heartbeat every half a second. Memory is the worker's resident size. The time is from before
-RevokeKey is sent to when the last watcher has read of it, of {_REVOKED} revocations; the watchers
-are one process in Python, which takes a part of it."""
+Calls a second of Verify of one question, repeated, native transport, SQLite, one core, while so
+many watch; they get a heartbeat every half a second. Memory is the worker's resident size. The time
+is from before RevokeKey is sent to when the last watcher has read of it, of {_REVOKED} revocations;
+the watchers are one process in Python, which takes a part of it."""
 
 
 def measure(run: Run) -> Part:

@@ -13,7 +13,8 @@ from benchmarks.run import Run, take_turns
 _CONNECTIONS: Final = 32  # the kernel gives each to one of the workers: with few it is uneven
 _WORKERS: Final = (1, 2)
 _TEXT: Final = """\
-Calls a second of Verify, native transport, SQLite, 64 callers on 32 connections. One worker has one
+Calls a second of Verify of one question, repeated, native transport, SQLite, 64 callers on 32
+connections. One worker has one
 core and h2load the other. Two workers have both cores, and h2load takes its share of them: so the
 calls by each second that the server has worked are what tells how it scales. Memory is each
 worker's resident size after the load."""

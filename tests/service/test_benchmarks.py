@@ -1,14 +1,26 @@
-"""`make bench` in its shortest form, on a machine without h2load."""
+"""`make bench` in its shortest form, on a machine without h2load, and the load generator."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.authority import SERVICE, Authority, serving
+from benchmarks.cpp import build
+from benchmarks.h2load import LoadFailed
+from benchmarks.load_generator import Traffic, TrafficLoad, write_bodies
+from benchmarks.neighbours import empty_python
+from benchmarks.questions import VALID
+from benchmarks.run import LeftOut, Run
+from benchmarks.steady_changes import ChangesFailed, UnderChanges, changing, changing_keys
+from keyauthority.v1 import key_authority_service_pb2 as pb
 
 SHORT = ("--rounds", "1", "--seconds", "0.02", "--cases", "5", "--keys", "30")
 
@@ -23,13 +35,96 @@ def test_run_without_h2load_measures_the_rest_and_says_what_it_left_out(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "taskset").symlink_to(taskset)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    main(
-        [*SHORT, "--out", str(tmp_path), "--only", "verify", "--only", "keys", "--only", "verifier"]
-    )
+    wanted = ["traffic", "verify", "verifier", "keys", "python_calls"]
+    only = [text for name in wanted for text in ("--only", name)]
+    main([*SHORT, "--out", str(tmp_path), *only])
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]
-    assert ["verify", "verifier", "keys"] == list(parts)
-    assert "verify … left out: h2load is not installed" in capsys.readouterr().out
+    assert wanted == list(parts)
+    output = capsys.readouterr().out
+    assert "traffic … left out: gRPC for C++ is not installed" in output
+    assert "verify … left out: h2load is not installed" in output
     assert "Left out: h2load is not installed" in (tmp_path / "results.md").read_text()
-    measured = [figure for name in ("verifier", "keys") for figure in parts[name]["figures"]]
+    measured = [figure for name in wanted[2:] for figure in parts[name]["figures"]]
     assert measured
     assert all(figure["rounds"] and min(figure["rounds"]) >= 0 for figure in measured)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a run with the shortest turns."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    return Run(folder, folder / "stores", rounds=1, seconds=0.1, keys=(30,), cases=5, watchers=())
+
+
+@pytest.fixture(scope="module")
+def compiled(run: Run) -> Run:
+    """Return a run whose folder has the load generator."""
+    try:
+        build(run, "load_generator")
+    except LeftOut as reason:
+        pytest.skip(str(reason))
+    return run
+
+
+@pytest.mark.xdist_group("load generator")  # compiled once
+def test_load_generator_counts_calls_that_bring_no_right_answer(compiled: Run) -> None:
+    """Another status, another answer and an item that is missing are each seen."""
+    run, bodies = compiled, write_bodies(compiled.folder / "few", [b"a", b"bc"])
+    with empty_python(run, "native") as target:
+        answered = Traffic(target.address, target.path, bodies)
+        load = TrafficLoad(run, answered, run.seconds)
+        assert load() > 0
+        assert load.rounds[0].p50 <= load.rounds[0].p99
+        for wrong, told in (
+            (replace(answered, prefix=VALID), "^0 of [0-9]+ calls failed and [1-9]"),
+            (replace(answered, prefix=VALID, items=1), "^0 of [0-9]+ calls failed and [1-9]"),
+            (
+                replace(answered, path="/keyauthority.v1.KeyAuthorityService/None"),
+                "^[1-9][0-9]* of [0-9]+ calls failed",
+            ),
+        ):
+            with pytest.raises(LoadFailed, match=told):
+                TrafficLoad(run, wrong, run.seconds)()
+
+
+@pytest.mark.xdist_group("load generator")
+def test_load_generator_asks_a_batch_of_valid_keys_over_tls(compiled: Run) -> None:
+    """Each verdict of a batch counts, and the server has to show its certificate."""
+    with serving(compiled, "batch", tls=True) as authority:
+        created = [authority.create() for _ in range(2)]
+        items = [pb.VerifyRequest(secret_key=one.secret_key.reveal()) for one in created]
+        batches = [pb.BatchVerifyRequest(requests=items), pb.BatchVerifyRequest(requests=items[:1])]
+        assert _batches(compiled, authority, batches[:1])() > 0
+        with pytest.raises(LoadFailed, match=r"^0 of [0-9]+ calls failed and [1-9]"):
+            _batches(compiled, authority, batches)()
+
+
+def _batches(
+    run: Run, authority: Authority, batches: Sequence[pb.BatchVerifyRequest]
+) -> TrafficLoad:
+    """Return a load that takes only batches of two for right."""
+    bodies = [batch.SerializeToString() for batch in batches]
+    traffic = Traffic(
+        authority.server.address,
+        f"{SERVICE}/BatchVerify",
+        write_bodies(run.folder / f"batches-{len(bodies)}", bodies),
+        prefix=VALID,
+        items=2,
+        metadata=f"x-auth-token={authority.server.operator_key}",
+        ca=authority.ca,
+    )
+    return TrafficLoad(run, traffic, run.seconds)
+
+
+def test_changes_beside_a_load_are_made_at_their_rate_and_fail_loudly(run: Run) -> None:
+    """A server that refuses changes would look fast."""
+    with serving(run, "changes") as authority, changing_keys(run, authority) as changer:
+        side = UnderChanges(lambda: Event().wait(0.5) or 1.0, changer, 20)
+        assert 1.0 == side()
+        assert 20 * 0.5 < side.answered[0] <= 20 * 1.5
+        with (
+            changing(run, "puts", authority.server.address) as refused,
+            pytest.raises(ChangesFailed, match="UNIMPLEMENTED"),
+            refused.beside(20),
+        ):
+            Event().wait(0.1)

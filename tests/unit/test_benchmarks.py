@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from benchmarks.figures import Part
 from benchmarks.h2load import LoadFailed, rate_of
-from benchmarks.plot import svg
+from benchmarks.load_generator import loaded_of, write_bodies
+from benchmarks.parts.traffic import cells
+from benchmarks.plot import svg, traffic_svg
+from benchmarks.questions import draw, questions
 from benchmarks.report import markdown
 from benchmarks.run import take_turns
 
@@ -68,3 +75,78 @@ def test_report_names_what_was_measured_and_what_was_left_out() -> None:
     assert "| <ours> | 10,000 | 9,000 | 12,000 | calls/s |" in table
     assert "- Left out: etcd: it is not installed." in table
     assert "&lt;ours&gt;" in svg({"verify": part})
+
+
+def test_report_shows_the_times_of_a_rate_beside_it() -> None:
+    """A rate without its p99 flatters; a line for each would hide the rates."""
+    part = Part("Traffic", "")
+    part.add("calls/s", {"ours": [9_000.0], "theirs": [7_000.0]})
+    part.add("ms", {"ours, p50": [1.5], "ours, p99": [12.0]})
+    table = markdown({"traffic": part}, {}, {}).splitlines()
+    assert "| | median | least | most | | p50, ms | p99, ms |" in table
+    assert not [line for line in table if "processor time" in line]
+    assert "| ours | 9,000 | 9,000 | 9,000 | calls/s | 1.50 | 12.0 |" in table
+    assert "| theirs | 7,000 | 7,000 | 7,000 | calls/s | | |" in table
+    assert not [line for line in table if line.startswith("| ours, p")]
+
+
+def test_short_drawing_of_traffic_leaves_out_only_variations_of_the_keys() -> None:
+    """The drawing has each server and each neighbour, with and without changes."""
+    part = Part("Traffic", "")
+    part.add("calls/s", {cell.name: [1.0] for cell in cells()} | {"etcd": [1.0]})
+    drawing = traffic_svg(part)
+    shown = [cell for cell in cells() if f">{cell.name}<" in drawing]
+    assert [cell for cell in cells() if not cell.zipf and not cell.limited] == shown
+    assert ">etcd<" in drawing
+
+
+def test_traffic_has_each_engine_with_and_without_tls_changes_skew_and_limits() -> None:
+    """No side that is slower than the others is missing."""
+    found = cells()
+    assert len(found) == len(set(found))
+    for engine in ("SQLite", "PostgreSQL"):
+        for tls in (False, True):
+            own = [cell for cell in found if (cell.engine, cell.tls) == (engine, tls)]
+            uniform = [cell for cell in own if not cell.zipf and not cell.limited]
+            assert {0, 10, 50} == {cell.changes for cell in uniform}
+            assert any(cell.zipf and cell.changes for cell in own)
+            assert any(cell.limited and cell.changes for cell in own)
+
+
+@pytest.mark.parametrize("counted", ["errors", "wrong"])
+def test_load_with_an_error_or_another_verdict_is_no_figure(counted: str) -> None:
+    """One call in a thousand that is not VALID is one too many."""
+    times = {"seconds": 0.5, "p50": 800.0, "p99": 2000.0}
+    told = {"calls": 1000, "errors": 0, "wrong": 0, "told": "", **times}
+    loaded = loaded_of(json.dumps(told), 0.5)
+    assert (1000, 2000.0, 0.8, 2.0, 0.5) == loaded
+    with pytest.raises(LoadFailed):
+        loaded_of(json.dumps(told | {counted: 1}), 0.5)
+    with pytest.raises(LoadFailed):
+        loaded_of(json.dumps(told | {"calls": 0}), 0.5)
+
+
+def test_no_question_is_asked_twice() -> None:
+    """A remembered answer cannot serve a question with another client address."""
+    asked = list(questions(["a", "b"], 1_000))
+    assert len(asked) == len({question.client_ip for question in asked})
+    assert {500} == set(Counter(bool(question.permissions) for question in asked).values())
+    assert {"a", "b"} == {question.token for question in asked}
+
+
+def test_skewed_draw_takes_each_key_in_proportion_to_one_over_its_rank() -> None:
+    """The first of 1,000 keys is asked for in 13 % of the calls, the tenth in 1.3 %."""
+    keys = [str(rank) for rank in range(1, 1_001)]
+    drawn = Counter(draw(keys, 50_000, zipf=True))
+    assert 0.134 == pytest.approx(drawn["1"] / 50_000, abs=0.02)
+    assert 0.0134 == pytest.approx(drawn["10"] / 50_000, abs=0.005)
+    assert max(Counter(draw(keys, 50_000)).values()) < 120
+
+
+def test_bodies_are_written_behind_their_length(tmp_path: Path) -> None:
+    """The load generator finds each request."""
+    bodies = write_bodies(tmp_path / "bodies", [b"ab", b"", b"x" * 300])
+    assert 3 == bodies.number
+    assert bodies.path.read_bytes() == (
+        b"\x02\0\0\0ab" + b"\0\0\0\0" + b"\x2c\x01\0\0" + b"x" * 300
+    )
