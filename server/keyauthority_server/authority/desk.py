@@ -10,7 +10,6 @@ from keyauthority.clock import Clock
 from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import KeyKind
 from keyauthority.token import Token
-from keyauthority_server.authority.bounds import bounds_of
 from keyauthority_server.authority.callers import (
     Caller,
     Certified,
@@ -93,15 +92,10 @@ class Desk:
     async def right_on(self, caller: Caller, action: str, access_key: str) -> str:
         """Return the right that the caller needs for an action on a key, and has.
 
-        A confined caller sees no operator key, but is told of the one that reaches beyond his own:
-        PermissionDenied, as for every operator who would rotate or widen it.
+        To a confined caller no operator key is visible: it is as absent as one that does not exist.
         """
         key = await self.store.get_key(access_key, caller.scope)
         right = right_for(action, key.kind if key else None)
-        if key is None and caller.scope and caller.may(right_for(action, KeyKind.OPERATOR)):
-            hidden = await self.store.get_key(access_key, None)
-            if hidden is not None and hidden.kind is KeyKind.OPERATOR:
-                caller.require_within_own(bounds_of(hidden))
         caller.require(right)
         return right
 

@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyauthority.errors import ErrorReason, error
-from keyauthority.model import Change
+from keyauthority.model import Change, Key, KeyKind
 from keyauthority.token import SecretKey, parse
+from keyauthority_server.authority.bounds import bounds_of
 from keyauthority_server.authority.callers import Caller
+from keyauthority_server.authority.desk import gone
 from keyauthority_server.authority.issuing import version_in
 from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import Transaction
@@ -58,7 +60,8 @@ class Replay:
     ) -> Replayed | None:
         """Return what the same request has made before; None if it is another, or new.
 
-        Raises FailedPrecondition if its key was revoked.
+        Raises PermissionDenied or NotFound if the caller, as restricted now, could not make that
+        key, and FailedPrecondition if the key was revoked.
         """
         remembered = _remembered(transaction, caller, request, now)
         if remembered is None or remembered.content != _content(request):
@@ -66,6 +69,7 @@ class Replay:
         change = transaction.change(remembered.revision)
         if not change.keys:
             return Replayed(change, None)
+        _require_own(caller, change.keys[-1])
         if remembered.sealed is None:
             raise error(
                 ErrorReason.REPLAY_REVOKED, "the key that this request made has been revoked"
@@ -125,6 +129,17 @@ class Replay:
         pepper = self._peppers.derive("replay", pepper_version)
         kdf = HKDF(SHA256(), _KEY_BYTES, salt=pepper, info=b"keyauthority replay")
         return AESGCM(kdf.derive(request.request_id.lower().encode()))
+
+
+def _require_own(caller: Caller, made: Key) -> None:
+    """Raise unless the key lies within what the caller may reach now, which may be less than then.
+
+    The answer has the key's secret: it is not given to a caller who lost the right to the key.
+    """
+    if made.kind is KeyKind.OPERATOR:
+        caller.require_within_own(bounds_of(made))
+    elif caller.scope is not None and made.project_id not in caller.scope:
+        raise gone(ErrorReason.PROJECT_NOT_FOUND)
 
 
 def _remembered(

@@ -42,12 +42,12 @@ class Rotating:
         request = Request(rotation.request_id, content)
 
         def work(transaction: Transaction, present: Caller, now: datetime) -> RotatedKey:
-            first = self._replay.find(transaction, present, request, now)
+            held = transaction.key(rotation.access_key, present.scope)
+            first = held and self._replay.find(transaction, present, request, now)
             if first is not None and first.secret_key is not None:
                 previous, successor = first.change.keys
                 time, revision = first.change.time, first.change.revision
                 return self._rotated(previous, successor, first.secret_key, time, revision)
-            held = transaction.key(rotation.access_key, present.scope)
             if held is not None and held.key.kind is KeyKind.OPERATOR:
                 end = _end_of_successor(held.key, rotation, now)
                 present.require_within_own(bounds_of(held.key)._replace(expire_time=end))

@@ -1,0 +1,109 @@
+"""A replay by a caller whose rights or projects were narrowed since gives no secret beyond them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from keyauthority.clock import SystemClock
+from keyauthority.errors import KeyAuthorityError, NotFound, PermissionDenied
+from keyauthority.model import Key, KeyKind, KeyMode
+from keyauthority.requests import NewKey, NewProject, Rotation
+from keyauthority_server.authority import Caller
+from keyauthority_server.bootstrap import prepare
+from tests.faults.folders import Process, process, settings
+
+NOW = SystemClock().now()
+
+
+def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Caller:
+    """A caller known by a certificate; the configuration says what it may do."""
+    key = Key(
+        access_key="batch.example",
+        project_id="",
+        mode=KeyMode.LIVE,
+        kind=KeyKind.OPERATOR,
+        permissions=permissions or ("*:*",),
+        operator_projects=projects,
+        create_time=NOW,
+        update_time=NOW,
+        revision=0,
+    )
+    return Caller(key, "127.0.0.1", certified=True)
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Process]:
+    """One process of the authority."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    await prepare(settings(folder))
+    async with process(folder) as running:
+        yield running
+
+
+async def test_replays_of_a_narrowed_caller_are_judged_by_its_present_confinement(
+    one: Process,
+) -> None:
+    """CreateKey, RotateKey and CreateProject: the same bytes from the same name, fewer projects."""
+    keys, rotating = one.authority.keys, one.authority.rotating
+    mine = await one.project()
+    written = await one.authority.projects.create(certificate(), NewProject(), b"other")
+    other = written.project.project_id
+    wide, narrow = certificate(), certificate(projects=(other,))
+    new = NewKey(
+        project_id=mine, mode=KeyMode.LIVE, kind=KeyKind.SECRET, request_id=str(uuid.uuid4())
+    )
+    created = await keys.create(wide, new, b"create")
+    assert created == await keys.create(wide, new, b"create")
+    rotation = Rotation(access_key=created.key.access_key, request_id=str(uuid.uuid4()))
+    rotated = await rotating.rotate(wide, rotation, b"rotate")
+    assert rotated == await rotating.rotate(wide, rotation, b"rotate")
+    for again in (
+        lambda caller: keys.create(caller, new, b"create"),
+        lambda caller: rotating.rotate(caller, rotation, b"rotate"),
+    ):
+        with pytest.raises(NotFound) as refused:
+            await again(narrow)
+        assert mine not in str(refused.value)
+        with pytest.raises(PermissionDenied):
+            await again(certificate("keys:read"))
+        assert (await again(certificate(projects=(mine,)))).revision
+    project = NewProject(display_name="Shop", request_id=str(uuid.uuid4()))
+    await one.authority.projects.create(wide, project, b"project")
+    with pytest.raises(PermissionDenied):
+        await one.authority.projects.create(narrow, project, b"project")
+
+
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        certificate("operators:*"),
+        replace(certificate(), key=replace(certificate().key, expire_time=NOW.replace(year=9000))),
+        certificate(projects=("00000000-0000-4000-8000-000000000000",)),
+    ],
+    ids=["rights", "end", "projects"],
+)
+async def test_replay_of_an_operator_key_beyond_the_caller_s_present_rights_is_refused(
+    one: Process, narrowed: Caller
+) -> None:
+    """Its secret would give back what the caller has lost."""
+    new = NewKey(
+        project_id="",
+        kind=KeyKind.OPERATOR,
+        permissions=("projects:read",),
+        request_id=str(uuid.uuid4()),
+    )
+    created = await one.authority.keys.create(certificate(), new, b"operator")
+    rotation = Rotation(access_key=created.key.access_key, request_id=str(uuid.uuid4()))
+    await one.authority.rotating.rotate(certificate(), rotation, b"rotate")
+    with pytest.raises(PermissionDenied, match="own"):
+        await one.authority.keys.create(narrowed, new, b"operator")
+    with pytest.raises(KeyAuthorityError) as refused:
+        await one.authority.rotating.rotate(narrowed, rotation, b"rotate")
+    expected = NotFound if narrowed.scope else PermissionDenied
+    assert expected is type(refused.value)
