@@ -106,6 +106,14 @@ def test_last_operator_key_is_replaced_on_the_machine(start_server: Start) -> No
         assert 3600 == key.expire_time.seconds - key.create_time.seconds
 
 
+def test_operator_create_refuses_a_misspelt_right(tmp_path: Path) -> None:
+    """It lists the rights, before it opens anything."""
+    flags = ("--data", str(tmp_path / "none"), "--permission", "keys:verfy")
+    outcome = shared().run("operator", "create", *flags)
+    assert outcome.code != 0
+    assert "permissions[0]: not a right of operators; the rights are audit:read" in outcome.log
+
+
 @pytest.mark.parametrize("command", [("operator", "create"), ("pepper", "status")])
 def test_commands_on_a_folder_that_is_none_are_refused_with_one_line(
     command: tuple[str, str], data: Path

@@ -42,6 +42,24 @@ def test_operator_key_with_more_rights_than_its_maker_is_refused(root: Caller, w
     assert new_operator(maker, "keys:read", "keys:create").key.created_by == maker.key.access_key
 
 
+@pytest.mark.parametrize("wrong", ["keys:nonsense", "keys:verfy", "orders:*", "keys:write"])
+def test_permission_that_is_no_right_of_operators_is_refused(root: Caller, wrong: str) -> None:
+    """CreateKey and UpdateKey answer with the list of rights; keys of projects take any."""
+    made = new_operator(root, "keys:read")
+    for request in (
+        key_request("", "OPERATOR", permissions=["keys:read", wrong]),
+        key_authority_service_pb2.UpdateKeyRequest(
+            access_key=made.key.access_key,
+            permissions=["keys:read", wrong],
+            update_mask=FieldMask(paths=["permissions"]),
+        ),
+    ):
+        refused = root.refused(request)
+        assert ("INVALID_ARGUMENT", ["permissions[1]"]) == (refused.code.name, [*refused.fields])
+        assert "the rights are audit:read, changes:watch, keys:create" in refused.details
+    assert new_key(root, new_project(root), "RESTRICTED", permissions=[wrong])
+
+
 def test_operator_key_beyond_its_maker_s_projects_is_refused(root: Caller, project: str) -> None:
     """A confined operator names projects, and only his own."""
     other = new_project(root)

@@ -51,32 +51,51 @@ def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
     [
         ("callers = 1", "must be a list of tables"),
         ("callers = [1]", "entry 1: must be a table"),
-        ("[[callers]]\npermissions = ['a:b']", "entry 1: san must be"),
-        ("[[callers]]\nsan = ''\npermissions = ['a:b']", "entry 1: san must be"),
-        ("[[callers]]\nsan = '*.example'\npermissions = ['a:b']", "entry 1: san '*.example' is no"),
+        ("[[callers]]\npermissions = ['keys:read']", "entry 1: san must be"),
+        ("[[callers]]\nsan = ''\npermissions = ['keys:read']", "entry 1: san must be"),
+        (
+            "[[callers]]\nsan = '*.example'\npermissions = ['keys:read']",
+            "entry 1: san '*.example' is no",
+        ),
         *(
-            (f"[[callers]]\nsan = '{name}'\npermissions = ['a:b']", f"entry 1: san '{name}' is no")
+            (
+                f"[[callers]]\nsan = '{name}'\npermissions = ['keys:read']",
+                f"entry 1: san '{name}' is no",
+            )
             for name in (MACHINE, ACTOR, "secret", "setup")  # who else the log of changes names
         ),
-        ("[[callers]]\nsan = 'a b'\npermissions = ['a:b']", "entry 1: san 'a b' is no"),
+        ("[[callers]]\nsan = 'a b'\npermissions = ['keys:read']", "entry 1: san 'a b' is no"),
         ("[[callers]]\nsan = 'a'", "entry 1: permissions must list at least one"),
-        ("[[callers]]\nsan = 'a'\npermissions = ['verify']", "entry 1: 'verify' is no permission"),
-        ("[[callers]]\nsan = 'a'\npermissions = 'a:b'", "entry 1: permissions must be a list"),
-        ("[[callers]]\nsan = 'a'\npermissions = ['a:b', 'a:b']", "entry 1: permissions must list"),
         (
-            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nprojects = ['x']",
+            "[[callers]]\nsan = 'a'\npermissions = ['verify']",
+            "entry 1: 'verify' is not a permission",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['keys:read', 'keys:verfy']",
+            "entry 1: 'keys:verfy' is not a right of operators; the rights are audit:read, ",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = 'keys:read'",
+            "entry 1: permissions must be a list",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['keys:read', 'keys:read']",
+            "entry 1: permissions must list",
+        ),
+        (
+            "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nprojects = ['x']",
             "entry 1: 'x' is no project_id",
         ),
         (
-            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nprojects = []",
+            "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nprojects = []",
             "entry 1: projects must list at least one",
         ),
         (
-            "[[callers]]\nsan = 'a'\npermissions = ['a:b']\nrole = 'x'",
+            "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nrole = 'x'",
             "entry 1: 'role' is no field",
         ),
         (
-            2 * "[[callers]]\nsan = 'A'\npermissions = ['a:c']\n",
+            2 * "[[callers]]\nsan = 'A'\npermissions = ['keys:verify']\n",
             "entry 2: a has an entry already",
         ),
     ],
@@ -92,7 +111,7 @@ def test_bad_callers_are_refused_with_the_reason(tmp_path: Path, text: str, reas
 def test_callers_without_client_certificates_are_refused(tmp_path: Path) -> None:
     """Nobody could ever be one of them."""
     with pytest.raises(ConfigError, match="give --tls-client-ca"):
-        told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['a:b']", "")
+        told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['keys:read']", "")
 
 
 def test_caller_is_found_by_a_name_of_his_kind_only() -> None:
@@ -103,7 +122,7 @@ def test_caller_is_found_by_a_name_of_his_kind_only() -> None:
         Callers.parse(
             json.dumps(
                 [
-                    {"san": san, "permissions": ["a:b"]}
+                    {"san": san, "permissions": ["keys:read"]}
                     for san in ("a.example", "spiffe://a/b", "x@a.example")
                 ]
             )

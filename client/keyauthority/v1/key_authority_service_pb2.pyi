@@ -220,12 +220,15 @@ class CreateKeyRequest(_message.Message):
     request_id: _builtins.str
     """A UUID version 4 that makes the call safe to repeat: the same id with the same content from
     the same operator within 24 hours gives the first answer again, secret_key included; other
-    content is ALREADY_EXISTS; after the key's revocation it is FAILED_PRECONDITION. Optional.
+    content is ALREADY_EXISTS; after the key's revocation it is FAILED_PRECONDITION. A repeat is
+    judged by the rights and projects that the caller has then. Optional.
     """
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Grants: `resource:action`, at most 100, each of at most 512 characters. None for SECRET, at least one for RESTRICTED. The
-        resource may be `*` or end in `.*`, the action may be `*`; `write` covers `read`.
+        """Grants: `resource:action`, at most 100, each of at most 512 characters. None for SECRET, at
+        least one for RESTRICTED. The resource may be `*` or end in `.*`, the action may be `*`;
+        `write` covers `read`. OPERATOR keys hold rights of operators only: `keys:create` and the
+        others that these comments name, or wildcards that stand for some.
         """
 
     @_builtins.property

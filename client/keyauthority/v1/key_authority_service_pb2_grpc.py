@@ -125,7 +125,7 @@ class KeyAuthorityServiceServicer(object):
         REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
         the present revision. Any operator key may be narrowed; one that is widened, prolonged or
         enabled again must end within the caller's own rights, addresses and life, else
-        PERMISSION_DENIED.
+        PERMISSION_DENIED. To a caller confined to projects an operator key is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,8 +135,8 @@ class KeyAuthorityServiceServicer(object):
         """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
         overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
         REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
-        own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
-        an expire_time when he rotates it.
+        own is PERMISSION_DENIED, and so is a successor that would outlive it: a caller whose own key
+        ends gives an expire_time. To a caller confined to projects an operator key is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,14 +68,14 @@ class KeyAuthorityServiceStub:
     REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
     the present revision. Any operator key may be narrowed; one that is widened, prolonged or
     enabled again must end within the caller's own rights, addresses and life, else
-    PERMISSION_DENIED.
+    PERMISSION_DENIED. To a caller confined to projects an operator key is NOT_FOUND.
     """
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.RotateKeyRequest, _key_authority_service_pb2.RotateKeyResponse]
     """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
     overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
     REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
-    own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
-    an expire_time when he rotates it.
+    own is PERMISSION_DENIED, and so is a successor that would outlive it: a caller whose own key
+    ends gives an expire_time. To a caller confined to projects an operator key is NOT_FOUND.
     """
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.RevokeKeyRequest, _key_authority_service_pb2.RevokeKeyResponse]
     """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
@@ -142,14 +142,14 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
     the present revision. Any operator key may be narrowed; one that is widened, prolonged or
     enabled again must end within the caller's own rights, addresses and life, else
-    PERMISSION_DENIED.
+    PERMISSION_DENIED. To a caller confined to projects an operator key is NOT_FOUND.
     """
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.RotateKeyRequest, _key_authority_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
     overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
     REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
-    own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
-    an expire_time when he rotates it.
+    own is PERMISSION_DENIED, and so is a successor that would outlive it: a caller whose own key
+    ends gives an expire_time. To a caller confined to projects an operator key is NOT_FOUND.
     """
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.RevokeKeyRequest, _key_authority_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
@@ -237,7 +237,7 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
         the present revision. Any operator key may be narrowed; one that is widened, prolonged or
         enabled again must end within the caller's own rights, addresses and life, else
-        PERMISSION_DENIED.
+        PERMISSION_DENIED. To a caller confined to projects an operator key is NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -249,8 +249,8 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
         overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
         REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
-        own is PERMISSION_DENIED, and so is a successor that would outlive it: whose own key ends gives
-        an expire_time when he rotates it.
+        own is PERMISSION_DENIED, and so is a successor that would outlive it: a caller whose own key
+        ends gives an expire_time. To a caller confined to projects an operator key is NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -15,6 +15,7 @@ from keyauthority.results import WrittenKey, WrittenProject
 from keyauthority_server.authority.bounds import bounds_of, widens
 from keyauthority_server.authority.callers import Caller
 from keyauthority_server.authority.desk import Desk, gone
+from keyauthority_server.rights import not_rights
 from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.values import Mutation
 
@@ -45,6 +46,9 @@ class Updating:
             old = held.key
             new = _updated(old, update)
             _check_kind(new)
+            if new.kind is KeyKind.OPERATOR and "permissions" in update.paths:
+                for place, why in not_rights(new.permissions):
+                    raise bad_field(f"permissions[{place}]", why)
             if new.kind is KeyKind.OPERATOR and widens(old, new):
                 present.require_within_own(bounds_of(new))
             _check_etag(old, update.etag)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keyauthority.permissions import is_grant
+from keyauthority_server.rights import not_rights
 
 SAN_MAX: Final = 200  # characters, as of a purpose: ListEvents finds an actor by no more
 LIST_MAX: Final = 100  # permissions, projects: as an operator key has
@@ -95,7 +96,9 @@ def _entry(table: object) -> CertificateCaller:
     permissions = _texts(table, "permissions")
     for permission in permissions:
         if not is_grant(permission):
-            raise ValueError(f"{permission!a} is no permission, as keys:verify is")
+            raise ValueError(f"{permission!a} is not a permission, such as keys:verify")
+    for place, why in not_rights(permissions):
+        raise ValueError(f"{permissions[place]!a} is {why}")
     if not permissions:
         raise ValueError("permissions must list at least one")
     projects = _texts(table, "projects")

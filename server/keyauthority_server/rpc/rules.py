@@ -22,6 +22,7 @@ from keyauthority.permissions import is_concrete, is_grant
 from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
 from keyauthority.token import ACCESS_KEY_PATTERN
 from keyauthority.v1 import key_pb2
+from keyauthority_server.rights import not_rights
 
 TEXT_MAX: Final = 200  # characters of a purpose, a display name, a note
 LABELS_MAX: Final = 32
@@ -129,6 +130,12 @@ class Checklist:
     def grants(self, field: str, values: Collection[str]) -> None:
         """Grants: `resource:action`, wildcards allowed."""
         self.each(field, values, is_grant)
+
+    def rights(self, field: str, values: Collection[str]) -> None:
+        """Grants that stand for rights of operators."""
+        if len(values) <= LIST_MAX and all(map(is_grant, values)):
+            for place, why in not_rights(values):
+                self.refuse(f"{field}[{place}]", why)
 
     def needed(self, field: str, values: Collection[str]) -> None:
         """Needed permissions: `resource:action`, concrete."""

@@ -80,6 +80,7 @@ def _operator_key(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
         check.refuse("mode", "an operator key is LIVE")
     if not request.permissions:
         check.refuse("permissions", "an operator key lists at least one")
+    check.rights("permissions", request.permissions)
     check.each("operator_projects", request.operator_projects, is_uuid)
     for field in ("allowed_referrers", "android_apps", "ios_bundle_ids", "api_targets"):
         value = getattr(request.restrictions, field)
