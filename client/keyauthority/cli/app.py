@@ -15,6 +15,7 @@ from keyauthority import __version__
 from keyauthority.cli.audit import audit
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
+from keyauthority.cli.output import say
 from keyauthority.cli.projects import projects
 from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
@@ -46,38 +47,32 @@ for _command in (projects, keys, verify, project_id, usage, audit, watch):
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Without arguments, those of the process."""
     if sys.stdout is None:
-        _say("keyauthority: standard output is closed: no answer could be shown")
+        say("keyauthority: standard output is closed: no answer could be shown")
         return MISUSED
     try:
         code = authority.main(arguments, prog_name="keyauthority", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as bare:
-        _say(bare.format_message())
+        say(bare.format_message())
         return MISUSED
     except click.ClickException as failed:
         place = (
             failed.ctx.command_path if isinstance(failed, click.UsageError) and failed.ctx else ""
         )
-        _say(f"{place or 'keyauthority'}: {_message(failed)}")
+        say(f"{place or 'keyauthority'}: {_message(failed)}")
         return failed.exit_code
     except click.Abort:
-        _say("keyauthority: interrupted")
+        say("keyauthority: interrupted")
         return INTERRUPTED
     except SystemExit:  # click's answer to a reader that went away
         return _READER_GONE
     except OSError as failed:
         _discard_output()
-        _say(f"keyauthority: cannot write the answer: {failed.strerror}")
+        say(f"keyauthority: cannot write the answer: {failed.strerror}")
         return CANNOT_TELL
     except Exception:  # noqa: BLE001 - Python would exit with 1, which says "refused"
-        _say(traceback.format_exc())
+        say(traceback.format_exc())
         return CANNOT_TELL
     return code if isinstance(code, int) else 0
-
-
-def _say(text: str) -> None:
-    """Write on standard error, if it can be written to: the exit code says the rest."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
 
 
 def _discard_output() -> None:

@@ -9,7 +9,14 @@ from typing import Any, Final
 import click
 
 from keyauthority.cli import options, parameters
-from keyauthority.cli.output import key_fields, print_fields, print_json, print_secret, time_text
+from keyauthority.cli.output import (
+    key_fields,
+    print_fields,
+    print_json,
+    print_secret,
+    show,
+    time_text,
+)
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.convert import rotated_key_to_proto, written_key_to_proto
 from keyauthority.model import UNRESTRICTED, Key, KeyState
@@ -110,7 +117,7 @@ def rotate(
         return
     print_fields(key_fields(rotated.key))
     print_secret(rotated.key, rotated.secret_key)
-    click.echo(f"\n{_end_of(rotated.previous)}")
+    show(f"\n{_end_of(rotated.previous)}")
 
 
 def _end_of(previous: Key) -> str:

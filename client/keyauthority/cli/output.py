@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -10,7 +15,7 @@ from typing import Final
 import click
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,41 +33,93 @@ from keyauthority.model import (
 from keyauthority.text import one_line
 from keyauthority.token import SecretKey
 
-_PIPE_WIDTH: Final = 10_000  # columns; what reads a pipe wraps for itself
+_PROSE: Final = frozenset({"purpose", "display_name", "labels", "changed"})
+"""Columns that may be folded; the others hold ids, times and words, to be copied whole."""
+_PROSE_MIN: Final = 16  # columns of the screen; a text that is folded to less cannot be read
+_GAP: Final = 2  # columns of the screen between two columns of a table
 
 
 def print_json(message: Message) -> None:
     """Print a message as its JSON: lowerCamelCase, fields that are not set included."""
-    click.echo(MessageToJson(message, always_print_fields_with_no_presence=True))
+    show(MessageToJson(message, always_print_fields_with_no_presence=True))
+
+
+def show(text: str) -> None:
+    """Write a line on standard output; what its encoding lacks is escaped.
+
+    Not by click, which would write UTF-8 to a stream of ASCII.
+    """
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Write on standard error, if it can be written to: the exit code says the rest."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns, without what is empty."""
-    shown = [(name, value) for name, value in fields if value]
+    """Print names and values in two columns, without empty values; folded on a terminal."""
+    shown = [(name, one_line(value)) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
+    room = max(_PROSE_MIN, shutil.get_terminal_size().columns - width - _GAP)
+    indent = "\n" + " " * (width + _GAP)
     for name, value in shown:
-        click.echo(f"{click.style(name.ljust(width), bold=True)}  {one_line(value)}")
+        lines = textwrap.wrap(value, room) if sys.stdout.isatty() else [value]
+        show(f"{_bold(name.ljust(width))}{' ' * _GAP}{indent.join(lines)}")
 
 
 def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with a line for each row."""
-    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].no_wrap = True  # an id, to be copied
-    for row in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+    """Print a table: on a terminal as wide as fits, else a line a row with tabs between.
+
+    On a terminal columns without any value are left out, and a table that does not fit becomes one
+    block of names and values for each row.
+    """
+    cells = [tuple(map(one_line, row)) for row in rows]
+    if not sys.stdout.isatty():
+        show("\n".join("\t".join(line) for line in (names, *cells)))
+        return
+    kept = [at for at, _ in enumerate(names) if not cells or any(row[at] for row in cells)]
+    names = [names[at] for at in kept]
+    cells = [tuple(row[at] for at in kept) for row in cells]
     console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    if _least_width(names, cells) > console.width:
+        for row in cells:
+            print_fields(zip(names, row, strict=True))
+            show("")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style=_header_style())
+    for name in names:
+        table.add_column(name, no_wrap=name not in _PROSE, overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _least_width(names: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return how wide the table is at least, its prose folded."""
+    total = _GAP * (len(names) - 1)
+    for name, column in zip(names, zip(names, *cells, strict=True), strict=True):
+        widest = max(map(cell_len, column))
+        total += min(widest, _PROSE_MIN) if name in _PROSE else widest
+    return total
+
+
+def _header_style() -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return "" if plain else "bold"
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True) if sys.stdout.isatty() and _header_style() else text
 
 
 def print_secret(key: Key, secret_key: SecretKey) -> None:
     """Print the token of a new key on a line of its own; a public one is among the key's fields."""
     if key.kind is not KeyKind.PUBLISHABLE:
-        click.echo("\nThe secret key, shown this once and never again:\n")
-        click.echo(secret_key.reveal())
+        show("\nThe secret key, shown this once and never again:\n")
+        show(secret_key.reveal())
 
 
 def key_fields(key: Key) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from keyauthority.cli.output import (
     print_fields,
     print_json,
     project_fields,
+    show,
     verdict_fields,
 )
 from keyauthority.cli.session import connected, read_secret, settings, wants_json
@@ -114,4 +115,4 @@ def project_id(access_key: str | None) -> None:
     if wants_json():
         print_json(service_pb2.GetProjectIdResponse(project_id=found))
     else:
-        click.echo(found)
+        show(found)

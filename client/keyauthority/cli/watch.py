@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
 
 import click
 from google.protobuf.json_format import MessageToJson
 
-from keyauthority.cli.output import time_text
+from keyauthority.cli.failures import Unanswered
+from keyauthority.cli.output import say, show, time_text
 from keyauthority.cli.session import connected, settings, wants_json
+from keyauthority.client import Client
 from keyauthority.convert import watch_update_to_proto
+from keyauthority.errors import DeadlineExceeded, Internal, ResourceExhausted, Unavailable
 from keyauthority.model import Change
 from keyauthority.results import WatchUpdate
 from keyauthority.text import one_line
+
+_ENDED: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal)
+_PAUSE: Final = 0.2  # seconds until the stream is opened again; gRPC itself waits up to 1 s more
+
+
+@dataclass
+class _Position:
+    """Where the next stream begins."""
+
+    project_id: str
+    revision: int | None
+    log_id: str
+    snapshot: bool
+    """True until all of the snapshot has been printed."""
+    failures: int | None = None
+    """How often the stream has failed since its last message; None before the first one."""
+
+    def take(self, update: WatchUpdate) -> WatchUpdate:
+        """Move on, and return the message without the changes that were printed before."""
+        self.failures = 0
+        if update.resync:
+            return update
+        revision = self.revision
+        if revision is not None and not self.snapshot:
+            new = tuple(change for change in update.changes if change.revision > revision)
+            update = replace(update, changes=new)
+        self.log_id = update.log_id
+        if update.checkpoint:
+            self.revision, self.snapshot = update.revision, False
+        elif update.changes and not self.snapshot:
+            self.revision = update.changes[-1].revision
+        return update
 
 
 @click.command()
@@ -22,28 +60,44 @@ from keyauthority.text import one_line
 @click.option(
     "--from-revision",
     type=click.IntRange(min=0),
-    help="Behind this one; unless given, from now on.",
+    help="Start after this revision (default: now).",
 )
 @click.option("--log-id", default="", help="The log that --from-revision counts in.")
-@click.option("--snapshot", is_flag=True, help="Print first all that there is.")
+@click.option("--snapshot", is_flag=True, help="Print all existing records first.")
 @settings
 def watch(project_id: str, from_revision: int | None, log_id: str, snapshot: bool) -> None:
     """Print changes as they are committed, a line each, until it is interrupted.
 
-    With --json a line for each message, those without changes included, which come several times a
-    second. It fails when the authority says that changes may have been missed.
+    When the server restarts or ends the connection, it resumes after the last change printed. With
+    --json a line for each message, those without changes included, which come several times a
+    second. It fails if the authority says that changes may have been missed.
     """
-    with (
-        _interruptible(),
-        connected() as authority,
-        authority.watch_changes(
-            project_id, from_revision=from_revision, log_id=log_id, snapshot=snapshot
-        ) as updates,
-    ):
+    position = _Position(project_id, from_revision, log_id, snapshot)
+    with connected() as authority, _interruptible():
+        while True:
+            try:
+                _follow(authority, position)
+            except _ENDED as error:
+                if position.failures is None:
+                    raise
+                if not position.failures:
+                    say(f"keyauthority watch: {one_line(error.message)}; resuming")
+                position.failures += 1
+            time.sleep(_PAUSE)
+
+
+def _follow(authority: Client, position: _Position) -> None:
+    """Print one stream to its end."""
+    with authority.watch_changes(
+        position.project_id,
+        from_revision=position.revision,
+        log_id=position.log_id,
+        snapshot=position.snapshot,
+    ) as updates:
         for update in updates:
-            _print(update)
+            _print(position.take(update))
             if update.resync:
-                raise click.ClickException("changes may have been missed: begin anew")
+                raise Unanswered("changes may have been missed: start again with --snapshot")
 
 
 @contextmanager
@@ -61,10 +115,10 @@ def _interruptible() -> Iterator[None]:
 def _print(update: WatchUpdate) -> None:
     if wants_json():
         message = watch_update_to_proto(update)
-        click.echo(MessageToJson(message, always_print_fields_with_no_presence=True, indent=None))
+        show(MessageToJson(message, always_print_fields_with_no_presence=True, indent=None))
         return
     for change in update.changes:
-        click.echo("  ".join(filter(None, map(one_line, _words(change)))))
+        show("  ".join(filter(None, map(one_line, _words(change)))))
 
 
 def _words(change: Change) -> Iterator[str]:

@@ -1,0 +1,78 @@
+"""Tables of the command line: on terminals of any width, and piped."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+
+import pytest
+
+from keyauthority.cli.output import print_rows
+
+TIME = "2030-01-31T12:00:00Z"
+KEY = "KA7Q2M9X4T8B3N6W5R1P"
+NAMES = ("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time")
+ROW = (KEY, "active", "live", "restricted", "nightly export of all orders", TIME, TIME)
+
+
+class Terminal(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self) -> bool:
+        """A terminal says that it is one."""
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 80 columns without colours."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    return Terminal()
+
+
+def show(terminal: Terminal, rows: list[tuple[str, ...]]) -> str:
+    """Return all that the terminal shows after the rows were printed."""
+    with redirect_stdout(terminal):
+        print_rows(NAMES, rows)
+    return terminal.getvalue()
+
+
+def test_table_that_does_not_fit_becomes_a_block_for_each_row(terminal: Terminal) -> None:
+    """Ids and times are whole, and no line is longer than the terminal is wide."""
+    text = show(terminal, [ROW, (KEY, "revoked", "live", "secret", "word " * 40, "", "")])
+
+    assert f"access_key      {KEY}\n" in text
+    assert 2 == text.count(TIME)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "expire_time" not in text.split("\n\n")[1]
+
+
+def test_table_that_fits_has_a_line_for_each_row(terminal: Terminal) -> None:
+    """Columns without any value are left out, and prose is folded before a block is made of it."""
+    row = (KEY, "active", "live", "secret")
+
+    lines = show(terminal, [(*row, "short", "", ""), (*row, "word " * 9, "", "")]).splitlines()
+
+    assert ["access_key", "state", "mode", "kind", "purpose"] == lines[0].split()
+    assert [f"{KEY}  active  live  secret  short"] == [lines[1].rstrip()]
+    assert max(map(len, lines)) <= 80
+
+
+def test_bold_is_left_out_without_colours(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NO_COLOR asks for plain text, TERM=dumb needs it."""
+    assert "\x1b" not in show(terminal, [ROW])
+
+    monkeypatch.delenv("NO_COLOR")
+    assert "\x1b[1m" in show(terminal, [ROW])
+
+
+def test_piped_table_has_tabs_and_no_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    """`cut -f 1` and `sort` take it as it is; a tab in a text is escaped."""
+    print_rows(NAMES, [ROW, (KEY, "", "", "", "a\tb\n", "", "")])
+
+    expected = ["\t".join(NAMES), "\t".join(ROW), f"{KEY}\t\t\t\ta\\tb\\n\t\t"]
+    assert expected == capsys.readouterr().out.splitlines()

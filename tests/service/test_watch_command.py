@@ -1,0 +1,56 @@
+"""`keyauthority watch` goes on over restarts of the server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keyauthority
+from tests.service.nursery import shared
+from tests.service.processes import WAIT_SECONDS, ServerProcess, environment
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Undo what a shell does to jobs in the background: they and their children ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_command_resumes_without_gap_when_the_server_restarts(tmp_path: Path) -> None:
+    """Drained or killed, each change is printed once, and the outage is told in one line."""
+    server = shared().start(tmp_path / "data")
+    address, operator_key = server.address, server.operator_key
+    settings = {"KEYAUTHORITY_ADDRESS": address, "KEYAUTHORITY_OPERATOR_KEY": operator_key}
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "keyauthority.cli", "watch", "--from-revision", "2"],
+            env=environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running,
+        keyauthority.Client(address, operator_key=operator_key) as client,
+    ):
+        assert running.stdout is not None
+        told = []
+        for end in (ServerProcess.stop, ServerProcess.kill, None):
+            client.create_project("while it watches")
+            told.append(int(running.stdout.readline().split()[0]))
+            if end is not None:
+                end(server)
+                server = shared().start(tmp_path / "data", listen=address)
+                client.create_project("while it is away")
+                told.append(int(running.stdout.readline().split()[0]))
+        running.send_signal(signal.SIGINT)
+        rest, errors = running.communicate(timeout=WAIT_SECONDS)
+    server.stop()
+    assert ([3, 4, 5, 6, 7], "", 0) == (told, rest, running.returncode)
+    assert 2 == errors.count("; resuming\n") == errors.count("\n")
