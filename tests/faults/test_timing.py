@@ -23,7 +23,15 @@ from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import LOOK
 from tests.conftest import one_server
 from tests.proofs import Proof
-from tests.service.callers import METHODS, Caller, bearer, new_key, new_operator, revoke
+from tests.service.callers import (
+    METHODS,
+    Caller,
+    bearer,
+    new_key,
+    new_operator,
+    new_project,
+    revoke,
+)
 
 pytestmark = [pytest.mark.prove, pytest.mark.case(14)]
 
@@ -156,6 +164,27 @@ def test_unknown_token_takes_as_long_whether_its_key_exists(
         "of a revoked": lambda: asks(token(random.choice(revoked).key.access_key)),
     }
     assert_inseparable(root, "Verify", draws, proof)
+
+
+@one_server
+def test_batch_of_an_unknown_token_takes_as_long_whoever_it_belongs_to(
+    root: Caller, keys: list[Any], proof: Proof
+) -> None:
+    """BatchVerify by a confined operator: one token 1,000 times, unknown, foreign, or guessed."""
+    confined = new_operator(root, "keys:verify", projects=[new_project(root)])
+    tokens = {
+        "unknown": token(new_access_key()),
+        "foreign": keys[0].secret_key,
+        "wrong secret": token(keys[0].key.access_key),
+    }
+
+    def asks(secret_key: str) -> Draw:
+        items = [pb.VerifyRequest(secret_key=secret_key)] * 1_000
+        body = pb.BatchVerifyRequest(requests=items).SerializeToString()
+        return lambda: (body, confined.metadata)
+
+    draws = {name: asks(secret_key) for name, secret_key in tokens.items()}
+    assert_inseparable(root, "BatchVerify", draws, proof)
 
 
 @one_server

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -102,3 +104,20 @@ async def test_bad_item_is_named_and_rights_come_first(one: Process) -> None:
     asker.call = asker.call._replace(metadata=(("x-auth-token", weak.secret_key.reveal()),))
     with pytest.raises(Refusal, match="keys:verify"):
         await asker.answer_batch(body)
+
+
+async def test_repeated_token_of_a_batch_is_looked_up_once(one: Process) -> None:
+    """The time of a thousand lookups of one key would tell a foreign key from an unknown one."""
+    first, second = await create(one), await create(one)
+    looked: list[list[str]] = []
+    looks = one.authority.verification._desk.looks
+    look_many = looks.look_many
+
+    async def noted(names: Sequence[str], *rest: Any) -> Any:
+        looked.append(list(names))
+        return await look_many(names, *rest)
+
+    with patch.object(looks, "look_many", noted):
+        verdicts = await Asker(one).ask_each(first, second, first, first, second)
+    assert [[first.key.access_key, second.key.access_key]] == looked
+    assert ["VERDICT_VALID"] * 5 == verdicts

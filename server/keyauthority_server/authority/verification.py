@@ -7,7 +7,7 @@ draw the limits. Then it is counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from keyauthority.decision import denied, end_of, judged, limited, state_of
@@ -15,6 +15,7 @@ from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
     Key,
     KeyKind,
+    KeyMode,
     KeyState,
     Project,
     Revision,
@@ -36,10 +37,21 @@ from keyauthority_server.authority.time_slices import TimeSlices
 from keyauthority_server.bounded import weight_of
 from keyauthority_server.limits import Limit, limits_of, with_limits
 from keyauthority_server.store.counters import Counters, Draw
-from keyauthority_server.store.values import ANY, Held, Wanted
+from keyauthority_server.store.values import ANY, Held, Scope, Wanted
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+_ABSENT: Final = Key(
+    access_key="",
+    project_id="00000000-0000-4000-8000-000000000000",
+    mode=KeyMode.LIVE,
+    kind=KeyKind.SECRET,
+    create_time=_LONG_AGO,
+    update_time=_LONG_AGO,
+    revision=0,
+)
+"""Stands for a key that does not exist, so that it is judged as one that does."""
 _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
 
 
@@ -116,7 +128,9 @@ class Verification:
         now = self._desk.clock.now()
         caller = self._desk.admitted(sight.operator, credential, _VERIFY, now)
         self._check(caller, (presentation,), sight.head)
-        one = self._judge(presentation, token, sight.held, sight.project, caller, sight.head, now)
+        one = self._judge(
+            presentation, token, sight.held, sight.project, caller.scope, sight.head, now
+        )
         verdict = (await self._drawn((one,), now))[0]
         return Verified(verdict, self._lasting(one, sight.operator, caller))
 
@@ -149,21 +163,21 @@ class Verification:
     ) -> Sequence[Verified]:
         """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
         tokens = [parse(one.secret_key) for one in presentations]
-        sights = await self._desk.looks.look_many(
-            [token.access_key if token else "" for token in tokens],
-            operator_of(credential),
-            _wanted(presentations),
+        names = [token.access_key if token else "" for token in tokens]
+        distinct = list(dict.fromkeys(names))  # each is read once: repeating a token would multiply
+        sights = await self._desk.looks.look_many(  # the time by which a read tells if it exists
+            distinct, operator_of(credential), _wanted(presentations)
         )
+        found = dict(zip(distinct, sights.pairs, strict=True))
         now = self._desk.clock.now()
         caller = self._desk.admitted(sights.operator, credential, _VERIFY, now)
         self._check(caller, presentations, sights.head)
-        all_judged, parsers = [], memoized_parsers()
+        all_judged, parsers, scope = [], memoized_parsers(), caller.scope
         with self.slices.begin() as slices:
-            for presentation, token, (held, project) in zip(
-                presentations, tokens, sights.pairs, strict=True
-            ):
+            for presentation, token, name in zip(presentations, tokens, names, strict=True):
+                held, project = found[name]
                 one = self._judge(
-                    presentation, token, held, project, caller, sights.head, now, parsers
+                    presentation, token, held, project, scope, sights.head, now, parsers
                 )
                 all_judged.append(one)
                 await slices.pause()
@@ -237,7 +251,7 @@ class Verification:
         token: Token | None,
         held: Held | None,
         project: Project | None,
-        caller: Caller,
+        scope: Scope,
         head: Revision,
         now: datetime,
         parsers: FactParsers = DIRECT,
@@ -247,12 +261,13 @@ class Verification:
         if token is None:
             verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
             return Judged(*told, verdict, None, None, ())
-        if (
-            not self._desk.proves(held, token, presentation.secret_key)
-            or held is None
-            or held.key.kind is KeyKind.OPERATOR
-            or (caller.scope is not None and held.key.project_id not in caller.scope)
-        ):
+        # All of it for every token: a check that is left out would tell by its time which failed.
+        proven = self._desk.proves(held, token, presentation.secret_key)
+        record = _ABSENT if held is None else held.key
+        visible = record.kind is not KeyKind.OPERATOR and (
+            scope is None or record.project_id in scope
+        )
+        if not proven or not visible or held is None:
             verdict = denied(VerdictCode.UNKNOWN, presentation, head, log_id)
             return Judged(*told, verdict, None, None, ())
         key = held.key
