@@ -125,6 +125,7 @@ made:
 
 .venv/.dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,dev]'
+	-$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hypercorn-0.17 hypercorn==0.17.3
 	@touch .venv/.serve $@
 
 # What cannot be installed is left out of the measurement, which says so.

@@ -1,0 +1,227 @@
+"""Guards under every server: the right caller, one draw, the right path, in each cell.
+
+A cell is a server, a place of the application, a guard and a kind of request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from keyauthority import Client, RateLimit
+from keyauthority.testing import Authority
+from tests.middleware.web_servers import PREFIX, SERVERS, WebServer, serving
+
+ASGI: Final = [name for name, server in SERVERS.items() if server.is_asgi]
+WSGI: Final = [name for name, server in SERVERS.items() if not server.is_asgi]
+GUARDS: Final = ("middleware", "dependency", "both", "nested")
+ASGI_CELLS: Final = [
+    f"{place}-{guard}{lifespan}"
+    for place in ("app", "mount", "router")
+    for guard in GUARDS
+    for lifespan in ("", "-off")
+    if not lifespan or guard == "nested"
+]
+WSGI_CELLS: Final = [
+    f"{place}-{guard}" for place in ("app", "mount") for guard in ("middleware", "nested")
+]
+LIMIT: Final = 100_000
+SHORT, FULL = 24, 10_008
+AT_ONCE: Final = 12  # a multiple of two callers and a stranger
+
+
+class Running(NamedTuple):
+    """A server that runs."""
+
+    server: WebServer
+    url: str
+    browser: httpx.Client
+    prefix: str
+
+    def path(self, cell: str, name: str) -> str:
+        """What a client asks for."""
+        below = "" if cell.startswith("app") else "/v1"
+        return f"{self.prefix}{below}{name}"
+
+    def get(self, cell: str, name: str, key: str = "") -> httpx.Response:
+        """Ask as the owner of a key."""
+        return self.browser.get(self.path(cell, name), headers=headers(cell, key))
+
+
+def grouped(names: list[str], *, prove: bool) -> list[Any]:
+    """Parameters that keep the tests of a server in one process of pytest."""
+    return [
+        pytest.param(
+            (name, not prove),
+            id=f"{name}-{'without' if prove else 'with'}-root-path",
+            marks=[
+                pytest.mark.xdist_group(f"web-{name}"),
+                *([pytest.mark.prove] if prove else []),
+            ],
+        )
+        for name in names
+    ]
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, key_authority: Authority) -> Iterator[Running]:
+    """A server with a root path; `make prove` adds the one without, and those that have none."""
+    name, with_prefix = request.param
+    server = SERVERS[name]
+    with_prefix = with_prefix and bool(server.prefix_flags)
+    with (
+        serving(name, key_authority, with_prefix=with_prefix) as url,
+        httpx.Client(base_url=url, timeout=30) as browser,
+    ):
+        prefix = PREFIX if with_prefix and server.sends_prefix else ""
+        yield Running(server, url, browser, prefix)
+
+
+class LimitedKey(NamedTuple):
+    """A key with a limit, which counts its draws."""
+
+    access_key: str
+    secret_key: str
+
+
+@pytest.fixture(scope="module")
+def keys(key_authority: Authority) -> Iterator[list[LimitedKey]]:
+    """Two keys with limits, of one project."""
+    with key_authority.client() as client:
+        yield [limited_key(client) for _ in range(2)]
+
+
+def limited_key(client: Client, limit: int | None = LIMIT) -> LimitedKey:
+    """A key with a limit that is not reached, or with none."""
+    created = client.create_key(
+        client.create_project("Shop").project_id,
+        mode="test",
+        kind="restricted",
+        permissions=["orders:read"],
+        rate_limit=None if limit is None else RateLimit(limit, timedelta(days=1)),
+    )
+    return LimitedKey(created.key.access_key, created.secret_key.reveal())
+
+
+def headers(cell: str, key: str) -> dict[str, str]:
+    """The headers of a request to the application of a cell."""
+    return {"x-cell": cell} | ({"x-api-key": key} if key else {})
+
+
+def check_requests(running: Running, cell: str, keys: list[LimitedKey], path: str) -> None:
+    """Two callers on one connection, each draws one at a time, and strangers see nobody."""
+    first, other = keys
+    before = running.get(cell, "/who", first.secret_key).json()["remaining"]
+    assert other.access_key == running.get(cell, "/who", other.secret_key).json()["access_key"]
+    assert f"{first.access_key}\n" * 2 == running.get(cell, "/stream", first.secret_key).text
+    last = running.get(cell, "/who", first.secret_key)
+    rest = before - 2
+    assert {"access_key": first.access_key, "remaining": rest, "path": path} == last.json()
+    assert [f'"key";r={rest}'] == [
+        text.partition(";t=")[0] for text in last.headers.get_list("ratelimit")
+    ]
+    if "nested" not in cell or not running.server.is_asgi:  # there the router has a guard too
+        assert {"access_key": None} == {
+            name: found
+            for name, found in running.get(cell, "/open").json().items()
+            if name == "access_key"
+        }
+    assert 401 == running.get(cell, "/who").status_code
+    assert 401 == running.get(cell, "/stream", f"{first.secret_key[:-1]}_").status_code
+
+
+@pytest.mark.parametrize("cell", ASGI_CELLS)
+@pytest.mark.parametrize(
+    "running", [*grouped(ASGI, prove=False), *grouped(ASGI, prove=True)], indirect=True
+)
+def test_guards_of_asgi_applications_know_the_caller_and_draw_once(
+    running: Running, cell: str, keys: list[LimitedKey]
+) -> None:
+    """Over HTTP, in streams and over WebSocket, with a lifespan and without."""
+    if not running.server.has_lifespan and not cell.endswith("-off"):
+        assert 500 == running.get(cell, "/who", keys[0].secret_key).status_code
+        pytest.skip("this server runs no lifespan: the verifier has to be given")
+    check_requests(running, cell, keys, "/v1/who" if cell.startswith("router") else "/who")
+    url = f"{running.url.replace('http', 'ws', 1)}{running.path(cell, '/watch')}"
+    before = running.get(cell, "/who", keys[0].secret_key).json()["remaining"]
+    with connect(url, additional_headers=headers(cell, keys[0].secret_key)) as socket:
+        seen = json.loads(socket.recv())
+    assert (keys[0].access_key, before - 1) == (seen["access_key"], seen["remaining"])
+    with pytest.raises(InvalidStatus) as refused, connect(url, additional_headers={"x-cell": cell}):
+        pass
+    assert 403 == refused.value.response.status_code
+
+
+@pytest.mark.parametrize("cell", WSGI_CELLS)
+@pytest.mark.parametrize(
+    "running", [*grouped(WSGI, prove=False), *grouped(WSGI, prove=True)], indirect=True
+)
+def test_guards_of_wsgi_applications_know_the_caller_and_draw_once(
+    running: Running, cell: str, keys: list[LimitedKey]
+) -> None:
+    """The same below a mount and below SCRIPT_NAME."""
+    check_requests(running, cell, keys, "/who")
+
+
+async def mistaken(running: Running, cell: str, keys: list[LimitedKey], requests: int) -> int:
+    """How many of so many requests were served as somebody else's: two callers and a stranger."""
+    http2 = running.server.http2
+
+    async with httpx.AsyncClient(
+        base_url=running.url,
+        http1=not http2,
+        http2=http2,
+        limits=httpx.Limits(max_connections=1),
+        timeout=60,
+    ) as browser:
+
+        async def is_right(number: int) -> bool:
+            key = [*keys, None][number % 3]
+            if key is None:
+                opened = await browser.get(running.path(cell, "/open"), headers=headers(cell, ""))
+                return opened.status_code == 401 or opened.json()["access_key"] is None
+            path = running.path(cell, "/who?meet" if http2 else "/who")
+            answer = await browser.get(path, headers=headers(cell, key.secret_key))
+            return answer.status_code == 200 and answer.json()["access_key"] == key.access_key
+
+        right = 0
+        for start in range(0, requests, AT_ONCE):
+            asked = [is_right(start + number) for number in range(AT_ONCE)]
+            right += sum(await asyncio.gather(*asked))
+    return requests - right
+
+
+async def check_interleaved(running: Running, keys: list[LimitedKey], requests: int) -> None:
+    """Each guard on one connection; Hypercorn 0.17 shares state there, so the control fails."""
+    is_asgi = running.server.is_asgi
+    for guard in GUARDS if is_asgi else ("middleware", "nested"):
+        cell = f"app-{guard}{'-off' if is_asgi else ''}"
+        assert 0 == await mistaken(running, cell, keys, requests), guard
+    if running.server.folder is not None:
+        assert await mistaken(running, "app-control-off", keys, SHORT) > 0
+
+
+@pytest.mark.parametrize("running", grouped([*ASGI, *WSGI], prove=False), indirect=True)
+async def test_callers_on_one_connection_are_not_mistaken(
+    running: Running, keys: list[LimitedKey]
+) -> None:
+    """Neither for each other, nor by an open route."""
+    await check_interleaved(running, keys, SHORT)
+
+
+@pytest.mark.parametrize("running", grouped([*ASGI, *WSGI], prove=True), indirect=True)
+async def test_callers_on_one_connection_are_not_mistaken_ten_thousand_times(
+    running: Running, key_authority: Authority
+) -> None:
+    """With keys that the verifier judges by itself."""
+    with key_authority.client() as client:
+        keys = [limited_key(client, limit=None) for _ in range(2)]
+    await check_interleaved(running, keys, FULL)

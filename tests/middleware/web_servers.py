@@ -1,0 +1,142 @@
+"""Web servers as processes: each serves all applications of the matrix on a free port."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from keyauthority.testing import Authority
+from tests.service.processes import environment, wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+PREFIX: Final = "/api"
+START_SECONDS: Final = 60  # on a machine that is busy; alone it takes 2
+OLD_HYPERCORN: Final = ROOT / ".venv/hypercorn-0.17"
+ASGI_APP: Final = "tests.middleware.served_asgi:app"
+WSGI_APP: Final = "tests.middleware.served_wsgi:app"
+GEVENT_APP: Final = "tests.middleware.served_wsgi:gevent_app()"
+
+
+@dataclass(frozen=True, slots=True)
+class WebServer:
+    """How a server is started, and how its clients name what is below its root path."""
+
+    module: str
+    flags: tuple[str, ...]
+    """`{port}` stands for its port."""
+    prefix_flags: tuple[str, ...] = ()
+    """Those of a root path; empty if it has no such setting."""
+    sends_prefix: bool = False
+    """True if its clients have to send the root path."""
+    folder: Path | None = None
+    """Where it is installed, if not beside the project."""
+    is_asgi: bool = True
+    http2: bool = False
+    has_lifespan: bool = True
+
+
+def _gunicorn(*flags: str, is_asgi: bool) -> WebServer:
+    """Gunicorn takes the root path from a variable, for WSGI only."""
+    prefix = () if is_asgi else ("--env", f"SCRIPT_NAME={PREFIX}")
+    bind = ("--bind", "127.0.0.1:{port}", "--workers", "1", "--graceful-timeout", "1", *flags)
+    return WebServer("gunicorn", bind, prefix, sends_prefix=not is_asgi, is_asgi=is_asgi)
+
+
+_HYPERCORN: Final = ("--bind", "127.0.0.1:{port}", ASGI_APP)
+_ROOT_PATH: Final = ("--root-path", PREFIX)
+SERVERS: Final[Mapping[str, WebServer]] = {
+    "uvicorn": WebServer("uvicorn", ("--port", "{port}", ASGI_APP), _ROOT_PATH),
+    "hypercorn": WebServer("hypercorn", _HYPERCORN, _ROOT_PATH, sends_prefix=True, http2=True),
+    "hypercorn-0.17": WebServer(
+        "hypercorn", _HYPERCORN, _ROOT_PATH, True, OLD_HYPERCORN, http2=True
+    ),
+    "granian": WebServer(
+        "granian",
+        ("--interface", "asgi", "--port", "{port}", "--workers", "1", ASGI_APP),
+        ("--url-path-prefix", PREFIX),
+        sends_prefix=True,
+        http2=True,
+    ),
+    "daphne": WebServer(
+        "daphne",
+        ("--port", "{port}", ASGI_APP),
+        _ROOT_PATH,
+        sends_prefix=True,
+        has_lifespan=False,
+    ),
+    "gunicorn-uvicorn": _gunicorn("-k", "uvicorn.workers.UvicornWorker", ASGI_APP, is_asgi=True),
+    "gunicorn-threads": _gunicorn("--threads", "4", WSGI_APP, is_asgi=False),
+    "gunicorn-gevent": _gunicorn("-k", "gevent", GEVENT_APP, is_asgi=False),
+    "waitress": WebServer(
+        "waitress",
+        ("--listen", "127.0.0.1:{port}", WSGI_APP),
+        ("--url-prefix", PREFIX),
+        sends_prefix=True,
+        is_asgi=False,
+    ),
+}
+
+
+@contextmanager
+def serving(name: str, authority: Authority, *, with_prefix: bool) -> Iterator[str]:
+    """Give the URL of a server for as long as the context lasts."""
+    server = SERVERS[name]
+    if server.folder is not None and not server.folder.exists():
+        pytest.skip(f"{name} is not installed: `make .venv/.dev` has found no package")
+    if server.folder is None and importlib.util.find_spec(server.module) is None:
+        pytest.skip(f"{name} is not installed")
+    if with_prefix and not server.prefix_flags:
+        pytest.skip(f"{name} has no setting for a root path")
+    port = _free_port()
+    flags = [*(server.prefix_flags if with_prefix else ()), *server.flags]
+    paths = [str(ROOT)] if server.folder is None else [str(server.folder), str(ROOT)]
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, "-m", server.module, *(flag.format(port=port) for flag in flags)],
+            cwd=ROOT,
+            env=environment(
+                {
+                    "KEYAUTHORITY_ADDRESS": authority.address,
+                    "KEYAUTHORITY_OPERATOR_KEY": authority.operator_key,
+                    "PYTHONPATH": os.pathsep.join(paths),
+                }
+            ),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            wait_until(lambda: _listens(port) or process.poll() is not None, START_SECONDS)
+            log.seek(0)
+            assert process.returncode is None, log.read().decode()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
