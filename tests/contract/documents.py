@@ -53,7 +53,7 @@ class Reader:
     def __init__(self, document: Path, address: str) -> None:
         self._document = document
         self._address = address
-        self._session: dict[str, Any] = {}
+        self._session: dict[str, Any] = {"__name__": "__main__"}
         beside = str(Path(sys.executable).parent)  # grpcurl, and the commands of an installation
         self._settings = {
             "KEYAUTHORITY_ADDRESS": address,

@@ -34,7 +34,8 @@ async def opened() -> AsyncVerifier:
             os.environ["KEYAUTHORITY_ADDRESS"],
             operator_key=os.environ["KEYAUTHORITY_OPERATOR_KEY"],
         )
-        OPENED["verifier"] = await AsyncVerifier(client).__aenter__()
+        OPENED["verifier"] = AsyncVerifier(client)
+        await OPENED["verifier"].__aenter__()
     return OPENED["verifier"]
 
 

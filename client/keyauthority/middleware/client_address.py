@@ -37,13 +37,11 @@ def client_ip(peer: str, forwarded: Iterable[str], trusted: int | tuple[str, ...
     them; then the last entry that is none of them counts. Entries further left were sent by the
     client.
     """
+    if not trusted or (not isinstance(trusted, int) and not _is_one_of(trusted, peer)):
+        return _valid(peer)
     hops = [_address(hop.strip()) for line in forwarded for hop in line.split(",")]
     if isinstance(trusted, int):
-        if not trusted:
-            return _valid(peer)
         return _valid(hops[-trusted]) if len(hops) >= trusted else ""
-    if not trusted or not _is_one_of(trusted, peer):
-        return _valid(peer)
     for hop in reversed(hops):
         if not _is_one_of(trusted, hop):
             return _valid(hop)
