@@ -17,6 +17,7 @@ from keyauthority_server.wire import Call, Certificate
 
 OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
 CALLS_KEPT: Final = 1_024  # the same for all that calls say of themselves: each connection its own
+TOKEN_MAX: Final = 128  # characters; a token has 78, and a prefix of up to 17 before them
 
 _BEFORE: Final = datetime.min.replace(tzinfo=UTC)  # a configuration does not tell since when
 _HEADERS: Final = frozenset({"authorization", "x-auth-token"})
@@ -55,7 +56,7 @@ def credential_of(call: Call) -> Credential | Certified:
         scheme, _, text = text.partition(" ")
         if scheme.lower() != "bearer":
             text = ""
-    token = _read(text)
+    token = _read(text) if len(text) <= TOKEN_MAX else None  # no long text is kept
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
     return Credential(token, text, address_of(call.peer))
