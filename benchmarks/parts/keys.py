@@ -24,7 +24,7 @@ from keyauthority.model import KeyFilter
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import bootstrap, rpc
 from keyauthority_server.store.sqlite import SqliteStore
-from keyauthority_server.wire import Answer, Call, Unary
+from keyauthority_server.wire import Call, Unary
 from tests.service.processes import ServerProcess
 
 _SAME: Final = 1_000  # of the keys that are verified again and again
@@ -45,7 +45,7 @@ class _Side(NamedTuple):
 
     filled: Filled
     bodies: list[bytes]
-    verify: Answer
+    verify: Unary
     call: Call
     store: SqliteStore
 
@@ -104,7 +104,7 @@ async def _side(one: Filled, stack: AsyncExitStack) -> _Side:
         pb.VerifyRequest(secret_key=token, permissions=[NEEDED]).SerializeToString()
         for token in one.tokens
     ]
-    return _Side(one, bodies, verify.answer, call, store)
+    return _Side(one, bodies, verify, call, store)
 
 
 async def _verify(side: _Side, bodies: Sequence[bytes]) -> float:

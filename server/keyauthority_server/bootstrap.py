@@ -21,7 +21,6 @@ from keyauthority.token import make, new_access_key, new_secret, parse
 from keyauthority_server.audit import refusing, sealer
 from keyauthority_server.authority import Authority
 from keyauthority_server.authority.redigesting import redigesting
-from keyauthority_server.cache import Cache, beat_seconds
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.feed import Feed, following
 from keyauthority_server.peppers import (
@@ -31,6 +30,12 @@ from keyauthority_server.peppers import (
     newest_version,
 )
 from keyauthority_server.private_files import check_private, explain, read_private, write_private
+from keyauthority_server.records import (
+    ExactFreshness,
+    ProvenFreshness,
+    RecordCache,
+    heartbeat_seconds,
+)
 from keyauthority_server.store import engines
 from keyauthority_server.store.base import (
     Store,
@@ -40,7 +45,7 @@ from keyauthority_server.store.base import (
     Transaction,
 )
 from keyauthority_server.store.counters import Counters
-from keyauthority_server.store.looks import Proving
+from keyauthority_server.store.looks import LocalLog, Proving
 from keyauthority_server.store.values import (
     Entry,
     Held,
@@ -86,11 +91,11 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
         redigesting(store, peppers) as keeper,
         refusing(store) as refusals,
         following(store) as feed,
-        _keeping(config, store, feed, peppers) as cache,
+        _caching(config, store, feed, peppers) as records,
     ):
         clock = SystemClock(await store.newest_time())
         await keeper.learn()
-        yield Authority(store, counters, meter, clock, keeper, refusals, feed, cache)
+        yield Authority(store, counters, meter, clock, keeper, refusals, feed, records)
 
 
 class Machine(NamedTuple):
@@ -307,21 +312,22 @@ async def _counters(config: Config, *, checkpoints: bool) -> AsyncIterator[Count
 
 
 @asynccontextmanager
-async def _keeping(
+async def _caching(
     config: Config, store: Store, feed: Feed, peppers: Keyring
-) -> AsyncIterator[Cache | None]:
-    """Give what answers looks in the store's place, if the store is one that has to be proven."""
-    if not isinstance(store, Proving):
-        yield None
+) -> AsyncIterator[RecordCache]:
+    """Give the record cache, with the rule of the store's engine for when it is current."""
+    if isinstance(store, LocalLog):
+        yield RecordCache(store, ExactFreshness(store), peppers)
         return
+    assert isinstance(store, Proving)  # noqa: S101 - an engine offers one of the two
     max_staleness = config.max_staleness.seconds
-    await store.prove_each(beat_seconds(max_staleness))
-    cache = Cache(store, feed, peppers, max_staleness)
-    cache.position = await feed.subscribe(cache)
+    await store.prove_each(heartbeat_seconds(max_staleness))
+    records = RecordCache(store, ProvenFreshness(store, feed, max_staleness), peppers)
+    records.position = await feed.subscribe(records)
     try:
-        yield cache
+        yield records
     finally:
-        feed.unsubscribe(cache)
+        feed.unsubscribe(records)
 
 
 def _unsealed(entry: Entry) -> NoReturn:

@@ -7,6 +7,7 @@ makes keys could else fill all memory with a hundred thousand of those.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
@@ -24,8 +25,10 @@ V = TypeVar("V")
 class Bounded(Generic[K, V]):
     """Keeps values by name, up to a weight in all; those kept longest make room."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, dropped: Callable[[V], None] | None = None) -> None:
+        """`dropped` is called with each value that is kept no longer, unless all are cleared."""
         self._most = most
+        self._dropped = dropped
         self._kept: OrderedDict[K, V] = OrderedDict()  # a dict is slow to find its first
         self._heavy: dict[K, int] = {}  # the weights that are not 1
         self._weight = 0
@@ -42,8 +45,10 @@ class Bounded(Generic[K, V]):
         """Keep a value as the newest, in the place of the one that there is of this name."""
         self.drop(name)
         while self._kept and self._weight + weight > self._most:
-            oldest, _ = self._kept.popitem(last=False)
+            oldest, forgotten = self._kept.popitem(last=False)
             self._weight -= self._heavy.pop(oldest, 1)
+            if self._dropped is not None:
+                self._dropped(forgotten)
         self._kept[name] = value
         self._weight += weight
         if weight != 1:
@@ -52,8 +57,10 @@ class Bounded(Generic[K, V]):
     def drop(self, name: K) -> None:
         """Keep nothing of this name."""
         if name in self._kept:
-            del self._kept[name]
+            forgotten = self._kept.pop(name)
             self._weight -= self._heavy.pop(name, 1)
+            if self._dropped is not None:
+                self._dropped(forgotten)
 
     def clear(self) -> None:
         """Keep nothing."""

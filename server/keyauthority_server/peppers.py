@@ -17,7 +17,6 @@ import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +24,6 @@ from keyauthority_server.private_files import explain, read_private, write_priva
 
 KEY_BYTES: Final = 32  # as long as the hash: more adds nothing (RFC 2104, section 3)
 
-REMEMBERED: Final = 256  # digests; some 100 KB
 
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 _LINE: Final = re.compile(r"([1-9][0-9]{0,8}) ([0-9a-f]{64})", re.ASCII)
@@ -82,9 +80,6 @@ class Keyring:
         except KeyError as error:
             raise UnknownVersion(version or self.current) from error
         return hmac.digest(key, message, "sha256")
-
-    def _digest_of_text(self, text: str, version: int | None) -> bytes:
-        return self.digest(text.encode(), version)
 
     def derive(self, purpose: str, version: int | None = None) -> bytes:
         """Return a key for one purpose, from which the others cannot be told."""
@@ -148,12 +143,6 @@ class Keyring:
         self.newest = newest or self.current
         """The newest version that the database knows, whether it is held or not."""
         self._known = known or frozenset(keys)
-        self.remembered_digest = lru_cache(maxsize=REMEMBERED)(self._digest_of_text)
-        """The digest of a text, at no cost for those asked for again and again.
-
-        Only for credentials of callers: few make most calls. A digest depends on nothing but the
-        text and the key, so what is remembered cannot be stale.
-        """
 
 
 def add_version(path: Path, known: Mapping[str, bytes]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -75,12 +75,47 @@ Answer = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
 """A unary method: a request's bytes in, the answer's out. Raises Refusal and nothing else."""
 
 
-class Unary(NamedTuple):
+class Shortcut(Protocol):
+    """Answers calls at once, or not at all."""
+
+    def begin_turn(self) -> None:
+        """Begin a turn: the calls that follow have arrived, and are answered within it.
+
+        What is read at its start, the head of the log and the time, holds for all of them.
+        """
+        ...
+
+    def __call__(self, body: bytes, call: Call) -> bytes | None:
+        """Return the answer, or None and have done nothing. Raises nothing."""
+        ...
+
+
+class Unary:
     """A method that answers with one message."""
 
-    answer: Answer
-    refuses_unread: Callable[[Call], bool] | None = None
-    """True for a call that is refused whatever its message says."""
+    __slots__ = ("answer", "refuses_unread", "shortcut")
+
+    def __init__(
+        self,
+        answer: Answer,
+        shortcut: Shortcut | None = None,
+        refuses_unread: Callable[[Call], bool] | None = None,
+    ) -> None:
+        """`shortcut` is tried before `answer`.
+
+        `refuses_unread` is true for a call that is refused whatever its message says.
+        """
+        self.answer = answer
+        self.shortcut = shortcut
+        self.refuses_unread = refuses_unread
+
+    async def __call__(self, body: bytes, call: Call) -> bytes:
+        """Return the answer. Raises Refusal and nothing else."""
+        if self.shortcut is not None:
+            self.shortcut.begin_turn()
+            if (answered := self.shortcut(body, call)) is not None:
+                return answered
+        return await self.answer(body, call)
 
 
 class Streaming(NamedTuple):

@@ -114,9 +114,8 @@ async def _measure(metrics: Metrics, authority: Authority) -> None:
     while True:
         with contextlib.suppress(StoreError, ClockJumped):  # it goes on with what it knows
             metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
-        if authority.cache is not None:
-            metrics.gauge(STALENESS, authority.cache.staleness)
-            metrics.gauge(CACHED, authority.cache.keys)
+        metrics.gauge(STALENESS, authority.records.staleness)
+        metrics.gauge(CACHED, authority.records.keys)
         await asyncio.sleep(MEASURE_SECONDS)
 
 
@@ -126,8 +125,7 @@ async def _report(
     while not end.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(end.wait(), REPORT_SECONDS)
-        if authority.cache is not None:
-            metrics.looked(*authority.cache.count())
+        metrics.looked(authority.records.take_counts()._asdict())
         if counts := metrics.take():
             await asyncio.to_thread(_send, report, {"counts": counts})
 

@@ -60,7 +60,7 @@ class Process:
     async def verdict(self, secret_key: SecretKey) -> str:
         """Verify a token, as a call does."""
         shown = Presentation(secret_key=secret_key.reveal())
-        judged, _ = await self.authority.learned(
+        judged = await self.authority.learned(
             lambda: self.authority.verification.verify(self.credential, shown)
         )
         return judged.code.value
@@ -68,7 +68,7 @@ class Process:
     async def head(self) -> int:
         """The newest revision."""
         nothing = Presentation(secret_key="")
-        judged, _ = await self.authority.verification.verify(self.credential, nothing)
+        judged = await self.authority.verification.verify(self.credential, nothing)
         return judged.revision
 
     async def own_verdict(self) -> str:

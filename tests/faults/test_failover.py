@@ -13,9 +13,9 @@ import grpc
 import pytest
 
 from keyauthority.token import new_access_key
-from keyauthority_server.cache import Cache, beat_seconds
 from keyauthority_server.feed import following
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.records import ProvenFreshness, RecordCache, heartbeat_seconds
 from keyauthority_server.store.base import StoreUnavailable
 from keyauthority_server.store.postgres import open_store
 from tests.faults.failover import (
@@ -75,8 +75,12 @@ async def test_old_primary_that_lives_on_is_left_for_the_new_one(databases: Worl
         lead(name, pair.primary)
         store = open_store(pair.primary.url(DATABASE, host=str(name)), seal)
         async with following(store) as feed:
-            await store.prove_each(beat_seconds(STALENESS))
-            cache = Cache(store, feed, Keyring(Path("pepper"), {1: bytes(32)}), STALENESS)
+            await store.prove_each(heartbeat_seconds(STALENESS))
+            cache = RecordCache(
+                store,
+                ProvenFreshness(store, feed, STALENESS),
+                Keyring(Path("pepper"), {1: bytes(32)}),
+            )
             cache.position = await feed.subscribe(cache)
             assert await _tells(cache)
             await asyncio.to_thread(pair.standby.promote)
@@ -96,17 +100,17 @@ def lead(name: Path, cluster: Cluster) -> None:
     name.symlink_to(cluster.folder)
 
 
-async def _until(cache: Cache, *, tells: bool) -> None:
+async def _until(cache: RecordCache, *, tells: bool) -> None:
     while True:
         if await _tells(cache) is tells:
             return
         await asyncio.sleep(0.05)  # the feed goes on meanwhile
 
 
-async def _tells(cache: Cache) -> bool:
+async def _tells(cache: RecordCache) -> bool:
     """True if what is read and what is in memory are known to be fresh."""
     try:
-        await cache.look(new_access_key(), None)
+        await cache.read((new_access_key(),), None)
     except StoreUnavailable:
         return False
     return cache.staleness < STALENESS

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from keyauthority.model import ChangeType, Key, RevokeReason
-from keyauthority_server.store import sights
+from keyauthority_server.store import record_decoder
 from keyauthority_server.store.base import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
 from keyauthority_server.store.integrity import compared_key
 from keyauthority_server.store.sql import EVIDENCE_WIDTH
@@ -208,7 +208,7 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     def believe(row: Sequence[Any]) -> Held:  # the control
         return compared_key(row[:-EVIDENCE_WIDTH])
 
-    monkeypatch.setattr(sights, "stored_key", believe)
+    monkeypatch.setattr(record_decoder, "stored_key", believe)
     wrong: set[str] = set()
     while not wrong and purposes:
         image.path.write_bytes(whole)

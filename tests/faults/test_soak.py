@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from keyauthority_server.store.sights import KEPT_KEYS
+from keyauthority_server.records.cache import KEYS_MAX
 from tests.conftest import Start
 from tests.faults.soak import MIB, SAMPLES, Held, Window, fill, held, soak, window
 from tests.proofs import PROVE, Proof, scaled
@@ -56,7 +56,7 @@ def test_load_that_goes_on_leaves_nothing_behind(
         flags = ["--transport", "grpcio", "--store", url, "--max-staleness", "30s"]
     server = start_server(*flags)
     if PROVE:
-        fill(server, KEPT_KEYS)
+        fill(server, KEYS_MAX)
     samples, made = soak(server, SECONDS)
     before, after = windows(samples)
     figures = (

@@ -19,8 +19,6 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import AccessKey, make, new_access_key, new_secret, parse
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority.callers import proves
-from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import LOOK
 from tests.conftest import one_server
 from tests.proofs import Proof
 from tests.service.callers import (
@@ -204,18 +202,6 @@ def test_credential_takes_as_long_whether_its_key_exists(root: Caller, proof: Pr
         "of a revoked": lambda: with_secret(random.choice(ended).key.access_key),
     }
     assert_inseparable(root, "GetProject", draws, proof)
-
-
-def test_key_that_there_is_not_is_looked_for_as_one_that_is_kept() -> None:
-    """By one short statement: a second, or a longer one, would tell by its time which exist."""
-    asked: list[str] = []
-
-    def one(statement: str, _: Sequence[Any]) -> tuple[int | None, ...]:
-        asked.append(statement)
-        return (1, *[None] * 10)
-
-    assert Decoder().look(one, new_access_key(), None).held is None
-    assert [LOOK] == asked
 
 
 def test_token_of_no_key_is_digested_as_any_other() -> None:

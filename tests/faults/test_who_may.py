@@ -124,10 +124,10 @@ def test_rpc_that_is_added_has_no_row() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_rpc_without_a_policy_is_not_served(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose policy has a gap does not start."""
-    assert rpc.services(Mock(), None)
+    assert rpc.services(Mock(log_id=""), None)
     monkeypatch.delitem(POLICY, METHODS[method].full_name)
     with pytest.raises(KeyError, match=method):
-        rpc.services(Mock(), None)
+        rpc.services(Mock(log_id=""), None)
 
 
 @each_transport

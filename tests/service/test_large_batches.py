@@ -110,14 +110,14 @@ async def test_repeated_token_of_a_batch_is_looked_up_once(one: Process) -> None
     """The time of a thousand lookups of one key would tell a foreign key from an unknown one."""
     first, second = await create(one), await create(one)
     looked: list[list[str]] = []
-    looks = one.authority.verification._desk.looks
-    look_many = looks.look_many
+    records = one.authority.records
+    read = records.read
 
     async def noted(names: Sequence[str], *rest: Any) -> Any:
         looked.append(list(names))
-        return await look_many(names, *rest)
+        return await read(names, *rest)
 
-    with patch.object(looks, "look_many", noted):
+    with patch.object(records, "read", noted):
         verdicts = await Asker(one).ask_each(first, second, first, first, second)
     assert [[first.key.access_key, second.key.access_key]] == looked
     assert ["VERDICT_VALID"] * 5 == verdicts

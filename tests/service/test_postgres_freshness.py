@@ -22,9 +22,9 @@ import pytest
 from keyauthority.clock import monotonic
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1.project_service_pb2 import UpdateProjectRequest
-from keyauthority_server.cache import Cache, beat_seconds
 from keyauthority_server.feed import following
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.records import ProvenFreshness, RecordCache, heartbeat_seconds
 from keyauthority_server.store.base import StoreStale
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from keyauthority_server.store.postgres.heartbeat import Heartbeat
@@ -247,22 +247,26 @@ async def test_heartbeat_is_what_tells_an_old_primary(
     root = await create(store, operator())
     try:
         async with following(store) as feed:
-            await store.prove_each(beat_seconds(MAX_STALENESS))
-            cache = Cache(store, feed, Keyring(Path("pepper"), {1: bytes(32)}), MAX_STALENESS)
+            await store.prove_each(heartbeat_seconds(MAX_STALENESS))
+            cache = RecordCache(
+                store,
+                ProvenFreshness(store, feed, MAX_STALENESS),
+                Keyring(Path("pepper"), {1: bytes(32)}),
+            )
             cache.position = await feed.subscribe(cache)
-            assert (await cache.look(None, root.access_key)).operator
+            assert (await cache.read((), root.access_key)).operator
             with commits_held_up(cluster):
                 with pytest.raises(StoreStale):
                     await _look_for_ever(cache, root.access_key)
                 monkeypatch.setattr(Heartbeat, "seen", lambda *_: monotonic())
                 monkeypatch.setattr(PostgresStore, "proven_at", property(lambda _: monotonic()))
-                assert (await cache.look(None, root.access_key)).operator
+                assert (await cache.read((), root.access_key)).operator
     finally:
         await store.close()
         cluster.release()
 
 
-async def _look_for_ever(cache: Cache, access_key: str) -> None:
+async def _look_for_ever(cache: RecordCache, access_key: str) -> None:
     while True:
-        assert (await cache.look(None, access_key)).operator
+        assert (await cache.read((), access_key)).operator
         await asyncio.sleep(0.01)  # the feed goes on meanwhile

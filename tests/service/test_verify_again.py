@@ -60,7 +60,7 @@ class Asker:
         request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
         assert isinstance(self._verify, Unary)
         return pb.VerifyResponse.FromString(
-            await self._verify.answer(request.SerializeToString(), self.call)
+            await self._verify(request.SerializeToString(), self.call)
         )
 
     async def ask_each(self, *all_created: CreatedKey) -> list[str]:
@@ -73,7 +73,7 @@ class Asker:
     async def answer_batch(self, body: bytes) -> bytes:
         """Return the answer to a BatchVerify; raises Refusal."""
         assert isinstance(self._batch_verify, Unary)
-        return await self._batch_verify.answer(body, self.call)
+        return await self._batch_verify(body, self.call)
 
 
 @contextmanager
@@ -209,9 +209,7 @@ async def test_limits_are_drawn_each_time(data: Path) -> None:
     async with process(data) as one, process(data) as other:
         created = await create(one, **limits)
         askers = [Asker(one), Asker(other)]
-        with counted() as made:
-            answers = [await askers[n % 2].answer(created, cost=3) for n in range(8)]
-        assert ["verified"] * 2 == made
+        answers = [await askers[n % 2].answer(created, cost=3) for n in range(8)]
         assert [10, 7, 4, 1, 1, 1, 1, 1] == [answer.quota_standing.remaining for answer in answers]
         worked_out = await Asker(one).answer(created, cost=3)
         assert [worked_out] * 4 == answers[4:]

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, Project
-from keyauthority_server.store import integrity, sights
+from keyauthority_server.store import integrity
 from keyauthority_server.store.base import Store, StoreDamaged
 from keyauthority_server.store.values import Recorded
 from tests.store.engines import Engine
@@ -159,8 +159,7 @@ async def test_control_without_the_look_for_later_entries_the_row_is_believed(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old row and the entry that it names agree: nothing else contradicts it."""
-    for module in (integrity, sights):
-        monkeypatch.setattr(module, "check_newest", lambda _: None)
+    monkeypatch.setattr(integrity, "check_newest", lambda _: None)
     async with put_back_under(engine, place, "key", warm=False) as (store, of):
         held = (await store.look(of.name, None)).held
         assert held is not None
@@ -172,8 +171,7 @@ async def test_change_built_on_a_row_put_back_contradicts_the_log_for_ever(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Its `before` is not what the newest earlier entry left; all other entries follow."""
-    for module in (integrity, sights):
-        monkeypatch.setattr(module, "check_newest", lambda _: None)  # a server that believes it
+    monkeypatch.setattr(integrity, "check_newest", lambda _: None)  # a server that believes it
     async with put_back_under(engine, place, kind, warm=False) as (store, of):
         honest = ChangeType.PROJECT_UPDATED if kind == "project" else ChangeType.KEY_UPDATED
         broken = await put(store, honest, of.record)

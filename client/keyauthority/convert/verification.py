@@ -82,7 +82,20 @@ def presentation_to_proto(presentation: Presentation) -> service_pb2.VerifyReque
 
 def presentation_from_proto(proto: service_pb2.VerifyRequest) -> Presentation:
     """Return the request. InvalidArgument if the mode is not a value of its enum."""
-    facts = Facts(
+    return Presentation(
+        proto.secret_key,
+        facts_from_proto(proto),
+        proto.cost if proto.HasField("cost") else 1,
+        proto.at_least_revision,
+        proto.log_id,
+        proto.explain,
+        proto.include_record,
+    )
+
+
+def facts_from_proto(proto: service_pb2.VerifyRequest) -> Facts:
+    """Return what a key is judged by. InvalidArgument if the mode is not a value of its enum."""
+    return Facts(
         proto.access_key,
         proto.project_id,
         optional(MODE_FROM_PROTO, proto.mode, "mode"),
@@ -91,15 +104,6 @@ def presentation_from_proto(proto: service_pb2.VerifyRequest) -> Presentation:
         proto.referrer,
         app_from_proto(proto.app) if proto.HasField("app") else None,
         api_target_from_proto(proto.api_target) if proto.HasField("api_target") else None,
-    )
-    return Presentation(
-        proto.secret_key,
-        facts,
-        proto.cost if proto.HasField("cost") else 1,
-        proto.at_least_revision,
-        proto.log_id,
-        proto.explain,
-        proto.include_record,
     )
 
 

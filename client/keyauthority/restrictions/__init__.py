@@ -46,6 +46,7 @@ __all__ = [
     "ip_allowed",
     "ips_within",
     "memoized_parsers",
+    "parse_address",
 ]
 
 T = TypeVar("T")

@@ -17,15 +17,15 @@ from keyauthority_server.authority.redigesting import Redigesting
 from keyauthority_server.authority.rotating import Rotating
 from keyauthority_server.authority.updating import Updating
 from keyauthority_server.authority.usage import Usage
-from keyauthority_server.authority.verification import Lasting, Verification
+from keyauthority_server.authority.verification import Verification
 from keyauthority_server.authority.watching import Admit, Update, Watching
-from keyauthority_server.cache import Cache
 from keyauthority_server.feed import Feed, Recent
+from keyauthority_server.records import RecordCache
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.usage import Meter
 
-__all__ = ["Admit", "Authority", "Caller", "Certified", "Credential", "Lasting", "Update"]
+__all__ = ["Admit", "Authority", "Caller", "Certified", "Credential", "Update"]
 
 
 class Authority:
@@ -40,10 +40,10 @@ class Authority:
         redigesting: Redigesting,
         refusals: Refusals,
         feed: Feed,
-        cache: Cache | None = None,
+        records: RecordCache,
     ) -> None:
-        desk = Desk(store, clock, redigesting, cache)
-        self.cache = cache
+        desk = Desk(store, clock, redigesting, records)
+        self.records = records
         self.log_id: LogId = store.log_id
         self.admit = desk.admit
         self.learned = redigesting.learned

@@ -87,6 +87,12 @@ def operator_of(credential: Credential | Certified) -> str | None:
     return None if isinstance(credential, Certified) else credential.token.access_key
 
 
+def scope_of(credential: Credential | Certified, held: Held | None) -> Scope:
+    """Return the scope of the operator, whose key is `held`; None for no operator, too."""
+    key = credential.key if isinstance(credential, Certified) else held.key if held else None
+    return (frozenset(key.operator_projects) if key else None) or None
+
+
 def proves(held: Held | None, token: Token, text: str, peppers: Keyring) -> bool:
     """True if the token is that of the key; does the same work if there is no such key.
 
@@ -122,23 +128,21 @@ def admit(
     rights: Sequence[str],
     now: datetime,
     peppers: Keyring,
+    *,
+    proven: bool = False,
 ) -> Caller:
-    """Return the caller if his key proves him and holds one of the rights, else raise.
+    """Return the caller if the credential is that of the key and it holds one of the rights.
 
-    `held` is what `operator_of` the credential names. Unauthenticated tells nothing of why a key
-    does not work. PermissionDenied names the right.
+    `held` is what `operator_of` the credential names; `proven` says that the two were compared
+    before. Unauthenticated tells nothing of why a key does not work. PermissionDenied names the
+    right.
     """
     if isinstance(credential, Certified):
         return _admit(Caller(credential.key, credential.address, certified=True), rights, now)
-    token = credential.token
-    try:
-        digest = peppers.remembered_digest(credential.text, held.pepper_version if held else None)
-    except UnknownVersion as lacking:
-        _refuse_to_guess(held, peppers, lacking)
-        raise invalid_credential() from None
-    if not _is_its(digest, held, token) or token.kind is not KeyKind.OPERATOR:
+    if not proven and not proves(held, credential.token, credential.text, peppers):
         raise invalid_credential()
-    assert held is not None  # noqa: S101 - what does not exist is not proven; tells mypy so
+    if held is None or held.key.kind is not KeyKind.OPERATOR:
+        raise invalid_credential()
     return _admit(Caller(held.key, credential.address), rights, now)
 
 

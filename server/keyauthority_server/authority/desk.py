@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from enum import Enum
+from typing import Final, NamedTuple, TypeVar
 
 from keyauthority.clock import Clock
+from keyauthority.decision import end_of
 from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import KeyKind
 from keyauthority.token import Token
@@ -15,15 +17,17 @@ from keyauthority_server.authority.callers import (
     Certified,
     Credential,
     admit,
+    invalid_credential,
     judge,
     operator_of,
     proves,
 )
 from keyauthority_server.authority.pages import Pages
 from keyauthority_server.authority.redigesting import Redigesting
+from keyauthority_server.records import CachedKey, RecordCache
 from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.looks import Looks
-from keyauthority_server.store.values import ANY, Held, Wanted
+from keyauthority_server.store.looks import LocalLog
+from keyauthority_server.store.values import ANY, Held, Scope, Wanted
 
 T = TypeVar("T")
 
@@ -31,15 +35,32 @@ _CHANGES: Final = frozenset({"create", "update", "rotate", "revoke"})
 _UNPROVEN: Final = Wanted(proven=False)
 
 
+class NotCached(Enum):
+    """The type of NOT_CACHED."""
+
+    NOT_CACHED = ""
+
+
+NOT_CACHED: Final = NotCached.NOT_CACHED
+
+
+class _Admission(NamedTuple):
+    """That an operator's key holds a right when it is used from an address, until its end."""
+
+    address: str
+    right: str
+    scope: Scope
+    end: datetime
+
+
 class Desk:
     """Holds the parts, admits callers, and makes changes on their behalf."""
 
     def __init__(
-        self, store: Store, clock: Clock, redigesting: Redigesting, looks: Looks | None = None
+        self, store: Store, clock: Clock, redigesting: Redigesting, records: RecordCache
     ) -> None:
-        """Look single records up in the store, unless `looks` answers for it."""
         self.store = store
-        self.looks = looks or store
+        self.records = records
         self.log_id = store.log_id
         self.clock = clock
         self.peppers = redigesting.peppers
@@ -55,10 +76,49 @@ class Desk:
         wanted = _UNPROVEN if _CHANGES.issuperset(map(_action, rights)) else ANY
 
         async def look() -> Caller:
-            sight = await self.looks.look(None, operator_of(credential), wanted)
-            return self.admitted(sight.operator, credential, rights, self.clock.now())
+            cached = self.cached_operator(credential) if self.records.is_current(wanted) else None
+            name = operator_of(credential)
+            held = cached.held if cached else None
+            if cached is None and isinstance(credential, Credential):
+                if self.is_unknown(credential.token, credential.text):
+                    raise invalid_credential()
+                held = (await self.records.read((), name, wanted)).operator
+            return self.admitted(held, credential, rights, self.clock.now(), proven=bool(cached))
 
         return await self._redigesting.learned(look)
+
+    def cached_operator(self, credential: Credential | Certified) -> CachedKey | None:
+        """Return the operator's key that a credential has proven, if it is in memory.
+
+        To be asked once the records are known to be current.
+        """
+        if isinstance(credential, Certified):
+            return None
+        return self.records.proven(credential.text)
+
+    def admit_cached(self, credential: Credential, right: str, now: datetime) -> Scope | NotCached:
+        """Admit the operator of a credential from memory alone; return its scope.
+
+        To be asked once the records are known to be current. NOT_CACHED if that takes a read, or
+        is refused: `admit` tells why.
+        """
+        cached = self.records.proven(credential.text)
+        if cached is None:
+            return NOT_CACHED
+        admission = cached.admission
+        if (
+            not isinstance(admission, _Admission)
+            or admission.address != credential.address
+            or admission.right != right
+        ):
+            try:
+                caller = admit(cached.held, credential, (right,), now, self.peppers, proven=True)
+            except KeyAuthorityError:
+                return NOT_CACHED
+            end = end_of(cached.held.key)
+            admission = _Admission(credential.address, right, caller.scope, end)
+            cached.admission = admission
+        return admission.scope if now < admission.end else NOT_CACHED
 
     def admitted(
         self,
@@ -66,24 +126,43 @@ class Desk:
         credential: Credential | Certified,
         rights: Sequence[str],
         now: datetime,
+        *,
+        proven: bool = False,
     ) -> Caller:
-        """Do what `callers.admit` does; a digest under an old pepper is made anew."""
-        caller = admit(held, credential, rights, now, self.peppers)
-        if (
-            held is not None
-            and held.pepper_version != self.peppers.current
-            and isinstance(credential, Credential)
-        ):
-            self._redigesting.note(held, credential.text)
+        """Do what `callers.admit` does; note that the credential is proven.
+
+        A digest under an old pepper is made again under the current one.
+        """
+        caller = admit(held, credential, rights, now, self.peppers, proven=proven)
+        if held is not None and not proven and isinstance(credential, Credential):
+            self._note_proof(held, credential.text)
         return caller
 
+    def is_unknown(self, token: Token, text: str, scope: Scope = None) -> bool:
+        """True if a token proves no key that is visible in a scope, found out without its record.
+
+        Where the store reads keys at once: an outline of the key is compared, with the same work
+        if it does not exist. False where that would be a network round trip.
+        """
+        if not isinstance(self.store, LocalLog):
+            return False
+        outline = self.store.outline(token.access_key)
+        proven = proves(outline, token, text, self.peppers)
+        return not proven or not (scope is None or outline.key.project_id in scope)
+
     def proves(self, held: Held | None, token: Token, text: str) -> bool:
-        """Do what `callers.proves` does; a digest under an old pepper is made anew."""
+        """Do what `callers.proves` does, and note that the token is proven; see `admitted`."""
         if not proves(held, token, text, self.peppers):
             return False
-        if held is not None and held.pepper_version != self.peppers.current:
-            self._redigesting.note(held, text)
+        if held is not None:
+            self._note_proof(held, text)
         return True
+
+    def _note_proof(self, held: Held, text: str) -> None:
+        if held.pepper_version == self.peppers.current:
+            self.records.prove(text, held)
+        else:
+            self._redigesting.note(held, text)
 
     async def keys_under_old_peppers(self) -> int:
         """Return how many keys need a version of the pepper before the newest."""

@@ -182,6 +182,8 @@ class Keys:
         token = parse(secret_key)
         if token is None or token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
+        if self._desk.is_unknown(token, secret_key):
+            raise invalid_credential()
         sight = await self._desk.store.look(token.access_key, None)
         if not self._desk.proves(sight.held, token, secret_key):
             raise invalid_credential()

@@ -15,6 +15,7 @@ from keyauthority_server.authority.desk import Desk
 from keyauthority_server.authority.keys import Keys
 from keyauthority_server.authority.redigesting import Redigesting
 from keyauthority_server.peppers import Keyring
+from keyauthority_server.records import RecordCache, Uncached
 from keyauthority_server.store.base import Store
 
 MACHINE: Final = "machine"
@@ -43,5 +44,6 @@ async def create_operator(store: Store, peppers: Keyring, new: NewKey) -> Create
     NotFound for a project that there is not, InvalidArgument for an end after the year 9999.
     """
     redigesting = Redigesting(store, peppers)
-    keys = Keys(Desk(store, SystemClock(await store.newest_time()), redigesting))
+    records = RecordCache(store, Uncached(), peppers)
+    keys = Keys(Desk(store, SystemClock(await store.newest_time()), redigesting, records))
     return await redigesting.learned(lambda: keys.create(_CALLER, new, b""))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
-from keyauthority.decision import denied, end_of, judged, limited, state_of
+from keyauthority.decision import decide, denied, judged, limited, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
+    Facts,
     Key,
     KeyKind,
     KeyMode,
@@ -23,7 +24,7 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority.requests import Presentation
-from keyauthority.restrictions import DIRECT, FactParsers, memoized_parsers
+from keyauthority.restrictions import FactParsers, memoized_parsers
 from keyauthority.token import Token, parse
 from keyauthority_server.authority.callers import (
     Caller,
@@ -31,16 +32,18 @@ from keyauthority_server.authority.callers import (
     Credential,
     invalid_credential,
     operator_of,
+    scope_of,
 )
-from keyauthority_server.authority.desk import Desk
-from keyauthority_server.authority.time_slices import TimeSlices
-from keyauthority_server.bounded import weight_of
+from keyauthority_server.authority.desk import NOT_CACHED, Desk, NotCached
+from keyauthority_server.authority.time_slices import Slices, TimeSlices
 from keyauthority_server.limits import Limit, limits_of, with_limits
+from keyauthority_server.records import CachedKey
 from keyauthority_server.store.counters import Counters, Draw
-from keyauthority_server.store.values import ANY, Held, Scope, Wanted
+from keyauthority_server.store.values import ANY, Held, Scope, Sights, Wanted
 from keyauthority_server.usage import Meter
 
 _VERIFY: Final = ("keys:verify",)
+_ATTEMPTS_IN_PARTS: Final = 2  # of one revision; then as a whole, which costs more
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _ABSENT: Final = Key(
     access_key="",
@@ -56,7 +59,7 @@ _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyStat
 
 
 class Judged(NamedTuple):
-    """A verdict before its limits are drawn; it may be kept, so no token is in it."""
+    """A verdict before its limits are drawn."""
 
     cost: int
     explain: bool
@@ -78,31 +81,98 @@ class Judged(NamedTuple):
         )
 
 
-class Lasting(NamedTuple):
-    """What a VALID rests on: it is the verdict again while no change was made, before `end`.
+class _Subject(NamedTuple):
+    """A token, and the record that it is judged on."""
 
-    Whether there is room in the limits is found out each time.
+    token: Token | None
+    """None if it is malformed, or has proven its key before."""
+    held: Held | None
+    project: Project | None
+    proven: bool = False
+
+
+class _State(NamedTuple):
+    """What a call is judged on: one state of the store."""
+
+    head: Revision
+    subjects: Sequence[_Subject]
+    operator: Held | None
+    operator_proven: bool
+
+    @classmethod
+    def of(
+        cls,
+        sights: Sights,
+        subjects: Sequence[_Subject],
+        names: Sequence[str],
+        *,
+        operator_proven: bool,
+    ) -> Self:
+        """Return the state in which the keys of these names were read."""
+        found = dict(zip(names, sights.pairs, strict=True))
+        filled = [
+            _Subject(one.token, *found[one.token.access_key])
+            if one.token and one.token.access_key in found
+            else one
+            for one in subjects
+        ]
+        return cls(sights.head, filled, sights.operator, operator_proven)
+
+
+class CachedVerification:
+    """Judges tokens from memory alone, within turns of the event loop.
+
+    The way of most calls, without a coroutine. The head of the log and the clock are read once a
+    turn, after its calls have arrived: each of them began before, so the state is not too old for
+    any.
     """
 
-    revision: Revision
-    end: datetime
-    pepper_version: int
-    key: Key
-    cost: int
-    limited: Judged | None
-    """What came before the draw; None without a limit."""
+    def __init__(self, desk: Desk, meter: Meter) -> None:
+        self._desk = desk
+        self._meter = meter
+        self._now: datetime | None = None
+        self._credential: Credential | None = None
+        self._scope: Scope | NotCached = NOT_CACHED
+        self.revision = Revision(0)
+        """What the verdicts of the turn are judged on."""
 
-    @property
-    def weight(self) -> int:
-        """What it weighs in memory; see `bounded`."""
-        return weight_of(self.key)
+    def begin(self) -> None:
+        """Begin a turn."""
+        self._now = None
 
+    def verify(
+        self, credential: Credential, secret_key: str, facts: Facts, cost: int
+    ) -> CachedKey | None:
+        """Return the key of a token that is VALID, and count that.
 
-class Verified(NamedTuple):
-    """A verdict, and what it rests on; None unless that is all that the same call may rest on."""
-
-    verdict: Verdict
-    lasting: Lasting | None
+        None for all that is not VALID, has limits or is not in memory: `Verification.verify` has to
+        find out. Raises what it does.
+        """
+        records = self._desk.records
+        now = self._now
+        if now is None or self.revision != records.position:
+            if not records.is_current():
+                return None
+            now = self._now = self._desk.clock.now()
+            self.revision = records.position
+            self._credential = None
+        if credential is not self._credential:
+            self._credential = credential
+            self._scope = self._desk.admit_cached(credential, _VERIFY[0], now)
+        scope = self._scope
+        if scope is NOT_CACHED or (cached := records.proven(secret_key)) is None:
+            return None
+        key = cached.held.key
+        project = records.project(key.project_id)
+        if (
+            project is None
+            or (scope is not None and key.project_id not in scope)
+            or limited(key, project)
+            or decide(key, project, facts, now) is not VerdictCode.VALID
+        ):
+            return None
+        self._meter.count(key, VerdictCode.VALID, cost, now)
+        return cached
 
 
 class Verification:
@@ -116,121 +186,129 @@ class Verification:
 
     async def verify(
         self, credential: Credential | Certified, presentation: Presentation
-    ) -> Verified:
+    ) -> Verdict:
         """Return the verdict on one token. Key, project and caller are read as one state.
 
         Raises StoreUnavailable if limits of the key cannot be drawn.
         """
-        token = parse(presentation.secret_key)
-        sight = await self._desk.looks.look(
-            token.access_key if token else None, operator_of(credential), _wanted((presentation,))
-        )
-        now = self._desk.clock.now()
-        caller = self._desk.admitted(sight.operator, credential, _VERIFY, now)
-        self._check(caller, (presentation,), sight.head)
-        one = self._judge(
-            presentation, token, sight.held, sight.project, caller.scope, sight.head, now
-        )
-        verdict = (await self._drawn((one,), now))[0]
-        return Verified(verdict, self._lasting(one, sight.operator, caller))
-
-    def again(self, all_lasting: Sequence[Lasting]) -> bool:
-        """Verify keys without limits once more, at the cost of reading where the log ends.
-
-        True if the verdicts are all VALID as they were, and counted; False if that has to be found
-        out by verifying.
-        """
-        now = self._desk.clock.now()
-        if not self._stand(all_lasting, now):
-            return False
-        for one in all_lasting:
-            self._meter.count(one.key, VerdictCode.VALID, one.cost, now)
-        return True
-
-    async def drawn_again(self, lasting: Lasting) -> Verdict | None:
-        """Verify a key with limits once more, at the cost of a draw.
-
-        None if that has to be found out by verifying. Raises what `verify` does.
-        """
-        now, one = self._desk.clock.now(), lasting.limited
-        if one is None or one.held is None or not self._stand((lasting,), now):
-            return None
-        drawing = one._replace(limits=limits_of(one.held, one.project, now))
-        return (await self._drawn((drawing,), now))[0]
+        return (await self.verify_batch(credential, (presentation,)))[0]
 
     async def verify_batch(
         self, credential: Credential | Certified, presentations: Sequence[Presentation]
-    ) -> Sequence[Verified]:
+    ) -> Sequence[Verdict]:
         """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
-        tokens = [parse(one.secret_key) for one in presentations]
-        names = [token.access_key if token else "" for token in tokens]
-        distinct = list(dict.fromkeys(names))  # each is read once: repeating a token would multiply
-        sights = await self._desk.looks.look_many(  # the time by which a read tells if it exists
-            distinct, operator_of(credential), _wanted(presentations)
-        )
-        found = dict(zip(distinct, sights.pairs, strict=True))
-        now = self._desk.clock.now()
-        caller = self._desk.admitted(sights.operator, credential, _VERIFY, now)
-        self._check(caller, presentations, sights.head)
-        all_judged, parsers, scope = [], memoized_parsers(), caller.scope
+        all_judged, parsers = [], memoized_parsers()
         with self.slices.begin() as slices:
-            for presentation, token, name in zip(presentations, tokens, names, strict=True):
-                held, project = found[name]
-                one = self._judge(
-                    presentation, token, held, project, scope, sights.head, now, parsers
-                )
+            state = await self._state(credential, presentations, slices)
+            now = self._desk.clock.now()
+            caller = self._desk.admitted(
+                state.operator, credential, _VERIFY, now, proven=state.operator_proven
+            )
+            self._check(caller, presentations, state.head)
+            scope = caller.scope
+            for presentation, subject in zip(presentations, state.subjects, strict=True):
+                one = self._judge(presentation, subject, scope, state.head, now, parsers)
                 all_judged.append(one)
                 await slices.pause()
-        verdicts = await self._drawn(all_judged, now)
-        return [
-            Verified(verdict, self._lasting(one, sights.operator, caller))
-            for verdict, one in zip(verdicts, all_judged, strict=True)
-        ]
+        return await self._drawn(all_judged, now)
+
+    def turn(self) -> CachedVerification:
+        """Return what judges tokens from memory."""
+        return CachedVerification(self._desk, self._meter)
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key that a secret proves, else raise Unauthenticated."""
         token = parse(secret_key)
         if token is None or token.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
             raise invalid_credential()
-        sight = await self._desk.looks.look(token.access_key, None)
-        if not self._desk.proves(sight.held, token, secret_key) or sight.held is None:
-            raise invalid_credential()
-        key = sight.held.key
+        records = self._desk.records
+        cached = records.proven(secret_key) if records.is_current() else None
+        held = cached.held if cached else None
+        if held is None:
+            if self._desk.is_unknown(token, secret_key):
+                raise invalid_credential()
+            sights = await records.read((token.access_key,), None)
+            held, _ = sights.pairs[0]
+            if not self._desk.proves(held, token, secret_key) or held is None:
+                raise invalid_credential()
+        key = held.key
         if access_key and access_key != key.access_key:
             raise invalid_credential()
         if state_of(key, self._desk.clock.now()) not in _ANSWERS_PROJECT:
             raise invalid_credential()
         return key.project_id
 
-    def _stand(self, all_lasting: Sequence[Lasting], now: datetime) -> bool:
-        revision, version = all_lasting[0].revision, self._desk.peppers.current
-        if not self._desk.looks.stands_at(revision):
-            return False
-        for one in all_lasting:
-            if one.revision != revision or now >= one.end or one.pepper_version != version:
-                return False
-        return True
+    async def _state(
+        self,
+        credential: Credential | Certified,
+        presentations: Sequence[Presentation],
+        slices: Slices,
+    ) -> _State:
+        """Take from memory what is proven, and read the rest as of the same revision.
 
-    def _lasting(self, one: Judged, operator: Held | None, caller: Caller) -> Lasting | None:
-        """Return what a VALID rests on, None if on more than records that no change was made to."""
-        held, current = one.held, self._desk.peppers.current
-        if (
-            held is None
-            or not one.verdict.valid
-            or one.include_record  # it shows the last use, which no change tells of
-            or held.pepper_version != current  # an older digest is to be made anew
-            or (operator is not None and operator.pepper_version != current)
-        ):
+        A token that will be UNKNOWN is compared with an outline of its key where that can be read
+        at once, so that it costs the same whether the key exists.
+        """
+        records, wanted = self._desk.records, _wanted(presentations)
+        for _ in range(_ATTEMPTS_IN_PARTS):
+            operator = (
+                self._desk.cached_operator(credential) if records.is_current(wanted) else None
+            )
+            position = records.position
+            subjects, names = await self._in_parts(
+                credential, operator, presentations, slices, current=records.is_current(wanted)
+            )
+            if not names and (operator or operator_of(credential) is None):
+                if records.position == position:
+                    held = operator.held if operator else None
+                    return _State(position, subjects, held, operator_proven=True)
+                continue
+            sights = await records.read(names, operator or operator_of(credential), wanted)
+            if sights.head == position or _is_whole(subjects, names):
+                proven = operator is not None and sights.operator is operator.held
+                return _State.of(sights, subjects, names, operator_proven=proven)
+        subjects = []
+        for one in presentations:  # the log moves in between, again and again: as a whole
+            subjects.append(_Subject(parse(one.secret_key), None, None))
+            await slices.pause()
+        names = list({one.token.access_key: None for one in subjects if one.token is not None})
+        sights = await records.read(names, operator_of(credential), wanted)
+        return _State.of(sights, subjects, names, operator_proven=False)
+
+    async def _in_parts(
+        self,
+        credential: Credential | Certified,
+        operator: CachedKey | None,
+        presentations: Sequence[Presentation],
+        slices: Slices,
+        *,
+        current: bool,
+    ) -> tuple[list[_Subject], list[str]]:
+        """Return the tokens with what memory knows of them, and the names of the keys to read."""
+        scope = scope_of(credential, operator.held if operator else None)
+        remembered = current and (operator is not None or isinstance(credential, Certified))
+        subjects, names = [], dict[str, None]()
+        for one in presentations:
+            subject = self._proven(one.secret_key, scope) if remembered else None
+            if subject is None:
+                token = parse(one.secret_key)
+                subject = _Subject(token, None, None)
+                if token and not self._desk.is_unknown(token, one.secret_key, scope):
+                    names[token.access_key] = None
+            subjects.append(subject)
+            await slices.pause()
+        return subjects, list(names)
+
+    def _proven(self, secret_key: str, scope: Scope) -> _Subject | None:
+        """Return a token that has proven a key which the caller may verify."""
+        cached = self._desk.records.proven(secret_key)
+        if cached is None or cached.held.key.kind is KeyKind.OPERATOR:
             return None
-        end = min(end_of(held.key), end_of(caller.key))
-        return Lasting(
-            Revision(one.verdict.revision),
-            end,
-            current,
-            held.key,
-            one.cost,
-            one if one.limits else None,
-        )
+        project_id = cached.held.key.project_id
+        project = self._desk.records.project(project_id)
+        if project is None or (scope is not None and project_id not in scope):
+            return None
+        return _Subject(None, cached.held, project, proven=True)
 
     def _check(self, caller: Caller, presentations: Sequence[Presentation], head: Revision) -> None:
         """Raise what refuses the call: a right that any of them lacks before the state of any."""
@@ -248,21 +326,21 @@ class Verification:
     def _judge(
         self,
         presentation: Presentation,
-        token: Token | None,
-        held: Held | None,
-        project: Project | None,
+        subject: _Subject,
         scope: Scope,
         head: Revision,
         now: datetime,
-        parsers: FactParsers = DIRECT,
+        parsers: FactParsers,
     ) -> Judged:
         log_id = self._desk.log_id
         told = (presentation.cost, presentation.explain, presentation.include_record)
-        if token is None:
+        token, held, project, proven = subject
+        if token is None and not proven:
             verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
             return Judged(*told, verdict, None, None, ())
         # All of it for every token: a check that is left out would tell by its time which failed.
-        proven = self._desk.proves(held, token, presentation.secret_key)
+        if token is not None:
+            proven = self._desk.proves(held, token, presentation.secret_key)
         record = _ABSENT if held is None else held.key
         visible = record.kind is not KeyKind.OPERATOR and (
             scope is None or record.project_id in scope
@@ -290,6 +368,14 @@ class Verification:
                 self._meter.count(one.held.key, verdict.code, one.cost, now)
             verdicts.append(verdict)
         return verdicts
+
+
+def _is_whole(subjects: Sequence[_Subject], names: Sequence[str]) -> bool:
+    """True if every token that can have a key is among those to read."""
+    read = {"", *names}
+    return not any(
+        one.proven or (one.token.access_key if one.token else "") not in read for one in subjects
+    )
 
 
 def _wanted(presentations: Sequence[Presentation]) -> Wanted:

@@ -33,8 +33,8 @@ STALENESS: Final = "keyauthority_staleness_seconds"
 CACHED: Final = "keyauthority_cached_keys"
 GAUGES: Final[Mapping[str, str]] = {
     OLD_PEPPERS: "Keys whose digest is under a version of the pepper before the current one.",
-    STALENESS: "How old the state may be that one worker answers Verify from, on PostgreSQL.",
-    CACHED: "Keys that one worker keeps in memory, on PostgreSQL.",
+    STALENESS: "How old the state may be that one worker answers Verify from; 0 on SQLite.",
+    CACHED: "Keys that one worker keeps in memory.",
 }
 """What one worker measures of the whole authority, and what it means."""
 
@@ -147,9 +147,9 @@ class Metrics:
         """Count calls that were turned away."""
         self._refusals[ground] += calls
 
-    def looked(self, memory: int, store: int) -> None:
-        """Count looks that were answered from memory, and those that the store was asked for."""
-        self._looks += Counter(memory=memory, store=store)
+    def looked(self, counts: Mapping[str, int]) -> None:
+        """Add what became of reads of single records."""
+        self._looks.update(counts)
 
     def gauge(self, name: str, value: float) -> None:
         """Set what was measured."""

@@ -109,12 +109,13 @@ class Sums(Collector):
             refusals.add_metric((ground,), count)
         yield refusals
         looks = CounterMetricFamily(
-            "keyauthority_looks",
-            "Looks at records on PostgreSQL, by what answered them: memory or store.",
-            labels=("answer",),
+            "keyauthority_record_cache",
+            "Tokens found proven in memory (hit), reads of the store (miss), records that were "
+            "dropped or replaced because the log had changes of them (catch_up).",
+            labels=("event",),
         )
-        for answer, count in self._looks.items():
-            looks.add_metric((answer,), count)
+        for event, count in self._looks.items():
+            looks.add_metric((event,), count)
         yield looks
         for name, measured in self._gauges.items():
             yield GaugeMetricFamily(name, GAUGES[name], measured)

@@ -23,6 +23,7 @@ from keyauthority.v1 import (
 from keyauthority_server.authority import Authority
 from keyauthority_server.peppers import UnknownVersion
 from keyauthority_server.rpc.audit import AuditServicer, noting
+from keyauthority_server.rpc.cached_verify import CachedVerify
 from keyauthority_server.rpc.credentials import refuses_unread
 from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, packed, unary
 from keyauthority_server.rpc.item_counts import RequestReader
@@ -31,7 +32,6 @@ from keyauthority_server.rpc.lanes import lanes, sort_of
 from keyauthority_server.rpc.peers import Peers, limited
 from keyauthority_server.rpc.policy import MUTATIONS, POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
-from keyauthority_server.rpc.remembering import remembered, remembered_each
 from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
@@ -81,12 +81,13 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
     streams, watch = Streams(authority, peers, metrics), WatchServicer(authority)
 
     def unary_method(method: MethodDescriptor) -> Unary:
-        servicer = servicers.get(method.containing_service.name)
-        admission = POLICY[method.full_name].admission
-        answer = _answer(authority, servicer, method, metrics)
+        service, admission = method.containing_service, POLICY[method.full_name].admission
+        counter = metrics.call(service.full_name, method.name) if metrics else None
+        answer = _answer(authority, servicers.get(service.name), method, counter)
         answer = limited(answer, admission, peers, metrics)
         answer = ways[sort_of(method.name)].around(answer, metrics)
-        return Unary(answer, refuses_unread(admission))
+        shortcut = CachedVerify(authority, counter, count) if method.name == "Verify" else None
+        return Unary(answer, shortcut, refuses_unread(admission))
 
     return {
         service.full_name: {
@@ -114,7 +115,10 @@ def _streaming(
 
 
 def _answer(
-    authority: Authority, servicer: object, method: MethodDescriptor, metrics: Metrics | None
+    authority: Authority,
+    servicer: object,
+    method: MethodDescriptor,
+    counter: CallMetrics | None,
 ) -> Answer:
     row = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
@@ -124,15 +128,7 @@ def _answer(
     serve = _learning(authority, serve)
     if method.name in MUTATIONS:
         serve = noting(authority, method.name, reader, serve)
-    counter = metrics.call(method.containing_service.full_name, method.name) if metrics else None
-    match servicer, method.name:
-        case KeyAuthorityServicer(), "Verify":
-            answer = remembered(serve, servicer.verify_again)
-        case KeyAuthorityServicer(), "BatchVerify":
-            answer = remembered_each(serve, servicer.batch_verify_again)
-        case _:
-            answer = packed(serve)
-    return unary(answer, counter)
+    return unary(packed(serve), counter)
 
 
 def _learning(authority: Authority, serve: Serve) -> Serve:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from keyauthority import convert
 from keyauthority.errors import (
@@ -16,13 +16,12 @@ from keyauthority.errors import (
 from keyauthority.model import VerdictCode
 from keyauthority.requests import Presentation
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Authority, Caller, Certified, Credential, Lasting
+from keyauthority_server.authority import Authority, Caller, Certified, Credential
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import credential_of, presented
 from keyauthority_server.rpc.interceptors import refuse, refuse_fields
 from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
-from keyauthority_server.rpc.remembering import Rested
 from keyauthority_server.rpc.rules import LIST_MAX
 from keyauthority_server.wire import Call
 
@@ -105,41 +104,22 @@ class KeyAuthorityServicer:
             await self._keys.revoke_presented(access_key, wanted, address_of(call.peer))
         )
 
-    async def verify(self, credential: Credential | Certified, request: pb.VerifyRequest) -> Rested:
+    async def verify(
+        self, credential: Credential | Certified, request: pb.VerifyRequest
+    ) -> pb.VerifyResponse:
         """See the proto."""
-        verified = await self._verification.verify(
-            credential, convert.presentation_from_proto(request)
-        )
-        self._counted((verified.verdict.code,))
-        answer = convert.verdict_to_proto(verified.verdict)
-        limited = verified.lasting and verified.lasting.limited
-        kept = convert.verdict_to_proto(limited.verdict) if limited else answer
-        return Rested(answer, (verified.lasting,), (kept,))
-
-    async def verify_again(self, lasting: Lasting, kept: bytes) -> bytes | None:
-        """Return the answer once more, if it stands; what its limits say is found out anew."""
-        if lasting.limited is None:
-            return kept if self.batch_verify_again((lasting,)) else None
-        verdict = await self._verification.drawn_again(lasting)
-        if verdict is None:
-            return None
+        query = convert.presentation_from_proto(request)
+        verdict = await self._verification.verify(credential, query)
         self._counted((verdict.code,))
-        if not verdict.valid:
-            return convert.verdict_to_proto(verdict).SerializeToString()
-        return kept + convert.standings_to_proto(verdict).SerializeToString()
+        return convert.verdict_to_proto(verdict)
 
     async def batch_verify(
         self, credential: Credential | Certified, request: pb.BatchVerifyRequest
-    ) -> Rested:
+    ) -> pb.BatchVerifyResponse:
         """See the proto."""
-        presentations = await self._items(request)
-        verified = await self._verification.verify_batch(credential, presentations)
-        self._counted(one.verdict.code for one in verified)
-        answer = convert.verdicts_to_proto(one.verdict for one in verified)
-        grounds = [
-            None if one.lasting is None or one.lasting.limited else one.lasting for one in verified
-        ]
-        return Rested(answer, grounds, answer.responses)
+        verdicts = await self._verification.verify_batch(credential, await self._items(request))
+        self._counted(verdict.code for verdict in verdicts)
+        return convert.verdicts_to_proto(verdicts)
 
     async def _items(self, request: pb.BatchVerifyRequest) -> list[Presentation]:
         """Check and read the items of a batch; InvalidArgument names `requests[i].field`."""
@@ -155,16 +135,6 @@ class KeyAuthorityServicer:
                 await slices.pause()
         refuse_fields(violations)
         return presentations
-
-    def batch_verify_again(self, grounds: Sequence[Lasting]) -> bool:
-        """Return True if answers that rest on these are given again, and counted.
-
-        A batch that is too large is refused, however well each of it is known.
-        """
-        stands = self._verification.again(grounds)
-        if stands:
-            self._counted(VerdictCode.VALID for _ in grounds)
-        return stands
 
     async def get_project_id(
         self, _: Call, request: pb.GetProjectIdRequest | None

@@ -1,4 +1,4 @@
-"""Looking at single records: what `Verify` stands on, and how it is known that it is fresh."""
+"""Reads of single records, and how each engine knows that records in memory are current."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from keyauthority.model import Revision
-from keyauthority_server.store.values import ANY, Proven, Sight, Sights, Wanted
+from keyauthority_server.store.values import ANY, Held, Proven, Sight, Sights, Wanted
 
 
-class Looks(Protocol):
-    """What answers Verify, and admits operators: the store, or what keeps its records."""
+class DatedReader(Protocol):
+    """Reads records whose age matters."""
+
+    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+        """Do what `Looks.look_many` does, and tell what is known of the state's age."""
+        ...
+
+
+class Looks(DatedReader, Protocol):
+    """Reads of single records, each as one consistent state."""
 
     async def look(
         self, access_key: str | None, operator: str | None, wanted: Wanted = ANY
     ) -> Sight:
         """Return a key with its project, and the key that `operator` names, as one state.
 
-        Whether the latter is an operator's is for the caller to check. Bound to be called for
-        every Verify: of a store one statement, one primary-key read for each part, as they are now.
-        Raises StoreStale for what must be proven and cannot be.
+        Whether the latter is an operator's is for the caller to check. One statement, a primary-key
+        read for each part. Raises StoreDamaged for a record that the log contradicts.
         """
         ...
 
@@ -29,10 +36,30 @@ class Looks(Protocol):
         """Return many keys, each with its project, and an operator's key, as one state."""
         ...
 
-    def stands_at(self, revision: Revision) -> bool:
-        """True if a look would be of the state of this revision, and that is known at once.
 
-        As fresh as a look: of a store the head of its log is read. Raises what a look does.
+@runtime_checkable
+class LocalLog(Protocol):
+    """What an engine offers whose log is read in the event loop, within microseconds."""
+
+    def head(self) -> Revision:
+        """Return the newest revision that is committed, by any process.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+    def outline(self, access_key: str) -> Held:
+        """Return a key with just what a token is compared with; it takes as long for an absent one.
+
+        No token has the digest of an absent key. The record is not compared with the log: for
+        refusals only.
+        """
+        ...
+
+    def changed_names(self, after: Revision, limit: int) -> Sequence[str] | None:
+        """Return access keys and project ids of the records changed after a revision.
+
+        None for more than `limit` changes.
         """
         ...
 
@@ -58,8 +85,4 @@ class Proving(Protocol):
 
     async def prove_each(self, seconds: float) -> None:
         """Commit from now on so often, for the first time before it returns, if that can be."""
-        ...
-
-    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
-        """Do what `Looks.look_many` does, and tell what the read has proven."""
         ...

@@ -82,18 +82,8 @@ def _project_row(table: str) -> str:
     return f"{_of(table, PROJECT_COLUMNS)}, {_PROJECT_EVIDENCE.format(table)}"
 
 
-# Verify's way: what tells whether a decoded record is still the one, and what makes no revision.
+# One state: the head of the log, a key with its project, and an operator's key.
 LOOK: Final = (
-    "SELECT log.revision, held.revision, held.last_used_time, held.digest, held.pepper_version,"
-    " project.project_id, project.revision,"
-    " operator.revision, operator.last_used_time, operator.digest, operator.pepper_version"
-    " FROM log"
-    " LEFT JOIN key AS held ON held.access_key = ?"
-    " LEFT JOIN project ON project.project_id = held.project_id"
-    " LEFT JOIN key AS operator ON operator.access_key = ?"
-    " WHERE log.id = 1"
-)
-LOOK_WHOLE: Final = (
     f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}, {_key_row('operator')}"
     " FROM log"
     " LEFT JOIN key AS held ON held.access_key = ?"
@@ -109,13 +99,13 @@ _FROM_ASKED: Final = (
     " WHERE log.id = 1 ORDER BY asked.place"
 )
 LOOK_MANY: Final = (
-    "SELECT log.revision, held.revision, held.last_used_time, held.digest, held.pepper_version,"
-    f" project.project_id, project.revision{_FROM_ASKED}"
-)
-LOOK_MANY_WHOLE: Final = (
     f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}{_FROM_ASKED}"
 )
 
+OUTLINE: Final = (
+    "SELECT project_id, mode, kind, revoke_time, supersede_time, digest, pepper_version"
+    " FROM key WHERE access_key = ?"
+)
 HEAD: Final = "SELECT revision FROM log WHERE id = 1"
 LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
 ADVANCE_TIME: Final = "UPDATE log SET time = ? WHERE id = 1"

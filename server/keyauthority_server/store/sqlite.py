@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -21,23 +21,30 @@ from keyauthority.clock import monotonic
 from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.private_files import explain
 from keyauthority_server.store import changes, digests
-from keyauthority_server.store.base import StoreRefused, StoreUnavailable, Transaction
+from keyauthority_server.store.base import (
+    StoreDamaged,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    Transaction,
+)
 from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.locks import LOCKS, WriteLock
 from keyauthority_server.store.pages import Pages
+from keyauthority_server.store.record_decoder import decode_look, decode_looks, decode_outline
 from keyauthority_server.store.records import Row, time_from
 from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.scopes import in_scope
-from keyauthority_server.store.sights import Decoder
 from keyauthority_server.store.sql import (
     GET_PROJECT,
     HEAD,
     LOG,
+    LOOK,
     LOOK_MANY,
-    LOOK_MANY_WHOLE,
     NAMES_CHANGED,
+    OUTLINE,
     Rows,
 )
 from keyauthority_server.store.sqlite_connection import (
@@ -66,6 +73,8 @@ from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.units import Unit, Units, answered
 from keyauthority_server.store.values import (
     ANY,
+    Held,
+    Proven,
     Scope,
     Sealer,
     Sight,
@@ -86,6 +95,7 @@ __all__ = [
 T = TypeVar("T")
 
 WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
+LOOKS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
 CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
 CLOSE_TIMEOUT: Final = 10.0  # seconds: what was handed in is answered by then, one way or the other
 
@@ -93,7 +103,6 @@ _LOST: Final = "the database was exchanged"
 
 _ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
 _LOOK_MANY: Final = _ASKED + LOOK_MANY
-_LOOK_MANY_WHOLE: Final = _ASKED + LOOK_MANY_WHOLE
 
 _log = structlog.get_logger(__name__)
 
@@ -172,47 +181,62 @@ class SqliteStore(Pages):
         self._pages = pages
         self._writer = writer
         self._identity = identity
-        self._decoder = Decoder(self._names_changed)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._tail = TailReader(rows)
-        self._log_id = log_id_from(self._counter()[0])
+        self._newest = Revision(0)
+        self._log_id = log_id_from(self._row(LOG)[0])
 
     @property
     def log_id(self) -> LogId:
         """The log that this store's revisions count in."""
         return self._log_id
 
+    def head(self) -> Revision:
+        """Return the newest revision that is committed, by any process."""
+        return self._followed(Revision(self._row(HEAD)[0]))
+
+    def outline(self, access_key: str) -> Held:
+        """Return a key with just what a token is compared with; see `LocalLog`."""
+        self._check_identity()
+        return decode_outline(access_key, self._rows.one(OUTLINE, (access_key,)))
+
+    def changed_names(self, after: Revision, limit: int) -> list[str] | None:
+        """Return the records changed after a revision; None for more than `limit` changes."""
+        self._check_identity()
+        rows = list(self._rows.each(NAMES_CHANGED, (after, limit + 1)))
+        return None if len(rows) > limit else [key or project for key, project in rows]
+
     async def look(
         self, access_key: str | None, operator: str | None, wanted: Wanted = ANY
     ) -> Sight:
         """Return a key with its project, and an operator's key, as they are now."""
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
-        return self._decoder.look(self._rows.one, access_key, operator)
+        sight = decode_look(self._row(LOOK, (access_key, operator)))
+        self._followed(sight.head)
+        return sight
 
     async def look_many(
         self, access_keys: Sequence[str], operator: str | None, wanted: Wanted = ANY
     ) -> Sights:
         """Return many keys, each with its project, and an operator's key, as they are now."""
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
-        return self._decoder.look_many(self._each, (*access_keys, operator))
+        if len(access_keys) == 1:
+            head, held, project, held_operator = await self.look(access_keys[0], operator)
+            return Sights(head, [(held, project)], held_operator)
+        self._check_identity()
+        names = json.dumps([*access_keys, operator])
 
-    def _each(self, names: Sequence[str | None], *, whole: bool) -> list[Row]:
-        """Return a row of LOOK_MANY, or of LOOK_MANY_WHOLE, for each of the names."""
-        statement = _LOOK_MANY_WHOLE if whole else _LOOK_MANY
-        return list(self._rows.each(statement, (json.dumps(names),)))
+        def read(rows: Rows) -> Sights:
+            return decode_looks(list(rows.each(_LOOK_MANY, (names,))))
 
-    def _names_changed(self, after: Revision, limit: int) -> list[Row]:
-        """Return rows of NAMES_CHANGED."""
-        return list(self._rows.each(NAMES_CHANGED, (after, limit)))
+        if len(access_keys) > LOOKS_IN_LOOP:
+            return await self.page(read)  # of a state that the loop may be beyond by now
+        sights = read(self._rows)
+        self._followed(sights.head)
+        return sights
 
-    def stands_at(self, revision: Revision) -> bool:
-        """True if the log ends with this revision."""
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
-        row = self._rows.one(HEAD)
-        return row is not None and row[0] == revision
+    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+        """Do what `look_many` does; the state is that of now."""
+        as_of = monotonic()
+        return Proven(await self.look_many(access_keys, operator), as_of)
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
         """Return the key, or None if it is absent or out of scope."""
@@ -223,8 +247,7 @@ class SqliteStore(Pages):
         """Return the project, or None if it is absent or out of scope."""
         if scope is not None and project_id not in scope:
             return None
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
+        self._check_identity()
         row = self._rows.one(GET_PROJECT, (project_id,))
         return None if row is None else stored_project(row)
 
@@ -233,8 +256,7 @@ class SqliteStore(Pages):
         if limit > CHANGES_IN_LOOP:
             as_of = monotonic()
             return await self.page(lambda rows: changes.read_changes(rows, after, limit, as_of))
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
+        self._check_identity()
         return self._tail.read(after, limit)
 
     async def moved(self, within: float) -> None:
@@ -247,7 +269,7 @@ class SqliteStore(Pages):
 
     async def newest_time(self) -> datetime | None:
         """Return the newest time that is committed, None for an empty log."""
-        time = self._counter()[3]
+        time = self._row(LOG)[3]
         return None if time is None else time_from(time)
 
     async def key_checks(self) -> Mapping[str, bytes]:
@@ -268,8 +290,7 @@ class SqliteStore(Pages):
 
     async def page(self, read: Callable[[Rows], T]) -> T:
         """Run `read` in one read transaction, in a thread."""
-        if self._identity.lost:
-            raise StoreUnavailable(_LOST)
+        self._check_identity()
         return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
 
     async def schema_differences(self) -> Sequence[str]:
@@ -297,8 +318,21 @@ class SqliteStore(Pages):
             if self._pages.in_transaction:
                 self._pages.run("COMMIT")
 
-    def _counter(self) -> Row:
-        row: Row | None = self._rows.one(LOG)
+    def _followed(self, head: Revision) -> Revision:
+        """Return the head of the log; StoreDamaged if an earlier read has shown a later one."""
+        if head < self._newest:
+            raise StoreDamaged(f"the log ends at change {head}, but had change {self._newest}")
+        self._newest = head
+        return head
+
+    def _check_identity(self) -> None:
+        if self._identity.lost:
+            raise StoreUnavailable(_LOST)
+
+    def _row(self, statement: str, values: Sequence[Any] = ()) -> Row:
+        """Return the row of a statement that reads the counter row, with or without others."""
+        self._check_identity()
+        row: Row | None = self._rows.one(statement, values)
         if row is None:
-            raise StoreRefused("the counter row is missing")
+            raise StoreError("the counter row is missing")
         return row

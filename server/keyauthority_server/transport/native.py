@@ -19,7 +19,7 @@ from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILAB
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
 from keyauthority_server.shedding import URGENT, Ground, Tally, busy
-from keyauthority_server.wire import Answer, Call, Refusal, unexpected
+from keyauthority_server.wire import Call, Refusal, Unary, unexpected
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
 WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
@@ -53,7 +53,7 @@ class Front:
     def __init__(
         self,
         address: str,
-        answers: Mapping[str, Answer],
+        methods: Mapping[str, Unary],
         limits: Limits,
         *,
         reuse_port: bool,
@@ -72,11 +72,12 @@ class Front:
             max_metadata_size=limits.metadata,
             reuse_port=reuse_port,
         )
-        numbers = self._front.add_methods([(path, False) for path in answers])
-        self._answers = dict(zip(numbers, answers.values(), strict=True))
+        numbers = self._front.add_methods([(path, False) for path in methods])
+        self._methods = dict(zip(numbers, methods.values(), strict=True))
+        self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
         self._urgent = frozenset(
             number
-            for number, path in zip(numbers, answers, strict=True)
+            for number, path in zip(numbers, methods, strict=True)
             if path.rpartition("/")[2] in URGENT
         )
         self._limits = limits
@@ -188,6 +189,8 @@ class Front:
     def _take(self, events: list[_Event]) -> list[_Event]:
         """Take calls for the time of one turn; return those that are left."""
         end = time.monotonic() + TURN_SECONDS
+        for begun in self._shortcuts:
+            begun.begin_turn()
         for place, (kind, call_id, number, body, _, details) in enumerate(events):
             if place and time.monotonic() > end:
                 return events[place:]
@@ -203,7 +206,12 @@ class Front:
                 self._front.fail(call_id, RESOURCE_EXHAUSTED, "too many calls at once")
             else:
                 metadata, peer, left = details
-                self._begin(call_id, self._answers[number](body, Call(metadata, peer)), left)
+                call, method = Call(metadata, peer), self._methods[number]
+                shortcut = method.shortcut
+                if shortcut is not None and (answered := shortcut(body, call)) is not None:
+                    self._front.respond(call_id, answered)
+                else:
+                    self._begin(call_id, method.answer(body, call), left)
         return []
 
     def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes], left: float | None) -> None:

@@ -192,7 +192,7 @@ class Server:
                 inside = self._streams.inside
                 yield name, self._gate.stream(follow, limits.watches, inside, refuses)
             elif self._front is None:
-                serve = _without_context(method.answer)
+                serve = _without_context(method)
                 limit = limits.urgent if name in URGENT else limits.calls
                 yield name, self._gate.unary(serve, limit, self._calls, refuses)
 
@@ -244,8 +244,8 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
 def _front(address: str, services: Services, *, reuse_port: bool, tally: Tally | None) -> Any:
     from keyauthority_server.transport.native import Front, Limits  # an extra: not all have it
 
-    answers = {
-        f"/{service}/{name}": method.answer
+    unary = {
+        f"/{service}/{name}": method
         for service, methods in services.items()
         for name, method in methods.items()
         if isinstance(method, Unary)
@@ -259,7 +259,7 @@ def _front(address: str, services: Services, *, reuse_port: bool, tally: Tally |
         KEEPALIVE_MS,
         KEEPALIVE_TIMEOUT_MS,
     )
-    return Front(address, answers, limits, reuse_port=reuse_port, tally=tally)
+    return Front(address, unary, limits, reuse_port=reuse_port, tally=tally)
 
 
 def _reader(callers: Callers) -> Read:

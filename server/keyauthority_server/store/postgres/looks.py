@@ -17,9 +17,9 @@ from keyauthority_server.store.postgres.connection import ConnectionLost, Patien
 from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
+from keyauthority_server.store.record_decoder import decode_pair
 from keyauthority_server.store.records import Row
-from keyauthority_server.store.sights import Decoder
-from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY_WHOLE
+from keyauthority_server.store.sql import GET_PROJECT, LOOK_MANY
 from keyauthority_server.store.turns import Turn, tell, tell_failure, waiting
 from keyauthority_server.store.values import Held, Sights
 
@@ -27,7 +27,7 @@ ASKED: Final = (
     "WITH asked (place, value) AS"
     " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
 )
-_LOOK_MANY: Final = ASKED + LOOK_MANY_WHOLE
+_LOOK_MANY: Final = ASKED + LOOK_MANY
 
 GROUP_MAX: Final = 1_000  # names: some 10 ms
 LOOK_SECONDS: Final = 2.0  # many times what a queue of looks takes
@@ -69,7 +69,6 @@ class Looking:
         self._rows = rows
         self._witness = witness
         self._heartbeat = heartbeat
-        self._decoder = Decoder()
 
     def serve(self, turns: list[Turn[Question, Answer]]) -> None:
         """Look, and answer all callers who still wait; on a new connection if one was lost."""
@@ -118,7 +117,7 @@ class Looking:
 
     def _pair(self, row: Row) -> Pair | StoreDamaged:
         try:
-            return self._decoder.pair(row)
+            return decode_pair(row)
         except StoreDamaged as damage:
             return damage
 

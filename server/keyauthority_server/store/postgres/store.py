@@ -153,10 +153,6 @@ class PostgresStore(Pages):
         """Return many keys, each with its project, and an operator's key, as they are now."""
         return (await self._ask(Question(tuple(access_keys), operator))).sights
 
-    def stands_at(self, revision: Revision) -> bool:
-        """False: to know it takes a way to the database."""
-        return False
-
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
         """Return the key, or None if it is absent or out of scope."""
         held = (await self.look(access_key, None)).held

@@ -1,0 +1,265 @@
+"""The record cache: keys and projects as of one position in the change log.
+
+Every record is stamped with the revision that it was read at and is shown only once the position
+has reached it. A read can therefore never undo a change that was applied. Nothing is dropped for
+its age: `freshness` decides for each call whether the position is current, and brings it up to date
+where that takes microseconds.
+
+**Only a proven token is answered from memory.** A token that was compared with the digest of a
+cached key is found again by a keyed hash, without parsing and without HMAC. Every other token reads
+its row, so neither truth nor timing of a refusal depends on the cache, and absence is never cached.
+
+**Bookkeeping** makes no change, so the cache does not follow it. A digest under another version of
+the pepper than the current one is read each time; so is last use, for those who ask for it
+(`Wanted.bookkeeping`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from keyauthority.model import Change, Key, Project, Revision
+from keyauthority_server.bounded import Bounded, weight_of
+from keyauthority_server.peppers import Keyring
+from keyauthority_server.records.freshness import Freshness
+from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.looks import DatedReader
+from keyauthority_server.store.values import ANY, Held, Sights, Wanted
+
+KEYS_MAX: Final = 100_000  # usual ones, of some 2 KB each, and as many projects
+TOKEN_MAX: Final = 128  # characters: no token is longer, and hashing a megabyte takes 1 ms
+PROOF_BYTES: Final = 16  # of a keyed hash: nobody can aim at the proof of another token
+
+_UNPROVEN: Final = b""
+
+
+class CachedKey:
+    """A key in memory. It is replaced, never altered, when its record changes."""
+
+    __slots__ = ("admission", "answer", "at", "held", "proof")
+
+    def __init__(self, at: Revision, held: Held) -> None:
+        self.at = at
+        """The record was so at this revision, and is until a change is applied."""
+        self.held = held
+        self.proof = _UNPROVEN
+        """The keyed hash of the token that has proven the key; see `RecordCache.prove`."""
+        self.answer: bytes | None = None
+        """The constant part of the answer to a VALID Verify, encoded once."""
+        self.admission: object = None
+        """How an operator's key was admitted last, for `services`."""
+
+
+class _CachedProject(NamedTuple):
+    at: Revision
+    project: Project
+
+
+class CacheCounts(NamedTuple):
+    """Counts since they were taken last."""
+
+    hit: int
+    """Tokens found proven."""
+    miss: int
+    """Reads of the store."""
+    catch_up: int
+    """Records dropped or replaced because the log had changes of them."""
+
+
+class RecordCache:
+    """Keys and projects of one process, for one event loop.
+
+    Where changes are fed to it, it is the feed's `Subscriber`, and `position` has to be set to what
+    subscribing returned.
+    """
+
+    def __init__(
+        self,
+        store: DatedReader,
+        freshness: Freshness,
+        peppers: Keyring,
+        keys_max: int = KEYS_MAX,
+    ) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._peppers = peppers
+        self._keys: Bounded[str, CachedKey] = Bounded(keys_max, self._forget_proof)
+        self._projects: Bounded[str, _CachedProject] = Bounded(keys_max)
+        self._proofs: dict[bytes, CachedKey] = {}
+        self._proof_key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
+        self._losses = 0
+        self._hits = 0
+        self._misses = 0
+        self._catch_ups = 0
+        self.position = Revision(0)
+        """All changes up to here have been applied: the revision of what is shown."""
+
+    @property
+    def staleness(self) -> float:
+        """How old, in seconds, an answer from memory may be; unbounded if that is unknown."""
+        return self._freshness.staleness
+
+    @property
+    def keys(self) -> int:
+        """How many keys are cached."""
+        return len(self._keys)
+
+    def is_current(self, wanted: Wanted = ANY) -> bool:
+        """True if records in memory may answer now; to be asked before they are used.
+
+        It holds until the event loop goes on. Raises StoreUnavailable.
+        """
+        return self._freshness.is_current(self, wanted)
+
+    def proven(self, token: str) -> CachedKey | None:
+        """Return the key that a token has proven, if it is cached and may be shown."""
+        cached = self._proofs.get(self._proof_of(token)) if len(token) <= TOKEN_MAX else None
+        if (
+            cached is None
+            or cached.at > self.position
+            or cached.held.pepper_version != self._peppers.current
+        ):
+            return None
+        self._hits += 1
+        return cached
+
+    def project(self, project_id: str) -> Project | None:
+        """Return a cached project, if it may be shown."""
+        cached = self._projects.get(project_id)
+        return None if cached is None or cached.at > self.position else cached.project
+
+    def prove(self, token: str, held: Held) -> None:
+        """Note that a token was compared with the digest of a key, if just that is cached."""
+        cached = self._keys.get(held.key.access_key)
+        if cached is not None and not cached.proof and _is_same(cached.held, held):
+            self._note_proof(self._proof_of(token), held.key.access_key)
+
+    async def read(
+        self, access_keys: Sequence[str], operator: str | CachedKey | None, wanted: Wanted = ANY
+    ) -> Sights:
+        """Read keys with their projects, and an operator's key, as one state; keep what is shown.
+
+        An operator's key that `proven` gave is not read again unless the log has moved. Raises
+        StoreStale for a state that must be proven and cannot be.
+        """
+        if isinstance(operator, CachedKey):
+            sights = await self._read(access_keys, None, wanted)
+            name = operator.held.key.access_key
+            if sights.head == self.position and self._keys.get(name) is operator:
+                return sights._replace(operator=operator.held)
+            operator = name
+        return await self._read(access_keys, operator, wanted)
+
+    def changed(self, changes: Sequence[Change], position: Revision) -> None:
+        """Apply changes that the feed tells of, and show that state from now on."""
+        for change in changes:
+            revision = Revision(change.revision)
+            for key in change.keys:
+                self._change_key(key, revision)
+            if change.project is not None and change.project.project_id in self._projects:
+                self._catch_ups += 1
+                self._keep_project(change.project, revision)
+        self.position = position
+
+    def beat(self, position: Revision, as_of: float) -> None:
+        """Do nothing: freshness is looked at when a call needs it."""
+
+    def lost(self, position: Revision) -> None:
+        """Forget everything, reads under way included: the log has lost changes."""
+        self.clear()
+        self._losses += 1
+        self.position = position
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Forget these records, by access key or project id."""
+        for name in names:
+            self._catch_ups += name in self._keys or name in self._projects
+            self._keys.drop(name)
+            self._projects.drop(name)
+
+    def clear(self) -> None:
+        """Forget all records."""
+        self._keys.clear()
+        self._projects.clear()
+        self._proofs.clear()
+
+    def take_counts(self) -> CacheCounts:
+        """Return the counts, and begin them again."""
+        counts = CacheCounts(self._hits, self._misses, self._catch_ups)
+        self._hits = self._misses = self._catch_ups = 0
+        return counts
+
+    async def _read(
+        self, access_keys: Sequence[str], operator: str | None, wanted: Wanted
+    ) -> Sights:
+        self._misses += 1
+        self._freshness.check_read(None, wanted)
+        losses = self._losses
+        sights, as_of = await self._store.look_proven(access_keys, operator)
+        if losses != self._losses:
+            raise StoreUnavailable("the log lost changes while it was read")
+        if self._freshness.check_read(as_of, wanted):
+            if sights.head > self.position:
+                self.is_current()
+            if sights.head >= self.position:
+                self._keep_all(sights)
+        return sights
+
+    def _proof_of(self, token: str) -> bytes:
+        return blake2b(token.encode(), key=self._proof_key, digest_size=PROOF_BYTES).digest()
+
+    def _keep_all(self, sights: Sights) -> None:
+        for held, project in sights.pairs:
+            if held is not None:
+                self._keep(CachedKey(sights.head, held))
+            if project is not None:
+                self._keep_project(project, sights.head)
+        if sights.operator is not None:
+            self._keep(CachedKey(sights.head, sights.operator))
+
+    def _keep(self, cached: CachedKey) -> None:
+        key = cached.held.key
+        present = self._keys.get(key.access_key)
+        if present is None or not _is_same(present.held, cached.held):
+            self._keys.keep(key.access_key, cached, weight_of(key))
+
+    def _keep_project(self, project: Project, at: Revision) -> None:
+        self._projects.keep(project.project_id, _CachedProject(at, project), weight_of(project))
+
+    def _change_key(self, key: Key, revision: Revision) -> None:
+        """Apply a change to a key: all of it but what no change tells of."""
+        cached = self._keys.get(key.access_key)
+        if cached is None:
+            return
+        self._catch_ups += 1
+        if key.revoke_time is not None and cached.at < revision:  # final: few ask for it again
+            self._keys.drop(key.access_key)
+            return
+        used = cached.held.key.last_used_time
+        changed = cached.held._replace(key=replace(key, last_used_time=used))
+        self._keep(CachedKey(revision, changed))
+        if cached.proof:  # no change alters a digest: the token is still the key's
+            self._note_proof(cached.proof, key.access_key)
+
+    def _note_proof(self, proof: bytes, access_key: str) -> None:
+        cached = self._keys.get(access_key)
+        if cached is not None and not cached.proof:
+            cached.proof = proof
+            self._proofs[proof] = cached
+
+    def _forget_proof(self, cached: CachedKey) -> None:
+        self._proofs.pop(cached.proof, None)
+
+
+def _is_same(one: Held, other: Held) -> bool:
+    """True if both are of one revision and have one digest: they differ in bookkeeping at most."""
+    return (
+        one.key.revision == other.key.revision
+        and one.pepper_version == other.pepper_version
+        and hmac.compare_digest(one.digest, other.digest)
+    )

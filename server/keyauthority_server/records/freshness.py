@@ -1,0 +1,145 @@
+"""When records in memory may be used: one rule per engine.
+
+SQLite reads the head of the log in each call, so its rule is exact in every process. A read of
+PostgreSQL is a network round trip, so a change feed keeps the cache up to date and a heartbeat
+bounds the age of what it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from keyauthority.clock import monotonic
+from keyauthority.model import Revision
+from keyauthority_server.store.base import StoreStale
+from keyauthority_server.store.looks import LocalLog, Proving
+from keyauthority_server.store.values import Wanted
+
+BEATS: Final = 5  # within the bound, so that a late one does not matter
+BEAT_SECONDS_MAX: Final = 0.2  # with any bound: a database that stops committing is noticed soon
+TURN_SECONDS: Final = 0.01  # a state that is found current is used for a turn of the event loop
+NAMES_MAX: Final = 256  # changes to catch up with one by one, some 100 µs; beyond, start empty
+
+
+class Followed(Protocol):
+    """The change feed, as far as freshness depends on it."""
+
+    @property
+    def as_of(self) -> float:
+        """No change that was committed before this moment is missing; see `values.Tail`."""
+        ...
+
+
+class CacheState(Protocol):
+    """What a rule sees of the cache, and does to it."""
+
+    position: Revision
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Forget these records."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all records."""
+        ...
+
+
+class Freshness(Protocol):
+    """Decides for each call whether the records in memory may answer it."""
+
+    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+        """Bring the cache up to date if that can be done at once; True if it may answer.
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+        """True if records may be kept that a read has shown; `as_of` None is before the read.
+
+        Raises StoreStale if the read is too old for `wanted`, or can only be.
+        """
+        ...
+
+    @property
+    def staleness(self) -> float:
+        """How old, in seconds, an answer from memory may be."""
+        ...
+
+
+class Uncached:
+    """Nothing is answered from memory: for a command beside a server."""
+
+    staleness = 0.0
+
+    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+        """False."""
+        return False
+
+    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+        """False: nothing is kept."""
+        return False
+
+
+class ExactFreshness:
+    """Each call reads the head of the log; records changed since are dropped first."""
+
+    staleness = 0.0
+
+    def __init__(self, log: LocalLog) -> None:
+        self._log = log
+
+    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+        """Drop what has changed since the cache's position."""
+        head, position = self._log.head(), cache.position
+        if head != position:
+            changed = self._log.changed_names(position, NAMES_MAX)
+            if changed:
+                cache.drop(changed)
+            else:  # too many to name, or not one although the log has moved
+                cache.clear()
+            cache.position = head
+        return not wanted.bookkeeping
+
+    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+        """True: each read is of committed state."""
+        return True
+
+
+class ProvenFreshness:
+    """The feed applies changes; a heartbeat proves that the database still commits."""
+
+    def __init__(self, store: Proving, feed: Followed, max_staleness: float) -> None:
+        """Never let the cache answer with a state older than `max_staleness`, in seconds."""
+        self._store = store
+        self._feed = feed
+        self._max_staleness = max_staleness
+
+    @property
+    def staleness(self) -> float:
+        """How old, in seconds, an answer from memory may be; unbounded if that is unknown."""
+        return max(monotonic() - self._feed.as_of, 0.0)
+
+    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+        """True if the position is new enough, for the caller and for this process's own changes."""
+        return (
+            wanted.at_least <= cache.position >= self._store.acknowledged
+            and not wanted.bookkeeping
+            and self._within(self._feed.as_of - TURN_SECONDS)
+        )
+
+    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+        """True if a heartbeat within the bound proves the read."""
+        proven = self._within(self._store.proven_at if as_of is None else as_of)
+        if wanted.proven and not proven:
+            raise StoreStale("no commit has proven in time that the database is the current one")
+        return proven
+
+    def _within(self, as_of: float) -> bool:
+        return monotonic() - as_of <= self._max_staleness
+
+
+def heartbeat_seconds(max_staleness: float) -> float:
+    """Return how often freshness has to be proven to stay within the bound, in seconds."""
+    return min(max_staleness / BEATS, BEAT_SECONDS_MAX)
