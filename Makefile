@@ -39,7 +39,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test prove check format proto bench build clean \
+.PHONY: help serve test prove check format proto docs bench build clean \
 	check-format check-lint check-types check-imports check-rules check-proto check-stubs
 
 help: ## Show this list
@@ -77,6 +77,9 @@ build: .venv/.dev ## Build the wheel into dist/
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-proto .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
+
+docs: .venv/.dev ## Print docs/python-api.md from the docstrings
+	$(BIN)/python .ci/python_api.py
 
 check-format: .venv/.dev
 	$(BIN)/ruff format --check
