@@ -132,6 +132,8 @@ def test_a_refused_call_is_one_line_and_exit_code_1(
         ["keys", "rotate", "--access-key", "KA", "--overlap", "soon"],
         ["projects", "update", "--project-id", "p"],
         ["projects", "suspend"],
+        ["projects", "create", "--display-name", "\udcff"],
+        ["keys", "show", "--access-key", "\udcff"],
         ["usage", "--granularity", "week"],
         ["keys", "show"],
         ["nonsense"],

@@ -47,6 +47,13 @@ def test_answer_that_cannot_be_written_is_one_line_and_exit_code_3(
     assert (3, expected) == (ended.returncode, ended.stderr)
 
 
+def test_exit_code_is_right_where_nothing_can_be_written(authority: FakeAuthority) -> None:
+    """Python would exit with 120 of its own, since it tries to write once more."""
+    authority.will(VALID_ANSWER)
+
+    assert 3 == _run(authority, "$K verify > /dev/full 2> /dev/full").returncode
+
+
 def test_closed_standard_output_is_misuse_and_nothing_is_sent(authority: FakeAuthority) -> None:
     """A secret that is shown once must not be made where it cannot be shown."""
     ended = _run(authority, "$K keys create --kind secret >&-")

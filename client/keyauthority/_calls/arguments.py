@@ -23,8 +23,10 @@ def refusing(build: Callable[P, R]) -> Callable[P, R]:
     def built(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return build(*args, **kwargs)
+        # Not chained: an error of encoding holds the text, which may be a secret.
+        except UnicodeEncodeError:
+            raise InvalidArgument("a text cannot be sent: it is not valid Unicode") from None
         except ValueError as error:
-            # Not chained: an error of encoding holds the text, which may be a secret.
             raise InvalidArgument(str(error)) from None
 
     return built

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from keyauthority import __version__
 from keyauthority.cli.audit import audit
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
-from keyauthority.cli.output import say
+from keyauthority.cli.output import discard, say
 from keyauthority.cli.projects import projects
 from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
@@ -66,19 +64,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SystemExit:  # click's answer to a reader that went away
         return _READER_GONE
     except OSError as failed:
-        _discard_output()
+        discard(sys.stdout)
         say(f"keyauthority: cannot write the answer: {failed.strerror}")
         return CANNOT_TELL
     except Exception:  # noqa: BLE001 - Python would exit with 1, which says "refused"
         say(traceback.format_exc())
         return CANNOT_TELL
     return code if isinstance(code, int) else 0
-
-
-def _discard_output() -> None:
-    """Drop the buffered output: Python would try to write it again at exit, and fail again."""
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message(failed: click.ClickException) -> str:

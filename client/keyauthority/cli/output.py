@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import Final, TextIO
 
 import click
 from google.protobuf.json_format import MessageToJson
@@ -55,8 +55,16 @@ def show(text: str) -> None:
 
 def say(text: str) -> None:
     """Write on standard error, if it can be written to: the exit code says the rest."""
-    with contextlib.suppress(OSError):
+    try:
         click.echo(text, err=True)
+    except OSError:
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Drop the buffered text of a stream: Python would try to write it at exit, and fail again."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

@@ -46,10 +46,10 @@ def create(
     request_id: str,
 ) -> None:
     """Make a project."""
-    request = calls.create_project(
-        display_name or "", parameters.label_map(labels), rate_limit, request_id
-    )
     with connected() as authority:
+        request = calls.create_project(
+            display_name or "", parameters.label_map(labels), rate_limit, request_id
+        )
         written = authority._create_project(request)  # with its log_id, which the proto's JSON has
     if wants_json():
         print_json(created_project_to_proto(written))
