@@ -75,6 +75,12 @@ class Cluster:
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             self._user = (str(nobody.pw_uid), str(nobody.pw_gid))
+        self.give(folder)
+
+    def give(self, folder: Path) -> None:
+        """Give a folder to the user that the server runs as."""
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
             shutil.chown(folder, nobody.pw_uid, grp.getgrgid(nobody.pw_gid).gr_name)
 
     def make(self) -> None:
@@ -174,13 +180,15 @@ class Cluster:
         )
         assert 0 == done.returncode, done.stderr.decode()
 
-    def _command(self, program: str, *arguments: str | Path) -> Sequence[str | Path]:
+    def as_its_user(self, *command: str | Path) -> Sequence[str | Path]:
         """Return the command line that runs a program as the server's user, and ends it with us.
 
         A process of Python's becomes it: to fork here, with gRPC's threads about, is not safe.
         """
-        launched = (sys.executable, "-I", "-S", "-c", _LAUNCH)
-        return (*launched, *self._user, binaries() / program, *arguments)
+        return (sys.executable, "-I", "-S", "-c", _LAUNCH, *self._user, *command)
+
+    def _command(self, program: str, *arguments: str | Path) -> Sequence[str | Path]:
+        return self.as_its_user(binaries() / program, *arguments)
 
     @property
     def _data(self) -> Path:
@@ -209,7 +217,8 @@ def _empty(url: str) -> None:
         connection.execute("SET session_replication_role = replica")  # no trigger, no order
         for (table,) in tables:
             connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608 - a table's name
-        connection.execute(_NEW_LOG)
+        for statement in _NEW:
+            connection.execute(statement)
 
 
 _END_SESSIONS: Final = (
@@ -220,9 +229,10 @@ _TABLES: Final = (
     "SELECT table_name FROM information_schema.tables"
     " WHERE table_schema = 'public' AND table_name <> 'keyauthority_migration'"
 )
-_NEW_LOG: Final = (
-    "INSERT INTO log (id, log_id, revision, hash, time, closed)"
-    " VALUES (1, gen_random_uuid(), 0, '', NULL, 0)"
+_NEW: Final = (
+    "INSERT INTO log VALUES (1, gen_random_uuid(), 0, '', NULL, 0)",
+    "INSERT INTO handover (id, database_id, completed) VALUES (1, gen_random_uuid(), 0)",
+    "INSERT INTO counter_state (id, closed) VALUES (1, 0)",
 )
 
 

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
@@ -30,10 +31,32 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 3_000,  # ms
 }
-_SET: Final = (
-    "SELECT set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),"
-    " set_config('idle_in_transaction_session_timeout', $3, false),"
-    " set_config('default_transaction_isolation', 'read committed', false)"
+# Where a session leads, by names that no search_path can redirect. Behind a pooler the process that
+# answers is not the one that the connection was told of. Tables are looked for where they are, else
+# where they will be made.
+_WHERE: Final = (
+    "SELECT pg_catalog.pg_backend_pid(), coalesce("
+    "(SELECT relnamespace::pg_catalog.regnamespace::pg_catalog.text FROM pg_catalog.pg_class"
+    " WHERE oid = pg_catalog.to_regclass('keyauthority_migration')),"
+    " pg_catalog.quote_ident(pg_catalog.current_schema())),"
+    " pg_catalog.current_setting('session_replication_role')"
+)
+# All that durability, freshness and the meaning of a statement rest on. The defaults of a role or
+# database can be changed at any time, and a pooler may give each transaction another session.
+_SETTINGS: Final = sql.SQL(
+    "SELECT pg_catalog.set_config(name, value, {local}) FROM (VALUES"
+    " ('search_path', {schema}),"
+    " ('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')"
+    " WHEN {kept} THEN {kept} ELSE {commits} END),"
+    " ('client_min_messages', 'warning'),"  # a cancelled replication is told by a warning
+    " ('row_security', 'off'),"  # an error, instead of rows that are left out in silence
+    " ('statement_timeout', {statement}),"
+    " ('lock_timeout', {lock}),"
+    " ('idle_in_transaction_session_timeout', {idle}),"
+    " ('default_transaction_isolation', 'read committed'),"
+    " ('transaction_timeout', '0')"  # PostgreSQL 17 and later
+    ") AS wanted (name, value)"
+    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
 )
 _REPLICATION_CANCELLED: Final = "SyncRepWaitForLSN"  # the text of its warning is in any language
 _WAIT_SECONDS: Final = 0.1  # how often a wait looks at its end
@@ -65,12 +88,18 @@ class Patience(NamedTuple):
     """By the server, for a lock that somebody else holds."""
     idle: float
     """By the server, for the next statement of a transaction that holds others up."""
+    replicated: bool = True
+    """False: a commit waits for the disk of the primary, and for no standby."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose every wait has an end."""
 
     patience = 5.0
+    pooled = False
+    """True behind a pooler: each transaction may run in another session."""
+    settings = ""
+    """A statement that each transaction begins with."""
     unreplicated = False
     """True once a commit was answered that somebody cancelled before a standby had it."""
 
@@ -115,12 +144,50 @@ def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
     connection.add_notice_handler(connection.notice)
     connection.adapters.register_dumper(int, Int8Dumper)  # else each size is a statement of its own
     try:
-        ends = (patience.server, patience.lock, patience.idle)
-        connection.execute(_SET, [str(round(seconds * 1000)) for seconds in ends])
+        _settle(connection, patience)
     except psycopg.Error as error:
         connection.close()
         raise store_error(error) from error
+    except StoreError:
+        connection.close()
+        raise
     return connection
+
+
+def _settle(connection: Connection, patience: Patience) -> None:
+    """Learn where the connection leads, and settle how its transactions begin."""
+    found = connection.execute(_WHERE).fetchone()
+    if found is None or found[1] is None:
+        raise StoreRefused("the search_path of the role names no schema that exists")
+    process, schema, triggers = found
+    if triggers != "origin":
+        raise StoreRefused(
+            f"session_replication_role is {triggers}: the triggers that guard the log are off; "
+            f"ALTER ROLE ... RESET session_replication_role"
+        )
+    words = {
+        "schema": f"{schema}, pg_temp",
+        "kept": "remote_apply" if patience.replicated else "local",
+        "commits": "on" if patience.replicated else "local",
+        "statement": _milliseconds(patience.server),
+        "lock": _milliseconds(patience.lock),
+        "idle": _milliseconds(patience.idle),
+    }
+
+    def settings(*, local: bool) -> str:
+        literals = {name: sql.Literal(word) for name, word in (words | {"local": local}).items()}
+        return _SETTINGS.format(**literals).as_string(connection)
+
+    connection.settings = settings(local=True)
+    connection.pooled = process != connection.info.backend_pid
+    if connection.pooled:
+        connection.prepare_threshold = None  # a prepared statement is of one session
+    else:
+        connection.execute(settings(local=False))
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
 
 
 def store_error(error: psycopg.Error) -> StoreError:

@@ -8,10 +8,10 @@ from typing import Final
 
 from keyauthority_server.store.copying import COUNTERS, SERIALS, TABLES
 from keyauthority_server.store.postgres.connection import Patience, parameters
+from keyauthority_server.store.postgres.counters import HOLD_UP_DRAWS
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
 from keyauthority_server.store.postgres.witness import FIRST_LOCK
-from keyauthority_server.store.postgres.writer import make_durable
 
 # Longer than what is waited for at the other end of the copy, between two statements.
 PATIENCE: Final = Patience(statement=120, server=0, lock=10, idle=120)
@@ -33,7 +33,7 @@ class PostgresPlace:
 
     def __init__(self, url: str) -> None:
         """Connect; raises StoreRefused with one line, and StoreError."""
-        self._rows = PostgresRows(parameters(url), PATIENCE, _admit)
+        self._rows = PostgresRows(parameters(url), PATIENCE, check_schema)
         self._rows.ready()
 
     @property
@@ -59,8 +59,8 @@ class PostgresPlace:
 
     @contextmanager
     def writing_counters(self) -> Iterator[None]:
-        """Commit at the end; who draws waits for the rows that were changed."""
-        with self._transaction("BEGIN"):
+        """Hold up all who draw, and commit at the end."""
+        with self._transaction(HOLD_UP_DRAWS):
             yield
 
     def opened_as(self, log_id: str, revision: int) -> None:
@@ -85,8 +85,3 @@ class PostgresPlace:
 def open_place(url: str) -> PostgresPlace:
     """Open a database, which `migrate` has made, as one end of a copy."""
     return PostgresPlace(url)
-
-
-def _admit(rows: PostgresRows) -> None:
-    make_durable(rows)
-    check_schema(rows)

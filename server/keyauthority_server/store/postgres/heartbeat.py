@@ -23,7 +23,6 @@ from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.witness import Witness
-from keyauthority_server.store.postgres.writer import admit_writer
 
 BEAT_PATIENCE: Final = 2.0  # seconds for one commit: after that another host may answer
 PAUSE_SECONDS: Final = 0.05  # at least, between two beats
@@ -51,7 +50,7 @@ class Heartbeat:
 
     def __init__(self, to: Mapping[str, Any], witness: Witness) -> None:
         self._rows = PostgresRows(to, _PATIENCE, self._admitted)
-        self._admit = admit_writer(witness)
+        self._admit = witness.admit
         self._server = secrets.token_hex(16)
         self._number = 0
         self._goes_on = False
@@ -97,15 +96,21 @@ class Heartbeat:
     def beat(self) -> None:
         """Commit a beat; StoreError if it was not, or nobody knows."""
         self._rows.ready()
-        if not self._goes_on:
-            self._rows.run(_CLEAN)
+        clean = not self._goes_on
         self._number += 1
         number, started = self._number, monotonic()
         # It may be seen before this process is told of its commit: it then proves the one before,
         # if that was committed on the same connection, and so in the same database.
         self._proofs[number] = self._proofs[number - 1] if self._goes_on else NEVER
         self._proofs.pop(number - _REMEMBERED, None)
-        self._rows.run(_BEAT, (self._server, number))
+        try:
+            self._rows.begin()
+            if clean:
+                self._rows.run(_CLEAN)
+            self._rows.run(_BEAT, (self._server, number))
+            self._rows.commit()
+        finally:
+            self._rows.roll_back()
         self._proofs[number] = self.proven_at = started
         self._goes_on = True
 

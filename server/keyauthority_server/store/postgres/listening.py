@@ -24,7 +24,7 @@ LISTEN_SECONDS: Final = 10.0  # for a connection and its first statement
 _LISTEN: Final = "LISTEN keyauthority"
 # A transaction of its own, behind the one that it tells of: nothing that is wrong with it undoes a
 # change. Nobody waits for it, the standby neither.
-_TELL: Final = "BEGIN; SET LOCAL synchronous_commit = off; NOTIFY keyauthority; COMMIT"
+_TELL: Final = "SET LOCAL synchronous_commit = off; NOTIFY keyauthority; COMMIT"
 
 _log = structlog.get_logger(__name__)
 
@@ -97,5 +97,5 @@ class Listening:
 def tell(rows: PostgresRows) -> None:
     """Tell all who listen that changes were committed; if that fails they find out later."""
     with contextlib.suppress(StoreError):
-        rows.run(_TELL)
+        rows.begin(_TELL)
     rows.roll_back()

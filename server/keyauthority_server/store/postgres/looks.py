@@ -97,7 +97,10 @@ class Looking:
         self._rows.drop()
 
     def _answers(self, questions: Sequence[Question]) -> list[Answer | Exception]:
-        self._rows.ready()
+        with self._rows.reading():
+            return self._read(questions)
+
+    def _read(self, questions: Sequence[Question]) -> list[Answer | Exception]:
         newest = self._witness.newest
         proven = any(one.proven for one in questions)
         as_of = self._heartbeat.seen(self._rows) if proven else NEVER

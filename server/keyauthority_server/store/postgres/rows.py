@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Final
 
@@ -65,11 +66,25 @@ class PostgresRows:
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
 
-    def begin(self, statement: str) -> None:
-        """Begin a transaction with a text of one or more statements; connect if need be."""
+    def begin(self, then: str = "", *, snapshot: bool = False) -> Any:
+        """Begin a transaction, with the settings that all rests on; connect if need be.
+
+        A `snapshot` shows one state, and is read only. `then` are further statements, sent with
+        the first; returned is the first row of the last of them.
+        """
         self.failure = None
         self.ready()
-        self.run(statement)
+        return self._begin(then, snapshot=snapshot)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """See that all statements inside are read from one database; connect if need be.
+
+        A pooler may lead each transaction to another, so there they share one.
+        """
+        self.ready()
+        with self._together():
+            yield
 
     def commit(self) -> None:
         """Commit. ConnectionLost says that nobody knows; any other error, that nothing was."""
@@ -105,7 +120,8 @@ class PostgresRows:
             return
         self._connection = connect(self._to, self._patience)
         try:
-            self._admit(self)
+            with self._together():
+                self._admit(self)
         except BaseException:
             self.drop()
             raise
@@ -115,6 +131,29 @@ class PostgresRows:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def _begin(self, then: str, *, snapshot: bool) -> Any:
+        mode = "REPEATABLE READ READ ONLY" if snapshot else "READ COMMITTED"
+        steps = [f"BEGIN ISOLATION LEVEL {mode}", self._live().settings, then]
+        try:
+            cursor = self._run("; ".join(filter(None, steps)), ())
+            while cursor.nextset():
+                pass
+            return cursor.fetchone() if cursor.description else None
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._noted(error) from error
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        if not self._live().pooled:
+            yield
+            return
+        try:
+            self._begin("", snapshot=False)
+            yield
+            self.commit()
+        finally:
+            self.roll_back()
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         # Without values it may be several statements, and is not prepared.

@@ -24,7 +24,11 @@ _PATIENCE: Final = Patience(statement=MIGRATE_SECONDS, server=0, lock=MIGRATE_SE
 
 _TABLE: Final = "keyauthority_migration"  # what a database of ours is known by
 _TABLES: Final = (
-    "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+    "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
+    " ON n.oid = c.relnamespace WHERE n.nspname = pg_catalog.current_schema()"
+    " AND c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d"
+    " WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid"
+    " AND d.deptype = 'e')"  # what an extension owns is nobody's data
 )
 _MAKE: Final = f'CREATE TABLE IF NOT EXISTS {_TABLE} (name TEXT COLLATE "C" NOT NULL PRIMARY KEY)'
 _APPLIED: Final = f"SELECT name FROM {_TABLE}"  # noqa: S608 - a text of this module's own
@@ -61,8 +65,8 @@ def is_made(url: str) -> bool:
     """True if the database is ours, of whatever version; StoreRefused if it is somebody else's."""
     rows = PostgresRows(parameters(url), _PATIENCE, _check_encoding)
     try:
-        rows.ready()
-        return _is_ours(rows)
+        with rows.reading():
+            return _is_ours(rows)
     finally:
         rows.drop()
 
@@ -114,7 +118,7 @@ def _expected(rows: PostgresRows, applied: set[str]) -> Shape:
 
 def _migrate(rows: PostgresRows) -> None:
     try:
-        rows.begin("BEGIN")
+        rows.begin()
         if not _is_ours(rows):
             rows.run(_MAKE)
         applied = _applied(rows)
@@ -132,7 +136,7 @@ def _beaten(rows: PostgresRows, error: StoreError) -> bool:
     """True if another starter has done it meanwhile, or is about to: then look again."""
     if isinstance(error, StoreUnavailable):
         return False
-    with suppress(StoreError):
+    with suppress(StoreError), rows.reading():
         return isinstance(error, StatementFailed) and _is_ours(rows)
     return False
 

@@ -31,7 +31,7 @@ from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Que
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.witness import Witness
-from keyauthority_server.store.postgres.writer import Writing, admit_writer
+from keyauthority_server.store.postgres.writer import Writing
 from keyauthority_server.store.records import time_from
 from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sql import LOG, Rows
@@ -56,7 +56,6 @@ HEARING_POLL_SECONDS: Final = 0.1  # how late a beat is seen, which nobody gives
 DEAF_POLL_SECONDS: Final = 0.02  # how late another process's commit is seen without word of it
 TRIES: Final = 2  # of a read, the second on a new connection
 _PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page takes 50 ms
-_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +71,7 @@ def open_store(url: str, seal: Sealer, *, checked: bool = True) -> PostgresStore
         looks=PostgresRows(to, looks.PATIENCE, witness.admit),
         pages=PageRows(to, _PAGES, witness.admit),
         tail=PostgresRows(to, looks.PATIENCE, witness.admit),
-        writer=PostgresRows(to, writer.PATIENCE, admit_writer(witness)),
+        writer=PostgresRows(to, writer.PATIENCE, witness.admit),
         heartbeat=Heartbeat(to, witness),
         listening=Listening(to),
     )
@@ -244,36 +243,36 @@ class PostgresStore(Pages):
             self._witness.check_now(rows, newest)
             return read(rows)
 
-        return _read(self._pages, _BEGIN, checked)
+        return _read(self._pages, checked, snapshot=True)
 
     def _read_tail(self, after: int, limit: int) -> Tail:
         newest, now = self._witness.newest, monotonic()
 
         def read(rows: PostgresRows) -> Tail:
             as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
-            return changes.read_changes(rows, after, limit, as_of)
+            tail = changes.read_changes(rows, after, limit, as_of)
+            self._witness.check(rows, tail.head, newest)
+            return tail
 
-        tail = _read(self._tail, None, read)
-        self._witness.check(self._tail, tail.head, newest)
-        return tail
+        return _read(self._tail, read)
 
 
-def _read(rows: PostgresRows, begin: str | None, read: Callable[[PostgresRows], T]) -> T:
-    """Read; once more on a new connection if the first was lost. `begin` makes it one state."""
+def _read(rows: PostgresRows, read: Callable[[PostgresRows], T], *, snapshot: bool = False) -> T:
+    """Read; once more on a new connection if the first was lost. A `snapshot` is one state."""
     for _ in range(1, TRIES):
         try:
-            return _read_once(rows, begin, read)
+            return _read_once(rows, read, snapshot=snapshot)
         except ConnectionLost:
             continue
-    return _read_once(rows, begin, read)
+    return _read_once(rows, read, snapshot=snapshot)
 
 
-def _read_once(rows: PostgresRows, begin: str | None, read: Callable[[PostgresRows], T]) -> T:
-    if begin is None:
-        rows.ready()
-        return read(rows)
+def _read_once(rows: PostgresRows, read: Callable[[PostgresRows], T], *, snapshot: bool) -> T:
+    if not snapshot:
+        with rows.reading():
+            return read(rows)
     try:
-        rows.begin(begin)
+        rows.begin(snapshot=True)
         found = read(rows)
         rows.commit()
     finally:

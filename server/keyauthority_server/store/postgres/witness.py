@@ -86,6 +86,16 @@ class Witness:
         if head > self._mark.revision:
             self._note(_head(rows)[1])
 
+    def check_writable(self, rows: PostgresRows, head: Revision) -> None:
+        """Raise ConnectionLost if a transaction that has the lock lacks changes that were seen.
+
+        Behind a pooler each transaction may lead to another database.
+        """
+        if head < self._newest:
+            newest = self._newest
+            rows.drop()
+            raise _lacking(head, newest)
+
     def check_now(self, rows: PostgresRows, newest: Revision) -> None:
         """Do what `check` does, with the head as the connection shows it now."""
         self.check(rows, _head(rows)[1].revision, newest)
@@ -116,5 +126,5 @@ def _lacking(head: Revision, newest: Revision) -> ConnectionLost:
     return ConnectionLost(f"the database ends at {head}, but has acknowledged {newest}")
 
 
-FIRST_LOCK: Final = "BEGIN; SELECT revision FROM log WHERE id = 1 FOR UPDATE"
-"""Begins a transaction that writes: one at a time, over all servers."""
+FIRST_LOCK: Final = "SELECT revision FROM log WHERE id = 1 FOR UPDATE"
+"""The first statement of a transaction that writes: one at a time, over all servers."""

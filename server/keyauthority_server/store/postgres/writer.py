@@ -8,12 +8,13 @@ over. After a COMMIT that was not answered nobody knows, and nothing is tried an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from keyauthority.clock import monotonic
+from keyauthority.model import Revision
 from keyauthority_server.store.base import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import Patience
 from keyauthority_server.store.postgres.listening import tell
@@ -26,11 +27,6 @@ GROUP_MAX: Final = 128  # units; bounds how long other servers wait: some 100 ms
 WRITE_SECONDS: Final = 5.0  # more than a queue of writers takes, less than callers wait
 RETRY_SECONDS: Final = 0.1  # between two tries of a group
 PATIENCE: Final = Patience(statement=WRITE_SECONDS + 3, server=0, lock=WRITE_SECONDS - 1, idle=3)
-_DURABLE: Final = (  # said by the session itself, which no default that is changed later overrides
-    "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
-    " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
-)
-
 _log = structlog.get_logger(__name__)
 
 
@@ -38,8 +34,9 @@ class Writing:
     """The job of the thread that writes the database."""
 
     def __init__(self, rows: PostgresRows, seal: Sealer, witness: Witness) -> None:
-        """Take over `rows`, which `admit_writer` has looked at."""
+        """Take over `rows`."""
         self._rows = rows
+        self._witness = witness
         self._units = Units(rows, seal, witness.committed)
         self._pause = threading.Event()
 
@@ -61,7 +58,10 @@ class Writing:
     def _served(self, units: Sequence[Unit], *, last: bool) -> bool:
         """Try to commit a group; False if nothing was done and it is to be tried again."""
         try:
-            self._rows.begin(FIRST_LOCK)
+            row = self._rows.begin(FIRST_LOCK)
+            if row is None:
+                raise StoreUnavailable("the counter row is missing")
+            self._witness.check_writable(self._rows, Revision(row[0]))
             answer = self._units.run(units)
         except StoreError as error:
             self._rows.roll_back()
@@ -82,18 +82,3 @@ class Writing:
         _log.error("store_write_failed", error=str(error))
         self._units.fail(units, error)
         return True
-
-
-def admit_writer(witness: Witness) -> Callable[[PostgresRows], None]:
-    """Return what looks at a writer's connection: its commits must survive a loss of power."""
-
-    def admit(rows: PostgresRows) -> None:
-        make_durable(rows)
-        witness.admit(rows)
-
-    return admit
-
-
-def make_durable(rows: PostgresRows) -> None:
-    """Let the commits of a connection survive a loss of power, whatever the database's default."""
-    rows.run(_DURABLE)
