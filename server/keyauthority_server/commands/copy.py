@@ -19,7 +19,7 @@ from keyauthority_server.config import Config, ConfigError, StoreUrl
 from keyauthority_server.peppers import Keyring, KeyringError
 from keyauthority_server.store import copying, digests, engines
 from keyauthority_server.store.base import StoreError
-from keyauthority_server.store.copying import CopiedLog, Place
+from keyauthority_server.store.copying import COUNTERS, CopiedLog, Place
 
 NICE: Final = 10  # servers come first
 
@@ -74,10 +74,10 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
         recognise([audit_key], versions, empty=not filled)
         engines.migrate(target_url)
         with _place(target_url, source=False) as target:
-            head = copying.begin(source, target)
+            head = copying.begin(source, target, str(target_url))
             say(f"{source_url} is closed for writing at revision {head.revision}")
-            copying.copy_rows(source, target)
-            copied = copying.compare(source, target, head)
+            copying.copy_rows(source, target, head)
+            compared = copying.compare(source, target, head)
             verified = asyncio.run(verify(CopiedLog(target), audit_key))
             if verified.findings:
                 revision, what = verified.findings[0]
@@ -85,8 +85,10 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
                     f"the copy stays closed, its log is not as it was written: "
                     f"revision {revision}: {what}; see audit verify"
                 )
-            copying.finish(target, head)
-    say(" ".join(f"{name}={count}" for name, count in copied.rows.items()))
+            counters = copying.copy_counters(source, target, head)
+            copying.finish(source, target, head)
+    rows = {**compared, COUNTERS.name: counters}
+    say(" ".join(f"{name}={count}" for name, count in rows.items()))
     say(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
     say(
         f"start the servers with the URL of --to as their --store, at once: those on the source "

@@ -1,13 +1,15 @@
 """A copy of a whole store into another, of whatever engine: closed source, unfinished target.
 
 1. The source is closed for writing, bookkeeping too, before the first row is read. So it stays as
-   it is, and a copy that was killed goes on behind the last row that it has written.
+   it is, and a copy that was killed goes on behind the last row that it has written. Closing
+   records the id of the target: only this target can be continued or abandoned.
 2. The target is closed from its first row on, and its log bears no hash until all rows are there:
    no server starts on it, and nobody takes it for a source.
-3. Every row is compared, and the caller verifies the chain. Only then the target is opened.
-
-The counters of limits come last. Draws that a server makes from the source after that are
-forgotten, as those of the last moments before a loss of power are.
+3. Every row is compared, and the caller verifies the chain.
+4. The counters of limits come last. The source closes them first, so no draw is forgotten: a
+   server that still runs on it answers UNAVAILABLE for keys with limits.
+5. The source records that it was handed over, for good, and then the target is opened. That record
+   decides: before it the copy can be abandoned, after it the target alone is the authority.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.counters import COUNTERS_CLOSED
 from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.pages import Evidence
 from keyauthority_server.store.records import Row
@@ -95,9 +98,9 @@ TABLES: Final = (
 )
 COUNTERS: Final = Table("counter", ("name", "start", "used"), "name", "")
 """Which an engine may keep apart."""
-NOT_COPIED: Final = frozenset({"log", "heartbeat"})
-"""Tables whose rows are not: the one of the log is written by `begin` and `finish`, and what proves
-the freshness of one database proves nothing of another."""
+NOT_COPIED: Final = frozenset({"log", "heartbeat", "handover", "counter_state"})
+"""Tables whose rows are not: those of one database say nothing of another, and the one of the log
+is written by `begin` and `finish`."""
 SERIALS: Final = ("usage", "refused")
 """Tables whose `id` the engine gives itself."""
 
@@ -147,12 +150,17 @@ class Head(NamedTuple):
     closed: bool
 
 
-class Copied(NamedTuple):
-    """What the target holds."""
+class Handover(NamedTuple):
+    """The row that says to which database this one was, or is being, copied."""
 
-    head: Head
-    rows: dict[str, int]
-    """Of each table."""
+    database_id: str
+    """Of this database, whichever log it holds."""
+    target_id: str | None
+    """The `database_id` of the target; None if no copy was begun."""
+    target: str | None
+    """The target's URL, without a password."""
+    completed: bool
+    """The target is the authority from now on."""
 
 
 def head_of(place: Place) -> Head:
@@ -164,11 +172,20 @@ def head_of(place: Place) -> Head:
     return Head(log_id_from(log_id), revision_from(revision), bytes(hash_), time, bool(closed))
 
 
-def begin(source: Place, target: Place) -> Head:
+def handover_of(place: Place) -> Handover:
+    """Return the row of the handover; raises StoreError."""
+    row = place.rows.one(_HANDOVER)
+    if row is None:
+        raise StoreRefused("the database is damaged: it has no row in the table handover")
+    database_id, target_id, target, completed = row
+    return Handover(database_id, target_id, target, bool(completed))
+
+
+def begin(source: Place, target: Place, target_name: str) -> Head:
     """Close the source for writing, durably, and mark the target as an unfinished copy of it.
 
     Returns the head of the source, which moves no more. Raises StoreRefused, and changes nothing,
-    unless the source is whole and the target is empty, or an unfinished copy of that source.
+    unless the source is whole and the target is empty, or the target that closed this source.
     """
     if source.identity == target.identity:
         raise StoreRefused("source and target are the same database")
@@ -177,41 +194,76 @@ def begin(source: Place, target: Place) -> Head:
         raise StoreRefused("the source is empty")
     if not head.hash:
         raise StoreRefused("the source is a copy that was not finished")
+    target_id = handover_of(target).database_id
     if not head.closed:
         _check_target(target, head)  # a source is not closed for a target that cannot be had
-        with source.writing():
-            head = head_of(source)._replace(closed=True)
+    with source.writing():
+        head = head_of(source)
+        if head.closed:
+            _check_named(handover_of(source), target_id)
+        else:
             source.rows.run(_CLOSE)
+            source.rows.run(_SET_TARGET, (target_id, target_name))
+            head = head._replace(closed=True)
     with target.writing():
         if _check_target(target, head):
             target.rows.run(_SET_LOG, (head.log_id, head.revision, b"", head.time, 1))
+    with target.writing_counters():
+        if not head_of(target).hash:  # none is copied before the log has its hash
+            target.counters.run(_SET_COUNTERS_CLOSED, (1,))
     return head
 
 
-def copy_rows(source: Place, target: Place) -> None:
-    """Copy every row that the target lacks; the counters begin anew."""
+def copy_rows(source: Place, target: Place, head: Head) -> None:
+    """Copy every row that the target lacks, but no counters."""
     for table in TABLES:
-        _copy(table, source.rows, target.rows, target.writing)
-    with target.writing_counters():
-        target.counters.run(_NO_COUNTERS)
-    _copy(COUNTERS, source.counters, target.counters, target.writing_counters)
+        _copy(table, source, target, head)
 
 
-def compare(source: Place, target: Place, head: Head) -> Copied:
+def compare(source: Place, target: Place, head: Head) -> dict[str, int]:
     """Compare all rows but those of counters, then let the target's log bear its hash.
 
-    The counters are only counted: a server that runs on the source draws from them. Raises
-    StoreRefused, with the name of the table, if the target has not what the source has.
+    Returns the number of rows of each. Raises StoreRefused, with the name of the table, if the
+    target differs from the source.
     """
     counts = {table.name: _compared(table, source.rows, target.rows) for table in TABLES}
-    counts[COUNTERS.name] = sum(len(page) for page in _pages(COUNTERS, target.counters))
     with target.writing():
+        _check_unfinished(target, head)
         target.rows.run(_SET_LOG, (head.log_id, head.revision, head.hash, head.time, 1))
-    return Copied(head, counts)
+    return counts
 
 
-def finish(target: Place, head: Head) -> None:
-    """Open the target, whose chain was verified."""
+def copy_counters(source: Place, target: Place, head: Head) -> int:
+    """Close the counters of the source, then take them over once; return how many there are.
+
+    Raises StoreRefused if the copy was abandoned meanwhile.
+    """
+    with source.writing_counters():
+        _check_named(handover_of(source), handover_of(target).database_id)
+        if not head_of(source).closed:
+            raise StoreRefused(_ABANDONED)
+        source.counters.run(_SET_COUNTERS_CLOSED, (1,))
+    with target.writing_counters():
+        if target.counters.one(COUNTERS_CLOSED) == (1,):  # else an earlier run has done it
+            _check_unfinished(target, head)
+            target.counters.run(_NO_COUNTERS)
+            for page in _pages(COUNTERS, source.counters):
+                target.counters.run_many(COUNTERS.put, page)
+            target.counters.run(_SET_COUNTERS_CLOSED, (0,))
+    return sum(len(page) for page in _pages(COUNTERS, source.counters))
+
+
+def finish(source: Place, target: Place, head: Head) -> None:
+    """Hand the authority over: mark the source for good, then open the target.
+
+    The target was compared and its chain verified. Raises StoreRefused if the copy was abandoned
+    meanwhile. Killed between the two steps, the same copy goes on.
+    """
+    with source.writing():
+        handover = handover_of(source)
+        if not head_of(source).closed or handover.target_id != handover_of(target).database_id:
+            raise StoreRefused(_ABANDONED)
+        source.rows.run(_COMPLETE)
     with target.writing():
         target.rows.run(_OPEN)
         target.opened_as(head.log_id, head.revision)
@@ -220,21 +272,22 @@ def finish(target: Place, head: Head) -> None:
 def abandon(source: Place, target: Place | None) -> Head:
     """Open the source of a copy again; what was copied stays closed.
 
-    Raises StoreRefused if it is not closed, was not finished itself, or if the target is a finished
-    copy, which may have changes that the source lacks, or none of this source.
+    The source alone decides, so the target need not be there. Raises StoreRefused if the source is
+    not closed, was not finished itself, was handed over, or was closed for another target.
     """
-    head = head_of(source)
-    if not head.closed or not head.hash:
-        raise StoreRefused("the source is no store that a copy has closed")
-    if target is not None:
-        found = head_of(target)
-        if found.log_id == head.log_id and not found.closed:
-            raise StoreRefused("the copy was finished: run the servers on it")
-        if found.log_id != head.log_id and found.revision:
-            raise StoreRefused("the target is no copy of this source")
     with source.writing():
+        head, handover = head_of(source), handover_of(source)
+        if not head.hash or not (head.closed or source.counters.one(COUNTERS_CLOSED) == (1,)):
+            raise StoreRefused("the source is no store that a copy has closed")
+        if target is not None and head.closed:
+            _check_abandoned(target, head, handover)
+        if handover.completed:
+            raise StoreRefused(f"the copy was finished: run the servers on {handover.target}")
         source.rows.run(_OPEN)
+        source.rows.run(_SET_TARGET, (None, None))
         source.opened_as(head.log_id, head.revision)
+    with source.writing_counters():
+        source.counters.run(_SET_COUNTERS_CLOSED, (0,))
     return head._replace(closed=False)
 
 
@@ -266,20 +319,50 @@ def _check_target(target: Place, head: Head) -> bool:
     return True
 
 
-def _copy(
-    table: Table, source: Rows, target: Rows, writing: Callable[[], AbstractContextManager[None]]
-) -> None:
-    last = target.one(table.last)
-    pages = _pages(table, source, table.before_all if last is None else last[0])
+def _check_named(handover: Handover, target_id: str) -> None:
+    """Raise StoreRefused unless a closed source was closed for this target."""
+    if handover.target_id == target_id:
+        return
+    if handover.completed:
+        raise StoreRefused(
+            f"the source was handed over to {handover.target or 'another store'} for good: "
+            f"run the servers on that"
+        )
+    raise StoreRefused(
+        f"the source is closed for a copy to {handover.target}: continue that copy, or abandon it"
+    )
+
+
+def _check_abandoned(target: Place, head: Head, handover: Handover) -> None:
+    """Raise StoreRefused unless the target is the one that the source was closed for."""
+    if handover_of(target).database_id != handover.target_id:
+        raise StoreRefused(
+            f"the target is no copy of this source, which is closed for {handover.target}"
+        )
+    if head_of(target).log_id == head.log_id and not head_of(target).closed:
+        raise StoreRefused("the copy was finished: run the servers on it")
+
+
+def _check_unfinished(target: Place, head: Head) -> None:
+    """Raise StoreRefused unless the target is closed still: another run may have finished it."""
+    found = head_of(target)
+    if not found.closed or (found.log_id, found.revision) != (head.log_id, head.revision):
+        raise StoreRefused("the target was finished meanwhile, by another run of this copy")
+
+
+def _copy(table: Table, source: Place, target: Place, head: Head) -> None:
+    last = target.rows.one(table.last)
+    pages = _pages(table, source.rows, table.before_all if last is None else last[0])
     more = True
     while more:
-        with writing():
+        with target.writing():
+            _check_unfinished(target, head)
             for _ in range(COMMITTED_PAGES):
                 page = next(pages, None)
                 if page is None:
                     more = False
                     break
-                target.run_many(table.put, page)
+                target.rows.run_many(table.put, page)
 
 
 def _compared(table: Table, source: Rows, target: Rows) -> int:
@@ -303,6 +386,11 @@ def _pages(table: Table, rows: Rows, after: Any = None) -> Iterator[list[Row]]:
         place = page[-1][at]
 
 
+_ABANDONED: Final = "the copy was abandoned meanwhile"
+_HANDOVER: Final = "SELECT database_id, target_id, target, completed FROM handover WHERE id = 1"
+_SET_TARGET: Final = "UPDATE handover SET target_id = ?, target = ? WHERE id = 1"
+_COMPLETE: Final = "UPDATE handover SET completed = 1 WHERE id = 1"
+_SET_COUNTERS_CLOSED: Final = "UPDATE counter_state SET closed = ? WHERE id = 1"
 _CLOSE: Final = "UPDATE log SET closed = 1 WHERE id = 1"
 _OPEN: Final = "UPDATE log SET closed = 0 WHERE id = 1"
 _SET_LOG: Final = (

@@ -70,6 +70,9 @@ class Counters(Protocol):
 
 NOT_DRAWN: Final = "the counters were not drawn in time"
 
+COUNTERS_CLOSED: Final = "SELECT closed FROM counter_state WHERE id = 1"
+HANDED_OVER: Final = "the counters were closed by a copy, which takes them over"
+
 _GET: Final = "SELECT start, used FROM counter WHERE name = ?"
 _PUT: Final = """
     INSERT INTO counter (name, start, used) VALUES (?, ?, ?)

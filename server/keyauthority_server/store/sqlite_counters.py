@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
-from keyauthority_server.store.counters import NOT_DRAWN, Draw, Drawn, Tally
+from keyauthority_server.store.counters import (
+    COUNTERS_CLOSED,
+    HANDED_OVER,
+    NOT_DRAWN,
+    Draw,
+    Drawn,
+    Tally,
+)
 from keyauthority_server.store.locks import WriteLock
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -94,6 +101,8 @@ class _Draws:
 
     def run(self, units: Sequence[Drawing]) -> Answer:
         """Draw for all callers who still wait."""
+        if self._rows.one(COUNTERS_CLOSED) != (0,):
+            raise StoreUnavailable(HANDED_OVER)
         tally = Tally(self._rows)
         callers = waiting(units)
         drawn = [[tally.draw(draw) for draw in one.question] for one in callers]

@@ -145,6 +145,7 @@ class Draft:
         work(transaction)
         transaction.finish()
         self._rows.run(_SET_LOG_ID, (log_id,))
+        self._rows.run(_SET_DATABASE_ID, (str(uuid4()),))
         self._rows.run("COMMIT")
         return log_id
 
@@ -187,6 +188,7 @@ def _keep_aside(database: Path, aside: Path) -> None:
 
 
 _SET_LOG_ID: Final = "UPDATE log SET log_id = ? WHERE id = 1"
+_SET_DATABASE_ID: Final = "UPDATE handover SET database_id = ? WHERE id = 1"
 _CONTINUES: Final = (  # the hash of an entry is taken over all before it, too
     "SELECT log.revision = 0 OR EXISTS (SELECT 1 FROM present.change AS theirs"
     " WHERE theirs.revision = log.revision AND theirs.hash = log.hash)"

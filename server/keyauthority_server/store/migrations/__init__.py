@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from keyauthority_server.store.migrations import (
     c0001_counters,
+    c0002_counter_state,
     m0001_log_of_changes,
     m0002_requests,
     m0003_usage,
@@ -18,6 +19,7 @@ from keyauthority_server.store.migrations import (
     m0005_peppers,
     m0006_heartbeat,
     m0007_newest_entries,
+    m0008_handover,
 )
 
 
@@ -62,6 +64,10 @@ STEPS: Final = (
     Step("0005_peppers", m0005_peppers.migrate),
     Step("0006_heartbeat", m0006_heartbeat.migrate),
     Step("0007_newest_entries", m0007_newest_entries.migrate),
+    Step("0008_handover", m0008_handover.migrate),
 )
-COUNTER_STEPS: Final = (Step("0001_counters", c0001_counters.migrate),)
+COUNTER_STEPS: Final = (
+    Step("0001_counters", c0001_counters.migrate),
+    Step("0002_counter_state", c0002_counter_state.migrate),
+)
 """The same for the counters of limits, which an engine may keep apart."""

@@ -14,7 +14,14 @@ from typing import Final
 import structlog
 
 from keyauthority_server.store.base import StoreError, StoreUnavailable
-from keyauthority_server.store.counters import NOT_DRAWN, Draw, Drawn, Tally
+from keyauthority_server.store.counters import (
+    COUNTERS_CLOSED,
+    HANDED_OVER,
+    NOT_DRAWN,
+    Draw,
+    Drawn,
+    Tally,
+)
 from keyauthority_server.store.gathering import Gathering
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.rows import PostgresRows
@@ -25,7 +32,11 @@ DRAW_SECONDS: Final = 2.0  # many times what a queue of draws takes
 CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
 GROUP_MAX: Final = 256  # draws
 PATIENCE: Final = Patience(
-    statement=DRAW_SECONDS + 1, server=0, lock=DRAW_SECONDS - 0.5, idle=DRAW_SECONDS
+    statement=DRAW_SECONDS + 1,
+    server=0,
+    lock=DRAW_SECONDS - 0.5,
+    idle=DRAW_SECONDS,
+    replicated=False,
 )
 
 _LOCK: Final = (
@@ -40,7 +51,9 @@ _MAKE: Final = (
     " SELECT value, 0, 0 FROM unnest(?::text[]) AS asked (value) ORDER BY value"
     " ON CONFLICT (name) DO NOTHING"
 )
-_NOT_REPLICATED: Final = "SET synchronous_commit = 'local'"
+_OPEN: Final = f"LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
+HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
+"""The first statement of a transaction that waits for all draws, and that they wait for."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,11 +68,7 @@ def open_counters(url: str) -> PostgresCounters:
     """
     witness = Witness()
 
-    def admit(rows: PostgresRows) -> None:
-        rows.run(_NOT_REPLICATED)
-        witness.admit(rows)
-
-    rows = PostgresRows(parameters(url), PATIENCE, admit)
+    rows = PostgresRows(parameters(url), PATIENCE, witness.admit)
     rows.ready()
     return PostgresCounters(rows)
 
@@ -129,13 +138,16 @@ class _Draws:
         """Begin a transaction that holds these counters; return how they stand."""
         rows = self._rows
         while True:
-            rows.begin("BEGIN")
+            if rows.begin(_OPEN) != (0,):
+                raise StoreUnavailable(HANDED_OVER)
             held = {name: (start, used) for name, start, used in rows.each(_LOCK, (names,))}
             missing = [name for name in names if name not in held]
             if not missing:
                 return held
             rows.roll_back()
+            rows.begin()
             rows.run(_MAKE, (missing,))
+            rows.commit()
 
 
 def _taken(callers: Sequence[Caller]) -> list[str]:

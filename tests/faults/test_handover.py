@@ -1,0 +1,201 @@
+"""A copy hands the authority over to one named target, once: no two stores go on under one log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyauthority_server import bootstrap
+from keyauthority_server.config import ConfigError
+from keyauthority_server.store import copying
+from keyauthority_server.store.base import StoreUnavailable
+from tests.faults.copies import Kept, fill, place, rows_of, run_copy, served, settings, sqlite
+from tests.postgres import Cluster
+
+
+@pytest.fixture(autouse=True)
+def polite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command makes its process nice, which the tests' own shall not be."""
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
+    """A data folder with something in each table."""
+    data = tmp_path_factory.mktemp("filled") / "data"
+    data.mkdir(mode=0o700)
+    return data, asyncio.run(fill(data))
+
+
+Elsewhere = Callable[[str], str]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def source(
+    request: pytest.FixtureRequest, filled: tuple[Path, Kept], data: Path, cluster: Cluster
+) -> str:
+    """The URL of a filled store of each engine."""
+    shutil.copytree(filled[0], data)
+    if request.param == "sqlite":
+        return sqlite(data)
+    url = cluster.create()
+    run_copy(data, "--from", sqlite(data), "--to", url)
+    return url
+
+
+@pytest.fixture
+def elsewhere(source: str, data: Path, cluster: Cluster) -> Elsewhere:
+    """Make the URL of an empty target of the other engine."""
+
+    def make(name: str) -> str:
+        return cluster.create() if source.startswith("sqlite") else sqlite(data, name)
+
+    return make
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def killed_before(step: str, *arguments: str, data: Path) -> None:
+    """Run a copy that ends before one of its steps."""
+    with pytest.MonkeyPatch.context() as patched:
+
+        def end(*_: Any) -> None:
+            raise Killed
+
+        patched.setattr(copying, step, end)
+        with pytest.raises(Killed):
+            run_copy(data, *arguments)
+
+
+def closed(*urls: str) -> list[bool]:
+    """Whether each store is closed."""
+    found = []
+    for url in urls:
+        with place(url) as opened:
+            found.append(copying.head_of(opened).closed)
+    return found
+
+
+def test_finished_copy_cannot_be_repeated_to_a_second_target(
+    source: str, data: Path, elsewhere: Elsewhere
+) -> None:
+    """The source was handed over for good: copied nowhere else, and not abandoned."""
+    first, second = elsewhere("first.db"), elsewhere("second.db")
+    run_copy(data, "--from", source, "--to", first)
+    for target in (second, first):
+        with pytest.raises(ConfigError, match=r"handed over to .* for good|a finished copy"):
+            run_copy(data, "--from", source, "--to", target)
+    killed_arguments = ("--abandon", "--from", source)
+    for extra in ((), ("--to", second), ("--to", first)):
+        with pytest.raises(ConfigError, match=r"copy was finished|no copy of this source|no store"):
+            run_copy(data, *killed_arguments, *extra)
+    assert [True, False] == closed(source, first)
+    with pytest.raises(ConfigError, match="copied to another store and closed"):
+        asyncio.run(bootstrap.prepare(settings(data, source)))
+
+
+def test_unfinished_copy_goes_on_to_its_own_target_only(
+    source: str, data: Path, elsewhere: Elsewhere
+) -> None:
+    """Killed after the closing, it is neither finished to another target nor abandoned by it."""
+    first, second = elsewhere("first.db"), elsewhere("second.db")
+    killed_before("copy_rows", "--from", source, "--to", first, data=data)
+    with pytest.raises(ConfigError, match="continue that copy, or abandon it"):
+        run_copy(data, "--from", source, "--to", second)
+    with pytest.raises(ConfigError, match="no copy of this source"):
+        run_copy(data, "--abandon", "--from", source, "--to", second)
+    assert [True, True, False] == closed(source, first, second)
+    run_copy(data, "--from", source, "--to", first)
+    with place(source) as one, place(first) as other:
+        assert rows_of(one) == rows_of(other)
+
+
+async def test_copy_killed_between_handing_over_and_opening_is_finished_by_itself(
+    source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
+) -> None:
+    """Neither store takes changes then; the same copy opens the target, and nothing else does."""
+    first = elsewhere("first.db")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(copying, "_OPEN", "no statement")
+        with pytest.raises(ConfigError):
+            run_copy(data, "--from", source, "--to", first)
+    assert [True, True] == closed(source, first)
+    with pytest.raises(ConfigError, match="copy was finished"):
+        run_copy(data, "--abandon", "--from", source)
+    run_copy(data, "--from", source, "--to", first)
+    async with served(data, first) as running:
+        await running.create(filled[1].project_id)
+
+
+async def test_copy_abandoned_while_another_process_finishes_it_has_one_outcome(
+    source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
+) -> None:
+    """Abandoned in between, the copy is refused, and the source draws and changes again."""
+    first, real = elsewhere("first.db"), copying.finish
+
+    def abandoned(one: Any, other: Any, head: Any) -> None:
+        with place(source) as opened:
+            copying.abandon(opened, None)
+        real(one, other, head)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(copying, "finish", abandoned)
+        with pytest.raises(ConfigError, match="abandoned meanwhile"):
+            run_copy(data, "--from", source, "--to", first)
+    assert [False, True] == closed(source, first)
+    async with served(data, source) as running:
+        await running.create(filled[1].project_id)
+        assert "valid" == await running.verdict(filled[1].limited)
+
+
+async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
+    source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
+) -> None:
+    """The slower of two runs finds the target finished: its log, rows and draws stay."""
+    first, real = elsewhere("first.db"), copying.copy_rows
+    kept = filled[1]
+    seen: list[Any] = []
+
+    def overtaken(one: Any, other: Any, head: Any) -> None:
+        patched.undo()
+        run_copy(data, "--from", source, "--to", first)
+        seen.append(asyncio.run(draw()))
+        with place(first) as opened:
+            seen.append((copying.head_of(opened), rows_of(opened)))
+        real(one, other, head)
+
+    async def draw() -> str:
+        async with served(data, first) as running:
+            await running.create(kept.project_id)
+            return str(await running.verdict(kept.limited))
+
+    patched = pytest.MonkeyPatch()
+    patched.setattr(copying, "copy_rows", overtaken)
+    with pytest.raises(ConfigError, match="finished meanwhile"):
+        run_copy(data, "--from", source, "--to", first)
+    with place(first) as opened:
+        assert ["valid", (copying.head_of(opened), rows_of(opened))] == seen
+
+
+async def test_draws_at_the_source_end_when_its_counters_are_taken_over(
+    source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
+) -> None:
+    """No draw is forgotten: before it counts at the target, after it nobody can tell."""
+    kept, first = filled[1], elsewhere("first.db")
+    async with served(data, source) as running:
+        killed_before("copy_counters", "--from", source, "--to", first, data=data)
+        assert "valid" == await running.verdict(kept.limited)
+        run_copy(data, "--from", source, "--to", first)
+        with pytest.raises(StoreUnavailable):
+            await running.verdict(kept.limited)
+        assert "valid" == await running.verdict(kept.asked)
+    async with served(data, first) as running:
+        assert "quota_exceeded" == await running.verdict(kept.limited)
