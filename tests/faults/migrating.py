@@ -62,9 +62,9 @@ def _migrate(place: str, number: int) -> NoReturn:
 
 
 def _counted(method: Callable[..., Any], count: Callable[[], None]) -> Callable[..., Any]:
-    def counted(*given: Any) -> Any:
+    def counted(*given: Any, **told: Any) -> Any:
         count()
-        return method(*given)
+        return method(*given, **told)
 
     return counted
 

@@ -50,6 +50,7 @@ _SETTINGS: Final = sql.SQL(
     " WHEN {kept} THEN {kept} ELSE {commits} END),"
     " ('client_min_messages', 'warning'),"  # a cancelled replication is told by a warning
     " ('row_security', 'off'),"  # an error, instead of rows that are left out in silence
+    " ('quote_all_identifiers', 'off'),"  # schemas are compared as text
     " ('statement_timeout', {statement}),"
     " ('lock_timeout', {lock}),"
     " ('idle_in_transaction_session_timeout', {idle}),"

@@ -80,11 +80,18 @@ class PostgresRows:
     def reading(self) -> Iterator[None]:
         """See that all statements inside are read from one database; connect if need be.
 
-        A pooler may lead each transaction to another, so there they share one.
+        A pooler may lead each transaction to another, so there they share one. Not within another.
         """
         self.ready()
-        with self._together():
+        if not self._live().pooled:
             yield
+            return
+        try:
+            self._begin("", snapshot=False)
+            yield
+            self.commit()
+        finally:
+            self.roll_back()
 
     def commit(self) -> None:
         """Commit. ConnectionLost says that nobody knows; any other error, that nothing was."""
@@ -120,8 +127,7 @@ class PostgresRows:
             return
         self._connection = connect(self._to, self._patience)
         try:
-            with self._together():
-                self._admit(self)
+            self._admit(self)
         except BaseException:
             self.drop()
             raise
@@ -142,18 +148,6 @@ class PostgresRows:
             return cursor.fetchone() if cursor.description else None
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
-
-    @contextmanager
-    def _together(self) -> Iterator[None]:
-        if not self._live().pooled:
-            yield
-            return
-        try:
-            self._begin("", snapshot=False)
-            yield
-            self.commit()
-        finally:
-            self.roll_back()
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         # Without values it may be several statements, and is not prepared.

@@ -33,7 +33,6 @@ _TABLES: Final = (
 _MAKE: Final = f'CREATE TABLE IF NOT EXISTS {_TABLE} (name TEXT COLLATE "C" NOT NULL PRIMARY KEY)'
 _APPLIED: Final = f"SELECT name FROM {_TABLE}"  # noqa: S608 - a text of this module's own
 _APPLY: Final = f"INSERT INTO {_TABLE} (name) VALUES (?)"  # noqa: S608 - as above
-_ONE_STATE: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _ENCODING: Final = "SHOW server_encoding"
 
 
@@ -76,27 +75,28 @@ def check_schema(rows: PostgresRows, *, altered_allowed: bool = False) -> None:
 
     To be called outside of a transaction.
     """
-    try:
+    with rows.reading():
+        if not _is_ours(rows):
+            raise StoreRefused("the database is empty: run migrate")
         applied = _applied(rows)
-    except StatementFailed as error:  # there is no such table
-        if _is_ours(rows):
-            raise
-        raise StoreRefused("the database is empty: run migrate") from error
-    _check_steps(applied, missing_allowed=False)
+        _check_steps(applied, missing_allowed=False)
+        found = found_shape(rows)
     if not altered_allowed:
-        check_shape(found_shape(rows), _expected(rows, applied), "the database")
+        check_shape(found, _expected(rows, applied), "the database")
 
 
 def schema_differences(rows: PostgresRows) -> list[str]:
     """Return what a database of this code's version has otherwise than the migrations make it."""
     names = {step.name for step in ALL_STEPS}
-    return differences(found_shape(rows), _expected(rows, names))
+    with rows.reading():
+        found = found_shape(rows)
+    return differences(found, _expected(rows, names))
 
 
 def _check_older(rows: PostgresRows) -> None:
     """Raise StoreRefused if a database of ours, of whatever version, was altered."""
     try:
-        rows.begin(_ONE_STATE)
+        rows.begin(snapshot=True)
         if not _is_ours(rows):
             return
         applied, found = _applied(rows), found_shape(rows)
@@ -142,7 +142,8 @@ def _beaten(rows: PostgresRows, error: StoreError) -> bool:
 
 
 def _check_encoding(rows: PostgresRows) -> None:
-    encoding = rows.one(_ENCODING)[0]
+    with rows.reading():
+        encoding = rows.one(_ENCODING)[0]
     if encoding != "UTF8":
         raise StoreRefused(f"the database keeps text as {encoding}; it must be UTF8")
 

@@ -42,7 +42,7 @@ def expected_shape(
 
 def _made(rows: PostgresRows, make: Callable[[PostgresRows], None]) -> Shape:
     try:
-        rows.begin("BEGIN; SET LOCAL search_path = pg_temp")
+        rows.begin("SET LOCAL search_path = pg_temp")
         make(rows)
         return _described(rows, "pg_my_temp_schema()")
     except StatementFailed as error:

@@ -216,11 +216,7 @@ class PostgresStore(Pages):
 
     async def schema_differences(self) -> Sequence[str]:
         """Return what the database has otherwise than the migrations make it."""
-
-        def read(rows: PostgresRows) -> list[str]:
-            return schema_differences(rows)
-
-        return await _in_thread(self._pager, _read, self._pages, None, read)
+        return await _in_thread(self._pager, self._differences)
 
     def asked(self, values: Iterable[str]) -> Asked:
         """Return values as a table."""
@@ -244,6 +240,10 @@ class PostgresStore(Pages):
             return read(rows)
 
         return _read(self._pages, checked, snapshot=True)
+
+    def _differences(self) -> list[str]:
+        self._pages.ready()
+        return schema_differences(self._pages)
 
     def _read_tail(self, after: int, limit: int) -> Tail:
         newest, now = self._witness.newest, monotonic()

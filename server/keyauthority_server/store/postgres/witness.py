@@ -64,15 +64,16 @@ class Witness:
         """
         check_schema(rows, altered_allowed=self._altered_allowed)
         newest, mark = self._newest, self._mark
-        log_id, head = _head(rows)
-        if self.log_id is None:
-            self.log_id = log_id
-        elif self.log_id != log_id:
-            raise ConnectionLost("the database has another log than the one that was opened")
-        if head.revision < newest:
-            raise _lacking(head.revision, newest)
-        _check_mark(rows, mark)
-        self._note(head)
+        with rows.reading():
+            log_id, head = _head(rows)
+            if self.log_id is None:
+                self.log_id = log_id
+            elif self.log_id != log_id:
+                raise ConnectionLost("the database has another log than the one that was opened")
+            if head.revision < newest:
+                raise _lacking(head.revision, newest)
+            _check_mark(rows, mark)
+            self._note(head)
 
     def check(self, rows: PostgresRows, head: Revision, newest: Revision) -> None:
         """Give a connection up, and raise ConnectionLost, if it has shown too old a head.
