@@ -16,6 +16,9 @@ from keyauthority.results import WatchUpdate
 
 RENEW_SECONDS: Final = 900.0  # two clocks may drift apart by 0.1 s meanwhile (100 parts a million)
 SLACK_MAX: Final = 0.25  # seconds; a stream that took longer to begin has measured the clock badly
+BACK_MAX: Final = (
+    2.0  # seconds; what two right servers may differ by, the way of a message included
+)
 REMEASURE_SECONDS: Final = 1.0  # the first time, then twice as long: a slow server is left in peace
 
 _NEVER: Final = float("-inf")
@@ -50,7 +53,7 @@ class WatchSession:
         self._renew = RENEW_SECONDS
         self.ahead = 0.0
         """The server's clock less ours, in seconds: what it is, or up to a round trip more."""
-        self._floor = _NEVER  # the server's time never runs back, whichever server tells it
+        self._floor = _NEVER  # the time does not run back, unless a server's clock was wrong
         self._proven = _NEVER  # all that was committed by then, in our clock, has been told
 
     def forget(self) -> None:
@@ -107,6 +110,8 @@ class WatchSession:
         if not self._measured:  # the first of a stream: it was sent after the stream was opened
             self._floor = max(self._floor, at + self.ahead)
             self.ahead = told - self._opened
+            if self._floor - (at + self.ahead) > BACK_MAX:
+                self._floor = _NEVER  # that server's clock was wrong, or is now: this one is met
             self._renew = self._next_renewal(slow=at - self._opened > SLACK_MAX)
             self._measured = True
         self.ahead = max(self.ahead, told - at)  # and each was sent before it came

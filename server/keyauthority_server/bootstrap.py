@@ -7,14 +7,13 @@ told in one line.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
-from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.permissions import EVERYTHING
 from keyauthority.token import make, new_access_key, new_secret, parse
@@ -40,10 +39,13 @@ from keyauthority_server.store import engines
 from keyauthority_server.store.base import (
     Store,
     StoreClosed,
+    StoreDenied,
     StoreError,
     StoreRefused,
+    StoreUnavailable,
     Transaction,
 )
+from keyauthority_server.store.clocks import clock_of, report_silence
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.looks import LocalLog, Proving
 from keyauthority_server.store.values import (
@@ -69,11 +71,21 @@ _SETUP: Final = "setup"  # the actor of the first operator key: nobody called
 async def prepare(config: Config) -> None:
     """Bring the data folder into the state that workers need, the first time from nothing.
 
-    Raises ConfigError with one line if it cannot. Killed at any point, it goes on where it was.
+    Raises ConfigError with one line if it cannot, StoreUnavailable if the store cannot be reached.
+    Killed at any point, it goes on where it was.
     """
-    try:
+    with _refusals():
         await _prepare(config)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what another configuration would mend into ConfigError; what time may mend passes."""
+    try:
+        yield
     except (KeyringError, StoreError) as failure:
+        if isinstance(failure, StoreUnavailable) and not isinstance(failure, StoreDenied):
+            raise
         raise ConfigError(str(failure)) from failure
 
 
@@ -93,7 +105,7 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
         following(store) as feed,
         _caching(config, store, feed, peppers) as records,
     ):
-        clock = SystemClock(await store.newest_time())
+        clock = await clock_of(store)
         await keeper.learn()
         yield Authority(store, counters, meter, clock, keeper, refusals, feed, records)
 
@@ -113,7 +125,7 @@ async def open_machine(config: Config) -> AsyncIterator[Machine]:
 
     Raises ConfigError with one line if it is not initialised, or its files are not right.
     """
-    try:
+    with _refusals():
         if not engines.is_made(config.store):
             raise ConfigError(
                 f"{config.data} is not initialised: run keyauthority-server init, or serve"
@@ -125,13 +137,11 @@ async def open_machine(config: Config) -> AsyncIterator[Machine]:
                 raise ConfigError(
                     f"{config.data} is not initialised: run keyauthority-server init, or serve"
                 )
-            versions = await store.versions_in_use(SystemClock().now())
+            versions = await store.versions_in_use((await clock_of(store)).now())
             recognise(keyrings, versions)
             known = versions.checks
             keyrings[0].use(known)
             yield Machine(store, keyrings[0], known)
-    except (KeyringError, StoreError) as failure:
-        raise ConfigError(str(failure)) from failure
 
 
 class Evidence(NamedTuple):
@@ -147,16 +157,14 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
 
     A server may run on it. Raises ConfigError with one line if it cannot be read at all.
     """
-    try:
+    with _refusals():
         audit_key = Keyring.load(config.data / AUDIT_KEY)
         async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
             head = await store.log_head()
             unfinished = head.closed and not head.hash  # as a copy is, of which rows are missing
-            versions = await store.versions_in_use(SystemClock().now())
+            versions = await store.versions_in_use((await clock_of(store)).now())
             recognise([audit_key], versions, empty=unfinished or not head.revision)
             yield Evidence(store, audit_key)
-    except (KeyringError, StoreError) as failure:
-        raise ConfigError(str(failure)) from failure
 
 
 async def _prepare(config: Config) -> None:
@@ -170,18 +178,19 @@ async def _prepare(config: Config) -> None:
     engines.migrate(config.store)
     async with _opened(config, _unsealed) as store:
         head = await store.log_head()
-        versions, empty = await store.versions_in_use(SystemClock().now()), not head.revision
+        versions, empty = (
+            await store.versions_in_use((await clock_of(store)).now()),
+            not head.revision,
+        )
         _check_open(config, head)
     known = versions.checks
+    made: list[Path] = []
     if empty and not known:
-        for path in paths:
-            if not path.exists():
-                Keyring.create(path)
+        made = [path for path in paths if not path.exists()]
+        for path in made:
+            Keyring.create(path)
     elif not any(path.exists() for path in paths):
-        raise ConfigError(
-            f"{config.store} is in use: copy {PEPPER} and {AUDIT_KEY} to {config.data} "
-            f"from a server that uses it"
-        )
+        raise _initialised_elsewhere(config)
     keyrings = [Keyring.load(path) for path in paths]
     checks: dict[str, bytes] = {}
     recognise(keyrings, versions, empty=empty)
@@ -191,10 +200,34 @@ async def _prepare(config: Config) -> None:
     async with _opened(config, sealer(keyrings[1])) as store:
         await store.set_key_checks(checks)
         if empty:
-            known = await store.key_checks()  # another server's, if it was first
-            for ring in keyrings:
-                ring.recognise(known)
+            await _claim(config, store, keyrings, made)
             await _first_records(store, keyrings[0], config.data / OPERATOR_KEY)
+        await report_silence(store)
+
+
+async def _claim(
+    config: Config, store: Store, keyrings: Sequence[Keyring], made: Sequence[Path]
+) -> None:
+    """Raise ConfigError if another server has just initialised the store under other key files.
+
+    Those that this one made for it are of no use then, and are removed.
+    """
+    known = await store.key_checks()
+    try:
+        for ring in keyrings:
+            ring.recognise(known)
+    except KeyringError:
+        if not made:
+            raise
+        _remove(made)
+        raise _initialised_elsewhere(config) from None
+
+
+def _initialised_elsewhere(config: Config) -> ConfigError:
+    return ConfigError(
+        f"{config.store} was initialised by another server: copy {PEPPER} and {AUDIT_KEY} to "
+        f"{config.data} from its data folder, the one that holds {OPERATOR_KEY}, and start again"
+    )
 
 
 def recognise(keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False) -> None:
@@ -237,15 +270,16 @@ def _check_private(config: Config) -> None:
 
 async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
     """Make the first operator key, in a file before it is in the database, and a project."""
-    token_text = _first_operator_token(path)
+    token_text, made = _first_operator_token(path)
     token = parse(token_text)
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise ConfigError(f"{path} holds no operator key; remove it to have one made")
 
-    def work(transaction: Transaction) -> None:
+    now = (await clock_of(store)).now()
+
+    def work(transaction: Transaction) -> bool:
         if transaction.head:
-            return  # another server of the same files was first
-        now = SystemClock().now()
+            return False  # another server of the same key files was first
         key = Key(
             access_key=token.access_key,
             project_id="",
@@ -274,21 +308,31 @@ async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
             ),
         ):
             transaction.apply(change)
+        return True
 
-    await store.write(work)
+    if not await store.write(work) and made:
+        _remove([path])  # its key is in no store
+        _log.warning("initialised_by_another_server", operator_key="in that server's data folder")
 
 
-def _first_operator_token(path: Path) -> str:
-    """Return the token in the file; a new one, made so that only its owner reads it, if none."""
+def _remove(made: Iterable[Path]) -> None:
+    """Remove key files that this process has made and nothing was done under."""
+    for path in made:
+        path.unlink()
+
+
+def _first_operator_token(path: Path) -> tuple[str, bool]:
+    """Return the token in the file, and whether it was made: for its owner alone to read."""
     try:
-        if not path.exists():
+        made = not path.exists()
+        if made:
             secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
             write_private(path, secret_key.reveal() + "\n")
-        return read_private(path).strip()
+        return read_private(path).strip(), made
     except OSError as error:
         raise ConfigError(explain(error, f"cannot use {path}")) from error
     except UnicodeDecodeError:
-        return ""  # no operator key
+        return "", False  # no operator key
 
 
 @asynccontextmanager

@@ -86,13 +86,14 @@ def with_limits(
 
 def _rate(limit: RateLimit, owner: str, standing: str, time: int) -> Limit:
     period = limit.period // _MICROSECOND
-    counter = Counter(f"{owner} rate {period}", time - time % period, limit.limit)
+    counter = Counter(f"{owner} rate {period}", time - time % period, limit.limit, period)
     return Limit(counter, VerdictCode.RATE_LIMITED, standing, partial(_after, period))
 
 
 def _quota(quota: Quota, lineage: str, now: datetime) -> Limit:
-    start, reset = _CALENDAR[quota.period]
-    counter = Counter(f"{lineage} quota {quota.period.value}", start(now), quota.limit)
+    start, reset, period = _CALENDAR[quota.period]
+    name = f"{lineage} quota {quota.period.value}"
+    counter = Counter(name, start(now), quota.limit, period)
     return Limit(counter, VerdictCode.QUOTA_EXCEEDED, _QUOTA, reset)
 
 
@@ -117,8 +118,8 @@ def _never(start: int) -> None:
     return None
 
 
-_CALENDAR: Final[dict[QuotaPeriod, tuple[Callable[[datetime], int], Reset]]] = {
-    QuotaPeriod.DAY: (_day, partial(_after, _DAY)),
-    QuotaPeriod.MONTH: (_month, _next_month),
-    QuotaPeriod.TOTAL: (lambda now: 0, _never),
+_CALENDAR: Final[dict[QuotaPeriod, tuple[Callable[[datetime], int], Reset, int]]] = {
+    QuotaPeriod.DAY: (_day, partial(_after, _DAY), _DAY),
+    QuotaPeriod.MONTH: (_month, _next_month, 31 * _DAY),
+    QuotaPeriod.TOTAL: (lambda now: 0, _never, 0),
 }

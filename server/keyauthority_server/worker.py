@@ -15,8 +15,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import BinaryIO, Final
 
 import structlog
@@ -26,9 +26,11 @@ from keyauthority_server import config, logs
 from keyauthority_server.authority import Authority
 from keyauthority_server.bootstrap import open_authority
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.metrics import CACHED, OLD_PEPPERS, STALENESS, Metrics
+from keyauthority_server.metrics import CACHED, CLOCK_AHEAD, OLD_PEPPERS, STALENESS, Metrics
 from keyauthority_server.rpc import services
 from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.clocks import ClockWatch
+from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.transport import Server, loop_factory
 
 DRAIN_SECONDS: Final = 30  # as long as Kubernetes gives a pod before it kills
@@ -63,15 +65,22 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     metrics = Metrics() if settings.metrics else None
-    async with open_authority(settings, checkpoints=worker == 0) as authority:
-        server = Server(settings, services(authority, metrics), metrics)
+    async with AsyncExitStack() as opened:
+        authority = await when_reachable(
+            lambda: opened.enter_async_context(open_authority(settings, checkpoints=worker == 0)),
+            stop,
+        )
+        if not isinstance(authority, Authority):
+            return
+        server = Server(settings, services(authority, metrics), metrics, authority.can_answer)
         await server.start()
         gc.collect()
         gc.freeze()  # what has been made so far lasts: later collections need not look at it
         _send(report, {"ready": server.transport})
         async with (
             _reported(metrics, authority, report),
-            _measured(metrics if worker == 0 else None, authority),
+            _running(_watch_clock(metrics, authority)),
+            _running(_measure(metrics if worker == 0 else None, authority)),
         ):
             await stop.wait()
             _log.info("draining")
@@ -96,22 +105,30 @@ async def _reported(
 
 
 @asynccontextmanager
-async def _measured(metrics: Metrics | None, authority: Authority) -> AsyncIterator[None]:
-    """Measure inside, every now and then, what one worker measures for all."""
-    if metrics is None:
-        yield
-        return
-    measuring = asyncio.create_task(_measure(metrics, authority))
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run a task for as long as the context lasts."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        measuring.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await measuring
+            await task
 
 
-async def _measure(metrics: Metrics, authority: Authority) -> None:
+async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:
+    """Compare the store's time with the machine's clock, every now and then."""
+    watch = ClockWatch(authority.clock)
     while True:
+        ahead = watch.look()
+        if metrics is not None:
+            metrics.gauge(CLOCK_AHEAD, ahead)
+        await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def _measure(metrics: Metrics | None, authority: Authority) -> None:
+    """Measure, every now and then, what one worker measures for all."""
+    while metrics is not None:
         with contextlib.suppress(StoreError, ClockJumped):  # it goes on with what it knows
             metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
         metrics.gauge(STALENESS, authority.records.staleness)

@@ -188,3 +188,14 @@ async def test_closing_answers_the_draws_that_were_handed_in(engine: Engine, pla
     assert all(level.fits for (level,) in await asyncio.gather(*drawing))
     with pytest.raises(StoreUnavailable):
         await draw(opened, 1, counter())
+
+
+async def test_window_further_ahead_than_one_period_is_replaced(counters: Counters) -> None:
+    """A clock that was wrong has opened it: a limit does not stand still until its time comes."""
+    at = counter()._replace(period=HOUR)
+    ahead = at._replace(start=at.start + HOUR)
+    assert (Level(ahead.start, 1, True),) == await draw(counters, 1, ahead)
+    assert (Level(ahead.start, 2, True),) == await draw(counters, 1, at)
+    far = at._replace(start=at.start + 2 * HOUR)
+    assert (Level(far.start, 1, True),) == await draw(counters, 1, far)
+    assert (Level(at.start, 1, True),) == await draw(counters, 1, at)

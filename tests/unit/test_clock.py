@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyauthority import clock
-from keyauthority.clock import ClockJumped, SystemClock
+from keyauthority.clock import ClockJumped, Reference, ReferenceClock, SystemClock
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 HOUR = 3600.0
@@ -181,3 +181,30 @@ def test_real_clock_is_the_systems() -> None:
     after = datetime.now(UTC)
     second = timedelta(seconds=1)
     assert before - second <= now <= after + second
+
+
+def test_reference_is_followed_whatever_the_own_wall_clock_says(machine: Machine) -> None:
+    """The time is that of the readings: forward with them, never back, and by no wall clock."""
+    reference = Reference()
+    reference.read(START.timestamp(), asked=machine.boot - 0.1)
+    machine.wall += 50 * 60
+    told = ReferenceClock(reference)
+    assert told.now() == START
+    assert -50 * 60 == pytest.approx(told.ahead, abs=0.2)
+    machine.run(5)
+    reference.read(START.timestamp() + 65, asked=machine.boot)
+    assert told.now() == _after(65)
+    reference.read(START.timestamp() + 5, asked=machine.boot)
+    assert told.now() == _after(65)
+
+
+def test_reference_that_jumps_is_not_believed(machine: Machine) -> None:
+    """A database whose clock jumps by more than an hour tells no time until that is undone."""
+    reference = Reference()
+    reference.read(START.timestamp(), asked=machine.boot)
+    told = ReferenceClock(reference)
+    reference.read(START.timestamp() + HOUR + 1, asked=machine.boot)
+    with pytest.raises(ClockJumped):
+        told.now()
+    reference.read(START.timestamp(), asked=machine.boot)
+    assert told.now() == START

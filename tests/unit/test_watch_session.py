@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from keyauthority.model import Change, ChangeType
@@ -116,7 +117,7 @@ def test_server_time_is_never_early() -> None:
 
 
 def test_server_time_never_runs_back() -> None:
-    """An expired key stays expired when another server's clock is behind."""
+    """An expired key stays expired when another server's time is a second behind."""
     session = watching()
     first = session.server_time(12.0)
     session.resume(12.0)
@@ -128,7 +129,7 @@ def test_server_time_never_runs_back() -> None:
             log_id=LOG,
             checkpoint=True,
             resync=False,
-            server_time=behind.server_time - timedelta(hours=1),
+            server_time=behind.server_time - timedelta(seconds=1),
             lag=timedelta(0),
         ),
         12.0,
@@ -167,3 +168,17 @@ def test_log_that_changes_before_a_checkpoint_begins_anew() -> None:
     session.receive(update(10.0, 6, 6, checkpoint=False), 10.0)
     assert Resume(6, LOG) == session.resume(11.0)
     assert session.receive(update(11.0, 9, log_id="other"), 11.0).reset
+
+
+def test_time_of_a_server_whose_clock_was_wrong_is_left_with_the_next_measurement() -> None:
+    """One server is 50 minutes ahead; the next stream, to a right one, tells the right time."""
+    session = watching()
+    right = session.server_time(11.0)
+    session.resume(12.0)
+    wrong = update(12.0, 5)
+    ahead = replace(wrong, server_time=wrong.server_time + timedelta(minutes=50))
+    session.receive(ahead, 12.0)
+    assert session.server_time(12.0) > right + timedelta(minutes=49)
+    session.resume(13.0)
+    session.receive(update(13.0, 5), 13.0)
+    assert EPOCH + timedelta(seconds=AHEAD + 14.0) == session.server_time(14.0)

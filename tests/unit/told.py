@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from keyauthority.clock import monotonic
+from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Change, ChangeType, Key, Project, Revision
 from keyauthority_server.store.values import Held, Proven, Sights
 from tests.store.making import NOON, held
@@ -21,6 +21,7 @@ class Told:
         self.projects: dict[str, Project] = {}
         self.reads = 0
         self.as_of = self.proven_at = self.read_as_of = monotonic()
+        self.reference = Reference()
         self.acknowledged = Revision(0)
         self.gate = asyncio.Event()
         self.gate.set()

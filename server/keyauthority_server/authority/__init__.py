@@ -5,7 +5,7 @@ It takes Store, Counters, Meter, Clock and the peppers in use, and knows no wire
 
 from __future__ import annotations
 
-from keyauthority.clock import Clock
+from keyauthority.clock import ClockJumped, SystemClock
 from keyauthority.model import LogId
 from keyauthority_server.audit import Refusals
 from keyauthority_server.authority.audit import Audit
@@ -21,7 +21,7 @@ from keyauthority_server.authority.verification import Verification
 from keyauthority_server.authority.watching import Admit, Update, Watching
 from keyauthority_server.feed import Feed, Recent
 from keyauthority_server.records import RecordCache
-from keyauthority_server.store.base import Store
+from keyauthority_server.store.base import Store, StoreError
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.usage import Meter
 
@@ -36,7 +36,7 @@ class Authority:
         store: Store,
         counters: Counters,
         meter: Meter,
-        clock: Clock,
+        clock: SystemClock,
         redigesting: Redigesting,
         refusals: Refusals,
         feed: Feed,
@@ -44,6 +44,8 @@ class Authority:
     ) -> None:
         desk = Desk(store, clock, redigesting, records)
         self.records = records
+        self.clock = clock
+        self._store = store
         self.log_id: LogId = store.log_id
         self.admit = desk.admit
         self.learned = redigesting.learned
@@ -56,3 +58,13 @@ class Authority:
         self.audit = Audit(desk, refusals)
         self.verification = Verification(desk, counters, meter)
         self.watching = Watching(desk, Recent(feed))
+
+    async def can_answer(self) -> bool:
+        """True if a Verify of any key could be answered now; it takes one look at the store."""
+        try:
+            self.clock.now()
+            self.records.check_fresh()
+            await self._store.look(None, None)
+        except (StoreError, ClockJumped):
+            return False
+        return True

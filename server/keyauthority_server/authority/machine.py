@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from keyauthority.clock import SystemClock
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.permissions import EVERYTHING
 from keyauthority.requests import NewKey
@@ -17,6 +16,7 @@ from keyauthority_server.authority.redigesting import Redigesting
 from keyauthority_server.peppers import Keyring
 from keyauthority_server.records import RecordCache, Uncached
 from keyauthority_server.store.base import Store
+from keyauthority_server.store.clocks import clock_of
 
 MACHINE: Final = "machine"
 """The actor of what was done with the data folder. There is no peer then."""
@@ -45,5 +45,5 @@ async def create_operator(store: Store, peppers: Keyring, new: NewKey) -> Create
     """
     redigesting = Redigesting(store, peppers)
     records = RecordCache(store, Uncached(), peppers)
-    keys = Keys(Desk(store, SystemClock(await store.newest_time()), redigesting, records))
+    keys = Keys(Desk(store, await clock_of(store), redigesting, records))
     return await redigesting.learned(lambda: keys.create(_CALLER, new, b""))

@@ -1,6 +1,7 @@
 """What the program `keyauthority-server` does, a module a family of commands.
 
-Exit codes: 0 done, 1 failed, 2 refused: bad usage or configuration, told in one line.
+Exit codes: 0 done, 1 failed, 2 refused: bad usage or configuration, told in one line; 3 the store
+cannot be reached.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from keyauthority_server.commands.output import say
 from keyauthority_server.commands.pepper import pepper_group
 from keyauthority_server.commands.serving import serve
 from keyauthority_server.config import ConfigError
+from keyauthority_server.store.base import StoreUnavailable
 from keyauthority_server.supervisor import CrashLoop
 
 
@@ -54,6 +56,8 @@ def main() -> None:
         code = _told(error.format_message(), 2)
     except ConfigError as error:
         code = _told(str(error), 2)
+    except StoreUnavailable as error:
+        code = _told(str(error), 3)
     except CrashLoop as error:
         code = _told(str(error), 1)
     except click.Abort:

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import click
 
-from keyauthority.clock import SystemClock
 from keyauthority_server.authority import peppering
 from keyauthority_server.authority.peppering import DropRefused, Version, droppable
 from keyauthority_server.bootstrap import Machine, open_machine
 from keyauthority_server.commands.options import STORE, Flags, load, options
 from keyauthority_server.commands.output import say
+from keyauthority_server.store.clocks import clock_of
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def status(**flags: str | bool | None) -> None:
     """Show each version, what was made under it, and whether it may be dropped."""
 
     async def work(machine: Machine) -> list[Version]:
-        now = SystemClock(await machine.store.newest_time()).now()
+        now = (await clock_of(machine.store)).now()
         return list(await peppering.status(machine.store, machine.peppers, machine.known, now))
 
     versions = _on_machine(flags, work)
@@ -66,7 +66,7 @@ def drop(version: int, **flags: str | bool | None) -> None:
     """Drop a VERSION that no key needs any more, from the database and the file."""
 
     async def work(machine: Machine) -> bool:
-        now = SystemClock(await machine.store.newest_time()).now()
+        now = (await clock_of(machine.store)).now()
         return await peppering.drop(machine.store, machine.peppers, version, now)
 
     dropped = _on_machine(flags, work)

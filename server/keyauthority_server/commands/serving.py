@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import signal
 
 import click
 import structlog
@@ -16,6 +17,7 @@ from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
 from keyauthority_server.store import engines
 from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.store.reserve import reserve_path
 from keyauthority_server.supervisor import Supervisor, hold_address, hold_folder
 
@@ -34,7 +36,8 @@ def serve(**flags: str | bool | None) -> None:
     except StoreRefused as refused:
         raise ConfigError(str(refused)) from refused
     with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
-        asyncio.run(bootstrap.prepare(settings))
+        if not asyncio.run(_prepare(settings)):
+            return
         sums = endpoint.Sums()
         if settings.metrics:
             port = endpoint.serve(settings.metrics, sums, *_disk(settings))
@@ -46,6 +49,15 @@ def serve(**flags: str | bool | None) -> None:
             await Supervisor(told, address.shown, inherited, sums).run()
 
         asyncio.run(supervise())
+
+
+async def _prepare(settings: Config) -> bool:
+    """Prepare the data folder as soon as the store can be reached; False if told to stop first."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return await when_reachable(lambda: bootstrap.prepare(settings), stop) is not None
 
 
 def _disk(settings: Config) -> list[Disk]:

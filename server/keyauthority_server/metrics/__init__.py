@@ -6,10 +6,11 @@ supervisor, which alone knows Prometheus. No label holds what a caller can choos
 
 from keyauthority_server.metrics.counting import (
     CACHED,
+    CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
     CallMetrics,
     Metrics,
 )
 
-__all__ = ["CACHED", "OLD_PEPPERS", "STALENESS", "CallMetrics", "Metrics"]
+__all__ = ["CACHED", "CLOCK_AHEAD", "OLD_PEPPERS", "STALENESS", "CallMetrics", "Metrics"]

@@ -29,10 +29,12 @@ BOUNDS: Final = (
 
 
 OLD_PEPPERS: Final = "keyauthority_keys_under_old_peppers"
+CLOCK_AHEAD: Final = "keyauthority_clock_ahead_seconds"
 STALENESS: Final = "keyauthority_staleness_seconds"
 CACHED: Final = "keyauthority_cached_keys"
 GAUGES: Final[Mapping[str, str]] = {
     OLD_PEPPERS: "Keys whose digest is under a version of the pepper before the current one.",
+    CLOCK_AHEAD: "How far the store's time is ahead of the machine's clock; negative: behind.",
     STALENESS: "How old the state may be that one worker answers Verify from; 0 on SQLite.",
     CACHED: "Keys that one worker keeps in memory.",
 }

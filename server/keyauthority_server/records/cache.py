@@ -116,6 +116,10 @@ class RecordCache:
         """
         return self._freshness.is_current(self, wanted)
 
+    def check_fresh(self) -> None:
+        """Raise StoreStale if neither memory nor a read could answer a call that needs proof."""
+        self._freshness.check_fresh()
+
     def proven(self, token: str) -> CachedKey | None:
         """Return the key that a token has proven, if it is cached and may be shown."""
         cached = self._proofs.get(self._proof_of(token)) if len(token) <= TOKEN_MAX else None

@@ -62,6 +62,10 @@ class Freshness(Protocol):
         """
         ...
 
+    def check_fresh(self) -> None:
+        """Raise StoreStale if neither memory nor a read could answer a call that needs proof."""
+        ...
+
     @property
     def staleness(self) -> float:
         """How old, in seconds, an answer from memory may be."""
@@ -80,6 +84,9 @@ class Uncached:
     def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
         """False: nothing is kept."""
         return False
+
+    def check_fresh(self) -> None:
+        """Do nothing: each read is of committed state."""
 
 
 class ExactFreshness:
@@ -105,6 +112,9 @@ class ExactFreshness:
     def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
         """True: each read is of committed state."""
         return True
+
+    def check_fresh(self) -> None:
+        """Do nothing: likewise."""
 
 
 class ProvenFreshness:
@@ -135,6 +145,11 @@ class ProvenFreshness:
         if wanted.proven and not proven:
             raise StoreStale("no commit has proven in time that the database is the current one")
         return proven
+
+    def check_fresh(self) -> None:
+        """Raise StoreStale if the feed lags, or no heartbeat proves what would be read."""
+        if not (self._within(self._feed.as_of) and self._within(self._store.proven_at)):
+            raise StoreStale("no commit has proven in time that the database is the current one")
 
     def _within(self, as_of: float) -> bool:
         return monotonic() - as_of <= self._max_staleness

@@ -78,6 +78,10 @@ class StoreUnavailable(StoreError):
     """It cannot answer now; whether a write was committed is unknown. Try again later."""
 
 
+class StoreDenied(StoreUnavailable):
+    """It does not let this server in: a password, a role or a database that it does not know."""
+
+
 class StoreStale(StoreUnavailable):
     """It answers, but nobody can tell how old the answer is. Try again later."""
 

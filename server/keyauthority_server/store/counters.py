@@ -20,6 +20,8 @@ class Counter(NamedTuple):
     start: int
     """When the window begins, in microseconds since the Unix epoch; 0 for one without an end."""
     limit: int
+    period: int = 0
+    """How long the window is at most, in microseconds; 0 for one without an end."""
 
 
 class Draw(NamedTuple):
@@ -49,9 +51,11 @@ Drawn = tuple[Level, ...]
 class Counters(Protocol):
     """Draws counters, exactly over all processes and servers.
 
-    A counter knows one window, the newest: a process whose clock is behind draws in that, so no
-    older window is ever opened again. A limit that was changed is in force with the next draw.
-    What was answered survives kill -9; a loss of power may forget the draws of the last moments.
+    A counter knows one window, the newest: a process whose clock is behind by up to one period
+    draws in that, so no older window is opened again. A window that is further ahead was opened by
+    a wrong clock. It is replaced, else the limit would stand still until its time has come. A limit
+    that was changed is in force with the next draw. What was answered survives kill -9; a loss of
+    power may forget the draws of the last moments.
     """
 
     async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
@@ -115,4 +119,9 @@ class Tally:
         if known is None:
             row = self._rows.one(_GET, (counter.name,))
             known = self._counts[counter.name] = (counter.start, 0) if row is None else (*row,)
-        return (counter.start, 0) if known[0] < counter.start else known
+        start, period = counter.start, counter.period
+        return (
+            known
+            if start <= known[0] and (not period or known[0] <= start + period)
+            else (start, 0)
+        )

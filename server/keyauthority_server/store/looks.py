@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from keyauthority.clock import Reference
 from keyauthority.model import Revision
 from keyauthority_server.store.values import ANY, Held, Proven, Sight, Sights, Wanted
 
@@ -76,6 +77,11 @@ class Proving(Protocol):
     @property
     def proven_at(self) -> float:
         """By `clock.monotonic`: when the newest of these commits began."""
+        ...
+
+    @property
+    def reference(self) -> Reference:
+        """The database's clock, which is the time of all servers that share it."""
         ...
 
     @property

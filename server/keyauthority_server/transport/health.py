@@ -1,4 +1,4 @@
-"""grpc.health.v1.Health of one process, which serves from its start until it drains.
+"""grpc.health.v1.Health of one process: SERVING while it can answer, until it drains.
 
 The library's servicer keeps a watcher until the watcher goes; this one lets him go when all has
 been said, so that he does not hold up the drain.
@@ -7,15 +7,24 @@ been said, so that he does not hold up the drain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
 SERVICE: Final = "grpc.health.v1.Health"
+
+ASK_SECONDS: Final = 0.25  # between two questions, each one look at the store
+ANSWER_SECONDS: Final = 1.25  # many times what a look takes; both together are below 2 s
+
+CanAnswer = Callable[[], Awaitable[bool]]
+
+_log = structlog.get_logger(__name__)
 
 _Response = health_pb2.HealthCheckResponse
 _SERVING: Final = _Response(status=_Response.SERVING).SerializeToString()
@@ -28,13 +37,35 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class Health:
     """The health of the services named, and of the server as a whole under the empty name."""
 
-    def __init__(self, services: Iterable[str]) -> None:
+    def __init__(self, services: Iterable[str], can_answer: CanAnswer | None = None) -> None:
+        """`can_answer` is asked again and again by `follow`."""
         self._services = frozenset({"", *services})
-        self._draining = asyncio.Event()
+        self._can_answer = can_answer
+        self._serving = True
+        self._draining = False
+        self._changed = asyncio.Event()
+
+    async def follow(self) -> None:
+        """Keep the status true, until it is cancelled."""
+        while self._can_answer is not None:
+            serving = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    serving = await self._can_answer()
+            if serving is not self._serving:
+                (_log.info if serving else _log.warning)("health", serving=serving)
+                self._serving = serving
+                self._tell()
+            await asyncio.sleep(ASK_SECONDS)
 
     def drain(self) -> None:
         """Say NOT_SERVING from now on, and let the watchers go."""
-        self._draining.set()
+        self._draining = True
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
         """Return the handlers by method. They take bytes: what cannot be read is theirs to say."""
@@ -46,7 +77,7 @@ class Health:
     def _status(self, service: str) -> bytes:
         if service not in self._services:
             return _UNKNOWN
-        return _NOT_SERVING if self._draining.is_set() else _SERVING
+        return _SERVING if self._serving and not self._draining else _NOT_SERVING
 
     async def _check(self, body: bytes, context: _Context) -> bytes:
         status = self._status(await _service(body, context))
@@ -56,12 +87,16 @@ class Health:
 
     async def _watch(self, body: bytes, context: _Context) -> AsyncIterator[bytes]:
         service = await _service(body, context)
-        first = self._status(service)
-        yield first
-        await self._draining.wait()
-        last = self._status(service)
-        if last is not first:  # it began before the drain did
-            yield last
+        last = None
+        while True:
+            changed, status = self._changed, self._status(service)
+            if status is not last:
+                yield status
+                last = status
+            elif self._draining:
+                return
+            else:
+                await changed.wait()
 
 
 async def _service(body: bytes, context: _Context) -> str:

@@ -18,7 +18,7 @@ from keyauthority_server.overload import OpenCalls
 from keyauthority_server.shedding import URGENT, Tally
 from keyauthority_server.transport.gate import Gate, Read, Unknown
 from keyauthority_server.transport.health import SERVICE as HEALTH
-from keyauthority_server.transport.health import Health
+from keyauthority_server.transport.health import CanAnswer, Health
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
 from keyauthority_server.transport.streams import Inside, Streams, from_behind
@@ -101,14 +101,20 @@ class _Limits(NamedTuple):
 class Server:
     """Serves the given services, health, and reflection if it is wanted, on one address."""
 
-    def __init__(self, config: Config, services: Services, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        services: Services,
+        tally: Tally | None = None,
+        can_answer: CanAnswer | None = None,
+    ) -> None:
         """Bind. ConfigError if transport or certificate cannot be had or the address is taken.
 
-        `tally` counts the calls that the transport turns away.
+        `tally` counts the calls that the transport turns away; health follows `can_answer`.
         """
         self.transport = choose(config)
         self._handshakes = Handshakes(config.tls, SystemClock()) if config.tls else None
-        self._following: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         native = self.transport is Transport.NATIVE
         read = _reader(Callers(config.callers))
         read = from_behind(read, config.listen) if native else read
@@ -117,7 +123,7 @@ class Server:
         self._limits = _Limits.of_peers(apart=apart)
         self._streams = Streams()
         self._calls = Inside()
-        self._health = Health(services)
+        self._health = Health(services, can_answer)
         self._reflection = None if config.no_reflection else Reflection([*services, HEALTH])
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
         options = [*_OPTIONS, *(_FRONTS_OPTIONS if native else _CLIENTS_OPTIONS)]
@@ -144,7 +150,8 @@ class Server:
     async def start(self) -> None:
         """Take calls."""
         if self._handshakes is not None:
-            self._following = asyncio.create_task(self._handshakes.follow())
+            self._following.append(asyncio.create_task(self._handshakes.follow()))
+        self._following.append(asyncio.create_task(self._health.follow()))
         if self._front is None:
             await self._grpcio.start()
             return
@@ -165,8 +172,8 @@ class Server:
             await self._streams.end()
             await self._front.drain(grace)
         await self._stop(grace)
-        if self._following is not None:
-            self._following.cancel()
+        for task in self._following:
+            task.cancel()
         self._folder.cleanup()
 
     async def _stop(self, grace: float) -> None:

@@ -15,7 +15,13 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
 from keyauthority.clock import monotonic
-from keyauthority_server.store.base import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from keyauthority_server.store.base import (
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 R = TypeVar("R")
 
@@ -68,6 +74,14 @@ _LOST: Final = re.compile(
     "08...|57P0.|25P0[34]|25006|40003|F....|XX..."  # connection, shutdown, patience, standby, crash
 )
 _PASSING: Final = re.compile("40...|53...|55P03|57014|58...")  # nothing of the transaction is left
+
+
+# The library tells no code of a connection that failed. In another language these only wait.
+_DENIED: Final = re.compile(
+    "password authentication failed|no password supplied|no pg_hba.conf entry|certificate"
+    '|(role|database) "[^"]*" does not exist|permission denied for database|no such user'
+    "|authentication failed|session is read-only"
+)
 
 
 class ConnectionLost(StoreUnavailable):
@@ -140,7 +154,10 @@ def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
     try:
         connection = Connection.connect(**to, autocommit=True, cursor_factory=psycopg.RawCursor)
     except (psycopg.Error, OSError) as error:
-        raise StoreUnavailable(f"PostgreSQL cannot be reached: {_line(error)}") from error
+        line = _line(error)
+        if _DENIED.search(line):
+            raise StoreDenied(f"PostgreSQL does not let this server in: {line}") from error
+        raise StoreUnavailable(f"PostgreSQL cannot be reached: {line}") from error
     connection.patience = patience.statement
     connection.add_notice_handler(connection.notice)
     connection.adapters.register_dumper(int, Int8Dumper)  # else each size is a statement of its own

@@ -64,12 +64,15 @@ Drawing = Turn[Sequence[Draw], Sequence[Drawn]]
 def open_counters(url: str) -> PostgresCounters:
     """Open the counters in the database, which `migrate` has made.
 
-    Raises StoreRefused, with one line that says why, and StoreUnavailable.
+    Raises StoreRefused, with one line that says why.
     """
     witness = Witness()
 
     rows = PostgresRows(parameters(url), PATIENCE, witness.admit)
-    rows.ready()
+    try:
+        rows.ready()
+    except StoreUnavailable as error:  # only keys with limits need it, and it is tried again then
+        _log.warning("counters_unavailable", error=str(error))
     return PostgresCounters(rows)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import structlog
 
-from keyauthority.clock import monotonic
+from keyauthority.clock import Reference, monotonic
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.rows import PostgresRows
@@ -29,17 +29,20 @@ PAUSE_SECONDS: Final = 0.05  # at least, between two beats
 NEVER: Final = float("-inf")
 _PATIENCE: Final = Patience(statement=BEAT_PATIENCE, server=0, lock=1, idle=3)
 _REMEMBERED: Final = 1_000  # beats: a read shows one that is older by some milliseconds
+MICROSECONDS: Final = 1_000_000  # in a second
 _END_SECONDS: Final = 5.0
 
 _BEAT: Final = (
     "INSERT INTO heartbeat (server, beat, time) VALUES"
     " (?, ?, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT))"
     " ON CONFLICT (server) DO UPDATE SET beat = excluded.beat, time = excluded.time"
+    " RETURNING time"
 )
 _CLEAN: Final = (  # of processes that have gone; one that was only stopped makes its row anew
     "DELETE FROM heartbeat WHERE time <"
     " CAST(EXTRACT(EPOCH FROM clock_timestamp() - INTERVAL '1 hour') * 1000000 AS BIGINT)"
 )
+_TIME: Final = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _SEEN: Final = "SELECT beat FROM heartbeat WHERE server = ?"
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +60,7 @@ class Heartbeat:
         self._proofs: dict[int, float] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self.reference = Reference()
         self.proven_at = NEVER
         """By `clock.monotonic`: when the newest beat that was committed began."""
 
@@ -107,7 +111,9 @@ class Heartbeat:
             self._rows.begin()
             if clean:
                 self._rows.run(_CLEAN)
-            self._rows.run(_BEAT, (self._server, number))
+            asked = monotonic()
+            (time,) = self._rows.one(_BEAT, (self._server, number))
+            self.reference.read(time / MICROSECONDS, asked)
             self._rows.commit()
         finally:
             self._rows.roll_back()
@@ -139,3 +145,10 @@ class Heartbeat:
         else:
             return True
         return False
+
+
+def read_clock(rows: PostgresRows, reference: Reference) -> None:
+    """Read the database's clock once; raises StoreError."""
+    with rows.reading():
+        asked = monotonic()
+        reference.read(rows.one(_TIME)[0] / MICROSECONDS, asked)

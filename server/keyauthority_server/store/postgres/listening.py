@@ -87,6 +87,9 @@ class Listening:
         async with asyncio.timeout(LISTEN_SECONDS):
             connection = await psycopg.AsyncConnection.connect(**self._to, autocommit=True)
             try:
+                found = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+                if found != (connection.info.backend_pid,):  # a pooler, which passes no word on
+                    raise OSError("a pooler passes no NOTIFY on")
                 await connection.execute(_LISTEN)
             except BaseException:
                 await connection.close()

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
-from keyauthority.clock import monotonic
+from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import Transaction
@@ -25,7 +25,7 @@ from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.postgres import looks, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
-from keyauthority_server.store.postgres.heartbeat import Heartbeat
+from keyauthority_server.store.postgres.heartbeat import Heartbeat, read_clock
 from keyauthority_server.store.postgres.listening import Listening
 from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Question
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
@@ -75,7 +75,7 @@ def open_store(url: str, seal: Sealer, *, checked: bool = True) -> PostgresStore
         heartbeat=Heartbeat(to, witness),
         listening=Listening(to),
     )
-    connections.looks.ready()  # the others when they are needed
+    read_clock(connections.looks, connections.heartbeat.reference)  # the others connect when needed
     return PostgresStore(connections, seal, witness)
 
 
@@ -123,6 +123,11 @@ class PostgresStore(Pages):
     def proven_at(self) -> float:
         """When the newest beat that was committed began; see `looks.Proving`."""
         return self._heartbeat.proven_at
+
+    @property
+    def reference(self) -> Reference:
+        """The database's clock, as each beat reads it; see `looks.Proving`."""
+        return self._heartbeat.reference
 
     @property
     def acknowledged(self) -> Revision:
@@ -185,12 +190,12 @@ class PostgresStore(Pages):
 
     async def newest_time(self) -> datetime | None:
         """Return the newest time that is committed, None for an empty log."""
-        row = await self.page(lambda rows: rows.one(LOG))
+        row = await _in_thread(self._tailer, self._checked, lambda rows: rows.one(LOG))
         return None if row is None or row[3] is None else time_from(row[3])
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""
-        return await self.page(digests.key_checks)
+        return await _in_thread(self._tailer, self._checked, digests.key_checks)
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Record check values for names that have none yet."""
@@ -233,13 +238,19 @@ class PostgresStore(Pages):
         return result
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:
+        return self._checked(read, self._pages, snapshot=True)
+
+    def _checked(
+        self, read: Callable[[Rows], T], rows: PostgresRows | None = None, *, snapshot: bool = False
+    ) -> T:
+        """Read what is not older than anything seen; on the tail's connection, unless on `rows`."""
         newest = self._witness.newest
 
         def checked(rows: PostgresRows) -> T:
             self._witness.check_now(rows, newest)
             return read(rows)
 
-        return _read(self._pages, checked, snapshot=True)
+        return _read(rows or self._tail, checked, snapshot=snapshot)
 
     def _differences(self) -> list[str]:
         self._pages.ready()

@@ -1,0 +1,40 @@
+"""Waiting for a store that cannot be reached yet: at a start, the database may start as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import structlog
+
+from keyauthority.clock import monotonic
+from keyauthority_server.store.base import StoreUnavailable
+
+RETRY_SECONDS: Final = 1.0
+LOG_SECONDS: Final = 10.0  # between two lines that say the same
+
+T = TypeVar("T")
+
+_log = structlog.get_logger("keyauthority_server.store")
+
+
+async def when_reachable(use: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | bool | None:
+    """Return what `use` returns (True for None) once the store can be reached; None if stopped.
+
+    What it raises besides StoreUnavailable passes.
+    """
+    logged = float("-inf")
+    while not stop.is_set():
+        try:
+            found = await use()
+        except StoreUnavailable as error:
+            if monotonic() - logged > LOG_SECONDS:
+                _log.warning("store_unavailable_at_start", error=str(error), retry="until it is")
+                logged = monotonic()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+        else:
+            return True if found is None else found
+    return None

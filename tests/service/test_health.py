@@ -1,0 +1,144 @@
+"""Health follows what a server can answer, within two seconds, both ways, on each transport."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.postgres import Cluster
+from tests.service.nursery import shared
+from tests.service.processes import STOP_SECONDS, command, environment, wait_until
+
+SECONDS: Final = 2.0
+SLACK: Final = 1.0  # of a machine that does other things, too
+SERVICES: Final = ("", "keyauthority.v1.KeyAuthorityService", "keyauthority.v1.AuditService")
+SERVING: Final = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextmanager
+def unreachable(cluster: Cluster, url: str) -> Iterator[None]:
+    """Let nobody into a database, and end all sessions that are there."""
+    name = url.partition("?")[0].rpartition("/")[2]
+    cluster.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    cluster.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608 - a name of the tests' own
+    )
+    try:
+        yield
+    finally:
+        cluster.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_health_follows_the_database(transport: str, cluster: Cluster, tmp_path: Path) -> None:
+    """Overall and per service, Check and Watch: down with the database, and up with it again."""
+    url = cluster.create()
+    server = shared().start(tmp_path / "data", "--store", url, "--transport", transport)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service=one)) for one in SERVICES]
+            assert [SERVING] * len(SERVICES) == [next(one).status for one in watches]
+            down = ExitStack()
+            for status in (NOT_SERVING, SERVING):
+                began = time.monotonic()
+                if status == NOT_SERVING:
+                    down.enter_context(unreachable(cluster, url))
+                else:
+                    down.close()
+                for watch in watches:  # a busy machine may have been stale for a moment before
+                    while next(watch).status != status:
+                        pass
+                took = time.monotonic() - began
+                assert took < SECONDS + SLACK, took
+                checks = [
+                    stub.Check(health_pb2.HealthCheckRequest(service=one)).status
+                    for one in SERVICES
+                ]
+                assert [status] * len(SERVICES) == checks
+    finally:
+        server.kill()
+    assert "Traceback" not in server.log_text()
+
+
+@pytest.mark.parametrize("reached", [False, True])
+def test_start_waits_for_a_database_that_cannot_be_reached(
+    reached: bool, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The server logs why and serves as soon as it can; told to stop before, it exits 0."""
+    url, log = cluster.create(), tmp_path / "log"
+    flags = ("--data", str(tmp_path / "data"), "--store", url, "--listen", "127.0.0.1:0")
+    with unreachable(cluster, url), log.open("w") as log_file:
+        starting = subprocess.Popen(
+            command("serve", *flags),
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=environment(),
+            text=True,
+        )
+        wait_until(lambda: "store_unavailable_at_start" in log.read_text())
+        if not reached:
+            starting.terminate()
+            output, _ = starting.communicate(timeout=STOP_SECONDS)
+            assert (0, "") == (starting.returncode, output)
+            return
+    assert starting.stdout
+    assert starting.stdout.readline().startswith("keyauthority-server ready")
+    starting.terminate()
+    starting.communicate(timeout=STOP_SECONDS)
+    assert 0 == starting.returncode
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("postgresql://nobody-at-all@/postgres?host={folder}", 2),
+        ("postgresql://postgres@/nothing?host={folder}", 2),
+        ("postgresql://postgres@/postgres?host=/nowhere", 3),
+    ],
+)
+def test_command_tells_what_another_configuration_mends_from_what_time_does(
+    url: str, code: int, cluster: Cluster, tmp_path: Path
+) -> None:
+    """A role or database that is not there is 2; a server that is not there is 3, on one line."""
+    given = url.format(folder=cluster.folder)
+    refused = shared().run("init", "--data", str(tmp_path / "data"), "--store", given)
+    assert (code, 1) == (refused.code, len(refused.log.splitlines()))
+
+
+def test_server_without_room_for_its_connections_waits_for_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """With too small a CONNECTION LIMIT it logs why; no worker ends, nor the server."""
+    cluster.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 2")
+    url, log = cluster.create(), tmp_path / "log"
+    name = url.partition("?")[0].rpartition("/")[2]
+    cluster.execute(f"ALTER DATABASE {name} OWNER TO crowded")
+    store = url.replace("postgres@", "crowded@")
+    flags = ("--data", str(tmp_path / "data"), "--store", store, "--listen", "127.0.0.1:0")
+    with log.open("w") as log_file:
+        starting = subprocess.Popen(
+            command("serve", *flags),
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=environment(),
+            text=True,
+        )
+    wait_until(lambda: "store_unavailable_at_start" in log.read_text())
+    cluster.execute("ALTER ROLE crowded CONNECTION LIMIT -1")
+    assert starting.stdout
+    assert starting.stdout.readline().startswith("keyauthority-server ready")
+    starting.terminate()
+    starting.communicate(timeout=STOP_SECONDS)
+    assert 0 == starting.returncode
+    assert "Traceback" not in log.read_text()
+    assert "worker_ended" not in log.read_text()
