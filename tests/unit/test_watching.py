@@ -92,6 +92,7 @@ async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
 ) -> None:
     """Pages are no checkpoints before the last change that was committed meanwhile is told."""
     monkeypatch.setattr(watching, "PAGE", 100)
+    monkeypatch.setattr(watching, "FIRST_PAGE", 100)
     await make(world, 250)
     told: list[int] = []
     async with aclosing(world.watch(from_revision=0)) as updates:

@@ -12,11 +12,16 @@ from keyauthority.model import KeyFilter, KeyKind, Revision
 from keyauthority.requests import WatchQuery
 from keyauthority_server.authority.callers import Caller
 from keyauthority_server.authority.desk import Desk, gone
-from keyauthority_server.feed import Packed, Recent, pack, pack_key, pack_project
+from keyauthority_server.feed import ByteBudget, Packed, Recent, pack, pack_key, pack_project
 from keyauthority_server.store.values import Scope
 
 REPLAY_MAX: Final = 100_000  # changes: to read them again takes 7 s of a process
 PAGE: Final = 128  # changes or records at once: 5 ms of the event loop to pack
+PAGE_BYTES: Final = 512 * 1024  # aimed at: the records of a page are of the size of those before
+HELD_MAX: Final = 128 * 1024 * 1024  # bytes of all watchers that wait for their client to read
+PAGE_HELD: Final = 3 * PAGE_BYTES  # a page, its message, and the message within grpcio
+FIRST_PAGE: Final = 8  # records: of 256 KiB each they are 2 MiB
+SMALL: Final = 16 * 1024  # bytes that nobody waits for
 
 Admit = Callable[[], Awaitable[Caller]]
 """Judges the caller anew: he as he is now, or the error that ends his watch."""
@@ -39,6 +44,7 @@ class Watching:
     def __init__(self, desk: Desk, recent: Recent) -> None:
         self._desk = desk
         self._recent = recent
+        self._budget = ByteBudget(HELD_MAX)
 
     def end(self) -> None:
         """End all watches: they raise Unavailable once they have told what there is."""
@@ -93,17 +99,26 @@ class Watching:
         if sees.project_id:
             project = await store.get_project(sees.project_id, sees.scope)
             yield [pack_project(project)] if project else []
+        size = _PageSize()
         while not sees.project_id and place is not None:
-            projects, place = await store.list_projects(sees.scope, place, PAGE)
-            yield [pack_project(one) for one in projects]
+            async with self._budget.hold(PAGE_HELD):
+                projects, place = await store.list_projects(sees.scope, place, size.records)
+                packed = [pack_project(one) for one in projects]
+                del projects  # decoded they take several times as much
+                size.learn(packed)
+                yield packed
         for key_filter in sees.key_filters:
             place = 0
             while place is not None:
-                now = self._desk.clock.now()
-                keys, place = await store.list_keys(
-                    sees.project_id or None, sees.scope, key_filter, now, place, PAGE
-                )
-                yield [pack_key(one, now) for one in keys]
+                async with self._budget.hold(PAGE_HELD):
+                    now = self._desk.clock.now()
+                    keys, place = await store.list_keys(
+                        sees.project_id or None, sees.scope, key_filter, now, place, size.records
+                    )
+                    packed = [pack_key(one, now) for one in keys]
+                    del keys
+                    size.learn(packed)
+                    yield packed
 
     async def _changes(
         self, admit: Admit, sees: _Sees, place: Revision, losses: int
@@ -112,16 +127,20 @@ class Watching:
 
         A checkpoint is only what has been told up to the head: it says how fresh the watcher is.
         """
-        recent = self._recent
+        recent, size = self._recent, _PageSize()
         while recent.since(place) is None and recent.losses == losses:
             self._go_on()
             missing = recent.position - place  # no more: what comes is kept, and the log is ahead
-            tail = await self._desk.store.read_changes(place, min(missing, PAGE))
-            if not tail.changes or not _near(place, tail.head):
-                break
-            await admit()
-            place = Revision(tail.changes[-1].revision)
-            yield self._update(sees.of([pack(one) for one in tail.changes]), place)
+            async with self._budget.hold(PAGE_HELD):
+                tail = await self._desk.store.read_changes(place, min(missing, size.records))
+                if not tail.changes or not _near(place, tail.head):
+                    break
+                await admit()
+                place = Revision(tail.changes[-1].revision)
+                packed = [pack(one) for one in tail.changes]
+                del tail
+                size.learn(packed)
+                yield self._update(sees.of(packed), place)
         beats = -1  # the first is a checkpoint, whether there are changes or not
         while True:
             ended = recent.ended
@@ -134,7 +153,12 @@ class Watching:
                 if beats < 0 or not seen:
                     beats = recent.beats
                 await admit()
-                yield self._update(seen, place, as_of)
+                held = sum(len(one.body) for one in seen)
+                if held > SMALL:
+                    async with self._budget.hold(min(held, PAGE_HELD)):
+                        yield self._update(seen, place, as_of)
+                else:
+                    yield self._update(seen, place, as_of)
             if ended:
                 self._go_on()
             await recent.news(place, beats)
@@ -154,6 +178,18 @@ class Watching:
         proven = self._recent.as_of if as_of is None else as_of
         lag = timedelta(seconds=max(clock.monotonic() - proven, 0.0))
         return Update(changes, revision, clock.now(), lag, checkpoint=as_of is not None)
+
+
+class _PageSize:
+    """How many records the next page has, going by the bytes of those before."""
+
+    def __init__(self) -> None:
+        self.records = min(FIRST_PAGE, PAGE)
+
+    def learn(self, packed: Sequence[Packed]) -> None:
+        """Take the records of a page into account."""
+        largest = max((len(one.body) for one in packed), default=1)
+        self.records = min(PAGE, 2 * self.records, max(PAGE_BYTES // max(largest, 1), 1))
 
 
 def _near(place: int, head: int) -> bool:

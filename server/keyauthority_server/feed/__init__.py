@@ -4,12 +4,14 @@
 changes as watchers get them. It judges nobody, and knows no wire.
 """
 
+from keyauthority_server.feed.byte_budget import ByteBudget
 from keyauthority_server.feed.packing import Packed, pack, pack_key, pack_project
 from keyauthority_server.feed.recent import Recent
 from keyauthority_server.feed.tailing import BEAT_SECONDS, Feed, Subscriber, following
 
 __all__ = [
     "BEAT_SECONDS",
+    "ByteBudget",
     "Feed",
     "Packed",
     "Recent",

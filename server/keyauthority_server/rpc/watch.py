@@ -10,7 +10,7 @@ from keyauthority import convert
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.authority import Admit, Authority, Caller, Update
 
-BYTES_MAX: Final = 1024 * 1024  # of the changes in a message, unless one alone has more
+BYTES_MAX: Final = 256 * 1024  # of the changes in a message, unless one alone has more
 
 
 class WatchServicer:

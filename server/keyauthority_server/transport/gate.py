@@ -18,10 +18,11 @@ from google.rpc.code_pb2 import DEADLINE_EXCEEDED
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
-from keyauthority_server.shedding import Ground, Tally, busy, overloaded
+from keyauthority_server.shedding import RETRY_AFTER, Ground, Tally, busy, overloaded
 from keyauthority_server.wire import Call, Refusal, refusal_from, unexpected
 
 MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
+UNREAD_SECONDS: Final = 10  # that a client may take to read one message of a stream
 PENDING_MAX: Final = 4_000  # calls without a message in one process, some 20 KB each
 PENDING_OF_PEER_MAX: Final = 1_000
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -93,9 +94,9 @@ class Gate:
                 body = b"" if refuses and refuses(call) else await self._message(context, call)
                 self._enter(call, limit)
                 with inside:
-                    async with aclosing(follow(body, call, context)) as messages:
-                        async for message in messages:
-                            await context.write(message)
+                    read = await _written(context, follow(body, call, context))
+                if not read:
+                    await abort(context, _unread())
             except Exception as failure:  # noqa: BLE001 - as above
                 await _end(context, failure)
 
@@ -158,6 +159,21 @@ class Gate:
         return _NO_MESSAGE if body is grpc.aio.EOF else body
 
 
+async def _written(context: _Context, messages: AsyncGenerator[bytes]) -> bool:
+    """Write the messages; False if the client does not read.
+
+    Nothing of the stream is held then: its status waits in grpcio until the client goes.
+    """
+    async with aclosing(messages):
+        async for message in messages:
+            try:
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    await context.write(message)
+            except TimeoutError:
+                return False
+    return True
+
+
 class Unknown(grpc.GenericRpcHandler):
     """Refuses the calls of methods that are not served, at once."""
 
@@ -207,6 +223,11 @@ def _task() -> asyncio.Task[Any]:
 
 def _overdue() -> Refusal:
     return Refusal(DEADLINE_EXCEEDED, "the call took longer than it may")
+
+
+def _unread() -> Refusal:
+    text = "the stream was not read for too long"
+    return refusal_from(error(ErrorReason.OVERLOADED, text, retry_after=RETRY_AFTER))
 
 
 def _late() -> Refusal:

@@ -1,0 +1,53 @@
+"""Watches that nobody reads: what they hold is bounded, by bytes, for all of them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Final
+
+import grpc
+
+from tests.conftest import Start
+from tests.faults.attacks import MIB, resident
+from tests.proofs import Proof, scaled
+from tests.service.callers import Caller, new_key, new_project
+from tests.service.watches import following, watching
+
+RECORDS: Final = 24
+STALLED: Final = scaled(short=60, each=200)
+SMALL_WINDOW: Final = (("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
+HELD_MAX: Final = 384 * MIB  # 128 of pages, and for each stream the message that grpcio has
+METHODS: Final = [f"{number:03}{'m' * 500}" for number in range(100)]
+RESTRICTIONS: Final = {
+    "api_targets": [{"service": f"s{number}", "methods": METHODS} for number in range(4)]
+}
+
+
+def test_stalled_watches_are_bounded_by_bytes(
+    start_server: Start, transport: str, proof: Proof
+) -> None:
+    """A live watcher follows beside them, and a new one gets the whole snapshot."""
+    server = start_server("--transport", transport)
+    with ExitStack() as opened:
+        channel = opened.enter_context(grpc.insecure_channel(server.address))
+        root = Caller(channel, server.metadata)
+        project = new_project(root)
+        for _ in range(RECORDS):
+            new_key(root, project, restrictions=RESTRICTIONS)
+        quiet = opened.enter_context(grpc.insecure_channel(server.address, SMALL_WINDOW))
+        silent = Caller(quiet, server.metadata)
+        before = resident(server)
+        stalled = [
+            opened.enter_context(watching(silent, project_id=project, snapshot=True))
+            for _ in range(STALLED)
+        ]
+        for one in stalled:
+            one.next()
+        with following(root) as live:
+            live.checkpoint(new_key(root, project).revision)
+        with watching(root, project_id=project, snapshot=True) as fresh:
+            fresh.checkpoint()
+            assert len(fresh.changes) > RECORDS
+        held = resident(server) - before
+    assert HELD_MAX > held
+    proof.done(f"{STALLED} unread watches of {RECORDS} large records: {held / MIB:.0f} MiB held")
