@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from keyauthority_server.config import ConfigError, HostPort
 from keyauthority_server.metrics.counting import BOUNDS, GAUGES, Counts
+from keyauthority_server.metrics.http import MetricsServer
 
 _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS: Final = (*map(floatToGoString, BOUNDS), "+Inf")
@@ -136,7 +137,8 @@ def serve(address: HostPort, *collectors: Collector) -> int:
     for collector in collectors:
         registry.register(collector)
     try:
-        server, _thread = start_http_server(address.port, address.host, registry)
+        server = MetricsServer(address, registry)
     except OSError as error:
         raise ConfigError(f"cannot listen for metrics on {address}: {error.strerror}") from error
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_address[1])

@@ -11,8 +11,11 @@ survives the death of the process. A loss of power may leave it behind the datab
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -87,6 +90,37 @@ _HEAD: Final = (
 )
 
 
+class _Spare:
+    """A descriptor that is given up where none is left: clients could use up all others."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._changing = threading.Lock()
+
+    def open(self, path: Path) -> int:
+        """Open a private file for writing."""
+        flags = os.O_WRONLY | os.O_CREAT
+        try:
+            return open_private(path, flags)
+        except OSError as failure:
+            if failure.errno != errno.EMFILE:
+                raise
+        with self._changing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+            return open_private(path, flags)
+
+    def restore(self) -> None:
+        """Take a descriptor again, if one is free."""
+        if self._descriptor < 0:
+            with self._changing, contextlib.suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+_SPARE: Final = _Spare()
+
+
 def note_head(database: Path, head: Head) -> None:
     """Note the newest head that is committed, under the writers' lock.
 
@@ -94,10 +128,11 @@ def note_head(database: Path, head: Head) -> None:
     """
     line = f"{head.log_id} {head.revision:020}\n".encode("ascii")
     try:
-        file = open_private(head_path(database), os.O_WRONLY | os.O_CREAT)
+        file = _SPARE.open(head_path(database))
         try:
             os.pwrite(file, line, 0)
         finally:
             os.close(file)
+            _SPARE.restore()
     except OSError as error:
         _log.error("head_not_noted", revision=head.revision, error=error.strerror)

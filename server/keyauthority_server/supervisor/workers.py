@@ -22,6 +22,7 @@ DRAIN_MAX_SECONDS: Final = 35  # the 30 that a worker takes to drain, and some t
 LOOP_DEATHS: Final = 5  # so many deaths of one worker
 LOOP_SECONDS: Final = 30  # within so long are a crash loop
 BACKOFF_SECONDS: Final = 0.1  # before the first replacement; doubles with each death in the window
+RESTART_SECONDS: Final = 1.0  # until a worker that could not be started is tried again
 REPORT_BYTES_MAX: Final = 1024 * 1024  # one report; all methods counted take some 10 KB
 
 _log = structlog.get_logger(__name__)
@@ -82,7 +83,14 @@ class Supervisor:
         """Keep one worker alive."""
         deaths: deque[float] = deque(maxlen=LOOP_DEATHS)
         while not self._stopping.is_set():
-            code = await self._run_worker(slot)
+            try:
+                code = await self._run_worker(slot)
+            except OSError as failure:  # no descriptor or no memory is left: the others go on
+                if not self._started:
+                    raise
+                _log.error("worker_not_started", worker=slot, reason=str(failure))
+                await self._wait(RESTART_SECONDS)
+                continue
             if self._stopping.is_set():
                 return
             if self._refusal and not self._started:
@@ -94,9 +102,13 @@ class Supervisor:
             if recent == LOOP_DEATHS:
                 raise CrashLoop(f"worker {slot} ended {recent} times in {LOOP_SECONDS} s")
             self._restarts += 1
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BACKOFF_SECONDS * 2 ** (recent - 1)):
-                    await self._stopping.wait()
+            await self._wait(BACKOFF_SECONDS * 2 ** (recent - 1))
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, unless the server is to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _run_worker(self, slot: int) -> int:
         """Start a worker, listen to it until it ends, and return its exit code."""

@@ -1,0 +1,37 @@
+"""The head of the log is noted although no descriptor is left."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+from keyauthority.model import Revision
+from keyauthority_server.store.sqlite_head import Head, note_head, noted_head
+
+LOG_ID = "0a1b2c3d-0000-4000-8000-000000000000"
+
+
+def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
+    """Again and again: the descriptor that is kept for it is taken back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(os_descriptors()) + 8, limits[1]))
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        for number in (1, 2, 3):
+            note_head(tmp_path / "database", Head(LOG_ID, Revision(number)))
+    finally:
+        for one in taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert Head(LOG_ID, Revision(3)) == noted_head(tmp_path / "database")
+
+
+def os_descriptors() -> list[int]:
+    """The descriptors that are open."""
+    return [int(one.name) for one in Path("/proc/self/fd").iterdir()]
