@@ -27,8 +27,9 @@ from keyauthority_server.wire import Call, Services, Streaming, Unary
 
 MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 METADATA_MAX: Final = 8 * 1024  # bytes; gRPC's default. A credential takes 100
-STREAMS_MAX: Final = 1000  # calls at once on one connection of the native front
-CLIENT_STREAMS_MAX: Final = 256  # the same of grpcio, where calls of a method are begun in line
+STREAMS_MAX: Final = (
+    1000  # calls at once on one connection; beyond it grpcio's client sees failures
+)
 UNBEGUN_MAX: Final = 20_000  # calls of one method that grpcio has not begun, some 10 KB each
 UNARY_SECONDS: Final = 60  # for a call whose client has set no deadline: twice the longest drain
 CALLS_MAX: Final = 10_000  # unary calls at once in one process, over all connections
@@ -45,6 +46,7 @@ _OPTIONS: Final = (
     # Between two different limits grpcio would refuse at random.
     ("grpc.max_metadata_size", METADATA_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_MAX),
+    ("grpc.max_concurrent_streams", STREAMS_MAX),
     # Beyond it grpcio ends calls at random, from a twentieth of it on unless told otherwise.
     ("grpc.server.max_pending_requests", UNBEGUN_MAX),
     ("grpc.server.max_pending_requests_hard_limit", UNBEGUN_MAX),
@@ -59,16 +61,12 @@ _OPTIONS: Final = (
 )
 # Of connections that clients have, not of the front's own.
 _CLIENTS_OPTIONS: Final = (
-    ("grpc.max_concurrent_streams", CLIENT_STREAMS_MAX),
     # With the age ends what a connection was let in by: the certificates of its handshake. Clients
     # go over to a new connection without a failed call; grpcio spreads the moment by a tenth.
     ("grpc.max_connection_age_ms", 60 * 60 * 1000),
     ("grpc.max_connection_age_grace_ms", UNARY_SECONDS * 1000),
     ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
 )
-# Of those that the front has: one for each of its own with a client.
-_FRONTS_OPTIONS: Final = (("grpc.max_concurrent_streams", STREAMS_MAX),)
-
 _Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 _Handlers = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]  # no generic at run time
@@ -126,7 +124,7 @@ class Server:
         self._health = Health(services, can_answer)
         self._reflection = None if config.no_reflection else Reflection([*services, HEALTH])
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
-        options = [*_OPTIONS, *(_FRONTS_OPTIONS if native else _CLIENTS_OPTIONS)]
+        options = [*_OPTIONS, *(() if native else _CLIENTS_OPTIONS)]
         self._grpcio = grpc.aio.server(options=[*options, ("grpc.so_reuseport", int(reuse_port))])
         self._front = None
         self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
