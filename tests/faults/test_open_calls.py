@@ -36,7 +36,7 @@ REFLECTION: Final = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 CONNECTIONS: Final = scaled(short=4, each=10)
 STREAMS: Final = 1000  # calls on each connection
 WAIT_MAX: Final = 1.0 if PROVE else 5.0  # seconds, of an honest call beside them
-KEPT_MAX: Final = {"grpcio": 64 * MIB, "native": 384 * MIB}
+KEPT_MAX: Final = {"grpcio": 128 * MIB, "native": 384 * MIB}
 """The front takes ten times as many calls on a connection."""
 
 
