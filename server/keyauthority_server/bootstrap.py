@@ -39,6 +39,7 @@ from keyauthority_server.store import engines
 from keyauthority_server.store.base import (
     Store,
     StoreClosed,
+    StoreDamaged,
     StoreDenied,
     StoreError,
     StoreRefused,
@@ -53,6 +54,7 @@ from keyauthority_server.store.values import (
     Held,
     LogHead,
     Mutation,
+    NewestTime,
     Sealer,
     VersionsInUse,
 )
@@ -84,7 +86,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except (KeyringError, StoreError) as failure:
-        if isinstance(failure, StoreUnavailable) and not isinstance(failure, StoreDenied):
+        lasting = isinstance(failure, StoreDenied | StoreDamaged)
+        if isinstance(failure, StoreUnavailable) and not lasting:
             raise
         raise ConfigError(str(failure)) from failure
 
@@ -137,7 +140,7 @@ async def open_machine(config: Config) -> AsyncIterator[Machine]:
                 raise ConfigError(
                     f"{config.data} is not initialised: run keyauthority-server init, or serve"
                 )
-            versions = await store.versions_in_use((await clock_of(store)).now())
+            versions = await _versions_in_use(store)
             recognise(keyrings, versions)
             known = versions.checks
             keyrings[0].use(known)
@@ -162,7 +165,7 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
         async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
             head = await store.log_head()
             unfinished = head.closed and not head.hash  # as a copy is, of which rows are missing
-            versions = await store.versions_in_use((await clock_of(store)).now())
+            versions = await _versions_in_use(store)
             recognise([audit_key], versions, empty=unfinished or not head.revision)
             yield Evidence(store, audit_key)
 
@@ -178,10 +181,7 @@ async def _prepare(config: Config) -> None:
     engines.migrate(config.store)
     async with _opened(config, _unsealed) as store:
         head = await store.log_head()
-        versions, empty = (
-            await store.versions_in_use((await clock_of(store)).now()),
-            not head.revision,
-        )
+        versions, empty = await _versions_in_use(store), not head.revision
         _check_open(config, head)
     known = versions.checks
     made: list[Path] = []
@@ -228,6 +228,11 @@ def _initialised_elsewhere(config: Config) -> ConfigError:
         f"{config.store} was initialised by another server: copy {PEPPER} and {AUDIT_KEY} to "
         f"{config.data} from its data folder, the one that holds {OPERATOR_KEY}, and start again"
     )
+
+
+async def _versions_in_use(store: Store) -> VersionsInUse:
+    """Return what `recognise` takes: no audit key has proven the newest time yet."""
+    return await store.versions_in_use((await clock_of(store, proven=False)).now())
 
 
 def recognise(keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False) -> None:
@@ -374,5 +379,5 @@ async def _caching(
         feed.unsubscribe(records)
 
 
-def _unsealed(entry: Entry) -> NoReturn:
-    raise StoreRefused(f"change {entry.revision} cannot be made before the audit key is known")
+def _unsealed(content: Entry | NewestTime, key_version: int | None = None) -> NoReturn:
+    raise StoreRefused("nothing can be sealed, or proven, before the audit key is known")

@@ -16,10 +16,11 @@ from typing import Final, NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from keyauthority_server.bootstrap import prepare
+from keyauthority_server.bootstrap import open_authority, prepare
 from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, ConfigError, load
 from keyauthority_server.restoring import restore
+from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.sqlite_backup import back_up
 from tests.faults.folders import settings
 from tests.postgres import Cluster, execute
@@ -153,6 +154,77 @@ def test_check_values_that_no_server_wrote_are_refused(folder: Folder) -> None:
     """In one line, whatever the name says."""
     folder.run("UPDATE key_check SET name = 'pepper/99999999999999999999' WHERE name = 'pepper/1'")
     assert "damaged" in folder.refusal()
+
+
+TIMES: Final = {
+    "ahead": "UPDATE log SET time = time + 86400000000",
+    "far ahead": "UPDATE log SET time = 9223372036854775807",
+    "far back": "UPDATE log SET time = -9223372036854775807",
+    "none": "UPDATE log SET time = NULL, time_hash = NULL",
+    "seal removed": "UPDATE log SET time = time + 1, time_hash = NULL, time_key_version = NULL",
+    "with the last entry": (
+        "UPDATE change SET time = time + 1 WHERE revision = (SELECT revision FROM log);"
+        "UPDATE log SET time = time + 1, time_hash = NULL, time_key_version = NULL"
+    ),
+    "version of no key": "UPDATE log SET time_key_version = 9",
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_clock_cannot_be_set_through_the_database(folder: Folder, name: str) -> None:
+    """A newest time that bears no seal starts nothing, and stops each change, in one line."""
+    folder.run(*TIMES[name].split(";"))
+    with pytest.raises(ConfigError, match="time of the log"):
+        asyncio.run(opened(folder))
+    for words in (("operator", "create"), ("pepper", "rotate")):
+        code, text = folder.command(*words)
+        assert (2, True) == (code, "time of the log" in text), text
+    code, text = folder.command("audit", "verify")
+    assert 1 == code
+    assert "newest time" in text or "bear its seal" in text
+
+
+async def opened(folder: Folder) -> None:
+    """Start as `serve` does: prepare the folder, then open the authority."""
+    await prepare(folder.settings)
+    try:
+        async with open_authority(folder.settings, checkpoints=False):
+            pass
+    except StoreError as failure:  # of a worker: its supervisor tells
+        raise ConfigError(str(failure)) from failure
+
+
+def test_time_of_an_older_version_is_that_of_the_last_entry(folder: Folder) -> None:
+    """A log whose time has no seal yet is served, and sealed with its next change."""
+    folder.run(
+        "UPDATE log SET time_hash = NULL, time_key_version = NULL,"
+        " time = (SELECT time FROM change WHERE change.revision = log.revision)"
+    )
+    asyncio.run(opened(folder))
+    assert (0, True) == (lambda told: (told[0], "is whole" in told[1]))(
+        folder.command("audit", "verify")
+    )
+    assert 0 == folder.command("operator", "create")[0]
+    assert 0 == folder.command("audit", "verify")[0]
+
+
+SET_TIMES: Final = (
+    "UPDATE key SET last_used_time = {0}, expire_time = {0}",
+    "UPDATE project SET create_time = {0}",
+)
+SET_CHANGE_TIME: Final = "UPDATE change SET time = {} WHERE revision = 1"
+EXTREMES: Final = ("9223372036854775807", "-9223372036854775808")
+
+
+@pytest.mark.parametrize("number", EXTREMES)
+def test_extreme_times_and_numbers_end_in_one_line(folder: Folder, number: str) -> None:
+    """In keys, projects, entries and denials, of all that a command reads."""
+    folder.run(*(statement.format(number) for statement in SET_TIMES))
+    code, text = folder.command("audit", "verify")
+    assert (1, True) == (code, "altered" in text)
+    folder.run(SET_CHANGE_TIME.format(number))
+    code, text = folder.command("audit", "verify")
+    assert (1, True) == (code, "the row is no entry" in text)
 
 
 @pytest.mark.parametrize("column", ["project_id", "display_name"])

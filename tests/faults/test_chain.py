@@ -195,6 +195,21 @@ TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
         6,
         "the log is counted up to 5 only",
     ),
+    "time moved": (
+        ["UPDATE log SET time = time + 1"],
+        6,
+        "the newest time of the log does not bear its seal: altered",
+    ),
+    "time of no version": (
+        ["UPDATE log SET time_key_version = 9"],
+        6,
+        "the newest time of the log does not bear its seal: altered",
+    ),
+    "time without its seal": (
+        ["UPDATE log SET time = 9, time_hash = NULL"],
+        6,
+        "the newest time of the log does not bear its seal: altered",
+    ),
     "last hash altered": (
         ["UPDATE log SET hash = x'00'"],
         6,
@@ -319,7 +334,7 @@ async def test_entry_made_with_another_audit_key_is_found(log: Log, tmp_path: Pa
     """Who rewrites the log from an entry on needs the key for it."""
     forged = Keyring.create(tmp_path / "forged.key")
     findings = (await log._replace(audit_key=forged).verified()).findings
-    assert [1, 2, 3, 4, 5, 6] == [one.revision for one in findings]
+    assert [1, 2, 3, 4, 5, 6, 6] == [one.revision for one in findings]  # and the newest time
 
 
 async def test_findings_are_bounded(log: Log) -> None:

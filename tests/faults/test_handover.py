@@ -80,7 +80,7 @@ def closed(*urls: str) -> list[bool]:
     found = []
     for url in urls:
         with place(url) as opened:
-            found.append(copying.head_of(opened).closed)
+            found.append(bool(copying.head_of(opened).closed))
     return found
 
 

@@ -32,6 +32,10 @@ UNDONE: Final = {
     "0006_heartbeat": ("DROP TABLE heartbeat",),
     "0007_newest_entries": ("DROP INDEX change_of_project",),
     "0008_handover": ("DROP TABLE handover",),
+    "0009_sealed_time": (
+        "ALTER TABLE log DROP COLUMN time_hash",
+        "ALTER TABLE log DROP COLUMN time_key_version",
+    ),
 }
 """What takes back each step that came behind those that no key can be made without."""
 APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}

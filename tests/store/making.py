@@ -13,16 +13,16 @@ from uuid import uuid4
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.token import new_access_key
 from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.values import Applied, Entry, Held, Mutation, Seal
+from keyauthority_server.store.values import Applied, Entry, Held, Mutation, NewestTime, Seal
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def seal(entry: Entry) -> Seal:
-    """Return a hash over all of the entry, its place in the chain included."""
-    content = json.dumps(asdict(entry), default=repr, sort_keys=True)
-    return Seal(hashlib.sha256(content.encode()).digest(), 1)
+def seal(content: Entry | NewestTime, key_version: int | None = None) -> Seal:
+    """Return a hash over all of an entry, its place in the chain included, or over a time."""
+    text = json.dumps(asdict(content), default=repr, sort_keys=True)
+    return Seal(hashlib.sha256(text.encode()).digest(), 1)
 
 
 def project(**fields: Any) -> Project:

@@ -23,7 +23,7 @@ class Rows:
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         """Return the counter row."""
-        return "a log", 0, b"", None, 0
+        return "a log", 0, b"", None, 0, None, None
 
     def each(self, statement: str, values: Sequence[Any] = ()) -> Sequence[Any]:
         """Return no row."""

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.peppers import Keyring, UnknownVersion
+from keyauthority_server.store.base import StoreDamaged
 from keyauthority_server.store.records import microseconds
-from keyauthority_server.store.values import Entry, Seal, Sealer
+from keyauthority_server.store.values import Entry, NewestTime, Seal, Sealer
 
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -25,10 +26,23 @@ _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).enco
 def sealer(audit_key: Keyring) -> Sealer:
     """Return what gives each new entry its hash."""
 
-    def seal(entry: Entry) -> Seal:
-        return Seal(audit_key.digest(canonical_bytes(entry)), audit_key.current)
+    def seal(content: Entry | NewestTime, key_version: int | None = None) -> Seal:
+        version = key_version or audit_key.current
+        if isinstance(content, NewestTime):
+            sealed = time_bytes(content)
+        else:
+            sealed = canonical_bytes(content)
+        try:
+            return Seal(audit_key.digest(sealed, version), version)
+        except UnknownVersion as error:
+            raise StoreDamaged(f"version {version} of the audit key is not known") from error
 
     return seal
+
+
+def time_bytes(time: NewestTime) -> bytes:
+    """Return the bytes that the seal of the newest time is taken over; an entry's are JSON."""
+    return b"keyauthority time\0%d" % time.microseconds
 
 
 def canonical_bytes(entry: Entry) -> bytes:

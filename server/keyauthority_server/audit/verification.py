@@ -4,7 +4,7 @@
 2. Each entry bears the HMAC of its canonical bytes, which hold the hash before it.
 3. Each entry was built on what the log said last: its `before` is the record as the newest earlier
    entry of that record left it. So a row that was altered is found for ever, whatever came later.
-4. The counter row ends the log where the log ends, with the same hash.
+4. The counter row ends the log where the log ends, with the same hash, and its time is sealed.
 5. The log is the one of the saved head, and holds its revision with its hash.
 6. The schema is the one that the migrations make: no trigger or view acts beside it.
 7. Each key and project is as its newest change has left it, and none is missing or besides.
@@ -20,10 +20,11 @@ import hmac
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from keyauthority_server.audit.chain import canonical_bytes
+from keyauthority_server.audit.chain import canonical_bytes, time_bytes
 from keyauthority_server.audit.heads import SavedHead
 from keyauthority_server.peppers import Keyring, UnknownVersion
-from keyauthority_server.store.values import LogHead, Recorded, Stray, Unreadable
+from keyauthority_server.store.records import microseconds
+from keyauthority_server.store.values import LogHead, NewestTime, Recorded, Stray, Unreadable
 
 PAGE_ROWS: Final = 1_000
 FINDINGS_MAX: Final = 100  # told of one log: who has more needs a backup, not a longer list
@@ -80,6 +81,7 @@ class _Chain:
         self.place = _BELOW_ALL
         self.revision = 0
         self.hash = b""
+        self.time: int | None = None
         self.findings: list[Finding] = []
 
     def follow(self, rows: Sequence[Recorded | Unreadable]) -> None:
@@ -92,6 +94,7 @@ class _Chain:
             if self._saved and at_saved and not hmac.compare_digest(seal, self._saved.hash):
                 self.find(revision, "its hash is not that of the saved head")
             self.place, self.revision, self.hash = revision, revision, seal
+            self.time = None if isinstance(row, Unreadable) else microseconds(row.entry.time)
 
     def _judged(self, row: Recorded | Unreadable, revision: int) -> Iterator[tuple[int, str]]:
         if revision < 1:
@@ -116,6 +119,17 @@ class _Chain:
             yield revision, "the entry does not bear its seal: altered, inserted or moved"
         elif list(row.entry.before) != list(row.earlier):
             yield revision, _BUILT_ON_ALTERED
+
+    def proves_time(self, head: LogHead) -> bool:
+        """True if the newest time bears a seal; where there is none yet it is the last entry's."""
+        if head.time is None or head.time_seal is None:
+            return head.time == self.time
+        version = head.time_seal.key_version
+        try:
+            sealed = self._audit_key.digest(time_bytes(NewestTime(head.time)), version)
+        except UnknownVersion:
+            return False
+        return hmac.compare_digest(sealed, head.time_seal.hash)
 
     def find(self, revision: int, what: str) -> None:
         """Note a finding."""
@@ -173,6 +187,8 @@ async def _end(chain: _Chain, store: Log) -> LogHead:
         )
     elif not hmac.compare_digest(head.hash, chain.hash):
         chain.find(chain.revision, "the last hash is not that of the counter row")
+    elif not chain.proves_time(head):
+        chain.find(chain.revision, "the newest time of the log does not bear its seal: altered")
     return head
 
 

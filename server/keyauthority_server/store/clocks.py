@@ -15,9 +15,12 @@ from keyauthority_server.store.base import Store
 from keyauthority_server.store.looks import Proving
 
 
-async def clock_of(store: Store) -> SystemClock:
-    """Return a clock that never tells a time before the newest that the store has committed."""
-    newest = await store.newest_time()
+async def clock_of(store: Store, *, proven: bool = True) -> SystemClock:
+    """Return a clock that never tells a time before the newest that the store has committed.
+
+    Unless `proven`, it does not know that one, which only a recognised audit key can prove.
+    """
+    newest = await store.newest_time() if proven else None
     if isinstance(store, Proving):
         return ReferenceClock(store.reference, newest)
     return SystemClock(newest)

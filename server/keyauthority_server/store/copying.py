@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from keyauthority_server.store.base import StoreRefused
 from keyauthority_server.store.counters import COUNTERS_CLOSED
 from keyauthority_server.store.identifiers import log_id_from, revision_from
+from keyauthority_server.store.newest_time import CounterRow, counter_row
 from keyauthority_server.store.pages import Evidence
 from keyauthority_server.store.records import Row
 from keyauthority_server.store.sql import (
     CHANGE_COLUMNS,
-    LOG,
     PUT_KEY_COLUMNS,
     PUT_PROJECT_COLUMNS,
     REQUEST_COLUMNS,
@@ -140,16 +140,6 @@ class Place(Protocol):
         ...
 
 
-class Head(NamedTuple):
-    """The row of the log."""
-
-    log_id: str
-    revision: int
-    hash: bytes
-    time: int | None
-    closed: bool
-
-
 class Handover(NamedTuple):
     """The row that says to which database this one was, or is being, copied."""
 
@@ -163,13 +153,12 @@ class Handover(NamedTuple):
     """The target is the authority from now on."""
 
 
-def head_of(place: Place) -> Head:
+def head_of(place: Place) -> CounterRow:
     """Return the row of the log; raises StoreError."""
-    row = place.rows.one(LOG)
-    if row is None:
-        raise StoreRefused("the database is damaged: it says nothing of its log")
-    log_id, revision, hash_, time, closed = row
-    return Head(log_id_from(log_id), revision_from(revision), bytes(hash_), time, bool(closed))
+    row = counter_row(place.rows)
+    return row._replace(
+        log_id=log_id_from(row.log_id), revision=revision_from(row.revision), hash=bytes(row.hash)
+    )
 
 
 def handover_of(place: Place) -> Handover:
@@ -181,7 +170,7 @@ def handover_of(place: Place) -> Handover:
     return Handover(database_id, target_id, target, bool(completed))
 
 
-def begin(source: Place, target: Place, target_name: str) -> Head:
+def begin(source: Place, target: Place, target_name: str) -> CounterRow:
     """Close the source for writing, durably, and mark the target as an unfinished copy of it.
 
     Returns the head of the source, which moves no more. Raises StoreRefused, and changes nothing,
@@ -204,23 +193,23 @@ def begin(source: Place, target: Place, target_name: str) -> Head:
         else:
             source.rows.run(_CLOSE)
             source.rows.run(_SET_TARGET, (target_id, target_name))
-            head = head._replace(closed=True)
+            head = head._replace(closed=1)
     with target.writing():
         if _check_target(target, head):
-            target.rows.run(_SET_LOG, (head.log_id, head.revision, b"", head.time, 1))
+            target.rows.run(_SET_LOG, head._replace(hash=b""))
     with target.writing_counters():
         if not head_of(target).hash:  # none is copied before the log has its hash
             target.counters.run(_SET_COUNTERS_CLOSED, (1,))
     return head
 
 
-def copy_rows(source: Place, target: Place, head: Head) -> None:
+def copy_rows(source: Place, target: Place, head: CounterRow) -> None:
     """Copy every row that the target lacks, but no counters."""
     for table in TABLES:
         _copy(table, source, target, head)
 
 
-def compare(source: Place, target: Place, head: Head) -> dict[str, int]:
+def compare(source: Place, target: Place, head: CounterRow) -> dict[str, int]:
     """Compare all rows but those of counters, then let the target's log bear its hash.
 
     Returns the number of rows of each. Raises StoreRefused, with the name of the table, if the
@@ -229,11 +218,11 @@ def compare(source: Place, target: Place, head: Head) -> dict[str, int]:
     counts = {table.name: _compared(table, source.rows, target.rows) for table in TABLES}
     with target.writing():
         _check_unfinished(target, head)
-        target.rows.run(_SET_LOG, (head.log_id, head.revision, head.hash, head.time, 1))
+        target.rows.run(_SET_LOG, head)
     return counts
 
 
-def copy_counters(source: Place, target: Place, head: Head) -> int:
+def copy_counters(source: Place, target: Place, head: CounterRow) -> int:
     """Close the counters of the source, then take them over once; return how many there are.
 
     Raises StoreRefused if the copy was abandoned meanwhile.
@@ -253,7 +242,7 @@ def copy_counters(source: Place, target: Place, head: Head) -> int:
     return sum(len(page) for page in _pages(COUNTERS, source.counters))
 
 
-def finish(source: Place, target: Place, head: Head) -> None:
+def finish(source: Place, target: Place, head: CounterRow) -> None:
     """Hand the authority over: mark the source for good, then open the target.
 
     The target was compared and its chain verified. Raises StoreRefused if the copy was abandoned
@@ -269,7 +258,7 @@ def finish(source: Place, target: Place, head: Head) -> None:
         target.opened_as(head.log_id, head.revision)
 
 
-def abandon(source: Place, target: Place | None) -> Head:
+def abandon(source: Place, target: Place | None) -> CounterRow:
     """Open the source of a copy again; what was copied stays closed.
 
     The source alone decides, so the target need not be there. Raises StoreRefused if the source is
@@ -288,7 +277,7 @@ def abandon(source: Place, target: Place | None) -> Head:
         source.opened_as(head.log_id, head.revision)
     with source.writing_counters():
         source.counters.run(_SET_COUNTERS_CLOSED, (0,))
-    return head._replace(closed=False)
+    return head._replace(closed=0)
 
 
 class CopiedLog(Evidence):
@@ -306,7 +295,7 @@ class CopiedLog(Evidence):
         return ()
 
 
-def _check_target(target: Place, head: Head) -> bool:
+def _check_target(target: Place, head: CounterRow) -> bool:
     """True if the target is empty, False for an unfinished copy; StoreRefused for all else."""
     found = head_of(target)
     if (found.log_id, found.revision) == (head.log_id, head.revision):
@@ -333,7 +322,7 @@ def _check_named(handover: Handover, target_id: str) -> None:
     )
 
 
-def _check_abandoned(target: Place, head: Head, handover: Handover) -> None:
+def _check_abandoned(target: Place, head: CounterRow, handover: Handover) -> None:
     """Raise StoreRefused unless the target is the one that the source was closed for."""
     if handover_of(target).database_id != handover.target_id:
         raise StoreRefused(
@@ -343,14 +332,14 @@ def _check_abandoned(target: Place, head: Head, handover: Handover) -> None:
         raise StoreRefused("the copy was finished: run the servers on it")
 
 
-def _check_unfinished(target: Place, head: Head) -> None:
+def _check_unfinished(target: Place, head: CounterRow) -> None:
     """Raise StoreRefused unless the target is closed still: another run may have finished it."""
     found = head_of(target)
     if not found.closed or (found.log_id, found.revision) != (head.log_id, head.revision):
         raise StoreRefused("the target was finished meanwhile, by another run of this copy")
 
 
-def _copy(table: Table, source: Place, target: Place, head: Head) -> None:
+def _copy(table: Table, source: Place, target: Place, head: CounterRow) -> None:
     last = target.rows.one(table.last)
     pages = _pages(table, source.rows, table.before_all if last is None else last[0])
     more = True
@@ -394,6 +383,7 @@ _SET_COUNTERS_CLOSED: Final = "UPDATE counter_state SET closed = ? WHERE id = 1"
 _CLOSE: Final = "UPDATE log SET closed = 1 WHERE id = 1"
 _OPEN: Final = "UPDATE log SET closed = 0 WHERE id = 1"
 _SET_LOG: Final = (
-    "UPDATE log SET log_id = ?, revision = ?, hash = ?, time = ?, closed = ? WHERE id = 1"
+    "UPDATE log SET log_id = ?, revision = ?, hash = ?, time = ?, closed = ?, time_hash = ?,"
+    " time_key_version = ? WHERE id = 1"
 )
 _NO_COUNTERS: Final = "DELETE FROM counter"

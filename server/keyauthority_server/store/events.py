@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority.model import ChangeType, Revision
 from keyauthority.requests import EventQuery
-from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.base import StoreDamaged, StoreError
 from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.listing import PAGE_CHARACTERS, Asked
 from keyauthority_server.store.records import Row, microseconds, time_from, to_json
@@ -185,8 +185,9 @@ def log_head(rows: Rows) -> LogHead:
     row = rows.one(LOG)
     if row is None:
         raise StoreError("the counter row is missing")
-    log_id, revision, hash_, _, closed = row
-    return LogHead(log_id_from(log_id), revision, bytes(hash_), bool(closed))
+    log_id, revision, hash_, time, closed, time_hash, version = row
+    seal = None if time_hash is None or version is None else Seal(bytes(time_hash), version)
+    return LogHead(log_id_from(log_id), revision, bytes(hash_), bool(closed), time, seal)
 
 
 def read_log(rows: Rows, after: int, limit: int) -> list[Recorded | Unreadable]:
@@ -203,7 +204,7 @@ def read_log(rows: Rows, after: int, limit: int) -> list[Recorded | Unreadable]:
             recorded = _recorded(row, strictly=True)
             earlier = _earlier(rows, recorded.entry, earlier_keys, earlier_project)
             found.append(recorded._replace(earlier=earlier))
-        except (ValueError, TypeError, OverflowError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError, StoreDamaged):
             hash_ = row[_HASH_AT]
             found.append(Unreadable(row[0], hash_ if isinstance(hash_, bytes) else b""))
     return found

@@ -18,6 +18,7 @@ from keyauthority_server.store.base import StoreDamaged
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
+    UNREADABLE,
     Row,
     flat_from,
     key_from,
@@ -28,8 +29,6 @@ from keyauthority_server.store.values import Held
 
 CHECKED_RECORDS: Final = 1_024  # of keys and of projects: those that changes are made for
 
-_UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-
 
 def stored_key(row: Row) -> Held:
     """Return the key of a row of `sql.GET_KEY`; StoreDamaged unless the log says the same."""
@@ -37,7 +36,7 @@ def stored_key(row: Row) -> Held:
     record = _agreed(KEY_COLUMNS, row[RECORD_AT:], in_list=True)
     try:
         return Held(key_from(record, last_used_time), digest, pepper_version, lineage)
-    except _UNREADABLE as error:
+    except (*UNREADABLE, StoreDamaged) as error:
         raise _damaged(row[RECORD_AT]) from error
 
 
@@ -53,7 +52,7 @@ def stored_project(row: Row) -> Project:
     record = _agreed(PROJECT_COLUMNS, row, in_list=False)
     try:
         return project_from(record)
-    except _UNREADABLE as error:
+    except (*UNREADABLE, StoreDamaged) as error:
         raise _damaged(row[0]) from error
 
 
@@ -79,7 +78,7 @@ def _agreed(columns: Sequence[str], row: Row, *, in_list: bool) -> Mapping[str, 
         records = written if in_list else [written]
         if found in (records or ()):
             return found
-    except (*_UNREADABLE, RecursionError):  # damaged text may be no JSON either
+    except (*UNREADABLE, RecursionError):  # damaged text may be no JSON either
         pass
     raise _damaged(row[0])
 

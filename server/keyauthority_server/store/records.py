@@ -30,6 +30,10 @@ from keyauthority.model import (
     Revision,
     RevokeReason,
 )
+from keyauthority_server.store.base import StoreDamaged
+
+UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What it raises to make a record of what no server has written."""
 
 Flat = dict[str, Any]
 Row = Sequence[Any]
@@ -90,8 +94,14 @@ def microseconds(time: datetime) -> int:
 
 
 def time_from(number: int) -> datetime:
-    """Return the time of so many microseconds since the Unix epoch, exactly."""
-    return _EPOCH + timedelta(microseconds=number)
+    """Return the time of so many microseconds since the Unix epoch, exactly.
+
+    Raises StoreDamaged for one that no server writes.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=number)
+    except (OverflowError, TypeError) as error:
+        raise StoreDamaged(f"a time of {number!r} microseconds: damaged or altered") from error
 
 
 to_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -201,14 +211,17 @@ def project_from(record: Mapping[str, Any]) -> Project:
 def change_from(revision: Revision, row: Row) -> Change:
     """Return the change of a row of (time, type, project_id, keys, project)."""
     time, change_type, project_id, keys, project = row
-    return Change(
-        revision=revision,
-        time=time_from(time),
-        type=ChangeType(change_type),
-        project_id=project_id or "",
-        keys=tuple(key_from(flat) for flat in json.loads(keys)),
-        project=None if project is None else project_from(json.loads(project)),
-    )
+    try:
+        return Change(
+            revision=revision,
+            time=time_from(time),
+            type=ChangeType(change_type),
+            project_id=project_id or "",
+            keys=tuple(key_from(flat) for flat in json.loads(keys)),
+            project=None if project is None else project_from(json.loads(project)),
+        )
+    except (*UNREADABLE, RecursionError) as error:
+        raise StoreDamaged(f"change {revision} cannot be read: damaged or altered") from error
 
 
 def values_of(columns: Sequence[str], flat: Mapping[str, Any]) -> list[Any]:

@@ -107,9 +107,14 @@ OUTLINE: Final = (
     " FROM key WHERE access_key = ?"
 )
 HEAD: Final = "SELECT revision FROM log WHERE id = 1"
-LOG: Final = "SELECT log_id, revision, hash, time, closed FROM log WHERE id = 1"
-ADVANCE_TIME: Final = "UPDATE log SET time = ? WHERE id = 1"
-ADVANCE_LOG: Final = "UPDATE log SET revision = ?, hash = ?, time = ? WHERE id = 1"
+LOG: Final = (
+    "SELECT log_id, revision, hash, time, closed, time_hash, time_key_version FROM log WHERE id = 1"
+)
+ADVANCE_TIME: Final = "UPDATE log SET time = ?, time_hash = ?, time_key_version = ? WHERE id = 1"
+ADVANCE_LOG: Final = (
+    "UPDATE log SET revision = ?, hash = ?, time = ?, time_hash = ?, time_key_version = ?"
+    " WHERE id = 1"
+)
 
 GET_KEY: Final = f"SELECT {_key_row('key')} FROM key WHERE access_key = ?"
 GET_PROJECT: Final = f"SELECT {_project_row('project')} FROM project WHERE project_id = ?"

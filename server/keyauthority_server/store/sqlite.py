@@ -32,15 +32,15 @@ from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.integrity import stored_project
 from keyauthority_server.store.listing import Asked
 from keyauthority_server.store.locks import LOCKS, WriteLock
+from keyauthority_server.store.newest_time import counter_row, newest_time
 from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.record_decoder import decode_look, decode_looks, decode_outline
-from keyauthority_server.store.records import Row, time_from
+from keyauthority_server.store.records import Row
 from keyauthority_server.store.reserve import Reserve
 from keyauthority_server.store.scopes import in_scope
 from keyauthority_server.store.sql import (
     GET_PROJECT,
     HEAD,
-    LOG,
     LOOK,
     LOOK_MANY,
     NAMES_CHANGED,
@@ -166,7 +166,7 @@ def open_store(
             raise StoreRefused(explain(error, f"{path} cannot be opened")) from error
         except sqlite3.Error as error:
             raise StoreRefused(f"{path} cannot be opened: {error}") from error
-        store = SqliteStore(rows, pages, writer, identity)
+        store = SqliteStore(rows, pages, writer, identity, seal)
         opened.pop_all()
         return store
 
@@ -175,8 +175,14 @@ class SqliteStore(Pages):
     """`base.Store` on SQLite. Make it with `open_store`; use it from one event loop."""
 
     def __init__(
-        self, rows: SqliteRows, pages: SqliteRows, writer: Writer[Unit], identity: FileIdentity
+        self,
+        rows: SqliteRows,
+        pages: SqliteRows,
+        writer: Writer[Unit],
+        identity: FileIdentity,
+        seal: Sealer,
     ) -> None:
+        self._seal = seal
         self._rows = rows
         self._pages = pages
         self._writer = writer
@@ -184,7 +190,7 @@ class SqliteStore(Pages):
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._tail = TailReader(rows)
         self._newest = Revision(0)
-        self._log_id = log_id_from(self._row(LOG)[0])
+        self._log_id = log_id_from(counter_row(rows).log_id)
 
     @property
     def log_id(self) -> LogId:
@@ -269,8 +275,8 @@ class SqliteStore(Pages):
 
     async def newest_time(self) -> datetime | None:
         """Return the newest time that is committed, None for an empty log."""
-        time = self._row(LOG)[3]
-        return None if time is None else time_from(time)
+        self._check_identity()
+        return newest_time(self._rows, counter_row(self._rows), self._seal)
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""

@@ -18,7 +18,8 @@ from keyauthority.model import LogId
 from keyauthority_server.store import digests
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
 from keyauthority_server.store.integrity import compared_key
-from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, LOG
+from keyauthority_server.store.newest_time import counter_row
+from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS
 from keyauthority_server.store.sqlite_backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -170,8 +171,7 @@ class Draft:
 
 
 def _is_closed(connection: sqlite3.Connection) -> bool:
-    *_, closed = connection.execute(LOG).fetchone()
-    return bool(closed)
+    return bool(counter_row(SqliteRows(connection)).closed)
 
 
 def _keep_aside(database: Path, aside: Path) -> None:

@@ -15,6 +15,7 @@ from keyauthority.model import Change, ChangeType, Key, Project, Revision, Usage
 from keyauthority_server.store import digests, usage
 from keyauthority_server.store.base import StoreClosed, StoreError
 from keyauthority_server.store.integrity import CheckedRecords
+from keyauthority_server.store.newest_time import counter_row, newest_time, sealed_time
 from keyauthority_server.store.records import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
@@ -42,7 +43,6 @@ from keyauthority_server.store.sql import (
     GET_KEY,
     GET_PROJECT,
     GET_REQUEST,
-    LOG,
     PUT_KEY,
     PUT_PROJECT,
     PUT_REQUEST,
@@ -81,12 +81,10 @@ class SqlTransaction:
 
     def __init__(self, rows: Rows, seal: Sealer, checked: CheckedRecords | None = None) -> None:
         """Decode no record anew that `checked` holds."""
-        row = rows.one(LOG)
-        if row is None:
-            raise StoreError("the counter row is missing")
-        _, self._head, self._hash, newest_time, closed = row
-        self._newest_time = None if newest_time is None else time_from(newest_time)
-        self._closed = bool(closed)
+        counter = counter_row(rows)
+        self._head, self._hash = counter.revision, counter.hash
+        self._newest_time = newest_time(rows, counter, seal)
+        self._closed = bool(counter.closed)
         self._rows = rows
         self._seal = seal
         self._checked = checked or CheckedRecords()
@@ -187,7 +185,7 @@ class SqlTransaction:
         self._read.clear()
         counted = usage.count(self._open(), batch_id, rows, now, end)
         if counted and (self._newest_time is None or now > self._newest_time):
-            self._rows.run(ADVANCE_TIME, (microseconds(now),))
+            self._rows.run(ADVANCE_TIME, sealed_time(now, self._seal))
             self._newest_time = now
 
     def forget_batch(self, batch_id: str) -> None:
@@ -296,7 +294,7 @@ class SqlTransaction:
             seal.hash,
         )
         rows.run(APPEND_CHANGE, values)
-        rows.run(ADVANCE_LOG, (entry.revision, seal.hash, time))
+        rows.run(ADVANCE_LOG, (entry.revision, seal.hash, *sealed_time(entry.time, self._seal)))
         self._hash = seal.hash
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from keyauthority.convert import VERDICT_FROM_PROTO, VERDICT_TO_PROTO
 from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
-from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.base import StoreDamaged, StoreError
 from keyauthority_server.store.records import Row, microseconds, time_from
 from keyauthority_server.store.scopes import names_its_own
 from keyauthority_server.store.sql import Rows
@@ -168,6 +168,8 @@ def _added(counts: Iterable[UsageRow]) -> Iterator[tuple[Any, ...]]:
 
 def _usage_row(row: Row) -> UsageRow:
     _, bucket_time, access_key, verdict, project_id, counted, cost, last_used_time = row
+    if verdict not in VERDICT_FROM_PROTO:
+        raise StoreDamaged(f"usage of the verdict {verdict!r}: damaged or altered")
     return UsageRow(
         project_id=project_id,
         access_key=access_key,

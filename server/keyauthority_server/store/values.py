@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from keyauthority.model import Change, ChangeType, Key, Project, Revision
 
@@ -132,7 +132,23 @@ class Seal(NamedTuple):
     key_version: int
 
 
-Sealer = Callable[[Entry], Seal]
+@dataclass(frozen=True, slots=True)
+class NewestTime:
+    """The newest time that a store has committed, as its seal is taken over it."""
+
+    microseconds: int
+    """Since the Unix epoch."""
+
+
+class Sealer(Protocol):
+    """Seals with the audit key."""
+
+    def __call__(self, content: Entry | NewestTime, key_version: int | None = None, /) -> Seal:
+        """Return the seal under a version of the key, unless one is named the current one.
+
+        Raises StoreDamaged for a version that the key file does not have.
+        """
+        ...
 
 
 class Recorded(NamedTuple):
@@ -159,6 +175,10 @@ class LogHead(NamedTuple):
     hash: bytes
     closed: bool
     """It was closed for writing: the source of a copy, or a copy that was not finished."""
+    time: int | None
+    """The newest time, in microseconds since the Unix epoch."""
+    time_seal: Seal | None
+    """What it is sealed with; None in a log of an older version."""
 
 
 class Stray(NamedTuple):

@@ -20,6 +20,7 @@ from keyauthority_server.store.migrations import (
     m0006_heartbeat,
     m0007_newest_entries,
     m0008_handover,
+    m0009_sealed_time,
 )
 
 
@@ -65,6 +66,7 @@ STEPS: Final = (
     Step("0006_heartbeat", m0006_heartbeat.migrate),
     Step("0007_newest_entries", m0007_newest_entries.migrate),
     Step("0008_handover", m0008_handover.migrate),
+    Step("0009_sealed_time", m0009_sealed_time.migrate),
 )
 COUNTER_STEPS: Final = (
     Step("0001_counters", c0001_counters.migrate),

@@ -22,6 +22,7 @@ from keyauthority_server.store import changes, digests
 from keyauthority_server.store.base import Transaction
 from keyauthority_server.store.gathering import Gathering
 from keyauthority_server.store.listing import Asked
+from keyauthority_server.store.newest_time import counter_row, newest_time
 from keyauthority_server.store.pages import Pages
 from keyauthority_server.store.postgres import looks, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
@@ -32,9 +33,8 @@ from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.witness import Witness
 from keyauthority_server.store.postgres.writer import Writing
-from keyauthority_server.store.records import time_from
 from keyauthority_server.store.scopes import in_scope
-from keyauthority_server.store.sql import LOG, Rows
+from keyauthority_server.store.sql import Rows
 from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.turns import Turn, Turns
 from keyauthority_server.store.units import Unit, answered
@@ -96,6 +96,7 @@ class PostgresStore(Pages):
     def __init__(self, connections: Connections, seal: Sealer, witness: Witness) -> None:
         """Take over the connections; that for looks has been made."""
         self._witness = witness
+        self._seal = seal
         self._pages = connections.pages
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
@@ -190,8 +191,11 @@ class PostgresStore(Pages):
 
     async def newest_time(self) -> datetime | None:
         """Return the newest time that is committed, None for an empty log."""
-        row = await _in_thread(self._tailer, self._checked, lambda rows: rows.one(LOG))
-        return None if row is None or row[3] is None else time_from(row[3])
+
+        def read(rows: Rows) -> datetime | None:
+            return newest_time(rows, counter_row(rows), self._seal)
+
+        return await _in_thread(self._tailer, self._checked, read)
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""
