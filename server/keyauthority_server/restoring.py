@@ -8,6 +8,7 @@ says, since that is what one restores for; it is counted, and told.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import Final
 
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key
-from keyauthority_server.audit import sealer
+from keyauthority_server.audit import sealer, verify
 from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER, recognise
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.peppers import Keyring, KeyringError
@@ -24,10 +25,12 @@ from keyauthority_server.store.base import StoreClosed, StoreError, Transaction
 from keyauthority_server.store.sqlite_backup import Content
 from keyauthority_server.store.sqlite_restore import (
     Draft,
+    FileLog,
     Present,
     Undone,
     check_present,
     drafted,
+    present_log,
 )
 from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Held, Mutation
@@ -67,7 +70,10 @@ def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) 
     try:
         with drafted(file, database) as draft:
             audit_key = _audit_key(config.data, draft)
-            present, unknown = _present(draft, database)
+            altered = _altered(draft.log, audit_key)
+            if altered:
+                raise ConfigError(f"{file} is not as it was written: {altered}; see audit verify")
+            present, unknown = _present(draft, database, audit_key)
             if unknown and not (accept_unknown or dry_run):
                 raise ConfigError(
                     f"{unknown}: keys that were revoked after revision {draft.content.revision} "
@@ -98,7 +104,13 @@ def _audit_key(data: Path, draft: Draft) -> Keyring:
     return audit_key
 
 
-def _present(draft: Draft, database: Path) -> tuple[Present | None, str]:
+def _altered(log: FileLog, audit_key: Keyring) -> str:
+    """Return the first thing that a verification of the chain finds; empty if all is whole."""
+    findings = asyncio.run(verify(log, audit_key)).findings
+    return f"revision {findings[0].revision}: {findings[0].what}" if findings else ""
+
+
+def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present | None, str]:
     """Return what the present database says more, and why that may not be all; empty if it is."""
     if not database.exists():
         return None, f"there is no database at {database}"
@@ -110,6 +122,10 @@ def _present(draft: Draft, database: Path) -> tuple[Present | None, str]:
     except StoreError as failure:
         return None, str(failure)
     if present.continues:
+        with present_log(database) as log:
+            altered = _altered(log, audit_key)
+        if altered:  # a revocation may have been undone in it
+            return None, f"{database} is not as it was written: {altered}"
         return present, ""
     known = draft.key_checks()
     if any(known.get(name, check) != check for name, check in present.key_checks.items()):

@@ -257,6 +257,34 @@ def test_revision_that_no_log_comes_to_is_refused_at_open(folder: Folder) -> Non
     assert "revision" in folder.refusal()
 
 
+WIDENED: Final = "UPDATE key SET permissions = '[\"keys:*\"]'"
+
+
+def test_backup_whose_records_were_altered_is_not_restored(first: Path, tmp_path: Path) -> None:
+    """Its log is verified, and each record compared with it, before it is put in place."""
+    file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)
+    shutil.copytree(first, made.data)
+    back_up(made.data / "keyauthority.db", tmp_path / "whole.db")
+    whole = restore(settings(first), tmp_path / "whole.db", accept_unknown=True, dry_run=True)
+    assert "" == whole.unknown
+    made.run(WIDENED)
+    back_up(made.data / "keyauthority.db", file)
+    with pytest.raises(ConfigError, match=r"not as it was written: revision 1: .*permissions"):
+        restore(settings(first), file, accept_unknown=True, dry_run=True)
+
+
+def test_restore_over_a_database_whose_records_were_altered_asks(
+    first: Path, tmp_path: Path
+) -> None:
+    """A revocation that was undone in its row would not be taken over: nobody can tell."""
+    file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)
+    shutil.copytree(first, made.data)
+    back_up(made.data / "keyauthority.db", file)
+    made.run(WIDENED)
+    with pytest.raises(ConfigError, match=r"not as it was written.*--accept-unknown"):
+        restore(made.settings, file, accept_unknown=False, dry_run=False)
+
+
 def test_backup_that_lacks_check_values_is_not_restored(first: Path, tmp_path: Path) -> None:
     """The wrong pepper would be taken for the right one after it."""
     file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)

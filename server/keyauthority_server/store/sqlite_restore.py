@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from uuid import uuid4
 
 from keyauthority.model import LogId
@@ -19,7 +19,8 @@ from keyauthority_server.store import digests
 from keyauthority_server.store.base import StoreClosed, StoreError, StoreRefused
 from keyauthority_server.store.integrity import compared_key
 from keyauthority_server.store.newest_time import counter_row
-from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS
+from keyauthority_server.store.pages import Evidence
+from keyauthority_server.store.sql import HELD_ROW, KEY_CHECKS, Rows
 from keyauthority_server.store.sqlite_backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite_connection import (
     WRITE_BUSY_MS,
@@ -37,6 +38,8 @@ from keyauthority_server.store.sqlite_head import (
 from keyauthority_server.store.sqlite_schema import RECORDS, migrate, refused_or_failed
 from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Held, Sealer, VersionsInUse
+
+T = TypeVar("T")
 
 
 class Undone(NamedTuple):
@@ -105,6 +108,28 @@ def drafted(file: Path, database: Path) -> Iterator[Draft]:
             raise refused_or_failed(error, path) from error
 
 
+class FileLog(Evidence):
+    """The log and the records of a file that no server has open, to be verified."""
+
+    def __init__(self, rows: SqliteRows) -> None:
+        self._rows = rows
+
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` over what does not change."""
+        return read(self._rows)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return nothing: a file whose schema was altered is refused before."""
+        return ()
+
+
+@contextmanager
+def present_log(database: Path) -> Iterator[FileLog]:
+    """Give the log of the present database, which `check_present` has found good."""
+    with closing(connect(database, WRITE_BUSY_MS)) as connection:
+        yield FileLog(SqliteRows(connection))
+
+
 class Draft:
     """What will be the database. Make it with `drafted`."""
 
@@ -114,6 +139,11 @@ class Draft:
         self._rows = SqliteRows(connection)
         self.content = content
         """What the file holds that it was made of."""
+
+    @property
+    def log(self) -> FileLog:
+        """Return its log and records, to be verified."""
+        return FileLog(self._rows)
 
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values by which files of secret keys are recognised, by name."""
