@@ -20,7 +20,7 @@ from keyauthority.token import make, new_access_key, new_secret, parse
 from keyauthority_server.audit import refusing, sealer
 from keyauthority_server.authority import Authority
 from keyauthority_server.authority.redigesting import redigesting
-from keyauthority_server.config import Config, ConfigError
+from keyauthority_server.config import Config, ConfigError, TransientError, refusal
 from keyauthority_server.feed import Feed, following
 from keyauthority_server.peppers import (
     Keyring,
@@ -28,7 +28,12 @@ from keyauthority_server.peppers import (
     check_known,
     newest_version,
 )
-from keyauthority_server.private_files import check_private, explain, read_private, write_private
+from keyauthority_server.private_files import (
+    PASSING,
+    check_private,
+    read_private,
+    write_private,
+)
 from keyauthority_server.records import (
     ExactFreshness,
     ProvenFreshness,
@@ -68,28 +73,35 @@ _KEY_FILES: Final = (PEPPER, AUDIT_KEY)
 _log = structlog.get_logger("keyauthority_server")
 
 _SETUP: Final = "setup"  # the actor of the first operator key: nobody called
+_WRONG: Final = (KeyringError, StoreRefused, StoreClosed, StoreDenied, StoreDamaged)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Report failures of the store and of key files, each in one line.
+
+    ConfigError for what only another configuration mends, TransientError for what may pass by
+    itself; StoreUnavailable passes, since a start may wait for its end.
+    """
+    try:
+        yield
+    except (KeyringError, StoreError) as failure:
+        cause = failure.__cause__
+        passing = isinstance(cause, OSError) and cause.errno in PASSING
+        if isinstance(failure, _WRONG) and not passing:
+            raise ConfigError(str(failure)) from failure
+        if isinstance(failure, StoreUnavailable):
+            raise
+        raise TransientError(str(failure)) from failure
 
 
 async def prepare(config: Config) -> None:
     """Bring the data folder into the state that workers need, the first time from nothing.
 
-    Raises ConfigError with one line if it cannot, StoreUnavailable if the store cannot be reached.
-    Killed at any point, it goes on where it was.
+    Raises as `reported` does. Killed at any point, it goes on where it was.
     """
-    with _refusals():
+    with reported():
         await _prepare(config)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what another configuration would mend into ConfigError; what time may mend passes."""
-    try:
-        yield
-    except (KeyringError, StoreError) as failure:
-        lasting = isinstance(failure, StoreDenied | StoreDamaged)
-        if isinstance(failure, StoreUnavailable) and not lasting:
-            raise
-        raise ConfigError(str(failure)) from failure
 
 
 @asynccontextmanager
@@ -128,7 +140,7 @@ async def open_machine(config: Config) -> AsyncIterator[Machine]:
 
     Raises ConfigError with one line if it is not initialised, or its files are not right.
     """
-    with _refusals():
+    with reported():
         if not engines.is_made(config.store):
             raise ConfigError(
                 f"{config.data} is not initialised: run keyauthority-server init, or serve"
@@ -160,7 +172,7 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
 
     A server may run on it. Raises ConfigError with one line if it cannot be read at all.
     """
-    with _refusals():
+    with reported():
         audit_key = Keyring.load(config.data / AUDIT_KEY)
         async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
             head = await store.log_head()
@@ -266,7 +278,7 @@ def _check_private(config: Config) -> None:
         try:
             group = check_private(path)
         except OSError as error:
-            raise ConfigError(explain(error, f"cannot use {path}")) from error
+            raise refusal(error, f"cannot use {path}") from error
         if group is not None:
             groups.setdefault(group, path)
     for group, path in groups.items():
@@ -335,7 +347,7 @@ def _first_operator_token(path: Path) -> tuple[str, bool]:
             write_private(path, secret_key.reveal() + "\n")
         return read_private(path).strip(), made
     except OSError as error:
-        raise ConfigError(explain(error, f"cannot use {path}")) from error
+        raise refusal(error, f"cannot use {path}") from error
     except UnicodeDecodeError:
         return "", False  # no operator key
 

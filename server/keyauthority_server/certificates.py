@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from keyauthority_server.config import ConfigError, TlsFiles
-from keyauthority_server.private_files import GROUP_READS, explain, open_private
+from keyauthority_server.config import ConfigError, TlsFiles, refusal
+from keyauthority_server.private_files import GROUP_READS, open_private
 
 _FILE_MAX: Final = 1024 * 1024  # bytes; the authorities of a whole browser take a quarter of that
 
@@ -34,7 +34,10 @@ class Material(NamedTuple):
 
 
 def load(files: TlsFiles, now: datetime) -> Material:
-    """Return what the files hold, fit to be served now; else raise ConfigError."""
+    """Return what the files hold, fit to be served now.
+
+    Raises ConfigError, and TransientError for an error of the system that may pass.
+    """
     chain = _read(files.cert)
     key = _read(files.key, secret=True)
     client_ca = _read(files.client_ca) if files.client_ca else None
@@ -80,7 +83,7 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
                 raise ConfigError(f"{path} is no file")
             content = file.read(_FILE_MAX + 1)
     except OSError as error:
-        raise ConfigError(explain(error, f"cannot read {path}")) from error
+        raise refusal(error, f"cannot read {path}") from error
     if len(content) > _FILE_MAX:
         raise ConfigError(f"{path} is too large for certificates")
     return content

@@ -19,6 +19,16 @@ GROUP: Final = 0o070
 GROUP_READS: Final = 0o040
 OWNER_ONLY: Final = 0o600
 
+# Errors of the system that may pass by themselves: no space, no descriptors, a network file system
+# that does not answer, an address that is taken or not there yet.
+PASSING: Final = frozenset(
+    {
+        *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EBUSY, errno.EDQUOT),
+        *(errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOMEM),
+        *(errno.ENOSPC, errno.ESTALE, errno.ETIMEDOUT),
+    }
+)
+
 
 class UnsafeFile(PermissionError):
     """A file or folder breaks the rule; `str` says which, how, and the remedy."""

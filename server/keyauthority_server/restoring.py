@@ -18,9 +18,9 @@ from typing import Final
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key
 from keyauthority_server.audit import sealer, verify
-from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER, recognise
+from keyauthority_server.bootstrap import AUDIT_KEY, PEPPER, recognise, reported
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.peppers import Keyring, KeyringError
+from keyauthority_server.peppers import Keyring
 from keyauthority_server.store.base import StoreClosed, StoreError, Transaction
 from keyauthority_server.store.sqlite_backup import Content
 from keyauthority_server.store.sqlite_restore import (
@@ -36,6 +36,11 @@ from keyauthority_server.store.transaction import SqlTransaction
 from keyauthority_server.store.values import Held, Mutation
 
 ACTOR: Final = "restore"
+
+
+class RestoreRefused(Exception):
+    """Revocations are unknown, and nobody has accepted that; the message is one line."""
+
 
 _NOTHING: Final = Undone(0, 0, 0, 0, 0)
 
@@ -63,28 +68,25 @@ class Restored:
 def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) -> Restored:
     """Put what `file` holds in place of the database, which no server may have open.
 
-    Raises ConfigError with one line, and changes nothing, if the file or the key files are not
-    right, or if revocations are unknown and that is not accepted.
+    Raises ConfigError or TransientError with one line, and changes nothing, if the file or the key
+    files are not right; RestoreRefused if revocations are unknown and that is not accepted.
     """
     database = config.store.sqlite_path
-    try:
-        with drafted(file, database) as draft:
-            audit_key = _audit_key(config.data, draft)
-            altered = _altered(draft.log, audit_key)
-            if altered:
-                raise ConfigError(f"{file} is not as it was written: {altered}; see audit verify")
-            present, unknown = _present(draft, database, audit_key)
-            if unknown and not (accept_unknown or dry_run):
-                raise ConfigError(
-                    f"{unknown}: keys that were revoked after revision {draft.content.revision} "
-                    f"would verify again, and nobody can say which; --accept-unknown restores"
-                )
-            taken = _TakenOver()
-            draft.change(sealer(audit_key), lambda transaction: taken.work(transaction, present))
-            aside = _aside(database)
-            content = draft.content if dry_run else draft.install(database, aside)
-    except (KeyringError, StoreError) as failure:
-        raise ConfigError(str(failure)) from failure
+    with reported(), drafted(file, database) as draft:
+        audit_key = _audit_key(config.data, draft)
+        altered = _altered(draft.log, audit_key)
+        if altered:
+            raise ConfigError(f"{file} is not as it was written: {altered}; see audit verify")
+        present, unknown = _present(draft, database, audit_key)
+        if unknown and not (accept_unknown or dry_run):
+            raise RestoreRefused(
+                f"{unknown}: keys that were revoked after revision {draft.content.revision} "
+                f"would verify again, and nobody can say which; --accept-unknown restores"
+            )
+        taken = _TakenOver()
+        draft.change(sealer(audit_key), lambda transaction: taken.work(transaction, present))
+        aside = _aside(database)
+        content = draft.content if dry_run else draft.install(database, aside)
     return Restored(
         backup=draft.content,
         content=content,

@@ -24,11 +24,11 @@ import structlog
 from keyauthority.clock import ClockJumped
 from keyauthority_server import config, logs
 from keyauthority_server.authority import Authority
-from keyauthority_server.bootstrap import open_authority
-from keyauthority_server.config import Config, ConfigError
+from keyauthority_server.bootstrap import open_authority, reported
+from keyauthority_server.config import Config, ConfigError, TransientError
 from keyauthority_server.metrics import CACHED, CLOCK_AHEAD, OLD_PEPPERS, STALENESS, Metrics
 from keyauthority_server.rpc import services
-from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.base import StoreError, StoreUnavailable
 from keyauthority_server.store.clocks import ClockWatch
 from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.transport import Server, loop_factory
@@ -51,11 +51,14 @@ def main() -> None:
     settings = config.parse(order["settings"])
     logs.configure(settings.log_format, settings.log_level, worker=order["worker"])
     try:
-        with asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
+        with reported(), asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
             runner.run(_serve(settings, order["worker"], report))
     except ConfigError as refusal:
         _send(report, {"refused": str(refusal)})
         sys.exit(2)
+    except (StoreUnavailable, TransientError) as failure:
+        _log.error("worker_failed", reason=str(failure))
+        sys.exit(3)
     except Exception:  # noqa: BLE001 - the last stop: the reason belongs into the log, on one line
         _log.exception("worker_failed")
         sys.exit(1)
@@ -68,6 +71,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
     async with AsyncExitStack() as opened:
         authority = await when_reachable(
             lambda: opened.enter_async_context(open_authority(settings, checkpoints=worker == 0)),
+            settings.store,
             stop,
         )
         if not isinstance(authority, Authority):

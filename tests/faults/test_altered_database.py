@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from keyauthority_server.bootstrap import open_authority, prepare
 from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, ConfigError, load
-from keyauthority_server.restoring import restore
+from keyauthority_server.restoring import RestoreRefused, restore
 from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.sqlite_backup import back_up
 from tests.faults.folders import settings
@@ -281,7 +281,7 @@ def test_restore_over_a_database_whose_records_were_altered_asks(
     shutil.copytree(first, made.data)
     back_up(made.data / "keyauthority.db", file)
     made.run(WIDENED)
-    with pytest.raises(ConfigError, match=r"not as it was written.*--accept-unknown"):
+    with pytest.raises(RestoreRefused, match=r"not as it was written.*--accept-unknown"):
         restore(made.settings, file, accept_unknown=False, dry_run=False)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from keyauthority_server import bootstrap
-from keyauthority_server.config import ConfigError
+from keyauthority_server.config import ConfigError, TransientError
 from keyauthority_server.store import copying
 from keyauthority_server.store.base import StoreUnavailable
 from tests.faults.copies import Kept, fill, place, rows_of, run_copy, served, settings, sqlite
@@ -125,7 +125,7 @@ async def test_copy_killed_between_handing_over_and_opening_is_finished_by_itsel
     first = elsewhere("first.db")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(copying, "_OPEN", "no statement")
-        with pytest.raises(ConfigError):
+        with pytest.raises(TransientError):
             run_copy(data, "--from", source, "--to", first)
     assert [True, True] == closed(source, first)
     with pytest.raises(ConfigError, match="copy was finished"):

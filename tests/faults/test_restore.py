@@ -193,7 +193,7 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
     database = settings.store.sqlite_path
     SQLITE.rows(str(database), "UPDATE log SET revision = 3")
     there = files(settings.data)
-    with pytest.raises(ConfigError, match=r"damaged.*--accept-unknown"):
+    with pytest.raises(restoring.RestoreRefused, match=r"damaged.*--accept-unknown"):
         restored(settings, before.file)
     assert there == files(settings.data)
     done = restored(settings, before.file, accept_unknown=True)
@@ -201,7 +201,7 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
     assert done.aside is not None
     assert there[database.name] == done.aside.read_bytes()
     database.unlink()
-    with pytest.raises(ConfigError, match=r"no database.*--accept-unknown"):
+    with pytest.raises(restoring.RestoreRefused, match=r"no database.*--accept-unknown"):
         restored(settings, before.file)
     done = restored(settings, before.file, accept_unknown=True)
     assert (before.content.keys, None) == (done.content.keys, done.aside)
@@ -223,7 +223,9 @@ def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_pa
             await create_project(store)
 
     during(settings, go_on)
-    with pytest.raises(ConfigError, match=r"does not go on from this backup.*--accept-unknown"):
+    with pytest.raises(
+        restoring.RestoreRefused, match=r"does not go on from this backup.*--accept-unknown"
+    ):
         restored(settings, newer)
     done = restored(settings, newer, accept_unknown=True)
     assert ([before.untouched.access_key], True) == (done.revoked, "older backup" in done.unknown)
@@ -240,7 +242,7 @@ def test_restore_over_a_database_that_was_begun_anew_asks(settings: Config, befo
     asyncio.run(bootstrap.prepare(settings))
     for one, text in zip(keys, kept, strict=True):
         one.write_bytes(text)
-    with pytest.raises(ConfigError, match=r"under another pepper.*--accept-unknown"):
+    with pytest.raises(restoring.RestoreRefused, match=r"under another pepper.*--accept-unknown"):
         restored(settings, before.file)
     done = restored(settings, before.file, accept_unknown=True)
     assert ("another pepper" in done.unknown, []) == (True, done.lost)

@@ -294,7 +294,7 @@ def test_file_without_a_password_may_be_open(tmp_path: Path) -> None:
         ("serve", "--listen", "0.0.0.0:0"),
         ("serve", "--tls-cert", "/absent", "--tls-key", "/absent"),
         ("serve", "--data", "/dev/null/data"),
-        ("serve", "--store", "postgresql://user:hidden@127.0.0.1:1/database"),
+        ("serve", "--store", "postgresql://user:hid/den@127.0.0.1:1/database"),
     ],
 )
 def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:

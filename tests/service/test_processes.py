@@ -170,13 +170,13 @@ def test_killed_worker_is_replaced_while_the_others_serve(
 
 @pytest.mark.case(28)
 def test_worker_that_keeps_dying_ends_the_server_with_the_reason(start_server: Start) -> None:
-    """Five deaths of a worker within 30 s are a crash loop: exit code 1 and a clear line."""
+    """Five deaths of a worker within 30 s are a crash loop: exit code 3 and a clear line."""
     server = start_server()
     for _ in range(5):
         wait_until(lambda: len(server.worker_pids()) == 1)
         kill(server.worker_pids()[0])
     outcome = server.wait()
-    assert 1 == outcome.code
+    assert 3 == outcome.code
     assert "keyauthority-server: worker 0 ended 5 times in 30 s" in outcome.log.splitlines()
 
 

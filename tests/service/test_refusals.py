@@ -1,4 +1,4 @@
-"""What the server refuses to start with: exit code 2 and one line, nothing harmed."""
+"""What the server refuses to start with: exit code 2 or 3 and one line, nothing harmed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from tests.service import processes
 from tests.service.nursery import shared
 
 
-def refusal(data: Path, *flags: str, listen: str = "127.0.0.1:0", shim: Path | None = None) -> str:
-    """The one line that a start is refused with."""
+def refusal(
+    data: Path,
+    *flags: str,
+    listen: str = "127.0.0.1:0",
+    shim: Path | None = None,
+    code: int = 2,
+) -> str:
+    """The one line that a start is refused with: with code 2 for good, with 3 for now."""
     path = os.pathsep.join(filter(None, [str(shim or ""), os.environ.get("PYTHONPATH", "")]))
     run = processes.run if shim else shared().run
     outcome = run(
@@ -22,7 +28,7 @@ def refusal(data: Path, *flags: str, listen: str = "127.0.0.1:0", shim: Path | N
         *("--data", str(data), "--listen", listen, *flags),
         settings={"PYTHONPATH": path},
     )
-    assert (2, "") == (outcome.code, outcome.output)
+    assert (code, "") == (outcome.code, outcome.output)
     lines = [line for line in outcome.log.splitlines() if line.startswith("keyauthority-server: ")]
     assert 1 == len(lines), outcome.log
     assert "Traceback" not in outcome.log
@@ -39,7 +45,7 @@ def shim(folder: Path, code: str) -> Path:
 def test_second_server_on_the_same_folder_is_refused(start_server: Start, data: Path) -> None:
     """A data folder has one server, whatever address the second asks for."""
     server = start_server()
-    assert f"another server is using the data folder {data}" == refusal(data)
+    assert f"another server is using the data folder {data}" == refusal(data, code=3)
     assert 0 == server.stop().code
 
 
@@ -48,7 +54,7 @@ def test_port_of_another_server_is_refused(
 ) -> None:
     """Sharing the port among workers lets no other server join it."""
     address = start_server("--transport", transport).address
-    line = refusal(tmp_path / "other", "--transport", transport, listen=address)
+    line = refusal(tmp_path / "other", "--transport", transport, listen=address, code=3)
     assert f"cannot listen on {address}: Address already in use" == line
 
 
@@ -59,7 +65,7 @@ def test_port_of_a_foreign_listener_is_refused(tmp_path: Path) -> None:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        line = refusal(tmp_path / "data", listen=address)
+        line = refusal(tmp_path / "data", listen=address, code=3)
     assert f"cannot listen on {address}: Address already in use" == line
 
 
@@ -69,7 +75,7 @@ def test_metrics_port_in_use_is_refused(tmp_path: Path) -> None:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
         address = f"127.0.0.1:{foreign.getsockname()[1]}"
-        line = refusal(tmp_path / "data", "--metrics", address)
+        line = refusal(tmp_path / "data", "--metrics", address, code=3)
     assert f"cannot listen for metrics on {address}: Address already in use" == line
 
 
@@ -79,7 +85,7 @@ def test_unix_socket_of_another_server_is_refused(
     """A path that is being served is not silently taken over."""
     listen = f"unix:{tmp_path / 'socket'}"
     server = start_server("--transport", transport, listen=listen)
-    line = refusal(tmp_path / "other", "--transport", transport, listen=listen)
+    line = refusal(tmp_path / "other", "--transport", transport, listen=listen, code=3)
     assert f"{listen} is in use by another server" == line
     assert 0 == server.stop().code
 
@@ -90,7 +96,7 @@ def test_unix_socket_of_a_foreign_server_is_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(path))
         foreign.listen()
-        line = refusal(tmp_path / "data", listen=f"unix:{path}")
+        line = refusal(tmp_path / "data", listen=f"unix:{path}", code=3)
     assert f"unix:{path} is in use by another server" == line
 
 
@@ -153,4 +159,4 @@ def test_actions_on_a_folder_in_use_are_refused(
     start_server()
     outcome = shared().run(action, "--data", str(data))
     line = f"keyauthority-server: another server is using the data folder {data}\n"
-    assert (2, "", line) == outcome
+    assert (3, "", line) == outcome

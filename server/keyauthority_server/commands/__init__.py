@@ -1,12 +1,17 @@
-"""What the program `keyauthority-server` does, a module a family of commands.
+"""The program `keyauthority-server`, a module for each family of commands.
 
-Exit codes: 0 done, 1 failed, 2 refused: bad usage or configuration, told in one line; 3 the store
-cannot be reached.
+Exit codes: 0 done; 1 refused by the authority, or `audit verify` has found something; 2 used or
+configured wrongly, which another try would not change; 3 the cause may pass by itself: a store that
+cannot be reached, an address or folder in use, a full disk. 1 to 3 come with one line.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -19,17 +24,47 @@ from keyauthority_server.commands.operator import operator_group
 from keyauthority_server.commands.output import say
 from keyauthority_server.commands.pepper import pepper_group
 from keyauthority_server.commands.serving import serve
-from keyauthority_server.config import ConfigError
+from keyauthority_server.config import ConfigError, TransientError
+from keyauthority_server.restoring import RestoreRefused
 from keyauthority_server.store.base import StoreUnavailable
 from keyauthority_server.supervisor import CrashLoop
 
+DONE, REFUSED, WRONG, UNCERTAIN = range(4)  # exit codes
+
+
+class OutputError(Exception):
+    """Standard output cannot be written to."""
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors are told from those of other files."""
+
+    def write(self, text: str, /) -> int:
+        with _output():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _output():
+            super().flush()
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(error.strerror) from error
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keyauthority", message="keyauthority-server %(version)s")
 def cli() -> None:
     """Issue, revoke and verify API keys.
 
     Each flag can also be set by the environment, --log-format as KEYAUTHORITY_LOG_FORMAT, and in
     the file that --config names. Flags win over the environment, and that over the file.
+
+    Exit codes: 0 done, 1 refused, 2 used or configured wrongly, 3 cannot be done now.
     """
 
 
@@ -50,21 +85,58 @@ for _command in (
 
 def main() -> None:
     """Run the command line and exit."""
+    if not _open_standard_streams():
+        sys.exit(_told("standard output is closed", WRONG))
     try:
         code = cli.main(prog_name="keyauthority-server", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = WRONG
     except click.ClickException as error:
-        code = _told(error.format_message(), 2)
+        code = _told(error.format_message(), error.exit_code)
+    except RestoreRefused as error:
+        code = _told(str(error), REFUSED)
     except ConfigError as error:
-        code = _told(str(error), 2)
-    except StoreUnavailable as error:
-        code = _told(str(error), 3)
-    except CrashLoop as error:
-        code = _told(str(error), 1)
+        code = _told(str(error), WRONG)
+    except (CrashLoop, StoreUnavailable, TransientError) as error:
+        code = _told(str(error), UNCERTAIN)
+    except OutputError as error:
+        code = _output_failed(error)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        code = _told(f"{named}{error.strerror or error}", UNCERTAIN)
     except click.Abort:
-        code = 1
+        code = UNCERTAIN
     sys.exit(code)
 
 
+def _open_standard_streams() -> bool:
+    """Make the standard streams fit to be written to; False if standard output is closed.
+
+    A descriptor that is closed would become that of a lock or database, into which a later line is
+    written. A character that the terminal's encoding lacks is escaped.
+    """
+    is_open = sys.stdout is not None
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if is_open:
+        encoding = sys.stdout.encoding
+        sys.stdout = _Output(sys.stdout.detach(), encoding, errors="backslashreplace")  # type: ignore[union-attr]
+    return is_open
+
+
+def _output_failed(error: OutputError) -> int:
+    """Write no more to standard output, and tell why, unless its reader has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed at the end
+    if isinstance(error.__cause__, BrokenPipeError):
+        return UNCERTAIN
+    return _told(f"cannot write to standard output: {error}", UNCERTAIN)
+
+
 def _told(message: str, code: int) -> int:
-    say(f"keyauthority-server: {' '.join(message.split())}", err=True)
+    with suppress(OSError):
+        say(f"keyauthority-server: {' '.join(message.split())}", err=True)
     return code

@@ -14,7 +14,6 @@ from keyauthority_server.audit import verify as verify_log
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.refused import REFUSED_KEPT
 from keyauthority_server.store.values import Refused
 
@@ -46,8 +45,6 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
             verified.head.save(Path(save_head))
     except HeadError as failure:
         raise ConfigError(str(failure)) from failure
-    except StoreError as failure:
-        raise click.ClickException(str(failure)) from failure
     say(f"log {verified.head.log_id} is whole up to revision {verified.head.revision}")
     return 0
 

@@ -9,12 +9,11 @@ from typing import Final
 
 import click
 
+from keyauthority_server.bootstrap import reported
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
-from keyauthority_server.config import ConfigError
 from keyauthority_server.restoring import Restored
 from keyauthority_server.restoring import restore as restore_store
-from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.sqlite_backup import Content, back_up
 from keyauthority_server.supervisor import hold_folder
 
@@ -32,10 +31,8 @@ def backup(file: str, **flags: str | bool | None) -> None:
     """
     settings = load(flags)
     os.nice(NICE)
-    try:
+    with reported():
         content = back_up(settings.store.sqlite_path, Path(file).absolute())
-    except StoreError as failure:
-        raise ConfigError(str(failure)) from failure
     say(_line(content))
     say("the pepper and audit.key are not in it: keep copies of them elsewhere", err=True)
 

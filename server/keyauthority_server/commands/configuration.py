@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import click
 
@@ -28,5 +29,6 @@ def show(**flags: str | bool | None) -> None:
 
 
 def _toml(value: str | int | bool | list[str]) -> str:
-    """Return a value as TOML writes it: as JSON does, but for DEL and characters beyond ASCII."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Return a value as TOML writes it, in ASCII: as JSON does, but for DEL and pairs."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub(r"[\x7f-\U0010ffff]", lambda found: f"\\U{ord(found[0]):08x}", text)

@@ -12,13 +12,12 @@ import click
 
 from keyauthority.clock import SystemClock
 from keyauthority_server.audit import verify
-from keyauthority_server.bootstrap import AUDIT_KEY, recognise
+from keyauthority_server.bootstrap import AUDIT_KEY, recognise, reported
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError, StoreUrl
-from keyauthority_server.peppers import Keyring, KeyringError
+from keyauthority_server.peppers import Keyring
 from keyauthority_server.store import copying, digests, engines
-from keyauthority_server.store.base import StoreError
 from keyauthority_server.store.copying import COUNTERS, CopiedLog, Place
 
 NICE: Final = 10  # servers come first
@@ -47,15 +46,13 @@ def copy(
     source = _url("--from", source_url)
     target = _url("--to", target_url) if target_url else None
     os.nice(NICE)
-    try:
+    with reported():
         if abandon:
             _abandon(source, target)
         elif target is None:
             raise click.UsageError("Missing option '--to'.")
         else:
             _copy(settings, source, target)
-    except (KeyringError, StoreError) as failure:
-        raise ConfigError(str(failure)) from failure
 
 
 def _url(flag: str, text: str) -> StoreUrl:

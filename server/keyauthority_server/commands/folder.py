@@ -9,9 +9,7 @@ import click
 from keyauthority_server import bootstrap
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
-from keyauthority_server.config import ConfigError
 from keyauthority_server.store import engines
-from keyauthority_server.store.base import StoreError
 from keyauthority_server.supervisor import hold_folder
 
 
@@ -30,9 +28,6 @@ def init(**flags: str | bool | None) -> None:
 def migrate(**flags: str | bool | None) -> None:
     """Bring the store up to the schema of this version."""
     settings = load(flags)
-    with hold_folder(settings.data):
-        try:
-            engines.migrate(settings.store)
-        except StoreError as failure:
-            raise ConfigError(str(failure)) from failure
+    with hold_folder(settings.data), bootstrap.reported():
+        engines.migrate(settings.store)
     say(f"{settings.store} is up to date")

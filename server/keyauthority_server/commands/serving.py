@@ -12,11 +12,10 @@ import structlog
 from keyauthority.clock import SystemClock
 from keyauthority_server import bootstrap, certificates
 from keyauthority_server.commands.options import SERVE, STORE, load, options
-from keyauthority_server.config import Config, ConfigError
+from keyauthority_server.config import Config
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
 from keyauthority_server.store import engines
-from keyauthority_server.store.base import StoreRefused
 from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.store.reserve import reserve_path
 from keyauthority_server.supervisor import Supervisor, hold_address, hold_folder
@@ -31,10 +30,8 @@ def serve(**flags: str | bool | None) -> None:
     settings = load(flags)
     if settings.tls:
         certificates.load(settings.tls, SystemClock().now())  # before anything is made
-    try:
+    with bootstrap.reported():
         engines.check_workers(settings.store, settings.workers)
-    except StoreRefused as refused:
-        raise ConfigError(str(refused)) from refused
     with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
         if not asyncio.run(_prepare(settings)):
             return
@@ -57,7 +54,9 @@ async def _prepare(settings: Config) -> bool:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await when_reachable(lambda: bootstrap.prepare(settings), stop) is not None
+    return (
+        await when_reachable(lambda: bootstrap.prepare(settings), settings.store, stop) is not None
+    )
 
 
 def _disk(settings: Config) -> list[Disk]:

@@ -14,8 +14,10 @@ from keyauthority_server.config.values import (
     LogLevel,
     Span,
     TlsFiles,
+    TransientError,
     Transport,
     UnixPath,
+    refusal,
 )
 
 __all__ = [
@@ -32,8 +34,10 @@ __all__ = [
     "Span",
     "StoreUrl",
     "TlsFiles",
+    "TransientError",
     "Transport",
     "UnixPath",
     "load",
     "parse",
+    "refusal",
 ]

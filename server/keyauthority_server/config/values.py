@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from keyauthority_server.private_files import PASSING, explain
+
 
 class ConfigError(Exception):
     """The server must not start like this; the message is one line for whoever starts it."""
+
+
+class TransientError(Exception):
+    """It cannot be done now, though another try may succeed; the message is one line."""
+
+
+def refusal(error: OSError, failed: str) -> ConfigError | TransientError:
+    """Return the end of a start after an error of the system; `failed` names what was tried."""
+    line = explain(error, failed)
+    return TransientError(line) if error.errno in PASSING else ConfigError(line)
 
 
 class Transport(StrEnum):

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from keyauthority_server.config import ConfigError, HostPort
+from keyauthority_server.config import HostPort, refusal
 from keyauthority_server.metrics.counting import BOUNDS, GAUGES, Counts
 from keyauthority_server.metrics.http import MetricsServer
 
@@ -132,13 +132,13 @@ class Sums(Collector):
 
 
 def serve(address: HostPort, *collectors: Collector) -> int:
-    """Show what they collect, in a thread, and return the port; ConfigError if it is taken."""
+    """Show what they collect, in a thread, and return the port; TransientError if it is taken."""
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)
     try:
         server = MetricsServer(address, registry)
     except OSError as error:
-        raise ConfigError(f"cannot listen for metrics on {address}: {error.strerror}") from error
+        raise refusal(error, f"cannot listen for metrics on {address}") from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_address[1])

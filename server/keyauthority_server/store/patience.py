@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 import structlog
 
 from keyauthority.clock import monotonic
+from keyauthority_server.config import StoreUrl
 from keyauthority_server.store.base import StoreUnavailable
 
 RETRY_SECONDS: Final = 1.0
@@ -20,16 +21,21 @@ T = TypeVar("T")
 _log = structlog.get_logger("keyauthority_server.store")
 
 
-async def when_reachable(use: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | bool | None:
+async def when_reachable(
+    use: Callable[[], Awaitable[T]], store: StoreUrl, stop: asyncio.Event
+) -> T | bool | None:
     """Return what `use` returns (True for None) once the store can be reached; None if stopped.
 
-    What it raises besides StoreUnavailable passes.
+    What it raises besides StoreUnavailable passes, and that too from a store on this machine: it
+    does not start by itself.
     """
     logged = float("-inf")
     while not stop.is_set():
         try:
             found = await use()
         except StoreUnavailable as error:
+            if not store.is_postgres:
+                raise
             if monotonic() - logged > LOG_SECONDS:
                 _log.warning("store_unavailable_at_start", error=str(error), retry="until it is")
                 logged = monotonic()

@@ -20,8 +20,15 @@ from typing import Final
 
 import structlog
 
-from keyauthority_server.config import ConfigError, HostPort, Listen, UnixPath
-from keyauthority_server.private_files import explain, make_folder, open_private
+from keyauthority_server.config import (
+    ConfigError,
+    HostPort,
+    Listen,
+    TransientError,
+    UnixPath,
+    refusal,
+)
+from keyauthority_server.private_files import make_folder, open_private
 
 WORKERS_LEAVE_SECONDS: Final = 10  # orphans end at once; a busy machine may take its time
 RETRY_SECONDS: Final = 0.05
@@ -47,13 +54,13 @@ class Held:
 def hold_folder(folder: Path) -> Iterator[int]:
     """Hold the data folder, made with mode 0700 if it is absent; give what workers inherit.
 
-    Raises ConfigError if it cannot be written or another server has it. Workers that a killed
-    supervisor left behind are waited for.
+    Raises ConfigError if it cannot be written, TransientError if another server has it. Workers
+    that a killed supervisor left behind are waited for.
     """
     try:
         group = make_folder(folder)
     except OSError as error:
-        raise ConfigError(explain(error, f"cannot use the data folder {folder}")) from error
+        raise refusal(error, f"cannot use the data folder {folder}") from error
     if group is not None:
         _log.warning("open_to_group", path=str(folder), gid=group)
     with (
@@ -69,7 +76,10 @@ def hold_folder(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def hold_address(listen: Listen) -> Iterator[Held]:
-    """Hold the address for the workers. ConfigError if it is taken or cannot be had."""
+    """Hold the address for the workers.
+
+    TransientError if it is taken or not there yet, ConfigError if it cannot be had.
+    """
     hold = _hold_path(listen) if isinstance(listen, UnixPath) else _hold_port(listen)
     with hold as held:
         yield held
@@ -77,16 +87,16 @@ def hold_address(listen: Listen) -> Iterator[Held]:
 
 @contextmanager
 def _lock(path: Path, patience: float, taken: str) -> Iterator[int]:
-    """Hold a lock file. Waits `patience` seconds for another's; then ConfigError says `taken`."""
+    """Hold a lock file, after `patience` seconds at most; then TransientError says `taken`."""
     try:
         descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise ConfigError(explain(error, f"cannot write {path}")) from error
+        raise refusal(error, f"cannot write {path}") from error
     try:
         deadline = time.monotonic() + patience
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                raise ConfigError(taken)
+                raise TransientError(taken)
             time.sleep(RETRY_SECONDS)
         yield descriptor
     finally:
@@ -110,7 +120,7 @@ def _hold_path(listen: UnixPath) -> Iterator[Held]:
             raise ConfigError(f"{path} exists and is no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(os.fsencode(path)) == 0:  # of a server that knows no such lock
-                raise ConfigError(in_use)
+                raise TransientError(in_use)
         yield Held(listen, str(listen), (descriptor,))
         path.unlink(missing_ok=True)
 
@@ -124,7 +134,7 @@ def _hold_port(listen: HostPort) -> Iterator[Held]:
     try:
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {listen}: {error.strerror}") from error
+        raise TransientError(f"cannot listen on {listen}: {error.strerror}") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # `localhost` means 127.0.0.1
     family, _type, _protocol, _name, address = found[0]
     try:
@@ -137,4 +147,4 @@ def _hold_port(listen: HostPort) -> Iterator[Held]:
             host, port = holder.getsockname()[:2]
             yield Held(HostPort(host, port), str(HostPort(listen.host, port)), ())
     except OSError as error:
-        raise ConfigError(f"cannot listen on {listen}: {error.strerror}") from error
+        raise refusal(error, f"cannot listen on {listen}") from error

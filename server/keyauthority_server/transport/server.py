@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from keyauthority.clock import SystemClock
-from keyauthority_server.config import Config, ConfigError, Transport, UnixPath
+from keyauthority_server.config import Config, ConfigError, TransientError, Transport, UnixPath
 from keyauthority_server.overload import OpenCalls
 from keyauthority_server.shedding import URGENT, Tally
 from keyauthority_server.transport.gate import Gate, Read, Unknown
@@ -106,7 +106,9 @@ class Server:
         tally: Tally | None = None,
         can_answer: CanAnswer | None = None,
     ) -> None:
-        """Bind. ConfigError if transport or certificate cannot be had or the address is taken.
+        """Bind. ConfigError if transport or certificate cannot be had.
+
+        TransientError if the address cannot be had, which the supervisor holds.
 
         `tally` counts the calls that the transport turns away; health follows `can_answer`.
         """
@@ -136,7 +138,7 @@ class Server:
             else:
                 self._bind(str(config.listen))
         except (RuntimeError, OSError) as error:
-            raise ConfigError(f"cannot listen on {config.listen}: {error}") from error
+            raise TransientError(f"cannot listen on {config.listen}: {error}") from error
         for name, methods in services.items():
             self._serve(name, dict(self._handlers(methods)))
         self._grpcio.add_generic_rpc_handlers((Unknown(),))

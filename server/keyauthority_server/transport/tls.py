@@ -19,7 +19,13 @@ from cryptography import x509
 
 from keyauthority.clock import Clock
 from keyauthority_server.certificates import Material, load, signature
-from keyauthority_server.config import CertificateCaller, ConfigError, SanKind, TlsFiles
+from keyauthority_server.config import (
+    CertificateCaller,
+    ConfigError,
+    SanKind,
+    TlsFiles,
+    TransientError,
+)
 from keyauthority_server.wire import Certificate
 
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
@@ -66,7 +72,7 @@ class Handshakes:
             return
         try:
             material = load(self._files, self._clock.now())
-        except ConfigError as error:
+        except (ConfigError, TransientError) as error:
             if str(error) != self._complaint:  # tried again each second, told once
                 _log.error("certificate_not_taken_over", reason=str(error))
             self._complaint = str(error)

@@ -1,0 +1,30 @@
+"""Which store a start waits for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from keyauthority_server.config import StoreUrl
+from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.patience import when_reachable
+
+
+@pytest.mark.parametrize("url", ["postgresql://u@h/d", "sqlite:////data/keys.db"])
+async def test_only_postgres_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may start later by itself; what is wrong with a file of this machine ends the start."""
+    monkeypatch.setattr("keyauthority_server.store.patience.RETRY_SECONDS", 0)
+    store, failures = StoreUrl.parse(url), [StoreUnavailable("down")]
+
+    async def use() -> str:
+        if failures:
+            raise failures.pop()
+        return "used"
+
+    waiting = when_reachable(use, store, asyncio.Event())
+    if store.is_postgres:
+        assert "used" == await waiting
+        return
+    with pytest.raises(StoreUnavailable, match="down"):
+        await waiting
