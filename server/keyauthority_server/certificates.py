@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
-from keyauthority_server.config import ConfigError, TlsFiles, refusal
+from keyauthority_server.config import ConfigError, SanKind, TlsFiles, refusal
 from keyauthority_server.private_files import GROUP_READS, open_private
 
 _FILE_MAX: Final = 1024 * 1024  # bytes; the authorities of a whole browser take a quarter of that
+
+_RSA_BITS_MIN: Final = 2048  # NIST SP 800-57 part 1: 112 bits of security
+_RSA_BITS_MAX: Final = 8192  # the most that BoringSSL, which gRPC is built on, takes
+_CURVES: Final = frozenset({"secp256r1", "secp384r1"})  # P-256 and P-384
+_SAN_KINDS: Final = (
+    (x509.DNSName, SanKind.DNS),
+    (x509.UniformResourceIdentifier, SanKind.URI),
+    (x509.RFC822Name, SanKind.EMAIL),
+)
+_NAME: Final = re.compile(r"[!-~]+", re.ASCII)
 
 Signature = tuple[tuple[int, ...], ...]
 
@@ -41,7 +55,11 @@ def load(files: TlsFiles, now: datetime) -> Material:
     chain = _read(files.cert)
     key = _read(files.key, secret=True)
     client_ca = _read(files.client_ca) if files.client_ca else None
-    certificate = _certificates(files.cert, chain)[0]
+    certificates = _certificates(files.cert, chain)
+    for one in certificates:
+        if weakness := key_weakness(one):
+            raise ConfigError(f"a certificate in {files.cert} has {weakness}")
+    certificate = certificates[0]
     if certificate.not_valid_after_utc <= now:
         raise ConfigError(f"the certificate in {files.cert} expired {_day(certificate)}")
     if certificate.not_valid_before_utc > now:
@@ -57,6 +75,64 @@ def load(files: TlsFiles, now: datetime) -> Material:
     if files.client_ca and client_ca is not None:
         _certificates(files.client_ca, client_ca)
     return Material(chain, key, client_ca, certificate.not_valid_after_utc)
+
+
+def key_weakness(certificate: x509.Certificate) -> str:
+    """Return the reason why a certificate's key is not accepted; empty if it is.
+
+    Accepted are the kinds that every TLS library takes, by name. gRPC's own refuses the others in
+    the handshake, so that their certificates would cut off its clients.
+    """
+    kind = "a key of an unknown kind"
+    with suppress(ValueError, UnsupportedAlgorithm):
+        key = certificate.public_key()
+        kind = f"a key of the kind {type(key).__name__.removesuffix('PublicKey').lstrip('_')}"
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            if key.curve.name in _CURVES:
+                return ""
+            kind = f"a key on the curve {key.curve.name}"
+        elif isinstance(key, rsa.RSAPublicKey):
+            is_plain = (
+                certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5
+            )
+            if is_plain and _RSA_BITS_MIN <= key.key_size <= _RSA_BITS_MAX:
+                return ""
+            kind = f"an RSA key of {key.key_size} bits" if is_plain else "an RSA-PSS key"
+    return f"{kind}: take RSA with {_RSA_BITS_MIN} to {_RSA_BITS_MAX} bits, P-256 or P-384"
+
+
+class ClientNames(NamedTuple):
+    """The subject alternative names of a client certificate, and its end."""
+
+    names: frozenset[tuple[SanKind, str]]
+    end: datetime
+
+
+def client_names(pem: bytes) -> ClientNames:
+    """Return the names that a verified client certificate can be known by.
+
+    They are read from the certificate itself: a library that hands them over as C strings cuts
+    them off at a NUL. ValueError, with the reason, refuses the certificate as a whole: one name
+    with a character that no name has makes the others doubtful.
+    """
+    certificate = x509.load_pem_x509_certificate(pem)
+    if weakness := key_weakness(certificate):
+        raise ValueError(weakness)
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ClientNames(frozenset(), certificate.not_valid_after_utc)
+    except ValueError:  # its own text may quote the name
+        raise ValueError("subject alternative names that cannot be read") from None
+    names = {
+        (kind, name.value.lower() if kind is SanKind.DNS else name.value)  # RFC 4343
+        for general, kind in _SAN_KINDS
+        for name in extension.value
+        if isinstance(name, general)
+    }
+    if not all(_NAME.fullmatch(name) for _, name in names):
+        raise ValueError("a subject alternative name with a character that no name has")
+    return ClientNames(frozenset(names), certificate.not_valid_after_utc)
 
 
 def signature(files: TlsFiles) -> Signature:

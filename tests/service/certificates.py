@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -22,6 +22,9 @@ LOOPBACK: Final = (
     x509.DNSName("localhost"),
     x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")),
 )
+
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | dsa.DSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 def _key() -> ec.EllipticCurvePrivateKey:
@@ -62,17 +65,21 @@ class Issuer:
         return self._issue(_name(self.name), self.key, (), timedelta(0), authority=True)
 
     def issue(
-        self, *names: x509.GeneralName, common_name: str = "leaf", age: timedelta = timedelta(0)
+        self,
+        *names: x509.GeneralName,
+        common_name: str = "leaf",
+        age: timedelta = timedelta(0),
+        key: Key | None = None,
     ) -> Pair:
         """Return a certificate with these SANs; with an `age` above LIFE it has expired."""
-        key = _key()
+        key = key or _key()
         cert = self._issue(_name(common_name), key, names, age)
         return Pair(cert, _pem(key))
 
     def _issue(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
+        key: Key,
         names: Sequence[x509.GeneralName],
         age: timedelta,
         *,
@@ -100,5 +107,5 @@ def self_signed(*names: x509.GeneralName) -> Pair:
     return Pair(issuer._issue(_name("nobody"), issuer.key, names, timedelta(0)), _pem(issuer.key))
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def _pem(key: Key) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

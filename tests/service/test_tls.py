@@ -112,6 +112,26 @@ def test_certificate_that_stands_for_two_callers_is_ambiguous(world: World) -> N
     assert keyauthority.ErrorReason.CREDENTIAL_AMBIGUOUS is failed.value.reason
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        x509.DNSName(f"{VERIFIER}\0.attacker.net"),
+        x509.UniformResourceIdentifier(f"{GATEWAY}\0.attacker.net"),
+    ],
+)
+def test_name_that_goes_on_behind_a_nul_is_another(world: World, name: x509.GeneralName) -> None:
+    """The authority may issue names under attacker.net: none of them is a caller of ours."""
+    with pytest.raises(keyauthority.Unauthenticated) as failed:
+        world.named(name).verify("x")
+    assert keyauthority.ErrorReason.CREDENTIAL_MISSING is failed.value.reason
+
+
+def test_caller_that_a_certificate_names_twice_is_one(world: World) -> None:
+    """One caller is one credential, however often its name is there."""
+    twice = world.named(x509.DNSName(VERIFIER), x509.DNSName(VERIFIER.upper()))
+    assert keyauthority.VerdictCode.MALFORMED is twice.verify("x").code
+
+
 def test_caller_by_certificate_may_what_is_listed_and_no_more(world: World) -> None:
     """His permissions are those of the configuration."""
     verifier = world.named(x509.DNSName(VERIFIER))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from structlog.testing import capture_logs
 
 from keyauthority import PermissionDenied, Unauthenticated
 from keyauthority_server import config
@@ -114,33 +116,73 @@ def test_callers_without_client_certificates_are_refused(tmp_path: Path) -> None
         told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['keys:read']", "")
 
 
-def test_caller_is_found_by_a_name_of_his_kind_only() -> None:
-    """A DNS name is compared without regard to case, all else as it is."""
-    pem = Issuer().issue().cert
-    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
-    callers = tls.Callers(
-        Callers.parse(
-            json.dumps(
-                [
-                    {"san": san, "permissions": ["keys:read"]}
-                    for san in ("a.example", "spiffe://a/b", "x@a.example")
-                ]
-            )
+CALLERS = tls.Callers(
+    Callers.parse(
+        json.dumps(
+            [
+                {"san": san, "permissions": ["keys:read"]}
+                for san in ("a.example", "spiffe://a/b", "x@a.example")
+            ]
         )
     )
+)
+ISSUER = Issuer()
 
-    def found(**names: bytes) -> list[str]:
-        peer = {"x509_pem_cert": [pem]} | {f"peer_{kind}": [one] for kind, one in names.items()}
-        certificates = callers.of(peer)
-        assert all(one.expire_time == end for one in certificates)
-        return [one.name for one in certificates]
 
-    assert ["a.example"] == found(dns=b"A.EXAMPLE")
-    assert ["spiffe://a/b"] == found(uri=b"spiffe://a/b")
-    assert ["a.example", "x@a.example"] == found(dns=b"a.example", email=b"x@a.example")
-    assert [] == found(uri=b"spiffe://a/B", email=b"a.example", dns=b"spiffe://a/b")
-    assert [] == found(dns=b"a.example\xff")
-    assert () == callers.of({})
+def found(*names: x509.GeneralName, **peer: list[bytes]) -> list[str]:
+    """The callers that a certificate with these SANs stands for."""
+    pem = ISSUER.issue(*names).cert
+    end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    certificates = CALLERS.of({"x509_pem_cert": [pem], **peer})
+    assert all(one.expire_time == end for one in certificates)
+    return [one.name for one in certificates]
+
+
+def test_caller_is_found_by_a_name_of_its_kind_only() -> None:
+    """A DNS name is compared without regard to case, all else as it is."""
+    dns, uri, email = x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name
+    assert ["a.example"] == found(dns("A.EXAMPLE"))
+    assert ["spiffe://a/b"] == found(uri("spiffe://a/b"))
+    assert ["a.example", "x@a.example"] == found(dns("a.example"), email("x@a.example"))
+    assert [] == found(uri("spiffe://a/B"), email("a.example"), dns("spiffe://a/b"))
+    assert [] == found(x509.DirectoryName(x509.Name([])))
+    assert [] == found()
+    assert () == CALLERS.of({})
+
+
+def test_caller_that_is_named_twice_is_one() -> None:
+    """A name that stands in a certificate twice, or in two spellings, is one credential."""
+    assert ["a.example"] == found(*map(x509.DNSName, ("a.example", "a.example", "A.example")))
+
+
+def test_names_come_from_the_certificate_and_not_from_the_transport() -> None:
+    """A list of names that a library has cut off at a NUL is not looked at."""
+    told = {"peer_dns": [b"a.example"], "peer_uri": [b"spiffe://a/b"]}
+    assert [] == found(x509.DNSName("b.example"), **told)
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", " ", "\x7f"])
+def test_certificate_with_a_character_that_no_name_has_stands_for_nobody(character: str) -> None:
+    """Neither for the part before it, nor by another of its names; the log says why."""
+    good = x509.UniformResourceIdentifier("spiffe://a/b")
+    with capture_logs() as lines:
+        for bad in (
+            x509.DNSName(f"a.example{character}.attacker.net"),
+            x509.UniformResourceIdentifier(f"spiffe://a/b{character}"),
+            x509.RFC822Name(f"x@a.example{character}"),
+        ):
+            assert [] == found(bad)
+            assert [] == found(good, bad)
+    assert {"client_certificate_refused"} == {line["event"] for line in lines}
+
+
+def test_certificate_with_a_weak_key_stands_for_nobody() -> None:
+    """A key of 1024 bits can be found by others."""
+    key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
+    pem = ISSUER.issue(x509.DNSName("a.example"), key=key).cert
+    with capture_logs() as lines:
+        assert () == CALLERS.of({"x509_pem_cert": [pem]})
+    assert "an RSA key of 1024 bits" in lines[0]["reason"]
 
 
 def test_certificate_that_expires_while_its_connection_is_open_is_no_credential() -> None:

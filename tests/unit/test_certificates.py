@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
+from structlog.testing import capture_logs
 
+from keyauthority.clock import SystemClock
 from keyauthority_server.certificates import load, signature
 from keyauthority_server.config import ConfigError, TlsFiles
-from tests.service.certificates import AGO, LOOPBACK, Issuer
+from keyauthority_server.transport.tls import Handshakes
+from tests.service.certificates import AGO, LOOPBACK, Issuer, Key
 
 ISSUER = Issuer()
 
@@ -89,6 +94,48 @@ def test_files_that_are_not_fit_are_refused_in_one_line(
     expected = reason.format(cert=files.cert, key=files.key, ca=files.client_ca)
     assert expected == str(refused.value)[: len(expected)]
     assert "\n" not in str(refused.value)
+
+
+KEYS: Final[dict[str, Callable[[], Key]]] = {
+    "RSA 2048": lambda: rsa.generate_private_key(65537, 2048),
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "an RSA key of 1024 bits": lambda: rsa.generate_private_key(65537, 1024),  # noqa: S505
+    "a key on the curve secp521r1": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "a key on the curve secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "a key of the kind Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "a key of the kind DSA": lambda: dsa.generate_private_key(2048),
+}
+REFUSED = [kind for kind in KEYS if kind.startswith("a")]
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_kinds_of_keys_are_accepted_by_name(files: TlsFiles, kind: str) -> None:
+    """RSA from 2048 bits, P-256 and P-384; all others cut off clients, or are weak."""
+    ISSUER.issue(*LOOPBACK, key=KEYS[kind]()).write(files.cert.parent, "server")
+    if kind not in REFUSED:
+        assert load(files, datetime.now(UTC))
+        return
+    with pytest.raises(ConfigError) as refused:
+        load(files, datetime.now(UTC))
+    line = (
+        f"a certificate in {files.cert} has {kind}: take RSA with 2048 to 8192 bits, P-256 or P-384"
+    )
+    assert line == str(refused.value)
+
+
+def test_certificate_with_a_refused_key_is_not_taken_over(files: TlsFiles) -> None:
+    """The old one serves on, and one line says why; a good one is taken over later."""
+    handshakes = Handshakes(files, SystemClock())
+    with capture_logs() as lines:
+        for kind in ("a key of the kind Ed25519", "P-384"):
+            ISSUER.issue(*LOOPBACK, key=KEYS[kind]()).write(files.cert.parent, "server")
+            handshakes.look()
+            handshakes.look()
+    assert ["certificate_not_taken_over", "certificate_taken_over"] == [
+        line["event"] for line in lines
+    ]
+    assert "a key of the kind Ed25519" in lines[0]["reason"]
 
 
 def test_signature_tells_a_file_that_was_replaced(files: TlsFiles) -> None:

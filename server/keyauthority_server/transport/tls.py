@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
 import grpc
 import structlog
-from cryptography import x509
 
 from keyauthority.clock import Clock
-from keyauthority_server.certificates import Material, load, signature
+from keyauthority_server.certificates import Material, client_names, load, signature
 from keyauthority_server.config import (
     CertificateCaller,
     ConfigError,
-    SanKind,
     TlsFiles,
     TransientError,
 )
@@ -30,16 +27,9 @@ from keyauthority_server.wire import Certificate
 
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
 
-_KINDS: Final = (
-    ("peer_dns", SanKind.DNS),
-    ("peer_uri", SanKind.URI),
-    ("peer_email", SanKind.EMAIL),
-)
-_CERTIFICATES_KEPT: Final = 1_024  # expiries that need not be read anew, some 2 KB each
+_CERTIFICATES_KEPT: Final = 1_024  # that need not be read again, some 2 KB each
 
 _log = structlog.get_logger(__name__)
-
-Names = Mapping[str, Iterable[bytes]]
 
 
 class Handshakes:
@@ -97,22 +87,23 @@ class Callers:
 
     def __init__(self, entries: Iterable[CertificateCaller]) -> None:
         self._entries = {(entry.kind, entry.san): entry for entry in entries}
+        self._of_certificate = lru_cache(maxsize=_CERTIFICATES_KEPT)(self._read)
 
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def of(self, peer: Names) -> tuple[Certificate, ...]:
-        """Return those whose name is among the SANs that grpcio tells of a connection."""
-        found = [
-            entry
-            for source, kind in _KINDS
-            for name in peer.get(source, ())
-            if (entry := self._entries.get((kind, _text(kind, name))))
-        ]
-        if not found:
+    def of(self, peer: Mapping[str, Iterable[bytes]]) -> tuple[Certificate, ...]:
+        """Return those that are named by the certificate that grpcio tells of a connection."""
+        pems = tuple(peer.get("x509_pem_cert", ()))
+        return self._of_certificate(pems[0]) if len(pems) == 1 else ()
+
+    def _read(self, pem: bytes) -> tuple[Certificate, ...]:
+        try:
+            names, end = client_names(pem)
+        except ValueError as error:
+            _log.warning("client_certificate_refused", reason=str(error))
             return ()
-        (pem,) = peer["x509_pem_cert"]
-        end = _end(pem)
+        found = [entry for name, entry in self._entries.items() if name in names]
         return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
 
 
@@ -120,13 +111,3 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(material.key, material.chain)], material.client_ca
     )
-
-
-def _text(kind: SanKind, name: bytes) -> str:
-    text = name.decode("ascii", "replace")
-    return text.lower() if kind is SanKind.DNS else text
-
-
-@lru_cache(maxsize=_CERTIFICATES_KEPT)
-def _end(pem: bytes) -> datetime:
-    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
