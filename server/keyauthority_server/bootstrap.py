@@ -6,7 +6,6 @@ told in one line.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
-from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
-from keyauthority.permissions import EVERYTHING
-from keyauthority.token import make, new_access_key, new_secret, parse
 from keyauthority_server.audit import refusing, sealer
 from keyauthority_server.authority import Authority
 from keyauthority_server.authority.redigesting import redigesting
 from keyauthority_server.config import Config, ConfigError, TransientError, refusal
 from keyauthority_server.feed import Feed, following
+from keyauthority_server.first_records import make_first_records, remove_made
 from keyauthority_server.peppers import (
     Keyring,
     KeyringError,
@@ -31,8 +28,6 @@ from keyauthority_server.peppers import (
 from keyauthority_server.private_files import (
     PASSING,
     check_private,
-    read_private,
-    write_private,
 )
 from keyauthority_server.records import (
     ExactFreshness,
@@ -47,18 +42,16 @@ from keyauthority_server.store.base import (
     StoreDamaged,
     StoreDenied,
     StoreError,
+    StoreFull,
     StoreRefused,
     StoreUnavailable,
-    Transaction,
 )
 from keyauthority_server.store.clocks import clock_of, report_silence
 from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.looks import LocalLog, Proving
 from keyauthority_server.store.values import (
     Entry,
-    Held,
     LogHead,
-    Mutation,
     NewestTime,
     Sealer,
     VersionsInUse,
@@ -68,11 +61,8 @@ from keyauthority_server.usage import metering
 PEPPER: Final = "pepper"
 AUDIT_KEY: Final = "audit.key"
 OPERATOR_KEY: Final = "operator.key"
-FIRST_PROJECT: Final = "default"
 _KEY_FILES: Final = (PEPPER, AUDIT_KEY)
 _log = structlog.get_logger("keyauthority_server")
-
-_SETUP: Final = "setup"  # the actor of the first operator key: nobody called
 _WRONG: Final = (KeyringError, StoreRefused, StoreClosed, StoreDenied, StoreDamaged)
 
 
@@ -92,16 +82,18 @@ def reported() -> Iterator[None]:
             raise ConfigError(str(failure)) from failure
         if isinstance(failure, StoreUnavailable):
             raise
-        raise TransientError(str(failure)) from failure
+        full = "the disk is full or nearly so: " if isinstance(failure, StoreFull) else ""
+        raise TransientError(f"{full}{failure}") from failure
 
 
-async def prepare(config: Config) -> None:
+async def prepare(config: Config) -> bool:
     """Bring the data folder into the state that workers need, the first time from nothing.
 
-    Raises as `reported` does. Killed at any point, it goes on where it was.
+    Returns True if that has founded a new authority. Raises as `reported` does. Killed at any
+    point, it goes on where it was.
     """
     with reported():
-        await _prepare(config)
+        return await _prepare(config)
 
 
 @asynccontextmanager
@@ -182,9 +174,29 @@ async def open_evidence(config: Config) -> AsyncIterator[Evidence]:
             yield Evidence(store, audit_key)
 
 
-async def _prepare(config: Config) -> None:
+def check_exists(config: Config) -> None:
+    """Raise ConfigError if `must_exist` is set and the data folder or its database is not there."""
+    if not config.must_exist:
+        return
+    paths = [config.data / name for name in _KEY_FILES]
+    if not config.store.is_postgres:
+        paths.append(config.store.sqlite_path)
+    for path in paths:
+        try:
+            size = path.lstat().st_size
+        except OSError as error:
+            raise ConfigError(f"--must-exist: {path} is not there: {error.strerror}") from error
+        if not size:
+            raise ConfigError(f"--must-exist: {path} is empty")
+
+
+async def _prepare(config: Config) -> bool:
+    """Prepare the folder; return True if that has founded an authority."""
+    check_exists(config)
     _check_private(config)
     paths = [config.data / name for name in _KEY_FILES]
+    if config.must_exist and not engines.is_made(config.store):
+        raise ConfigError(f"--must-exist: {config.store} is empty")
     if paths[0].exists() and not engines.is_made(config.store):
         raise ConfigError(
             f"{paths[0]} is there, but {config.store} is not: restore the database, or start anew "
@@ -196,6 +208,8 @@ async def _prepare(config: Config) -> None:
         versions, empty = await _versions_in_use(store), not head.revision
         _check_open(config, head)
     known = versions.checks
+    if config.must_exist and (empty or not known):
+        raise ConfigError(f"--must-exist: {config.store} was never initialised")
     made: list[Path] = []
     if empty and not known:
         made = [path for path in paths if not path.exists()]
@@ -213,8 +227,9 @@ async def _prepare(config: Config) -> None:
         await store.set_key_checks(checks)
         if empty:
             await _claim(config, store, keyrings, made)
-            await _first_records(store, keyrings[0], config.data / OPERATOR_KEY)
+        founded = empty and await _found(config, store, keyrings[0])
         await report_silence(store)
+    return founded
 
 
 async def _claim(
@@ -231,7 +246,7 @@ async def _claim(
     except KeyringError:
         if not made:
             raise
-        _remove(made)
+        remove_made(made)
         raise _initialised_elsewhere(config) from None
 
 
@@ -245,6 +260,21 @@ def _initialised_elsewhere(config: Config) -> ConfigError:
 async def _versions_in_use(store: Store) -> VersionsInUse:
     """Return what `recognise` takes: no audit key has proven the newest time yet."""
     return await store.versions_in_use((await clock_of(store, proven=False)).now())
+
+
+async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
+    """Make the first records, and log what they found; False if another server was first."""
+    operator_key = config.data / OPERATOR_KEY
+    if not await make_first_records(store, peppers, operator_key):
+        return False
+    _log.warning(
+        "authority_founded",
+        data=str(config.data),
+        store=str(config.store),
+        log_id=store.log_id,
+        operator_key=str(operator_key),
+    )
+    return True
 
 
 def recognise(keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False) -> None:
@@ -283,73 +313,6 @@ def _check_private(config: Config) -> None:
             groups.setdefault(group, path)
     for group, path in groups.items():
         _log.warning("open_to_group", path=str(path), gid=group)
-
-
-async def _first_records(store: Store, peppers: Keyring, path: Path) -> None:
-    """Make the first operator key, in a file before it is in the database, and a project."""
-    token_text, made = _first_operator_token(path)
-    token = parse(token_text)
-    if token is None or token.kind is not KeyKind.OPERATOR:
-        raise ConfigError(f"{path} holds no operator key; remove it to have one made")
-
-    now = (await clock_of(store)).now()
-
-    def work(transaction: Transaction) -> bool:
-        if transaction.head:
-            return False  # another server of the same key files was first
-        key = Key(
-            access_key=token.access_key,
-            project_id="",
-            mode=KeyMode.LIVE,
-            kind=KeyKind.OPERATOR,
-            purpose="first operator key",
-            permissions=EVERYTHING,
-            create_time=now,
-            update_time=now,
-            created_by=_SETUP,
-            revision=0,
-        )
-        digest = peppers.digest(token_text.encode())
-        held = Held(key, digest, peppers.current, lineage=key.access_key)
-        project = Project(
-            project_id=str(uuid.uuid4()),
-            display_name=FIRST_PROJECT,
-            create_time=now,
-            update_time=now,
-            revision=0,
-        )
-        for change in (
-            Mutation(type=ChangeType.KEY_CREATED, time=now, actor=_SETUP, peer="", keys=(held,)),
-            Mutation(
-                type=ChangeType.PROJECT_CREATED, time=now, actor=_SETUP, peer="", project=project
-            ),
-        ):
-            transaction.apply(change)
-        return True
-
-    if not await store.write(work) and made:
-        _remove([path])  # its key is in no store
-        _log.warning("initialised_by_another_server", operator_key="in that server's data folder")
-
-
-def _remove(made: Iterable[Path]) -> None:
-    """Remove key files that this process has made and nothing was done under."""
-    for path in made:
-        path.unlink()
-
-
-def _first_operator_token(path: Path) -> tuple[str, bool]:
-    """Return the token in the file, and whether it was made: for its owner alone to read."""
-    try:
-        made = not path.exists()
-        if made:
-            secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
-            write_private(path, secret_key.reveal() + "\n")
-        return read_private(path).strip(), made
-    except OSError as error:
-        raise refusal(error, f"cannot use {path}") from error
-    except UnicodeDecodeError:
-        return "", False  # no operator key
 
 
 @asynccontextmanager

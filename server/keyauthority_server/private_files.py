@@ -29,6 +29,8 @@ PASSING: Final = frozenset(
     }
 )
 
+NO_LOCKS: Final = "cannot lock {}, put it on a file system with locks, a local disk"
+
 
 class UnsafeFile(PermissionError):
     """A file or folder breaks the rule; `str` says which, how, and the remedy."""

@@ -42,7 +42,7 @@ class RestoreRefused(Exception):
     """Revocations are unknown, and nobody has accepted that; the message is one line."""
 
 
-_NOTHING: Final = Undone(0, 0, 0, 0, 0)
+_NOTHING: Final = Undone()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
             settings.store,
             stop,
         )
-        if not isinstance(authority, Authority):
+        if authority is None:
             return
         server = Server(settings, services(authority, metrics), metrics, authority.can_answer)
         await server.start()

@@ -13,6 +13,7 @@ import pytest
 
 from keyauthority_server import bootstrap
 from keyauthority_server.config import ConfigError
+from keyauthority_server.first_records import make_first_records
 from keyauthority_server.peppers import Keyring
 from keyauthority_server.store import engines
 from tests.faults.copies import settings
@@ -78,13 +79,12 @@ def test_servers_with_the_same_key_files_leave_one_operator_key(
             else:
                 shutil.copy2(datas[0] / name, data / name)
     engines.migrate(settings(datas[0], url).store)
-    first_records = bootstrap._first_records
 
-    async def together(*given: object) -> None:
+    async def together(*given: object) -> bool:
         await asyncio.to_thread(barrier.wait, 60)
-        await first_records(*given)  # type: ignore[arg-type]
+        return await make_first_records(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bootstrap, "_first_records", together)
+    monkeypatch.setattr(bootstrap, "make_first_records", together)
     with ThreadPoolExecutor(SERVERS) as pool:
         told = list(pool.map(lambda data: prepared(data, url), datas))
     assert [""] * SERVERS == told

@@ -221,7 +221,7 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     ("text", "told"),
     [
         (rb"20\d\d-\d\d-\d\d \d\d:", "is damaged"),
-        (rb"INTEGER", "cannot be opened: the schema is no text"),
+        (rb"INTEGER", "is damaged, or no SQLite database"),
     ],
     ids=["a value", "the schema"],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +18,10 @@ from keyauthority_server import bootstrap, restoring
 from keyauthority_server.audit import sealer, verify
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.peppers import Keyring
-from keyauthority_server.store import sqlite_restore
 from keyauthority_server.store.base import Store
 from keyauthority_server.store.sqlite import open_store
 from keyauthority_server.store.sqlite_backup import back_up
+from tests.service.nursery import shared
 from tests.store.engines import Sqlite
 from tests.store.making import (
     NOON,
@@ -124,6 +125,26 @@ def before(settings: Config, tmp_path: Path) -> Before:
     return Before(settings, tmp_path / "backup.db")
 
 
+def test_report_of_a_restore_names_what_needs_attention(settings: Config, before: Before) -> None:
+    """Each key that is wider again has its name in the report, as text and as JSON."""
+    words = ("restore", "--dry-run", str(before.file), "--data", str(settings.data))
+    shown, told = shared().run(*words), shared().run(*words, "--json")
+    assert (0, 0) == (shown.code, told.code)
+    report = json.loads(told.output)
+    names = {name: found for name, found in report.items() if isinstance(found, list) and found}
+    assert {
+        "revokedKeys": [before.ended.access_key, before.second.access_key],
+        "rotatedKeys": [before.rotated.access_key, before.both.access_key],
+        "lostKeys": [before.lost.access_key],
+        "disabledKeys": [before.disabled.access_key],
+        "lostProjects": names["lostProjects"],
+    } == names
+    assert (True, None, before.content.log_id) == (
+        *(report["dryRun"], report["restored"], report["backup"]["logId"]),
+    )
+    assert f"disable them again:\n  {before.disabled.access_key}\n" in shown.output
+
+
 @pytest.mark.case(24)
 def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> None:
     """Revocations and rotations stay, as changes of the restored log; the rest is counted."""
@@ -133,7 +154,8 @@ def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> N
     for told in (rehearsed, done):
         assert wanted == (told.revoked, told.lost)
         assert [before.rotated.access_key, before.both.access_key] == told.rotated
-        assert sqlite_restore.Undone(1, 0, 0, 0, 1) == told.undone
+        assert [before.disabled.access_key] == told.undone.disabled_keys
+        assert [0, 0, 0, 1] == [len(names) for names in told.undone[1:]]
         assert "" == told.unknown
     assert before.content == rehearsed.content == done.backup
     assert before.content.log_id != done.content.log_id

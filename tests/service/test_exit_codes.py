@@ -55,6 +55,14 @@ def test_closed_standard_output_is_refused_before_anything_is_done(data: Path, w
     assert (2, "keyauthority-server: standard output is closed\n") == told
 
 
+def test_closed_standard_error_harms_nothing(tmp_path: Path) -> None:
+    """There is nobody to tell; the work is done all the same."""
+    words = command("init", "--data", str(tmp_path / "data"))
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *words]
+    done = subprocess.run(closed, stdout=subprocess.PIPE, env=environment(), check=True, timeout=90)
+    assert f"{tmp_path}/data is ready\n" == done.stdout.decode()
+
+
 def test_reader_that_leaves_ends_the_command_without_a_word(data: Path) -> None:
     """As `| head` does."""
     reading, writing = os.pipe()

@@ -285,14 +285,15 @@ def test_json_log_holds_one_object_a_line(start_server: Start) -> None:
     """With --log-format json every line of standard error is a JSON object."""
     outcome = start_server("--log-format", "json", "--workers", "2").stop()
     events = [json.loads(line)["event"] for line in outcome.log.splitlines()]
-    assert {"worker_serves", "stopping", "draining"} == set(events)
+    assert {"authority_founded", "worker_serves", "stopping", "draining"} == set(events)
 
 
 def test_init_and_migrate_make_a_folder_that_serves(start_server: Start, data: Path) -> None:
     """`init` makes what a first start makes; `migrate` brings a store up; both may be repeated."""
     for action in ("migrate", "init", "init", "migrate"):
         outcome = shared().run(action, "--data", str(data))
-        assert (0, "") == (outcome.code, outcome.log)
+        assert 0 == outcome.code
+        assert all("authority_founded" in line for line in outcome.log.splitlines())
     token = (data / "operator.key").read_text(encoding="ascii")
     server = start_server()
     with grpc.insecure_channel(server.address) as channel:

@@ -62,6 +62,6 @@ def test_clients_of_the_page_reach_a_server(
 def test_unit_of_the_page_starts_what_there_is() -> None:
     """The unit's command line is the server's, and its data are where the page says."""
     (unit,) = (block.text for block in blocks(PAGE) if block.language == "ini")
-    assert "keyauthority-server serve --config /etc/keyauthority/server.toml" in unit
+    assert "keyauthority-server serve --must-exist --config /etc/keyauthority/server.toml" in unit
     first = next(block.text for block in blocks(PAGE) if block.language == "toml")
     assert "/var/lib/keyauthority" == tomllib.loads(first)["data"]

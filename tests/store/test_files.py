@@ -48,7 +48,7 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
     path.touch(mode=0o600)
     path.write_text("not a database\n" * 1000)
-    assert "not a database" in refusal(path)
+    assert "no SQLite database" in refusal(path)
 
 
 async def test_truncated_database_is_refused(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ async def test_truncated_database_is_refused(tmp_path: Path) -> None:
     await create_project(store)
     await store.close()
     os.truncate(path, 2 * 4096)
-    assert "malformed" in refusal(path)
+    assert "is damaged" in refusal(path)
 
 
 @pytest.mark.case(25)

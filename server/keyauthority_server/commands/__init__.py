@@ -122,6 +122,8 @@ def _open_standard_streams() -> bool:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - until the end
     if is_open:
         encoding = sys.stdout.encoding
         sys.stdout = _Output(sys.stdout.detach(), encoding, errors="backslashreplace")  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from keyauthority_server.store.sqlite_backup import Content, back_up
 from keyauthority_server.supervisor import hold_folder
 
 NICE: Final = 10  # servers come first
-LISTED: Final = 20  # access keys of a kind; the rest are counted
+LISTED: Final = 20  # names of a kind; the rest are counted, and in --json
 
 
 @click.command()
@@ -41,17 +42,24 @@ def backup(file: str, **flags: str | bool | None) -> None:
 @click.argument("file")
 @click.option("--accept-unknown", is_flag=True, help="Restore, even if revocations are unknown.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and restore nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all names.")
 @options(*STORE)
-def restore(file: str, accept_unknown: bool, dry_run: bool, **flags: str | bool | None) -> None:
+def restore(
+    file: str, accept_unknown: bool, dry_run: bool, as_json: bool, **flags: str | bool | None
+) -> None:
     """Put the backup FILE in place of the database; no server may run.
 
-    What the present database knows to be revoked or rotated stays so. It is kept aside.
+    What the present database knows to be revoked or rotated stays so. It is kept aside. Keys and
+    projects that go back to wider settings are named: look at each.
     """
     settings = load(flags)
     with hold_folder(settings.data):
         restored = restore_store(
             settings, Path(file).absolute(), accept_unknown=accept_unknown, dry_run=dry_run
         )
+    if as_json:
+        click.echo(json.dumps(_object(restored, dry_run=dry_run), indent=2))
+        return
     for line in _told(restored):
         say(line)
     if dry_run:
@@ -62,35 +70,59 @@ def restore(file: str, accept_unknown: bool, dry_run: bool, **flags: str | bool 
     say(_line(restored.content))
 
 
+def _object(restored: Restored, *, dry_run: bool) -> dict[str, object]:
+    """Return the report of a restore as JSON has it, with every name."""
+    undone = restored.undone
+    return {
+        "dryRun": dry_run,
+        "backup": _content(restored.backup),
+        "restored": None if dry_run else _content(restored.content),
+        "aside": str(restored.aside) if restored.aside else None,
+        "unknown": restored.unknown,
+        "revokedKeys": list(restored.revoked),
+        "rotatedKeys": list(restored.rotated),
+        "lostKeys": list(restored.lost),
+        "disabledKeys": list(undone.disabled_keys),
+        "shortenedKeys": list(undone.shortened_keys),
+        "narrowedKeys": list(undone.narrowed_keys),
+        "suspendedProjects": list(undone.suspended_projects),
+        "lostProjects": list(undone.lost_projects),
+    }
+
+
+def _content(content: Content) -> dict[str, object]:
+    return {"logId": content.log_id, "revision": content.revision, "keys": content.keys}
+
+
 def _line(content: Content) -> str:
     return f"log_id={content.log_id} revision={content.revision} keys={content.keys}"
 
 
 def _told(restored: Restored) -> list[str]:
     undone = restored.undone
-    counts = (
-        (undone.disabled_keys, "keys that were disabled since are enabled"),
+    names = (
+        (restored.revoked, "revocations would have been undone, and are kept"),
+        (restored.rotated, "rotations would have been undone, and are kept"),
+        (restored.lost, "keys were made since then, and are lost"),
+        (undone.disabled_keys, "keys that were disabled since are enabled: disable them again"),
         (undone.shortened_keys, "keys that were to expire earlier go back to their old expiry"),
         (undone.narrowed_keys, "keys go back to their old permissions or restrictions"),
-        (undone.suspended_projects, "projects that were suspended since are not"),
+        (undone.suspended_projects, "projects that were suspended since are not: suspend them"),
         (undone.lost_projects, "projects that were made since are lost"),
     )
     return [
         f"the backup is of log {restored.backup.log_id}, revision {restored.backup.revision}",
         *([f"revocations since then are unknown: {restored.unknown}"] * bool(restored.unknown)),
-        *_listed(restored.revoked, "revocations would have been undone, and are kept"),
-        *_listed(restored.rotated, "rotations would have been undone, and are kept"),
-        *_listed(restored.lost, "keys were made since then, and are lost"),
-        *(f"{count} {what}" for count, what in counts if count),
+        *(line for listed, what in names for line in _listed(listed, what)),
     ]
 
 
-def _listed(access_keys: Sequence[str], what: str) -> list[str]:
-    if not access_keys:
+def _listed(names: Sequence[str], what: str) -> list[str]:
+    if not names:
         return []
-    more = len(access_keys) - LISTED
+    more = len(names) - LISTED
     return [
-        f"{len(access_keys)} {what}:",
-        *(f"  {access_key}" for access_key in access_keys[:LISTED]),
+        f"{len(names)} {what}:",
+        *(f"  {name}" for name in names[:LISTED]),
         *([f"  and {more} more"] if more > 0 else []),
     ]

@@ -9,6 +9,7 @@ import click
 from keyauthority_server import bootstrap
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
+from keyauthority_server.commands.serving import welcome
 from keyauthority_server.store import engines
 from keyauthority_server.supervisor import hold_folder
 
@@ -19,7 +20,8 @@ def init(**flags: str | bool | None) -> None:
     """Make the data folder ready: keys, store, first operator key, first project."""
     settings = load(flags)
     with hold_folder(settings.data):
-        asyncio.run(bootstrap.prepare(settings))
+        if asyncio.run(bootstrap.prepare(settings)):
+            welcome(settings)
     say(f"{settings.data} is ready")
 
 

@@ -29,6 +29,10 @@ SERVE: Final = (
     click.option(
         "--listen", metavar="HOST:PORT|unix:PATH", help="Port 0 picks one.  [127.0.0.1:50051]"
     ),
+    click.option("--socket-mode", metavar="MODE", help="Of a unix socket.  [default: 0666]"),
+    click.option(
+        "--must-exist", is_flag=True, help="Refuse a data folder or store that is new or empty."
+    ),
     click.option("--workers", metavar="N", help="Processes; 0 = one a core.  [default: 1]"),
     click.option("--transport", metavar="auto|native|grpcio", help="[default: auto]"),
     click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate chain (PEM)."),

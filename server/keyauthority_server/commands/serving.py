@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
+import sys
+from importlib.metadata import version
 
 import click
 import structlog
@@ -30,11 +32,15 @@ def serve(**flags: str | bool | None) -> None:
     settings = load(flags)
     if settings.tls:
         certificates.load(settings.tls, SystemClock().now())  # before anything is made
+    bootstrap.check_exists(settings)
     with bootstrap.reported():
         engines.check_workers(settings.store, settings.workers)
     with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
-        if not asyncio.run(_prepare(settings)):
+        founded = asyncio.run(_prepare(settings))
+        if founded is None:
             return
+        if founded:
+            welcome(settings)
         sums = endpoint.Sums()
         if settings.metrics:
             port = endpoint.serve(settings.metrics, sums, *_disk(settings))
@@ -48,14 +54,25 @@ def serve(**flags: str | bool | None) -> None:
         asyncio.run(supervise())
 
 
-async def _prepare(settings: Config) -> bool:
-    """Prepare the data folder as soon as the store can be reached; False if told to stop first."""
+async def _prepare(settings: Config) -> bool | None:
+    """Prepare the data folder as soon as the store can be reached; None if told to stop first."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return (
-        await when_reachable(lambda: bootstrap.prepare(settings), settings.store, stop) is not None
+    return await when_reachable(lambda: bootstrap.prepare(settings), settings.store, stop)
+
+
+def welcome(settings: Config) -> None:
+    """Say on a terminal which version has founded an authority, and the next step."""
+    if not sys.stderr.isatty():
+        return
+    click.echo(
+        f"keyauthority-server {version('keyauthority')}: this was the first start. The first "
+        f"operator key is in {settings.data / bootstrap.OPERATOR_KEY}; in another terminal:\n"
+        f"  export KEYAUTHORITY_OPERATOR_KEY_FILE={settings.data / bootstrap.OPERATOR_KEY}\n"
+        f"  keyauthority projects list --address {settings.listen}",
+        err=True,
     )
 
 

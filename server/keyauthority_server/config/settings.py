@@ -79,6 +79,10 @@ class Config:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     callers: Callers = field(default_factory=Callers)
+    must_exist: bool = False
+    """Refuse to found a new authority: folder and store must have been initialised before."""
+    socket_mode: str = "0666"
+    """Of a unix socket, in octal digits."""
     max_staleness: Span = STALENESS_DEFAULT
     """How old an answer may be; with SQLite none is old at all."""
 
@@ -212,6 +216,8 @@ def _file(path: Path) -> dict[str, object]:
             raise ConfigError(f"{_printable(name)} in {path} is no setting of the server")
         if name == "callers":
             table[name] = json.dumps(value, default=str)
+        elif name == "socket_mode" and not isinstance(value, str):
+            raise ConfigError(f'{name} in {path} must be a string, as "0660"')
         elif not isinstance(value, str | bool | int):
             raise ConfigError(f"{name} in {path} must be a string, a number, true or false")
     texts = {name: _text(value) for name, value in table.items()}
@@ -303,6 +309,12 @@ def _staleness(text: str) -> Span:
     return span
 
 
+def _mode(text: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise ValueError("must be a mode in octal digits, as 0660")
+    return text.zfill(4)
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in _BOOLEANS:
         raise ValueError("must be true or false")
@@ -333,7 +345,9 @@ SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "allow_plaintext": _boolean,
     "metrics": HostPort.parse,
     "max_staleness": _staleness,
+    "must_exist": _boolean,
     "no_reflection": _boolean,
+    "socket_mode": _mode,
     "log_format": _one_of(LogFormat),
     "log_level": _one_of(LogLevel),
 }

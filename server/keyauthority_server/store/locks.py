@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from keyauthority_server.private_files import open_private
+from keyauthority_server.private_files import NO_LOCKS, open_private
+from keyauthority_server.store.base import StoreRefused
 
 _OPEN: Final = os.O_RDWR | os.O_CREAT
 LOCKS: Final = (".gate", ".lock")
@@ -22,10 +23,12 @@ LOCKS: Final = (".gate", ".lock")
 class WriteLock:
     """Held by one writer of a database at a time, over all processes, in the order of arrival.
 
-    Entering blocks until it is this one's turn. A process that dies lets go.
+    Entering blocks until it is this one's turn; StoreRefused if the file system has no locks. A
+    process that dies lets go.
     """
 
     def __init__(self, database: Path) -> None:
+        self._database = database
         gate, lock = (database.with_name(database.name + ending) for ending in LOCKS)
         self._gate = open_private(gate, _OPEN)
         try:
@@ -35,12 +38,19 @@ class WriteLock:
             raise
 
     def __enter__(self) -> Self:
-        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        self._take(self._gate)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._take(self._lock)
         finally:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
         return self
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            line = f"{NO_LOCKS.format(self._database)}: {error.strerror}"
+            raise StoreRefused(line) from error
 
     def __exit__(
         self,

@@ -23,8 +23,8 @@ _log = structlog.get_logger("keyauthority_server.store")
 
 async def when_reachable(
     use: Callable[[], Awaitable[T]], store: StoreUrl, stop: asyncio.Event
-) -> T | bool | None:
-    """Return what `use` returns (True for None) once the store can be reached; None if stopped.
+) -> T | None:
+    """Return what `use` returns once the store can be reached; None if stopped.
 
     What it raises besides StoreUnavailable passes, and that too from a store on this machine: it
     does not start by itself.
@@ -32,7 +32,7 @@ async def when_reachable(
     logged = float("-inf")
     while not stop.is_set():
         try:
-            found = await use()
+            return await use()
         except StoreUnavailable as error:
             if not store.is_postgres:
                 raise
@@ -41,6 +41,4 @@ async def when_reachable(
                 logged = monotonic()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
-        else:
-            return True if found is None else found
     return None

@@ -64,6 +64,7 @@ from keyauthority_server.store.sqlite_schema import (
     COUNTERS,
     RECORDS,
     check_schema,
+    refused_or_failed,
     schema_differences,
 )
 from keyauthority_server.store.sqlite_schema import migrate as migrate_file
@@ -164,8 +165,8 @@ def open_store(
             )
         except OSError as error:
             raise StoreRefused(explain(error, f"{path} cannot be opened")) from error
-        except sqlite3.Error as error:
-            raise StoreRefused(f"{path} cannot be opened: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise refused_or_failed(error, path) from error
         store = SqliteStore(rows, pages, writer, identity, seal)
         opened.pop_all()
         return store

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from keyauthority_server.private_files import explain
 from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
@@ -30,7 +31,7 @@ from keyauthority_server.store.sqlite_connection import (
     connect,
     sqlite3,
 )
-from keyauthority_server.store.sqlite_schema import COUNTERS, check_schema
+from keyauthority_server.store.sqlite_schema import COUNTERS, check_schema, refused_or_failed
 from keyauthority_server.store.sqlite_writer import Answer, Writer
 from keyauthority_server.store.turns import Turn, Turns, tell, tell_failure, waiting
 
@@ -64,8 +65,10 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
             writer = Writer(
                 rows, lock, _Draws(rows), watch, name="counters", checkpoints=checkpoints
             )
-        except (sqlite3.Error, OSError) as error:
-            raise StoreRefused(f"{path} cannot be opened: {error}") from error
+        except OSError as error:
+            raise StoreRefused(explain(error, f"{path} cannot be opened")) from error
+        except sqlite3.DatabaseError as error:
+            raise refused_or_failed(error, path) from error
         opened.pop_all()
         return SqliteCounters(writer)
 

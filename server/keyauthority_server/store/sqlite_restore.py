@@ -43,15 +43,15 @@ T = TypeVar("T")
 
 
 class Undone(NamedTuple):
-    """How many settings that narrowed something go back to what the backup says."""
+    """Settings that narrowed something and go back to what the backup says: access keys, ids."""
 
-    disabled_keys: int
-    shortened_keys: int
+    disabled_keys: Sequence[str] = ()
+    shortened_keys: Sequence[str] = ()
     """Keys that would have expired earlier."""
-    narrowed_keys: int
+    narrowed_keys: Sequence[str] = ()
     """Keys whose permissions or restrictions were others, narrower or wider."""
-    suspended_projects: int
-    lost_projects: int
+    suspended_projects: Sequence[str] = ()
+    lost_projects: Sequence[str] = ()
 
 
 class Present(NamedTuple):
@@ -162,7 +162,7 @@ class Draft:
             return Present(
                 continues=bool(continues),
                 keys=[compared_key(row) for row in run(_PRESENT_KEYS)],
-                undone=Undone(*run(_UNDONE).fetchone()),
+                undone=Undone(*([name for (name,) in run(one)] for one in _UNDONE)),
                 key_checks=dict(run(_PRESENT_KEY_CHECKS).fetchall()),
             )
         finally:
@@ -234,15 +234,28 @@ _PRESENT_KEYS: Final = (
     " OR (newer.successor_access_key IS NOT NULL AND older.successor_access_key IS NULL)"
     " ORDER BY newer.created_revision"
 )
-_UNDONE: Final = (
-    "SELECT coalesce(sum(newer.disabled > older.disabled), 0),"
-    " coalesce(sum(newer.expire_time < coalesce(older.expire_time, 9223372036854775807)), 0),"
-    " coalesce(sum(newer.permissions IS NOT older.permissions"
-    " OR newer.restrictions IS NOT older.restrictions), 0),"
-    " (SELECT count(*) FROM present.project AS newer JOIN main.project AS older USING (project_id)"
-    " WHERE newer.suspended > older.suspended),"
-    " (SELECT count(*) FROM present.project WHERE project_id NOT IN"
-    " (SELECT project_id FROM main.project))"
-    " FROM present.key AS newer JOIN main.key AS older USING (access_key)"
-    " WHERE newer.revoke_time IS NULL"
+_UNDONE_KEYS: Final = (
+    "SELECT newer.access_key FROM present.key AS newer JOIN main.key AS older USING (access_key)"
+    " WHERE newer.revoke_time IS NULL AND "
+)
+_BY_CREATION: Final = " ORDER BY newer.created_revision"
+_SUSPENDED: Final = (
+    "SELECT newer.project_id FROM present.project AS newer JOIN main.project AS older"
+    " USING (project_id) WHERE newer.suspended > older.suspended ORDER BY newer.project_id"
+)
+_LOST_PROJECTS: Final = (
+    "SELECT project_id FROM present.project WHERE project_id NOT IN"
+    " (SELECT project_id FROM main.project) ORDER BY project_id"
+)
+_UNDONE: Final = (  # in the order of the fields of Undone
+    _UNDONE_KEYS + "newer.disabled > older.disabled" + _BY_CREATION,
+    _UNDONE_KEYS
+    + "newer.expire_time < coalesce(older.expire_time, 9223372036854775807)"
+    + _BY_CREATION,
+    _UNDONE_KEYS
+    + "(newer.permissions IS NOT older.permissions"
+    + " OR newer.restrictions IS NOT older.restrictions)"
+    + _BY_CREATION,
+    _SUSPENDED,
+    _LOST_PROJECTS,
 )

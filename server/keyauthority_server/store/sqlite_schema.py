@@ -200,6 +200,14 @@ _OBJECTS: Final = (
 _MIGRATIONS: Final = "the table '_sqlite_migrations'"
 _SPELLING: Final = re.compile(r'[\s"`\[\]]+')
 
+_READ_ONLY: Final = 8
+_NEEDS: Final = "its file system must have POSIX locks and shared memory maps, as a local disk"
+_REMEDIES: Final = {
+    5: f"; another program has locked it, or {_NEEDS}",  # BUSY
+    10: f"; its device failed, or {_NEEDS}",  # IOERR
+    14: f"; {_NEEDS}",  # CANTOPEN, of the shared memory too
+    15: f"; {_NEEDS}",  # PROTOCOL
+}
 _NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
@@ -209,7 +217,10 @@ def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
     if not_a_database or isinstance(failed, StatementFailed):  # what it holds cannot be read
         return _damaged(path)
-    return failed
+    if code is not None and code & 0xFF == _READ_ONLY:
+        return StoreRefused(f"{path} cannot be written: make it writable by the server's user")
+    remedy = _REMEDIES.get(0 if code is None else code & 0xFF, "")
+    return type(failed)(f"{path} cannot be used: {error}{remedy}")
 
 
 def _damaged(path: Path) -> StoreRefused:

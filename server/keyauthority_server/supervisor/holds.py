@@ -28,7 +28,7 @@ from keyauthority_server.config import (
     UnixPath,
     refusal,
 )
-from keyauthority_server.private_files import make_folder, open_private
+from keyauthority_server.private_files import NO_LOCKS, make_folder, open_private
 
 WORKERS_LEAVE_SECONDS: Final = 10  # orphans end at once; a busy machine may take its time
 RETRY_SECONDS: Final = 0.05
@@ -94,7 +94,7 @@ def _lock(path: Path, patience: float, taken: str) -> Iterator[int]:
         raise refusal(error, f"cannot write {path}") from error
     try:
         deadline = time.monotonic() + patience
-        while not _try_lock(descriptor):
+        while not _try_lock(descriptor, path):
             if time.monotonic() >= deadline:
                 raise TransientError(taken)
             time.sleep(RETRY_SECONDS)
@@ -103,11 +103,13 @@ def _lock(path: Path, patience: float, taken: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise refusal(error, NO_LOCKS.format(path)) from error
     return True
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -114,6 +116,7 @@ class Server:
         """
         self.transport = choose(config)
         self._handshakes = Handshakes(config.tls, SystemClock()) if config.tls else None
+        self._listen, self._socket_mode = config.listen, int(config.socket_mode, 8)
         self._following: list[asyncio.Task[None]] = []
         native = self.transport is Transport.NATIVE
         read = _reader(Callers(config.callers))
@@ -136,7 +139,8 @@ class Server:
                     str(config.listen), services, reuse_port=reuse_port, tally=tally
                 )
             else:
-                self._bind(str(config.listen))
+                with _closed_socket():
+                    self._bind(str(config.listen))
         except (RuntimeError, OSError) as error:
             raise TransientError(f"cannot listen on {config.listen}: {error}") from error
         for name, methods in services.items():
@@ -154,11 +158,14 @@ class Server:
         self._following.append(asyncio.create_task(self._health.follow()))
         if self._front is None:
             await self._grpcio.start()
+            self._open_socket()
             return
         behind = Path(self._folder.name) / "behind"
         self._grpcio.add_insecure_port(f"unix:{behind}")
         await self._grpcio.start()
-        self._front.start(str(behind))
+        with _closed_socket():
+            self._front.start(str(behind))
+        self._open_socket()
 
     async def drain(self, grace: float) -> None:
         """Say NOT_SERVING, take no more calls, and end when those admitted have been answered.
@@ -218,8 +225,23 @@ class Server:
         else:
             self._grpcio.add_secure_port(address, self._handshakes.credentials)
 
+    def _open_socket(self) -> None:
+        """Give a unix socket its mode, now that it takes calls."""
+        if isinstance(self._listen, UnixPath):
+            self._listen.path.chmod(self._socket_mode)
+
     def _serve(self, service: str, handlers: _Handlers) -> None:
         self._grpcio.add_registered_method_handlers(service, dict(handlers))
+
+
+@contextmanager
+def _closed_socket() -> Iterator[None]:
+    """Have a unix socket made so that nobody else can connect before it has its mode."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def choose(config: Config) -> Transport:

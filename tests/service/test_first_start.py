@@ -1,0 +1,113 @@
+"""What a first start founds and says, and how a start refuses to found anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Start
+from tests.service import processes
+from tests.service.nursery import shared
+from tests.service.processes import command, environment
+from tests.service.test_refusals import shim
+
+
+def run(*words: str, data: Path, **settings: str) -> processes.Outcome:
+    """Run a command on a data folder."""
+    return shared().run(*words, settings={"KEYAUTHORITY_DATA": str(data), **settings})
+
+
+def test_first_start_says_at_warning_what_it_has_founded(tmp_path: Path) -> None:
+    """Folder, log_id and the operator key's file; a second start says nothing."""
+    data = tmp_path / "data"
+    first, second = (run("init", "--log-format", "json", data=data) for _ in range(2))
+    (line,) = map(json.loads, first.log.splitlines())
+    assert ("authority_founded", "warning") == (line["event"], line["level"])
+    assert (str(data), f"{data}/operator.key") == (line["data"], line["operator_key"])
+    head = (data / "keyauthority.db.head").read_text(encoding="ascii")
+    assert head.startswith(line["log_id"])
+    assert (0, "") == (second.code, second.log)
+
+
+def test_first_start_on_a_terminal_says_version_and_next_step(tmp_path: Path) -> None:
+    """A person is told where the operator key is, and a command that works with it."""
+    master, terminal = pty.openpty()
+    subprocess.run(
+        command("init", "--data", str(tmp_path / "data")),
+        check=True,
+        env=environment(),
+        stderr=terminal,
+        stdout=subprocess.DEVNULL,
+        timeout=90,
+    )
+    os.close(terminal)
+    told = os.read(master, 65536).decode()
+    os.close(master)
+    assert "keyauthority-server 0." in told
+    assert f"export KEYAUTHORITY_OPERATOR_KEY_FILE={tmp_path}/data/operator.key" in told
+
+
+def test_must_exist_founds_nothing(tmp_path: Path) -> None:
+    """No folder, an empty one, one without a database, an empty database: nothing is made."""
+    data = tmp_path / "data"
+    absent = run("serve", "--must-exist", data=data)
+    assert (2, False) == (absent.code, data.exists())
+    assert f"--must-exist: {data}/pepper is not there" in absent.log
+    data.mkdir(mode=0o700)
+    empty = run("serve", data=data, KEYAUTHORITY_MUST_EXIST="true")
+    assert (2, []) == (empty.code, list(data.iterdir()))
+    assert 0 == run("init", data=data).code
+    database = data / "keyauthority.db"
+    kept = database.read_bytes()
+    database.unlink()
+    assert f"--must-exist: {database} is not there" in run("serve", "--must-exist", data=data).log
+    database.touch(mode=0o600)
+    refused = run("serve", "--must-exist", data=data)
+    assert (2, 0) == (refused.code, database.stat().st_size)
+    assert f"--must-exist: {database} is empty" in refused.log
+    database.write_bytes(kept)
+
+
+def test_must_exist_serves_what_was_initialised(start_server: Start, data: Path) -> None:
+    """A folder and store that were used before are served."""
+    assert 0 == shared().run("init", "--data", str(data)).code
+    assert 0 == start_server("--must-exist").stop().code
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o660])
+def test_unix_socket_has_its_mode_whatever_the_umask(
+    start_server: Start, transport: str, tmp_path: Path, mode: int
+) -> None:
+    """By default the folder decides who connects; --socket-mode narrows it."""
+    path = tmp_path / "socket"
+    flags = () if mode == 0o666 else ("--socket-mode", "0660")
+    start_server("--transport", transport, *flags, listen=f"unix:{path}")
+    assert oct(mode) == oct(stat.S_IMODE(path.stat().st_mode))
+
+
+NO_FLOCK = """
+import errno, fcntl, os
+def refuse(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = refuse
+"""
+
+
+@pytest.mark.parametrize("words", ["init", "serve --listen 127.0.0.1:0", "migrate"])
+def test_file_system_without_locks_is_told_in_one_line(tmp_path: Path, words: str) -> None:
+    """With the path, the cause and the remedy; another start would not help."""
+    folder = shim(tmp_path / "shim", NO_FLOCK)
+    data = tmp_path / "data"
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    outcome = processes.run(*words.split(), "--data", str(data), settings={"PYTHONPATH": path})
+    line = (
+        f"keyauthority-server: cannot lock {data}/supervisor.lock, put it on a file system with "
+        f"locks, a local disk: No locks available\n"
+    )
+    assert (2, line) == (outcome.code, outcome.log)
