@@ -11,14 +11,15 @@ from typing import Any, Final, NamedTuple
 from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
-from keyauthority_server import bootstrap, config
+from keyauthority_server import config
 from keyauthority_server.audit import sealer
 from keyauthority_server.config import Config
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.sqlite import SqliteStore, open_store
-from keyauthority_server.store.sqlite_connection import WRITE_BUSY_MS, SqliteRows, connect
-from keyauthority_server.store.transaction import SqlTransaction
-from keyauthority_server.store.values import Held, Mutation
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sql.transaction import SqlTransaction
+from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
+from keyauthority_server.store.sqlite.store import SqliteStore, open_store
+from keyauthority_server.store.types import Mutation, StoredKey
 
 NEEDED: Final = "orders:read"
 TOKENS: Final = "tokens"  # the file of those that can be verified
@@ -108,7 +109,7 @@ def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> 
             tokens.flush()
 
 
-def _new_key(project_id: str, peppers: Keyring, fields: Mapping[str, Any]) -> tuple[Held, str]:
+def _new_key(project_id: str, peppers: Keyring, fields: Mapping[str, Any]) -> tuple[StoredKey, str]:
     now = SystemClock().now()
     name = new_access_key()
     token = make(KeyKind.RESTRICTED, KeyMode.LIVE, name, new_secret()).reveal()
@@ -127,4 +128,4 @@ def _new_key(project_id: str, peppers: Keyring, fields: Mapping[str, Any]) -> tu
         revision=0,
     )
     key = replace(key, **fields)
-    return Held(key, peppers.digest(token.encode()), peppers.current, name), token
+    return StoredKey(key, peppers.digest(token.encode()), peppers.current, name), token

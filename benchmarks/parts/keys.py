@@ -22,9 +22,10 @@ from benchmarks.stores import NEEDED, Filled, filled, open_sealed
 from keyauthority.clock import SystemClock
 from keyauthority.model import KeyFilter
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server import bootstrap, rpc
-from keyauthority_server.store.sqlite import SqliteStore
-from keyauthority_server.wire import Call, Unary
+from keyauthority_server import rpc
+from keyauthority_server.rpc_types import Call, UnaryMethod
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sqlite.store import SqliteStore
 from tests.service.processes import ServerProcess
 
 _SAME: Final = 1_000  # of the keys that are verified again and again
@@ -45,7 +46,7 @@ class _Side(NamedTuple):
 
     filled: Filled
     bodies: list[bytes]
-    verify: Unary
+    verify: UnaryMethod
     call: Call
     store: SqliteStore
 
@@ -96,7 +97,7 @@ async def _side(one: Filled, stack: AsyncExitStack) -> _Side:
     )
     operator_key = (one.settings.data / bootstrap.OPERATOR_KEY).read_text().strip()
     verify = rpc.services(authority, None)[SERVICE.strip("/")]["Verify"]
-    assert isinstance(verify, Unary)
+    assert isinstance(verify, UnaryMethod)
     call = Call((("x-auth-token", operator_key),), "ipv4:127.0.0.1:1")
     store = open_sealed(one.settings)
     stack.push_async_callback(store.close)

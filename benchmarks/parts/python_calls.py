@@ -21,8 +21,9 @@ from benchmarks.run import Run
 from benchmarks.stores import NEEDED, filled
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
-from keyauthority_server import bootstrap, rpc
-from keyauthority_server.wire import Call
+from keyauthority_server import rpc
+from keyauthority_server.rpc_types import Call
+from keyauthority_server.runtime import bootstrap
 
 _ROOT: Final = Path(__file__).parents[2]
 _PROJECT: Final = tuple(str(_ROOT / folder) for folder in ("client", "server"))

@@ -16,12 +16,12 @@ from benchmarks.run import Measure, Run, on_core, take_turns
 from benchmarks.steady_changes import UnderChanges, changing_keys
 from keyauthority import CreatedKey, KeyKind, KeyMode, Verdict, Verifier
 from keyauthority.convert import key_from_proto, key_to_proto
-from keyauthority.decision import judged
+from keyauthority.decision import build_verdict
 from keyauthority.model import Facts, Key, Project
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
-from keyauthority.verifier.judging import Judge
+from keyauthority.verifier.evaluator import LocalEvaluator
 
 _KEYS: Final = 5_000
 _EACH: Final = 10  # questions for each key, before they come again
@@ -157,7 +157,7 @@ def _memory(keys: int) -> float:
         update_time=now,
         revision=1,
     )
-    judge = Judge(keys, bound=1e6)
+    judge = LocalEvaluator(keys, bound=1e6)
     judge.resume(0.0)
     update = WatchUpdate(
         changes=(),
@@ -173,9 +173,11 @@ def _memory(keys: int) -> float:
     for _ in range(keys):
         access_key = new_access_key()
         token = make(KeyKind.RESTRICTED, KeyMode.LIVE, access_key, new_secret()).reveal()
-        asked = Presentation(token, _FACTS)
+        asked = VerifyQuery(token, _FACTS)
         wanted = asked._replace(include_record=True)
-        judge.learn(wanted, judged(_received(access_key, project), project, wanted, now, 1, "log"))
+        judge.learn(
+            wanted, build_verdict(_received(access_key, project), project, wanted, now, 1, "log")
+        )
         assert judge.judge(asked, 1.0) is not None
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -49,7 +49,7 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority.requests import UNCHANGED, Presentation, Unchanged
+from keyauthority.requests import UNCHANGED, Unchanged, VerifyQuery
 from keyauthority.results import (
     CreatedKey,
     Event,
@@ -101,7 +101,6 @@ __all__ = [
     "NotFound",
     "Page",
     "PermissionDenied",
-    "Presentation",
     "Project",
     "Quota",
     "QuotaPeriod",
@@ -123,6 +122,7 @@ __all__ = [
     "Verdict",
     "VerdictCode",
     "Verifier",
+    "VerifyQuery",
     "Watch",
     "WatchUpdate",
     "WrittenKey",

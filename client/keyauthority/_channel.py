@@ -94,7 +94,7 @@ class Tls:
     key: str | Path | bytes | None = field(default=None, repr=False)
 
 
-class Handshake(NamedTuple):
+class ChannelCredentials(NamedTuple):
     """What a channel is made with, in PEM, in gRPC's order."""
 
     root_certificates: bytes | None
@@ -132,7 +132,9 @@ def target(address: Address, tls: Tls | bool) -> Target:
     return Target(address.target, options)
 
 
-def handshake(address: Address, tls: Tls | bool, *, allow_plaintext: bool) -> Handshake | None:
+def handshake(
+    address: Address, tls: Tls | bool, *, allow_plaintext: bool
+) -> ChannelCredentials | None:
     """Return the certificates of a TLS channel, None for plaintext. InvalidArgument if refused.
 
     Plaintext shows every key to anyone on the way: beyond this machine it must be asked for.
@@ -147,7 +149,9 @@ def handshake(address: Address, tls: Tls | bool, *, allow_plaintext: bool) -> Ha
     given = Tls() if tls is True else tls
     if (given.cert is None) != (given.key is None):
         raise InvalidArgument("tls: cert and key belong together")
-    return Handshake(_pem("ca", given.ca), _pem("key", given.key), _pem("cert", given.cert))
+    return ChannelCredentials(
+        _pem("ca", given.ca), _pem("key", given.key), _pem("cert", given.cert)
+    )
 
 
 def _pem(name: str, given: str | Path | bytes | None) -> bytes | None:

@@ -23,7 +23,7 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority.permissions import EVERYTHING, Grants
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import DIRECT, FactParsers, Matcher
 
 
@@ -92,10 +92,10 @@ def permits(key: Key, *needed: str) -> bool:
     return _compiled(key).grants.holds(needed)
 
 
-def judged(
+def build_verdict(
     key: Key,
     project: Project | None,
-    presentation: Presentation,
+    presentation: VerifyQuery,
     now: datetime,
     revision: int,
     log_id: str,
@@ -121,12 +121,12 @@ def judged(
         revision=revision,
         log_id=log_id,
         failed=failed,
-        key=shown(key, now) if record else None,
+        key=with_state(key, now) if record else None,
         project=project if record else None,
     )
 
 
-def limited(key: Key, project: Project | None) -> bool:
+def has_limits(key: Key, project: Project | None) -> bool:
     """True if a verification has something to draw from, which only the server can do."""
     return (
         key.rate_limit is not None
@@ -135,13 +135,13 @@ def limited(key: Key, project: Project | None) -> bool:
     )
 
 
-def denied(code: VerdictCode, presentation: Presentation, revision: int, log_id: str) -> Verdict:
+def denied(code: VerdictCode, presentation: VerifyQuery, revision: int, log_id: str) -> Verdict:
     """Return the verdict on a token that is no key's, MALFORMED or UNKNOWN: it says no more."""
     failed = (code,) if presentation.explain else ()
     return Verdict(code=code, revision=revision, log_id=log_id, failed=failed)
 
 
-def shown(key: Key, now: datetime) -> Key:
+def with_state(key: Key, now: datetime) -> Key:
     """Return the key with the state that it is in, as callers see it."""
     return replace(key, state=state_of(key, now))
 

@@ -118,7 +118,7 @@ class Revocation:
     note: str = ""
 
 
-class Presentation(NamedTuple):
+class VerifyQuery(NamedTuple):
     """What Verify is asked for: a token as it was presented, and what it is to be judged on."""
 
     secret_key: str
@@ -130,7 +130,7 @@ class Presentation(NamedTuple):
     include_record: bool = False
 
     def __repr__(self) -> str:
-        return f"Presentation(facts={self.facts!r}, cost={self.cost!r})"
+        return f"VerifyQuery(facts={self.facts!r}, cost={self.cost!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,14 +25,14 @@ _NEVER: Final = float("-inf")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Resume(NamedTuple):
+class ResumePoint(NamedTuple):
     """What to ask WatchChanges for."""
 
     from_revision: int | None
     log_id: str
 
 
-class Told(NamedTuple):
+class WatchDelta(NamedTuple):
     """What a message has told."""
 
     changes: Sequence[Change]
@@ -61,18 +61,18 @@ class WatchSession:
         self._proven = _NEVER
         self.revision, self.log_id = 0, ""
 
-    def resume(self, at: float) -> Resume:
+    def resume(self, at: float) -> ResumePoint:
         """Return what the stream that is opened now has to ask for."""
         self._opened, self._measured = at, False
-        return Resume(self.revision if self.log_id else None, self.log_id)
+        return ResumePoint(self.revision if self.log_id else None, self.log_id)
 
-    def receive(self, update: WatchUpdate, at: float) -> Told:
+    def receive(self, update: WatchUpdate, at: float) -> WatchDelta:
         """Take a message in; `at` is when it came."""
         reset = bool(self.log_id) and (update.resync or update.log_id != self.log_id)
         if reset:
             self.forget()
         if update.resync:
-            return Told((), reset)
+            return WatchDelta((), reset)
         told = _seconds(update.server_time)
         self._measure(told, at)
         changes = tuple(one for one in update.changes if one.revision > self.revision)
@@ -83,7 +83,7 @@ class WatchSession:
             self._proven = max(self._proven, sent - update.lag.total_seconds())
         elif changes:
             self.revision = changes[-1].revision
-        return Told(changes, reset)
+        return WatchDelta(changes, reset)
 
     def fresh_until(self, bound: float) -> float:
         """Return when what was told gets older than `bound` seconds, in our clock.

@@ -34,7 +34,7 @@ _NAME: Final = re.compile(r"[!-~]+", re.ASCII)
 Signature = tuple[tuple[int, ...], ...]
 
 
-class Material(NamedTuple):
+class TlsMaterial(NamedTuple):
     """What handshakes are made with, in PEM."""
 
     chain: bytes
@@ -47,7 +47,7 @@ class Material(NamedTuple):
         return f"Material(end={self.end.isoformat()})"
 
 
-def load(files: TlsFiles, now: datetime) -> Material:
+def load(files: TlsFiles, now: datetime) -> TlsMaterial:
     """Return what the files hold, fit to be served now.
 
     Raises ConfigError, and TransientError for an error of the system that may pass.
@@ -74,7 +74,7 @@ def load(files: TlsFiles, now: datetime) -> Material:
         raise ConfigError(f"the key in {files.key} is not that of the certificate in {files.cert}")
     if files.client_ca and client_ca is not None:
         _certificates(files.client_ca, client_ca)
-    return Material(chain, key, client_ca, certificate.not_valid_after_utc)
+    return TlsMaterial(chain, key, client_ca, certificate.not_valid_after_utc)
 
 
 def key_weakness(certificate: x509.Certificate) -> str:

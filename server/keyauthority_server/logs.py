@@ -31,7 +31,7 @@ _UNSAFE: Final = re.compile(
 _BARE: Final = re.compile(r"[^\s\"=\\]+")  # a value that needs no quotes
 
 
-class Bound(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Lets through so many lines of one event in a window, and says in the next how many it kept.
 
     An event is a logger's message before anything is put into it. DEBUG is not bounded: whoever
@@ -87,7 +87,7 @@ def configure(log_format: LogFormat, level: LogLevel, **bound: object) -> None:
         else _text
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Bound())
+    handler.addFilter(RateLimitFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

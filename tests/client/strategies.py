@@ -35,12 +35,12 @@ from keyauthority.requests import (
     KeyUpdate,
     NewKey,
     NewProject,
-    Presentation,
     ProjectUpdate,
     Revocation,
     Rotation,
     UsageQuery,
     UsageReport,
+    VerifyQuery,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -228,7 +228,7 @@ facts = st.builds(
     api_target=st.none() | api_targets,
 )
 presentations = st.builds(
-    Presentation,
+    VerifyQuery,
     secret_key=texts,
     facts=facts,
     cost=counts,

@@ -27,7 +27,7 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import NewKey, NewProject, Presentation, Revocation
+from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
 from keyauthority.results import Page
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
@@ -164,7 +164,7 @@ COMMANDS: list[tuple[str, Message, Message]] = [
             "--at-least-revision 7 --log-id l --explain --include-record"
         ),
         convert.presentation_to_proto(
-            Presentation(
+            VerifyQuery(
                 secret_key=TOKEN,
                 facts=Facts(
                     access_key=KEY.access_key,

@@ -24,7 +24,7 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import NewKey, NewProject, Presentation, Revocation
+from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
 from keyauthority.results import Page
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
@@ -66,7 +66,7 @@ _WHOLE_REQUEST = NewKey(
     operator_projects=(PROJECT_ID,),
     request_id="id",
 )
-_PRESENTATION = Presentation(
+_PRESENTATION = VerifyQuery(
     secret_key=TOKEN,
     facts=Facts(
         access_key=KEY.access_key,
@@ -219,7 +219,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
         "batch_verify",
         ([TOKEN, _PRESENTATION],),
         {},
-        convert.batch_to_proto([Presentation(secret_key=TOKEN), _PRESENTATION]),
+        convert.batch_to_proto([VerifyQuery(secret_key=TOKEN), _PRESENTATION]),
         convert.verdicts_to_proto([records.UNKNOWN, records.UNKNOWN]),
         (records.UNKNOWN, records.UNKNOWN),
     ),

@@ -9,14 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 
-from keyauthority.convert import duration, moment, span, timestamp
+from keyauthority.convert import duration, timestamp, to_datetime, to_timedelta
 from tests.client.strategies import spans, times
 
 
 @given(times)
 def test_a_time_there_and_back_is_the_same_to_the_microsecond(time: datetime) -> None:
     """Nothing of a time is lost on the wire, in all the years that datetime has."""
-    assert moment(timestamp(time)) == time
+    assert to_datetime(timestamp(time)) == time
 
 
 @given(times)
@@ -34,7 +34,7 @@ def test_a_span_there_and_back_is_the_same_to_the_microsecond(given_span: timede
     proto = duration(given_span)
 
     assert proto is not None
-    assert span(proto) == given_span
+    assert to_timedelta(proto) == given_span
 
 
 def test_a_time_of_another_zone_is_sent_as_the_same_moment() -> None:
@@ -66,7 +66,7 @@ def test_a_time_without_zone_is_refused() -> None:
 def test_a_time_out_of_range_is_refused(seconds: int, nanos: int) -> None:
     """Years before 1 and after 9999, and nanos that are none, are a ValueError."""
     with pytest.raises(ValueError, match="time"):
-        moment(Timestamp(seconds=seconds, nanos=nanos))
+        to_datetime(Timestamp(seconds=seconds, nanos=nanos))
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_a_time_out_of_range_is_refused(seconds: int, nanos: int) -> None:
 def test_a_span_out_of_range_is_refused(seconds: int, nanos: int) -> None:
     """More than 10,000 years, bad nanos and mixed signs are a ValueError."""
     with pytest.raises(ValueError, match="span"):
-        span(Duration(seconds=seconds, nanos=nanos))
+        to_timedelta(Duration(seconds=seconds, nanos=nanos))
 
 
 def test_nanoseconds_are_cut_off_towards_zero() -> None:
     """What is finer than a microsecond never makes a time later or a span longer."""
-    assert moment(Timestamp(nanos=1999)) == datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
-    assert span(Duration(nanos=1999)) == timedelta(microseconds=1)
-    assert span(Duration(nanos=-1999)) == timedelta(microseconds=-1)
+    assert to_datetime(Timestamp(nanos=1999)) == datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    assert to_timedelta(Duration(nanos=1999)) == timedelta(microseconds=1)
+    assert to_timedelta(Duration(nanos=-1999)) == timedelta(microseconds=-1)
 
 
 def test_what_is_not_set_stays_unset() -> None:

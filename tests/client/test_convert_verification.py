@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from keyauthority import convert
 from keyauthority.model import Facts, Verdict, VerdictCode
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1.key_authority_service_pb2 import VerifyRequest, VerifyResponse
 from tests.client.strategies import presentations, right_verdicts, text_lists, texts, verdicts
 
 
 @given(presentations)
-def test_a_presentation_there_and_back_is_the_same(presentation: Presentation) -> None:
+def test_a_presentation_there_and_back_is_the_same(presentation: VerifyQuery) -> None:
     """What is asked of Verify arrives whole."""
     sent = VerifyRequest.FromString(convert.presentation_to_proto(presentation).SerializeToString())
 
@@ -28,7 +28,7 @@ def test_the_common_request_is_read_as_any_other(
 ) -> None:
     """The short way for a token and permissions gives what the long way gives."""
     sent = VerifyRequest(secret_key=secret_key, permissions=permissions)
-    expected = Presentation(secret_key=secret_key, facts=Facts(permissions=permissions))
+    expected = VerifyQuery(secret_key=secret_key, facts=Facts(permissions=permissions))
 
     assert convert.presentation_from_proto(sent) == expected
 
@@ -37,16 +37,16 @@ def test_a_cost_that_is_unset_is_one_and_zero_stays_zero() -> None:
     """0 checks without drawing, which is not the same as nothing said."""
     assert convert.presentation_from_proto(VerifyRequest()).cost == 1
     assert convert.presentation_from_proto(VerifyRequest(cost=0)).cost == 0
-    assert not convert.presentation_to_proto(Presentation(secret_key="x")).HasField("cost")
+    assert not convert.presentation_to_proto(VerifyQuery(secret_key="x")).HasField("cost")
 
 
 def test_a_secret_is_not_in_the_text_of_a_presentation() -> None:
     """The repr of a request may be logged."""
-    assert "sk_" not in repr(Presentation(secret_key="sk_test_secret"))
+    assert "sk_" not in repr(VerifyQuery(secret_key="sk_test_secret"))
 
 
 @given(st.lists(presentations, max_size=3).map(tuple))
-def test_a_batch_there_and_back_is_the_same(batch: tuple[Presentation, ...]) -> None:
+def test_a_batch_there_and_back_is_the_same(batch: tuple[VerifyQuery, ...]) -> None:
     """The requests of a batch arrive whole and in order."""
     items = convert.batch_to_proto(batch).requests
     assert batch == tuple(

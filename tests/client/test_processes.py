@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from keyauthority import AsyncClient, AsyncVerifier, Client, FailedPrecondition, Verifier
-from keyauthority._calls import processes
+from keyauthority._requests import processes
 from tests.conftest import one_server
 from tests.service.processes import ServerProcess
 

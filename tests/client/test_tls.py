@@ -128,7 +128,7 @@ def test_command_line_reads_flags_and_then_the_environment(
     monkeypatch.setattr(session, "Client", client)
     for name, text in variables.items():
         monkeypatch.setenv(f"KEYAUTHORITY_{name}", text)
-    assert 1 == command("projects", "list", *arguments).code
+    assert 3 == command("projects", "list", *arguments).code
     assert expected == {name: told[name] for name in expected}
 
 

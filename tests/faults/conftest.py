@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from keyauthority_server import bootstrap, config
+from keyauthority_server import config
 from keyauthority_server.config import Config
+from keyauthority_server.runtime import bootstrap
 from tests.faults.altered import environment
 from tests.faults.clocks import shift
 from tests.faults.journal import PostgresStore, SqliteStore, Store

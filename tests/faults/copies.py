@@ -13,12 +13,13 @@ from uuid import uuid4
 from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod
 from keyauthority.requests import NewKey
 from keyauthority.token import SecretKey
-from keyauthority_server import bootstrap, config
+from keyauthority_server import config
 from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, StoreUrl
-from keyauthority_server.store import engines
-from keyauthority_server.store.copying import COUNTERS, TABLES, Place
-from keyauthority_server.store.values import Refused
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store import factory
+from keyauthority_server.store.transfer import COUNTERS, TABLES, Endpoint
+from keyauthority_server.store.types import DeniedMutation
 from tests.faults.folders import Process
 
 DRAWN: Final = 2  # of a quota of 3
@@ -75,8 +76,8 @@ async def fill(data: Path) -> Kept:
         for _ in range(9):
             await running.create(project_id)
         now = datetime.now(UTC)
-        one = Refused(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
-        store = running.authority.keys._desk.store
+        one = DeniedMutation(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
+        store = running.authority.keys._context.store
         await store.write(lambda transaction: transaction.record_refused([one]))
     return Kept(
         project_id=project_id,
@@ -97,10 +98,10 @@ def run_copy(data: Path, *arguments: str) -> None:
 
 def place(url: str, *, source: bool = False) -> Any:
     """One end of a copy, to be closed."""
-    return closing(engines.open_place(StoreUrl.parse(url), source=source))
+    return closing(factory.open_endpoint(StoreUrl.parse(url), source=source))
 
 
-def rows_of(opened: Place) -> dict[str, list[Any]]:
+def rows_of(opened: Endpoint) -> dict[str, list[Any]]:
     """All that a store holds, table by table."""
     held = {table.name: (table, opened.rows) for table in TABLES}
     held[COUNTERS.name] = (COUNTERS, opened.counters)

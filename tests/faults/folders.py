@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from keyauthority.clock import SystemClock
 from keyauthority.model import KeyKind, KeyMode, RevokeReason
-from keyauthority.requests import NewKey, Presentation, Revocation
+from keyauthority.requests import NewKey, Revocation, VerifyQuery
 from keyauthority.results import CreatedKey
 from keyauthority.token import SecretKey, parse
 from keyauthority_server import config
-from keyauthority_server.authority import Authority, Caller, Credential, peppering
-from keyauthority_server.bootstrap import Machine, open_authority, open_machine
 from keyauthority_server.config import Config
+from keyauthority_server.runtime.bootstrap import AdminSession, open_admin, open_authority
+from keyauthority_server.services import Authority, Credential, Principal, pepper_rotation
 
 T = TypeVar("T")
 
@@ -40,9 +40,9 @@ class Process:
         assert token
         self.credential = Credential(token, text, "127.0.0.1")
 
-    async def caller(self, right: str) -> Caller:
+    async def caller(self, right: str) -> Principal:
         """The operator, admitted."""
-        return await self.authority.admit(self.credential, (right,))
+        return await self.authority.authenticate(self.credential, (right,))
 
     async def create(self, project_id: str, request_id: str = "") -> CreatedKey:
         """Make a key, as a call does."""
@@ -53,21 +53,21 @@ class Process:
             request_id=request_id,
         )
         caller = await self.caller("keys:create")
-        return await self.authority.learned(
+        return await self.authority.with_current_peppers(
             lambda: self.authority.keys.create(caller, new, b"content")
         )
 
     async def verdict(self, secret_key: SecretKey) -> str:
         """Verify a token, as a call does."""
-        shown = Presentation(secret_key=secret_key.reveal())
-        judged = await self.authority.learned(
+        shown = VerifyQuery(secret_key=secret_key.reveal())
+        judged = await self.authority.with_current_peppers(
             lambda: self.authority.verification.verify(self.credential, shown)
         )
         return judged.code.value
 
     async def head(self) -> int:
         """The newest revision."""
-        nothing = Presentation(secret_key="")
+        nothing = VerifyQuery(secret_key="")
         judged = await self.authority.verification.verify(self.credential, nothing)
         return judged.revision
 
@@ -94,17 +94,17 @@ async def process(data: Path, store: Path | None = None) -> AsyncIterator[Proces
         yield Process(authority, data)
 
 
-async def on_machine(data: Path, work: Callable[[Machine], Awaitable[T]]) -> T:
+async def on_machine(data: Path, work: Callable[[AdminSession], Awaitable[T]]) -> T:
     """Do what a command does, beside whatever has the folder open."""
-    async with open_machine(settings(data)) as machine:
+    async with open_admin(settings(data)) as machine:
         return await work(machine)
 
 
 async def rotate(data: Path, *, prepare: bool = False) -> int:
     """Do what `pepper rotate` does."""
 
-    async def work(machine: Machine) -> int:
-        return await peppering.rotate(
+    async def work(machine: AdminSession) -> int:
+        return await pepper_rotation.rotate(
             machine.store, machine.peppers, machine.known, prepare=prepare
         )
 
@@ -114,9 +114,9 @@ async def rotate(data: Path, *, prepare: bool = False) -> int:
 async def drop(data: Path, version: int, later: timedelta = timedelta()) -> bool:
     """Do what `pepper drop` does, now or later."""
 
-    async def work(machine: Machine) -> bool:
+    async def work(machine: AdminSession) -> bool:
         now = SystemClock().now() + later
-        return await peppering.drop(machine.store, machine.peppers, version, now)
+        return await pepper_rotation.drop(machine.store, machine.peppers, version, now)
 
     return await on_machine(data, work)
 
@@ -124,8 +124,8 @@ async def drop(data: Path, version: int, later: timedelta = timedelta()) -> bool
 async def states(data: Path) -> dict[int, tuple[str, int]]:
     """What `pepper status` shows: of each version its state, and the keys that need it."""
 
-    async def work(machine: Machine) -> dict[int, tuple[str, int]]:
-        versions = await peppering.status(
+    async def work(machine: AdminSession) -> dict[int, tuple[str, int]]:
+        versions = await pepper_rotation.status(
             machine.store, machine.peppers, machine.known, SystemClock().now()
         )
         return {one.number: (one.state, one.digests.needing) for one in versions}

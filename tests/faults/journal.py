@@ -27,9 +27,10 @@ from typing import Any, Final, NamedTuple, Protocol
 import grpc
 
 from keyauthority.v1 import key_authority_service_pb2 as service
-from keyauthority_server import bootstrap, config
+from keyauthority_server import config
 from keyauthority_server.audit import verify as verify_log
-from keyauthority_server.store.sqlite_connection import sqlite3
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sqlite.connection import sqlite3
 from tests.postgres import execute
 from tests.service.callers import Caller, key_request, revoke, verify
 
@@ -212,7 +213,7 @@ _MADE_POSTGRES: Final = (
 
 
 async def _verified(flags: dict[str, str]) -> list[str]:
-    async with bootstrap.open_evidence(config.load(flags, {})) as (store, audit_key):
+    async with bootstrap.open_audit(config.load(flags, {})) as (store, audit_key):
         found = await verify_log(store, audit_key, None)
     return [f"revision {revision}: {what}" for revision, what in found.findings]
 

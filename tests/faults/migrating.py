@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keyauthority_server.store import postgres, sqlite, sqlite_connection, sqlite_schema
+from keyauthority_server.store import postgres
 from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.sqlite import connection, schema, store
 
 
 def main(place: str, *numbers: str) -> None:
@@ -47,15 +48,15 @@ def _migrate(place: str, number: int) -> NoReturn:
                 setattr(PostgresRows, name, _counted(getattr(PostgresRows, name), count))
             postgres.migrate(place)
         else:
-            connect = sqlite_connection.connect
+            connect = connection.connect
 
             def traced(*given: Any, **told: Any) -> Any:
                 connection = connect(*given, **told)
                 connection.set_trace_callback(count)
                 return connection
 
-            vars(sqlite_schema)["connect"] = traced
-            sqlite.migrate(Path(place))
+            vars(schema)["connect"] = traced
+            store.migrate(Path(place))
         code = 0
     finally:
         os._exit(code)

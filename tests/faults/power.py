@@ -26,11 +26,11 @@ from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from keyauthority.v1 import key_pb2, project_service_pb2
-from keyauthority_server import bootstrap
-from keyauthority_server.bootstrap import open_authority
 from keyauthority_server.config import ConfigError
 from keyauthority_server.rpc import services
-from keyauthority_server.wire import Call, Services
+from keyauthority_server.rpc_types import Call, Services
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.runtime.bootstrap import open_authority
 from tests.faults.altered import environment
 from tests.faults.disk.images import Disk
 from tests.faults.disk.recording import TOLD, Entry, Recorder, read

@@ -13,8 +13,8 @@ import time
 from typing import Final
 
 from keyauthority_server import config
+from keyauthority_server.rpc_types import Call, UnaryMethod
 from keyauthority_server.transport import Server, loop_factory
-from keyauthority_server.wire import Call, Unary
 
 VERIFY_SECONDS: Final = 0.002
 
@@ -32,7 +32,7 @@ async def revoke(_: bytes, __: Call) -> bytes:
 
 async def serve(settings: config.Config) -> None:
     """Serve until the input ends."""
-    methods = {"Verify": Unary(verify), "RevokeKey": Unary(revoke)}
+    methods = {"Verify": UnaryMethod(verify), "RevokeKey": UnaryMethod(revoke)}
     server = Server(settings, {"keyauthority.v1.KeyAuthorityService": methods})
     await server.start()
     print(settings.listen, flush=True)  # noqa: T201 - what it is started for

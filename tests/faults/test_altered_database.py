@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from keyauthority_server.bootstrap import open_authority, prepare
 from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, ConfigError, load
-from keyauthority_server.restoring import RestoreRefused, restore
-from keyauthority_server.store.base import StoreError
-from keyauthority_server.store.sqlite_backup import back_up
+from keyauthority_server.runtime.bootstrap import open_authority, prepare
+from keyauthority_server.runtime.restore import RestoreRefused, restore
+from keyauthority_server.store.interface import StoreError
+from keyauthority_server.store.sqlite.backup import back_up
 from tests.faults.folders import settings
 from tests.postgres import Cluster, execute
 

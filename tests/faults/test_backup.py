@@ -14,9 +14,9 @@ from typing import Final
 import pytest
 
 from keyauthority_server.config import Config
-from keyauthority_server.store import sqlite_backup
-from keyauthority_server.store.base import StoreRefused
-from keyauthority_server.store.sqlite_backup import Content, back_up
+from keyauthority_server.store.interface import StoreUnusable
+from keyauthority_server.store.sqlite import backup
+from keyauthority_server.store.sqlite.backup import Content, back_up
 from tests.conftest import Start
 from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
 from tests.faults.test_kills import calling
@@ -72,7 +72,7 @@ def test_backup_takes_the_place_of_nothing(settings: Config, tmp_path: Path) -> 
     there.write_text("mine")
     link.symlink_to(tmp_path / "nowhere")
     for file in (there, link):
-        with pytest.raises(StoreRefused, match="is there already"):
+        with pytest.raises(StoreUnusable, match="is there already"):
             back_up(settings.store.sqlite_path, file)
     assert "mine" == there.read_text()
 
@@ -86,9 +86,9 @@ def test_backup_that_fails_or_is_killed_leaves_nothing_by_its_name(
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     program = (
-        "import sys; from pathlib import Path; from keyauthority_server.store import sqlite_backup;"
-        "sqlite_backup.check_copy = lambda _: Path(sys.argv[3]).open('w').close() or input();"
-        "sqlite_backup.back_up(*map(Path, sys.argv[1:3]))"
+        "import sys; from pathlib import Path; from keyauthority_server.store.sqlite import backup;"
+        "backup.check_copy = lambda _: Path(sys.argv[3]).open('w').close() or input();"
+        "backup.back_up(*map(Path, sys.argv[1:3]))"
     )
     arguments = (str(database), str(folder / "killed.db"), str(fifo))
     with subprocess.Popen(
@@ -101,9 +101,9 @@ def test_backup_that_fails_or_is_killed_leaves_nothing_by_its_name(
     left.unlink()
     SQLITE.rows(str(database), "DELETE FROM key_check WHERE name = 'pepper/1'")
     SQLITE.rows(str(database), "UPDATE log SET revision = revision + 1")
-    with pytest.raises(StoreRefused, match="damaged"):
+    with pytest.raises(StoreUnusable, match="damaged"):
         back_up(database, folder / "damaged.db")
     assert [] == list(folder.iterdir())
-    monkeypatch.setattr(sqlite_backup, "check_head", lambda *_: None)  # the control
-    monkeypatch.setattr(sqlite_backup, "check_copy", lambda _: Content("", 0, 0))  # type: ignore[arg-type]  # whatever
+    monkeypatch.setattr(backup, "check_head", lambda *_: None)  # the control
+    monkeypatch.setattr(backup, "check_copy", lambda _: Content("", 0, 0))  # type: ignore[arg-type]  # whatever
     back_up(database, folder / "damaged.db")

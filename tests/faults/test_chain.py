@@ -19,12 +19,12 @@ import pytest
 from keyauthority.model import ChangeType, Revision
 from keyauthority_server.audit import SavedHead, Verified, canonical_bytes, sealer, verify
 from keyauthority_server.audit.verification import FINDINGS_MAX
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.store import integrity
-from keyauthority_server.store.base import Transaction
-from keyauthority_server.store.integrity import compared_key
-from keyauthority_server.store.sqlite import migrate, open_store
-from keyauthority_server.store.sqlite_connection import sqlite3
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql import integrity
+from keyauthority_server.store.sql.integrity import compared_key
+from keyauthority_server.store.sqlite.connection import sqlite3
+from keyauthority_server.store.sqlite.store import migrate, open_store
 from tests.store.making import NOON, create_project, key, mutation, put
 
 UNLOCKED = ("DROP TRIGGER change_is_not_updated", "DROP TRIGGER change_is_not_deleted")

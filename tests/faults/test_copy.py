@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import pytest
 
-from keyauthority_server import bootstrap
 from keyauthority_server.config import ConfigError
-from keyauthority_server.store import copying
-from keyauthority_server.store.base import StoreClosed
-from keyauthority_server.store.copying import COUNTERS, NOT_COPIED, TABLES, Place
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store import transfer
+from keyauthority_server.store.interface import StoreReadOnly
+from keyauthority_server.store.transfer import COUNTERS, NOT_COPIED, TABLES, Endpoint
 from tests.faults.copies import (
     Kept,
     database_of,
@@ -90,14 +90,14 @@ async def test_copy_from_engine_to_engine_keeps_everything(
     places = [source, cluster.create(), cluster.create(), *(sqlite(data, f"{n}.db") for n in "ab")]
     for drawn, (old, new) in enumerate(pairwise(places)):
         with place(old) as opened:
-            before, head = rows_of(opened), copying.head_of(opened)
+            before, head = rows_of(opened), transfer.head_of(opened)
         run_copy(data, "--from", old, "--to", new)
         with place(new) as opened:
             assert before == rows_of(opened)
-            assert head == copying.head_of(opened)
+            assert head == transfer.head_of(opened)
         assert all(before[table] for table in before)
         async with served(data, new) as running:
-            assert head.log_id == running.authority.keys._desk.store.log_id
+            assert head.log_id == running.authority.keys._context.store.log_id
             assert "valid" == await running.verdict(kept.asked)
             assert "revoked" == await running.verdict(kept.revoked)
             expected = "quota_exceeded" if drawn else "valid"
@@ -124,9 +124,9 @@ async def test_server_on_a_closed_source_verifies_and_writes_nothing(
             before = rows_of(opened)
         assert "valid" == await running.verdict(kept.asked)
         assert "revoked" == await running.verdict(kept.revoked)
-        with pytest.raises(StoreClosed):
+        with pytest.raises(StoreReadOnly):
             await running.create(kept.project_id)
-        with pytest.raises(StoreClosed):
+        with pytest.raises(StoreReadOnly):
             await running.revoke(kept.access_key)
     with place(source) as opened:  # the process has flushed its usage, or would have
         assert before == rows_of(opened)
@@ -139,7 +139,7 @@ class Ended(BaseException):
 def end_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Let the next copy end when it asks for its step of this number."""
     counted = count()
-    real = copying._pages
+    real = transfer._pages
 
     def pages(*given: Any) -> Iterator[Any]:
         for page in real(*given):
@@ -147,7 +147,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
                 raise Ended
             yield page
 
-    monkeypatch.setattr(copying, "_pages", pages)
+    monkeypatch.setattr(transfer, "_pages", pages)
 
 
 @pytest.mark.parametrize(("engine", "every"), [("sqlite", 1), ("postgres", 5)])
@@ -160,8 +160,8 @@ async def test_copy_ended_anywhere_goes_on_and_nobody_serves_it_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After an end at a page the target is refused in one line; the last run makes it whole."""
-    monkeypatch.setattr(copying, "PAGE_ROWS", 4)
-    monkeypatch.setattr(copying, "COMMITTED_PAGES", 2)
+    monkeypatch.setattr(transfer, "PAGE_ROWS", 4)
+    monkeypatch.setattr(transfer, "COMMITTED_PAGES", 2)
     target = cluster.create() if engine == "postgres" else sqlite(data, "new.db")
     with place(source) as opened:
         before = rows_of(opened)
@@ -192,8 +192,8 @@ def test_copy_killed_with_its_process_goes_on(source: str, data: Path, cluster: 
     program = (
         "import os, signal\n"
         "from keyauthority_server import commands\n"
-        "from keyauthority_server.store import copying\n"
-        "copying.compare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from keyauthority_server.store import transfer\n"
+        "transfer.compare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "commands.main()"
     )
     flags = ["copy", "--data", str(data), "--from", source, "--to", target]
@@ -226,13 +226,13 @@ def test_copy_that_was_altered_is_not_opened(source: str, data: Path, cluster: C
         ),
     ):
         with pytest.MonkeyPatch.context() as patched:
-            real = copying.compare
+            real = transfer.compare
 
-            def compare(one: Place, other: Place, *rest: Any, _told: str = statement) -> Any:
+            def compare(one: Endpoint, other: Endpoint, *rest: Any, _told: str = statement) -> Any:
                 other.rows.run(_told)
                 return real(one, other, *rest)  # noqa: B023 - called before the next turn
 
-            patched.setattr(copying, "compare", compare)
+            patched.setattr(transfer, "compare", compare)
             with pytest.raises(ConfigError, match=f"the table {table}"):
                 run_copy(data, "--from", source, "--to", target)
         cluster.execute(undo, database_of(target))
@@ -249,7 +249,7 @@ def test_source_with_a_broken_chain_is_not_opened_anew_elsewhere(
         run_copy(data, "--from", source, "--to", target)
     run_copy(data, "--abandon", "--from", source, "--to", target)
     with place(source) as one, place(target) as other:
-        assert [False, True] == [copying.head_of(end).closed for end in (one, other)]
+        assert [False, True] == [transfer.head_of(end).closed for end in (one, other)]
 
 
 async def test_abandoned_copy_leaves_its_source_in_use(
@@ -261,7 +261,7 @@ async def test_abandoned_copy_leaves_its_source_in_use(
 ) -> None:
     """The source takes changes again; what was copied is neither served nor gone on with."""
     target = sqlite(data, "new.db")
-    monkeypatch.setattr(copying, "compare", lambda *_: (_ for _ in ()).throw(Ended))
+    monkeypatch.setattr(transfer, "compare", lambda *_: (_ for _ in ()).throw(Ended))
     with pytest.raises(Ended):
         run_copy(data, "--from", source, "--to", target)
     monkeypatch.undo()
@@ -305,5 +305,5 @@ def test_ends_that_are_not_fit_are_refused_and_left_alone(
     with pytest.raises(ConfigError, match="the source is empty"):
         run_copy(data, "--from", empty, "--to", sqlite(data, "new.db"))
     with place(source) as opened:
-        assert not copying.head_of(opened).closed
+        assert not transfer.head_of(opened).closed
     cluster.release()

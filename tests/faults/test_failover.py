@@ -13,10 +13,10 @@ import grpc
 import pytest
 
 from keyauthority.token import new_access_key
-from keyauthority_server.feed import following
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.change_feed import following
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import ProvenFreshness, RecordCache, heartbeat_seconds
-from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.postgres import open_store
 from tests.faults.failover import (
     DATABASE,

@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from keyauthority_server import bootstrap
 from keyauthority_server.config import ConfigError
-from keyauthority_server.first_records import make_first_records
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.store import engines
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.runtime.first_records import make_first_records
+from keyauthority_server.store import factory
 from tests.faults.copies import settings
 from tests.postgres import Cluster
 
@@ -78,7 +78,7 @@ def test_servers_with_the_same_key_files_leave_one_operator_key(
                 Keyring.create(data / name)
             else:
                 shutil.copy2(datas[0] / name, data / name)
-    engines.migrate(settings(datas[0], url).store)
+    factory.migrate(settings(datas[0], url).store)
 
     async def together(*given: object) -> bool:
         await asyncio.to_thread(barrier.wait, 60)

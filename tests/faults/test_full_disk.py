@@ -22,7 +22,7 @@ from google.rpc.status_pb2 import Status
 
 from keyauthority.convert import error_from_status
 from keyauthority.v1 import key_pb2
-from keyauthority_server.store.reserve import RESERVE_BYTES
+from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
 from tests.service.processes import ServerProcess, command, start, wait_until
 from tests.service.test_metrics import scrape, value

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from keyauthority_server import bootstrap
 from keyauthority_server.config import ConfigError, TransientError
-from keyauthority_server.store import copying
-from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store import transfer
+from keyauthority_server.store.interface import StoreUnavailable
 from tests.faults.copies import Kept, fill, place, rows_of, run_copy, served, settings, sqlite
 from tests.postgres import Cluster
 
@@ -70,7 +70,7 @@ def killed_before(step: str, *arguments: str, data: Path) -> None:
         def end(*_: Any) -> None:
             raise Killed
 
-        patched.setattr(copying, step, end)
+        patched.setattr(transfer, step, end)
         with pytest.raises(Killed):
             run_copy(data, *arguments)
 
@@ -80,7 +80,7 @@ def closed(*urls: str) -> list[bool]:
     found = []
     for url in urls:
         with place(url) as opened:
-            found.append(bool(copying.head_of(opened).closed))
+            found.append(bool(transfer.head_of(opened).closed))
     return found
 
 
@@ -124,7 +124,7 @@ async def test_copy_killed_between_handing_over_and_opening_is_finished_by_itsel
     """Neither store takes changes then; the same copy opens the target, and nothing else does."""
     first = elsewhere("first.db")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(copying, "_OPEN", "no statement")
+        patched.setattr(transfer, "_OPEN", "no statement")
         with pytest.raises(TransientError):
             run_copy(data, "--from", source, "--to", first)
     assert [True, True] == closed(source, first)
@@ -139,15 +139,15 @@ async def test_copy_abandoned_while_another_process_finishes_it_has_one_outcome(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
     """Abandoned in between, the copy is refused, and the source draws and changes again."""
-    first, real = elsewhere("first.db"), copying.finish
+    first, real = elsewhere("first.db"), transfer.finish
 
     def abandoned(one: Any, other: Any, head: Any) -> None:
         with place(source) as opened:
-            copying.abandon(opened, None)
+            transfer.reopen_source(opened, None)
         real(one, other, head)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(copying, "finish", abandoned)
+        patched.setattr(transfer, "finish", abandoned)
         with pytest.raises(ConfigError, match="abandoned meanwhile"):
             run_copy(data, "--from", source, "--to", first)
     assert [False, True] == closed(source, first)
@@ -160,7 +160,7 @@ async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
     """The slower of two runs finds the target finished: its log, rows and draws stay."""
-    first, real = elsewhere("first.db"), copying.copy_rows
+    first, real = elsewhere("first.db"), transfer.copy_rows
     kept = filled[1]
     seen: list[Any] = []
 
@@ -169,7 +169,7 @@ async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
         run_copy(data, "--from", source, "--to", first)
         seen.append(asyncio.run(draw()))
         with place(first) as opened:
-            seen.append((copying.head_of(opened), rows_of(opened)))
+            seen.append((transfer.head_of(opened), rows_of(opened)))
         real(one, other, head)
 
     async def draw() -> str:
@@ -178,11 +178,11 @@ async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
             return str(await running.verdict(kept.limited))
 
     patched = pytest.MonkeyPatch()
-    patched.setattr(copying, "copy_rows", overtaken)
+    patched.setattr(transfer, "copy_rows", overtaken)
     with pytest.raises(ConfigError, match="finished meanwhile"):
         run_copy(data, "--from", source, "--to", first)
     with place(first) as opened:
-        assert ["valid", (copying.head_of(opened), rows_of(opened))] == seen
+        assert ["valid", (transfer.head_of(opened), rows_of(opened))] == seen
 
 
 async def test_draws_at_the_source_end_when_its_counters_are_taken_over(

@@ -14,10 +14,10 @@ from grpc_reflection.v1alpha.reflection import aio as library
 from structlog.testing import capture_logs
 
 from keyauthority_server.config import load
-from keyauthority_server.rpc.interceptors import packed, unary
+from keyauthority_server.rpc.handlers import map_errors, serialize
+from keyauthority_server.rpc_types import Call, StreamMethod, UnaryMethod
+from keyauthority_server.transport.grpcio import Server
 from keyauthority_server.transport.reflection import SERVICES
-from keyauthority_server.transport.server import Server
-from keyauthority_server.wire import Call, Streaming, Unary
 from tests.conftest import TRANSPORTS
 from tests.service.callers import refusal
 
@@ -46,10 +46,10 @@ async def streamed(_: bytes, __: Call) -> AsyncGenerator[bytes]:
     yield b""
 
 
-METHODS: Final[dict[str, Unary | Streaming]] = {
-    "Bare": Unary(bare),
-    "Served": Unary(unary(packed(served), None)),
-    "Streamed": Streaming(streamed, lambda: None),
+METHODS: Final[dict[str, UnaryMethod | StreamMethod]] = {
+    "Bare": UnaryMethod(bare),
+    "Served": UnaryMethod(map_errors(serialize(served), None)),
+    "Streamed": StreamMethod(streamed, lambda: None),
 }
 
 
@@ -106,7 +106,7 @@ async def test_fault_in_reading_who_calls_tells_nothing_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream whose caller cannot be read is not opened."""
-    monkeypatch.setattr("keyauthority_server.transport.server._reader", lambda _: fails)
+    monkeypatch.setattr("keyauthority_server.transport.grpcio._reader", lambda _: fails)
     async with serving(transport, tmp_path) as channel:
         stream: Any = channel.unary_stream(f"/{SERVICE}/Streamed")
         with pytest.raises(grpc.aio.AioRpcError) as failed:

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS
-from keyauthority_server.store.sqlite_connection import sqlite3
+from keyauthority_server.store.sqlite.connection import sqlite3
 from tests.faults.conftest import Ground
 from tests.faults.journal import Journal, judge
 from tests.postgres import Cluster, execute

@@ -13,8 +13,8 @@ from google.rpc.status_pb2 import Status
 
 from keyauthority.convert import error_from_status
 from keyauthority.errors import ErrorReason, KeyAuthorityError
-from keyauthority_server.rpc.lanes import Lane
-from keyauthority_server.wire import Call, Refusal
+from keyauthority_server.overload.concurrency import ConcurrencyLimit
+from keyauthority_server.rpc_types import Call, RpcError
 from tests.faults.load import Line
 from tests.faults.slow_server import VERIFY_SECONDS
 from tests.proofs import Proof, scaled
@@ -78,7 +78,7 @@ async def test_overloaded_server_goes_on_serving_and_revokes_at_once(
 @pytest.mark.case(32)
 async def test_full_lane_refuses_before_anything_is_read_and_empties() -> None:
     """Calls beyond a lane's length are OVERLOADED; who leaves makes room."""
-    lane, go_on, served = Lane(2), asyncio.Event(), 0
+    lane, go_on, served = ConcurrencyLimit(2), asyncio.Event(), 0
 
     async def answer(body: bytes, _: Call) -> bytes:
         nonlocal served
@@ -89,7 +89,7 @@ async def test_full_lane_refuses_before_anything_is_read_and_empties() -> None:
     method, call = lane.around(answer, None), Call((), "unix:")
     inside = [asyncio.create_task(method(b"inside", call)) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RpcError) as refused:
         await method(b"late", call)
     told: KeyAuthorityError = error_from_status(Status.FromString(refused.value.status))
     assert ErrorReason.OVERLOADED is told.reason

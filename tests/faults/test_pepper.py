@@ -17,19 +17,16 @@ from keyauthority.errors import KeyAuthorityError
 from keyauthority.model import KeyKind
 from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
-from keyauthority_server.authority import (
-    peppering,
-    redigesting,
-)
-from keyauthority_server.authority.machine import create_operator
-from keyauthority_server.authority.pages import Pages
-from keyauthority_server.authority.peppering import DropRefused
-from keyauthority_server.authority.redigesting import Redigesting
-from keyauthority_server.bootstrap import Machine, prepare
 from keyauthority_server.config import ConfigError
-from keyauthority_server.peppers import Keyring, add_version
-from keyauthority_server.store.base import StoreUnavailable
-from keyauthority_server.supervisor import hold_folder
+from keyauthority_server.keyring import Keyring, add_version
+from keyauthority_server.runtime.bootstrap import AdminSession, prepare
+from keyauthority_server.runtime.supervisor import hold_folder
+from keyauthority_server.services import pepper_rotation, rehash
+from keyauthority_server.services.local_admin import create_operator
+from keyauthority_server.services.page_tokens import PageTokens
+from keyauthority_server.services.pepper_rotation import DropRefused
+from keyauthority_server.services.rehash import Rehasher
+from keyauthority_server.store.interface import StoreUnavailable
 from tests.faults.folders import (
     drop,
     on_machine,
@@ -55,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests are made anew 20 times a second."""
-    monkeypatch.setattr(redigesting, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(rehash, "FLUSH_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -111,7 +108,7 @@ async def test_wrong_pepper_that_nobody_notices_makes_all_keys_unknown(
 ) -> None:
     """The control: without the check a server starts, and its own operator is nobody."""
     (data / "pepper").write_text(WRONG)
-    monkeypatch.setattr(Keyring, "recognise", lambda *_: None)
+    monkeypatch.setattr(Keyring, "verify_against", lambda *_: None)
     monkeypatch.setattr(Keyring, "use", lambda *_: None)
     await prepare(settings(data))
     async with process(data) as one:
@@ -186,7 +183,7 @@ async def test_prepared_version_is_not_used_before_its_rotation(data: Path, tmp_
 async def test_rotation_that_was_killed_goes_on_where_it_was(data: Path) -> None:
     """Between file and database a server starts, and the same command finishes the same version."""
 
-    async def add(machine: Machine) -> int:
+    async def add(machine: AdminSession) -> int:
         return add_version(machine.peppers.path, machine.known)
 
     assert 2 == await on_machine(data, add)
@@ -235,7 +232,7 @@ async def test_dropping_that_was_killed_goes_on_where_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(peppering, "remove_version", killed)
+        patched.setattr(pepper_rotation, "remove_version", killed)
         with pytest.raises(KeyboardInterrupt):
             await drop(data, 1)
     await prepare(settings(data))
@@ -262,7 +259,7 @@ async def test_key_is_never_made_under_a_version_that_was_dropped(data: Path) ->
     await drop(data, 1)
     new = NewKey(kind=KeyKind.OPERATOR, permissions=("keys:read",))
 
-    async def create(machine: Machine) -> CreatedKey:
+    async def create(machine: AdminSession) -> CreatedKey:
         return await create_operator(machine.store, asleep, new)
 
     assert "machine" == (await on_machine(data, create)).key.created_by
@@ -274,11 +271,11 @@ async def test_digest_is_not_made_anew_under_a_version_that_is_old_by_now(data: 
     text = (data / "operator.key").read_text().strip()
     await rotate(data)
 
-    async def note(machine: Machine) -> None:
-        keeper = Redigesting(machine.store, machine.peppers)
-        sight = await machine.store.look(text.split("_")[2], None)
-        assert sight.held
-        keeper.note(sight.held, text)
+    async def note(machine: AdminSession) -> None:
+        keeper = Rehasher(machine.store, machine.peppers)
+        snapshot = await machine.store.read(text.split("_")[2], None)
+        assert snapshot.stored
+        keeper.note(snapshot.stored, text)
         await rotate(data)
         await keeper.flush()
 
@@ -300,9 +297,9 @@ def test_page_token_serves_at_every_moment_of_a_rotation(tmp_path: Path) -> None
     """One from before serves after it, and one of a process that knows of it where it is not."""
     old, new = bytes(32), bytes(range(32))
     before, after = (
-        Pages(Keyring(tmp_path / "pepper", keys)) for keys in ({1: old}, {1: old, 2: new})
+        PageTokens(Keyring(tmp_path / "pepper", keys)) for keys in ({1: old}, {1: old, 2: new})
     )
-    dropped = Pages(Keyring(tmp_path / "pepper", {2: new}))
+    dropped = PageTokens(Keyring(tmp_path / "pepper", {2: new}))
     for maker, reader in ((before, after), (after, before), (after, after)):
         assert 7 == reader.place("KA1", b"query", maker.token("KA1", b"query", 7))
     with pytest.raises(KeyAuthorityError, match="page_token"):

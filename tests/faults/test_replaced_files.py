@@ -20,14 +20,19 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from keyauthority.model import ChangeType, Key, RevokeReason
-from keyauthority_server.store import record_decoder
-from keyauthority_server.store.base import StoreDamaged, StoreError, StoreRefused, StoreUnavailable
-from keyauthority_server.store.integrity import compared_key
-from keyauthority_server.store.sql import EVIDENCE_WIDTH
-from keyauthority_server.store.sqlite import SqliteStore, open_store
-from keyauthority_server.store.sqlite_connection import FileIdentity, StoreBroken
-from keyauthority_server.store.sqlite_head import head_path
-from keyauthority_server.store.values import Held
+from keyauthority_server.store.interface import (
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    StoreUnusable,
+)
+from keyauthority_server.store.sql import record_decoder
+from keyauthority_server.store.sql.integrity import compared_key
+from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH
+from keyauthority_server.store.sqlite.connection import FileIdentity, StoreBroken
+from keyauthority_server.store.sqlite.rollback_guard import head_path
+from keyauthority_server.store.sqlite.store import SqliteStore, open_store
+from keyauthority_server.store.types import StoredKey
 from tests.store.engines import Sqlite
 from tests.store.making import NOON, SECOND, create, create_project, key, put, seal
 
@@ -115,7 +120,7 @@ async def told_wrong(image: Image) -> set[str]:
     wrong: set[str] = set()
     try:
         store = open_store(image.path, seal)
-    except StoreRefused:
+    except StoreUnusable:
         return wrong
     for access_key, expected in image.keys.items():
         with suppress(StoreError):
@@ -139,7 +144,7 @@ def test_image_without_damage_opens(image: Image) -> None:
 def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image: Image) -> None:
     """The database does not open without what was acknowledged; by itself, SQLite would open it."""
     damage(image)
-    with pytest.raises(StoreRefused, match="acknowledged"):
+    with pytest.raises(StoreUnusable, match="acknowledged"):
         open_store(image.path, seal)
     head_path(image.path).unlink()
     with opened(image.path) as store:
@@ -154,7 +159,7 @@ def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> Non
     other = Path(SQLITE.make(tmp_path))
     image.log.unlink()
     shutil.copyfile(other, image.path)
-    with pytest.raises(StoreRefused, match="exchanged"):
+    with pytest.raises(StoreUnusable, match="exchanged"):
         open_store(image.path, seal)
 
 
@@ -162,7 +167,7 @@ def test_head_beside_its_last_change_is_refused(image: Image) -> None:
     """A counter row that does not say what the log's last entry says is not gone on from."""
     for statement in ("UPDATE log SET revision = 7", "UPDATE log SET hash = x'00'"):
         SQLITE.rows(str(image.path), statement)
-        with pytest.raises(StoreRefused, match="damaged"):
+        with pytest.raises(StoreUnusable, match="damaged"):
             open_store(image.path, seal)
 
 
@@ -181,9 +186,9 @@ def test_record_that_its_entry_contradicts_is_neither_judged_nor_changed(
     SQLITE.rows(str(image.path), statement)
     with opened(image.path) as store:
         with pytest.raises(StoreDamaged):
-            asyncio.run(store.look(image.revoked, None))
+            asyncio.run(store.read(image.revoked, None))
         with pytest.raises(StoreDamaged):
-            asyncio.run(store.look_many([image.revoked], None))
+            asyncio.run(store.read_many([image.revoked], None))
         with pytest.raises(StoreDamaged):
             asyncio.run(put(store, ChangeType.KEY_UPDATED, image.keys[image.revoked]))
         assert asyncio.run(store.get_key(list(image.keys)[1], None))
@@ -205,7 +210,7 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
         flip(image.path, place, 1 << drawn.randrange(8))
         assert set() == await told_wrong(image), f"seed {seed}, byte {place}"
 
-    def believe(row: Sequence[Any]) -> Held:  # the control
+    def believe(row: Sequence[Any]) -> StoredKey:  # the control
         return compared_key(row[:-EVIDENCE_WIDTH])
 
     monkeypatch.setattr(record_decoder, "stored_key", believe)
@@ -230,7 +235,7 @@ def test_altered_byte_that_makes_no_text_is_refused(image: Image, text: bytes, t
     SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
     for found in re.finditer(text, image.path.read_bytes()):
         flip(image.path, found.start(), 0x80)
-    with pytest.raises(StoreRefused, match=told):
+    with pytest.raises(StoreUnusable, match=told):
         open_store(image.path, seal)
 
 
@@ -246,7 +251,7 @@ def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> 
             with pytest.raises(StoreUnavailable):
                 asyncio.run(create_project(store))
             with pytest.raises(StoreUnavailable):
-                asyncio.run(store.look(image.revoked, None))
+                asyncio.run(store.read(image.revoked, None))
             file.write_bytes(kept)
             file.chmod(0o600)
 

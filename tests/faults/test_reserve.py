@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from keyauthority.model import ChangeType
-from keyauthority_server.store import sqlite_writer
-from keyauthority_server.store.base import Store, StoreFull
-from keyauthority_server.store.reserve import RESERVE_BYTES, STEP_BYTES, reserve_path
-from keyauthority_server.store.sqlite import migrate, open_store
+from keyauthority_server.store.interface import Store, StoreFull
+from keyauthority_server.store.sqlite import writer
+from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES, STEP_BYTES, reserve_path
+from keyauthority_server.store.sqlite.store import migrate, open_store
 from tests.store.making import applying, create_project, mutation, project, seal
 
 
@@ -61,7 +61,7 @@ async def test_low_disk_takes_only_urgent_work(
     store: Store, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What adds is refused before space is gone; urgent work has a step of the reserve for it."""
-    monkeypatch.setattr(sqlite_writer, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     await create_project(store)
     assert RESERVE_BYTES == kept(place)
     refused, urgent = project(), project()

@@ -14,13 +14,13 @@ from typing import Any, Final
 import pytest
 
 from keyauthority.model import ChangeType, Key, RevokeReason
-from keyauthority_server import bootstrap, restoring
 from keyauthority_server.audit import sealer, verify
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.sqlite import open_store
-from keyauthority_server.store.sqlite_backup import back_up
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.runtime import bootstrap, restore
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sqlite.backup import back_up
+from keyauthority_server.store.sqlite.store import open_store
 from tests.service.nursery import shared
 from tests.store.engines import Sqlite
 from tests.store.making import (
@@ -57,17 +57,15 @@ def findings(settings: Config) -> list[Any]:
     """What the verification of the log says."""
 
     async def found() -> list[Any]:
-        async with bootstrap.open_evidence(settings) as (store, audit_key):
+        async with bootstrap.open_audit(settings) as (store, audit_key):
             return list((await verify(store, audit_key, None)).findings)
 
     return asyncio.run(found())
 
 
-def restored(settings: Config, file: Path, **flags: bool) -> restoring.Restored:
+def restored(settings: Config, file: Path, **flags: bool) -> restore.Restored:
     """Restore a file; without a flag, as one does who gives none."""
-    return restoring.restore(
-        settings, file, **({"accept_unknown": False, "dry_run": False} | flags)
-    )
+    return restore.restore(settings, file, **({"accept_unknown": False, "dry_run": False} | flags))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -166,7 +164,7 @@ def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> N
 
     async def look(store: Store) -> list[Any]:
         wanted = (*before.keys, before.successor, before.second, before.lost)
-        return [(await store.look(one.access_key, None)).held for one in wanted]
+        return [(await store.read(one.access_key, None)).stored for one in wanted]
 
     ended, rotated, disabled, both, untouched, successor, second, lost = during(settings, look)
     assert (before.ended.create_time, RevokeReason.LEAKED, "n") == (
@@ -215,7 +213,7 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
     database = settings.store.sqlite_path
     SQLITE.rows(str(database), "UPDATE log SET revision = 3")
     there = files(settings.data)
-    with pytest.raises(restoring.RestoreRefused, match=r"damaged.*--accept-unknown"):
+    with pytest.raises(restore.RestoreRefused, match=r"damaged.*--accept-unknown"):
         restored(settings, before.file)
     assert there == files(settings.data)
     done = restored(settings, before.file, accept_unknown=True)
@@ -223,7 +221,7 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
     assert done.aside is not None
     assert there[database.name] == done.aside.read_bytes()
     database.unlink()
-    with pytest.raises(restoring.RestoreRefused, match=r"no database.*--accept-unknown"):
+    with pytest.raises(restore.RestoreRefused, match=r"no database.*--accept-unknown"):
         restored(settings, before.file)
     done = restored(settings, before.file, accept_unknown=True)
     assert (before.content.keys, None) == (done.content.keys, done.aside)
@@ -246,7 +244,7 @@ def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_pa
 
     during(settings, go_on)
     with pytest.raises(
-        restoring.RestoreRefused, match=r"does not go on from this backup.*--accept-unknown"
+        restore.RestoreRefused, match=r"does not go on from this backup.*--accept-unknown"
     ):
         restored(settings, newer)
     done = restored(settings, newer, accept_unknown=True)
@@ -264,7 +262,7 @@ def test_restore_over_a_database_that_was_begun_anew_asks(settings: Config, befo
     asyncio.run(bootstrap.prepare(settings))
     for one, text in zip(keys, kept, strict=True):
         one.write_bytes(text)
-    with pytest.raises(restoring.RestoreRefused, match=r"under another pepper.*--accept-unknown"):
+    with pytest.raises(restore.RestoreRefused, match=r"under another pepper.*--accept-unknown"):
         restored(settings, before.file)
     done = restored(settings, before.file, accept_unknown=True)
     assert ("another pepper" in done.unknown, []) == (True, done.lost)
@@ -310,7 +308,7 @@ def test_restore_that_is_killed_leaves_one_of_the_two(
     whole = tmp_path / "whole"
     shutil.copytree(settings.data, whole)
     steps = ("os.link", "os.fsync", "pathlib.Path.replace")
-    for step in (*steps, "keyauthority_server.store.sqlite_restore.note_head"):
+    for step in (*steps, "keyauthority_server.store.sqlite.restore.note_head"):
         shutil.rmtree(settings.data)
         shutil.copytree(whole, settings.data)
 

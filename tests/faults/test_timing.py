@@ -18,7 +18,7 @@ import pytest
 from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import AccessKey, make, new_access_key, new_secret, parse
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority.callers import proves
+from keyauthority_server.services.principal import digest_matches
 from tests.conftest import one_server
 from tests.proofs import Proof
 from tests.service.callers import (
@@ -211,5 +211,5 @@ def test_token_of_no_key_is_digested_as_any_other() -> None:
     text = token(new_access_key())
     read = parse(text)
     assert read is not None
-    assert not proves(None, read, text, peppers)
+    assert not digest_matches(None, read, text, peppers)
     assert 1 == peppers.digest.call_count

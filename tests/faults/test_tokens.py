@@ -10,12 +10,12 @@ import pytest
 
 from keyauthority.errors import Unauthenticated
 from keyauthority.model import Facts, KeyKind, KeyMode
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.token import make, new_access_key, new_secret, parse
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
-from keyauthority_server.authority import Credential
-from keyauthority_server.authority.verification import Verification
+from keyauthority_server.services import Credential
+from keyauthority_server.services.verification import Verification
 from tests.conftest import each_transport, one_server
 from tests.service.callers import BASE62, MIB, Caller, mended, new_key, new_operator, revoke
 
@@ -167,22 +167,25 @@ class Looked(Exception):
 
 async def test_damaged_token_is_not_looked_up() -> None:
     """The store is asked for no key when the check digits do not fit, and for one when they do."""
-    desk = Mock()
-    desk.looks.look = AsyncMock(side_effect=Looked)
-    judge = Verification(desk, Mock(), Mock())
+    context = Mock()
+    context.records.read = AsyncMock(side_effect=Looked)
+    context.records.is_current.return_value = False
+    context.is_unknown.return_value = False
+    context.cached_operator.return_value = None
+    judge = Verification(context, Mock(), Mock())
     good = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
     operator = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
     read = parse(operator)
     assert read is not None
     credential = Credential(read, operator, "127.0.0.1")
     for token in (good, *list(changed(good))[::7], *dressed(good), *with_prefixes(good)):
-        desk.looks.look.reset_mock()
+        context.records.read.reset_mock()
         with pytest.raises(Looked):
-            await judge.verify(credential, Presentation(token, facts=Facts()))
-        expected = good[8:28] if token == good else None
-        assert (expected, operator[8:28]) == desk.looks.look.await_args.args[:2]
+            await judge.verify(credential, VerifyQuery(token, facts=Facts()))
+        expected = [good[8:28]] if token == good else []
+        assert (expected, operator[8:28]) == context.records.read.await_args.args[:2]
         if token != good:
-            desk.looks.look.reset_mock()
+            context.records.read.reset_mock()
             with pytest.raises(Unauthenticated):
                 await judge.project_id(token, "")
-            assert not desk.looks.look.await_count
+            assert not context.records.read.await_count

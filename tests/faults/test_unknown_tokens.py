@@ -17,7 +17,7 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import AccessKey, make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.logs import LINES_MAX
-from keyauthority_server.rpc.peers import FAILURES_AT_ONCE
+from keyauthority_server.overload.throttle import FAILURES_AT_ONCE
 from tests.conftest import Start
 from tests.faults.fuzz import memory_of
 from tests.faults.load import Line

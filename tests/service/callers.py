@@ -146,7 +146,8 @@ def new_project(root: Caller, display_name: str = "") -> str:
 def key_request(project_id: str, kind: str = "SECRET", **fields: Any) -> Any:
     """A CreateKeyRequest that is served: TEST unless told otherwise, permissions where needed."""
     if kind != "SECRET":
-        fields.setdefault("permissions", ["orders:read"])
+        right = "keys:read" if kind == "OPERATOR" else "orders:read"
+        fields.setdefault("permissions", [right])
     if kind != "OPERATOR":
         fields.setdefault("mode", key_pb2.KEY_MODE_TEST)
     return key_authority_service_pb2.CreateKeyRequest(

@@ -29,8 +29,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from keyauthority_server import worker
 from keyauthority_server.commands import main as program
+from keyauthority_server.runtime import worker
 from tests.service.processes import (
     REFUSE_SECONDS,
     STOP_SECONDS,

@@ -15,9 +15,9 @@ from keyauthority.model import KeyKind, Restrictions
 from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import time_slices
-from keyauthority_server.bootstrap import prepare
-from keyauthority_server.wire import Refusal
+from keyauthority_server.rpc_types import RpcError
+from keyauthority_server.runtime.bootstrap import prepare
+from keyauthority_server.services import time_slices
 from tests.faults.folders import Process, process, settings
 from tests.service.test_verify_again import Asker, create
 
@@ -93,7 +93,7 @@ async def test_bad_item_is_named_and_rights_come_first(one: Process) -> None:
             pb.VerifyRequest(client_ip="fe80::1%eth0", permissions=["orders:*"]),
         ]
     ).SerializeToString()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RpcError) as refused:
         await Asker(one).answer_batch(body)
     assert "requests[1].client_ip: not an IPv4 or IPv6 address without a zone" in str(
         refused.value.message
@@ -102,7 +102,7 @@ async def test_bad_item_is_named_and_rights_come_first(one: Process) -> None:
     weak = await one.authority.keys.create(await one.caller("operators:create"), new, b"weak")
     asker = Asker(one)
     asker.call = asker.call._replace(metadata=(("x-auth-token", weak.secret_key.reveal()),))
-    with pytest.raises(Refusal, match="keys:verify"):
+    with pytest.raises(RpcError, match="keys:verify"):
         await asker.answer_batch(body)
 
 

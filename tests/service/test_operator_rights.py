@@ -9,7 +9,7 @@ import pytest
 from keyauthority.errors import InvalidArgument
 from keyauthority.model import KeyKind
 from keyauthority.requests import KeyUpdate, NewKey, Rotation
-from keyauthority_server.bootstrap import prepare
+from keyauthority_server.runtime.bootstrap import prepare
 from tests.faults.folders import process, settings
 
 

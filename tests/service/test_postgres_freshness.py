@@ -22,10 +22,10 @@ import pytest
 from keyauthority.clock import monotonic
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1.project_service_pb2 import UpdateProjectRequest
-from keyauthority_server.feed import following
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.change_feed import following
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import ProvenFreshness, RecordCache, heartbeat_seconds
-from keyauthority_server.store.base import StoreStale
+from keyauthority_server.store.interface import StoreStale
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from keyauthority_server.store.postgres.heartbeat import Heartbeat
 from tests.postgres import Cluster, commits_held_up, execute, running_cluster

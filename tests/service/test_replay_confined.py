@@ -13,14 +13,14 @@ from keyauthority.clock import SystemClock
 from keyauthority.errors import KeyAuthorityError, NotFound, PermissionDenied
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.requests import NewKey, NewProject, Rotation
-from keyauthority_server.authority import Caller
-from keyauthority_server.bootstrap import prepare
+from keyauthority_server.runtime.bootstrap import prepare
+from keyauthority_server.services import Principal
 from tests.faults.folders import Process, process, settings
 
 NOW = SystemClock().now()
 
 
-def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Caller:
+def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Principal:
     """A caller known by a certificate; the configuration says what it may do."""
     key = Key(
         access_key="batch.example",
@@ -33,7 +33,7 @@ def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Caller:
         update_time=NOW,
         revision=0,
     )
-    return Caller(key, "127.0.0.1", certified=True)
+    return Principal(key, "127.0.0.1", certified=True)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ async def test_replays_of_a_narrowed_caller_are_judged_by_its_present_confinemen
     ids=["rights", "end", "projects"],
 )
 async def test_replay_of_an_operator_key_beyond_the_caller_s_present_rights_is_refused(
-    one: Process, narrowed: Caller
+    one: Process, narrowed: Principal
 ) -> None:
     """Its secret would give back what the caller has lost."""
     new = NewKey(

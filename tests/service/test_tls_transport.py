@@ -13,8 +13,8 @@ import grpc.aio
 import pytest
 
 from keyauthority_server import config
-from keyauthority_server.transport import Server, server
-from keyauthority_server.wire import Call, Unary
+from keyauthority_server.rpc_types import Call, UnaryMethod
+from keyauthority_server.transport import Server, grpcio
 from tests.service.certificates import Issuer
 
 CALL_SECONDS = 10
@@ -42,7 +42,7 @@ async def call(channel: grpc.aio.Channel, path: str, seconds: float | None) -> g
 async def serving(address: str, transport: str) -> AsyncIterator[str]:
     """Serve a method that never answers."""
     settings = config.load({"listen": address, "transport": transport}, {})
-    running = Server(settings, {"a.B": {"C": Unary(hang)}})
+    running = Server(settings, {"a.B": {"C": UnaryMethod(hang)}})
     await running.start()
     yield address
     await running.drain(0)
@@ -52,7 +52,7 @@ async def test_call_without_a_deadline_gets_the_servers(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
     """A unary call that names no deadline does not wait for ever; one that does, waits for it."""
-    monkeypatch.setattr(server, "UNARY_SECONDS", 0.05)
+    monkeypatch.setattr(grpcio, "UNARY_SECONDS", 0.05)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
         grpc.aio.insecure_channel(address) as channel,
@@ -69,7 +69,7 @@ async def test_calls_at_once_are_bounded(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
     """One call more than a process takes is refused, the others are not."""
-    monkeypatch.setattr(server, "CALLS_MAX", 3)
+    monkeypatch.setattr(grpcio, "CALLS_MAX", 3)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
         grpc.aio.insecure_channel(address) as channel,
@@ -88,7 +88,7 @@ async def test_connection_that_has_its_age_is_left_with_no_failed_call(
 ) -> None:
     """Calls go on over a new connection when the server ends the old one."""
     states: list[grpc.ChannelConnectivity] = []
-    monkeypatch.setattr(server, "_CLIENTS_OPTIONS", (("grpc.max_connection_age_ms", 50),))
+    monkeypatch.setattr(grpcio, "_CLIENTS_OPTIONS", (("grpc.max_connection_age_ms", 50),))
     async with (
         serving(f"unix:{tmp_path}/s", "grpcio") as address,
         grpc.aio.insecure_channel(address) as channel,

@@ -19,10 +19,10 @@ from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, RateLimit, 
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority.verification import Verification
-from keyauthority_server.bootstrap import prepare
 from keyauthority_server.rpc import services
-from keyauthority_server.wire import Call, Refusal, Unary
+from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod
+from keyauthority_server.runtime.bootstrap import prepare
+from keyauthority_server.services.verification import Verification
 from tests.faults.folders import Process, process, rotate, settings, states
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
@@ -51,14 +51,14 @@ class Asker:
         """Return the verdict, or the status's message."""
         try:
             answer = await self.answer(created, **asked)
-        except Refusal as refusal:
+        except RpcError as refusal:
             return refusal.message
         return pb.Verdict.Name(answer.verdict)
 
     async def answer(self, created: CreatedKey, **asked: object) -> pb.VerifyResponse:
         """Return the whole answer; raises Refusal."""
         request = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)  # type: ignore[arg-type]  # any field
-        assert isinstance(self._verify, Unary)
+        assert isinstance(self._verify, UnaryMethod)
         return pb.VerifyResponse.FromString(
             await self._verify(request.SerializeToString(), self.call)
         )
@@ -72,7 +72,7 @@ class Asker:
 
     async def answer_batch(self, body: bytes) -> bytes:
         """Return the answer to a BatchVerify; raises Refusal."""
-        assert isinstance(self._batch_verify, Unary)
+        assert isinstance(self._batch_verify, UnaryMethod)
         return await self._batch_verify(body, self.call)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keyauthority_server.store.base import Store
+from keyauthority_server.store.interface import Store
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from tests.postgres import Cluster
 from tests.store.engines import ENGINES, POSTGRES, Engine

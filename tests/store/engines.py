@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from keyauthority_server.store import postgres
-from keyauthority_server.store.base import Store
 from keyauthority_server.store.counters import Counters
-from keyauthority_server.store.sqlite import migrate, open_counters, open_store
-from keyauthority_server.store.sqlite_connection import sqlite3
-from keyauthority_server.store.sqlite_counters import counters_path
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sqlite.connection import sqlite3
+from keyauthority_server.store.sqlite.counters import counters_path
+from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
 from tests.postgres import Cluster, execute, holding
 from tests.store.making import seal
 
@@ -104,8 +104,8 @@ class Sqlite:
         return _locked(counters_path(Path(place)))
 
     timeouts = (
-        "keyauthority_server.store.sqlite.WRITE_TIMEOUT",
-        "keyauthority_server.store.sqlite_counters.DRAW_TIMEOUT",
+        "keyauthority_server.store.sqlite.store.WRITE_TIMEOUT",
+        "keyauthority_server.store.sqlite.counters.DRAW_TIMEOUT",
     )
 
 

@@ -12,17 +12,24 @@ from uuid import uuid4
 
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.token import new_access_key
-from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.values import Applied, Entry, Held, Mutation, NewestTime, Seal
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.types import (
+    Applied,
+    Entry,
+    EntryMac,
+    Mutation,
+    NewestTime,
+    StoredKey,
+)
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def seal(content: Entry | NewestTime, key_version: int | None = None) -> Seal:
+def seal(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
     """Return a hash over all of an entry, its place in the chain included, or over a time."""
     text = json.dumps(asdict(content), default=repr, sort_keys=True)
-    return Seal(hashlib.sha256(text.encode()).digest(), 1)
+    return EntryMac(hashlib.sha256(text.encode()).digest(), 1)
 
 
 def project(**fields: Any) -> Project:
@@ -55,10 +62,10 @@ def operator(**fields: Any) -> Key:
     return key("", kind=KeyKind.OPERATOR, permissions=("*:*",), **fields)
 
 
-def held(record: Key, pepper_version: int = 1, lineage: str | None = None) -> Held:
+def held(record: Key, pepper_version: int = 1, lineage: str | None = None) -> StoredKey:
     """Return the key with a digest that belongs to it, unless told otherwise a lineage's first."""
     digest = hashlib.sha256(record.access_key.encode()).digest()
-    return Held(record, digest, pepper_version, lineage or record.access_key)
+    return StoredKey(record, digest, pepper_version, lineage or record.access_key)
 
 
 def mutation(

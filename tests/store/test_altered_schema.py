@@ -14,17 +14,17 @@ from typing import Final
 import pytest
 
 from keyauthority_server.store import postgres
-from keyauthority_server.store.base import Store, StoreRefused
+from keyauthority_server.store.interface import Store, StoreUnusable
 from keyauthority_server.store.postgres.connection import parameters
-from keyauthority_server.store.postgres.looks import PATIENCE
+from keyauthority_server.store.postgres.reader import PATIENCE
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
-from keyauthority_server.store.sqlite import migrate, open_counters, open_store
-from keyauthority_server.store.sqlite_backup import back_up, check_copy
-from keyauthority_server.store.sqlite_connection import sqlite3
-from keyauthority_server.store.sqlite_copy import SqlitePlace
-from keyauthority_server.store.sqlite_counters import counters_path
-from keyauthority_server.store.sqlite_restore import drafted
+from keyauthority_server.store.sqlite.backup import back_up, check_copy
+from keyauthority_server.store.sqlite.connection import sqlite3
+from keyauthority_server.store.sqlite.counters import counters_path
+from keyauthority_server.store.sqlite.restore import drafted
+from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
+from keyauthority_server.store.sqlite.transfer import SqliteEndpoint
 from tests.postgres import Cluster, execute
 from tests.store.making import create_project, seal
 
@@ -172,7 +172,7 @@ def test_sqlite_file_whose_schema_was_altered_is_refused(path: Path, name: str) 
     script, told = SQLITE[name]
     alter(path, script)
     spare = path.with_name("spare.db")
-    with pytest.raises(StoreRefused, match="altered") as refused:
+    with pytest.raises(StoreUnusable, match="altered") as refused:
         open_store(path, seal)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -181,10 +181,10 @@ def test_sqlite_file_whose_schema_was_altered_is_refused(path: Path, name: str) 
         lambda: check_copy(path),
         lambda: back_up(path, spare),
         lambda: drafted(path, spare).__enter__(),
-        lambda: SqlitePlace(path, whole=True),
-        lambda: SqlitePlace(path, whole=False),
+        lambda: SqliteEndpoint(path, whole=True),
+        lambda: SqliteEndpoint(path, whole=False),
     ):
-        with pytest.raises(StoreRefused, match="altered"):
+        with pytest.raises(StoreUnusable, match="altered"):
             attempt()
     lines = asyncio.run(differences(open_store(path, seal, checked=False)))
     assert any(told in line for line in lines)
@@ -197,9 +197,9 @@ def test_sqlite_counters_whose_schema_was_altered_are_refused(path: Path) -> Non
         counters_path(path),
         "CREATE TRIGGER more AFTER UPDATE ON counter BEGIN UPDATE counter SET used = 0; END",
     )
-    with pytest.raises(StoreRefused, match="altered: it has the trigger 'more'"):
+    with pytest.raises(StoreUnusable, match="altered: it has the trigger 'more'"):
         open_counters(path)
-    with pytest.raises(StoreRefused, match="altered"):
+    with pytest.raises(StoreUnusable, match="altered"):
         migrate(path)
 
 
@@ -227,9 +227,9 @@ def test_postgres_database_whose_schema_was_altered_is_refused(url: str) -> None
         lambda: postgres.open_store(url, seal),
         lambda: postgres.migrate(url),
         lambda: postgres.open_counters(url),
-        lambda: postgres.open_place(url),
+        lambda: postgres.open_endpoint(url),
     ):
-        with pytest.raises(StoreRefused, match="altered") as refused:
+        with pytest.raises(StoreUnusable, match="altered") as refused:
             attempt()
         assert told in str(refused.value)
     lines = asyncio.run(differences(postgres.open_store(url, seal, checked=False)))
@@ -267,7 +267,7 @@ def test_postgres_role_without_temporary_tables_is_told_so(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The expected schema is made of temporary tables, whose right is PUBLIC's by default."""
-    monkeypatch.setattr("keyauthority_server.store.postgres.shape._expected", {})
+    monkeypatch.setattr("keyauthority_server.store.postgres.schema_shape._expected", {})
     database = execute(url, "SELECT current_database()")[0][0]
     for statement in (
         f"REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC",
@@ -275,5 +275,5 @@ def test_postgres_role_without_temporary_tables_is_told_so(
         "GRANT ALL ON ALL TABLES IN SCHEMA public TO narrow",
     ):
         execute(url, statement)
-    with pytest.raises(StoreRefused, match="TEMPORARY"):
+    with pytest.raises(StoreUnusable, match="TEMPORARY"):
         postgres.open_store(url.replace("postgres@", "narrow@"), seal)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from keyauthority.model import ChangeType, Project
-from keyauthority_server.store.base import Store, StoreClosed, StoreError, Transaction
-from keyauthority_server.store.records import flat_key, flat_project, time_from
-from keyauthority_server.store.values import Applied, Entry, Mutation
+from keyauthority_server.store.interface import Store, StoreError, StoreReadOnly, Transaction
+from keyauthority_server.store.sql.row_codec import flat_key, flat_project, time_from
+from keyauthority_server.store.types import Applied, Entry, Mutation
 from tests.store.engines import TABLES, Engine, digests
 from tests.store.making import (
     NOON,
@@ -300,7 +300,7 @@ async def test_digest_goes_with_its_key(store: Store) -> None:
             Mutation(type=ChangeType.KEY_UPDATED, time=NOON, actor="a", peer="p", keys=(anew,))
         )
     )
-    found = (await store.look(record.access_key, None)).held
+    found = (await store.read(record.access_key, None)).stored
     assert found is not None
     assert (anew.digest, 2) == (found.digest, found.pepper_version)
 
@@ -309,7 +309,7 @@ async def test_closed_log_takes_no_change(store: Store, engine: Engine, place: s
     """The source of a copy refuses changes and goes on answering."""
     owner = await create_project(store)
     engine.rows(place, "UPDATE log SET closed = 1")
-    with pytest.raises(StoreClosed):
+    with pytest.raises(StoreReadOnly):
         await create_project(store)
     assert owner == await store.get_project(owner.project_id, None)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from keyauthority_server.store import sqlite_writer
-from keyauthority_server.store.base import StoreUnavailable
-from keyauthority_server.store.counters import Counter, Counters, Draw, Drawn, Level
-from keyauthority_server.store.sqlite_counters import counters_path
+from keyauthority_server.store.counters import Counter, Counters, CounterState, Drawn, Spend
+from keyauthority_server.store.interface import StoreUnavailable
+from keyauthority_server.store.sqlite import writer
+from keyauthority_server.store.sqlite.counters import counters_path
 from tests.store.engines import Engine
 from tests.store.excuses import only
 from tests.store.test_processes import Starter
@@ -35,7 +35,7 @@ def counter(name: str = "a", limit: int = 10, start: int = HOUR) -> Counter:
 
 async def draw(counters: Counters, cost: int, *wanted: Counter, take: bool = True) -> Drawn:
     """Make one draw alone."""
-    return (await counters.draw((Draw(wanted, cost, take),)))[0]
+    return (await counters.draw((Spend(wanted, cost, take),)))[0]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ async def test_draw_fits_just_while_there_is_room(
     used = 0
     for cost, fits in zip(costs, fit, strict=True):
         used += cost if fits else 0
-        assert (Level(HOUR, used, fits),) == await draw(counters, cost, counter(limit=limit))
+        assert (CounterState(HOUR, used, fits),) == await draw(counters, cost, counter(limit=limit))
 
 
 async def test_denied_draw_takes_nothing_from_any_counter(counters: Counters) -> None:
@@ -64,7 +64,7 @@ async def test_denied_draw_takes_nothing_from_any_counter(counters: Counters) ->
     three = (counter("a", 9), counter("b", 5), counter("c", 7))
     await draw(counters, 4, *three)
     for cost, fits in ((2, (True, False, True)), (4, (True, False, False))):
-        expected = tuple(Level(HOUR, 4, one) for one in fits)
+        expected = tuple(CounterState(HOUR, 4, one) for one in fits)
         assert expected == await draw(counters, cost, *three)
     assert (4, 4, 4) == tuple(level.used for level in await draw(counters, 0, *three))
 
@@ -72,13 +72,13 @@ async def test_denied_draw_takes_nothing_from_any_counter(counters: Counters) ->
 async def test_look_takes_nothing(counters: Counters) -> None:
     """A draw that only looks tells whether its cost would fit, and leaves it there."""
     for _ in range(2):
-        assert (Level(HOUR, 0, True),) == await draw(counters, 10, counter(), take=False)
-    assert (Level(HOUR, 0, False),) == await draw(counters, 11, counter(), take=False)
+        assert (CounterState(HOUR, 0, True),) == await draw(counters, 10, counter(), take=False)
+    assert (CounterState(HOUR, 0, False),) == await draw(counters, 11, counter(), take=False)
 
 
 async def test_batch_is_drawn_in_its_order(counters: Counters) -> None:
     """The first draws of a batch get what is left; a later, smaller one may still fit."""
-    drawn = await counters.draw([Draw((counter(),), cost) for cost in (6, 5, 4, 1)])
+    drawn = await counters.draw([Spend((counter(),), cost) for cost in (6, 5, 4, 1)])
     assert [(6, True), (6, False), (10, True), (10, False)] == [
         (level.used, level.fits) for (level,) in drawn
     ]
@@ -89,17 +89,17 @@ async def test_new_window_begins_anew_and_an_older_one_is_never_opened_again(
 ) -> None:
     """Whoever's clock is behind draws in the newest window that anyone has drawn in."""
     await draw(counters, 10, counter(start=HOUR))
-    assert (Level(2 * HOUR, 4, True),) == await draw(counters, 4, counter(start=2 * HOUR))
-    assert (Level(2 * HOUR, 10, True),) == await draw(counters, 6, counter(start=HOUR))
-    assert (Level(2 * HOUR, 10, False),) == await draw(counters, 1, counter(start=HOUR))
-    assert (Level(3 * HOUR, 1, True),) == await draw(counters, 1, counter(start=3 * HOUR))
+    assert (CounterState(2 * HOUR, 4, True),) == await draw(counters, 4, counter(start=2 * HOUR))
+    assert (CounterState(2 * HOUR, 10, True),) == await draw(counters, 6, counter(start=HOUR))
+    assert (CounterState(2 * HOUR, 10, False),) == await draw(counters, 1, counter(start=HOUR))
+    assert (CounterState(3 * HOUR, 1, True),) == await draw(counters, 1, counter(start=3 * HOUR))
 
 
 async def test_changed_limit_is_in_force_at_once(counters: Counters) -> None:
     """A limit that was raised has room; one lowered below what was used has none."""
     await draw(counters, 8, counter(limit=10))
-    assert (Level(HOUR, 8, False),) == await draw(counters, 1, counter(limit=5))
-    assert (Level(HOUR, 12, True),) == await draw(counters, 4, counter(limit=12))
+    assert (CounterState(HOUR, 8, False),) == await draw(counters, 1, counter(limit=5))
+    assert (CounterState(HOUR, 12, True),) == await draw(counters, 4, counter(limit=12))
 
 
 async def test_concurrent_draws_of_two_stores_give_just_the_limit(
@@ -148,7 +148,7 @@ async def test_draw_that_cannot_be_made_in_time_is_neither_room_nor_denial(
     with engine.drawers_held_up(place), pytest.raises(StoreUnavailable):
         await draw(counters, 1, counter())
     monkeypatch.setattr(draw_timeout, 5.0)
-    assert (Level(HOUR, 1, True),) == await draw(counters, 1, counter())
+    assert (CounterState(HOUR, 1, True),) == await draw(counters, 1, counter())
 
 
 async def test_caller_who_goes_away_before_his_turn_draws_nothing(
@@ -161,7 +161,7 @@ async def test_caller_who_goes_away_before_his_turn_draws_nothing(
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-    assert (Level(HOUR, 1, True),) == await draw(counters, 1, counter())
+    assert (CounterState(HOUR, 1, True),) == await draw(counters, 1, counter())
 
 
 @only("sqlite", because="the others have no file to exchange")
@@ -169,7 +169,7 @@ async def test_exchanged_counters_are_noticed(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When their file was put aside nothing is drawn from it any more."""
-    monkeypatch.setattr(sqlite_writer, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     opened = engine.counters(place)
     await draw(opened, 1, counter())
     file = counters_path(Path(place))
@@ -194,8 +194,8 @@ async def test_window_further_ahead_than_one_period_is_replaced(counters: Counte
     """A clock that was wrong has opened it: a limit does not stand still until its time comes."""
     at = counter()._replace(period=HOUR)
     ahead = at._replace(start=at.start + HOUR)
-    assert (Level(ahead.start, 1, True),) == await draw(counters, 1, ahead)
-    assert (Level(ahead.start, 2, True),) == await draw(counters, 1, at)
+    assert (CounterState(ahead.start, 1, True),) == await draw(counters, 1, ahead)
+    assert (CounterState(ahead.start, 2, True),) == await draw(counters, 1, at)
     far = at._replace(start=at.start + 2 * HOUR)
-    assert (Level(far.start, 1, True),) == await draw(counters, 1, far)
-    assert (Level(at.start, 1, True),) == await draw(counters, 1, at)
+    assert (CounterState(far.start, 1, True),) == await draw(counters, 1, far)
+    assert (CounterState(at.start, 1, True),) == await draw(counters, 1, at)

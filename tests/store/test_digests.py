@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 from keyauthority.model import ChangeType, Revision
-from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.values import Digests, Redigest, Remembered
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.types import DigestUpgrade, IdempotencyRecord, PepperUsage
 from tests.store.engines import Engine, digests
 from tests.store.making import NOON, SECOND, create, create_project, held, key, put
 
@@ -20,15 +20,15 @@ async def test_digest_is_exchanged_without_a_change(
     """The next look shows it; no revision is taken, and nothing but the key's row changes."""
     made = await create(store, key((await create_project(store)).project_id))
     before, found = digests(engine, place), held(made)
-    anew = Redigest(made.access_key, found.digest, 1, NEW, 2)
+    anew = DigestUpgrade(made.access_key, found.digest, 1, NEW, 2)
     await store.write(lambda transaction: transaction.redigest([anew]))
-    sight = await store.look(made.access_key, made.access_key)
+    snapshot = await store.read(made.access_key, made.access_key)
     assert (NEW, 2, made) == (
-        sight.held and sight.held.digest,
-        sight.held and sight.held.pepper_version,
-        sight.held and sight.held.key,
+        snapshot.stored and snapshot.stored.digest,
+        snapshot.stored and snapshot.stored.pepper_version,
+        snapshot.stored and snapshot.stored.key,
     )
-    assert sight.held == sight.operator
+    assert snapshot.stored == snapshot.operator
     after = digests(engine, place)
     assert {"key"} == {table for table in before if before[table] != after[table]}
 
@@ -40,9 +40,9 @@ async def test_digest_that_is_another_by_now_stays(
     made = await create(store, key((await create_project(store)).project_id))
     before, found = digests(engine, place), held(made)
     late = [
-        Redigest(made.access_key, found.digest, 3, NEW, 2),
-        Redigest(made.access_key, NEW, 1, NEW, 2),
-        Redigest("KA000000000000000000", found.digest, 1, NEW, 2),
+        DigestUpgrade(made.access_key, found.digest, 3, NEW, 2),
+        DigestUpgrade(made.access_key, NEW, 1, NEW, 2),
+        DigestUpgrade("KA000000000000000000", found.digest, 1, NEW, 2),
     ]
     await store.write(lambda transaction: transaction.redigest(late))
     assert before == digests(engine, place)
@@ -55,7 +55,7 @@ async def test_transaction_sees_the_digest_that_it_has_exchanged(store: Store) -
     def work(transaction: Transaction) -> tuple[bytes, bytes]:
         before = transaction.key(made.access_key, None)
         assert before is not None
-        transaction.redigest([Redigest(made.access_key, before.digest, 1, NEW, 2)])
+        transaction.redigest([DigestUpgrade(made.access_key, before.digest, 1, NEW, 2)])
         after = transaction.key(made.access_key, None)
         return before.digest, after.digest if after else b""
 
@@ -83,7 +83,7 @@ async def test_keys_that_are_over_need_their_pepper_no_more(store: Store) -> Non
         )
 
     assert (sorted(one.access_key for one in kept), 3, []) == await store.write(work)
-    assert [Digests(1, 4, 2, 0, None)] == await store.digests(NOON)
+    assert [PepperUsage(1, 4, 2, 0, None)] == await store.digests(NOON)
     assert (0, 4, 3) == (
         await store.keys_under_older(1, NOON),
         await store.keys_under_older(2, NOON),
@@ -96,9 +96,9 @@ async def test_sealed_tokens_are_counted_until_their_end(store: Store) -> None:
     await create_project(store)
     ends = NOON + timedelta(hours=1)
     sealed = [
-        Remembered(b"a" * 32, b"", Revision(1), "KA1", b"sealed", 1, ends),
-        Remembered(b"b" * 32, b"", Revision(1), "KA2", b"sealed", 1, ends + SECOND),
-        Remembered(b"c" * 32, b"", Revision(1), "", None, 1, ends + 2 * SECOND),
+        IdempotencyRecord(b"a" * 32, b"", Revision(1), "KA1", b"sealed", 1, ends),
+        IdempotencyRecord(b"b" * 32, b"", Revision(1), "KA2", b"sealed", 1, ends + SECOND),
+        IdempotencyRecord(b"c" * 32, b"", Revision(1), "", None, 1, ends + 2 * SECOND),
     ]
 
     def keep(transaction: Transaction) -> None:
@@ -106,8 +106,8 @@ async def test_sealed_tokens_are_counted_until_their_end(store: Store) -> None:
             transaction.remember(one, NOON)
 
     await store.write(keep)
-    assert [Digests(1, 0, 0, 2, ends + SECOND)] == await store.digests(NOON)
-    assert [Digests(1, 0, 0, 1, ends + SECOND)] == await store.digests(ends)
+    assert [PepperUsage(1, 0, 0, 2, ends + SECOND)] == await store.digests(NOON)
+    assert [PepperUsage(1, 0, 0, 1, ends + SECOND)] == await store.digests(ends)
     until = [
         await store.write(lambda transaction: transaction.sealed_until(1, ends)),
         await store.write(lambda transaction: transaction.sealed_until(1, ends + SECOND)),

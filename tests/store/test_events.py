@@ -12,12 +12,12 @@ import pytest
 
 from keyauthority.model import ChangeType, Key, Project
 from keyauthority.requests import EventQuery
-from keyauthority_server.audit import refusals
-from keyauthority_server.audit.refusals import Attempt, Refusals
+from keyauthority_server.audit import denials
+from keyauthority_server.audit.denials import DenialLog, DeniedCall
 from keyauthority_server.config.callers import SAN_MAX
-from keyauthority_server.store import events, refused
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.values import Recorded, Refused, Scope
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sql.queries import denied_mutations, events
+from keyauthority_server.store.types import DeniedMutation, Scope, SignedEntry
 from tests.store.engines import Engine
 from tests.store.excuses import only
 from tests.store.making import (
@@ -38,7 +38,7 @@ PAGES_MAX = 100
 
 async def pages(
     store: Store, scope: Scope = None, limit: int = 1000, **query: Any
-) -> list[Sequence[Recorded]]:
+) -> list[Sequence[SignedEntry]]:
     """Return all pages of a list."""
     found = []
     after: int | None = 0
@@ -151,7 +151,7 @@ async def test_list_of_events_walks_no_more_than_its_page(
             assert ["SEARCH change USING COVERING INDEX"] == [row[3][:34] for row in plan]
 
 
-def attempt(number: int = 0, **fields: str) -> Attempt:
+def attempt(number: int = 0, **fields: str) -> DeniedCall:
     """Return an attempt that is told from others by its number."""
     given = {
         "actor": ANOTHER,
@@ -161,19 +161,19 @@ def attempt(number: int = 0, **fields: str) -> Attempt:
         "project_id": "",
         "access_key": str(number),
     }
-    return Attempt(**(given | fields))
+    return DeniedCall(**(given | fields))
 
 
 async def test_refusals_are_kept_with_how_often(store: Store) -> None:
     """The same within a flush is one record, with the time of the last."""
-    noted = Refusals(store)
+    noted = DenialLog(store)
     for number in (1, 2, 1):
         noted.note(attempt(number), NOON + number * SECOND)
     await noted.flush()
     await noted.flush()
     first, second = await store.list_refused(10)
-    assert Refused(NOON + SECOND, 2, *attempt(1)) == first
-    assert Refused(NOON + 2 * SECOND, 1, *attempt(2)) == second
+    assert DeniedMutation(NOON + SECOND, 2, *attempt(1)) == first
+    assert DeniedMutation(NOON + 2 * SECOND, 1, *attempt(2)) == second
     assert [second] == await store.list_refused(1)
 
 
@@ -181,20 +181,20 @@ async def test_refusals_are_bounded_in_number_and_length(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is asked how often, a flush writes no more than so much, and one line for each."""
-    monkeypatch.setattr(refusals, "NOTED_MAX", 3)
-    noted = Refusals(store)
+    monkeypatch.setattr(denials, "NOTED_MAX", 3)
+    noted = DenialLog(store)
     for number in range(10):
         noted.note(attempt(number, project_id="x\n\0\u202e" * 1000), NOON)
     await noted.flush()
     found = await store.list_refused(100)
     assert ["0", "1", "2"] == [one.access_key for one in found]
-    assert {refusals.TEXT_MAX} == {len(one.project_id) for one in found}
+    assert {denials.TEXT_MAX} == {len(one.project_id) for one in found}
     assert all(one.project_id.isprintable() for one in found)
 
 
 async def test_name_of_a_certificate_is_kept_whole(store: Store) -> None:
     """Two callers whose names differ in their last character only are told apart."""
-    noted = Refusals(store)
+    noted = DenialLog(store)
     names = ["spiffe://example.org/".ljust(SAN_MAX - 1, "x") + last for last in "ab"]
     for name in names:
         noted.note(attempt(actor=name), NOON)
@@ -204,16 +204,16 @@ async def test_name_of_a_certificate_is_kept_whole(store: Store) -> None:
 
 async def test_newest_refusals_only_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table cannot fill the disk."""
-    monkeypatch.setattr(refused, "REFUSED_KEPT", 3)
+    monkeypatch.setattr(denied_mutations, "REFUSED_KEPT", 3)
     for first in (0, 2, 4):
-        rows = [Refused(NOON, 1, *attempt(first + one)) for one in range(2)]
+        rows = [DeniedMutation(NOON, 1, *attempt(first + one)) for one in range(2)]
         await store.write(partial(_record, *rows))
     assert ["3", "4", "5"] == [one.access_key for one in await store.list_refused(100)]
 
 
 async def test_refusals_make_no_change(store: Store) -> None:
     """They are bookkeeping: no revision, no entry."""
-    row = Refused(NOON, 1, *attempt())
+    row = DeniedMutation(NOON, 1, *attempt())
     await store.write(partial(_record, row))
     assert 0 == (await store.log_head()).revision
     assert [] == await listed(store)

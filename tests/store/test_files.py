@@ -9,13 +9,14 @@ from uuid import UUID
 
 import pytest
 
-from keyauthority_server.store import sql, sqlite
-from keyauthority_server.store.base import StoreRefused
+from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.migrations import Dialect, Run, Step
-from keyauthority_server.store.sqlite import affected_library, migrate, open_store
-from keyauthority_server.store.sqlite_connection import connect, sqlite3
-from keyauthority_server.store.sqlite_counters import counters_path
-from keyauthority_server.store.sqlite_schema import RECORDS
+from keyauthority_server.store.sql import statements
+from keyauthority_server.store.sqlite import store
+from keyauthority_server.store.sqlite.connection import connect, sqlite3
+from keyauthority_server.store.sqlite.counters import counters_path
+from keyauthority_server.store.sqlite.schema import RECORDS
+from keyauthority_server.store.sqlite.store import affected_library, migrate, open_store
 from tests.store.engines import Sqlite, digests
 from tests.store.making import create_project, seal
 
@@ -25,9 +26,9 @@ SQLITE = Sqlite()
 def refusal(path: Path) -> str:
     """Return the one line with which both migrate and open refuse a file, and leave it alone."""
     before = path.read_bytes()
-    with pytest.raises(StoreRefused) as refused:
+    with pytest.raises(StoreUnusable) as refused:
         open_store(path, seal)
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnusable):
         migrate(path)
     assert before == path.read_bytes()
     assert 1 == len(str(refused.value).splitlines())
@@ -76,13 +77,13 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
 def test_missing_or_empty_database_is_not_made_by_opening(tmp_path: Path) -> None:
     """Only migrate makes a database."""
     for path in (tmp_path / "none.db", tmp_path / "none" / "none.db", tmp_path):
-        with pytest.raises(StoreRefused):
+        with pytest.raises(StoreUnusable):
             open_store(path, seal)
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "empty.db").touch(mode=0o600)
-    with pytest.raises(StoreRefused, match="run migrate"):
+    with pytest.raises(StoreUnusable, match="run migrate"):
         open_store(tmp_path / "empty.db", seal)
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnusable):
         migrate(tmp_path / "none" / "none.db")
 
 
@@ -110,11 +111,11 @@ def test_failed_step_leaves_nothing_and_can_be_repeated(
             raise OSError("killed")
 
     steps = (*RECORDS.steps, Step("9999_second", second))
-    monkeypatch.setattr(sqlite, "RECORDS", RECORDS._replace(steps=steps))
+    monkeypatch.setattr(store, "RECORDS", RECORDS._replace(steps=steps))
     with pytest.raises(OSError, match="killed"):
         migrate(path)
     assert [] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")
-    with pytest.raises(StoreRefused, match="older"):
+    with pytest.raises(StoreUnusable, match="older"):
         open_store(path, seal)
     failing.clear()
     migrate(path)
@@ -160,8 +161,8 @@ def test_library_that_corrupts_is_told(
 def test_pages_and_looks_use_their_indexes(tmp_path: Path) -> None:
     """No look scans a table, and no page of keys sorts or scans the table of one project."""
     place = SQLITE.make(tmp_path)
-    page = sql.keys_page(sql.Source.PROJECT, ()).replace("?", "1")
-    for statement in (sql.LOOK.replace("?", "'a'"), page):
+    page = statements.keys_page(statements.Source.PROJECT, ()).replace("?", "1")
+    for statement in (statements.LOOK.replace("?", "'a'"), page):
         plan = " ".join(row[3] for row in SQLITE.rows(place, "EXPLAIN QUERY PLAN " + statement))
         assert "SCAN" not in plan
         assert "TEMP B-TREE" not in plan

@@ -11,9 +11,9 @@ import pytest
 
 from keyauthority.decision import state_of
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
-from keyauthority_server.store import listing
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.values import Scope
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sql.queries import lists
+from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine
 from tests.store.making import NOON, SECOND, create, create_project, key, operator, put
 
@@ -166,8 +166,8 @@ async def test_one_call_reads_a_bounded_number_of_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch, by_label: bool
 ) -> None:
     """A call that finds nothing within its bound answers an empty page and where to go on."""
-    monkeypatch.setattr(listing, "SCAN_ROWS", 6)
-    monkeypatch.setattr(listing, "LABEL_ROWS", 6)
+    monkeypatch.setattr(lists, "SCAN_ROWS", 6)
+    monkeypatch.setattr(lists, "LABEL_ROWS", 6)
     (first, second), keys = await shop(store)
     last = keys[-1]
     wanted = (

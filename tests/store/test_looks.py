@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import replace
 
 from keyauthority.model import ChangeType, Revision
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.records import time_from
-from keyauthority_server.store.values import Held, Sight, Sights
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sql.row_codec import time_from
+from keyauthority_server.store.types import Snapshot, Snapshots, StoredKey
 from tests.store.engines import Engine
 from tests.store.making import NOON, create, create_project, held, key, operator, put
 
@@ -20,13 +20,17 @@ async def test_look_gives_key_project_operator_and_head_of_one_state(store: Stor
     owner = await create_project(store)
     mine, root = await create(store, key(owner.project_id)), await create(store, operator())
     for _ in range(2):  # decoded, then remembered
-        assert Sight(Revision(3), held(mine), owner, held(root)) == await store.look(
+        assert Snapshot(Revision(3), held(mine), owner, held(root)) == await store.read(
             mine.access_key, root.access_key
         )
-    assert Sight(Revision(3), None, None, held(root)) == await store.look(ABSENT, root.access_key)
-    assert Sight(Revision(3), held(mine), owner, None) == await store.look(mine.access_key, ABSENT)
-    assert Sight(Revision(3), held(root), None, None) == await store.look(root.access_key, None)
-    assert Sight(Revision(3), None, None, None) == await store.look(None, None)
+    assert Snapshot(Revision(3), None, None, held(root)) == await store.read(
+        ABSENT, root.access_key
+    )
+    assert Snapshot(Revision(3), held(mine), owner, None) == await store.read(
+        mine.access_key, ABSENT
+    )
+    assert Snapshot(Revision(3), held(root), None, None) == await store.read(root.access_key, None)
+    assert Snapshot(Revision(3), None, None, None) == await store.read(None, None)
 
 
 async def test_change_by_one_store_is_in_the_next_look_of_another(
@@ -36,22 +40,22 @@ async def test_change_by_one_store_is_in_the_next_look_of_another(
     other = engine.open(place)
     owner = await create_project(store)
     mine, root = await create(store, key(owner.project_id)), await create(store, operator())
-    await other.look(mine.access_key, root.access_key)
+    await other.read(mine.access_key, root.access_key)
     for change in range(20):
         mine = replace(mine, disabled=not mine.disabled, purpose=str(change))
         mine = (await put(store, ChangeType.KEY_UPDATED, mine)).keys[0]
-        assert held(mine) == (await other.look(mine.access_key, root.access_key)).held
+        assert held(mine) == (await other.read(mine.access_key, root.access_key)).stored
         owner = replace(owner, suspended=not owner.suspended)
         owner = (await put(other, ChangeType.PROJECT_UPDATED, owner)).project or owner
-        assert owner == (await store.look(mine.access_key, root.access_key)).project
+        assert owner == (await store.read(mine.access_key, root.access_key)).project
         root = (await put(store, ChangeType.KEY_UPDATED, replace(root, purpose=str(change)))).keys[
             0
         ]
-        assert held(root) == (await other.look_many([], root.access_key)).operator
+        assert held(root) == (await other.read_many([], root.access_key)).operator
         new = await create(store, key(owner.project_id))  # not kept yet, beside one that is
         pairs = [(held(mine), owner), (held(new), owner), (None, None)]
         asked = [mine.access_key, new.access_key, ABSENT]
-        assert Sights(Revision(new.revision), pairs, None) == await other.look_many(asked, None)
+        assert Snapshots(Revision(new.revision), pairs, None) == await other.read_many(asked, None)
     await other.close()
 
 
@@ -61,22 +65,22 @@ async def test_bookkeeping_is_read_from_the_row_each_time(
     """Digest, pepper's version and last use make no revision, and are fresh in a remembered key."""
     owner = await create_project(store)
     mine = await create(store, key(owner.project_id))
-    await store.look(mine.access_key, mine.access_key)
+    await store.read(mine.access_key, mine.access_key)
     engine.rows(place, "UPDATE key SET digest = x'01', pepper_version = 2")
     for again in (1, 2):
         engine.rows(place, "UPDATE key SET last_used_time = coalesce(last_used_time, 0) + 1")
         used = replace(mine, last_used_time=time_from(again))
         assert (
-            Held(used, b"\x01", 2, mine.access_key)
-            == (await store.look(mine.access_key, None)).held
+            StoredKey(used, b"\x01", 2, mine.access_key)
+            == (await store.read(mine.access_key, None)).stored
         )
-        many = await store.look_many([mine.access_key], None)
-        assert Held(used, b"\x01", 2, mine.access_key) == many.pairs[0][0]
+        many = await store.read_many([mine.access_key], None)
+        assert StoredKey(used, b"\x01", 2, mine.access_key) == many.pairs[0][0]
     engine.rows(place, "UPDATE key SET last_used_time = 7, pepper_version = 3")
     used = replace(mine, last_used_time=time_from(7))
     assert (
-        Held(used, b"\x01", 3, mine.access_key)
-        == (await store.look(None, mine.access_key)).operator
+        StoredKey(used, b"\x01", 3, mine.access_key)
+        == (await store.read(None, mine.access_key)).operator
     )
     renamed = (await put(store, ChangeType.KEY_UPDATED, replace(mine, purpose="x"))).keys[0]
     assert time_from(7) == (await store.get_key(renamed.access_key, None)).last_used_time  # type: ignore[union-attr]
@@ -98,11 +102,11 @@ async def test_look_many_keeps_order_and_duplicates(store: Store) -> None:
         (held(two), second),
         (None, None),
     ]
-    many = Sights(Revision(5), pairs, held(root))
-    await store.look_many(asked[2:3], None)  # one of them is kept, the others are not
+    many = Snapshots(Revision(5), pairs, held(root))
+    await store.read_many(asked[2:3], None)  # one of them is kept, the others are not
     for _ in range(2):  # decoded, then remembered
-        assert many == await store.look_many(asked, root.access_key)
-    assert Sights(Revision(5), [], None) == await store.look_many([], None)
+        assert many == await store.read_many(asked, root.access_key)
+    assert Snapshots(Revision(5), [], None) == await store.read_many([], None)
 
 
 async def test_looks_during_writes_never_mix_two_states(
@@ -122,7 +126,7 @@ async def test_looks_during_writes_never_mix_two_states(
     writing = asyncio.create_task(write())
     looks = 0
     while not writing.done():
-        head, found, project, _ = await other.look(mine.access_key, None)
+        head, found, project, _ = await other.read(mine.access_key, None)
         assert found is not None
         assert project is not None
         assert head == max(found.key.revision, project.revision)

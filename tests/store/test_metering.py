@@ -11,9 +11,9 @@ import pytest
 
 from keyauthority.model import Key, UsageRow, VerdictCode
 from keyauthority.requests import UsageQuery
-from keyauthority_server import usage
-from keyauthority_server.store.base import Store, StoreUnavailable
-from keyauthority_server.usage import Meter, metering
+from keyauthority_server.metering import usage
+from keyauthority_server.metering.usage import Meter, metering
+from keyauthority_server.store.interface import Store, StoreUnavailable
 from tests.store.engines import Engine
 from tests.store.making import NOON, SECOND
 from tests.store.test_usage import keys_of

@@ -14,22 +14,22 @@ import psycopg
 import pytest
 
 from keyauthority.model import ChangeType
-from keyauthority_server.store.base import (
+from keyauthority_server.store.counters import Counter, Spend
+from keyauthority_server.store.interface import (
     Store,
     StoreError,
-    StoreRefused,
     StoreUnavailable,
+    StoreUnusable,
     Transaction,
 )
-from keyauthority_server.store.counters import Counter, Draw
 from keyauthority_server.store.migrations import Dialect, Run, Step
 from keyauthority_server.store.postgres import (
     PostgresStore,
     is_made,
-    looks,
     migrate,
     open_counters,
     open_store,
+    reader,
     schema,
 )
 from keyauthority_server.store.postgres.connection import (
@@ -53,9 +53,9 @@ def empty(cluster: Cluster) -> str:
 
 def refusal(url: str) -> str:
     """Return the one line with which both migrate and open refuse a database."""
-    with pytest.raises(StoreRefused) as refused:
+    with pytest.raises(StoreUnusable) as refused:
         open_store(url, seal)
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnusable):
         migrate(url)
     assert 1 == len(str(refused.value).splitlines())
     return str(refused.value)
@@ -81,9 +81,9 @@ def test_newer_schema_is_refused(empty: str) -> None:
 def test_empty_database_is_made_by_migrate_alone(empty: str) -> None:
     """Opening refuses an empty database and leaves it so."""
     assert not is_made(empty)
-    with pytest.raises(StoreRefused, match="run migrate"):
+    with pytest.raises(StoreUnusable, match="run migrate"):
         open_store(empty, seal)
-    with pytest.raises(StoreRefused, match="run migrate"):
+    with pytest.raises(StoreUnusable, match="run migrate"):
         open_counters(empty)
     assert not is_made(empty)
     migrate(empty)
@@ -153,7 +153,7 @@ def test_standby_is_no_store_and_a_session_that_holds_up_is_ended(url: str) -> N
 async def test_lost_connections_are_made_anew_and_nobody_notices(url: str, open_one: Store) -> None:
     """After its sessions were ended, a store reads, writes and draws as if nothing had been."""
     counters = open_counters(url)
-    wanted = (Draw((Counter("a", 0, 9),), 1),)
+    wanted = (Spend((Counter("a", 0, 9),), 1),)
     for revision in (1, 2, 3):
         made = await create_project(open_one)
         assert revision == made.revision
@@ -263,12 +263,12 @@ async def test_server_that_says_nothing_is_given_up_in_time(
     url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that hangs makes looks UNAVAILABLE within their time, and it heals."""
-    monkeypatch.setattr(looks, "LOOK_SECONDS", 0.2)
-    await open_one.look(None, None)
+    monkeypatch.setattr(reader, "LOOK_SECONDS", 0.2)
+    await open_one.read(None, None)
     with frozen_sessions(url), pytest.raises(StoreUnavailable):
-        await open_one.look(None, None)
+        await open_one.read(None, None)
     monkeypatch.undo()
-    assert 0 == (await open_one.look(None, None)).head
+    assert 0 == (await open_one.read(None, None)).head
 
 
 def test_statement_that_takes_too_long_loses_its_connection_and_is_not_cancelled(url: str) -> None:
@@ -306,11 +306,11 @@ async def test_counters_drawn_in_opposite_order_do_not_lock_each_other_out(url: 
     names = [f"c{number:02}" for number in range(20)]
     pair = [open_counters(url) for _ in range(2)]
     orders = [tuple(Counter(name, 0, 9) for name in one) for one in (names, names[::-1])]
-    await pair[0].draw((Draw(orders[0], 1),))
+    await pair[0].draw((Spend(orders[0], 1),))
     with psycopg.connect(url) as holder:
         holder.execute("SELECT 1 FROM counter WHERE name = 'c10' FOR UPDATE")
         drawing = [
-            asyncio.create_task(one.draw((Draw(order, 1),)))
+            asyncio.create_task(one.draw((Spend(order, 1),)))
             for one, order in zip(pair, orders, strict=True)
         ]
         for _ in range(1_000):

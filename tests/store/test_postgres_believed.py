@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from keyauthority_server.store.base import Store, StoreUnavailable, Transaction
-from keyauthority_server.store.postgres import PostgresStore, looks, open_store
+from keyauthority_server.store.interface import Store, StoreUnavailable, Transaction
+from keyauthority_server.store.postgres import PostgresStore, open_store, reader
 from keyauthority_server.store.postgres import store as postgres_store
 from keyauthority_server.store.postgres.connection import parameters
 from keyauthority_server.store.postgres.heartbeat import BEAT_PATIENCE
@@ -58,7 +58,7 @@ async def test_database_that_lacks_what_was_seen_answers_nothing(
     execute(url, exchange)
     end_sessions(url)
     with pytest.raises(StoreUnavailable):
-        await open_one.look(None, None)
+        await open_one.read(None, None)
     with pytest.raises(StoreUnavailable):
         await open_one.log_head()
     with pytest.raises(StoreUnavailable):
@@ -79,7 +79,7 @@ async def test_database_whose_log_went_another_way_answers_nothing(
     cluster.execute(f"DROP DATABASE {forked}")
     cluster.execute(f"CREATE DATABASE {forked} TEMPLATE {name}")
     await create_project(open_one)
-    await open_one.look(None, None)
+    await open_one.read(None, None)
     end_sessions(url)
     other = open_store(fork, seal)
     for _ in range(2):
@@ -88,7 +88,7 @@ async def test_database_whose_log_went_another_way_answers_nothing(
     cluster.execute(f"ALTER DATABASE {name} RENAME TO {lost}")
     cluster.execute(f"ALTER DATABASE {forked} RENAME TO {name}")
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: open_one.look(None, None),
+        lambda: open_one.read(None, None),
         lambda: open_one.read_changes(0, 1),
     )
     for read in reads:
@@ -101,7 +101,7 @@ async def test_database_whose_log_went_another_way_answers_nothing(
 async def anew(url: str) -> None:
     """See that a store that has seen nothing yet takes the database as it is."""
     store = open_store(url, seal)
-    assert 3 == (await store.look(None, None)).head
+    assert 3 == (await store.read(None, None)).head
     await store.close()
 
 
@@ -110,12 +110,12 @@ async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
 ) -> None:
     """A connection to a database that was replaced is given up, though it answers as ever."""
     await open_one.prove_each(60)
-    before = (await open_one.look_proven((), None)).as_of
+    before = (await open_one.read_dated((), None)).as_of
     tailed = (await open_one.read_changes(0, 1)).as_of
     assert open_one.proven_at == before == tailed
     execute(url, "DELETE FROM heartbeat")  # what a connection to the old primary sees
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: open_one.look_proven((), None),
+        lambda: open_one.read_dated((), None),
         lambda: open_one.read_changes(0, 1),
     )
     for read in reads:
@@ -131,7 +131,7 @@ async def test_word_of_a_commit_ends_the_wait_and_nothing_rests_on_it(
     other = open_store(url, seal)
     listening = open_one._listening
     for head in (1, 2):
-        while not listening.hears:
+        while not listening.connected:
             await open_one.moved(HANGING)  # as often as one who is deaf looks
         await open_one.moved(0)
         waiting = asyncio.create_task(open_one.moved(HANGING))
@@ -140,7 +140,7 @@ async def test_word_of_a_commit_ends_the_wait_and_nothing_rests_on_it(
         await asyncio.wait_for(waiting, HANGING / 2)
         assert head == (await open_one.read_changes(0, 9)).head
         execute(url, _END_LISTENERS)
-        await asyncio.to_thread(wait_until, lambda: not listening.hears)
+        await asyncio.to_thread(wait_until, lambda: not listening.connected)
         await asyncio.wait_for(open_one.moved(HANGING), HANGING / 2)
     await other.close()
 
@@ -158,7 +158,7 @@ async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one
     for _ in range(2):
         await create_project(open_one)
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
-        lambda: open_one.look(None, None),
+        lambda: open_one.read(None, None),
         lambda: open_one.list_projects(None, 0, 9),
         lambda: open_one.read_changes(2, 9),
     )
@@ -192,5 +192,5 @@ _CANCEL_WAITING = (
 def test_host_that_is_gone_without_a_word_is_left_within_the_bound(url: str) -> None:
     """The longest silence of each kind, and a first host that says nothing either, fit into it."""
     told = parameters(url)
-    silences = (looks.PATIENCE.statement, BEAT_PATIENCE, told["tcp_user_timeout"] / 1000)
+    silences = (reader.PATIENCE.statement, BEAT_PATIENCE, told["tcp_user_timeout"] / 1000)
     assert max(silences) + told["connect_timeout"] <= RECOVERY_SECONDS

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from keyauthority_server.store.base import StoreError, StoreUnavailable, Transaction
-from keyauthority_server.store.counters import Counter, Draw
+from keyauthority_server.store.counters import Counter, Spend
+from keyauthority_server.store.interface import StoreError, StoreUnavailable, Transaction
 from keyauthority_server.store.postgres import (
     PostgresStore,
     is_made,
@@ -104,7 +104,7 @@ async def check_everything_works(url: str) -> None:
             assert 2 == (await store.read_changes(0, 10)).head
         listed, _ = await store.list_projects(None, 0, 10)
         assert [owner.project_id] == [one.project_id for one in listed]
-        draw = Draw((Counter("one", 0, 2),), 1)
+        draw = Spend((Counter("one", 0, 2),), 1)
         drawn = [(await counters.draw([draw]))[0][0].fits for _ in range(3)]
         assert [True, True, False] == drawn
         await store.write(settings)
@@ -116,8 +116,8 @@ async def check_everything_works(url: str) -> None:
 
 async def looked(store: PostgresStore, access_key: str) -> str | None:
     """Look a key up, proven by a beat."""
-    proven = await store.look_proven([access_key], None)
-    held = proven.sights.pairs[0][0]
+    proven = await store.read_dated([access_key], None)
+    held = proven.snapshots.pairs[0][0]
     return held.key.access_key if held else None
 
 

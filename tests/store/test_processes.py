@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyauthority.model import ChangeType
-from keyauthority_server.store.base import Store
+from keyauthority_server.store.interface import Store
 from tests.store.engines import Engine
 from tests.store.making import create, create_project, key, put, seal
 from tests.store.test_changes import entries

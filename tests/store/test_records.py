@@ -22,8 +22,8 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.records import (
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
     flat_from,

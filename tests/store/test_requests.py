@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from keyauthority.model import Revision
-from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.values import Remembered
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.types import IdempotencyRecord
 from tests.store.engines import Engine
 from tests.store.making import NOON, create_project
 
 
-def keep(one: Remembered, now: datetime) -> Callable[[Transaction], None]:
+def keep(one: IdempotencyRecord, now: datetime) -> Callable[[Transaction], None]:
     """Return work that keeps a request."""
     return lambda transaction: transaction.remember(one, now)
 
@@ -21,14 +21,14 @@ async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Stor
     """After its end a request is not found, and its name can be kept anew, dropped or not."""
     name, ends = b"n" * 32, NOON + timedelta(hours=24)
     others = [
-        Remembered(bytes([number]) * 32, b"", Revision(1), "", None, 1, NOON)
+        IdempotencyRecord(bytes([number]) * 32, b"", Revision(1), "", None, 1, NOON)
         for number in range(8)  # more than one call drops
     ]
-    first = Remembered(name, b"first", Revision(1), "KA1", b"sealed", 1, ends)
+    first = IdempotencyRecord(name, b"first", Revision(1), "KA1", b"sealed", 1, ends)
     again = first._replace(content=b"again", end=ends + timedelta(hours=24))
     await create_project(store)
 
-    def find(now: datetime) -> Callable[[Transaction], Remembered | None]:
+    def find(now: datetime) -> Callable[[Transaction], IdempotencyRecord | None]:
         return lambda transaction: transaction.remembered(name, now)
 
     for one in (*others, first):
@@ -49,11 +49,11 @@ async def test_requests_that_have_ended_go_faster_than_they_come(
     last = NOON + timedelta(hours=20)
     for hours in range(21):
         end = NOON + timedelta(hours=hours)
-        one = Remembered(bytes([hours]) * 32, b"", Revision(1), "", None, 1, end)
+        one = IdempotencyRecord(bytes([hours]) * 32, b"", Revision(1), "", None, 1, end)
         await store.write(keep(one, NOON - timedelta(days=1)))
     left = []
     for number in range(6):
-        new = Remembered(bytes([100 + number]) * 32, b"", Revision(1), "", None, 1, last)
+        new = IdempotencyRecord(bytes([100 + number]) * 32, b"", Revision(1), "", None, 1, last)
         await store.write(keep(new, last - timedelta(hours=1)))
         names = sorted(bytes(name)[0] for (name,) in engine.rows(place, "SELECT name FROM request"))
         left.append((names[0], len(names)))

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 import pytest
 
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, Project
-from keyauthority_server.store import integrity
-from keyauthority_server.store.base import Store, StoreDamaged
-from keyauthority_server.store.values import Recorded
+from keyauthority_server.store.interface import Store, StoreDamaged
+from keyauthority_server.store.sql import integrity
+from keyauthority_server.store.types import SignedEntry
 from tests.store.engines import Engine
 from tests.store.making import NOON, create, create_project, key, operator, put
 
@@ -113,7 +113,7 @@ async def put_back_under(
 
 async def look(store: Store, of: Target) -> None:
     """Look at the record as Verify does: as a key, or as the caller's."""
-    await store.look(of.name, of.name)
+    await store.read(of.name, of.name)
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
@@ -124,9 +124,9 @@ async def test_row_put_back_is_neither_judged_nor_shown_nor_built_on(
     """By no look, no read, no list, no change: the log has a later entry of the record."""
     async with put_back_under(engine, place, kind, warm=warm) as (store, of):
         with pytest.raises(StoreDamaged):
-            await store.look(of.name, None)
+            await store.read(of.name, None)
         with pytest.raises(StoreDamaged):
-            await store.look_many([of.name], None)
+            await store.read_many([of.name], None)
         with pytest.raises(StoreDamaged):
             await put(store, of.change, of.record)
         if isinstance(of.record, Project):
@@ -136,7 +136,7 @@ async def test_row_put_back_is_neither_judged_nor_shown_nor_built_on(
                 await store.list_projects(None, 0, 10)
             return
         with pytest.raises(StoreDamaged):
-            await store.look(None, of.name)
+            await store.read(None, of.name)
         with pytest.raises(StoreDamaged):
             await store.get_key(of.name, None)
         wanted = KeyFilter(kind=KeyKind.OPERATOR) if kind == "operator" else ALL
@@ -148,10 +148,12 @@ async def test_damaged_record_fails_only_those_who_ask_for_it(engine: Engine, pl
     """Callers whose looks are made in one statement with it have their answers."""
     async with put_back_under(engine, place, "key", warm=False) as (store, of):
         other = await create(store, key(of.project_id))
-        asked = [store.look(of.name, None), *(store.look(other.access_key, None) for _ in range(3))]
+        asked = [store.read(of.name, None), *(store.read(other.access_key, None) for _ in range(3))]
         damaged, *whole = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(damaged, StoreDamaged)
-        keys = [one.held.key for one in whole if not isinstance(one, BaseException) and one.held]
+        keys = [
+            one.stored.key for one in whole if not isinstance(one, BaseException) and one.stored
+        ]
         assert [other] * 3 == keys
 
 
@@ -161,7 +163,7 @@ async def test_control_without_the_look_for_later_entries_the_row_is_believed(
     """The old row and the entry that it names agree: nothing else contradicts it."""
     monkeypatch.setattr(integrity, "check_newest", lambda _: None)
     async with put_back_under(engine, place, "key", warm=False) as (store, of):
-        held = (await store.look(of.name, None)).held
+        held = (await store.read(of.name, None)).stored
         assert held is not None
         assert held.key.revoke_time is None
 
@@ -177,7 +179,7 @@ async def test_change_built_on_a_row_put_back_contradicts_the_log_for_ever(
         broken = await put(store, honest, of.record)
         await put(store, honest, of.record)
         found = await store.read_log(0, 100)
-        entries = [one for one in found if isinstance(one, Recorded)]
+        entries = [one for one in found if isinstance(one, SignedEntry)]
         assert len(found) == len(entries)
         assert [broken.revision] == [
             one.entry.revision for one in entries if one.entry.before != one.earlier
@@ -203,7 +205,7 @@ async def test_every_honest_change_follows_from_the_log(engine: Engine, place: s
         await put(store, ChangeType.KEY_REVOKED, replace(caller, revoke_time=LATER))
         found = await store.read_log(0, 100)
         assert [True] * 10 == [
-            isinstance(one, Recorded) and one.entry.before == one.earlier for one in found
+            isinstance(one, SignedEntry) and one.entry.before == one.earlier for one in found
         ]
     finally:
         await store.close()
@@ -215,11 +217,11 @@ async def test_counter_row_put_back_is_not_believed(engine: Engine, place: str) 
     try:
         owner = await create_project(store)
         made = await create(store, key(owner.project_id))
-        await store.look(made.access_key, None)
+        await store.read(made.access_key, None)
         await put(store, ChangeType.KEY_REVOKED, replace(made, revoke_time=LATER))
-        await store.look(made.access_key, None)
+        await store.read(made.access_key, None)
         engine.rows(place, "UPDATE log SET revision = revision - 1")
         with pytest.raises(Exception, match="ends at"):
-            await store.look(made.access_key, None)
+            await store.read(made.access_key, None)
     finally:
         await store.close()

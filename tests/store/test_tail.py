@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from keyauthority.clock import monotonic
 from keyauthority.model import ChangeType
-from keyauthority_server.store.base import Store
+from keyauthority_server.store.interface import Store
 from tests.store.engines import Engine
 from tests.store.making import create, create_project, key, put
 

@@ -12,9 +12,9 @@ import pytest
 
 from keyauthority.model import Key, UsageGranularity, UsageRow, VerdictCode
 from keyauthority.requests import UsageQuery
-from keyauthority_server.store import usage
-from keyauthority_server.store.base import Store, Transaction
-from keyauthority_server.store.values import Scope
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.sql.queries import usage
+from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine, Sqlite, digests
 from tests.store.making import NOON, SECOND, create, create_project, key
 

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import pytest
 
 from keyauthority.model import ChangeType
-from keyauthority_server.store import sqlite_writer
-from keyauthority_server.store.base import Store, StoreFull, StoreUnavailable, Transaction
+from keyauthority_server.store.interface import Store, StoreFull, StoreUnavailable, Transaction
 from keyauthority_server.store.postgres.rows import PostgresRows
-from keyauthority_server.store.sqlite_connection import SqliteRows, sqlite3
+from keyauthority_server.store.sqlite import writer
+from keyauthority_server.store.sqlite.connection import SqliteRows, sqlite3
 from tests.store.engines import Engine, digests
 from tests.store.excuses import only
 from tests.store.making import applying, create, create_project, key, mutation, operator, project
@@ -48,7 +48,7 @@ async def test_write_that_never_got_its_turn_is_answered_and_skipped(
     monkeypatch.setattr(write_timeout, 0.05)
     late = project()
     with engine.writers_held_up(place):
-        assert (0, None, None, None) == await store.look(None, None)  # reads go on
+        assert (0, None, None, None) == await store.read(None, None)  # reads go on
         with pytest.raises(StoreUnavailable):
             await store.write(applying(mutation(ChangeType.PROJECT_CREATED, late)))
     monkeypatch.setattr(write_timeout, 5.0)
@@ -155,7 +155,7 @@ async def test_full_database_refuses_and_heals(store: Store, engine: Engine, pla
     with pytest.raises(StoreFull):
         await _create_many(store, owner.project_id)
     tables = digests(engine, place)
-    head = (await store.look(None, None)).head
+    head = (await store.read(None, None)).head
     assert (head, head - 1) == (len(tables["change"]), len(tables["key"]))
     assert root == await store.get_key(root.access_key, None)
     await store.write(_limit_pages(2**30))
@@ -227,7 +227,7 @@ async def test_exchanged_database_is_noticed(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When its file was put aside, a store answers nothing instead of an old state for ever."""
-    monkeypatch.setattr(sqlite_writer, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     place = engine.make(tmp_path)
     store = engine.open(place)
     await create_project(store)
@@ -235,5 +235,5 @@ async def test_exchanged_database_is_noticed(
     with pytest.raises(StoreUnavailable):
         await create_project(store)
     with pytest.raises(StoreUnavailable):
-        await store.look(None, None)
+        await store.read(None, None)
     await store.close()

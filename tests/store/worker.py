@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.counters import Counter, Counters, Draw
+from keyauthority_server.store.counters import Counter, Counters, Spend
+from keyauthority_server.store.interface import Store
 from tests.store.engines import ENGINES
 from tests.store.making import create, create_project, key
 
@@ -37,7 +37,7 @@ async def write(store: Store, count: int, callers: int) -> None:
 
 async def draw(counters: Counters, limit: int) -> None:
     """Draw one by one from a counter that all such workers share, eight at a time."""
-    wanted = (Draw((Counter("shared", 0, limit),), 1),)
+    wanted = (Spend((Counter("shared", 0, limit),), 1),)
 
     async def caller() -> None:
         while (await counters.draw(wanted))[0][0].fits:
@@ -50,7 +50,7 @@ async def draw(counters: Counters, limit: int) -> None:
 async def look(store: Store, access_key: str) -> None:
     """Look when told to."""
     for _ in sys.stdin:
-        held = (await store.look(access_key, None)).held
+        held = (await store.read(access_key, None)).stored
         say(str(held and held.key.revision))
 
 

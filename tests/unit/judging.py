@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyauthority.decision import judged
+from keyauthority.decision import build_verdict
 from keyauthority.model import (
     Change,
     ChangeType,
@@ -17,10 +17,10 @@ from keyauthority.model import (
     Project,
     VerdictCode,
 )
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
-from keyauthority.verifier.judging import Judge
+from keyauthority.verifier.evaluator import LocalEvaluator
 
 NOW = datetime(2026, 5, 1, 12, 30, tzinfo=UTC)
 LOG = "log"
@@ -39,7 +39,7 @@ KEY = Key(
 )
 
 
-def watching(judge: Judge, revision: int, *changes: Change, at: float = 0.0) -> None:
+def watching(judge: LocalEvaluator, revision: int, *changes: Change, at: float = 0.0) -> None:
     """Tell the judge what a watch tells, `at` seconds after noon."""
     judge.take(
         WatchUpdate(
@@ -66,27 +66,29 @@ def changed(key: Key) -> Change:
     )
 
 
-def ask(token: str = TOKEN, **facts: object) -> Presentation:
+def ask(token: str = TOKEN, **facts: object) -> VerifyQuery:
     """A question."""
-    return Presentation(token, Facts(**facts))  # type: ignore[arg-type]  # the tests' own words
+    return VerifyQuery(token, Facts(**facts))  # type: ignore[arg-type]  # the tests' own words
 
 
-def teach(judge: Judge, key: Key = KEY, project: Project = PROJECT, revision: int = 5) -> None:
+def teach(
+    judge: LocalEvaluator, key: Key = KEY, project: Project = PROJECT, revision: int = 5
+) -> None:
     """Let the judge learn what the server answers about the key."""
     asked = ask()._replace(include_record=True)
-    judge.learn(asked, judged(key, project, asked, NOW, revision, LOG))
+    judge.learn(asked, build_verdict(key, project, asked, NOW, revision, LOG))
 
 
 @pytest.fixture
-def judge() -> Judge:
+def judge() -> LocalEvaluator:
     """One that stands at revision 5 and believes for two seconds."""
-    made = Judge(10, 2.0)
+    made = LocalEvaluator(10, 2.0)
     made.resume(0.0)
     watching(made, 5)
     return made
 
 
-def code(judge: Judge, asked: Presentation, at: float = 1.0) -> VerdictCode | None:
+def code(judge: LocalEvaluator, asked: VerifyQuery, at: float = 1.0) -> VerdictCode | None:
     """The verdict's code, None where only the server can tell: as the verifiers ask."""
     question = (*asked.facts, *asked[2:])
     verdict = judge.again(asked.secret_key, question, at) or judge.judge(asked, at)

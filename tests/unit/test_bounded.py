@@ -10,13 +10,13 @@ import pytest
 
 from keyauthority.decision import decide
 from keyauthority.model import NO_FACTS, AndroidApp, ApiTargetRestriction, Key, Restrictions
-from keyauthority_server.bounded import USUAL_BYTES, Bounded, weight_of
+from keyauthority_server.weighted_cache import USUAL_BYTES, WeightedCache, weight_of
 from tests.store.making import key, project
 
 
 def test_newest_are_kept() -> None:
     """Those kept longest make room, and what is kept anew is new again."""
-    bounded: Bounded[int, str] = Bounded(3)
+    bounded: WeightedCache[int, str] = WeightedCache(3)
     for number in (0, 1, 2, 0, 3):
         bounded.keep(number, f"value {number}")
     assert [0, 2, 3] == [number for number in range(5) if number in bounded]
@@ -25,7 +25,7 @@ def test_newest_are_kept() -> None:
 
 def test_heavy_ones_take_the_room_of_several() -> None:
     """And give it back: when they make room, are dropped or change their weight."""
-    bounded: Bounded[str, None] = Bounded(4)
+    bounded: WeightedCache[str, None] = WeightedCache(4)
     for name in "abcd":
         bounded.keep(name, None)
     bounded.keep("heavy", None, 3)
@@ -41,7 +41,7 @@ def test_heavy_ones_take_the_room_of_several() -> None:
 
 def test_one_that_is_too_heavy_is_kept_alone() -> None:
     """It would be decoded for each call else."""
-    bounded: Bounded[str, None] = Bounded(4)
+    bounded: WeightedCache[str, None] = WeightedCache(4)
     bounded.keep("light", None)
     bounded.keep("heavy", None, 9)
     assert (False, True) == ("light" in bounded, "heavy" in bounded)
@@ -51,7 +51,7 @@ def test_one_that_is_too_heavy_is_kept_alone() -> None:
 
 def test_weight_is_that_of_what_is_kept_whatever_happens() -> None:
     """Random steps, beside a plain list of what was kept."""
-    random, bounded = Random(1), Bounded[int, int](20)
+    random, bounded = Random(1), WeightedCache[int, int](20)
     kept: list[tuple[int, int]] = []
     for _ in range(5_000):
         name, weight = random.randrange(30), random.choice((1, 1, 1, 2, 7))

@@ -13,14 +13,14 @@ from structlog.testing import capture_logs
 
 from keyauthority import PermissionDenied, Unauthenticated
 from keyauthority_server import config
-from keyauthority_server.authority.callers import admit
-from keyauthority_server.authority.machine import MACHINE
 from keyauthority_server.config import Callers, ConfigError, SanKind
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.restoring import ACTOR
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.rpc.credentials import credential_of
+from keyauthority_server.rpc_types import Call, Certificate
+from keyauthority_server.runtime.restore import ACTOR
+from keyauthority_server.services.local_admin import MACHINE
+from keyauthority_server.services.principal import authenticate
 from keyauthority_server.transport import tls
-from keyauthority_server.wire import Call, Certificate
 from tests.service.certificates import Issuer
 
 PROJECT = "6c9a4b0e-5d5f-4a53-9f0e-3f6f6c1d2e3a"
@@ -191,9 +191,9 @@ def test_certificate_that_expires_while_its_connection_is_open_is_no_credential(
     certificate = Certificate("a.example", ("keys:verify",), (), end)
     credential = credential_of(Call((), "ipv4:203.0.113.7:5", (certificate,)))
     peppers, before = Keyring(Path("pepper"), {1: bytes(32)}), end - timedelta(seconds=1)
-    caller = admit(None, credential, ("keys:verify",), before, peppers)
+    caller = authenticate(None, credential, ("keys:verify",), before, peppers)
     assert ("a.example", "203.0.113.7") == (caller.actor, caller.peer)
     with pytest.raises(PermissionDenied):
-        admit(None, credential, ("keys:read",), before, peppers)
+        authenticate(None, credential, ("keys:read",), before, peppers)
     with pytest.raises(Unauthenticated):
-        admit(None, credential, ("keys:verify",), end, peppers)
+        authenticate(None, credential, ("keys:verify",), end, peppers)

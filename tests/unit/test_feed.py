@@ -11,10 +11,10 @@ import pytest
 
 from keyauthority.model import Change, Project, Revision
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.feed import Feed, Recent, following, pack
-from keyauthority_server.store.base import Store, StoreUnavailable
-from keyauthority_server.store.sqlite import migrate, open_store
-from keyauthority_server.store.values import Tail
+from keyauthority_server.change_feed import Feed, Recent, following, pack
+from keyauthority_server.store.interface import Store, StoreUnavailable
+from keyauthority_server.store.sqlite.store import migrate, open_store
+from keyauthority_server.store.types import ChangePage
 from tests.store.making import create, create_project, key, seal
 from tests.unit.waiting import PATIENCE, until
 
@@ -49,17 +49,17 @@ class Faulty:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.tail: Callable[[Tail], Tail] = lambda tail: tail
+        self.tail: Callable[[ChangePage], ChangePage] = lambda tail: tail
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def read_changes(self, after: int, limit: int) -> Tail:
+    async def read_changes(self, after: int, limit: int) -> ChangePage:
         """Read, and alter what was read."""
         return self.tail(await self._store.read_changes(after, limit))
 
 
-def unavailable(tail: Tail) -> Tail:
+def unavailable(tail: ChangePage) -> ChangePage:
     """Fail."""
     raise StoreUnavailable("as told")
 

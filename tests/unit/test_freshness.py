@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from keyauthority.model import Key, Revision
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import ExactFreshness, RecordCache
 from keyauthority_server.records.freshness import NAMES_MAX
-from keyauthority_server.store.values import Held, Wanted
+from keyauthority_server.store.types import ReadOptions, StoredKey
 from tests.store.making import held, operator
 from tests.unit.told import Told
 
@@ -26,11 +26,11 @@ class Log:
         """The newest revision."""
         return Revision(1 + len(self.names))
 
-    def outline(self, access_key: str) -> Held:
+    def outline(self, access_key: str) -> StoredKey:
         """A key."""
         return held(operator(revision=1))
 
-    def changed_names(self, after: Revision, limit: int) -> Sequence[str] | None:
+    def names_changed_since(self, after: Revision, limit: int) -> Sequence[str] | None:
         """The names after a revision."""
         names = self.names[after - 1 :]
         return None if len(names) > limit else names
@@ -62,8 +62,8 @@ async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
     store.head = log.head()
     keys = [operator(revision=1) for _ in range(count)]
     store.keys = {key.access_key: held(key) for key in keys}
-    sights = await cache.read([key.access_key for key in keys], None)
-    for found, _ in sights.pairs:
+    snapshots = await cache.read([key.access_key for key in keys], None)
+    for found, _ in snapshots.pairs:
         assert found is not None
         cache.prove(found.key.access_key, found)
     return keys
@@ -96,12 +96,12 @@ async def test_read_that_a_change_overtook_is_not_kept(cache: RecordCache, log: 
     assert isinstance(store, Told)
     log.names += [key.access_key, key.access_key]
     store.head = Revision(2)
-    sights = await cache.read([key.access_key], None)
-    assert 2 == sights.head
+    snapshots = await cache.read([key.access_key], None)
+    assert 2 == snapshots.head
     assert 0 == cache.keys
 
 
 async def test_bookkeeping_is_always_read(cache: RecordCache, log: Log) -> None:
     """No change tells of the last use."""
     await put(cache, log, 1)
-    assert not cache.is_current(Wanted(bookkeeping=True))
+    assert not cache.is_current(ReadOptions(bookkeeping=True))

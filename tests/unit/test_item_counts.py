@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from keyauthority.errors import ErrorReason, InvalidArgument
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
-from keyauthority_server.rpc.item_counts import SCAN_ABOVE, RequestReader, split_items
+from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, split_items
 from keyauthority_server.rpc.validate import CHECKS
 
 PADDING = "x" * SCAN_ABOVE  # what is smaller is not scanned

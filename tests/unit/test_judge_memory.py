@@ -10,7 +10,7 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from keyauthority.decision import judged
+from keyauthority.decision import build_verdict
 from keyauthority.model import (
     KeyKind,
     KeyMode,
@@ -18,9 +18,9 @@ from keyauthority.model import (
 )
 from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
-from keyauthority.verifier import tally
-from keyauthority.verifier.judging import Judge
-from keyauthority.verifier.tally import BATCHES_MAX
+from keyauthority.verifier import usage_buffer
+from keyauthority.verifier.evaluator import LocalEvaluator
+from keyauthority.verifier.usage_buffer import BATCHES_MAX
 from tests.unit.judging import (
     ACCESS_KEY,
     KEY,
@@ -37,7 +37,7 @@ from tests.unit.judging import (
 __all__ = ["judge"]
 
 
-def test_resync_forgets_everything(judge: Judge) -> None:
+def test_resync_forgets_everything(judge: LocalEvaluator) -> None:
     """Changes may have been missed."""
     teach(judge)
     judge.take(
@@ -56,7 +56,7 @@ def test_resync_forgets_everything(judge: Judge) -> None:
     assert 0 == len(judge.memory)
 
 
-def test_memory_is_bounded(judge: Judge) -> None:
+def test_memory_is_bounded(judge: LocalEvaluator) -> None:
     """The key that was kept longest makes room."""
     teach(judge)
     for _ in range(10):
@@ -64,16 +64,16 @@ def test_memory_is_bounded(judge: Judge) -> None:
         token = make(KeyKind.RESTRICTED, KeyMode.TEST, access_key, new_secret()).reveal()
         key = replace(KEY, access_key=access_key)
         asked = ask(token)._replace(include_record=True)
-        judge.learn(asked, judged(key, PROJECT, asked, NOW, 5, LOG))
+        judge.learn(asked, build_verdict(key, PROJECT, asked, NOW, 5, LOG))
     assert 10 == len(judge.memory)
     assert code(judge, ask()) is None
 
 
-def test_token_is_kept_as_a_hash_only(judge: Judge) -> None:
+def test_token_is_kept_as_a_hash_only(judge: LocalEvaluator) -> None:
     """Whoever reads the process's objects finds none."""
     secret = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
     asked = ask(secret)._replace(include_record=True)
-    judge.learn(asked, judged(KEY, PROJECT, asked, NOW, 5, LOG))
+    judge.learn(asked, build_verdict(KEY, PROJECT, asked, NOW, 5, LOG))
     assert VerdictCode.VALID is code(judge, ask(secret))
     reached: list[object] = [judge]
     seen: set[int] = set()
@@ -86,7 +86,7 @@ def test_token_is_kept_as_a_hash_only(judge: Judge) -> None:
         reached.extend(gc.get_referents(one))
 
 
-def test_verifications_are_counted_by_verdict_and_taken_once(judge: Judge) -> None:
+def test_verifications_are_counted_by_verdict_and_taken_once(judge: LocalEvaluator) -> None:
     """What was judged is reported, what the server judged is not."""
     teach(judge)
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_verifications_are_counted_by_verdict_and_taken_once(judge: Judge) -> No
     assert 0 == len(judge.reports())
 
 
-def test_threads_lose_no_count(judge: Judge) -> None:
+def test_threads_lose_no_count(judge: LocalEvaluator) -> None:
     """Eight threads count as one would."""
     teach(judge)
 
@@ -118,7 +118,7 @@ def test_threads_lose_no_count(judge: Judge) -> None:
     assert [4_000] == [row.count for row in report.rows]
 
 
-def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: Judge) -> None:
+def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: LocalEvaluator) -> None:
     """They are bounded; what is lost is counted, and told once."""
     teach(judge)
     for _ in range(BATCHES_MAX + 2):
@@ -128,10 +128,12 @@ def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: Judge) -> None
     assert [2, 0] == [judge.tally.lost(), judge.tally.lost()]
 
 
-def test_reports_of_many_keys_are_all_made(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_of_many_keys_are_all_made(
+    judge: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What bounds the reports that nobody has taken loses none that nobody was asked to take."""
-    monkeypatch.setattr(tally, "ROWS_MAX", 1)
-    monkeypatch.setattr(tally, "BATCHES_MAX", 2)
+    monkeypatch.setattr(usage_buffer, "ROWS_MAX", 1)
+    monkeypatch.setattr(usage_buffer, "BATCHES_MAX", 2)
     teach(judge)
     needed = ("orders:read", "orders:write")
     for permission in needed:
@@ -141,7 +143,7 @@ def test_reports_of_many_keys_are_all_made(judge: Judge, monkeypatch: pytest.Mon
     assert 0 == judge.tally.lost()
 
 
-def test_what_was_counted_before_everything_was_forgotten_was_then(judge: Judge) -> None:
+def test_what_was_counted_before_everything_was_forgotten_was_then(judge: LocalEvaluator) -> None:
     """The authority's log is another, its time is not."""
     teach(judge)
     code(judge, ask())

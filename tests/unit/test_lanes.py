@@ -6,8 +6,12 @@ import asyncio
 
 import pytest
 
-from keyauthority_server.rpc.lanes import PAGES_ABREAST, Lane, lanes
-from keyauthority_server.wire import Call, Refusal
+from keyauthority_server.overload.concurrency import (
+    PAGES_ABREAST,
+    ConcurrencyLimit,
+    concurrency_limits,
+)
+from keyauthority_server.rpc_types import Call, RpcError
 from tests.unit.waiting import settle
 
 CALL = Call((), "ipv4:127.0.0.1:1")
@@ -35,12 +39,12 @@ class Served:
 @pytest.mark.parametrize("abreast", [1, 2, None])
 async def test_calls_inside_take_turns_and_the_next_one_is_refused(abreast: int | None) -> None:
     """What waits for its turn is inside, so the lane's length bounds it as well."""
-    served, lane = Served(), Lane(4, abreast)
+    served, lane = Served(), ConcurrencyLimit(4, abreast)
     answer = lane.around(served, None)
     inside = [asyncio.create_task(answer(bytes([place]), CALL)) for place in range(4)]
     await settle()
     assert (abreast or 4) == served.now
-    with pytest.raises(Refusal):
+    with pytest.raises(RpcError):
         await answer(b"5", CALL)
     served.go.set()
     assert [bytes([place]) for place in range(4)] == await asyncio.gather(*inside)
@@ -50,7 +54,7 @@ async def test_calls_inside_take_turns_and_the_next_one_is_refused(abreast: int 
 
 async def test_caller_who_goes_away_gives_up_his_turn() -> None:
     """Whether he was served or waited; those behind him are served."""
-    served, lane = Served(), Lane(4, 1)
+    served, lane = Served(), ConcurrencyLimit(4, 1)
     answer = lane.around(served, None)
     first, second, third = (asyncio.create_task(answer(b"%d" % one, CALL)) for one in range(3))
     await settle()
@@ -65,7 +69,7 @@ async def test_caller_who_goes_away_gives_up_his_turn() -> None:
 
 async def test_pages_take_turns_and_nothing_else_does() -> None:
     """A page that was read takes memory until it is packed: no 200 of them at once."""
-    for sort, lane in lanes().items():
+    for sort, lane in concurrency_limits().items():
         served, three = Served(), range(3)
         answer = lane.around(served, None)
         calls = [asyncio.create_task(answer(b"", CALL)) for _ in three]
@@ -77,14 +81,14 @@ async def test_pages_take_turns_and_nothing_else_does() -> None:
 
 async def test_one_peer_leaves_room_for_others() -> None:
     """Three quarters of a lane are as many as one address may fill."""
-    for lane in lanes().values():
+    for lane in concurrency_limits().values():
         served, others = Served(), CALL._replace(peer="ipv4:127.0.0.2:1")
         answer = lane.around(served, None)
         calls: list[asyncio.Task[bytes]] = []
         while lane.inside == len(calls):
             calls.append(asyncio.create_task(answer(b"", CALL)))
             await settle()
-        with pytest.raises(Refusal):
+        with pytest.raises(RpcError):
             await calls.pop()
         calls.append(asyncio.create_task(answer(b"", others)))
         await settle()

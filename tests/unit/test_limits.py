@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyauthority.decision import limited
+from keyauthority.decision import has_limits
 from keyauthority.model import (
     Key,
     KeyKind,
@@ -19,9 +19,9 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.limits import limits_of, with_limits
-from keyauthority_server.store.counters import Level
-from keyauthority_server.store.values import Held
+from keyauthority_server.metering.limits import limits_of, with_limits
+from keyauthority_server.store.counters import CounterState
+from keyauthority_server.store.types import StoredKey
 
 NOW = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,7 +30,7 @@ LINEAGE = "KA000000000000000001"
 VALID = Verdict(code=VerdictCode.VALID)
 
 
-def held(rate_limit: RateLimit | None = None, quota: Quota | None = None) -> Held:
+def held(rate_limit: RateLimit | None = None, quota: Quota | None = None) -> StoredKey:
     """Return a rotated key with these limits."""
     key = Key(
         access_key="KA000000000000000002",
@@ -43,7 +43,7 @@ def held(rate_limit: RateLimit | None = None, quota: Quota | None = None) -> Hel
         update_time=NOW,
         revision=1,
     )
-    return Held(key, b"", 1, LINEAGE)
+    return StoredKey(key, b"", 1, LINEAGE)
 
 
 def project(rate_limit: RateLimit | None = None) -> Project:
@@ -55,8 +55,8 @@ def project(rate_limit: RateLimit | None = None) -> Project:
 
 def test_key_without_limits_has_nothing_to_draw_from() -> None:
     """Neither key nor project has a limit: no counter is asked."""
-    assert not limited(held().key, project())
-    assert not limited(held().key, None)
+    assert not has_limits(held().key, project())
+    assert not has_limits(held().key, None)
     assert () == limits_of(held(), project(), NOW)
 
 
@@ -68,9 +68,9 @@ def test_key_without_limits_has_nothing_to_draw_from() -> None:
         (held(), project(RateLimit(0, MINUTE))),
     ],
 )
-def test_limit_of_nothing_is_a_limit(key: Held, owner: Project) -> None:
+def test_limit_of_nothing_is_a_limit(key: StoredKey, owner: Project) -> None:
     """A limit of 0 is not the same as none."""
-    assert limited(key.key, owner)
+    assert has_limits(key.key, owner)
     assert [0] == [limit.counter.limit for limit in limits_of(key, owner, NOW)]
 
 
@@ -160,7 +160,7 @@ def test_first_limit_without_room_denies(
     rate = RateLimit(5, MINUTE)
     limits = limits_of(held(rate, Quota(5, QuotaPeriod.DAY)), project(rate), NOW)
     drawn = tuple(
-        Level(limit.counter.start, 4, fit) for limit, fit in zip(limits, fits, strict=True)
+        CounterState(limit.counter.start, 4, fit) for limit, fit in zip(limits, fits, strict=True)
     )
     told = with_limits(VALID, limits, drawn, explain=False)
     assert (code, ()) == (told.code, told.failed)
@@ -171,7 +171,7 @@ def test_denial_before_the_limits_stays_the_verdict() -> None:
     """With explain a limit is added to what failed before it, and does not take its place."""
     limits = limits_of(held(RateLimit(0, MINUTE)), None, NOW)
     expired = Verdict(code=VerdictCode.EXPIRED, failed=(VerdictCode.EXPIRED,))
-    told = with_limits(expired, limits, (Level(0, 0, False),), explain=True)
+    told = with_limits(expired, limits, (CounterState(0, 0, False),), explain=True)
     assert (VerdictCode.EXPIRED, (VerdictCode.EXPIRED, R)) == (told.code, told.failed)
 
 
@@ -181,7 +181,10 @@ def test_standings_tell_what_is_left_in_the_window_that_was_drawn_in() -> None:
     limits = limits_of(held(rate, Quota(9, QuotaPeriod.TOTAL)), project(rate), NOW)
     late = limits[0].counter.start + 60_000_000
     told = with_limits(
-        VALID, limits, (Level(late, 2, True), Level(0, 7, True), Level(0, 1, True)), explain=False
+        VALID,
+        limits,
+        (CounterState(late, 2, True), CounterState(0, 7, True), CounterState(0, 1, True)),
+        explain=False,
     )
     assert Standing(5, 3, datetime(2026, 3, 1, 0, 1, tzinfo=UTC)) == told.key_standing
     assert Standing(5, 0, EPOCH + MINUTE) == told.project_standing

@@ -8,7 +8,13 @@ from unittest.mock import Mock
 import pytest
 
 from keyauthority.model import KeyFilter, KeyState
-from keyauthority_server.store.listing import LABEL_ROWS, SCAN_ROWS, Asked, list_keys, search
+from keyauthority_server.store.sql.queries.lists import (
+    LABEL_ROWS,
+    SCAN_ROWS,
+    ValuesTable,
+    list_keys,
+    search,
+)
 
 LIMIT = 100
 
@@ -30,6 +36,6 @@ def test_page_reads_no_further_than_it_may_have_to(key_filter: KeyFilter, rows_r
     rows = Mock()
     rows.one.return_value = None
     rows.each.return_value = []
-    assert ([], None) == list_keys(rows, Asked("", None), where, 0, LIMIT)
+    assert ([], None) == list_keys(rows, ValuesTable("", None), where, 0, LIMIT)
     _, (*_, offset) = rows.one.call_args.args
     assert rows_read - 1 == offset

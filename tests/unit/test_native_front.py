@@ -11,11 +11,11 @@ import pytest
 from google.rpc.code_pb2 import DEADLINE_EXCEEDED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 
+from keyauthority_server.rpc_types import Call, UnaryMethod
 from keyauthority_server.transport import native
-from keyauthority_server.wire import Call, Unary
 from tests.unit.waiting import until
 
-LIMITS = native.Limits(4 << 20, 8192, 1000, 10_000, 60, 60_000, 20_000)
+LIMITS = native.NativeLimits(4 << 20, 8192, 1000, 10_000, 60, 60_000, 20_000)
 CALL = (EVENT_CALL, 7, 0, b"", None, ((), "unix:", None))
 CANCEL = (EVENT_CANCEL, 7, None, None, None, None)
 
@@ -79,7 +79,7 @@ async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
         return b""
 
     monkeypatch.setattr(native, "NativeGrpcFront", GivenFront([CALL, CANCEL]))
-    front = native.Front("unix:", {"/a/B": Unary(answer)}, LIMITS, reuse_port=False)
+    front = native.NativeServer("unix:", {"/a/B": UnaryMethod(answer)}, LIMITS, reuse_port=False)
     front.start("behind")
     async with asyncio.timeout(5):
         await told.wait()
@@ -110,8 +110,11 @@ async def test_call_without_a_deadline_ends_in_its_time_and_no_other_does(
     given = GivenFront(batch)
     monkeypatch.setattr(native, "NativeGrpcFront", given)
     limits = LIMITS._replace(unary_seconds=0.2)
-    front = native.Front(
-        "unix:", {"/a/B": Unary(answer), "/a/C": Unary(over_at_once)}, limits, reuse_port=False
+    front = native.NativeServer(
+        "unix:",
+        {"/a/B": UnaryMethod(answer), "/a/C": UnaryMethod(over_at_once)},
+        limits,
+        reuse_port=False,
     )
     front.start("behind")
     await until(lambda: len(begun) == 2)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from keyauthority_server.overload import OpenCalls, PendingMessages
-from keyauthority_server.shedding import busy, overloaded
-from keyauthority_server.wire import Refusal
+from keyauthority_server.overload.errors import busy, overloaded
+from keyauthority_server.rpc_types import RpcError
 
 late = overloaded("late")
 
@@ -89,4 +89,4 @@ async def test_call_that_is_cancelled_leaves() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting.tasks["a"]
     assert 0 == len(waiting.pending)
-    assert isinstance(busy(), Refusal)
+    assert isinstance(busy(), RpcError)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from keyauthority_server.config import StoreUrl
-from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.patience import when_reachable
 
 

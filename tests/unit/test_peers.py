@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 from google.rpc.code_pb2 import NOT_FOUND, RESOURCE_EXHAUSTED, UNAUTHENTICATED
 
-from keyauthority_server.rpc import peers
-from keyauthority_server.rpc.peers import FAILURES_AT_ONCE, FAILURES_PER_SECOND, Peers, limited
+from keyauthority_server.overload import throttle
+from keyauthority_server.overload.throttle import (
+    FAILURES_AT_ONCE,
+    FAILURES_PER_SECOND,
+    FailureThrottle,
+    throttle_failures,
+)
+from keyauthority_server.rpc.credentials import by_operator
 from keyauthority_server.rpc.policy import Admission
-from keyauthority_server.wire import Call, Metadata, Refusal
+from keyauthority_server.rpc_types import Call, Metadata, RpcError
 
 OPERATOR = (("authorization", "Bearer op_live_x"),)
 PEER = "ipv4:192.0.2.1:5000"
@@ -24,7 +30,7 @@ class Time:
         return self.now
 
 
-def emptied(of: Peers, peer: str) -> int:
+def emptied(of: FailureThrottle, peer: str) -> int:
     """Take all that a peer has; return how much that was."""
     taken = 0
     while of.take(peer):
@@ -35,7 +41,7 @@ def emptied(of: Peers, peer: str) -> int:
 def test_peer_may_fail_so_often_and_again_as_time_goes_by() -> None:
     """At first a burst, then the rate, and never more than the burst."""
     time = Time()
-    known = Peers(time)
+    known = FailureThrottle(time)
     assert FAILURES_AT_ONCE == emptied(known, PEER)
     time.now += 1
     assert FAILURES_PER_SECOND == emptied(known, PEER)
@@ -57,15 +63,15 @@ def test_peer_may_fail_so_often_and_again_as_time_goes_by() -> None:
 )
 def test_peer_is_an_address_or_a_network(one: str, other: str, same: bool) -> None:
     """IPv4 addresses count each, IPv6 by their /64, all of a unix socket together."""
-    known = Peers(Time())
+    known = FailureThrottle(Time())
     emptied(known, one)
     assert same is not known.take(other)
 
 
 def test_table_forgets_whom_it_heard_of_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses an attacker has, memory is bounded."""
-    monkeypatch.setattr(peers, "PEERS_MAX", 2)
-    known = Peers(Time())
+    monkeypatch.setattr(throttle, "PEERS_MAX", 2)
+    known = FailureThrottle(Time())
     emptied(known, PEER)
     known.take("ipv4:192.0.2.2:1")
     assert not known.take(PEER)
@@ -81,36 +87,38 @@ async def test_only_failed_proofs_count(
     code: int | None, admission: Admission, metadata: Metadata
 ) -> None:
     """A call is refused as one too many only if those before it had failed to prove anything."""
-    known, served = Peers(Time()), 0
+    known, served = FailureThrottle(Time()), 0
 
     async def answer(_: bytes, __: Call) -> bytes:
         nonlocal served
         served += 1
         if code is not None:
-            raise Refusal(code, "", b"")
+            raise RpcError(code, "", b"")
         return b""
 
-    method = limited(answer, admission, known, None)
+    method = throttle_failures(answer, by_operator(admission), known, None)
     last: int | None = None
     for _ in range(FAILURES_AT_ONCE + 1):
         try:
             await method(b"", Call(metadata, PEER))
-        except Refusal as refused:
+        except RpcError as refused:
             last = refused.code
     failed = code == UNAUTHENTICATED
     assert (RESOURCE_EXHAUSTED if failed else code) == last
-    bare = admission is Admission.SECRET or (admission is Admission.EITHER and not metadata)
+    bare = admission is Admission.SECRET or (
+        admission is Admission.OPERATOR_OR_SECRET and not metadata
+    )
     assert FAILURES_AT_ONCE + (not (failed and bare)) == served
 
 
 async def test_operator_is_served_whatever_others_did_from_his_address() -> None:
     """A call that carries an operator key reaches its method though the bucket is empty."""
-    known = Peers(Time())
+    known = FailureThrottle(Time())
     emptied(known, PEER)
 
     async def answer(_: bytes, __: Call) -> bytes:
         return b"served"
 
-    for admission in (Admission.OPERATOR, Admission.TOGETHER, Admission.EITHER):
-        method = limited(answer, admission, known, None)
+    for admission in (Admission.OPERATOR, Admission.OPERATOR_INLINE, Admission.OPERATOR_OR_SECRET):
+        method = throttle_failures(answer, by_operator(admission), known, None)
         assert b"served" == await method(b"", Call(OPERATOR, PEER))

@@ -12,12 +12,12 @@ import pytest
 
 from keyauthority.model import Change, Key, Project, Revision
 from keyauthority.token import new_access_key
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.private_files import write_private
 from keyauthority_server.records import CacheCounts, ProvenFreshness, RecordCache
 from keyauthority_server.records.cache import TOKEN_MAX
-from keyauthority_server.store.base import StoreStale, StoreUnavailable
-from keyauthority_server.store.values import ANY, Held, Wanted
+from keyauthority_server.store.interface import StoreStale, StoreUnavailable
+from keyauthority_server.store.types import ANY, ReadOptions, StoredKey
 from tests.store.making import NOON, held, key, operator, project
 from tests.unit.told import Told
 
@@ -75,25 +75,25 @@ class Seen(NamedTuple):
     """What a call would be judged on."""
 
     head: Revision
-    held: Held | None
+    stored: StoredKey | None
     project: Project | None
 
 
-async def look(cache: RecordCache, access_key: str, wanted: Wanted = ANY) -> Seen:
+async def look(cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -> Seen:
     """Take a key from memory, else read it, as a Verify does; its name stands for its token."""
     if cache.is_current(wanted) and (cached := cache.proven(access_key)) is not None:
-        project_id = cached.held.key.project_id
+        project_id = cached.stored.key.project_id
         project = cache.project(project_id)
         if project is not None or not project_id:
-            return Seen(cache.position, cached.held, project)
-    sights = await cache.read((access_key,), None, wanted)
-    ((found, project),) = sights.pairs
+            return Seen(cache.position, cached.stored, project)
+    snapshots = await cache.read((access_key,), None, wanted)
+    ((found, project),) = snapshots.pairs
     if found is not None:
         cache.prove(access_key, found)
-    return Seen(sights.head, found, project)
+    return Seen(snapshots.head, found, project)
 
 
-async def reads(told: Told, cache: RecordCache, access_key: str, wanted: Wanted = ANY) -> int:
+async def reads(told: Told, cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -> int:
     """Look at a key; return how often the store was asked."""
     before = told.reads
     await look(cache, access_key, wanted)
@@ -127,8 +127,8 @@ async def test_proof_holds_for_the_record_it_was_made_with(
     told: Told, cache: RecordCache, mine: Key
 ) -> None:
     """A record that has changed since it was read is not proven by the older one."""
-    sights = await cache.read((mine.access_key,), None)
-    ((older, _),) = sights.pairs
+    snapshots = await cache.read((mine.access_key,), None)
+    ((older, _),) = snapshots.pairs
     tell(cache, told.change(replace(mine, disabled=True)))
     assert older is not None
     cache.prove("token", older)
@@ -158,7 +158,7 @@ async def test_change_is_made_to_what_is_kept(told: Told, cache: RecordCache, mi
     tell(cache, told.change(replace(mine, disabled=True)))
     seen = await look(cache, mine.access_key)
     disabled = replace(mine, disabled=True, last_used_time=NOON, revision=2)
-    assert (2, held(disabled)) == (seen.head, seen.held)
+    assert (2, held(disabled)) == (seen.head, seen.stored)
     assert 1 == told.reads
 
 
@@ -171,8 +171,8 @@ async def test_key_that_was_revoked_is_not_kept_unless_it_is_asked_for(
     assert 0 == cache.keys
     for _ in range(2):
         seen = await look(cache, mine.access_key)
-        assert seen.held is not None
-        assert (2, NOON, 2) == (seen.head, seen.held.key.revoke_time, told.reads)
+        assert seen.stored is not None
+        assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, told.reads)
     assert 1 == cache.keys
 
 
@@ -197,8 +197,8 @@ async def test_what_was_read_before_a_change_was_told_is_thrown_away(
     told.gate.set()
     assert 1 == (await reading).head
     seen = await look(cache, mine.access_key)
-    assert seen.held is not None
-    assert (2, NOON, 2) == (seen.head, seen.held.key.revoke_time, told.reads)
+    assert seen.stored is not None
+    assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, told.reads)
 
 
 async def test_key_that_is_newer_than_what_was_told_waits(told: Told, cache: RecordCache) -> None:
@@ -210,8 +210,8 @@ async def test_key_that_is_newer_than_what_was_told_waits(told: Told, cache: Rec
         assert 1 == await reads(told, cache, mine.access_key)
         tell(cache, change)
     seen = await look(cache, mine.access_key)
-    assert seen.held is not None
-    assert (3, True, 3) == (seen.head, seen.held.key.disabled, told.reads)
+    assert seen.stored is not None
+    assert (3, True, 3) == (seen.head, seen.stored.key.disabled, told.reads)
 
 
 async def test_project_that_is_newer_than_what_was_told_waits(
@@ -285,7 +285,7 @@ async def test_digest_is_shown_under_the_current_pepper_only(
     assert [1, 1] == [await reads(told, cache, mine.access_key) for _ in range(2)]
     told.keys[mine.access_key] = held(mine, pepper_version=2)
     assert [1, 0] == [await reads(told, cache, mine.access_key) for _ in range(2)]
-    assert held(mine, pepper_version=2) == (await look(cache, mine.access_key)).held
+    assert held(mine, pepper_version=2) == (await look(cache, mine.access_key)).stored
 
 
 async def test_cache_is_bounded_by_weight(told: Told, peppers: Keyring) -> None:
@@ -353,19 +353,19 @@ async def test_unproven_read_serves_what_is_judged_again_and_is_not_kept(
 ) -> None:
     """Who wants to change something is admitted: his commit tells whether he could."""
     told.as_of = told.proven_at = told.read_as_of = LONG_AGO
-    unproven = Wanted(proven=False)
-    assert held(mine) == (await look(cache, mine.access_key, unproven)).held
+    unproven = ReadOptions(proven=False)
+    assert held(mine) == (await look(cache, mine.access_key, unproven)).stored
     assert 0 == cache.keys
 
 
-@pytest.mark.parametrize("wanted", [Wanted(at_least=2), Wanted(bookkeeping=True)])
+@pytest.mark.parametrize("wanted", [ReadOptions(at_least=2), ReadOptions(bookkeeping=True)])
 async def test_what_memory_is_not_good_enough_for_is_read(
-    told: Told, cache: RecordCache, mine: Key, wanted: Wanted
+    told: Told, cache: RecordCache, mine: Key, wanted: ReadOptions
 ) -> None:
     """A revision beyond the position, and the last use as it is now."""
     await look(cache, mine.access_key)
     assert 1 == await reads(told, cache, mine.access_key, wanted)
-    assert 0 == await reads(told, cache, mine.access_key, Wanted(at_least=1))
+    assert 0 == await reads(told, cache, mine.access_key, ReadOptions(at_least=1))
 
 
 async def test_own_change_that_was_not_told_yet_is_read(

@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from keyauthority_server.rpc.peers import too_many
-from keyauthority_server.shedding import busy
-from keyauthority_server.wire import Refusal
+from keyauthority_server.overload.errors import busy
+from keyauthority_server.overload.throttle import too_many
+from keyauthority_server.rpc_types import RpcError
 
 
 @pytest.mark.parametrize("made", [busy, too_many])
-def test_refusal_knows_nothing_of_those_before(made: Callable[[], Refusal]) -> None:
+def test_refusal_knows_nothing_of_those_before(made: Callable[[], RpcError]) -> None:
     """An exception that is raised again has the frames of all who raised it before."""
 
     def depth() -> int:
         try:
             raise made()
-        except Refusal as refusal:
+        except RpcError as refusal:
             return len(traceback.extract_tb(refusal.__traceback__))
 
     assert [1, 1, 1] == [depth() for _ in range(3)]

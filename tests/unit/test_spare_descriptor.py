@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 from keyauthority.model import Revision
-from keyauthority_server.store.sqlite_head import Head, note_head, noted_head
+from keyauthority_server.store.sqlite.rollback_guard import Head, note_head, noted_head
 
 LOG_ID = "0a1b2c3d-0000-4000-8000-000000000000"
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from keyauthority_server.authority import time_slices
-from keyauthority_server.authority.time_slices import TimeSlices
+from keyauthority_server.services import time_slices
+from keyauthority_server.services.time_slices import TimeSlices
 
 
 @pytest.fixture(autouse=True)

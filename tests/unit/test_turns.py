@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from keyauthority_server.store.base import StoreUnavailable
-from keyauthority_server.store.turns import Turn, Turns, tell, waiting
+from keyauthority_server.store.batching.coalescer import Coalescer, Turn, tell, waiting
+from keyauthority_server.store.interface import StoreUnavailable
 from tests.unit.waiting import settle
 
 
@@ -33,7 +33,7 @@ class Thread:
 
 def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, list[Any]]:
     """Ask some questions in one turn of the loop."""
-    turns: Turns[str, str] = Turns(thread, seconds=seconds, late="late")
+    turns: Coalescer[str, str] = Coalescer(thread, seconds=seconds, late="late")
     return turns, [asyncio.create_task(turns.ask(one, 2)) for one in questions]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import CapturingLogger
 
-from keyauthority_server.store import units as under_test
-from keyauthority_server.store.base import StoreError, StoreUnavailable
-from keyauthority_server.store.units import Unit, Units, answered
+from keyauthority_server.store.batching import write_batch as under_test
+from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
+from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from tests.store.making import seal
 from tests.unit.waiting import settle
 
@@ -53,9 +53,9 @@ def raising(error: Exception) -> Callable[[object], None]:
     return work
 
 
-def units() -> Units:
+def units() -> WriteBatch:
     """Return the job of a thread that writes."""
-    return Units(Rows(), seal, lambda _: None)
+    return WriteBatch(Rows(), seal, lambda _: None)
 
 
 def wakes_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
@@ -74,11 +74,11 @@ def wakes_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever returns, raises or has gone: the loop is woken once for all of them."""
     returns, raises, left = group = [
-        Unit(lambda _: "done"),
-        Unit(raising(ValueError("spoilt"))),
-        Unit(lambda _: "unseen"),
+        WriteUnit(lambda _: "done"),
+        WriteUnit(raising(ValueError("spoilt"))),
+        WriteUnit(lambda _: "unseen"),
     ]
-    first, second, third = (asyncio.ensure_future(answered(one, 20.0)) for one in group)
+    first, second, third = (asyncio.ensure_future(await_commit(one, 20.0)) for one in group)
     await settle()
     third.cancel()
     await settle()
@@ -93,8 +93,8 @@ async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with the error; whoever was answered before keeps his answer."""
-    job, group = units(), [Unit(lambda _: None) for _ in range(3)]
-    waiting = [asyncio.ensure_future(answered(one, 20.0)) for one in group]
+    job, group = units(), [WriteUnit(lambda _: None) for _ in range(3)]
+    waiting = [asyncio.ensure_future(await_commit(one, 20.0)) for one in group]
     await settle()
     wakes = wakes_of(monkeypatch)
     job.fail(group, StoreError("lost"))
@@ -107,19 +107,19 @@ async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyP
 async def test_unit_that_came_to_no_turn_in_time_never_runs() -> None:
     """Its caller was told so; another of its group is done."""
     ran: list[str] = []
-    late, other = Unit(lambda _: ran.append("late")), Unit(lambda _: ran.append("other"))
+    late, other = WriteUnit(lambda _: ran.append("late")), WriteUnit(lambda _: ran.append("other"))
     with pytest.raises(StoreUnavailable, match="never will"):
-        await answered(late, 0.001)
+        await await_commit(late, 0.001)
     units().run([late, other])()
     assert ["other"] == ran
 
 
 async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogger) -> None:
     """And the log says later what became of it."""
-    unit = Unit(lambda _: "done")
+    unit = WriteUnit(lambda _: "done")
     answer = units().run([unit])
     with pytest.raises(StoreUnavailable, match="may be yet"):
-        await answered(unit, 0.001)
+        await await_commit(unit, 0.001)
     assert [] == log.calls
     answer()
     (told,) = log.calls
@@ -129,8 +129,8 @@ async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogge
 def test_answer_to_a_loop_that_has_ended_is_said_in_the_log(log: CapturingLogger) -> None:
     """The thread goes on."""
 
-    async def leave() -> Unit:
-        return Unit(lambda _: "done")
+    async def leave() -> WriteUnit:
+        return WriteUnit(lambda _: "done")
 
     unit = asyncio.run(leave())
     units().run([unit])()

@@ -7,7 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from keyauthority.model import Change, ChangeType
 from keyauthority.results import WatchUpdate
-from keyauthority.watch import REMEASURE_SECONDS, RENEW_SECONDS, SLACK_MAX, Resume, WatchSession
+from keyauthority.watch import (
+    REMEASURE_SECONDS,
+    RENEW_SECONDS,
+    SLACK_MAX,
+    ResumePoint,
+    WatchSession,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AHEAD = 1_000.0  # the server's clock less ours
@@ -49,14 +55,14 @@ def watching(revision: int = 5) -> WatchSession:
 
 def test_first_stream_begins_now() -> None:
     """What is not known yet is not resumed."""
-    assert Resume(None, "") == WatchSession().resume(10.0)
+    assert ResumePoint(None, "") == WatchSession().resume(10.0)
 
 
 def test_next_stream_goes_on_where_the_last_one_stood() -> None:
     """After a stream has ended, nothing is missed."""
     session = watching()
     session.receive(update(11.0, 7, 6, 7), 11.0)
-    assert Resume(7, LOG) == session.resume(12.0)
+    assert ResumePoint(7, LOG) == session.resume(12.0)
 
 
 def test_changes_that_were_told_are_not_told_again() -> None:
@@ -69,7 +75,7 @@ def test_stream_cut_between_checkpoints_resumes_behind_the_last_change() -> None
     """Changes come in order: what is before the last of them has been told."""
     session = watching()
     session.receive(update(11.0, 6, 6, checkpoint=False), 11.0)
-    assert Resume(6, LOG) == session.resume(12.0)
+    assert ResumePoint(6, LOG) == session.resume(12.0)
 
 
 def test_resync_begins_anew() -> None:
@@ -77,7 +83,7 @@ def test_resync_begins_anew() -> None:
     session = watching()
     told = session.receive(update(11.0, 0, resync=True), 11.0)
     assert told.reset
-    assert Resume(None, "") == session.resume(12.0)
+    assert ResumePoint(None, "") == session.resume(12.0)
     assert session.fresh_until(1e9) < 0
 
 
@@ -166,7 +172,7 @@ def test_log_that_changes_before_a_checkpoint_begins_anew() -> None:
     session = WatchSession()
     session.resume(10.0)
     session.receive(update(10.0, 6, 6, checkpoint=False), 10.0)
-    assert Resume(6, LOG) == session.resume(11.0)
+    assert ResumePoint(6, LOG) == session.resume(11.0)
     assert session.receive(update(11.0, 9, log_id="other"), 11.0).reset
 
 

@@ -15,13 +15,13 @@ from keyauthority.clock import SystemClock
 from keyauthority.errors import Unavailable
 from keyauthority.model import Revision
 from keyauthority.requests import WatchQuery
-from keyauthority_server.authority import watching
-from keyauthority_server.authority.callers import Caller
-from keyauthority_server.authority.desk import Desk
-from keyauthority_server.authority.watching import Update, Watching
-from keyauthority_server.feed import Feed, Recent, following
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.sqlite import migrate, open_store
+from keyauthority_server.change_feed import Feed, Recent, following
+from keyauthority_server.services import watch
+from keyauthority_server.services.context import ServiceContext
+from keyauthority_server.services.principal import Principal
+from keyauthority_server.services.watch import Update, Watch
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sqlite.store import migrate, open_store
 from tests.store.making import create_project, operator, seal
 
 PATIENCE = 20.0  # seconds; of a test that hangs
@@ -33,13 +33,13 @@ class World(NamedTuple):
 
     store: Store
     recent: Recent
-    watching: Watching
+    watching: Watch
 
     def watch(self, **asked: Any) -> AsyncGenerator[Update]:
         """Open a watch of one who may see everything."""
-        caller = Caller(operator(), "127.0.0.1")
+        caller = Principal(operator(), "127.0.0.1")
 
-        async def admit() -> Caller:
+        async def admit() -> Principal:
             return caller
 
         return self.watching.watch(caller, admit, WatchQuery(**asked))
@@ -53,7 +53,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     desk = SimpleNamespace(store=store, log_id=store.log_id, clock=SystemClock())
     async with following(store) as feed, asyncio.timeout(PATIENCE):
         recent = Recent(feed, changes_max=KEPT)
-        yield World(store, recent, Watching(cast("Desk", desk), recent))
+        yield World(store, recent, Watch(cast("ServiceContext", desk), recent))
     await store.close()
 
 
@@ -91,8 +91,8 @@ async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages are no checkpoints before the last change that was committed meanwhile is told."""
-    monkeypatch.setattr(watching, "PAGE", 100)
-    monkeypatch.setattr(watching, "FIRST_PAGE", 100)
+    monkeypatch.setattr(watch, "PAGE", 100)
+    monkeypatch.setattr(watch, "FIRST_PAGE", 100)
     await make(world, 250)
     told: list[int] = []
     async with aclosing(world.watch(from_revision=0)) as updates:
@@ -110,7 +110,7 @@ async def test_log_that_is_ahead_of_the_feed_is_no_reason_to_resync(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process has committed while the log was read, and the feed has not seen it yet."""
-    monkeypatch.setattr(watching, "PAGE", 4)
+    monkeypatch.setattr(watch, "PAGE", 4)
     await make(world, 6)
     catch_up, seen = Feed.catch_up, asyncio.Event()
 
@@ -137,7 +137,7 @@ async def test_start_that_is_too_old_is_told_to_resync(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond so many changes a snapshot is what helps."""
-    monkeypatch.setattr(watching, "REPLAY_MAX", 2)
+    monkeypatch.setattr(watch, "REPLAY_MAX", 2)
     await make(world, 3)
     assert [True] == [one.resync async for one in world.watch(from_revision=0)]
     async with aclosing(world.watch(from_revision=1)) as updates:

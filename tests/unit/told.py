@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Change, ChangeType, Key, Project, Revision
-from keyauthority_server.store.values import Held, Proven, Sights
+from keyauthority_server.store.types import DatedSnapshot, Snapshots, StoredKey
 from tests.store.making import NOON, held
 
 
@@ -17,7 +17,7 @@ class Told:
 
     def __init__(self) -> None:
         self.head = Revision(1)
-        self.keys: dict[str, Held] = {}
+        self.keys: dict[str, StoredKey] = {}
         self.projects: dict[str, Project] = {}
         self.reads = 0
         self.as_of = self.proven_at = self.read_as_of = monotonic()
@@ -30,16 +30,16 @@ class Told:
     async def prove_each(self, seconds: float) -> None:
         """Prove nothing."""
 
-    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+    async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
         """Read what there is at once, and answer when the gate is open."""
         self.reads += 1
         pairs = [self.pair(name) for name in access_keys]
-        sights = Sights(self.head, pairs, self.keys.get(operator or ""))
+        snapshots = Snapshots(self.head, pairs, self.keys.get(operator or ""))
         self.reading.set()
         await self.gate.wait()
-        return Proven(sights, self.read_as_of)
+        return DatedSnapshot(snapshots, self.read_as_of)
 
-    def pair(self, name: str) -> tuple[Held | None, Project | None]:
+    def pair(self, name: str) -> tuple[StoredKey | None, Project | None]:
         """What there is of a key."""
         found = self.keys.get(name)
         return found, self.projects.get(found.key.project_id) if found else None

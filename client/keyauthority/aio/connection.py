@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 import grpc
 import grpc.aio
 
-from keyauthority import _calls, _channel
+from keyauthority import _channel, _requests
 from keyauthority._address import parse
-from keyauthority._calls.processes import (
+from keyauthority._requests.processes import (
     abandon,
     on_fork,
     refuse_after_fork,
@@ -68,7 +68,7 @@ class AsyncWatch(Generic[T]):
     ) -> None:
         self._address = address
         self._call = call
-        self._read: Callable[[Any], T] = lambda response: _calls.answer(read, response)
+        self._read: Callable[[Any], T] = lambda response: _requests.answer(read, response)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -91,7 +91,7 @@ class AsyncWatch(Generic[T]):
         except grpc.aio.AioRpcError as failed:
             if self._closed:
                 raise StopAsyncIteration from None
-            raise _calls.error_of(failed, self._address) from None
+            raise _requests.error_of(failed, self._address) from None
         except asyncio.CancelledError:
             if self._closed:  # the call was, not the task
                 raise StopAsyncIteration from None
@@ -116,7 +116,7 @@ class _Live(NamedTuple):
     audit: AuditServiceAsyncStub
 
 
-def _live(target: _channel.Target, pem: _channel.Handshake | None) -> _Live:
+def _live(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
     channel = (
         grpc.aio.insecure_channel(*target)
         if pem is None
@@ -182,7 +182,7 @@ class AsyncConnection:
 
     def _connect(self, loop: asyncio.AbstractEventLoop) -> _Live:
         if self._closed:
-            raise _calls.closed()
+            raise _requests.closed()
         refuse_green_threads(asyncio=True)
         refuse_after_fork()
         for ended in [one for one in list(self._live) if one.is_closed()]:
@@ -226,7 +226,7 @@ class AsyncConnection:
         try:
             call = method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.UsageError:
-            raise _calls.closed() from None
+            raise _requests.closed() from None
         return AsyncWatch(call, read, self._address)
 
     async def _call(
@@ -244,7 +244,7 @@ class AsyncConnection:
                 metadata=self._metadata if metadata is None else metadata,
             )
         except grpc.aio.AioRpcError as failed:
-            raise _calls.error_of(failed, self._address) from None
+            raise _requests.error_of(failed, self._address) from None
         except grpc.aio.UsageError:
-            raise _calls.closed() from None
-        return _calls.answer(read, response)
+            raise _requests.closed() from None
+        return _requests.answer(read, response)

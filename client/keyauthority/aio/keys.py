@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyauthority import convert
-from keyauthority._calls import keys
+from keyauthority._requests import keys
 from keyauthority.aio.connection import AsyncConnection, AsyncListing
 from keyauthority.model import (
     UNRESTRICTED,

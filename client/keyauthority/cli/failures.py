@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from keyauthority._calls import unreachable
+from keyauthority._requests import unreachable
 from keyauthority.errors import (
     DeadlineExceeded,
     ErrorReason,

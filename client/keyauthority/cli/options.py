@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from keyauthority._calls.arguments import fresh_id
+from keyauthority._requests.arguments import fresh_id
 from keyauthority.cli import parameters
 from keyauthority.model import Restrictions
 

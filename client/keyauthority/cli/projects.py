@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keyauthority._calls import projects as calls
+from keyauthority._requests import projects as calls
 from keyauthority.cli import options, parameters
 from keyauthority.cli.output import (
     labels_text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from keyauthority import convert
-from keyauthority._calls import audit
+from keyauthority._requests import audit
 from keyauthority.client.connection import Connection, Listing
 from keyauthority.requests import EventQuery
 from keyauthority.results import Event

@@ -9,9 +9,9 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import grpc
 
-from keyauthority import _calls, _channel
+from keyauthority import _channel, _requests
 from keyauthority._address import parse
-from keyauthority._calls.processes import abandon, on_fork, refuse_green_threads
+from keyauthority._requests.processes import abandon, on_fork, refuse_green_threads
 from keyauthority.results import Page
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
@@ -56,7 +56,7 @@ class Watch(Generic[T]):
         address: str,
     ) -> None:
         self._address = address
-        self._updates = (_calls.answer(read, one) for one in responses)
+        self._updates = (_requests.answer(read, one) for one in responses)
         self._cancel = cancel
         self._closed = False
 
@@ -80,7 +80,7 @@ class Watch(Generic[T]):
         except grpc.RpcError as failed:
             if self._closed:
                 raise StopIteration from None
-            raise _calls.error_of(failed, self._address) from None
+            raise _requests.error_of(failed, self._address) from None
 
     def close(self) -> None:
         """Let go of the stream."""
@@ -98,7 +98,7 @@ class _Live(NamedTuple):
     audit: AuditServiceStub
 
 
-def _live(target: _channel.Target, pem: _channel.Handshake | None) -> _Live:
+def _live(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
     channel = (
         grpc.insecure_channel(*target)
         if pem is None
@@ -157,7 +157,7 @@ class Connection:
         """Make the channel at the first call: a process that forks before has nothing to lose."""
         with self._lock:
             if self._closed:
-                raise _calls.closed()
+                raise _requests.closed()
             if self._live is None:
                 refuse_green_threads(asyncio=False)  # patched since, perhaps
                 self._live = _live(self._target, self._pem)
@@ -219,12 +219,12 @@ class Connection:
                 metadata=self._metadata if metadata is None else metadata,
             )
         except grpc.RpcError as failed:
-            raise _calls.error_of(failed, self._address) from None
+            raise _requests.error_of(failed, self._address) from None
         except ValueError:
             self._refuse_if_closed()
             raise
-        return _calls.answer(read, response)
+        return _requests.answer(read, response)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise _calls.closed() from None
+            raise _requests.closed() from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keyauthority import convert
-from keyauthority._calls import projects
+from keyauthority._requests import projects
 from keyauthority.client.connection import Connection, Listing
 from keyauthority.model import Project, RateLimit
 from keyauthority.requests import UNCHANGED, Unchanged

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from keyauthority import convert
-from keyauthority._calls import tokens
+from keyauthority._requests import tokens
 from keyauthority.client.connection import Connection
 from keyauthority.model import ApiTarget, App, KeyMode, Verdict
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 
 
 class TokenCalls(Connection):
@@ -59,7 +59,7 @@ class TokenCalls(Connection):
         )
 
     def batch_verify(
-        self, presentations: Iterable[Presentation | str], *, timeout: float | None = None
+        self, presentations: Iterable[VerifyQuery | str], *, timeout: float | None = None
     ) -> tuple[Verdict, ...]:
         """Verify 1 to 1000 tokens on one revision; the verdicts are in their order.
 

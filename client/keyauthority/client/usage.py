@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from keyauthority import convert
-from keyauthority._calls import usage
+from keyauthority._requests import usage
 from keyauthority.client.connection import Connection, Listing
 from keyauthority.model import UsageGranularity, UsageRow
 

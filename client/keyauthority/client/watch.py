@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keyauthority import convert
-from keyauthority._calls import watch
+from keyauthority._requests import watch
 from keyauthority.client.connection import Connection, Watch
 from keyauthority.results import WatchUpdate
 

@@ -80,9 +80,9 @@ from keyauthority.convert.statuses import (
 )
 from keyauthority.convert.times import (
     duration,
-    moment,
-    span,
     timestamp,
+    to_datetime,
+    to_timedelta,
 )
 from keyauthority.convert.updates import (
     key_update_from_proto,
@@ -177,7 +177,6 @@ __all__ = [
     "key_to_proto",
     "key_update_from_proto",
     "key_update_to_proto",
-    "moment",
     "new_key_from_proto",
     "new_key_to_proto",
     "new_project_from_proto",
@@ -204,12 +203,13 @@ __all__ = [
     "rotated_key_to_proto",
     "rotation_from_proto",
     "rotation_to_proto",
-    "span",
     "standing_from_proto",
     "standing_to_proto",
     "standings_to_proto",
     "status_from_error",
     "timestamp",
+    "to_datetime",
+    "to_timedelta",
     "usage_page_from_proto",
     "usage_page_to_proto",
     "usage_query_from_proto",

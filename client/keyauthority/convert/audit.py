@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from keyauthority.convert.enums import CHANGE_TYPE_FROM_PROTO, CHANGE_TYPE_TO_PROTO
 from keyauthority.convert.records import key_to_proto, project_to_proto
 from keyauthority.convert.requests import read_if_given
-from keyauthority.convert.times import moment, timestamp
+from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.model import Key, Project
 from keyauthority.requests import EventQuery
 from keyauthority.results import Event, FieldChange, Page
@@ -83,7 +83,7 @@ def event_from_proto(proto: audit_service_pb2.Event) -> Event:
         raise ValueError(f"type: {proto.type} is not a value that this version knows")
     return Event(
         revision=proto.revision,
-        time=moment(proto.time),
+        time=to_datetime(proto.time),
         type=change_type,
         actor=proto.actor,
         peer=proto.peer,
@@ -126,8 +126,8 @@ def event_query_from_proto(proto: audit_service_pb2.ListEventsRequest) -> EventQ
         project_id=proto.project_id,
         access_key=proto.access_key,
         actor=proto.actor,
-        start_time=read_if_given(moment, proto, "start_time"),
-        end_time=read_if_given(moment, proto, "end_time"),
+        start_time=read_if_given(to_datetime, proto, "start_time"),
+        end_time=read_if_given(to_datetime, proto, "end_time"),
         page_size=proto.page_size,
         page_token=proto.page_token,
     )

@@ -23,7 +23,7 @@ from keyauthority.convert.enums import (
     STATE_FROM_PROTO,
     STATE_TO_PROTO,
 )
-from keyauthority.convert.times import duration, moment, span, timestamp
+from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.model import (
     UNRESTRICTED,
     AndroidApp,
@@ -106,14 +106,14 @@ def key_from_proto(proto: key_pb2.Key) -> Key:
         labels=Labels(proto.labels),
         state=STATE_FROM_PROTO.get(proto.state),
         disabled=proto.disabled,
-        create_time=moment(proto.create_time),
-        update_time=moment(proto.update_time),
-        expire_time=moment(proto.expire_time) if given("expire_time") else None,
-        supersede_time=moment(proto.supersede_time) if given("supersede_time") else None,
-        revoke_time=moment(proto.revoke_time) if given("revoke_time") else None,
+        create_time=to_datetime(proto.create_time),
+        update_time=to_datetime(proto.update_time),
+        expire_time=to_datetime(proto.expire_time) if given("expire_time") else None,
+        supersede_time=to_datetime(proto.supersede_time) if given("supersede_time") else None,
+        revoke_time=to_datetime(proto.revoke_time) if given("revoke_time") else None,
         revoke_reason=REVOKE_REASON_FROM_PROTO.get(proto.revoke_reason),
         revoke_note=proto.revoke_note,
-        last_used_time=moment(proto.last_used_time) if given("last_used_time") else None,
+        last_used_time=to_datetime(proto.last_used_time) if given("last_used_time") else None,
         created_by=proto.created_by,
         created_from=proto.created_from,
         predecessor_access_key=proto.predecessor_access_key,
@@ -149,8 +149,8 @@ def project_from_proto(proto: key_pb2.Project) -> Project:
         rate_limit=rate_limit_from_proto(proto.rate_limit)
         if proto.HasField("rate_limit")
         else None,
-        create_time=moment(proto.create_time),
-        update_time=moment(proto.update_time),
+        create_time=to_datetime(proto.create_time),
+        update_time=to_datetime(proto.update_time),
         revision=proto.revision,
     )
 
@@ -199,7 +199,7 @@ def rate_limit_to_proto(limit: RateLimit | None) -> key_pb2.RateLimit | None:
 
 def rate_limit_from_proto(proto: key_pb2.RateLimit) -> RateLimit:
     """Return the limit; without a period it has one of 0. ValueError for a bad span."""
-    return RateLimit(proto.limit, span(proto.period))
+    return RateLimit(proto.limit, to_timedelta(proto.period))
 
 
 def quota_to_proto(quota: Quota | None) -> key_pb2.Quota | None:
@@ -230,7 +230,7 @@ def change_from_proto(proto: service_pb2.Change) -> Change:
     """Return the change. ValueError if its type is not known or a record of it is bad."""
     return Change(
         revision=proto.revision,
-        time=moment(proto.time),
+        time=to_datetime(proto.time),
         type=_known(CHANGE_TYPE_FROM_PROTO, proto.type, "type"),
         project_id=proto.project_id,
         keys=tuple(key_from_proto(key) for key in proto.keys),

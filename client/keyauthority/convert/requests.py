@@ -30,7 +30,7 @@ from keyauthority.convert.records import (
     restrictions_from_proto,
     restrictions_to_proto,
 )
-from keyauthority.convert.times import duration, moment, span, timestamp
+from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.errors import bad_field
 from keyauthority.model import KeyFilter, Quota, RateLimit
 from keyauthority.requests import NewKey, NewProject, Revocation
@@ -113,8 +113,8 @@ def new_key_from_proto(proto: service_pb2.CreateKeyRequest) -> NewKey:
         purpose=proto.purpose,
         permissions=tuple(proto.permissions),
         restrictions=restrictions_from_proto(proto.restrictions),
-        expire_time=read_if_given(moment, proto, "expire_time"),
-        ttl=read_if_given(span, proto, "ttl"),
+        expire_time=read_if_given(to_datetime, proto, "expire_time"),
+        ttl=read_if_given(to_timedelta, proto, "ttl"),
         rate_limit=rate_limit_if_given(proto),
         quota=quota_if_given(proto),
         labels=dict(proto.labels),
@@ -187,7 +187,7 @@ def key_filter_from_proto(proto: service_pb2.KeyFilter) -> KeyFilter:
         kind=optional(KIND_FROM_PROTO, proto.kind, "filter.kind"),
         state=optional(STATE_FROM_PROTO, proto.state, "filter.state"),
         labels=dict(proto.labels),
-        expires_before=read_if_given(moment, proto, "expires_before", "filter.expires_before"),
-        used_before=read_if_given(moment, proto, "used_before", "filter.used_before"),
+        expires_before=read_if_given(to_datetime, proto, "expires_before", "filter.expires_before"),
+        used_before=read_if_given(to_datetime, proto, "used_before", "filter.used_before"),
         never_used=proto.never_used,
     )

@@ -9,7 +9,7 @@ from keyauthority.convert.records import (
     project_from_proto,
     project_to_proto,
 )
-from keyauthority.convert.times import moment, timestamp
+from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.model import Key, Project
 from keyauthority.results import (
     CreatedKey,
@@ -112,7 +112,7 @@ def revoked_key_from_proto(proto: service_pb2.RevokeKeyResponse) -> RevokedKey:
         access_key=key.access_key,
         project_id=key.project_id,
         state=STATE_FROM_PROTO.get(key.state),
-        revoke_time=moment(key.revoke_time) if key.HasField("revoke_time") else None,
+        revoke_time=to_datetime(key.revoke_time) if key.HasField("revoke_time") else None,
         key_revision=key.revision,
         key=key_from_proto(key) if key.mode != key_pb2.KEY_MODE_UNSPECIFIED else None,
         revision=proto.revision,

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from keyauthority.convert.enums import REASON_FROM_NAME, REASON_TO_NAME
-from keyauthority.convert.times import duration, span
+from keyauthority.convert.times import duration, to_timedelta
 from keyauthority.errors import TYPES, FieldViolation, KeyAuthorityError, Unavailable
 
 DOMAIN: Final = "keyauthority"
@@ -75,6 +75,6 @@ def _delay(retry: RetryInfo) -> timedelta | None:
     if not retry.HasField("retry_delay"):
         return None
     try:
-        return span(retry.retry_delay)
+        return to_timedelta(retry.retry_delay)
     except ValueError:
         return None

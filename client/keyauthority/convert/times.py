@@ -38,7 +38,7 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     )
 
 
-def moment(proto: Timestamp) -> datetime:
+def to_datetime(proto: Timestamp) -> datetime:
     """Return the time in UTC. ValueError outside of the years 1 to 9999 and for bad nanos."""
     if not _FIRST_SECOND <= proto.seconds <= _LAST_SECOND:
         raise ValueError("a time lies in the years 1 to 9999")
@@ -47,18 +47,18 @@ def moment(proto: Timestamp) -> datetime:
     return _EPOCH + timedelta(seconds=proto.seconds, microseconds=proto.nanos // 1000)
 
 
-def duration(span: timedelta | None) -> Duration | None:
+def duration(to_timedelta: timedelta | None) -> Duration | None:
     """Return the span as a proto, None for None. ValueError beyond 10,000 years."""
-    if span is None:
+    if to_timedelta is None:
         return None
-    seconds, microseconds = divmod(abs(span), timedelta(seconds=1))
+    seconds, microseconds = divmod(abs(to_timedelta), timedelta(seconds=1))
     if seconds > _SPAN_SECONDS_MAX:
         raise ValueError("a span is at most 10,000 years")
-    sign = -1 if span < timedelta(0) else 1
+    sign = -1 if to_timedelta < timedelta(0) else 1
     return Duration(seconds=sign * seconds, nanos=sign * microseconds.microseconds * 1000)
 
 
-def span(proto: Duration) -> timedelta:
+def to_timedelta(proto: Duration) -> timedelta:
     """Return the span. ValueError beyond 10,000 years, for bad nanos, and for two signs."""
     if abs(proto.seconds) > _SPAN_SECONDS_MAX:
         raise ValueError("a span is at most 10,000 years")

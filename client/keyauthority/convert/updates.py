@@ -15,7 +15,7 @@ from keyauthority.convert.records import (
     restrictions_to_proto,
 )
 from keyauthority.convert.requests import quota_if_given, rate_limit_if_given, read_if_given
-from keyauthority.convert.times import duration, moment, span, timestamp
+from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.requests import KeyUpdate, ProjectUpdate, Rotation
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
@@ -46,7 +46,7 @@ def key_update_from_proto(proto: service_pb2.UpdateKeyRequest) -> KeyUpdate:
         purpose=proto.purpose,
         permissions=tuple(proto.permissions),
         restrictions=restrictions_from_proto(proto.restrictions),
-        expire_time=read_if_given(moment, proto, "expire_time"),
+        expire_time=read_if_given(to_datetime, proto, "expire_time"),
         rate_limit=rate_limit_if_given(proto),
         quota=quota_if_given(proto),
         labels=dict(proto.labels),
@@ -95,8 +95,8 @@ def rotation_from_proto(proto: service_pb2.RotateKeyRequest) -> Rotation:
     """Return the request. InvalidArgument: see the module's text."""
     return Rotation(
         access_key=proto.access_key,
-        overlap=read_if_given(span, proto, "overlap"),
-        expire_time=read_if_given(moment, proto, "expire_time"),
+        overlap=read_if_given(to_timedelta, proto, "overlap"),
+        expire_time=read_if_given(to_datetime, proto, "expire_time"),
         request_id=proto.request_id,
     )
 

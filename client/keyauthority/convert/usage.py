@@ -12,7 +12,7 @@ from keyauthority.convert.enums import (
     VERDICT_TO_PROTO,
 )
 from keyauthority.convert.requests import optional, read, read_if_given
-from keyauthority.convert.times import moment, timestamp
+from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.model import UsageGranularity, UsageRow, VerdictCode
 from keyauthority.requests import UsageQuery, UsageReport
 from keyauthority.results import Page
@@ -55,13 +55,13 @@ def _verdict(proto: usage_service_pb2.UsageRow) -> VerdictCode:
 def _bucket_time(proto: usage_service_pb2.UsageRow) -> datetime:
     if not proto.HasField("bucket_time"):
         raise ValueError("the start of the hour or day is missing")
-    return moment(proto.bucket_time)
+    return to_datetime(proto.bucket_time)
 
 
 def _last_used_time(proto: usage_service_pb2.UsageRow) -> datetime:
     if not proto.HasField("last_used_time"):
         raise ValueError("the time of the newest verification is missing")
-    return moment(proto.last_used_time)
+    return to_datetime(proto.last_used_time)
 
 
 _PARTS: Final = {
@@ -90,8 +90,8 @@ def usage_query_from_proto(proto: usage_service_pb2.GetUsageRequest) -> UsageQue
     return UsageQuery(
         project_id=proto.project_id,
         access_key=proto.access_key,
-        start_time=read_if_given(moment, proto, "start_time"),
-        end_time=read_if_given(moment, proto, "end_time"),
+        start_time=read_if_given(to_datetime, proto, "start_time"),
+        end_time=read_if_given(to_datetime, proto, "end_time"),
         granularity=granularity or UsageGranularity.HOUR,
         page_size=proto.page_size,
         page_token=proto.page_token,

@@ -19,10 +19,10 @@ from keyauthority.convert.records import (
     project_to_proto,
 )
 from keyauthority.convert.requests import optional
-from keyauthority.convert.times import moment, timestamp
+from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.errors import InvalidArgument, bad_field
 from keyauthority.model import ApiTarget, App, Facts, Labels, Standing, Verdict, VerdictCode
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import key_pb2
 
@@ -59,7 +59,7 @@ def api_target_from_proto(proto: service_pb2.ApiTarget) -> ApiTarget:
     return ApiTarget(proto.service, proto.method)
 
 
-def presentation_to_proto(presentation: Presentation) -> service_pb2.VerifyRequest:
+def presentation_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyRequest:
     """Return the request as a proto; a cost of 1 is left unset, which means the same."""
     facts = presentation.facts
     return service_pb2.VerifyRequest(
@@ -80,9 +80,9 @@ def presentation_to_proto(presentation: Presentation) -> service_pb2.VerifyReque
     )
 
 
-def presentation_from_proto(proto: service_pb2.VerifyRequest) -> Presentation:
+def presentation_from_proto(proto: service_pb2.VerifyRequest) -> VerifyQuery:
     """Return the request. InvalidArgument if the mode is not a value of its enum."""
-    return Presentation(
+    return VerifyQuery(
         proto.secret_key,
         facts_from_proto(proto),
         proto.cost if proto.HasField("cost") else 1,
@@ -107,12 +107,12 @@ def facts_from_proto(proto: service_pb2.VerifyRequest) -> Facts:
     )
 
 
-def batch_to_proto(presentations: Iterable[Presentation]) -> service_pb2.BatchVerifyRequest:
+def batch_to_proto(presentations: Iterable[VerifyQuery]) -> service_pb2.BatchVerifyRequest:
     """Return the requests as one batch."""
     return service_pb2.BatchVerifyRequest(requests=map(presentation_to_proto, presentations))
 
 
-def batch_item_from_proto(place: int, proto: service_pb2.VerifyRequest) -> Presentation:
+def batch_item_from_proto(place: int, proto: service_pb2.VerifyRequest) -> VerifyQuery:
     """Return one request of a batch. InvalidArgument names `requests[place].field`."""
     try:
         return presentation_from_proto(proto)
@@ -135,7 +135,7 @@ def standing_from_proto(proto: key_pb2.Standing) -> Standing:
     return Standing(
         proto.limit,
         proto.remaining,
-        moment(proto.reset_time) if proto.HasField("reset_time") else None,
+        to_datetime(proto.reset_time) if proto.HasField("reset_time") else None,
     )
 
 
@@ -220,7 +220,7 @@ def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:
         kind=KIND_FROM_PROTO.get(proto.kind),
         permissions=tuple(proto.permissions),
         labels=Labels(proto.labels),
-        expire_time=moment(proto.expire_time) if "expire_time" in given else None,
+        expire_time=to_datetime(proto.expire_time) if "expire_time" in given else None,
         key_standing=standing_from_proto(proto.key_standing) if "key_standing" in given else None,
         project_standing=(
             standing_from_proto(proto.project_standing) if "project_standing" in given else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keyauthority.convert.records import change_from_proto, change_to_proto
-from keyauthority.convert.times import duration, moment, span, timestamp
+from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.requests import WatchQuery
 from keyauthority.results import WatchUpdate
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
@@ -50,6 +50,6 @@ def watch_update_from_proto(proto: service_pb2.WatchChangesResponse) -> WatchUpd
         log_id=proto.log_id,
         checkpoint=proto.checkpoint,
         resync=proto.resync,
-        server_time=moment(proto.server_time),
-        lag=span(proto.lag),
+        server_time=to_datetime(proto.server_time),
+        lag=to_timedelta(proto.lag),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyauthority.verifier.tasks import AsyncVerifier
-from keyauthority.verifier.threads import Verifier
+from keyauthority.verifier.aio import AsyncVerifier
+from keyauthority.verifier.sync import Verifier
 
 __all__ = ["AsyncVerifier", "Verifier"]

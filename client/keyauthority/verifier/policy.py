@@ -15,8 +15,8 @@ from keyauthority.errors import (
     Unavailable,
 )
 from keyauthority.model import Verdict
-from keyauthority.requests import Presentation
-from keyauthority.verifier.judging import Judge
+from keyauthority.requests import VerifyQuery
+from keyauthority.verifier.evaluator import LocalEvaluator
 
 CANNOT_TELL: Final = (Unavailable, DeadlineExceeded, ResourceExhausted)
 """What the server answers, or the way to it, when nobody knows whether a token is valid."""
@@ -51,17 +51,17 @@ class Policy:
         if self.max_keys < 1 or self.timeout <= 0:
             raise ValueError("max_keys and timeout must be positive")
 
-    def judge(self) -> Judge:
+    def judge(self) -> LocalEvaluator:
         """Return who judges so."""
         static = self.fail_static
-        return Judge(
+        return LocalEvaluator(
             self.max_keys,
             self.max_staleness.total_seconds(),
             None if static is None else static.total_seconds(),
         )
 
 
-class Trouble:
+class LogOnce:
     """Says in the log what goes wrong: once, until something else does."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Trouble:
         self._said.pop(what, None)
 
 
-def not_reported(judge: Judge, trouble: Trouble, failure: KeyAuthorityError) -> None:
+def not_reported(judge: LocalEvaluator, trouble: LogOnce, failure: KeyAuthorityError) -> None:
     """See to usage that the authority did not take: it is kept, unless it will never be taken."""
     trouble.say(USAGE, failure)
     if isinstance(failure, InvalidArgument):
@@ -89,7 +89,7 @@ def not_reported(judge: Judge, trouble: Trouble, failure: KeyAuthorityError) -> 
         _log.error("usage of %d verifications is lost", lost)
 
 
-def question_of(presentation: Presentation) -> dict[str, Any]:
+def question_of(presentation: VerifyQuery) -> dict[str, Any]:
     """Return the arguments of `Client.verify` that ask the same, and for the records besides."""
     return {
         **presentation.facts._asdict(),
@@ -101,6 +101,6 @@ def question_of(presentation: Presentation) -> dict[str, Any]:
     }
 
 
-def answer(presentation: Presentation, verdict: Verdict) -> Verdict:
+def answer(presentation: VerifyQuery, verdict: Verdict) -> Verdict:
     """Return the server's verdict without the records, unless they were asked for."""
     return verdict if presentation.include_record else verdict._replace(key=None, project=None)

@@ -6,15 +6,15 @@ It writes to no log of changes: the store does that, with the seal that it is gi
 from __future__ import annotations
 
 from keyauthority_server.audit.chain import canonical_bytes, sealer
-from keyauthority_server.audit.heads import HeadError, SavedHead
-from keyauthority_server.audit.refusals import Refusals, refusing
-from keyauthority_server.audit.showing import event_of
+from keyauthority_server.audit.denials import DenialLog, refusing
+from keyauthority_server.audit.events import event_of
+from keyauthority_server.audit.saved_head import HeadError, SavedHead
 from keyauthority_server.audit.verification import Finding, Verified, verify
 
 __all__ = [
+    "DenialLog",
     "Finding",
     "HeadError",
-    "Refusals",
     "SavedHead",
     "Verified",
     "canonical_bytes",

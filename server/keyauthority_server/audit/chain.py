@@ -15,25 +15,25 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from keyauthority_server.peppers import Keyring, UnknownVersion
-from keyauthority_server.store.base import StoreDamaged
-from keyauthority_server.store.records import microseconds
-from keyauthority_server.store.values import Entry, NewestTime, Seal, Sealer
+from keyauthority_server.keyring import Keyring, UnknownVersion
+from keyauthority_server.store.interface import StoreDamaged
+from keyauthority_server.store.sql.row_codec import microseconds
+from keyauthority_server.store.types import Entry, EntryMac, EntrySigner, NewestTime
 
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-def sealer(audit_key: Keyring) -> Sealer:
+def sealer(audit_key: Keyring) -> EntrySigner:
     """Return what gives each new entry its hash."""
 
-    def seal(content: Entry | NewestTime, key_version: int | None = None) -> Seal:
+    def seal(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
         version = key_version or audit_key.current
         if isinstance(content, NewestTime):
             sealed = time_bytes(content)
         else:
             sealed = canonical_bytes(content)
         try:
-            return Seal(audit_key.digest(sealed, version), version)
+            return EntryMac(audit_key.digest(sealed, version), version)
         except UnknownVersion as error:
             raise StoreDamaged(f"version {version} of the audit key is not known") from error
 

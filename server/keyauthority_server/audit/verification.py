@@ -21,10 +21,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from keyauthority_server.audit.chain import canonical_bytes, time_bytes
-from keyauthority_server.audit.heads import SavedHead
-from keyauthority_server.peppers import Keyring, UnknownVersion
-from keyauthority_server.store.records import microseconds
-from keyauthority_server.store.values import LogHead, NewestTime, Recorded, Stray, Unreadable
+from keyauthority_server.audit.saved_head import SavedHead
+from keyauthority_server.keyring import Keyring, UnknownVersion
+from keyauthority_server.store.sql.row_codec import microseconds
+from keyauthority_server.store.types import CorruptEntry, LogHead, Mismatch, NewestTime, SignedEntry
 
 PAGE_ROWS: Final = 1_000
 FINDINGS_MAX: Final = 100  # told of one log: who has more needs a backup, not a longer list
@@ -63,11 +63,13 @@ class Log(Protocol):
         """See `Store.log_head`."""
         ...
 
-    async def read_log(self, after: int, limit: int) -> Sequence[Recorded | Unreadable]:
+    async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
         """See `Store.read_log`."""
         ...
 
-    async def compare_records(self, after: int, limit: int) -> tuple[Sequence[Stray], int | None]:
+    async def compare_records(
+        self, after: int, limit: int
+    ) -> tuple[Sequence[Mismatch], int | None]:
         """See `Store.compare_records`."""
         ...
 
@@ -84,19 +86,19 @@ class _Chain:
         self.time: int | None = None
         self.findings: list[Finding] = []
 
-    def follow(self, rows: Sequence[Recorded | Unreadable]) -> None:
+    def follow(self, rows: Sequence[SignedEntry | CorruptEntry]) -> None:
         """Go on along these rows, which come next."""
         for row in rows:
-            revision = row.revision if isinstance(row, Unreadable) else row.entry.revision
-            seal = row.hash if isinstance(row, Unreadable) else row.seal.hash
+            revision = row.revision if isinstance(row, CorruptEntry) else row.entry.revision
+            seal = row.hash if isinstance(row, CorruptEntry) else row.seal.hash
             self.findings += [Finding(*one) for one in self._judged(row, revision)]
             at_saved = self._saved is not None and revision == self._saved.revision
             if self._saved and at_saved and not hmac.compare_digest(seal, self._saved.hash):
                 self.find(revision, "its hash is not that of the saved head")
             self.place, self.revision, self.hash = revision, revision, seal
-            self.time = None if isinstance(row, Unreadable) else microseconds(row.entry.time)
+            self.time = None if isinstance(row, CorruptEntry) else microseconds(row.entry.time)
 
-    def _judged(self, row: Recorded | Unreadable, revision: int) -> Iterator[tuple[int, str]]:
+    def _judged(self, row: SignedEntry | CorruptEntry, revision: int) -> Iterator[tuple[int, str]]:
         if revision < 1:
             yield revision, "no change has this number: the entry was inserted"
             return
@@ -105,7 +107,7 @@ class _Chain:
             last = revision - 1
             which = f"{first} to {last} are" if last > first else f"{first} is"
             yield first, f"revision {which} missing: removed, or given another number"
-        if isinstance(row, Unreadable):
+        if isinstance(row, CorruptEntry):
             yield revision, "the row is no entry: it was altered"
             return
         if revision > first:

@@ -25,9 +25,9 @@ from keyauthority_server.commands.output import say
 from keyauthority_server.commands.pepper import pepper_group
 from keyauthority_server.commands.serving import serve
 from keyauthority_server.config import ConfigError, TransientError
-from keyauthority_server.restoring import RestoreRefused
-from keyauthority_server.store.base import StoreUnavailable
-from keyauthority_server.supervisor import CrashLoop
+from keyauthority_server.runtime.restore import RestoreRefused
+from keyauthority_server.runtime.supervisor import CrashLoop
+from keyauthority_server.store.interface import StoreUnavailable
 
 DONE, REFUSED, WRONG, UNCERTAIN = range(4)  # exit codes
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from keyauthority_server import bootstrap
 from keyauthority_server.audit import HeadError, SavedHead, Verified
 from keyauthority_server.audit import verify as verify_log
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError
-from keyauthority_server.store.refused import REFUSED_KEPT
-from keyauthority_server.store.values import Refused
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sql.queries.denied_mutations import REFUSED_KEPT
+from keyauthority_server.store.types import DeniedMutation
 
 
 @click.group("audit")
@@ -68,10 +68,10 @@ def refused(limit: int, **flags: str | bool | None) -> None:
 
 
 async def _verified(settings: Config, saved: SavedHead | None) -> Verified:
-    async with bootstrap.open_evidence(settings) as (store, audit_key):
+    async with bootstrap.open_audit(settings) as (store, audit_key):
         return await verify_log(store, audit_key, saved)
 
 
-async def _refused(settings: Config, limit: int) -> list[Refused]:
-    async with bootstrap.open_evidence(settings) as (store, _):
+async def _refused(settings: Config, limit: int) -> list[DeniedMutation]:
+    async with bootstrap.open_audit(settings) as (store, _):
         return list(await store.list_refused(limit))

@@ -10,13 +10,13 @@ from typing import Final
 
 import click
 
-from keyauthority_server.bootstrap import reported
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
-from keyauthority_server.restoring import Restored
-from keyauthority_server.restoring import restore as restore_store
-from keyauthority_server.store.sqlite_backup import Content, back_up
-from keyauthority_server.supervisor import hold_folder
+from keyauthority_server.runtime.bootstrap import reported
+from keyauthority_server.runtime.restore import Restored
+from keyauthority_server.runtime.restore import restore as restore_store
+from keyauthority_server.runtime.supervisor import hold_folder
+from keyauthority_server.store.sqlite.backup import Content, back_up
 
 NICE: Final = 10  # servers come first
 LISTED: Final = 20  # names of a kind; the rest are counted, and in --json

@@ -12,13 +12,14 @@ import click
 
 from keyauthority.clock import SystemClock
 from keyauthority_server.audit import verify
-from keyauthority_server.bootstrap import AUDIT_KEY, recognise, reported
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError, StoreUrl
-from keyauthority_server.peppers import Keyring
-from keyauthority_server.store import copying, digests, engines
-from keyauthority_server.store.copying import COUNTERS, CopiedLog, Place
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.runtime.bootstrap import AUDIT_KEY, reported, verify_against
+from keyauthority_server.store import factory, transfer
+from keyauthority_server.store.sql.queries import digests
+from keyauthority_server.store.transfer import COUNTERS, CopiedLog, Endpoint
 
 NICE: Final = 10  # servers come first
 
@@ -65,16 +66,16 @@ def _url(flag: str, text: str) -> StoreUrl:
 def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
     audit_key = Keyring.load(settings.data / AUDIT_KEY)
     with _place(source_url, source=True) as source:
-        head = copying.head_of(source)
+        head = transfer.head_of(source)
         filled = head.revision and not (head.closed and not head.hash)  # else it is refused below
         versions = digests.versions_in_use(source.rows, SystemClock().now())
-        recognise([audit_key], versions, empty=not filled)
-        engines.migrate(target_url)
+        verify_against([audit_key], versions, empty=not filled)
+        factory.migrate(target_url)
         with _place(target_url, source=False) as target:
-            head = copying.begin(source, target, str(target_url))
+            head = transfer.close_source(source, target, str(target_url))
             say(f"{source_url} is closed for writing at revision {head.revision}")
-            copying.copy_rows(source, target, head)
-            compared = copying.compare(source, target, head)
+            transfer.copy_rows(source, target, head)
+            compared = transfer.compare(source, target, head)
             verified = asyncio.run(verify(CopiedLog(target), audit_key))
             if verified.findings:
                 revision, what = verified.findings[0]
@@ -82,8 +83,8 @@ def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
                     f"the copy stays closed, its log is not as it was written: "
                     f"revision {revision}: {what}; see audit verify"
                 )
-            counters = copying.copy_counters(source, target, head)
-            copying.finish(source, target, head)
+            counters = transfer.copy_counters(source, target, head)
+            transfer.finish(source, target, head)
     rows = {**compared, COUNTERS.name: counters}
     say(" ".join(f"{name}={count}" for name, count in rows.items()))
     say(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
@@ -99,15 +100,15 @@ def _abandon(source_url: StoreUrl, target_url: StoreUrl | None) -> None:
     with ExitStack() as places:
         target = None
         if target_url is not None:
-            if not engines.is_made(target_url):
+            if not factory.is_made(target_url):
                 raise ConfigError(f"there is no store at {target_url}, so no copy")
             target = places.enter_context(_place(target_url, source=False))
         source = places.enter_context(_place(source_url, source=True))
-        head = copying.abandon(source, target)
+        head = transfer.reopen_source(source, target)
     say(f"{source_url} is open again at revision {head.revision}; what was copied is not")
 
 
 @contextmanager
-def _place(url: StoreUrl, *, source: bool) -> Iterator[Place]:
-    with closing(engines.open_place(url, source=source)) as place:
+def _place(url: StoreUrl, *, source: bool) -> Iterator[Endpoint]:
+    with closing(factory.open_endpoint(url, source=source)) as place:
         yield place

@@ -6,12 +6,12 @@ import asyncio
 
 import click
 
-from keyauthority_server import bootstrap
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.commands.serving import welcome
-from keyauthority_server.store import engines
-from keyauthority_server.supervisor import hold_folder
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.runtime.supervisor import hold_folder
+from keyauthority_server.store import factory
 
 
 @click.command()
@@ -31,5 +31,5 @@ def migrate(**flags: str | bool | None) -> None:
     """Bring the store up to the schema of this version."""
     settings = load(flags)
     with hold_folder(settings.data), bootstrap.reported():
-        engines.migrate(settings.store)
+        factory.migrate(settings.store)
     say(f"{settings.store} is up to date")

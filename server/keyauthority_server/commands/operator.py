@@ -14,12 +14,12 @@ from keyauthority.errors import KeyAuthorityError
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
-from keyauthority_server.authority.machine import create_operator
-from keyauthority_server.bootstrap import open_machine
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config
 from keyauthority_server.rpc.validate import create_key
+from keyauthority_server.runtime.bootstrap import open_admin
+from keyauthority_server.services.local_admin import create_operator
 
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _SPAN: Final = re.compile(r"([0-9]{1,9})([dhms])", re.ASCII)  # 9 digits: within timedelta
@@ -85,6 +85,6 @@ def create(
 
 
 async def _create(settings: Config, request: pb.CreateKeyRequest) -> CreatedKey:
-    async with open_machine(settings) as machine:
+    async with open_admin(settings) as machine:
         new = convert.new_key_from_proto(request)
         return await create_operator(machine.store, machine.peppers, new)

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import click
 
-from keyauthority_server.authority import peppering
-from keyauthority_server.authority.peppering import DropRefused, Version, droppable
-from keyauthority_server.bootstrap import Machine, open_machine
 from keyauthority_server.commands.options import STORE, Flags, load, options
 from keyauthority_server.commands.output import say
+from keyauthority_server.runtime.bootstrap import AdminSession, open_admin
+from keyauthority_server.services import pepper_rotation
+from keyauthority_server.services.pepper_rotation import DropRefused, Version, droppable
 from keyauthority_server.store.clocks import clock_of
 
 T = TypeVar("T")
@@ -29,8 +29,8 @@ def pepper_group() -> None:
 def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
     """Add a version to the file `pepper` and put it to use, or the one that waits."""
 
-    async def work(machine: Machine) -> int:
-        return await peppering.rotate(
+    async def work(machine: AdminSession) -> int:
+        return await pepper_rotation.rotate(
             machine.store, machine.peppers, machine.known, prepare=prepare
         )
 
@@ -44,9 +44,11 @@ def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
 def status(**flags: str | bool | None) -> None:
     """Show each version, what was made under it, and whether it may be dropped."""
 
-    async def work(machine: Machine) -> list[Version]:
+    async def work(machine: AdminSession) -> list[Version]:
         now = (await clock_of(machine.store)).now()
-        return list(await peppering.status(machine.store, machine.peppers, machine.known, now))
+        return list(
+            await pepper_rotation.status(machine.store, machine.peppers, machine.known, now)
+        )
 
     versions = _on_machine(flags, work)
     say(_LINE.format("version", "state", "keys", "over", "sealed", "may be dropped"))
@@ -65,9 +67,9 @@ def status(**flags: str | bool | None) -> None:
 def drop(version: int, **flags: str | bool | None) -> None:
     """Drop a VERSION that no key needs any more, from the database and the file."""
 
-    async def work(machine: Machine) -> bool:
+    async def work(machine: AdminSession) -> bool:
         now = (await clock_of(machine.store)).now()
-        return await peppering.drop(machine.store, machine.peppers, version, now)
+        return await pepper_rotation.drop(machine.store, machine.peppers, version, now)
 
     dropped = _on_machine(flags, work)
     say(f"version {version} {'is dropped' if dropped else 'is removed from the file'}")
@@ -76,11 +78,11 @@ def drop(version: int, **flags: str | bool | None) -> None:
 _LINE = "{:>7}  {:<8}{:>10}{:>10}{:>8}  {}"
 
 
-def _on_machine(flags: Flags, work: Callable[[Machine], Awaitable[T]]) -> T:
+def _on_machine(flags: Flags, work: Callable[[AdminSession], Awaitable[T]]) -> T:
     settings = load(flags)
 
     async def run() -> T:
-        async with open_machine(settings) as machine:
+        async with open_admin(settings) as machine:
             return await work(machine)
 
     try:

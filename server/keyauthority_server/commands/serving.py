@@ -12,15 +12,16 @@ import click
 import structlog
 
 from keyauthority.clock import SystemClock
-from keyauthority_server import bootstrap, certificates
+from keyauthority_server import certificates
 from keyauthority_server.commands.options import SERVE, STORE, load, options
 from keyauthority_server.config import Config
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
-from keyauthority_server.store import engines
+from keyauthority_server.runtime import bootstrap
+from keyauthority_server.runtime.supervisor import Supervisor, hold_address, hold_folder
+from keyauthority_server.store import factory
 from keyauthority_server.store.patience import when_reachable
-from keyauthority_server.store.reserve import reserve_path
-from keyauthority_server.supervisor import Supervisor, hold_address, hold_folder
+from keyauthority_server.store.sqlite.disk_reserve import reserve_path
 
 _log = structlog.get_logger("keyauthority_server")
 
@@ -34,14 +35,14 @@ def serve(**flags: str | bool | None) -> None:
         certificates.load(settings.tls, SystemClock().now())  # before anything is made
     bootstrap.check_exists(settings)
     with bootstrap.reported():
-        engines.check_workers(settings.store, settings.workers)
+        factory.check_workers(settings.store, settings.workers)
     with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
         founded = asyncio.run(_prepare(settings))
         if founded is None:
             return
         if founded:
             welcome(settings)
-        sums = endpoint.Sums()
+        sums = endpoint.MetricsAggregator()
         if settings.metrics:
             port = endpoint.serve(settings.metrics, sums, *_disk(settings))
             _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))

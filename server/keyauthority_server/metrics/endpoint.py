@@ -21,7 +21,7 @@ _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
 _BUCKETS: Final = (*map(floatToGoString, BOUNDS), "+Inf")
 
 
-class Sums(Collector):
+class MetricsAggregator(Collector):
     """What all workers have counted since the supervisor started, also those that have ended.
 
     May be used in any thread.

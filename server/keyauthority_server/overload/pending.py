@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 
-from keyauthority_server.wire import Refusal
+from keyauthority_server.rpc_types import RpcError
 
-End = Callable[[Refusal], None]
+End = Callable[[RpcError], None]
 
 
 class Pending:
@@ -33,8 +33,8 @@ class PendingMessages:
         total: int,
         per_peer: int,
         seconds: float,
-        crowded: Callable[[], Refusal],
-        late: Callable[[], Refusal],
+        crowded: Callable[[], RpcError],
+        late: Callable[[], RpcError],
     ) -> None:
         """`crowded` and `late` make what calls are ended with, for others and for their time."""
         self._total = total
@@ -73,7 +73,7 @@ class PendingMessages:
             if not of_peer:
                 del self._by_peer[one.peer]
 
-    def _end(self, one: Pending, why: Callable[[], Refusal]) -> None:
+    def _end(self, one: Pending, why: Callable[[], RpcError]) -> None:
         self.leave(one)
         one.end(why())
 

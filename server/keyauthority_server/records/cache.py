@@ -24,12 +24,12 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from keyauthority.model import Change, Key, Project, Revision
-from keyauthority_server.bounded import Bounded, weight_of
-from keyauthority_server.peppers import Keyring
+from keyauthority_server.keyring import Keyring
 from keyauthority_server.records.freshness import Freshness
-from keyauthority_server.store.base import StoreUnavailable
-from keyauthority_server.store.looks import DatedReader
-from keyauthority_server.store.values import ANY, Held, Sights, Wanted
+from keyauthority_server.store.interface import StoreUnavailable
+from keyauthority_server.store.snapshots import DatedSnapshotReader
+from keyauthority_server.store.types import ANY, ReadOptions, Snapshots, StoredKey
+from keyauthority_server.weighted_cache import WeightedCache, weight_of
 
 KEYS_MAX: Final = 100_000  # usual ones, of some 2 KB each, and as many projects
 TOKEN_MAX: Final = 128  # characters: no token is longer, and hashing a megabyte takes 1 ms
@@ -41,12 +41,12 @@ _UNPROVEN: Final = b""
 class CachedKey:
     """A key in memory. It is replaced, never altered, when its record changes."""
 
-    __slots__ = ("admission", "answer", "at", "held", "proof")
+    __slots__ = ("admission", "answer", "at", "proof", "stored")
 
-    def __init__(self, at: Revision, held: Held) -> None:
+    def __init__(self, at: Revision, stored: StoredKey) -> None:
         self.at = at
         """The record was so at this revision, and is until a change is applied."""
-        self.held = held
+        self.stored = stored
         self.proof = _UNPROVEN
         """The keyed hash of the token that has proven the key; see `RecordCache.prove`."""
         self.answer: bytes | None = None
@@ -80,7 +80,7 @@ class RecordCache:
 
     def __init__(
         self,
-        store: DatedReader,
+        store: DatedSnapshotReader,
         freshness: Freshness,
         peppers: Keyring,
         keys_max: int = KEYS_MAX,
@@ -88,8 +88,8 @@ class RecordCache:
         self._store = store
         self._freshness = freshness
         self._peppers = peppers
-        self._keys: Bounded[str, CachedKey] = Bounded(keys_max, self._forget_proof)
-        self._projects: Bounded[str, _CachedProject] = Bounded(keys_max)
+        self._keys: WeightedCache[str, CachedKey] = WeightedCache(keys_max, self._forget_proof)
+        self._projects: WeightedCache[str, _CachedProject] = WeightedCache(keys_max)
         self._proofs: dict[bytes, CachedKey] = {}
         self._proof_key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
         self._losses = 0
@@ -109,7 +109,7 @@ class RecordCache:
         """How many keys are cached."""
         return len(self._keys)
 
-    def is_current(self, wanted: Wanted = ANY) -> bool:
+    def is_current(self, wanted: ReadOptions = ANY) -> bool:
         """True if records in memory may answer now; to be asked before they are used.
 
         It holds until the event loop goes on. Raises StoreUnavailable.
@@ -126,7 +126,7 @@ class RecordCache:
         if (
             cached is None
             or cached.at > self.position
-            or cached.held.pepper_version != self._peppers.current
+            or cached.stored.pepper_version != self._peppers.current
         ):
             return None
         self._hits += 1
@@ -137,25 +137,28 @@ class RecordCache:
         cached = self._projects.get(project_id)
         return None if cached is None or cached.at > self.position else cached.project
 
-    def prove(self, token: str, held: Held) -> None:
+    def prove(self, token: str, stored: StoredKey) -> None:
         """Note that a token was compared with the digest of a key, if just that is cached."""
-        cached = self._keys.get(held.key.access_key)
-        if cached is not None and not cached.proof and _is_same(cached.held, held):
-            self._note_proof(self._proof_of(token), held.key.access_key)
+        cached = self._keys.get(stored.key.access_key)
+        if cached is not None and not cached.proof and _is_same(cached.stored, stored):
+            self._note_proof(self._proof_of(token), stored.key.access_key)
 
     async def read(
-        self, access_keys: Sequence[str], operator: str | CachedKey | None, wanted: Wanted = ANY
-    ) -> Sights:
+        self,
+        access_keys: Sequence[str],
+        operator: str | CachedKey | None,
+        wanted: ReadOptions = ANY,
+    ) -> Snapshots:
         """Read keys with their projects, and an operator's key, as one state; keep what is shown.
 
         An operator's key that `proven` gave is not read again unless the log has moved. Raises
         StoreStale for a state that must be proven and cannot be.
         """
         if isinstance(operator, CachedKey):
-            sights = await self._read(access_keys, None, wanted)
-            name = operator.held.key.access_key
-            if sights.head == self.position and self._keys.get(name) is operator:
-                return sights._replace(operator=operator.held)
+            snapshots = await self._read(access_keys, None, wanted)
+            name = operator.stored.key.access_key
+            if snapshots.head == self.position and self._keys.get(name) is operator:
+                return snapshots._replace(operator=operator.stored)
             operator = name
         return await self._read(access_keys, operator, wanted)
 
@@ -199,37 +202,37 @@ class RecordCache:
         return counts
 
     async def _read(
-        self, access_keys: Sequence[str], operator: str | None, wanted: Wanted
-    ) -> Sights:
+        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions
+    ) -> Snapshots:
         self._misses += 1
         self._freshness.check_read(None, wanted)
         losses = self._losses
-        sights, as_of = await self._store.look_proven(access_keys, operator)
+        snapshots, as_of = await self._store.read_dated(access_keys, operator)
         if losses != self._losses:
             raise StoreUnavailable("the log lost changes while it was read")
         if self._freshness.check_read(as_of, wanted):
-            if sights.head > self.position:
+            if snapshots.head > self.position:
                 self.is_current()
-            if sights.head >= self.position:
-                self._keep_all(sights)
-        return sights
+            if snapshots.head >= self.position:
+                self._keep_all(snapshots)
+        return snapshots
 
     def _proof_of(self, token: str) -> bytes:
         return blake2b(token.encode(), key=self._proof_key, digest_size=PROOF_BYTES).digest()
 
-    def _keep_all(self, sights: Sights) -> None:
-        for held, project in sights.pairs:
-            if held is not None:
-                self._keep(CachedKey(sights.head, held))
+    def _keep_all(self, snapshots: Snapshots) -> None:
+        for stored, project in snapshots.pairs:
+            if stored is not None:
+                self._keep(CachedKey(snapshots.head, stored))
             if project is not None:
-                self._keep_project(project, sights.head)
-        if sights.operator is not None:
-            self._keep(CachedKey(sights.head, sights.operator))
+                self._keep_project(project, snapshots.head)
+        if snapshots.operator is not None:
+            self._keep(CachedKey(snapshots.head, snapshots.operator))
 
     def _keep(self, cached: CachedKey) -> None:
-        key = cached.held.key
+        key = cached.stored.key
         present = self._keys.get(key.access_key)
-        if present is None or not _is_same(present.held, cached.held):
+        if present is None or not _is_same(present.stored, cached.stored):
             self._keys.keep(key.access_key, cached, weight_of(key))
 
     def _keep_project(self, project: Project, at: Revision) -> None:
@@ -244,8 +247,8 @@ class RecordCache:
         if key.revoke_time is not None and cached.at < revision:  # final: few ask for it again
             self._keys.drop(key.access_key)
             return
-        used = cached.held.key.last_used_time
-        changed = cached.held._replace(key=replace(key, last_used_time=used))
+        used = cached.stored.key.last_used_time
+        changed = cached.stored._replace(key=replace(key, last_used_time=used))
         self._keep(CachedKey(revision, changed))
         if cached.proof:  # no change alters a digest: the token is still the key's
             self._note_proof(cached.proof, key.access_key)
@@ -260,7 +263,7 @@ class RecordCache:
         self._proofs.pop(cached.proof, None)
 
 
-def _is_same(one: Held, other: Held) -> bool:
+def _is_same(one: StoredKey, other: StoredKey) -> bool:
     """True if both are of one revision and have one digest: they differ in bookkeeping at most."""
     return (
         one.key.revision == other.key.revision

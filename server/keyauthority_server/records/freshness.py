@@ -12,9 +12,9 @@ from typing import Final, Protocol
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Revision
-from keyauthority_server.store.base import StoreStale
-from keyauthority_server.store.looks import LocalLog, Proving
-from keyauthority_server.store.values import Wanted
+from keyauthority_server.store.interface import StoreStale
+from keyauthority_server.store.snapshots import FreshnessProver, LocalLog
+from keyauthority_server.store.types import ReadOptions
 
 BEATS: Final = 5  # within the bound, so that a late one does not matter
 BEAT_SECONDS_MAX: Final = 0.2  # with any bound: a database that stops committing is noticed soon
@@ -48,14 +48,14 @@ class CacheState(Protocol):
 class Freshness(Protocol):
     """Decides for each call whether the records in memory may answer it."""
 
-    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
         """Bring the cache up to date if that can be done at once; True if it may answer.
 
         Raises StoreUnavailable.
         """
         ...
 
-    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
         """True if records may be kept that a read has shown; `as_of` None is before the read.
 
         Raises StoreStale if the read is too old for `wanted`, or can only be.
@@ -77,11 +77,11 @@ class Uncached:
 
     staleness = 0.0
 
-    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
         """False."""
         return False
 
-    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
         """False: nothing is kept."""
         return False
 
@@ -97,11 +97,11 @@ class ExactFreshness:
     def __init__(self, log: LocalLog) -> None:
         self._log = log
 
-    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
         """Drop what has changed since the cache's position."""
         head, position = self._log.head(), cache.position
         if head != position:
-            changed = self._log.changed_names(position, NAMES_MAX)
+            changed = self._log.names_changed_since(position, NAMES_MAX)
             if changed:
                 cache.drop(changed)
             else:  # too many to name, or not one although the log has moved
@@ -109,7 +109,7 @@ class ExactFreshness:
             cache.position = head
         return not wanted.bookkeeping
 
-    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
         """True: each read is of committed state."""
         return True
 
@@ -120,7 +120,7 @@ class ExactFreshness:
 class ProvenFreshness:
     """The feed applies changes; a heartbeat proves that the database still commits."""
 
-    def __init__(self, store: Proving, feed: Followed, max_staleness: float) -> None:
+    def __init__(self, store: FreshnessProver, feed: Followed, max_staleness: float) -> None:
         """Never let the cache answer with a state older than `max_staleness`, in seconds."""
         self._store = store
         self._feed = feed
@@ -131,7 +131,7 @@ class ProvenFreshness:
         """How old, in seconds, an answer from memory may be; unbounded if that is unknown."""
         return max(monotonic() - self._feed.as_of, 0.0)
 
-    def is_current(self, cache: CacheState, wanted: Wanted) -> bool:
+    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
         """True if the position is new enough, for the caller and for this process's own changes."""
         return (
             wanted.at_least <= cache.position >= self._store.acknowledged
@@ -139,7 +139,7 @@ class ProvenFreshness:
             and self._within(self._feed.as_of - TURN_SECONDS)
         )
 
-    def check_read(self, as_of: float | None, wanted: Wanted) -> bool:
+    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
         """True if a heartbeat within the bound proves the read."""
         proven = self._within(self._store.proven_at if as_of is None else as_of)
         if wanted.proven and not proven:

@@ -20,23 +20,23 @@ from keyauthority.v1 import (
     project_service_pb2,
     usage_service_pb2,
 )
-from keyauthority_server.authority import Authority
-from keyauthority_server.peppers import UnknownVersion
-from keyauthority_server.rpc.audit import AuditServicer, noting
+from keyauthority_server.keyring import UnknownVersion
+from keyauthority_server.overload.concurrency import class_of, concurrency_limits
+from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
+from keyauthority_server.rpc.audit import AuditServicer, record_denials
 from keyauthority_server.rpc.cached_verify import CachedVerify
-from keyauthority_server.rpc.credentials import refuses_unread
-from keyauthority_server.rpc.interceptors import CallMetrics, Serve, guard, packed, unary
-from keyauthority_server.rpc.item_counts import RequestReader
+from keyauthority_server.rpc.credentials import by_operator, refuses_unread
+from keyauthority_server.rpc.handlers import CallMetrics, Serve, authorize, map_errors, serialize
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
-from keyauthority_server.rpc.lanes import lanes, sort_of
-from keyauthority_server.rpc.peers import Peers, limited
 from keyauthority_server.rpc.policy import MUTATIONS, POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
+from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc.streams import StreamMetrics, Streams
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
 from keyauthority_server.rpc.watch import WatchServicer
-from keyauthority_server.wire import Answer, Call, Services, Streaming, Unary
+from keyauthority_server.rpc_types import Call, Handler, Services, StreamMethod, UnaryMethod
+from keyauthority_server.services import Authority
 
 PROTOS: Final = (
     key_authority_service_pb2,
@@ -77,17 +77,19 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
         "UsageService": UsageServicer(authority),
         "AuditService": AuditServicer(authority),
     }
-    ways, peers = lanes(), Peers()
-    streams, watch = Streams(authority, peers, metrics), WatchServicer(authority)
+    limits, throttled = concurrency_limits(), FailureThrottle()
+    streams, watch = Streams(authority, throttled, metrics), WatchServicer(authority)
 
-    def unary_method(method: MethodDescriptor) -> Unary:
+    def unary_method(method: MethodDescriptor) -> UnaryMethod:
         service, admission = method.containing_service, POLICY[method.full_name].admission
         counter = metrics.call(service.full_name, method.name) if metrics else None
         answer = _answer(authority, servicers.get(service.name), method, counter)
-        answer = limited(answer, admission, peers, metrics)
-        answer = ways[sort_of(method.name)].around(answer, metrics)
+        answer = throttle_failures(answer, by_operator(admission), throttled, metrics)
+        answer = limits[class_of(method.name, mutates=method.name in MUTATIONS)].around(
+            answer, metrics
+        )
         shortcut = CachedVerify(authority, counter, count) if method.name == "Verify" else None
-        return Unary(answer, shortcut, refuses_unread(admission))
+        return UnaryMethod(answer, shortcut, refuses_unread(admission))
 
     return {
         service.full_name: {
@@ -103,7 +105,7 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
 
 def _streaming(
     streams: Streams, servicer: WatchServicer, method: MethodDescriptor, metrics: Metrics | None
-) -> Streaming:
+) -> StreamMethod:
     request_type = message_factory.GetMessageClass(method.input_type)
     served = getattr(servicer, _HUMP.sub("_", method.name).lower())
     reader = RequestReader(request_type)
@@ -111,7 +113,7 @@ def _streaming(
     follow = streams.guard(row, reader, CHECKS[request_type], served)
     counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
     opened = streams.around(follow, counter)
-    return Streaming(opened, servicer.end, refuses_unread(row.admission))
+    return StreamMethod(opened, servicer.end, refuses_unread(row.admission))
 
 
 def _answer(
@@ -119,26 +121,26 @@ def _answer(
     servicer: object,
     method: MethodDescriptor,
     counter: CallMetrics | None,
-) -> Answer:
+) -> Handler:
     row = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
     reader, check = RequestReader(request_type), CHECKS[request_type]
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
-    serve = guard(authority, row, reader, check, served) if served else _unimplemented
-    serve = _learning(authority, serve)
+    serve = authorize(authority, row, reader, check, served) if served else _unimplemented
+    serve = _retry_on_new_pepper(authority, serve)
     if method.name in MUTATIONS:
-        serve = noting(authority, method.name, reader, serve)
-    return unary(packed(serve), counter)
+        serve = record_denials(authority, method.name, reader, serve)
+    return map_errors(serialize(serve), counter)
 
 
-def _learning(authority: Authority, serve: Serve) -> Serve:
+def _retry_on_new_pepper(authority: Authority, serve: Serve) -> Serve:
     """Return the method so that a call which lacks a pepper learns of the new ones, and goes on."""
 
     async def learning(call: Call, body: bytes) -> Any:
         try:
             return await serve(call, body)
         except UnknownVersion:  # raised before anything is written or drawn
-            return await authority.learned(lambda: serve(call, body))
+            return await authority.with_current_peppers(lambda: serve(call, body))
 
     return learning
 

@@ -18,14 +18,14 @@ from keyauthority.errors import (
 )
 from keyauthority.token import ACCESS_KEY_PATTERN
 from keyauthority.v1 import audit_service_pb2 as pb
-from keyauthority_server.audit.refusals import Attempt
-from keyauthority_server.authority import Authority, Caller, Certified
+from keyauthority_server.audit.denials import DeniedCall
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.interceptors import Serve
-from keyauthority_server.rpc.item_counts import RequestReader
-from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, content_of
-from keyauthority_server.rpc.rules import is_uuid
-from keyauthority_server.wire import Call
+from keyauthority_server.rpc.field_rules import is_uuid
+from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, content_of
+from keyauthority_server.rpc.handlers import Serve
+from keyauthority_server.rpc.request_reader import RequestReader
+from keyauthority_server.rpc_types import Call
+from keyauthority_server.services import Authority, CertificateIdentity, Principal
 
 # Given only to a caller who is known. INVALID_ARGUMENT is not among them: who mistypes a request
 # has tried nothing, and what he wrote need not be of any form.
@@ -39,7 +39,7 @@ class AuditServicer:
         self._audit = authority.audit
 
     async def list_events(
-        self, caller: Caller, request: pb.ListEventsRequest
+        self, caller: Principal, request: pb.ListEventsRequest
     ) -> pb.ListEventsResponse:
         """See the proto."""
         query = convert.event_query_from_proto(request)
@@ -49,7 +49,7 @@ class AuditServicer:
         return convert.event_page_to_proto(page)
 
 
-def noting(authority: Authority, method: str, reader: RequestReader, serve: Serve) -> Serve:
+def record_denials(authority: Authority, method: str, reader: RequestReader, serve: Serve) -> Serve:
     """Return a method that changes something so that its refusals are noted."""
 
     async def noted(call: Call, body: bytes) -> Any:
@@ -65,10 +65,10 @@ def noting(authority: Authority, method: str, reader: RequestReader, serve: Serv
 
 def _attempt(
     call: Call, method: str, request: Message | None, refusal: KeyAuthorityError
-) -> Attempt:
+) -> DeniedCall:
     credential = credential_of(call)
-    named = credential.key if isinstance(credential, Certified) else credential.token
-    return Attempt(
+    named = credential.key if isinstance(credential, CertificateIdentity) else credential.token
+    return DeniedCall(
         actor=named.access_key,
         peer=credential.address,
         method=method,

@@ -13,18 +13,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 from keyauthority import convert
-from keyauthority.decision import judged
+from keyauthority.decision import build_verdict
 from keyauthority.model import Facts, Key, VerdictCode
 from keyauthority.permissions import is_concrete
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import parse_address
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Authority, Credential
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.interceptors import CallMetrics
-from keyauthority_server.rpc.rules import LIST_MAX
+from keyauthority_server.rpc.field_rules import LIST_MAX
+from keyauthority_server.rpc.handlers import CallMetrics
 from keyauthority_server.rpc.validate import verify as violations
-from keyauthority_server.wire import Call
+from keyauthority_server.rpc_types import Call
+from keyauthority_server.services import Authority, Credential
 
 BODY_MAX: Final = 1_024  # bytes: more is out of the ordinary, and is checked before it is parsed
 
@@ -69,7 +69,7 @@ class CachedVerify:
             if cached is None:
                 return None
             if cached.answer is None:
-                cached.answer = _constant_answer(cached.held.key)
+                cached.answer = _constant_answer(cached.stored.key)
         except Exception:  # noqa: BLE001 - the general handler meets it again, and tells of it
             return None
         if self._count is not None:
@@ -109,7 +109,7 @@ def _facts(request: pb.VerifyRequest) -> Facts | None:
 
 def _constant_answer(key: Key) -> bytes:
     """Return the answer to a VALID Verify of a key, without revision and log_id."""
-    verdict = judged(key, None, Presentation("", _NO_FACTS), _UNSET, 0, "")
+    verdict = build_verdict(key, None, VerifyQuery("", _NO_FACTS), _UNSET, 0, "")
     return convert.verdict_to_proto(verdict._replace(code=VerdictCode.VALID)).SerializeToString()
 
 

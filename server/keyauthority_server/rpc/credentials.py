@@ -10,10 +10,10 @@ from typing import Final
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.token import Token, parse
-from keyauthority_server.authority import Certified, Credential
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc.policy import Admission
-from keyauthority_server.wire import Call, Certificate
+from keyauthority_server.rpc_types import Call, Certificate
+from keyauthority_server.services import CertificateIdentity, Credential
 
 OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
 CALLS_KEPT: Final = 1_024  # the same for all that calls say of themselves: each connection its own
@@ -37,7 +37,7 @@ def _headers(call: Call) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=CALLS_KEPT)
-def credential_of(call: Call) -> Credential | Certified:
+def credential_of(call: Call) -> Credential | CertificateIdentity:
     """Return the one operator token, well formed, or the one certificate that stands for a caller.
 
     Raises Unauthenticated if there is none, and if there is more than one: a certificate that
@@ -62,11 +62,19 @@ def credential_of(call: Call) -> Credential | Certified:
     return Credential(token, text, address_of(call.peer))
 
 
+def by_operator(admission: Admission) -> Callable[[Call], bool]:
+    """Return what tells whether a call of a method is made by an operator's credential."""
+    if admission is Admission.OPERATOR_OR_SECRET:
+        return presented
+    operator = admission is not Admission.SECRET
+    return lambda _: operator
+
+
 def refuses_unread(admission: Admission) -> Callable[[Call], bool] | None:
     """Return what is true of a call that is refused for its credential, whatever it asks for."""
     if admission is Admission.SECRET:
         return None
-    either = admission is Admission.EITHER
+    either = admission is Admission.OPERATOR_OR_SECRET
 
     def refuses(call: Call) -> bool:
         if either and not presented(call):
@@ -87,7 +95,7 @@ def caller_of(call: Call) -> Hashable:
 
 
 @lru_cache(maxsize=OPERATORS_KEPT)
-def certified(certificate: Certificate, address: str) -> Certified:
+def certified(certificate: Certificate, address: str) -> CertificateIdentity:
     """Return the certificate as a credential: the operator that it stands for."""
     key = Key(
         access_key=certificate.name,
@@ -101,7 +109,7 @@ def certified(certificate: Certificate, address: str) -> Certified:
         expire_time=certificate.expire_time,
         revision=0,
     )
-    return Certified(key, address)
+    return CertificateIdentity(key, address)
 
 
 @lru_cache(maxsize=OPERATORS_KEPT)

@@ -14,16 +14,16 @@ from keyauthority.errors import (
     error,
 )
 from keyauthority.model import VerdictCode
-from keyauthority.requests import Presentation
+from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Authority, Caller, Certified, Credential
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
 from keyauthority_server.rpc.credentials import credential_of, presented
-from keyauthority_server.rpc.interceptors import refuse, refuse_fields
-from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
-from keyauthority_server.rpc.rules import LIST_MAX
-from keyauthority_server.wire import Call
+from keyauthority_server.rpc.field_rules import LIST_MAX
+from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, as_masked, content_of
+from keyauthority_server.rpc.handlers import require_no_violations, require_valid
+from keyauthority_server.rpc_types import Call
+from keyauthority_server.services import Authority, CertificateIdentity, Credential, Principal
 
 
 class KeyAuthorityServicer:
@@ -37,19 +37,21 @@ class KeyAuthorityServicer:
         self._verification = authority.verification
 
     async def create_key(
-        self, caller: Caller, request: pb.CreateKeyRequest
+        self, caller: Principal, request: pb.CreateKeyRequest
     ) -> pb.CreateKeyResponse:
         """See the proto."""
         new = convert.new_key_from_proto(request)
         created = await self._keys.create(caller, new, content_of(request))
         return convert.created_key_to_proto(created)
 
-    async def get_key(self, caller: Caller, request: pb.GetKeyRequest) -> pb.GetKeyResponse:
+    async def get_key(self, caller: Principal, request: pb.GetKeyRequest) -> pb.GetKeyResponse:
         """See the proto."""
         key = await self._keys.get(caller, request.access_key)
         return pb.GetKeyResponse(key=convert.key_to_proto(key))
 
-    async def list_keys(self, caller: Caller, request: pb.ListKeysRequest) -> pb.ListKeysResponse:
+    async def list_keys(
+        self, caller: Principal, request: pb.ListKeysRequest
+    ) -> pb.ListKeysResponse:
         """See the proto."""
         page = await self._keys.list(
             caller,
@@ -62,14 +64,14 @@ class KeyAuthorityServicer:
         return convert.key_page_to_proto(page)
 
     async def update_key(
-        self, caller: Caller, request: pb.UpdateKeyRequest
+        self, caller: Principal, request: pb.UpdateKeyRequest
     ) -> pb.UpdateKeyResponse:
         """See the proto."""
         update = convert.key_update_from_proto(as_masked(request, request.update_mask))
         return convert.written_key_to_proto(await self._authority.updating.key(caller, update))
 
     async def rotate_key(
-        self, caller: Caller, request: pb.RotateKeyRequest
+        self, caller: Principal, request: pb.RotateKeyRequest
     ) -> pb.RotateKeyResponse:
         """See the proto."""
         rotation = convert.rotation_from_proto(request)
@@ -82,7 +84,7 @@ class KeyAuthorityServicer:
         """See the proto. A secret that proves the key is right enough, whatever else is there."""
         caller = await self._revoker(call, request)
         try:
-            refuse(validate.revoke_key, request)
+            require_valid(validate.revoke_key, request)
         except InvalidArgument:
             if request is not None and request.secret_key:
                 await self._keys.access_key_of("", request.secret_key)
@@ -105,7 +107,7 @@ class KeyAuthorityServicer:
         )
 
     async def verify(
-        self, credential: Credential | Certified, request: pb.VerifyRequest
+        self, credential: Credential | CertificateIdentity, request: pb.VerifyRequest
     ) -> pb.VerifyResponse:
         """See the proto."""
         query = convert.presentation_from_proto(request)
@@ -114,14 +116,14 @@ class KeyAuthorityServicer:
         return convert.verdict_to_proto(verdict)
 
     async def batch_verify(
-        self, credential: Credential | Certified, request: pb.BatchVerifyRequest
+        self, credential: Credential | CertificateIdentity, request: pb.BatchVerifyRequest
     ) -> pb.BatchVerifyResponse:
         """See the proto."""
         verdicts = await self._verification.verify_batch(credential, await self._items(request))
         self._counted(verdict.code for verdict in verdicts)
         return convert.verdicts_to_proto(verdicts)
 
-    async def _items(self, request: pb.BatchVerifyRequest) -> list[Presentation]:
+    async def _items(self, request: pb.BatchVerifyRequest) -> list[VerifyQuery]:
         """Check and read the items of a batch; InvalidArgument names `requests[i].field`."""
         violations: list[FieldViolation] = []
         presentations = []
@@ -133,7 +135,7 @@ class KeyAuthorityServicer:
                 if not violations:
                     presentations.append(convert.batch_item_from_proto(place, item))
                 await slices.pause()
-        refuse_fields(violations)
+        require_no_violations(violations)
         return presentations
 
     async def get_project_id(
@@ -143,7 +145,7 @@ class KeyAuthorityServicer:
         if request is None or not request.secret_key:
             raise error(ErrorReason.CREDENTIAL_MISSING, "the call carries no secret key")
         try:
-            refuse(validate.get_project_id, request)
+            require_valid(validate.get_project_id, request)
         except InvalidArgument:
             await self._verification.project_id(request.secret_key, "")
             raise
@@ -155,12 +157,12 @@ class KeyAuthorityServicer:
             for code in codes:
                 self._count(code.name)
 
-    async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Caller | None:
+    async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Principal | None:
         secret = request is not None and bool(request.secret_key)
         if secret and not presented(call):
             return None
         try:
-            return await self._authority.admit(
+            return await self._authority.authenticate(
                 credential_of(call), ("keys:revoke", "operators:revoke")
             )
         except PermissionDenied:

@@ -14,11 +14,11 @@ class Admission(Enum):
 
     OPERATOR = auto()
     """By his operator key, before anything else is done."""
-    TOGETHER = auto()
+    OPERATOR_INLINE = auto()
     """By his operator key, which is read in the same statement as what he asks for."""
     SECRET = auto()
     """By a key's secret in the request; metadata is not looked at."""
-    EITHER = auto()
+    OPERATOR_OR_SECRET = auto()
     """By his operator key, or by a key's secret in the request."""
 
 
@@ -28,7 +28,7 @@ MUTATIONS: Final = frozenset(
 """The RPCs that make changes: what is refused of them is noted."""
 
 
-class Row(NamedTuple):
+class RpcPolicy(NamedTuple):
     """What an RPC demands: one of the rights.
 
     Where there are two, the use case demands the one that fits the kind of the key.
@@ -62,28 +62,28 @@ def _keys(
     action: str,
     admission: Admission = Admission.OPERATOR,
     needs: Callable[[Any], str] | None = None,
-) -> Row:
-    return Row(admission, (f"keys:{action}", f"operators:{action}"), needs)
+) -> RpcPolicy:
+    return RpcPolicy(admission, (f"keys:{action}", f"operators:{action}"), needs)
 
 
-def _right(right: str) -> Row:
-    return Row(Admission.OPERATOR, (right,))
+def _right(right: str) -> RpcPolicy:
+    return RpcPolicy(Admission.OPERATOR, (right,))
 
 
-def _verify(needs: Callable[[Any], str]) -> Row:
-    return Row(Admission.TOGETHER, ("keys:verify",), needs)
+def _verify(needs: Callable[[Any], str]) -> RpcPolicy:
+    return RpcPolicy(Admission.OPERATOR_INLINE, ("keys:verify",), needs)
 
 
-POLICY: Final[Mapping[str, Row]] = {
+POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.KeyAuthorityService.CreateKey": _keys("create", needs=_create),
     "keyauthority.v1.KeyAuthorityService.GetKey": _keys("read"),
     "keyauthority.v1.KeyAuthorityService.ListKeys": _keys("read", needs=_list),
     "keyauthority.v1.KeyAuthorityService.UpdateKey": _keys("update"),
     "keyauthority.v1.KeyAuthorityService.RotateKey": _keys("rotate"),
-    "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys("revoke", Admission.EITHER),
+    "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys("revoke", Admission.OPERATOR_OR_SECRET),
     "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record),
     "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records),
-    "keyauthority.v1.KeyAuthorityService.GetProjectId": Row(Admission.SECRET, ()),
+    "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(Admission.SECRET, ()),
     "keyauthority.v1.KeyAuthorityService.WatchChanges": _right("changes:watch"),
     "keyauthority.v1.ProjectService.CreateProject": _right("projects:create"),
     "keyauthority.v1.ProjectService.GetProject": _right("projects:read"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keyauthority import convert
 from keyauthority.v1 import project_service_pb2 as pb
-from keyauthority_server.authority import Authority, Caller
-from keyauthority_server.rpc.messages import DEFAULT_PAGE_SIZE, as_masked, content_of
+from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, as_masked, content_of
+from keyauthority_server.services import Authority, Principal
 
 
 class ProjectServicer:
@@ -16,7 +16,7 @@ class ProjectServicer:
         self._updating = authority.updating
 
     async def create_project(
-        self, caller: Caller, request: pb.CreateProjectRequest
+        self, caller: Principal, request: pb.CreateProjectRequest
     ) -> pb.CreateProjectResponse:
         """See the proto."""
         new = convert.new_project_from_proto(request)
@@ -24,14 +24,14 @@ class ProjectServicer:
         return convert.created_project_to_proto(created)
 
     async def get_project(
-        self, caller: Caller, request: pb.GetProjectRequest
+        self, caller: Principal, request: pb.GetProjectRequest
     ) -> pb.GetProjectResponse:
         """See the proto."""
         project = await self._projects.get(caller, request.project_id)
         return pb.GetProjectResponse(project=convert.project_to_proto(project))
 
     async def list_projects(
-        self, caller: Caller, request: pb.ListProjectsRequest
+        self, caller: Principal, request: pb.ListProjectsRequest
     ) -> pb.ListProjectsResponse:
         """See the proto."""
         page_size = request.page_size or DEFAULT_PAGE_SIZE
@@ -39,7 +39,7 @@ class ProjectServicer:
         return convert.project_page_to_proto(page)
 
     async def update_project(
-        self, caller: Caller, request: pb.UpdateProjectRequest
+        self, caller: Principal, request: pb.UpdateProjectRequest
     ) -> pb.UpdateProjectResponse:
         """See the proto."""
         update = convert.project_update_from_proto(as_masked(request, request.update_mask))

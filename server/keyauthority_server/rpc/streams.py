@@ -15,29 +15,29 @@ from typing import Any, Final, Protocol
 
 from google.rpc.code_pb2 import UNAUTHENTICATED
 
-from keyauthority_server.authority import Admit, Authority, Caller
+from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.overload import OpenCalls
-from keyauthority_server.peppers import UnknownVersion
+from keyauthority_server.overload.errors import ShedCounter, ShedReason, busy
+from keyauthority_server.overload.throttle import FailureThrottle, too_many
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.interceptors import (
+from keyauthority_server.rpc.handlers import (
     CallMetrics,
     Check,
-    counted,
-    refusal_of,
-    refuse,
+    count_error,
+    require_valid,
+    rpc_error_of,
 )
-from keyauthority_server.rpc.item_counts import RequestReader
-from keyauthority_server.rpc.peers import Peers, too_many
-from keyauthority_server.rpc.policy import Row
-from keyauthority_server.shedding import Ground, Tally, busy
-from keyauthority_server.wire import Call, Refusal
+from keyauthority_server.rpc.policy import RpcPolicy
+from keyauthority_server.rpc.request_reader import RequestReader
+from keyauthority_server.rpc_types import Call, RpcError
+from keyauthority_server.services import Authenticate, Authority, Principal
 
 STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each
 CALLER_STREAMS_MAX: Final = 4_000  # of one caller
 
 Open = Callable[[bytes, Call], AsyncGenerator[bytes]]
 Follow = Callable[[Call, bytes], AsyncGenerator[bytes]]
-Method = Callable[[Caller, Admit, Any], AsyncGenerator[bytes]]
+Method = Callable[[Principal, Authenticate, Any], AsyncGenerator[bytes]]
 """Given the caller, what judges him anew, and the request."""
 
 
@@ -52,7 +52,9 @@ class StreamMetrics(CallMetrics, Protocol):
 class Streams:
     """The streams of one process. Used in the event loop only."""
 
-    def __init__(self, authority: Authority, peers: Peers, tally: Tally | None) -> None:
+    def __init__(
+        self, authority: Authority, peers: FailureThrottle, tally: ShedCounter | None
+    ) -> None:
         self._authority = authority
         self._peers = peers
         self._tally = tally
@@ -75,7 +77,7 @@ class Streams:
                     metrics.finished("CANCELLED", time.perf_counter() - started)
                 raise
             except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
-                raise counted(self._refusal_of(failure, call, told), metrics, started) from None
+                raise count_error(self._refusal_of(failure, call, told), metrics, started) from None
             else:
                 if metrics is not None:
                     metrics.finished("OK", time.perf_counter() - started)
@@ -85,25 +87,25 @@ class Streams:
 
         return opened
 
-    def guard(self, row: Row, reader: RequestReader, check: Check, method: Method) -> Follow:
+    def guard(self, row: RpcPolicy, reader: RequestReader, check: Check, method: Method) -> Follow:
         """Return `method` behind its admission and its check; see `interceptors.guard`."""
 
         async def admitted(call: Call, body: bytes) -> AsyncGenerator[bytes]:
             credential = credential_of(call)
 
-            async def admit() -> Caller:
+            async def admit() -> Principal:
                 try:
-                    return await self._authority.admit(credential, row.rights)
+                    return await self._authority.authenticate(credential, row.rights)
                 except UnknownVersion:  # of the pepper that he was digested under meanwhile
-                    return await self._authority.learned(
-                        lambda: self._authority.admit(credential, row.rights)
+                    return await self._authority.with_current_peppers(
+                        lambda: self._authority.authenticate(credential, row.rights)
                     )
 
             caller = await admit()
             request = reader.read(body)
-            refuse(check, request)
+            require_valid(check, request)
             if not self._open.enter(caller.actor):
-                raise self._turned_away(Ground.LANE, busy())
+                raise self._turned_away(ShedReason.LANE, busy())
             try:
                 async with aclosing(method(caller, admit, request)) as messages:
                     async for message in messages:
@@ -113,13 +115,13 @@ class Streams:
 
         return admitted
 
-    def _refusal_of(self, failure: Exception, call: Call, told: bool) -> Refusal:
-        refusal = failure if isinstance(failure, Refusal) else refusal_of(failure)
+    def _refusal_of(self, failure: Exception, call: Call, told: bool) -> RpcError:
+        refusal = failure if isinstance(failure, RpcError) else rpc_error_of(failure)
         if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
-            return self._turned_away(Ground.PEER, too_many())
+            return self._turned_away(ShedReason.PEER, too_many())
         return refusal
 
-    def _turned_away(self, ground: Ground, refusal: Refusal) -> Refusal:
+    def _turned_away(self, ground: ShedReason, refusal: RpcError) -> RpcError:
         if self._tally is not None:
             self._tally.refused(ground)
         return refusal

@@ -21,7 +21,7 @@ from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
-from keyauthority_server.rpc.rules import BATCH_MAX, ENTRY_MAX, LIST_MAX, Checklist, is_uuid
+from keyauthority_server.rpc.field_rules import BATCH_MAX, ENTRY_MAX, LIST_MAX, Validator, is_uuid
 
 _KEY_PATHS: Final = frozenset(
     {"purpose", "permissions", "restrictions", "expire_time", "disabled"}
@@ -33,7 +33,7 @@ _OPERATOR_HAS_NONE: Final = "an operator key has none"
 
 def create_key(request: keys_pb.CreateKeyRequest) -> list[FieldViolation]:
     """Check CreateKey."""
-    check = Checklist()
+    check = Validator()
     kind = convert.KIND_FROM_PROTO.get(request.kind)
     if kind is None:
         check.refuse("kind", "required: SECRET, RESTRICTED, PUBLISHABLE or OPERATOR")
@@ -53,16 +53,16 @@ def create_key(request: keys_pb.CreateKeyRequest) -> list[FieldViolation]:
     return check.violations
 
 
-def _positive_ttl(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
+def _positive_ttl(check: Validator, request: keys_pb.CreateKeyRequest) -> None:
     if request.HasField("ttl"):
         try:
-            if convert.span(request.ttl).total_seconds() <= 0:
+            if convert.to_timedelta(request.ttl).total_seconds() <= 0:
                 check.refuse("ttl", "more than 0")
         except (ValueError, OverflowError):
             check.refuse("ttl", "not a span of time")
 
 
-def _project_key(check: Checklist, request: keys_pb.CreateKeyRequest, kind: KeyKind | None) -> None:
+def _project_key(check: Validator, request: keys_pb.CreateKeyRequest, kind: KeyKind | None) -> None:
     if check.present("project_id", request.project_id):
         check.project_id("project_id", request.project_id)
     if convert.MODE_FROM_PROTO.get(request.mode) is None:
@@ -74,7 +74,7 @@ def _project_key(check: Checklist, request: keys_pb.CreateKeyRequest, kind: KeyK
     check.absent("operator_projects", request.operator_projects, "only for kind OPERATOR")
 
 
-def _operator_key(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
+def _operator_key(check: Validator, request: keys_pb.CreateKeyRequest) -> None:
     check.absent("project_id", request.project_id, "an operator key belongs to no project")
     if request.mode and convert.MODE_FROM_PROTO.get(request.mode) is not KeyMode.LIVE:
         check.refuse("mode", "an operator key is LIVE")
@@ -91,14 +91,14 @@ def _operator_key(check: Checklist, request: keys_pb.CreateKeyRequest) -> None:
 
 def get_key(request: keys_pb.GetKeyRequest) -> list[FieldViolation]:
     """Check GetKey."""
-    check = Checklist()
+    check = Validator()
     check.access_key("access_key", request.access_key)
     return check.violations
 
 
 def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
     """Check ListKeys."""
-    check = Checklist()
+    check = Validator()
     if request.project_id:
         check.project_id("project_id", request.project_id)
     key_filter = request.filter
@@ -114,7 +114,7 @@ def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
 
 def update_key(request: keys_pb.UpdateKeyRequest) -> list[FieldViolation]:
     """Check UpdateKey: what its kind cannot have is found out with the record."""
-    check = Checklist()
+    check = Validator()
     check.access_key("access_key", request.access_key)
     named = check.mask(request.update_mask, _KEY_PATHS)
     if "purpose" in named:
@@ -137,7 +137,7 @@ def update_key(request: keys_pb.UpdateKeyRequest) -> list[FieldViolation]:
 
 def rotate_key(request: keys_pb.RotateKeyRequest) -> list[FieldViolation]:
     """Check RotateKey."""
-    check = Checklist()
+    check = Validator()
     check.access_key("access_key", request.access_key)
     check.span("overlap", request, request.overlap, timedelta(0), OVERLAP_MAX)
     check.time("expire_time", request, request.expire_time)
@@ -147,7 +147,7 @@ def rotate_key(request: keys_pb.RotateKeyRequest) -> list[FieldViolation]:
 
 def revoke_key(request: keys_pb.RevokeKeyRequest) -> list[FieldViolation]:
     """Check RevokeKey."""
-    check = Checklist()
+    check = Validator()
     if request.access_key or not request.secret_key:
         check.access_key("access_key", request.access_key)
     check.enum("reason", request.reason, convert.REVOKE_REASON_FROM_PROTO)
@@ -157,7 +157,7 @@ def revoke_key(request: keys_pb.RevokeKeyRequest) -> list[FieldViolation]:
 
 def verify(request: keys_pb.VerifyRequest) -> list[FieldViolation]:
     """Check Verify. The token itself is never refused here: what is none is MALFORMED."""
-    check = Checklist()
+    check = Validator()
     if request.mode:
         check.enum("mode", request.mode, convert.MODE_FROM_PROTO)
     if request.permissions:
@@ -180,7 +180,7 @@ def verify(request: keys_pb.VerifyRequest) -> list[FieldViolation]:
     return check.violations
 
 
-def _app(check: Checklist, app: keys_pb.App) -> None:
+def _app(check: Validator, app: keys_pb.App) -> None:
     check.text("app.android_package", app.android_package, ENTRY_MAX)
     check.text("app.ios_bundle_id", app.ios_bundle_id, ENTRY_MAX)
     if app.android_sha1:
@@ -204,7 +204,7 @@ def batch_item(place: int, item: keys_pb.VerifyRequest) -> list[FieldViolation]:
 
 def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]:
     """Check GetProjectId."""
-    check = Checklist()
+    check = Validator()
     if request.access_key:
         check.access_key("access_key", request.access_key)
     return check.violations
@@ -212,7 +212,7 @@ def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]
 
 def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
     """Check WatchChanges."""
-    check = Checklist()
+    check = Validator()
     if request.project_id:
         check.project_id("project_id", request.project_id)
     if request.from_revision < 0:
@@ -223,7 +223,7 @@ def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
 
 def create_project(request: projects_pb.CreateProjectRequest) -> list[FieldViolation]:
     """Check CreateProject."""
-    check = Checklist()
+    check = Validator()
     check.text("display_name", request.display_name)
     check.labels("labels", request.labels)
     check.rate_limit("rate_limit", request, request.rate_limit)
@@ -233,7 +233,7 @@ def create_project(request: projects_pb.CreateProjectRequest) -> list[FieldViola
 
 def get_project(request: projects_pb.GetProjectRequest) -> list[FieldViolation]:
     """Check GetProject."""
-    check = Checklist()
+    check = Validator()
     if check.present("project_id", request.project_id):
         check.project_id("project_id", request.project_id)
     return check.violations
@@ -241,7 +241,7 @@ def get_project(request: projects_pb.GetProjectRequest) -> list[FieldViolation]:
 
 def update_project(request: projects_pb.UpdateProjectRequest) -> list[FieldViolation]:
     """Check UpdateProject."""
-    check = Checklist()
+    check = Validator()
     if check.present("project_id", request.project_id):
         check.project_id("project_id", request.project_id)
     named = check.mask(request.update_mask, _PROJECT_PATHS)
@@ -257,14 +257,14 @@ def update_project(request: projects_pb.UpdateProjectRequest) -> list[FieldViola
 
 def list_projects(request: projects_pb.ListProjectsRequest) -> list[FieldViolation]:
     """Check ListProjects."""
-    check = Checklist()
+    check = Validator()
     check.page(request.page_size, request.page_token)
     return check.violations
 
 
 def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
     """Check GetUsage."""
-    check = Checklist()
+    check = Validator()
     if request.project_id:
         check.project_id("project_id", request.project_id)
     if request.access_key:
@@ -278,7 +278,7 @@ def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
 
 def report_usage(request: usage_pb.ReportUsageRequest) -> list[FieldViolation]:
     """Check ReportUsage: a bad row is named `rows[i].field`."""
-    check = Checklist()
+    check = Validator()
     if check.present("batch_id", request.batch_id):
         check.request_id("batch_id", request.batch_id)
     if len(request.rows) > BATCH_MAX:
@@ -291,7 +291,7 @@ def report_usage(request: usage_pb.ReportUsageRequest) -> list[FieldViolation]:
     return check.violations
 
 
-def _usage_row(check: Checklist, name: str, row: usage_pb.UsageRow) -> None:
+def _usage_row(check: Validator, name: str, row: usage_pb.UsageRow) -> None:
     if row.project_id:
         check.project_id(f"{name}.project_id", row.project_id)
     check.access_key(f"{name}.access_key", row.access_key)
@@ -312,7 +312,7 @@ _OF_NO_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
 
 def list_events(request: audit_pb.ListEventsRequest) -> list[FieldViolation]:
     """Check ListEvents."""
-    check = Checklist()
+    check = Validator()
     if request.project_id:
         check.project_id("project_id", request.project_id)
     if request.access_key:

@@ -8,7 +8,7 @@ from typing import Final
 
 from keyauthority import convert
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.authority import Admit, Authority, Caller, Update
+from keyauthority_server.services import Authenticate, Authority, Principal, Update
 
 BYTES_MAX: Final = 256 * 1024  # of the changes in a message, unless one alone has more
 
@@ -22,7 +22,7 @@ class WatchServicer:
         self.end = authority.watching.end
 
     async def watch_changes(
-        self, caller: Caller, admit: Admit, request: pb.WatchChangesRequest
+        self, caller: Principal, admit: Authenticate, request: pb.WatchChangesRequest
     ) -> AsyncGenerator[bytes]:
         """See the proto."""
         wanted = convert.watch_query_from_proto(request)

@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 
 from keyauthority.clock import ReferenceClock, SystemClock
-from keyauthority_server.store.base import Store
-from keyauthority_server.store.looks import Proving
+from keyauthority_server.store.interface import Store
+from keyauthority_server.store.snapshots import FreshnessProver
 
 
 async def clock_of(store: Store, *, proven: bool = True) -> SystemClock:
@@ -21,7 +21,7 @@ async def clock_of(store: Store, *, proven: bool = True) -> SystemClock:
     Unless `proven`, it does not know that one, which only a recognised audit key can prove.
     """
     newest = await store.newest_time() if proven else None
-    if isinstance(store, Proving):
+    if isinstance(store, FreshnessProver):
         return ReferenceClock(store.reference, newest)
     return SystemClock(newest)
 

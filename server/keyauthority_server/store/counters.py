@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from keyauthority_server.store.sql import Rows
+from keyauthority_server.store.sql.statements import Rows
 
 
 class Counter(NamedTuple):
@@ -24,7 +24,7 @@ class Counter(NamedTuple):
     """How long the window is at most, in microseconds; 0 for one without an end."""
 
 
-class Draw(NamedTuple):
+class Spend(NamedTuple):
     """What one call takes: its cost from each of some counters, or nothing from any of them."""
 
     counters: tuple[Counter, ...]
@@ -34,7 +34,7 @@ class Draw(NamedTuple):
     """False only looks."""
 
 
-class Level(NamedTuple):
+class CounterState(NamedTuple):
     """How a counter stands after a draw."""
 
     start: int
@@ -44,7 +44,7 @@ class Level(NamedTuple):
     """There was room for the cost."""
 
 
-Drawn = tuple[Level, ...]
+Drawn = tuple[CounterState, ...]
 """The levels of a draw's counters, in their order. Nothing was taken unless all of them fit."""
 
 
@@ -58,7 +58,7 @@ class Counters(Protocol):
     power may forget the draws of the last moments.
     """
 
-    async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
+    async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
         """Make all draws, one after the other, in one transaction, and commit it.
 
         No counter ever passes its limit. Raises StoreUnavailable if that cannot be known to be
@@ -84,7 +84,7 @@ _PUT: Final = """
     """
 
 
-class Tally:
+class CounterBatch:
     """The draws of one transaction, over rows that nobody else changes until its end."""
 
     def __init__(self, rows: Rows, counts: Mapping[str, tuple[int, int]] | None = None) -> None:
@@ -93,16 +93,16 @@ class Tally:
         self._counts = dict(counts or {})
         self._changed: set[str] = set()
 
-    def draw(self, draw: Draw) -> Drawn:
+    def draw(self, draw: Spend) -> Drawn:
         """Make one draw: the cost from all of its counters, or nothing."""
         needed = max(draw.cost, 1)  # to ask for nothing is to ask whether a unit is left
         levels = []
         for counter in draw.counters:
             start, used = self._count(counter)
-            levels.append(Level(start, used, used + needed <= counter.limit))
+            levels.append(CounterState(start, used, used + needed <= counter.limit))
         if not draw.take or draw.cost == 0 or not all(level.fits for level in levels):
             return tuple(levels)
-        taken = tuple(Level(start, used + draw.cost, True) for start, used, _ in levels)
+        taken = tuple(CounterState(start, used + draw.cost, True) for start, used, _ in levels)
         for counter, level in zip(draw.counters, taken, strict=True):
             self._counts[counter.name] = (level.start, level.used)
             self._changed.add(counter.name)

@@ -11,7 +11,7 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority_server.config import StoreUrl
-from keyauthority_server.store.base import StoreUnavailable
+from keyauthority_server.store.interface import StoreUnavailable
 
 RETRY_SECONDS: Final = 1.0
 LOG_SECONDS: Final = 10.0  # between two lines that say the same

@@ -3,6 +3,6 @@
 The only place that knows the native front from grpcio. It judges nothing and nobody.
 """
 
-from keyauthority_server.transport.server import Server, loop_factory
+from keyauthority_server.transport.grpcio import Server, loop_factory
 
 __all__ = ["Server", "loop_factory"]

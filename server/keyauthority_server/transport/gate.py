@@ -18,8 +18,14 @@ from google.rpc.code_pb2 import DEADLINE_EXCEEDED
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
-from keyauthority_server.shedding import RETRY_AFTER, Ground, Tally, busy, overloaded
-from keyauthority_server.wire import Call, Refusal, refusal_from, unexpected
+from keyauthority_server.overload.errors import (
+    RETRY_AFTER,
+    ShedCounter,
+    ShedReason,
+    busy,
+    overloaded,
+)
+from keyauthority_server.rpc_types import Call, RpcError, internal_error, rpc_error_from
 
 MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
 UNREAD_SECONDS: Final = 10  # that a client may take to read one message of a stream
@@ -44,7 +50,7 @@ _crowded: Final = overloaded("too many calls whose message has not come")
 class Gate:
     """Lets calls in. The calls of all classes share one; `limit` is that of a class."""
 
-    def __init__(self, read: Read, unary_seconds: float, tally: Tally | None) -> None:
+    def __init__(self, read: Read, unary_seconds: float, tally: ShedCounter | None) -> None:
         """`read` reads metadata and peer of a call; `tally` counts calls that are turned away.
 
         A unary call whose client has set no deadline ends after `unary_seconds`.
@@ -136,7 +142,7 @@ class Gate:
         peer = network_of(call.peer)
         if not limit.enter(peer):
             if self._tally is not None:
-                self._tally.refused(Ground.LANE)
+                self._tally.refused(ShedReason.LANE)
             raise busy()
         _task().add_done_callback(lambda _: limit.leave(peer))
 
@@ -146,7 +152,7 @@ class Gate:
         It is ended from outside: to cancel what waits in grpcio would free what it still uses.
         """
 
-        def end(refusal: Refusal) -> None:
+        def end(refusal: RpcError) -> None:
             ending = asyncio.create_task(abort(context, refusal))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
@@ -187,11 +193,11 @@ async def _refuse_unknown(_: object, context: _Context) -> bytes:
     return b""
 
 
-def _unknown() -> Refusal:
-    return refusal_from(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
+def _unknown() -> RpcError:
+    return rpc_error_from(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
 
 
-async def abort(context: _Context, refusal: Refusal) -> None:
+async def abort(context: _Context, refusal: RpcError) -> None:
     """End the call with a refusal. The handler must return at once: grpcio then ends the call.
 
     grpcio keeps the exception that it raises with the call, and its traceback would keep the call
@@ -207,7 +213,7 @@ async def _end(context: _Context, failure: Exception) -> None:
     if isinstance(failure, grpc.aio.AbortError):
         _forget(failure)
     else:
-        refusal = failure if isinstance(failure, Refusal) else unexpected(failure)
+        refusal = failure if isinstance(failure, RpcError) else internal_error(failure)
         await abort(context, refusal)
 
 
@@ -221,14 +227,14 @@ def _task() -> asyncio.Task[Any]:
     return task
 
 
-def _overdue() -> Refusal:
-    return Refusal(DEADLINE_EXCEEDED, "the call took longer than it may")
+def _overdue() -> RpcError:
+    return RpcError(DEADLINE_EXCEEDED, "the call took longer than it may")
 
 
-def _unread() -> Refusal:
+def _unread() -> RpcError:
     text = "the stream was not read for too long"
-    return refusal_from(error(ErrorReason.OVERLOADED, text, retry_after=RETRY_AFTER))
+    return rpc_error_from(error(ErrorReason.OVERLOADED, text, retry_after=RETRY_AFTER))
 
 
-def _late() -> Refusal:
-    return Refusal(DEADLINE_EXCEEDED, "the message of the call did not come in time")
+def _late() -> RpcError:
+    return RpcError(DEADLINE_EXCEEDED, "the message of the call did not come in time")

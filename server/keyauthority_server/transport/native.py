@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
-from keyauthority_server.shedding import URGENT, Ground, Tally, busy
-from keyauthority_server.wire import Call, Refusal, Unary, unexpected
+from keyauthority_server.overload.errors import URGENT, ShedCounter, ShedReason, busy
+from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod, internal_error
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
 WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
@@ -33,7 +33,7 @@ LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms;
 _Event = tuple[Any, ...]
 
 
-class Limits(NamedTuple):
+class NativeLimits(NamedTuple):
     """What the front takes."""
 
     message: int
@@ -47,17 +47,17 @@ class Limits(NamedTuple):
     keepalive_timeout_ms: int
 
 
-class Front:
+class NativeServer:
     """Serves unary methods, by their paths, on one address; the rest on a socket behind it."""
 
     def __init__(
         self,
         address: str,
-        methods: Mapping[str, Unary],
-        limits: Limits,
+        methods: Mapping[str, UnaryMethod],
+        limits: NativeLimits,
         *,
         reuse_port: bool,
-        tally: Tally | None = None,
+        tally: ShedCounter | None = None,
     ) -> None:
         """Bind; OSError if the address is taken. `tally` counts the calls that are turned away."""
         self._front = NativeGrpcFront(
@@ -166,7 +166,7 @@ class Front:
                 others.append(event)
         if self._tally is not None:
             shed = len(events) - len(others)
-            loop.call_soon_threadsafe(self._tally.refused, Ground.WAITING, shed)
+            loop.call_soon_threadsafe(self._tally.refused, ShedReason.WAITING, shed)
         return others
 
     def _take_next(self) -> None:
@@ -223,12 +223,14 @@ class Front:
             self._fail(call_id, failure)
         else:
             loop = asyncio.get_running_loop()
-            self._waiting[call_id] = loop.create_task(self._go_on(call_id, _Begun(answer, waited)))
+            self._waiting[call_id] = loop.create_task(
+                self._go_on(call_id, _ResumedCoroutine(answer, waited))
+            )
             if left is None:
                 end = self._ends[call_id] = loop.time() + self._limits.unary_seconds
                 self._timer = self._timer or loop.call_at(end, self._end_late)
 
-    async def _go_on(self, call_id: int, answer: _Begun) -> None:
+    async def _go_on(self, call_id: int, answer: _ResumedCoroutine) -> None:
         try:
             self._front.respond(call_id, await answer)
         except asyncio.CancelledError:
@@ -255,12 +257,12 @@ class Front:
             self._waiting[call_id].cancel()
 
     def _fail(self, call_id: int, failure: Exception) -> None:
-        refusal = failure if isinstance(failure, Refusal) else unexpected(failure)
+        refusal = failure if isinstance(failure, RpcError) else internal_error(failure)
         trailing = refusal.trailing_metadata
         self._front.fail(call_id, refusal.code, refusal.message, trailing_metadata=trailing)
 
 
-class _Begun:
+class _ResumedCoroutine:
     """Awaits what is left of a coroutine that has been taken one step, up to what it waits for."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, bytes], waited: Any) -> None:

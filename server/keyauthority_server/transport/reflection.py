@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
+from keyauthority_server.rpc_types import internal_error
 from keyauthority_server.transport.gate import abort
-from keyauthority_server.wire import unexpected
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
@@ -64,7 +64,7 @@ class Reflection:
         except DecodeError:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
         except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
-            await abort(context, unexpected(failure))
+            await abort(context, internal_error(failure))
 
     async def _until_drain(self, requests: AsyncIterator[bytes]) -> AsyncIterator[_Request]:
         """Yield the requests that come before the drain.

@@ -14,7 +14,7 @@ from typing import Any, Final
 import grpc.aio
 
 from keyauthority_server.config import Listen, UnixPath
-from keyauthority_server.wire import Call, Streaming
+from keyauthority_server.rpc_types import Call, StreamMethod
 
 STALLED_SECONDS: Final = 2.0  # a client that reads has taken the end of his stream long before
 LINGER_SECONDS: Final = 0.5  # writing an answer takes grpcio less than 1 ms; starved, some more
@@ -26,11 +26,11 @@ class Streams:
     """The streams that are open in this process."""
 
     def __init__(self) -> None:
-        self._served: list[Streaming] = []
+        self._served: list[StreamMethod] = []
         self.inside = Inside()
         """What each of them is within while it is open."""
 
-    def add(self, streaming: Streaming) -> None:
+    def add(self, streaming: StreamMethod) -> None:
         """Have the streams of a method ended, too."""
         self._served.append(streaming)
 

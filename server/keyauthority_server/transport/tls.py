@@ -16,14 +16,14 @@ import grpc
 import structlog
 
 from keyauthority.clock import Clock
-from keyauthority_server.certificates import Material, client_names, load, signature
+from keyauthority_server.certificates import TlsMaterial, client_names, load, signature
 from keyauthority_server.config import (
     CertificateCaller,
     ConfigError,
     TlsFiles,
     TransientError,
 )
-from keyauthority_server.wire import Certificate
+from keyauthority_server.rpc_types import Certificate
 
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
 
@@ -107,7 +107,7 @@ class Callers:
         return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
 
 
-def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+def _configuration(material: TlsMaterial) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
         [(material.key, material.chain)], material.client_ca
     )

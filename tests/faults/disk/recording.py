@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keyauthority_server.store import sqlite_head
+from keyauthority_server.store.sqlite import rollback_guard
 from tests.faults.disk.vfs import OK, Pass
 
 WRITE: Final = "write"
@@ -77,14 +77,14 @@ class Recorder:
 
     def watch_heads(self) -> None:
         """Write down the heads that are noted beside a database, too."""
-        note_head = sqlite_head.note_head
+        note_head = rollback_guard.note_head
 
-        def noted(database: Path, head: sqlite_head.Head) -> None:
+        def noted(database: Path, head: rollback_guard.Head) -> None:
             note_head(database, head)
-            path = sqlite_head.head_path(database)
+            path = rollback_guard.head_path(database)
             self.note(WRITE, path.name, 0, path.read_bytes())
 
-        sqlite_head.note_head = noted
+        rollback_guard.note_head = noted
 
 
 def read(path: Path) -> Iterator[Entry]:

@@ -13,7 +13,7 @@ from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
-from keyauthority_server.store.sqlite_connection import sqlite3
+from keyauthority_server.store.sqlite.connection import sqlite3
 
 OK: Final = 0
 Pass = Callable[[], int]

@@ -19,12 +19,12 @@ from tests.faults.altered import (
 )
 
 if {FAILING, RECORDING, SYNCHRONOUS, FORGIVING} & os.environ.keys():
-    from keyauthority_server.store import sqlite_connection, sqlite_writer
+    from keyauthority_server.store.sqlite import connection, writer
     from tests.faults.disk import failing, recording, vfs
 
     if SYNCHRONOUS in os.environ:
         durable = f"PRAGMA synchronous = {os.environ[SYNCHRONOUS]}"
-        sqlite_connection._DURABLE = durable  # type: ignore[misc]  # Final, but for this
+        connection._DURABLE = durable  # type: ignore[misc]  # Final, but for this
     if RECORDING in os.environ:
         recorder = recording.Recorder(Path(os.environ[RECORDING]))
         recorder.watch_heads()
@@ -32,7 +32,7 @@ if {FAILING, RECORDING, SYNCHRONOUS, FORGIVING} & os.environ.keys():
     if FAILING in os.environ:
         vfs.install(failing.Failing(Path(os.environ[FAILING])))
     if FORGIVING in os.environ:
-        sqlite_writer.Writer._break = lambda *_: None  # type: ignore[method-assign]
+        writer.Writer._break = lambda *_: None  # type: ignore[method-assign]
 
 if CLOCK in os.environ:
     from keyauthority import clock

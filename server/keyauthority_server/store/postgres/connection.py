@@ -15,12 +15,12 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
 from keyauthority.clock import monotonic
-from keyauthority_server.store.base import (
+from keyauthority_server.store.interface import (
     StoreDenied,
     StoreError,
     StoreFull,
-    StoreRefused,
     StoreUnavailable,
+    StoreUnusable,
 )
 
 R = TypeVar("R")
@@ -145,7 +145,7 @@ def parameters(url: str) -> dict[str, Any]:
     try:
         told = conninfo_to_dict(url)
     except psycopg.Error:
-        raise StoreRefused("the URL of the store is none that PostgreSQL understands") from None
+        raise StoreUnusable("the URL of the store is none that PostgreSQL understands") from None
     return {**_DEFAULTS, **told, "client_encoding": "utf8"}
 
 
@@ -176,10 +176,10 @@ def _settle(connection: Connection, patience: Patience) -> None:
     """Learn where the connection leads, and settle how its transactions begin."""
     found = connection.execute(_WHERE).fetchone()
     if found is None or found[1] is None:
-        raise StoreRefused("the search_path of the role names no schema that exists")
+        raise StoreUnusable("the search_path of the role names no schema that exists")
     process, schema, triggers = found
     if triggers != "origin":
-        raise StoreRefused(
+        raise StoreUnusable(
             f"session_replication_role is {triggers}: the triggers that guard the log are off; "
             f"ALTER ROLE ... RESET session_replication_role"
         )

@@ -13,20 +13,27 @@ from typing import Final
 
 import structlog
 
-from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.batching.batch_worker import BatchWorker
+from keyauthority_server.store.batching.coalescer import (
+    Asking,
+    Coalescer,
+    Turn,
+    tell,
+    tell_failure,
+    waiting,
+)
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
     HANDED_OVER,
     NOT_DRAWN,
-    Draw,
+    CounterBatch,
     Drawn,
-    Tally,
+    Spend,
 )
-from keyauthority_server.store.gathering import Gathering
+from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
+from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
-from keyauthority_server.store.postgres.witness import Witness
-from keyauthority_server.store.turns import Asking, Turn, Turns, tell, tell_failure, waiting
 
 DRAW_SECONDS: Final = 2.0  # many times what a queue of draws takes
 CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
@@ -57,8 +64,8 @@ HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
 
 _log = structlog.get_logger(__name__)
 
-Caller = Asking[Sequence[Draw], Sequence[Drawn]]
-Drawing = Turn[Sequence[Draw], Sequence[Drawn]]
+Caller = Asking[Sequence[Spend], Sequence[Drawn]]
+Drawing = Turn[Sequence[Spend], Sequence[Drawn]]
 
 
 def open_counters(url: str) -> PostgresCounters:
@@ -66,7 +73,7 @@ def open_counters(url: str) -> PostgresCounters:
 
     Raises StoreRefused, with one line that says why.
     """
-    witness = Witness()
+    witness = RollbackGuard()
 
     rows = PostgresRows(parameters(url), PATIENCE, witness.admit)
     try:
@@ -80,12 +87,14 @@ class PostgresCounters:
     """`counters.Counters` on PostgreSQL. Make it with `open_counters`; use it from one loop."""
 
     def __init__(self, rows: PostgresRows) -> None:
-        self._thread: Gathering[Drawing] = Gathering(_Draws(rows), name="counters", most=GROUP_MAX)
-        self._turns: Turns[Sequence[Draw], Sequence[Drawn]] = Turns(
+        self._thread: BatchWorker[Drawing] = BatchWorker(
+            _Draws(rows), name="counters", most=GROUP_MAX
+        )
+        self._turns: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
             self._thread, seconds=DRAW_SECONDS, late=NOT_DRAWN
         )
 
-    async def draw(self, draws: Sequence[Draw]) -> Sequence[Drawn]:
+    async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
         """Make all draws in one transaction, and commit it; see `counters`."""
         return await self._turns.ask(draws, len(draws))
 
@@ -130,7 +139,7 @@ class _Draws:
 
     def _drawn(self, turns: Sequence[Drawing]) -> list[tuple[Caller, Sequence[Drawn]]]:
         """Begin a transaction, and draw in it for those who wait when it has the counters."""
-        tally = Tally(self._rows, self._locked(_taken(waiting(turns))))
+        tally = CounterBatch(self._rows, self._locked(_taken(waiting(turns))))
         drawn: list[tuple[Caller, Sequence[Drawn]]] = [
             (one, [tally.draw(draw) for draw in one.question]) for one in waiting(turns)
         ]
@@ -143,10 +152,10 @@ class _Draws:
         while True:
             if rows.begin(_OPEN) != (0,):
                 raise StoreUnavailable(HANDED_OVER)
-            held = {name: (start, used) for name, start, used in rows.each(_LOCK, (names,))}
-            missing = [name for name in names if name not in held]
+            stored = {name: (start, used) for name, start, used in rows.each(_LOCK, (names,))}
+            missing = [name for name in names if name not in stored]
             if not missing:
-                return held
+                return stored
             rows.roll_back()
             rows.begin()
             rows.run(_MAKE, (missing,))

@@ -19,10 +19,10 @@ from typing import Any, Final
 import structlog
 
 from keyauthority.clock import Reference, monotonic
-from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.interface import StoreError
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
+from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
-from keyauthority_server.store.postgres.witness import Witness
 
 BEAT_PATIENCE: Final = 2.0  # seconds for one commit: after that another host may answer
 PAUSE_SECONDS: Final = 0.05  # at least, between two beats
@@ -51,7 +51,7 @@ _log = structlog.get_logger(__name__)
 class Heartbeat:
     """Commits beats in a thread of its own, and knows what each of them proves."""
 
-    def __init__(self, to: Mapping[str, Any], witness: Witness) -> None:
+    def __init__(self, to: Mapping[str, Any], witness: RollbackGuard) -> None:
         self._rows = PostgresRows(to, _PATIENCE, self._admitted)
         self._admit = witness.admit
         self._server = secrets.token_hex(16)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from keyauthority_server.store.base import StoreError
+from keyauthority_server.store.interface import StoreError
 from keyauthority_server.store.postgres.connection import (
     Connection,
     ConnectionLost,

@@ -10,12 +10,12 @@ from contextlib import suppress
 from typing import Final
 
 from keyauthority.clock import monotonic
-from keyauthority_server.store.base import StoreError, StoreRefused, StoreUnavailable
+from keyauthority_server.store.interface import StoreError, StoreUnavailable, StoreUnusable
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect
 from keyauthority_server.store.postgres.connection import Patience, StatementFailed, parameters
 from keyauthority_server.store.postgres.rows import PostgresRows
-from keyauthority_server.store.postgres.shape import expected_shape, found_shape
-from keyauthority_server.store.shape import Shape, check_shape, differences
+from keyauthority_server.store.postgres.schema_shape import expected_shape, found_shape
+from keyauthority_server.store.sql.schema_shape import Shape, check_shape, differences
 
 ALL_STEPS: Final = STEPS + COUNTER_STEPS
 
@@ -49,7 +49,7 @@ def migrate(url: str) -> None:
             try:
                 _check_older(rows)
                 _migrate(rows)
-            except StoreRefused:
+            except StoreUnusable:
                 raise
             except StoreError as error:
                 if not _beaten(rows, error) or monotonic() > end:
@@ -77,7 +77,7 @@ def check_schema(rows: PostgresRows, *, altered_allowed: bool = False) -> None:
     """
     with rows.reading():
         if not _is_ours(rows):
-            raise StoreRefused("the database is empty: run migrate")
+            raise StoreUnusable("the database is empty: run migrate")
         applied = _applied(rows)
         _check_steps(applied, missing_allowed=False)
         found = found_shape(rows)
@@ -145,7 +145,7 @@ def _check_encoding(rows: PostgresRows) -> None:
     with rows.reading():
         encoding = rows.one(_ENCODING)[0]
     if encoding != "UTF8":
-        raise StoreRefused(f"the database keeps text as {encoding}; it must be UTF8")
+        raise StoreUnusable(f"the database keeps text as {encoding}; it must be UTF8")
 
 
 def _is_ours(rows: PostgresRows) -> bool:
@@ -154,7 +154,7 @@ def _is_ours(rows: PostgresRows) -> bool:
     if _TABLE in tables:
         return True
     if tables:
-        raise StoreRefused("the database belongs to another application")
+        raise StoreUnusable("the database belongs to another application")
     return False
 
 
@@ -166,9 +166,9 @@ def _check_steps(applied: set[str], *, missing_allowed: bool) -> None:
     known = {step.name for step in ALL_STEPS}
     if applied - known:
         later = ", ".join(sorted(applied - known))
-        raise StoreRefused(f"the database is of a newer version: it has {later}")
+        raise StoreUnusable(f"the database is of a newer version: it has {later}")
     if known - applied and not missing_allowed:
-        raise StoreRefused("the database is of an older version: run migrate")
+        raise StoreUnusable("the database is of an older version: run migrate")
 
 
 def _append_only(table: str, schema: str = "") -> tuple[str, ...]:

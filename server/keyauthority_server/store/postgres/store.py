@@ -18,35 +18,35 @@ import structlog
 
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Key, LogId, Project, Revision
-from keyauthority_server.store import changes, digests
-from keyauthority_server.store.base import Transaction
-from keyauthority_server.store.gathering import Gathering
-from keyauthority_server.store.listing import Asked
-from keyauthority_server.store.newest_time import counter_row, newest_time
-from keyauthority_server.store.pages import Pages
-from keyauthority_server.store.postgres import looks, writer
+from keyauthority_server.store.batching.batch_worker import BatchWorker
+from keyauthority_server.store.batching.coalescer import Coalescer, Turn
+from keyauthority_server.store.batching.write_batch import WriteUnit, await_commit
+from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.postgres import reader, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.heartbeat import Heartbeat, read_clock
-from keyauthority_server.store.postgres.listening import Listening
-from keyauthority_server.store.postgres.looks import ASKED, Answer, Looking, Question
+from keyauthority_server.store.postgres.notifications import Notifications
+from keyauthority_server.store.postgres.reader import ASKED, Reader, ReadRequest, ReadResult
+from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
-from keyauthority_server.store.postgres.witness import Witness
-from keyauthority_server.store.postgres.writer import Writing
-from keyauthority_server.store.scopes import in_scope
-from keyauthority_server.store.sql import Rows
-from keyauthority_server.store.transaction import SqlTransaction
-from keyauthority_server.store.turns import Turn, Turns
-from keyauthority_server.store.units import Unit, answered
-from keyauthority_server.store.values import (
+from keyauthority_server.store.postgres.writer import WriteJob
+from keyauthority_server.store.sql.newest_time import counter_row, newest_time
+from keyauthority_server.store.sql.paged_reads import PagedReads
+from keyauthority_server.store.sql.queries import changes, digests
+from keyauthority_server.store.sql.queries.lists import ValuesTable
+from keyauthority_server.store.sql.scopes import in_scope
+from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.sql.transaction import SqlTransaction
+from keyauthority_server.store.types import (
     ANY,
-    Proven,
+    ChangePage,
+    DatedSnapshot,
+    EntrySigner,
+    ReadOptions,
     Scope,
-    Sealer,
-    Sight,
-    Sights,
-    Tail,
-    Wanted,
+    Snapshot,
+    Snapshots,
 )
 
 T = TypeVar("T")
@@ -60,20 +60,20 @@ _PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page tak
 _log = structlog.get_logger(__name__)
 
 
-def open_store(url: str, seal: Sealer, *, checked: bool = True) -> PostgresStore:
+def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> PostgresStore:
     """Open the database, which `migrate` has made.
 
     Unless `checked`, its schema may be altered: for `audit verify`, which tells. Raises
     StoreRefused, with one line that says why, and StoreUnavailable.
     """
-    to, witness = parameters(url), Witness(altered_allowed=not checked)
+    to, witness = parameters(url), RollbackGuard(altered_allowed=not checked)
     connections = Connections(
-        looks=PostgresRows(to, looks.PATIENCE, witness.admit),
+        looks=PostgresRows(to, reader.PATIENCE, witness.admit),
         pages=PageRows(to, _PAGES, witness.admit),
-        tail=PostgresRows(to, looks.PATIENCE, witness.admit),
+        tail=PostgresRows(to, reader.PATIENCE, witness.admit),
         writer=PostgresRows(to, writer.PATIENCE, witness.admit),
         heartbeat=Heartbeat(to, witness),
-        listening=Listening(to),
+        listening=Notifications(to),
     )
     read_clock(connections.looks, connections.heartbeat.reference)  # the others connect when needed
     return PostgresStore(connections, seal, witness)
@@ -87,13 +87,13 @@ class Connections(NamedTuple):
     tail: PostgresRows
     writer: PostgresRows
     heartbeat: Heartbeat
-    listening: Listening
+    listening: Notifications
 
 
-class PostgresStore(Pages):
+class PostgresStore(PagedReads):
     """`base.Store` on PostgreSQL. Make it with `open_store`; use it from one event loop."""
 
-    def __init__(self, connections: Connections, seal: Sealer, witness: Witness) -> None:
+    def __init__(self, connections: Connections, seal: EntrySigner, witness: RollbackGuard) -> None:
         """Take over the connections; that for looks has been made."""
         self._witness = witness
         self._seal = seal
@@ -101,16 +101,16 @@ class PostgresStore(Pages):
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
         self._listening = connections.listening
-        self._looking: Gathering[Turn[Question, Answer]] = Gathering(
-            Looking(connections.looks, witness, connections.heartbeat),
+        self._looking: BatchWorker[Turn[ReadRequest, ReadResult]] = BatchWorker(
+            Reader(connections.looks, witness, connections.heartbeat),
             name="store-looks",
-            most=looks.GROUP_MAX,
+            most=reader.GROUP_MAX,
         )
-        self._turns: Turns[Question, Answer] = Turns(
-            self._looking, seconds=looks.LOOK_SECONDS, late="the store did not answer in time"
+        self._turns: Coalescer[ReadRequest, ReadResult] = Coalescer(
+            self._looking, seconds=reader.LOOK_SECONDS, late="the store did not answer in time"
         )
-        job = Writing(connections.writer, seal, witness)
-        self._writer = Gathering(job, name="store-writer", most=writer.GROUP_MAX)
+        job = WriteJob(connections.writer, seal, witness)
+        self._writer = BatchWorker(job, name="store-writer", most=writer.GROUP_MAX)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()
@@ -139,44 +139,44 @@ class PostgresStore(Pages):
         """Beat from now on; see `looks.Proving`."""
         await _in_thread(self._tailer, self._heartbeat.begin, seconds)
 
-    async def look_proven(self, access_keys: Sequence[str], operator: str | None) -> Proven:
+    async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
         """Do what `look_many` does, and tell what the read has proven."""
-        answer = await self._ask(Question(tuple(access_keys), operator, proven=True))
-        return Proven(answer.sights, answer.as_of)
+        answer = await self._ask(ReadRequest(tuple(access_keys), operator, proven=True))
+        return DatedSnapshot(answer.snapshots, answer.as_of)
 
-    async def look(
-        self, access_key: str | None, operator: str | None, wanted: Wanted = ANY
-    ) -> Sight:
+    async def read(
+        self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
+    ) -> Snapshot:
         """Return a key with its project, and an operator's key, as they are now."""
-        answer = await self._ask(Question((access_key,), operator))
-        head, ((held, project),), held_operator = answer.sights
-        return Sight(head, held, project, held_operator)
+        answer = await self._ask(ReadRequest((access_key,), operator))
+        head, ((stored, project),), held_operator = answer.snapshots
+        return Snapshot(head, stored, project, held_operator)
 
-    async def look_many(
-        self, access_keys: Sequence[str], operator: str | None, wanted: Wanted = ANY
-    ) -> Sights:
+    async def read_many(
+        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
+    ) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, as they are now."""
-        return (await self._ask(Question(tuple(access_keys), operator))).sights
+        return (await self._ask(ReadRequest(tuple(access_keys), operator))).snapshots
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
         """Return the key, or None if it is absent or out of scope."""
-        held = (await self.look(access_key, None)).held
-        return held.key if held is not None and in_scope(held.key, scope) else None
+        stored = (await self.read(access_key, None)).stored
+        return stored.key if stored is not None and in_scope(stored.key, scope) else None
 
     async def get_project(self, project_id: str, scope: Scope) -> Project | None:
         """Return the project, or None if it is absent or out of scope."""
         if scope is not None and project_id not in scope:
             return None
-        return (await self._ask(Question((), None, project_id))).project
+        return (await self._ask(ReadRequest((), None, project_id))).project
 
-    async def read_changes(self, after: int, limit: int) -> Tail:
+    async def read_changes(self, after: int, limit: int) -> ChangePage:
         """Return up to `limit` changes behind a revision, and how far the log goes."""
         return await _in_thread(self._tailer, self._read_tail, after, limit)
 
     async def moved(self, within: float) -> None:
         """Return once there may be changes that the last `read_changes` did not see."""
         self._listening.begin(self._moved.set)
-        poll = HEARING_POLL_SECONDS if self._listening.hears else DEAF_POLL_SECONDS
+        poll = HEARING_POLL_SECONDS if self._listening.connected else DEAF_POLL_SECONDS
         with suppress(TimeoutError):
             async with asyncio.timeout(min(within, poll)):
                 await self._moved.wait()
@@ -227,17 +227,17 @@ class PostgresStore(Pages):
         """Return what the database has otherwise than the migrations make it."""
         return await _in_thread(self._pager, self._differences)
 
-    def asked(self, values: Iterable[str]) -> Asked:
+    def asked(self, values: Iterable[str]) -> ValuesTable:
         """Return values as a table."""
-        return Asked(ASKED, list(values))
+        return ValuesTable(ASKED, list(values))
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _ask(self, question: ReadRequest) -> ReadResult:
         return await self._turns.ask(question, len(question.access_keys) + 1)
 
     async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
-        unit = Unit(work)
+        unit = WriteUnit(work)
         self._writer.submit(unit)
-        result: T = await answered(unit, writer.WRITE_SECONDS)
+        result: T = await await_commit(unit, writer.WRITE_SECONDS)
         self._moved.set()
         return result
 
@@ -260,10 +260,10 @@ class PostgresStore(Pages):
         self._pages.ready()
         return schema_differences(self._pages)
 
-    def _read_tail(self, after: int, limit: int) -> Tail:
+    def _read_tail(self, after: int, limit: int) -> ChangePage:
         newest, now = self._witness.newest, monotonic()
 
-        def read(rows: PostgresRows) -> Tail:
+        def read(rows: PostgresRows) -> ChangePage:
             as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
             tail = changes.read_changes(rows, after, limit, as_of)
             self._witness.check(rows, tail.head, newest)

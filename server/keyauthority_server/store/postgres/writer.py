@@ -15,13 +15,13 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Revision
-from keyauthority_server.store.base import StoreError, StoreUnavailable
+from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit
+from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import Patience
-from keyauthority_server.store.postgres.listening import tell
+from keyauthority_server.store.postgres.notifications import tell
+from keyauthority_server.store.postgres.rollback_guard import FIRST_LOCK, RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
-from keyauthority_server.store.postgres.witness import FIRST_LOCK, Witness
-from keyauthority_server.store.units import Unit, Units
-from keyauthority_server.store.values import Sealer
+from keyauthority_server.store.types import EntrySigner
 
 GROUP_MAX: Final = 128  # units; bounds how long other servers wait: some 100 ms
 WRITE_SECONDS: Final = 5.0  # more than a queue of writers takes, less than callers wait
@@ -30,17 +30,17 @@ PATIENCE: Final = Patience(statement=WRITE_SECONDS + 3, server=0, lock=WRITE_SEC
 _log = structlog.get_logger(__name__)
 
 
-class Writing:
+class WriteJob:
     """The job of the thread that writes the database."""
 
-    def __init__(self, rows: PostgresRows, seal: Sealer, witness: Witness) -> None:
+    def __init__(self, rows: PostgresRows, seal: EntrySigner, witness: RollbackGuard) -> None:
         """Take over `rows`."""
         self._rows = rows
         self._witness = witness
-        self._units = Units(rows, seal, witness.committed)
+        self._units = WriteBatch(rows, seal, witness.committed)
         self._pause = threading.Event()
 
-    def serve(self, units: list[Unit]) -> None:
+    def serve(self, units: list[WriteUnit]) -> None:
         """Commit a group, and tell its callers."""
         end = monotonic() + WRITE_SECONDS
         try:
@@ -55,7 +55,7 @@ class Writing:
         """Let go of the connection."""
         self._rows.drop()
 
-    def _served(self, units: Sequence[Unit], *, last: bool) -> bool:
+    def _served(self, units: Sequence[WriteUnit], *, last: bool) -> bool:
         """Try to commit a group; False if nothing was done and it is to be tried again."""
         try:
             row = self._rows.begin(FIRST_LOCK)
@@ -78,7 +78,7 @@ class Writing:
             tell(self._rows)
         return True
 
-    def _failed(self, units: Sequence[Unit], error: StoreError) -> bool:
+    def _failed(self, units: Sequence[WriteUnit], error: StoreError) -> bool:
         _log.error("store_write_failed", error=str(error))
         self._units.fail(units, error)
         return True

@@ -1,0 +1,80 @@
+"""Tokens: what one may do, and whose it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from keyauthority import convert
+from keyauthority._requests.arguments import as_invalid_argument, parse_enum, texts
+from keyauthority.model import ApiTarget, App, Facts, KeyMode
+from keyauthority.requests import VerifyQuery
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
+
+
+def presentation(
+    secret_key: str,
+    access_key: str,
+    project_id: str,
+    mode: KeyMode | str | None,
+    permissions: Sequence[str],
+    client_ip: str,
+    referrer: str,
+    app: App | None,
+    api_target: ApiTarget | None,
+    cost: int,
+    at_least_revision: int,
+    log_id: str,
+    explain: bool,
+    include_record: bool,
+) -> VerifyQuery:
+    """Return what is asked of a token. By position: a verifier makes one each microsecond or so."""
+    facts = Facts(
+        access_key,
+        project_id,
+        parse_enum(KeyMode, mode, "mode"),
+        texts(permissions, "permissions"),
+        client_ip,
+        referrer,
+        app,
+        api_target,
+    )
+    return VerifyQuery(secret_key, facts, cost, at_least_revision, log_id, explain, include_record)
+
+
+@as_invalid_argument
+def verify(asked: VerifyQuery) -> service_pb2.VerifyRequest:
+    """Return the request of Verify."""
+    return convert.presentation_to_proto(asked._replace(secret_key=_sendable(asked.secret_key)))
+
+
+@as_invalid_argument
+def batch_verify(presentations: Iterable[VerifyQuery | str]) -> service_pb2.BatchVerifyRequest:
+    """Return the request of BatchVerify; a string is a token with nothing further asked."""
+    return convert.batch_to_proto(
+        VerifyQuery(secret_key=_sendable(one))
+        if isinstance(one, str)
+        else one._replace(secret_key=_sendable(one.secret_key))
+        for one in presentations
+    )
+
+
+@as_invalid_argument
+def get_project_id(access_key: str | None, secret_key: str) -> service_pb2.GetProjectIdRequest:
+    """Return the request of GetProjectId."""
+    return service_pb2.GetProjectIdRequest(access_key=access_key or "", secret_key=secret_key)
+
+
+def _sendable(secret_key: str) -> str:
+    """Return the token, or if it is no text another that is MALFORMED as it is.
+
+    A token is never a bad argument; half a surrogate pair, which Python's strings can hold, cannot
+    be sent.
+    """
+    if secret_key.isascii():
+        return secret_key
+    return secret_key.encode("utf-8", "replace").decode("utf-8")
+
+
+def project_id_of(response: service_pb2.GetProjectIdResponse) -> str:
+    """Return the result of GetProjectId."""
+    return response.project_id

@@ -1,0 +1,125 @@
+"""Rate limits and quotas: which counters a verification draws from, and what came of it.
+
+Counters belong to the lineage of a key, so a rotated key goes on where its predecessor stood; those
+of a project's rate limit to the project. Their names hold the period: with another period a limit
+counts anew, in the window of that period that is running; with another number it goes on as it
+stands. The store draws (`store.counters`); nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final, NamedTuple
+
+from keyauthority.model import (
+    Project,
+    Quota,
+    QuotaPeriod,
+    RateLimit,
+    Standing,
+    Verdict,
+    VerdictCode,
+)
+from keyauthority_server.store.counters import Counter, Drawn
+from keyauthority_server.store.sql.row_codec import microseconds, time_from
+from keyauthority_server.store.types import StoredKey
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_KEY: Final = "key"
+_PROJECT: Final = "project"
+_QUOTA: Final = "quota"
+_DAY: Final = timedelta(days=1) // _MICROSECOND
+
+Reset = Callable[[int], datetime | None]
+"""Tells when the window after the one that starts so many microseconds after the epoch begins."""
+
+
+class Limit(NamedTuple):
+    """A limit in force, its counter as it is now, and where its standing is told."""
+
+    counter: Counter
+    denial: VerdictCode
+    standing: str
+    """One of the three standings of a verdict."""
+    reset: Reset
+
+
+def limits_of(stored: StoredKey, project: Project | None, now: datetime) -> tuple[Limit, ...]:
+    """Return the limits of a key in the order in which they deny: rate limits, then the quota."""
+    limits = []
+    time = microseconds(now)
+    if stored.key.rate_limit is not None:
+        limits.append(_rate(stored.key.rate_limit, stored.lineage, _KEY, time))
+    if project is not None and project.rate_limit is not None:
+        limits.append(_rate(project.rate_limit, project.project_id, _PROJECT, time))
+    if stored.key.quota is not None:
+        limits.append(_quota(stored.key.quota, stored.lineage, now))
+    return tuple(limits)
+
+
+def with_limits(
+    verdict: Verdict, limits: tuple[Limit, ...], drawn: Drawn, *, explain: bool
+) -> Verdict:
+    """Return the verdict after its draw: with standings, and denied if a counter had no room."""
+    standings = {}
+    denials: list[VerdictCode] = []
+    for limit, level in zip(limits, drawn, strict=True):
+        number = limit.counter.limit
+        left = max(number - level.used, 0)  # the limit may have been lowered below what was used
+        standings[limit.standing] = Standing(number, left, limit.reset(level.start))
+        if not level.fits and limit.denial not in denials:
+            denials.append(limit.denial)
+    code = verdict.code
+    if denials and code is VerdictCode.VALID:
+        code = denials[0]
+    failed = (*verdict.failed, *denials) if explain else verdict.failed
+    return verdict._replace(
+        code=code,
+        failed=failed,
+        key_standing=standings.get(_KEY),
+        project_standing=standings.get(_PROJECT),
+        quota_standing=standings.get(_QUOTA),
+    )
+
+
+def _rate(limit: RateLimit, owner: str, standing: str, time: int) -> Limit:
+    period = limit.period // _MICROSECOND
+    counter = Counter(f"{owner} rate {period}", time - time % period, limit.limit, period)
+    return Limit(counter, VerdictCode.RATE_LIMITED, standing, partial(_after, period))
+
+
+def _quota(quota: Quota, lineage: str, now: datetime) -> Limit:
+    start, reset, period = _CALENDAR[quota.period]
+    name = f"{lineage} quota {quota.period.value}"
+    counter = Counter(name, start(now), quota.limit, period)
+    return Limit(counter, VerdictCode.QUOTA_EXCEEDED, _QUOTA, reset)
+
+
+def _after(period: int, start: int) -> datetime:
+    return time_from(start + period)
+
+
+def _day(now: datetime) -> int:
+    time = microseconds(now)
+    return time - time % _DAY
+
+
+def _month(now: datetime) -> int:
+    return microseconds(datetime(now.year, now.month, 1, tzinfo=UTC))
+
+
+def _next_month(start: int) -> datetime:
+    return (time_from(start) + timedelta(days=31)).replace(day=1)  # no month has more days
+
+
+def _never(start: int) -> None:
+    return None
+
+
+_CALENDAR: Final[dict[QuotaPeriod, tuple[Callable[[datetime], int], Reset, int]]] = {
+    QuotaPeriod.DAY: (_day, partial(_after, _DAY), _DAY),
+    QuotaPeriod.MONTH: (_month, _next_month, 31 * _DAY),
+    QuotaPeriod.TOTAL: (lambda now: 0, _never, 0),
+}

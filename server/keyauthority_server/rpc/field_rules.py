@@ -1,0 +1,233 @@
+"""The rules of single fields, from which `validate` makes the check of each request.
+
+A `Validator` collects what breaks a rule, and names the field as the caller knows it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Container, Mapping
+from datetime import timedelta
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from keyauthority import convert
+from keyauthority.errors import FieldViolation
+from keyauthority.permissions import is_concrete, is_grant
+from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
+from keyauthority.token import ACCESS_KEY_PATTERN
+from keyauthority.v1 import key_pb2
+from keyauthority_server.rights import not_rights
+
+TEXT_MAX: Final = 200  # characters of a purpose, a display name, a note
+LABELS_MAX: Final = 32
+LABEL_KEY_MAX: Final = 63
+LABEL_VALUE_MAX: Final = 255
+LIST_MAX: Final = 100  # permissions, each list of restrictions, operator_projects
+BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
+PAGE_MAX: Final = 1000
+ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
+RESTRICTIONS_MAX: Final = 256 * 1024  # bytes: clients take answers of 4 MiB, with several keys
+PERIOD_MIN: Final = timedelta(seconds=1)
+PERIOD_MAX: Final = timedelta(days=1)
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_UUID4: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
+)
+
+
+class Validator:
+    """Collects violations. Each method is one rule, and says nothing if it is kept."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def refuse(self, field: str, description: str) -> None:
+        """Note that a field breaks a rule."""
+        self.violations.append(FieldViolation(field, description))
+
+    def length(self, field: str, value: str, limit: int) -> None:
+        """At most `limit` characters, whatever they are."""
+        if len(value) > limit:
+            self.refuse(field, f"at most {limit} characters")
+
+    def text(self, field: str, value: str, limit: int = TEXT_MAX) -> None:
+        """At most `limit` characters, none of them a control character."""
+        if len(value) > limit:
+            self.refuse(field, f"at most {limit} characters")
+        elif any(unicodedata.category(one) == "Cc" for one in value):
+            self.refuse(field, "no control characters")
+
+    def present(self, field: str, value: object) -> bool:
+        """Not empty."""
+        if not value:
+            self.refuse(field, "required")
+        return bool(value)
+
+    def absent(self, field: str, value: object, why: str) -> None:
+        """Empty."""
+        if value:
+            self.refuse(field, why)
+
+    def enum(self, field: str, value: int, known: Container[int]) -> None:
+        """Unspecified, or one of the enum's values."""
+        if value and value not in known:
+            self.refuse(field, "not a value of its enum")
+
+    def access_key(self, field: str, value: str) -> None:
+        """The shape of an access key."""
+        if self.present(field, value) and ACCESS_KEY_PATTERN.fullmatch(value) is None:
+            self.refuse(field, "not an access key")
+
+    def project_id(self, field: str, value: str) -> None:
+        """The shape of a UUID, in lower case."""
+        if not is_uuid(value):
+            self.refuse(field, "not a UUID in lower case")
+
+    def request_id(self, field: str, value: str) -> None:
+        """Empty, or a UUID version 4."""
+        if value and _UUID4.fullmatch(value.lower()) is None:
+            self.refuse(field, "not a UUID version 4")
+
+    def labels(self, field: str, labels: Mapping[str, str]) -> None:
+        """As many as may be, with keys and values of their length."""
+        if len(labels) > LABELS_MAX:
+            self.refuse(field, f"at most {LABELS_MAX}")
+            return
+        for key, value in labels.items():
+            if not key:
+                self.refuse(field, "a label's key is not empty")
+            self.text(field, key, LABEL_KEY_MAX)
+            self.text(field, value, LABEL_VALUE_MAX)
+
+    def entry(self, field: str, value: str, keeps: Callable[[str], object]) -> None:
+        """At most `ENTRY_MAX` long; `keeps` raises ValueError with the reason, or returns False."""
+        if len(value) > ENTRY_MAX:
+            self.refuse(field, f"at most {ENTRY_MAX} characters")
+            return
+        try:
+            if keeps(value) is False:
+                self.refuse(field, "not of the form that it must have")
+        except ValueError as bad:
+            self.refuse(field, str(bad))
+
+    def each(
+        self, field: str, values: Collection[str], keeps: Callable[[str], object], part: str = ""
+    ) -> None:
+        """At most `LIST_MAX`, each an `entry`; `part` names what of the list's messages it is."""
+        if len(values) > LIST_MAX:
+            self.refuse(field, f"at most {LIST_MAX}")
+            return
+        for index, value in enumerate(values):
+            self.entry(f"{field}[{index}]{part}", value, keeps)
+
+    def grants(self, field: str, values: Collection[str]) -> None:
+        """Grants: `resource:action`, wildcards allowed."""
+        self.each(field, values, is_grant)
+
+    def rights(self, field: str, values: Collection[str]) -> None:
+        """Grants that stand for rights of operators."""
+        if len(values) <= LIST_MAX and all(map(is_grant, values)):
+            for place, why in not_rights(values):
+                self.refuse(f"{field}[{place}]", why)
+
+    def needed(self, field: str, values: Collection[str]) -> None:
+        """Needed permissions: `resource:action`, concrete."""
+        if len(values) > LIST_MAX or not all(
+            len(value) <= ENTRY_MAX and is_concrete(value) for value in values
+        ):
+            self.each(field, values, is_concrete)  # says which
+
+    def time(self, field: str, message: Message, value: Timestamp) -> None:
+        """Unset, or a moment between the years 1 and 9999."""
+        if message.HasField(field.rpartition(".")[2]):
+            try:
+                convert.to_datetime(value)
+            except ValueError:
+                self.refuse(field, "not a moment between the years 1 and 9999")
+
+    def span(
+        self, field: str, message: Message, value: Duration, least: timedelta, most: timedelta
+    ) -> None:
+        """Unset, or a span between two bounds."""
+        if message.HasField(field.rpartition(".")[2]):
+            try:
+                span = convert.to_timedelta(value)
+            except (ValueError, OverflowError):
+                self.refuse(field, "not a span of time")
+                return
+            if not least <= span <= most:
+                self.refuse(field, f"from {_words(least)} to {_words(most)}")
+
+    def rate_limit(self, field: str, message: Message, value: key_pb2.RateLimit) -> None:
+        """Unset, or units of 0 or more in a period of 1 second to 1 day."""
+        if message.HasField(field):
+            if value.limit < 0:
+                self.refuse(f"{field}.limit", "not negative")
+            if not value.HasField("period"):
+                self.refuse(f"{field}.period", "required")
+            self.span(f"{field}.period", value, value.period, PERIOD_MIN, PERIOD_MAX)
+
+    def quota(self, field: str, message: Message, value: key_pb2.Quota) -> None:
+        """Unset, or units of 0 or more in a period."""
+        if message.HasField(field):
+            if value.limit < 0:
+                self.refuse(f"{field}.limit", "not negative")
+            self.present(f"{field}.period", value.period)
+            self.enum(f"{field}.period", value.period, convert.QUOTA_PERIOD_FROM_PROTO)
+
+    def restrictions(self, value: key_pb2.Restrictions) -> None:
+        """Each list of its form, and all of it of a size that every client can take."""
+        self.each("restrictions.allowed_ips", value.allowed_ips, check_ip_or_network)
+        self.each("restrictions.allowed_referrers", value.allowed_referrers, check_referrer)
+        self.each("restrictions.ios_bundle_ids", value.ios_bundle_ids, _name)
+        field = "restrictions.android_apps"
+        self.each(field, [one.package for one in value.android_apps], _name, ".package")
+        self.each(field, [one.sha1 for one in value.android_apps], canonical_sha1, ".sha1")
+        field = "restrictions.api_targets"
+        self.each(field, [one.service for one in value.api_targets], _name, ".service")
+        if len(value.api_targets) <= LIST_MAX:
+            for index, target in enumerate(value.api_targets):
+                self.each(f"{field}[{index}].methods", target.methods, _method)
+        if not self.violations and value.ByteSize() > RESTRICTIONS_MAX:
+            self.refuse("restrictions", f"at most {RESTRICTIONS_MAX // 1024} KiB in all")
+
+    def mask(self, mask: FieldMask, known: frozenset[str]) -> frozenset[str]:
+        """At least one path and at most `LIST_MAX`, each of them known; returns them."""
+        if not mask.paths:
+            self.refuse("update_mask", "names at least one field")
+        if len(mask.paths) > LIST_MAX:
+            self.refuse("update_mask", f"at most {LIST_MAX}")
+        if not known.issuperset(mask.paths):
+            self.refuse("update_mask", f"names fields of {', '.join(sorted(known))} only")
+        return known.intersection(mask.paths)
+
+    def page(self, page_size: int, page_token: str) -> None:
+        """A size that is served, and a token of a token's length."""
+        if not 0 <= page_size <= PAGE_MAX:
+            self.refuse("page_size", f"from 0 to {PAGE_MAX}")
+        self.text("page_token", page_token)
+
+
+def _words(span: timedelta) -> str:
+    number, unit = (span.days, "day") if span.days else (span.seconds, "second")
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+def is_uuid(text: str) -> bool:
+    """True for the shape of a UUID in lower case, of any version."""
+    return _UUID.fullmatch(text) is not None
+
+
+def _name(text: str) -> bool:
+    return bool(text) and text.isprintable() and not any(one in " *" for one in text)
+
+
+def _method(text: str) -> bool:
+    return text == "*" or _name(text.removesuffix("*"))

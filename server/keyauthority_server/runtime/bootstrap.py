@@ -1,0 +1,349 @@
+"""How a data folder comes to life: migration, first start, and the parts of one process.
+
+Everything that can be wrong with the folder's files is found here, before anything is served, and
+told in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+import structlog
+
+from keyauthority_server.audit import refusing, sealer
+from keyauthority_server.change_feed import Feed, following
+from keyauthority_server.config import Config, ConfigError, TransientError, refusal
+from keyauthority_server.keyring import Keyring, KeyringError, check_known, newest_version
+from keyauthority_server.metering.usage import metering
+from keyauthority_server.private_files import (
+    PASSING,
+    check_private,
+)
+from keyauthority_server.records import (
+    ExactFreshness,
+    ProvenFreshness,
+    RecordCache,
+    heartbeat_seconds,
+)
+from keyauthority_server.runtime.first_records import make_first_records, remove_made
+from keyauthority_server.services import Authority
+from keyauthority_server.services.rehash import rehasher
+from keyauthority_server.store import factory
+from keyauthority_server.store.clocks import clock_of, report_silence
+from keyauthority_server.store.counters import Counters
+from keyauthority_server.store.interface import (
+    Store,
+    StoreDamaged,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+    StoreUnusable,
+)
+from keyauthority_server.store.snapshots import FreshnessProver, LocalLog
+from keyauthority_server.store.types import Entry, EntrySigner, LogHead, NewestTime, VersionsInUse
+
+PEPPER: Final = "pepper"
+AUDIT_KEY: Final = "audit.key"
+OPERATOR_KEY: Final = "operator.key"
+_KEY_FILES: Final = (PEPPER, AUDIT_KEY)
+_log = structlog.get_logger("keyauthority_server")
+_WRONG: Final = (KeyringError, StoreUnusable, StoreReadOnly, StoreDenied, StoreDamaged)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Report failures of the store and of key files, each in one line.
+
+    ConfigError for what only another configuration mends, TransientError for what may pass by
+    itself; StoreUnavailable passes, since a start may wait for its end.
+    """
+    try:
+        yield
+    except (KeyringError, StoreError) as failure:
+        cause = failure.__cause__
+        passing = isinstance(cause, OSError) and cause.errno in PASSING
+        if isinstance(failure, _WRONG) and not passing:
+            raise ConfigError(str(failure)) from failure
+        if isinstance(failure, StoreUnavailable):
+            raise
+        full = "the disk is full or nearly so: " if isinstance(failure, StoreFull) else ""
+        raise TransientError(f"{full}{failure}") from failure
+
+
+async def prepare(config: Config) -> bool:
+    """Bring the data folder into the state that workers need, the first time from nothing.
+
+    Returns True if that has founded a new authority. Raises as `reported` does. Killed at any
+    point, it goes on where it was.
+    """
+    with reported():
+        return await _prepare(config)
+
+
+@asynccontextmanager
+async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[Authority]:
+    """Give the use cases on the prepared folder, for as long as the context lasts.
+
+    Exactly one of the processes that serve it runs `checkpoints`.
+    """
+    peppers, audit_key = (Keyring.load(config.data / name) for name in _KEY_FILES)
+    async with (
+        _opened(config, sealer(audit_key), checkpoints=checkpoints) as store,
+        _counters(config, checkpoints=checkpoints) as counters,
+        metering(store) as meter,
+        rehasher(store, peppers) as keeper,
+        refusing(store) as denials,
+        following(store) as feed,
+        _caching(config, store, feed, peppers) as records,
+    ):
+        clock = await clock_of(store)
+        await keeper.learn()
+        yield Authority(store, counters, meter, clock, keeper, denials, feed, records)
+
+
+class AdminSession(NamedTuple):
+    """What a command on the machine itself works with, beside a server that may run."""
+
+    store: Store
+    peppers: Keyring
+    known: Mapping[str, bytes]
+    """The check values that the database holds."""
+
+
+@asynccontextmanager
+async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
+    """Give the store of a data folder that is in use, or was.
+
+    Raises ConfigError with one line if it is not initialised, or its files are not right.
+    """
+    with reported():
+        if not factory.is_made(config.store):
+            raise ConfigError(
+                f"{config.data} is not initialised: run keyauthority-server init, or serve"
+            )
+        _check_private(config)
+        keyrings = [Keyring.load(config.data / name) for name in _KEY_FILES]
+        async with _opened(config, sealer(keyrings[1]), checkpoints=False) as store:
+            if not (await store.log_head()).revision:
+                raise ConfigError(
+                    f"{config.data} is not initialised: run keyauthority-server init, or serve"
+                )
+            versions = await _versions_in_use(store)
+            verify_against(keyrings, versions)
+            known = versions.checks
+            keyrings[0].use(known)
+            yield AdminSession(store, keyrings[0], known)
+
+
+class AuditSession(NamedTuple):
+    """What a verification of the log reads."""
+
+    store: Store
+    audit_key: Keyring
+
+
+@asynccontextmanager
+async def open_audit(config: Config) -> AsyncIterator[AuditSession]:
+    """Give the store of a data folder for reading, whatever may be wrong with what its log says.
+
+    A server may run on it. Raises ConfigError with one line if it cannot be read at all.
+    """
+    with reported():
+        audit_key = Keyring.load(config.data / AUDIT_KEY)
+        async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
+            head = await store.log_head()
+            unfinished = head.closed and not head.hash  # as a copy is, of which rows are missing
+            versions = await _versions_in_use(store)
+            verify_against([audit_key], versions, empty=unfinished or not head.revision)
+            yield AuditSession(store, audit_key)
+
+
+def check_exists(config: Config) -> None:
+    """Raise ConfigError if `must_exist` is set and the data folder or its database is not there."""
+    if not config.must_exist:
+        return
+    paths = [config.data / name for name in _KEY_FILES]
+    if not config.store.is_postgres:
+        paths.append(config.store.sqlite_path)
+    for path in paths:
+        try:
+            size = path.lstat().st_size
+        except OSError as error:
+            raise ConfigError(f"--must-exist: {path} is not there: {error.strerror}") from error
+        if not size:
+            raise ConfigError(f"--must-exist: {path} is empty")
+
+
+async def _prepare(config: Config) -> bool:
+    """Prepare the folder; return True if that has founded an authority."""
+    check_exists(config)
+    _check_private(config)
+    paths = [config.data / name for name in _KEY_FILES]
+    if config.must_exist and not factory.is_made(config.store):
+        raise ConfigError(f"--must-exist: {config.store} is empty")
+    if paths[0].exists() and not factory.is_made(config.store):
+        raise ConfigError(
+            f"{paths[0]} is there, but {config.store} is not: restore the database, or start anew "
+            f"in an empty data folder"
+        )
+    factory.migrate(config.store)
+    async with _opened(config, _unsealed) as store:
+        head = await store.log_head()
+        versions, empty = await _versions_in_use(store), not head.revision
+        _check_open(config, head)
+    known = versions.checks
+    if config.must_exist and (empty or not known):
+        raise ConfigError(f"--must-exist: {config.store} was never initialised")
+    made: list[Path] = []
+    if empty and not known:
+        made = [path for path in paths if not path.exists()]
+        for path in made:
+            Keyring.create(path)
+    elif not any(path.exists() for path in paths):
+        raise _initialised_elsewhere(config)
+    keyrings = [Keyring.load(path) for path in paths]
+    checks: dict[str, bytes] = {}
+    verify_against(keyrings, versions, empty=empty)
+    for ring in keyrings:
+        if not (ring.name == PEPPER and newest_version(PEPPER, known)):
+            checks.update(ring.check_values())  # a version of the pepper waits for `pepper rotate`
+    async with _opened(config, sealer(keyrings[1])) as store:
+        await store.set_key_checks(checks)
+        if empty:
+            await _claim(config, store, keyrings, made)
+        founded = empty and await _found(config, store, keyrings[0])
+        await report_silence(store)
+    return founded
+
+
+async def _claim(
+    config: Config, store: Store, keyrings: Sequence[Keyring], made: Sequence[Path]
+) -> None:
+    """Raise ConfigError if another server has just initialised the store under other key files.
+
+    Those that this one made for it are of no use then, and are removed.
+    """
+    known = await store.key_checks()
+    try:
+        for ring in keyrings:
+            ring.verify_against(known)
+    except KeyringError:
+        if not made:
+            raise
+        remove_made(made)
+        raise _initialised_elsewhere(config) from None
+
+
+def _initialised_elsewhere(config: Config) -> ConfigError:
+    return ConfigError(
+        f"{config.store} was initialised by another server: copy {PEPPER} and {AUDIT_KEY} to "
+        f"{config.data} from its data folder, the one that holds {OPERATOR_KEY}, and start again"
+    )
+
+
+async def _versions_in_use(store: Store) -> VersionsInUse:
+    """Return what `recognise` takes: no audit key has proven the newest time yet."""
+    return await store.versions_in_use((await clock_of(store, proven=False)).now())
+
+
+async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
+    """Make the first records, and log what they found; False if another server was first."""
+    operator_key = config.data / OPERATOR_KEY
+    if not await make_first_records(store, peppers, operator_key):
+        return False
+    _log.warning(
+        "authority_founded",
+        data=str(config.data),
+        store=str(config.store),
+        log_id=store.log_id,
+        operator_key=str(operator_key),
+    )
+    return True
+
+
+def verify_against(
+    keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False
+) -> None:
+    """Raise KeyringError unless the key files are those that a database was filled under.
+
+    One that is not empty has to know each version that it was filled under.
+    """
+    used = {PEPPER: versions.pepper, AUDIT_KEY: versions.audit_key}
+    for ring in keyrings:
+        if not empty:
+            check_known(ring.name, versions.checks, used[ring.name])
+        ring.verify_against(versions.checks)
+
+
+def _check_open(config: Config, head: LogHead) -> None:
+    """Raise StoreClosed for a store that a copy has closed: a start on it would serve the past."""
+    if head.closed and head.hash:
+        raise StoreReadOnly(
+            f"{config.store} was copied to another store and closed: serve that one; or, if this "
+            f"is the copy, run copy again"
+        )
+    if head.closed:
+        raise StoreReadOnly(f"{config.store} is a copy that was not finished: run copy again")
+
+
+def _check_private(config: Config) -> None:
+    """Raise ConfigError if others can read, write or redirect a file of the store, or a secret."""
+    names = (*_KEY_FILES, OPERATOR_KEY)
+    groups: dict[int, Path] = {}
+    for path in (*(config.data / name for name in names), *factory.files(config.store)):
+        try:
+            group = check_private(path)
+        except OSError as error:
+            raise refusal(error, f"cannot use {path}") from error
+        if group is not None:
+            groups.setdefault(group, path)
+    for group, path in groups.items():
+        _log.warning("open_to_group", path=str(path), gid=group)
+
+
+@asynccontextmanager
+async def _opened(
+    config: Config, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
+) -> AsyncIterator[Store]:
+    store = factory.open_store(config.store, seal, checkpoints=checkpoints, checked=checked)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _counters(config: Config, *, checkpoints: bool) -> AsyncIterator[Counters]:
+    counters = factory.open_counters(config.store, checkpoints=checkpoints)
+    try:
+        yield counters
+    finally:
+        await counters.close()
+
+
+@asynccontextmanager
+async def _caching(
+    config: Config, store: Store, feed: Feed, peppers: Keyring
+) -> AsyncIterator[RecordCache]:
+    """Give the record cache, with the rule of the store's engine for when it is current."""
+    if isinstance(store, LocalLog):
+        yield RecordCache(store, ExactFreshness(store), peppers)
+        return
+    assert isinstance(store, FreshnessProver)  # noqa: S101 - an engine offers one of the two
+    max_staleness = config.max_staleness.seconds
+    await store.prove_each(heartbeat_seconds(max_staleness))
+    records = RecordCache(store, ProvenFreshness(store, feed, max_staleness), peppers)
+    records.position = await feed.subscribe(records)
+    try:
+        yield records
+    finally:
+        feed.unsubscribe(records)
+
+
+def _unsealed(content: Entry | NewestTime, key_version: int | None = None) -> NoReturn:
+    raise StoreUnusable("nothing can be sealed, or proven, before the audit key is known")

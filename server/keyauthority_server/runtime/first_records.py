@@ -1,0 +1,96 @@
+"""What a new authority begins with: an operator key, in a file of its own, and a project."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
+from keyauthority.permissions import EVERYTHING
+from keyauthority.token import make, new_access_key, new_secret, parse
+from keyauthority_server.config import ConfigError, refusal
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.private_files import read_private, write_private
+from keyauthority_server.store.clocks import clock_of
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.types import Mutation, StoredKey
+
+FIRST_PROJECT: Final = "default"
+_SETUP: Final = "setup"  # the actor of the first operator key: nobody called
+_log = structlog.get_logger("keyauthority_server")
+
+
+async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool:
+    """Make the first operator key, in a file before it is in the database, and a project.
+
+    Returns False if another server of the same key files was first.
+    """
+    token_text, made = _first_operator_token(path)
+    token = parse(token_text)
+    if token is None or token.kind is not KeyKind.OPERATOR:
+        raise ConfigError(f"{path} holds no operator key; remove it to have one made")
+
+    now = (await clock_of(store)).now()
+
+    def work(transaction: Transaction) -> bool:
+        if transaction.head:
+            return False
+        key = Key(
+            access_key=token.access_key,
+            project_id="",
+            mode=KeyMode.LIVE,
+            kind=KeyKind.OPERATOR,
+            purpose="first operator key",
+            permissions=EVERYTHING,
+            create_time=now,
+            update_time=now,
+            created_by=_SETUP,
+            revision=0,
+        )
+        digest = peppers.digest(token_text.encode())
+        stored = StoredKey(key, digest, peppers.current, lineage=key.access_key)
+        project = Project(
+            project_id=str(uuid.uuid4()),
+            display_name=FIRST_PROJECT,
+            create_time=now,
+            update_time=now,
+            revision=0,
+        )
+        for change in (
+            Mutation(type=ChangeType.KEY_CREATED, time=now, actor=_SETUP, peer="", keys=(stored,)),
+            Mutation(
+                type=ChangeType.PROJECT_CREATED, time=now, actor=_SETUP, peer="", project=project
+            ),
+        ):
+            transaction.apply(change)
+        return True
+
+    written = await store.write(work)
+    if made and not written:
+        remove_made([path])  # its key is in no store
+        _log.warning("initialised_by_another_server", operator_key="in that server's data folder")
+    return written
+
+
+def remove_made(paths: Iterable[Path]) -> None:
+    """Remove key files that this process has made and nothing was done under."""
+    for path in paths:
+        path.unlink()
+
+
+def _first_operator_token(path: Path) -> tuple[str, bool]:
+    """Return the token in the file, and whether it was made: for its owner alone to read."""
+    try:
+        made = not path.exists()
+        if made:
+            secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
+            write_private(path, secret_key.reveal() + "\n")
+        return read_private(path).strip(), made
+    except OSError as error:
+        raise refusal(error, f"cannot use {path}") from error
+    except UnicodeDecodeError:
+        return "", False  # no operator key

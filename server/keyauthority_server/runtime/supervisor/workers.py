@@ -1,0 +1,167 @@
+"""Worker processes: started by exec, watched, replaced when they die, drained at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from keyauthority_server.config import Config, ConfigError
+from keyauthority_server.metrics.endpoint import MetricsAggregator
+
+DRAIN_MAX_SECONDS: Final = 35  # the 30 that a worker takes to drain, and some to close its store
+LOOP_DEATHS: Final = 5  # so many deaths of one worker
+LOOP_SECONDS: Final = 30  # within so long are a crash loop
+BACKOFF_SECONDS: Final = 0.1  # before the first replacement; doubles with each death in the window
+RESTART_SECONDS: Final = 1.0  # until a worker that could not be started is tried again
+REPORT_BYTES_MAX: Final = 1024 * 1024  # one report; all methods counted take some 10 KB
+
+_log = structlog.get_logger(__name__)
+
+
+class CrashLoop(Exception):
+    """A worker dies as often as it is started."""
+
+
+class Supervisor:
+    """Keeps the workers of one configuration alive until it is told to stop."""
+
+    def __init__(
+        self, config: Config, shown: str, inherited: Sequence[int], sums: MetricsAggregator
+    ) -> None:
+        """`inherited` are the locks' descriptors: they stay held while any worker lives."""
+        self._config = config
+        self._shown = shown
+        self._inherited = tuple(inherited)
+        self._sums = sums
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._serving: set[int] = set()
+        self._restarts = 0
+        self._started = False
+        self._refusal: str | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain.
+
+        Raises ConfigError if a worker refuses to start, CrashLoop if one keeps dying.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        slots = [asyncio.create_task(self._keep(slot)) for slot in range(self._config.workers)]
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([*slots, stopping], return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        _log.info("stopping")
+        self._signal_workers(signal.SIGTERM)
+        _done, late = await asyncio.wait(slots, timeout=DRAIN_MAX_SECONDS)
+        if late:
+            _log.error("workers_late", workers=len(late))
+            self._signal_workers(signal.SIGKILL)
+        for result in await asyncio.gather(*slots, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def _signalled(self) -> None:
+        if self._stopping.is_set():  # asked twice: whoever asks does not want to wait
+            self._signal_workers(signal.SIGKILL)
+        self._stopping.set()
+
+    def _signal_workers(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            process.send_signal(number)
+
+    async def _keep(self, slot: int) -> None:
+        """Keep one worker alive."""
+        deaths: deque[float] = deque(maxlen=LOOP_DEATHS)
+        while not self._stopping.is_set():
+            try:
+                code = await self._run_worker(slot)
+            except OSError as failure:  # no descriptor or no memory is left: the others go on
+                if not self._started:
+                    raise
+                _log.error("worker_not_started", worker=slot, reason=str(failure))
+                await self._wait(RESTART_SECONDS)
+                continue
+            if self._stopping.is_set():
+                return
+            if self._refusal and not self._started:
+                raise ConfigError(self._refusal)
+            now = time.monotonic()
+            deaths.append(now)
+            recent = sum(now - death < LOOP_SECONDS for death in deaths)
+            _log.error("worker_ended", worker=slot, exit_code=code, deaths=recent)
+            if recent == LOOP_DEATHS:
+                raise CrashLoop(f"worker {slot} ended {recent} times in {LOOP_SECONDS} s")
+            self._restarts += 1
+            await self._wait(BACKOFF_SECONDS * 2 ** (recent - 1))
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, unless the server is to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
+    async def _run_worker(self, slot: int) -> int:
+        """Start a worker, listen to it until it ends, and return its exit code."""
+        environ = {  # its settings may hold a password, and anybody of this user can read it
+            name: text for name, text in os.environ.items() if not name.startswith("KEYAUTHORITY_")
+        }
+        # Else grpcio writes a line of its own, in no format, for each handshake that fails.
+        environ.setdefault("GRPC_VERBOSITY", "NONE")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m", "keyauthority_server.runtime.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=self._inherited,
+            env=environ,
+            limit=REPORT_BYTES_MAX,
+        )
+        self._processes[slot] = process
+        if self._stopping.is_set():
+            process.terminate()
+        try:
+            assert process.stdin  # noqa: S101 - a pipe, as asked for
+            assert process.stdout  # noqa: S101 - as above
+            order = {"worker": slot, "settings": self._config.settings()}
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            async for line in process.stdout:
+                self._heard(slot, process.pid, json.loads(line))
+            return await process.wait()
+        finally:
+            self._serving.discard(slot)
+            self._count_workers()
+            self._sums.streams(slot, 0)
+            del self._processes[slot]
+
+    def _heard(self, slot: int, pid: int, report: dict[str, object]) -> None:
+        match report:
+            case {"ready": transport}:
+                _log.info("worker_serves", worker=slot, pid=pid, transport=transport)
+                self._serving.add(slot)
+                self._count_workers()
+                self._announce()
+            case {"refused": str(reason)}:
+                self._refusal = reason
+                _log.error("worker_refused", worker=slot, reason=reason)
+            case {"counts": counts}:
+                self._sums.add(slot, counts)  # type: ignore[arg-type]  # as Metrics.take made them
+
+    def _announce(self) -> None:
+        if not self._started and len(self._serving) == self._config.workers:
+            self._started = True
+            print(f"keyauthority-server ready on {self._shown}", flush=True)  # noqa: T201
+
+    def _count_workers(self) -> None:
+        self._sums.workers(len(self._serving), self._restarts)

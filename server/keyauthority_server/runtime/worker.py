@@ -1,0 +1,177 @@
+"""One worker process: puts the parts together, serves, and ends when it is told to or left alone.
+
+Started by the supervisor, which sends the configuration as one line of JSON on standard input and
+keeps that pipe open for as long as it lives. On standard output the worker reports, a line of JSON
+each: `ready`, then `counts` of its metrics; or `refused`, why it must not serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import BinaryIO, Final
+
+import structlog
+
+from keyauthority.clock import ClockJumped
+from keyauthority_server import config, logs
+from keyauthority_server.config import Config, ConfigError, TransientError
+from keyauthority_server.metrics import CACHED, CLOCK_AHEAD, OLD_PEPPERS, STALENESS, Metrics
+from keyauthority_server.rpc import services
+from keyauthority_server.runtime.bootstrap import open_authority, reported
+from keyauthority_server.services import Authority
+from keyauthority_server.store.clocks import ClockWatch
+from keyauthority_server.store.interface import StoreError, StoreUnavailable
+from keyauthority_server.store.patience import when_reachable
+from keyauthority_server.transport import Server, loop_factory
+
+DRAIN_SECONDS: Final = 30  # as long as Kubernetes gives a pod before it kills
+REPORT_SECONDS: Final = 0.25  # metrics are at most this old
+MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms, none next to nothing
+SWITCH_SECONDS: Final = 0.0005  # else a write, which gives way some 30 times, waits 5 ms for each
+
+_log = structlog.get_logger("keyauthority_server.runtime.worker")
+
+
+def main() -> None:
+    """Serve until the supervisor says otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor acts
+    sys.setswitchinterval(SWITCH_SECONDS)
+    report = _take_over_standard_output()
+    order = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
+    settings = config.parse(order["settings"])
+    logs.configure(settings.log_format, settings.log_level, worker=order["worker"])
+    try:
+        with reported(), asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
+            runner.run(_serve(settings, order["worker"], report))
+    except ConfigError as refusal:
+        _send(report, {"refused": str(refusal)})
+        sys.exit(2)
+    except (StoreUnavailable, TransientError) as failure:
+        _log.error("worker_failed", reason=str(failure))
+        sys.exit(3)
+    except Exception:  # noqa: BLE001 - the last stop: the reason belongs into the log, on one line
+        _log.exception("worker_failed")
+        sys.exit(1)
+
+
+async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    metrics = Metrics() if settings.metrics else None
+    async with AsyncExitStack() as opened:
+        authority = await when_reachable(
+            lambda: opened.enter_async_context(open_authority(settings, checkpoints=worker == 0)),
+            settings.store,
+            stop,
+        )
+        if authority is None:
+            return
+        server = Server(settings, services(authority, metrics), metrics, authority.can_answer)
+        await server.start()
+        gc.collect()
+        gc.freeze()  # what has been made so far lasts: later collections need not look at it
+        _send(report, {"ready": server.transport})
+        async with (
+            _reported(metrics, authority, report),
+            _running(_watch_clock(metrics, authority)),
+            _running(_measure(metrics if worker == 0 else None, authority)),
+        ):
+            await stop.wait()
+            _log.info("draining")
+            await server.drain(DRAIN_SECONDS)
+
+
+@asynccontextmanager
+async def _reported(
+    metrics: Metrics | None, authority: Authority, report: BinaryIO
+) -> AsyncIterator[None]:
+    """Report what is counted inside, all of it when the context ends."""
+    if metrics is None:
+        yield
+        return
+    end = asyncio.Event()
+    reporting = asyncio.create_task(_report(metrics, authority, report, end))
+    try:
+        yield
+    finally:
+        end.set()
+        await reporting
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run a task for as long as the context lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:
+    """Compare the store's time with the machine's clock, every now and then."""
+    watch = ClockWatch(authority.clock)
+    while True:
+        ahead = watch.look()
+        if metrics is not None:
+            metrics.gauge(CLOCK_AHEAD, ahead)
+        await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def _measure(metrics: Metrics | None, authority: Authority) -> None:
+    """Measure, every now and then, what one worker measures for all."""
+    while metrics is not None:
+        with contextlib.suppress(StoreError, ClockJumped):  # it goes on with what it knows
+            metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
+        metrics.gauge(STALENESS, authority.records.staleness)
+        metrics.gauge(CACHED, authority.records.keys)
+        await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def _report(
+    metrics: Metrics, authority: Authority, report: BinaryIO, end: asyncio.Event
+) -> None:
+    while not end.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(end.wait(), REPORT_SECONDS)
+        metrics.looked(authority.records.take_counts()._asdict())
+        if counts := metrics.take():
+            await asyncio.to_thread(_send, report, {"counts": counts})
+
+
+def _send(report: BinaryIO, message: object) -> None:
+    report.write(json.dumps(message).encode() + b"\n")
+    report.flush()
+
+
+def _take_over_standard_output() -> BinaryIO:
+    """Return the pipe to the supervisor; whatever is printed from now on goes to the log."""
+    report = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return report
+
+
+def _end_with_supervisor() -> None:
+    """End the process at once when the supervisor is gone, whatever the event loop is doing.
+
+    To the store that is a kill, which it stands; nothing that was answered is lost.
+    """
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

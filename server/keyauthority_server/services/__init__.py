@@ -1,0 +1,70 @@
+"""The use cases: what the authority does, told in the contract's words.
+
+It takes Store, Counters, Meter, Clock and the peppers in use, and knows no wire and no SQL.
+"""
+
+from __future__ import annotations
+
+from keyauthority.clock import ClockJumped, SystemClock
+from keyauthority.model import LogId
+from keyauthority_server.audit import DenialLog
+from keyauthority_server.change_feed import Feed, Recent
+from keyauthority_server.metering.usage import Meter
+from keyauthority_server.records import RecordCache
+from keyauthority_server.services.audit import Audit
+from keyauthority_server.services.context import ServiceContext
+from keyauthority_server.services.key_rotation import KeyRotation
+from keyauthority_server.services.key_updates import Updates
+from keyauthority_server.services.keys import Keys
+from keyauthority_server.services.principal import CertificateIdentity, Credential, Principal
+from keyauthority_server.services.projects import Projects
+from keyauthority_server.services.rehash import Rehasher
+from keyauthority_server.services.usage import Usage
+from keyauthority_server.services.verification import Verification
+from keyauthority_server.services.watch import Authenticate, Update, Watch
+from keyauthority_server.store.counters import Counters
+from keyauthority_server.store.interface import Store, StoreError
+
+__all__ = ["Authenticate", "Authority", "CertificateIdentity", "Credential", "Principal", "Update"]
+
+
+class Authority:
+    """All use cases on one store."""
+
+    def __init__(
+        self,
+        store: Store,
+        counters: Counters,
+        meter: Meter,
+        clock: SystemClock,
+        rehasher: Rehasher,
+        denials: DenialLog,
+        feed: Feed,
+        records: RecordCache,
+    ) -> None:
+        context = ServiceContext(store, clock, rehasher, records)
+        self.records = records
+        self.clock = clock
+        self._store = store
+        self.log_id: LogId = store.log_id
+        self.authenticate = context.authenticate
+        self.with_current_peppers = rehasher.with_current_peppers
+        self.keys_under_old_peppers = context.keys_under_old_peppers
+        self.keys = Keys(context)
+        self.projects = Projects(context)
+        self.rotating = KeyRotation(context)
+        self.updating = Updates(context)
+        self.usage = Usage(context)
+        self.audit = Audit(context, denials)
+        self.verification = Verification(context, counters, meter)
+        self.watching = Watch(context, Recent(feed))
+
+    async def can_answer(self) -> bool:
+        """True if a Verify of any key could be answered now; it takes one look at the store."""
+        try:
+            self.clock.now()
+            self.records.check_fresh()
+            await self._store.read(None, None)
+        except (StoreError, ClockJumped):
+            return False
+        return True

@@ -1,0 +1,167 @@
+"""RotateKey: a successor with all settings, and an end for the old key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from keyauthority.decision import with_state
+from keyauthority.errors import ErrorReason, bad_field, error
+from keyauthority.model import ChangeType, Key, KeyKind, KeyState
+from keyauthority.requests import OVERLAP_DEFAULT, Rotation
+from keyauthority.results import RotatedKey
+from keyauthority.token import SecretKey
+from keyauthority_server.services.context import ServiceContext, gone, require_future
+from keyauthority_server.services.delegation import ceiling_of
+from keyauthority_server.services.idempotency import Replay, Request
+from keyauthority_server.services.key_creation import Issued, issue
+from keyauthority_server.services.key_updates import in_state, refuse_state
+from keyauthority_server.services.principal import Principal
+from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.types import Mutation, StoredKey
+
+_NOT_ROTATED: Final = frozenset({KeyState.DISABLED, KeyState.SUPERSEDED, KeyState.REVOKED})
+
+
+class KeyRotation:
+    """Replaces keys."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._replay = Replay(context.peppers)
+
+    async def rotate(self, caller: Principal, rotation: Rotation, content: bytes) -> RotatedKey:
+        """Make a successor of a key.
+
+        NotFound, FailedPrecondition for a key that is disabled, superseded, revoked or has a
+        successor, PermissionDenied for an operator key beyond the caller's own, InvalidArgument
+        for an expiry that is not in the future.
+        """
+        right = await self._context.authorize_key_action(caller, "rotate", rotation.access_key)
+        request = Request(rotation.request_id, content)
+
+        def work(transaction: Transaction, present: Principal, now: datetime) -> RotatedKey:
+            stored = transaction.key(rotation.access_key, present.scope)
+            first = stored and self._replay.find(transaction, present, request, now)
+            if first is not None and first.secret_key is not None:
+                previous, successor = first.change.keys
+                time, revision = first.change.time, first.change.revision
+                return self._rotated(previous, successor, first.secret_key, time, revision)
+            if stored is not None and stored.key.kind is KeyKind.OPERATOR:
+                end = _end_of_successor(stored.key, rotation, now)
+                present.require_within_own(ceiling_of(stored.key)._replace(expire_time=end))
+            if rotation.expire_time is not None:
+                require_future(rotation.expire_time, now)
+            if stored is None:
+                raise gone(ErrorReason.KEY_NOT_FOUND)
+            ends = _ends(stored.key, rotation, now)
+            self._replay.refuse_other(transaction, present, request, now)
+            _require_rotatable(stored.key, now)
+            rotated = self._rotate(transaction, present, stored, ends, now)
+            self._replay.remember(transaction, present, request, rotated.secret_key, now)
+            return rotated
+
+        return await self._context.change(caller, right, work)
+
+    def _rotate(
+        self,
+        transaction: Transaction,
+        caller: Principal,
+        stored: StoredKey,
+        ends: _Ends,
+        now: datetime,
+    ) -> RotatedKey:
+        old = stored.key
+        issued = issue(transaction, old.kind, old.mode, self._context.peppers)
+        successor = _successor(old, issued, ends.successor, caller, now)
+        previous = replace(old, supersede_time=ends.overlap, successor_access_key=issued.access_key)
+        applied = transaction.apply(
+            Mutation(
+                type=ChangeType.KEY_ROTATED,
+                time=now,
+                actor=caller.actor,
+                peer=caller.peer,
+                keys=(
+                    stored._replace(key=previous),
+                    StoredKey(successor, issued.digest, issued.pepper_version, stored.lineage),
+                ),
+            )
+        )
+        previous, successor = applied.keys
+        return self._rotated(previous, successor, issued.secret_key, now, applied.revision)
+
+    def _rotated(
+        self, previous: Key, successor: Key, secret_key: SecretKey, time: datetime, revision: int
+    ) -> RotatedKey:
+        # Counting goes on while a key is in its overlap: with its last use the answer to the same
+        # request would be another each time.
+        previous = replace(previous, last_used_time=None)
+        return RotatedKey(
+            key=with_state(successor, time),
+            secret_key=secret_key,
+            previous=with_state(previous, time),
+            revision=revision,
+            log_id=self._context.log_id,
+        )
+
+
+class _Ends(NamedTuple):
+    """When a rotated key is over, and when its successor ends."""
+
+    overlap: datetime
+    successor: datetime | None
+
+
+def _ends(old: Key, rotation: Rotation, now: datetime) -> _Ends:
+    return _Ends(_end_of_overlap(old, rotation, now), _end_of_successor(old, rotation, now))
+
+
+def _require_rotatable(old: Key, now: datetime) -> None:
+    refuse_state(old, now, _NOT_ROTATED)
+    if old.disabled:  # and expired: the state says the latter only
+        raise in_state(KeyState.DISABLED)
+    if old.successor_access_key:
+        raise error(
+            ErrorReason.KEY_STATE,
+            "the key has a successor already: rotate that",
+            metadata={"successor_access_key": old.successor_access_key},
+        )
+
+
+def _successor(
+    old: Key, issued: Issued, expire_time: datetime | None, caller: Principal, now: datetime
+) -> Key:
+    return replace(
+        old,
+        access_key=issued.access_key,
+        publishable_key=issued.publishable_key,
+        predecessor_access_key=old.access_key,
+        create_time=now,
+        update_time=now,
+        expire_time=expire_time,
+        last_used_time=None,
+        created_by=caller.actor,
+        created_from=caller.peer,
+    )
+
+
+def _end_of_overlap(old: Key, rotation: Rotation, now: datetime) -> datetime:
+    overlap = OVERLAP_DEFAULT if rotation.overlap is None else rotation.overlap
+    end = now + overlap
+    return end if old.expire_time is None else min(end, old.expire_time)
+
+
+def _end_of_successor(old: Key, rotation: Rotation, now: datetime) -> datetime | None:
+    """Return when the caller says, else so that it lives as long as the old key was to."""
+    if rotation.expire_time is not None:
+        return rotation.expire_time
+    if old.expire_time is None:
+        return None
+    lifetime = old.expire_time - old.create_time
+    if lifetime <= timedelta(0):
+        raise bad_field("expire_time", "required: the old key ended before it began")
+    try:
+        return now + lifetime
+    except OverflowError:
+        raise bad_field("expire_time", "the old lifetime would end after the year 9999") from None

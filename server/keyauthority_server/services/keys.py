@@ -1,0 +1,243 @@
+"""Use cases of keys: create, show, list, revoke."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from keyauthority.decision import with_state
+from keyauthority.errors import ErrorReason, bad_field
+from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
+from keyauthority.requests import NewKey, Revocation
+from keyauthority.restrictions import canonical
+from keyauthority.results import CreatedKey, Page, RevokedKey
+from keyauthority.token import SecretKey, parse
+from keyauthority_server.services.context import ServiceContext, gone, require_future, right_for
+from keyauthority_server.services.delegation import Ceiling
+from keyauthority_server.services.idempotency import Replay, Request
+from keyauthority_server.services.key_creation import issue
+from keyauthority_server.services.principal import Principal, invalid_credential
+from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.types import Mutation, StoredKey
+
+
+class Keys:
+    """The life of keys."""
+
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
+        self._replay = Replay(context.peppers)
+
+    async def create(self, caller: Principal, new: NewKey, content: bytes) -> CreatedKey:
+        """Make a key, or find the one that the same request has made before.
+
+        `content` is the request in bytes that tell it from any other. NotFound for a project that
+        is not the caller's, PermissionDenied for an operator key beyond his own, InvalidArgument
+        for an expiry that is not in the future.
+        """
+        right = right_for("create", new.kind)
+        caller.require(right)
+        request = Request(new.request_id, content)
+
+        def work(transaction: Transaction, present: Principal, now: datetime) -> CreatedKey:
+            first = self._replay.find(transaction, present, request, now)
+            if first is not None and first.secret_key is not None:
+                (key,), revision = first.change.keys, first.change.revision
+                return self._created(key, first.secret_key, revision, first.change.time)
+            expire_time = new.expire_time if new.ttl is None else _end(new.ttl, now)
+            if new.kind is KeyKind.OPERATOR:
+                allowed_ips = new.restrictions.allowed_ips
+                present.require_within_own(
+                    Ceiling(new.permissions, new.operator_projects, allowed_ips, expire_time)
+                )
+            if new.expire_time is not None:
+                require_future(new.expire_time, now)
+            for project_id in new.operator_projects or (new.project_id,):
+                if project_id and transaction.project(project_id, present.scope) is None:
+                    raise gone(ErrorReason.PROJECT_NOT_FOUND)
+            self._replay.refuse_other(transaction, present, request, now)
+            created = self._issue(transaction, present, new, expire_time, now)
+            self._replay.remember(transaction, present, request, created.secret_key, now)
+            return created
+
+        return await self._context.change(caller, right, work)
+
+    def _issue(
+        self,
+        transaction: Transaction,
+        caller: Principal,
+        new: NewKey,
+        expire_time: datetime | None,
+        now: datetime,
+    ) -> CreatedKey:
+        if new.kind is None:
+            raise bad_field("kind", "required")
+        mode = new.mode or KeyMode.LIVE  # only an operator key may leave it out
+        issued = issue(transaction, new.kind, mode, self._context.peppers)
+        key = Key(
+            access_key=issued.access_key,
+            project_id=new.project_id,
+            mode=mode,
+            kind=new.kind,
+            purpose=new.purpose,
+            permissions=new.permissions,
+            restrictions=canonical(new.restrictions),
+            rate_limit=new.rate_limit,
+            quota=new.quota,
+            labels=new.labels,
+            create_time=now,
+            update_time=now,
+            expire_time=expire_time,
+            created_by=caller.actor,
+            created_from=caller.peer,
+            publishable_key=issued.publishable_key,
+            operator_projects=new.operator_projects,
+            revision=0,
+        )
+        applied = transaction.apply(
+            Mutation(
+                type=ChangeType.KEY_CREATED,
+                time=now,
+                actor=caller.actor,
+                peer=caller.peer,
+                keys=(StoredKey(key, issued.digest, issued.pepper_version, key.access_key),),
+            )
+        )
+        return self._created(applied.keys[0], issued.secret_key, applied.revision, now)
+
+    def _created(
+        self, key: Key, secret_key: SecretKey, revision: int, time: datetime
+    ) -> CreatedKey:
+        return CreatedKey(
+            key=with_state(key, time),
+            secret_key=secret_key,
+            revision=revision,
+            log_id=self._context.log_id,
+        )
+
+    async def get(self, caller: Principal, access_key: str) -> Key:
+        """Return a key as it is now, or raise NotFound."""
+        key = await self._context.store.get_key(access_key, caller.scope)
+        caller.require(right_for("read", key.kind if key else None))
+        if key is None:
+            raise gone(ErrorReason.KEY_NOT_FOUND)
+        return with_state(key, self._context.clock.now())
+
+    async def list(
+        self,
+        caller: Principal,
+        project_id: str,
+        key_filter: KeyFilter,
+        query: bytes,
+        page_size: int,
+        page_token: str,
+    ) -> Page[Key]:
+        """Return a page of the caller's keys."""
+        operators = key_filter.kind is KeyKind.OPERATOR and not project_id
+        caller.require(right_for("read", KeyKind.OPERATOR if operators else None))
+        store, pages, now = self._context.store, self._context.pages, self._context.clock.now()
+        place = pages.place(caller.actor, query, page_token)
+        if project_id and await store.get_project(project_id, caller.scope) is None:
+            raise gone(ErrorReason.PROJECT_NOT_FOUND)
+        keys, after = await store.list_keys(
+            project_id or None, caller.scope, key_filter, now, place, page_size
+        )
+        return Page(
+            tuple(with_state(key, now) for key in keys), pages.token(caller.actor, query, after)
+        )
+
+    async def revoke(self, caller: Principal, access_key: str, wanted: Revocation) -> RevokedKey:
+        """Revoke a key for good; one that is revoked already is answered unchanged."""
+        key = await self._context.store.get_key(access_key, caller.scope)
+        right = right_for("revoke", key.kind if key else None)
+        caller.require(right)
+        if key is None:
+            raise gone(ErrorReason.KEY_NOT_FOUND)
+
+        def work(transaction: Transaction, present: Principal, now: datetime) -> RevokedKey:
+            stored = transaction.key(access_key, present.scope)
+            if stored is None:
+                raise gone(ErrorReason.KEY_NOT_FOUND)
+            return self._revoke(transaction, stored, wanted, now, present)
+
+        return await self._context.change(caller, right, work, urgent=True)
+
+    async def revoke_presented(self, access_key: str, wanted: Revocation, peer: str) -> RevokedKey:
+        """Revoke a key that its secret has proven (see `access_key_of`); tells little of it."""
+
+        def work(transaction: Transaction) -> RevokedKey:
+            stored = transaction.key(access_key, None)
+            if stored is None:
+                raise invalid_credential()
+            now = self._context.time_in(transaction)
+            revoked = self._revoke(transaction, stored, wanted, now, _Bearer(peer))
+            return replace(revoked, key=None)
+
+        return await self._context.store.write(work, urgent=True)
+
+    async def access_key_of(self, access_key: str, secret_key: str) -> str:
+        """Return the access key that a secret proves, and that matches the one given with it.
+
+        Raises Unauthenticated for anything else; a publishable key proves nothing.
+        """
+        token = parse(secret_key)
+        if token is None or token.kind is KeyKind.PUBLISHABLE:
+            raise invalid_credential()
+        if self._context.is_unknown(token, secret_key):
+            raise invalid_credential()
+        snapshot = await self._context.store.read(token.access_key, None)
+        if not self._context.digest_matches(snapshot.stored, token, secret_key):
+            raise invalid_credential()
+        if access_key and access_key != token.access_key:
+            raise invalid_credential()
+        return token.access_key
+
+    def _revoke(
+        self,
+        transaction: Transaction,
+        stored: StoredKey,
+        wanted: Revocation,
+        now: datetime,
+        by: Principal | _Bearer,
+    ) -> RevokedKey:
+        key, revision = stored.key, transaction.head
+        if key.revoke_time is None:
+            revoked = replace(
+                key, revoke_time=now, revoke_reason=wanted.reason, revoke_note=wanted.note
+            )
+            applied = transaction.apply(
+                Mutation(
+                    type=ChangeType.KEY_REVOKED,
+                    time=now,
+                    actor=by.actor,
+                    peer=by.peer,
+                    keys=(stored._replace(key=revoked),),
+                )
+            )
+            key, revision = applied.keys[0], applied.revision
+            transaction.forget_token(key.access_key)
+        return RevokedKey(
+            access_key=key.access_key,
+            project_id=key.project_id,
+            state=KeyState.REVOKED,
+            revoke_time=key.revoke_time,
+            key_revision=key.revision,
+            key=with_state(key, now),
+            revision=revision,
+            log_id=self._context.log_id,
+        )
+
+
+class _Bearer(NamedTuple):
+    """Whoever holds a key's secret, and is known by nothing else."""
+
+    peer: str
+    actor: str = "secret"
+
+
+def _end(ttl: timedelta, now: datetime) -> datetime:
+    try:
+        return now + ttl
+    except OverflowError:
+        raise bad_field("ttl", "it ends after the year 9999") from None

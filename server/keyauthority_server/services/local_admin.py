@@ -1,0 +1,49 @@
+"""Who works on the machine itself, with the data folder: nothing is beyond him."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from keyauthority.model import Key, KeyKind, KeyMode
+from keyauthority.permissions import EVERYTHING
+from keyauthority.requests import NewKey
+from keyauthority.results import CreatedKey
+from keyauthority_server.keyring import Keyring
+from keyauthority_server.records import RecordCache, Uncached
+from keyauthority_server.services.context import ServiceContext
+from keyauthority_server.services.keys import Keys
+from keyauthority_server.services.principal import Principal
+from keyauthority_server.services.rehash import Rehasher
+from keyauthority_server.store.clocks import clock_of
+from keyauthority_server.store.interface import Store
+
+MACHINE: Final = "machine"
+"""The actor of what was done with the data folder. There is no peer then."""
+
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
+_CALLER: Final = Principal(
+    Key(
+        access_key=MACHINE,
+        project_id="",
+        mode=KeyMode.LIVE,
+        kind=KeyKind.OPERATOR,
+        permissions=EVERYTHING,
+        create_time=_EVER,
+        update_time=_EVER,
+        revision=0,
+    ),
+    peer="",
+    certified=True,  # as with a certificate, his key is in no store
+)
+
+
+async def create_operator(store: Store, peppers: Keyring, new: NewKey) -> CreatedKey:
+    """Make an operator key.
+
+    NotFound for a project that there is not, InvalidArgument for an end after the year 9999.
+    """
+    rehasher = Rehasher(store, peppers)
+    records = RecordCache(store, Uncached(), peppers)
+    keys = Keys(ServiceContext(store, await clock_of(store), rehasher, records))
+    return await rehasher.with_current_peppers(lambda: keys.create(_CALLER, new, b""))

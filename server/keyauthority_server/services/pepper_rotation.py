@@ -1,0 +1,138 @@
+"""Rotation of the pepper: versions are put to use and dropped, in the file and in the database.
+
+A version is added to the file first and then known to the database, and dropped from the database
+first and then removed from the file. So whoever reads the database finds what it knows in the file,
+at whichever step a rotation was killed; the same command again goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from keyauthority_server.keyring import Keyring, add_version, newest_version, remove_version
+from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.types import PepperUsage
+
+LISTED_MAX: Final = 10  # access keys that a refusal names
+
+
+class DropRefused(Exception):
+    """A version of the pepper is needed; the message is one line for an operator."""
+
+
+class Version(NamedTuple):
+    """One version of the pepper, and what there is of it."""
+
+    number: int
+    state: str
+    """`current`; `old`; `waiting`: only in the file yet; `dropped`: in the file still; `gone`."""
+    digests: PepperUsage
+
+
+async def activate(store: Store, peppers: Keyring, version: int) -> None:
+    """Make a version that the file has the current one, from this moment, in all processes.
+
+    Raises KeyringError if the database knows another version of this number.
+    """
+    ring = Keyring.load(peppers.path)
+    name = f"{ring.name}/{version}"
+    check = {name: ring.check_values()[name]}
+
+    def work(transaction: Transaction) -> None:
+        transaction.set_key_checks(check)
+        ring.verify_against(transaction.key_checks())
+
+    await store.write(work)
+
+
+async def rotate(
+    store: Store, peppers: Keyring, known: Mapping[str, bytes], *, prepare: bool
+) -> int:
+    """Add a version, unless one waits already, and put it to use; return its number.
+
+    To `prepare` is to add it to the file only: it waits, and nothing is made under it.
+    """
+    version = add_version(peppers.path, known)
+    if not prepare:
+        await activate(store, peppers, version)
+    return version
+
+
+async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> bool:
+    """Drop a version for good; False if it was dropped from all but the file before.
+
+    Raises DropRefused while it is needed, and for one that there is not.
+    """
+    name = f"{peppers.name}/{version}"
+
+    def work(transaction: Transaction) -> tuple[bool, Sequence[str]]:
+        known = transaction.key_checks()
+        newest = newest_version(peppers.name, known)
+        if version == newest:
+            raise DropRefused(f"version {version} is the current one: rotate first")
+        if version > newest:
+            raise DropRefused(f"version {version} is not in use yet: the current one is {newest}")
+        if name not in known:
+            return False, ()
+        needing = transaction.keys_needing(version, now, LISTED_MAX)
+        if needing:
+            return False, needing
+        end = transaction.sealed_until(version, now)
+        if end is not None:
+            raise DropRefused(
+                f"answers to requests are sealed under version {version} until {_time(end)}"
+            )
+        transaction.drop_key_check(name)
+        return True, ()
+
+    dropped, needing = await store.write(work)
+    if needing:
+        counts = {one.pepper_version: one.needing for one in await store.digests(now)}
+        count = max(counts.get(version, 0), len(needing))
+        raise DropRefused(
+            f"keys need version {version} until they are verified once, revoked or superseded, "
+            f"{count} of them: {', '.join(needing)}{' and more' if count > len(needing) else ''}"
+        )
+    if not remove_version(peppers.path, version) and not dropped:
+        raise DropRefused(f"there is no version {version}")
+    return dropped
+
+
+async def status(
+    store: Store, peppers: Keyring, known: Mapping[str, bytes], now: datetime
+) -> Sequence[Version]:
+    """Return all versions of which there is anything, in order."""
+    newest = newest_version(peppers.name, known)
+    in_file = Keyring.load(peppers.path).versions
+    made = {one.pepper_version: one for one in await store.digests(now)}
+    states = dict.fromkeys(made, "gone") | dict.fromkeys(in_file, "dropped")
+    for number in states:
+        if number > newest:
+            states[number] = "waiting"
+        elif number == newest:
+            states[number] = "current"
+        elif f"{peppers.name}/{number}" in known:
+            states[number] = "old"
+    return [
+        Version(number, states[number], made.get(number, PepperUsage(number, 0, 0, 0, None)))
+        for number in sorted(states)
+    ]
+
+
+def droppable(version: Version) -> str:
+    """Return `yes`, or why a version cannot be dropped."""
+    if version.state in ("current", "waiting"):
+        return f"no: it is {version.state}"
+    if version.state == "gone":
+        return "it is"
+    if version.digests.needing:
+        return "no: keys need it"
+    if version.digests.sealed_until is not None:
+        return f"no: answers are sealed under it until {_time(version.digests.sealed_until)}"
+    return "yes"
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

@@ -1,0 +1,131 @@
+"""What a process knows of its log, to tell a database that is another, or that has lost changes.
+
+After a failover, or with an old primary that still runs, a connection may lead to a database that
+lacks what was acknowledged, or has by now made other changes in its place, under the same numbers.
+Such a connection is not used: another host may have it all.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+from typing import Final, NamedTuple
+
+from keyauthority.model import LogId, Revision
+from keyauthority_server.store.identifiers import log_id_from, revision_from
+from keyauthority_server.store.interface import StoreUnusable
+from keyauthority_server.store.postgres.connection import ConnectionLost
+from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.postgres.schema import check_schema
+from keyauthority_server.store.sql.statements import LOG
+
+_HASH: Final = "SELECT hash FROM change WHERE revision = ?"
+
+
+class _Mark(NamedTuple):
+    """A change by its hash, which is that of all changes before it, too."""
+
+    revision: Revision
+    hash: bytes
+
+
+class RollbackGuard:
+    """The log's id and the newest revision that was seen. Used by all threads of a process."""
+
+    def __init__(self, *, altered_allowed: bool = False) -> None:
+        """Admit a database whose schema was altered only if that is allowed: to look into it."""
+        self._altered_allowed = altered_allowed
+        self.log_id: LogId | None = None
+        self._newest = Revision(0)
+        self._mark = _Mark(Revision(0), b"")
+        self._lock = threading.Lock()
+        self.acknowledged = Revision(0)
+        """The newest revision that this process has committed itself."""
+
+    @property
+    def newest(self) -> Revision:
+        """What every answer from now on must have: no smaller revision is the head."""
+        return self._newest
+
+    def saw(self, revision: Revision) -> None:
+        """Remember a head that was read, or committed."""
+        with self._lock:
+            self._newest = max(self._newest, revision)
+
+    def committed(self, revision: Revision) -> None:
+        """Remember a head that this process has committed, before anybody is told of it."""
+        self.saw(revision)
+        self.acknowledged = max(self.acknowledged, revision)
+
+    def admit(self, rows: PostgresRows) -> None:
+        """Raise unless a new connection leads to the log, with all that was seen of it.
+
+        ConnectionLost if another host may; StoreRefused if it must not be opened.
+        """
+        check_schema(rows, altered_allowed=self._altered_allowed)
+        newest, mark = self._newest, self._mark
+        with rows.reading():
+            log_id, head = _head(rows)
+            if self.log_id is None:
+                self.log_id = log_id
+            elif self.log_id != log_id:
+                raise ConnectionLost("the database has another log than the one that was opened")
+            if head.revision < newest:
+                raise _lacking(head.revision, newest)
+            _check_mark(rows, mark)
+            self._note(head)
+
+    def check(self, rows: PostgresRows, head: Revision, newest: Revision) -> None:
+        """Give a connection up, and raise ConnectionLost, if it has shown too old a head.
+
+        That is one before what was the newest when it was asked for.
+        """
+        if head < newest:
+            rows.drop()
+            raise _lacking(head, newest)
+        self.saw(head)
+        if head > self._mark.revision:
+            self._note(_head(rows)[1])
+
+    def check_writable(self, rows: PostgresRows, head: Revision) -> None:
+        """Raise ConnectionLost if a transaction that has the lock lacks changes that were seen.
+
+        Behind a pooler each transaction may lead to another database.
+        """
+        if head < self._newest:
+            newest = self._newest
+            rows.drop()
+            raise _lacking(head, newest)
+
+    def check_now(self, rows: PostgresRows, newest: Revision) -> None:
+        """Do what `check` does, with the head as the connection shows it now."""
+        self.check(rows, _head(rows)[1].revision, newest)
+
+    def _note(self, head: _Mark) -> None:
+        self.saw(head.revision)
+        if head.hash:  # a copy that was not finished has none, and lacks the change
+            with self._lock:
+                self._mark = max(self._mark, head)
+
+
+def _head(rows: PostgresRows) -> tuple[LogId, _Mark]:
+    row = rows.one(LOG)
+    if row is None:
+        raise StoreUnusable("the database is damaged: it says nothing of its log")
+    return log_id_from(row[0]), _Mark(revision_from(row[1]), bytes(row[2]))
+
+
+def _check_mark(rows: PostgresRows, mark: _Mark) -> None:
+    if not mark.revision:
+        return
+    row = rows.one(_HASH, (mark.revision,))
+    if row is None or not hmac.compare_digest(row[0], mark.hash):
+        raise ConnectionLost(f"the database has not the change {mark.revision} that was seen")
+
+
+def _lacking(head: Revision, newest: Revision) -> ConnectionLost:
+    return ConnectionLost(f"the database ends at {head}, but has acknowledged {newest}")
+
+
+FIRST_LOCK: Final = "SELECT revision FROM log WHERE id = 1 FOR UPDATE"
+"""The first statement of a transaction that writes: one at a time, over all servers."""

@@ -1,0 +1,118 @@
+"""A record is read from its row only if the log says the same of it.
+
+The log is the truth. A row counts if the entry that it names holds the very same record, and the
+log has no later entry of that record. So neither a damaged byte nor an older row that was written
+back is judged, shown or built on. The rows of `sql` that hold records bring this evidence along,
+in the same statement. `agreement` compares all records, and `audit verify` proves the log itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from keyauthority.model import Project
+from keyauthority_server.store.interface import StoreDamaged
+from keyauthority_server.store.sql.row_codec import (
+    KEY_COLUMNS,
+    PROJECT_COLUMNS,
+    UNREADABLE,
+    Row,
+    flat_from,
+    key_from,
+    project_from,
+)
+from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, RECORD_AT
+from keyauthority_server.store.types import StoredKey
+from keyauthority_server.weighted_cache import WeightedCache, weight_of
+
+CHECKED_RECORDS: Final = 1_024  # of keys and of projects: those that changes are made for
+
+
+def stored_key(row: Row) -> StoredKey:
+    """Return the key of a row of `sql.GET_KEY`; StoreDamaged unless the log says the same."""
+    last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
+    record = _agreed(KEY_COLUMNS, row[RECORD_AT:], in_list=True)
+    try:
+        return StoredKey(key_from(record, last_used_time), digest, pepper_version, lineage)
+    except (*UNREADABLE, StoreDamaged) as error:
+        raise _damaged(row[RECORD_AT]) from error
+
+
+def compared_key(row: Row) -> StoredKey:
+    """Return the key of a row of `sql.HELD_ROW` in a database whose records were all compared."""
+    last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
+    record = flat_from(KEY_COLUMNS, row[RECORD_AT:])
+    return StoredKey(key_from(record, last_used_time), digest, pepper_version, lineage)
+
+
+def stored_project(row: Row) -> Project:
+    """Return the project of a row of `sql.GET_PROJECT`; StoreDamaged likewise."""
+    record = _agreed(PROJECT_COLUMNS, row, in_list=False)
+    try:
+        return project_from(record)
+    except (*UNREADABLE, StoreDamaged) as error:
+        raise _damaged(row[0]) from error
+
+
+def check_newest(row: Row) -> None:
+    """Raise StoreDamaged if the log has a later entry of the record than its row names.
+
+    For a row of `sql.GET_KEY` without its first columns, or of `sql.GET_PROJECT`.
+    """
+    name, revision, later = row[0], row[1], row[-EVIDENCE_WIDTH]
+    if later is not None:
+        raise StoreDamaged(
+            f"the record {name!r} was put back to change {revision}: the log has change {later}"
+        )
+
+
+def _agreed(columns: Sequence[str], row: Row, *, in_list: bool) -> Mapping[str, Any]:
+    """Return the record of a row of these columns and the evidence, as its entry has written it."""
+    check_newest(row)
+    *values, _, entry = row
+    try:
+        found = flat_from(columns, values)
+        written = json.loads(entry) if entry is not None else None
+        records = written if in_list else [written]
+        if found in (records or ()):
+            return found
+    except (*UNREADABLE, RecursionError):  # damaged text may be no JSON either
+        pass
+    raise _damaged(row[0])
+
+
+def _damaged(name: object) -> StoreDamaged:
+    return StoreDamaged(f"the record {name!r} is not what the log says of it: damaged or altered")
+
+
+class CheckedRecords:
+    """Records that were compared with the log, kept while the row read just now is the same.
+
+    By their rows, not by revisions: what a transaction has written may be taken back, and its
+    revision be that of another change. Not for more than one thread.
+    """
+
+    def __init__(self) -> None:
+        self._keys: WeightedCache[str, tuple[Row, StoredKey]] = WeightedCache(CHECKED_RECORDS)
+        self._projects: WeightedCache[str, tuple[Row, Project]] = WeightedCache(CHECKED_RECORDS)
+
+    def key(self, row: Row) -> StoredKey:
+        """Return the key of a row; see `stored_key`."""
+        access_key = row[RECORD_AT]
+        kept = self._keys.get(access_key)
+        if kept is not None and kept[0] == row:
+            return kept[1]
+        stored = stored_key(row)
+        self._keys.keep(access_key, (row, stored), weight_of(stored.key))
+        return stored
+
+    def project(self, row: Row) -> Project:
+        """Return the project of a row; see `stored_project`."""
+        kept = self._projects.get(row[0])
+        if kept is not None and kept[0] == row:
+            return kept[1]
+        project = stored_project(row)
+        self._projects.keep(row[0], (row, project), weight_of(project))
+        return project

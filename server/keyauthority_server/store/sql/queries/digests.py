@@ -1,0 +1,162 @@
+"""Digests of tokens and the peppers that they were made under, the same for both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from
+from keyauthority_server.store.sql.statements import KEY_CHECKS, PUT_KEY_CHECK, Rows
+from keyauthority_server.store.types import DigestUpgrade, PepperUsage, VersionsInUse
+
+_DROP_KEY_CHECK: Final = "DELETE FROM key_check WHERE name = ?"
+VERSIONS_MAX: Final = 1_000  # more than a rotation a day makes in two years; who has more is told
+_LOWEST: Final = -(2**63)
+
+# Not what has another digest by now: its key was changed, or made anew by another process.
+_REDIGEST: Final = """
+    UPDATE key SET digest = ?, pepper_version = ?
+    WHERE access_key = ? AND pepper_version = ? AND digest = ?
+    """
+
+# Read from the index `key_by_pepper`, which holds no key that was revoked.
+_NEEDING: Final = """
+    SELECT access_key FROM key
+    WHERE pepper_version = ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    ORDER BY supersede_time LIMIT ?
+    """
+_COUNT_OLDER: Final = """
+    SELECT count(*) FROM key
+    WHERE pepper_version < ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    """
+
+_NEXT_PEPPER: Final = (
+    "SELECT min(pepper_version) FROM key WHERE revoke_time IS NULL AND pepper_version > ?"
+)
+_PEPPER_NEEDED: Final = """
+    SELECT 1 FROM key
+    WHERE pepper_version = ? AND revoke_time IS NULL
+        AND (supersede_time IS NULL OR supersede_time > ?)
+    LIMIT 1
+    """
+_LOG_ENDS: Final = "SELECT min(revision), max(revision) FROM change WHERE revision > 0"
+_KEY_VERSION: Final = "SELECT key_version FROM change WHERE revision = ?"
+
+_COUNT_NEEDING: Final = """
+    SELECT pepper_version, count(*) FROM key
+    WHERE revoke_time IS NULL AND (supersede_time IS NULL OR supersede_time > ?)
+    GROUP BY pepper_version
+    """
+_COUNT_ALL: Final = "SELECT pepper_version, count(*) FROM key GROUP BY pepper_version"
+_SEALED_UNTIL: Final = """
+    SELECT max(end_time) FROM request
+    WHERE pepper_version = ? AND sealed IS NOT NULL AND end_time > ?
+    """
+_COUNT_SEALED: Final = """
+    SELECT pepper_version, count(*), max(end_time) FROM request
+    WHERE sealed IS NOT NULL AND end_time > ? GROUP BY pepper_version
+    """
+
+
+def key_checks(rows: Rows) -> Mapping[str, bytes]:
+    """Return the check values by which files of secret keys are recognised, by name."""
+    return {name: bytes(check_value) for name, check_value in rows.each(KEY_CHECKS)}
+
+
+def set_key_checks(rows: Rows, checks: Mapping[str, bytes]) -> None:
+    """Record check values for names that have none yet."""
+    rows.run_many(PUT_KEY_CHECK, checks.items())
+
+
+def drop_key_check(rows: Rows, name: str) -> None:
+    """Know a version of a file of secret keys no more."""
+    rows.run(_DROP_KEY_CHECK, (name,))
+
+
+def redigest(rows: Rows, anew: Sequence[DigestUpgrade]) -> None:
+    """Exchange digests, but for those that are not as they were found."""
+    rows.run_many(
+        _REDIGEST,
+        [
+            (one.digest, one.pepper_version, one.access_key, one.found_version, one.found)
+            for one in anew
+        ],
+    )
+
+
+def keys_needing(rows: Rows, pepper_version: int, now: datetime, limit: int) -> list[str]:
+    """Return the first keys that need a version; see `Transaction.keys_needing`."""
+    values = (pepper_version, microseconds(now), limit)
+    return [access_key for (access_key,) in rows.each(_NEEDING, values)]
+
+
+def sealed_until(rows: Rows, pepper_version: int, now: datetime) -> datetime | None:
+    """Return when the last token that is sealed under a version ends, None if there is none."""
+    row = rows.one(_SEALED_UNTIL, (pepper_version, microseconds(now)))
+    return None if row is None or row[0] is None else time_from(row[0])
+
+
+def keys_under_older(rows: Rows, pepper_version: int, now: datetime) -> int:
+    """Return how many keys need an older version; see `Store.keys_under_older`."""
+    row = rows.one(_COUNT_OLDER, (pepper_version, microseconds(now)))
+    return 0 if row is None else int(row[0])
+
+
+def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
+    """Return what was made under each version. To be called in one read transaction."""
+    moment = microseconds(now)
+    needing = _by_version(rows.each(_COUNT_NEEDING, (moment,)))
+    every = _by_version(rows.each(_COUNT_ALL))
+    sealed = {version: (count, end) for version, count, end in rows.each(_COUNT_SEALED, (moment,))}
+    found = []
+    for version in sorted(every.keys() | sealed.keys()):
+        needed = needing.get(version, 0)
+        count, end = sealed.get(version, (0, None))
+        until = None if end is None else time_from(end)
+        found.append(PepperUsage(version, needed, every.get(version, 0) - needed, count, until))
+    return found
+
+
+def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
+    """Return the versions that the database cannot do without; see `Store.versions_in_use`.
+
+    To be called in one read transaction. Each is found by an index: it takes no scan.
+    """
+    moment, peppers, place = microseconds(now), set[int](), _LOWEST
+    while len(peppers) < VERSIONS_MAX:
+        row = rows.one(_NEXT_PEPPER, (place,))
+        if row is None or row[0] is None:
+            break
+        place = row[0]
+        if rows.one(_PEPPER_NEEDED, (place, moment)) is not None:
+            peppers.add(place)
+    return VersionsInUse(key_checks(rows), frozenset(peppers), frozenset(_audit_versions(rows)))
+
+
+def _audit_versions(rows: Rows) -> Iterator[int]:
+    """Yield the versions that entries name; they never fall, so each is found by halving."""
+    ends = rows.one(_LOG_ENDS)
+    if ends is None or ends[0] is None:
+        return
+    first, last = map(int, ends)
+    for _ in range(VERSIONS_MAX):
+        found = rows.one(_KEY_VERSION, (first,)) if first <= last else None
+        if found is None:
+            return
+        yield found[0]
+        low, high = first, last + 1  # the first entry of another version lies behind the one
+        while high - low > 1:
+            middle = (low + high) // 2
+            row = rows.one(_KEY_VERSION, (middle,))
+            if row is not None and row[0] == found[0]:
+                low = middle
+            else:
+                high = middle
+        first = high
+
+
+def _by_version(counts: Iterable[Row]) -> dict[int, int]:
+    return {row[0]: row[1] for row in counts}

@@ -1,0 +1,255 @@
+"""The log of changes read as evidence, the same for both engines: its pages, and all of its rows.
+
+A page of events reads at most `SCAN_ROWS` entries' places from an index, whatever the filter, so
+its time is bounded however long the log is and however few of them match.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from keyauthority.model import ChangeType, Revision
+from keyauthority.requests import EventQuery
+from keyauthority_server.store.identifiers import log_id_from
+from keyauthority_server.store.interface import StoreDamaged, StoreError
+from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, ValuesTable
+from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from, to_json
+from keyauthority_server.store.sql.scopes import is_within_scope
+from keyauthority_server.store.sql.statements import (
+    CHANGE_COLUMNS,
+    ENTRIES_AT_ONCE,
+    GET_ENTRIES,
+    GET_ROTATION,
+    LOG,
+    READ_LOG,
+    Rows,
+)
+from keyauthority_server.store.types import (
+    CorruptEntry,
+    Entry,
+    EntryMac,
+    LogHead,
+    Scope,
+    SignedEntry,
+)
+
+SCAN_ROWS: Final = 10_000  # places in one call: some 20 ms of the reader's thread
+_NO_BOUND: Final = 2**63 - 1  # no revision is as high
+
+_KEYS_AT: Final = CHANGE_COLUMNS.index("keys")
+_HASH_AT: Final = CHANGE_COLUMNS.index("hash")
+
+# Times never fall as revisions rise: an interval of time is one of revisions.
+_FIRST_SINCE: Final = "SELECT revision FROM change WHERE time >= ? ORDER BY time, revision LIMIT 1"
+_CREATED: Final = "SELECT created_revision FROM key WHERE access_key = ?"
+
+
+class _Source(NamedTuple):
+    """Where a page's entries are found in their order: an index, and how far a call may read."""
+
+    bound: str
+    """The place that is so many places behind another."""
+    page: str
+    """Places between two, the first excluded, at most so many."""
+
+
+_ALL: Final = _Source(
+    "SELECT revision FROM change WHERE revision > ? ORDER BY revision LIMIT 1 OFFSET ?",
+    "SELECT revision FROM change WHERE revision > ? AND revision <= ?",
+)
+_OF_KEY: Final = _Source(
+    "SELECT revision FROM change WHERE access_key = ? AND revision > ?"
+    " ORDER BY revision LIMIT 1 OFFSET ?",
+    "SELECT revision FROM change WHERE access_key = ? AND revision > ? AND revision <= ?",
+)
+_BY_ACTOR: Final = _Source(
+    "SELECT revision FROM change WHERE actor = ? AND revision > ?"
+    " ORDER BY revision LIMIT 1 OFFSET ?",
+    "SELECT revision FROM change WHERE actor = ? AND revision > ? AND revision <= ?",
+)
+_OF_PROJECT: Final = _Source(
+    "SELECT revision FROM change WHERE project_id = ? AND revision > ?"
+    " ORDER BY revision LIMIT 1 OFFSET ?",
+    "SELECT revision FROM change WHERE project_id = ? AND revision > ? AND revision <= ?",
+)
+_OF_PROJECTS: Final = _Source(
+    "SELECT min((SELECT change.revision FROM change WHERE change.project_id = asked.value"
+    " AND change.revision > ? ORDER BY change.revision LIMIT 1 OFFSET ?)) FROM asked",
+    "SELECT revision FROM change WHERE project_id IN (SELECT value FROM asked)"
+    " AND revision > ? AND revision <= ?",
+)
+# Not a bare column: the index by actor would lead away from the bound that is kept here.
+_OF_ACTOR_TOO: Final = " AND actor || '' = ?"
+_IN_ORDER: Final = " ORDER BY revision LIMIT ?"
+_ACTOR_OF: Final = "SELECT actor FROM change WHERE revision = ?"
+
+
+def list_events(
+    rows: Rows, asked: ValuesTable, scope: Scope, query: EventQuery, after: int, limit: int
+) -> tuple[list[SignedEntry], int | None]:
+    """Return a page of events; see `Store.list_events`. `asked` holds the scope.
+
+    To be called in one read transaction.
+    """
+    if not is_within_scope(rows, scope, query.project_id, query.access_key):
+        return [], None
+    end = _before(rows, query.end_time)
+    if query.start_time is not None:
+        first = _first_since(rows, query.start_time)
+        if first is None:
+            return [], None
+        after = max(after, first - 1)
+    places, bound = _places(rows, asked, scope, query, (after, end), limit + 1)
+    page: list[SignedEntry] = []
+    length = 0
+    for row in _entries(rows, places[:limit]):
+        length += sum(len(text) for text in row[_KEYS_AT : _KEYS_AT + 3] if text)
+        if page and length > PAGE_CHARACTERS:
+            return page, page[-1].entry.revision
+        page.append(_recorded(row))
+    if len(places) > limit:
+        return page, places[limit - 1]
+    return page, bound
+
+
+def _first_since(rows: Rows, time: datetime) -> int | None:
+    found = rows.one(_FIRST_SINCE, (microseconds(time),))
+    return None if found is None else int(found[0])
+
+
+def _before(rows: Rows, end: datetime | None) -> int:
+    """Return the last place before a time."""
+    first = None if end is None else _first_since(rows, end)
+    return _NO_BOUND if first is None else first - 1
+
+
+def _places(
+    rows: Rows,
+    asked: ValuesTable,
+    scope: Scope,
+    query: EventQuery,
+    within: tuple[int, int],
+    limit: int,
+) -> tuple[list[int], int | None]:
+    """Return the revisions that match within two, and how far was looked; None: to the end."""
+    after, end = within
+    table, source, share = "", _ALL, SCAN_ROWS
+    values: tuple[Any, ...] = ()
+    actor_too = bool(query.actor)
+    if query.access_key:
+        source, values = _OF_KEY, (query.access_key,)
+    elif query.project_id:
+        source, values = _OF_PROJECT, (query.project_id,)
+    elif scope is not None:
+        table, source, values = asked.table, _OF_PROJECTS, (asked.value,)
+        share = max(SCAN_ROWS // max(len(scope), 1), 1)
+    elif query.actor:
+        source, values, actor_too = _BY_ACTOR, (query.actor,), False
+    found = rows.one(table + source.bound, (*values, after, share - 1))
+    bound = found[0] if found and found[0] is not None and found[0] < end else None
+    last = end if bound is None else bound
+    condition, actor = (_OF_ACTOR_TOO, (query.actor,)) if actor_too else ("", ())
+    statement = table + source.page + condition + _IN_ORDER
+    places = [row[0] for row in rows.each(statement, (*values, after, last, *actor, limit))]
+    made = _made(rows, query, (after, last)) if query.access_key else None
+    if made is not None and made not in places:
+        places = [made, *places]  # nothing of a key is older than what made it
+    return places, bound
+
+
+def _made(rows: Rows, query: EventQuery, within: tuple[int, int]) -> int | None:
+    """Return the change that made the key, if it lies within: a rotation names the old one only."""
+    found = rows.one(_CREATED, (query.access_key,))
+    after, last = within
+    if found is None or not after < found[0] <= last:
+        return None
+    if query.actor:
+        row = rows.one(_ACTOR_OF, (found[0],))
+        if row is None or row[0] != query.actor:
+            return None
+    return int(found[0])
+
+
+def _entries(rows: Rows, revisions: Sequence[int]) -> Iterator[Row]:
+    for first in range(0, len(revisions), ENTRIES_AT_ONCE):
+        some = list(revisions[first : first + ENTRIES_AT_ONCE])
+        some += some[-1:] * (ENTRIES_AT_ONCE - len(some))  # one statement, however many are left
+        yield from rows.each(GET_ENTRIES, some)
+
+
+def log_head(rows: Rows) -> LogHead:
+    """Return what the counter row says; see `Store.log_head`."""
+    row = rows.one(LOG)
+    if row is None:
+        raise StoreError("the counter row is missing")
+    log_id, revision, hash_, time, closed, time_hash, version = row
+    seal = None if time_hash is None or version is None else EntryMac(bytes(time_hash), version)
+    return LogHead(log_id_from(log_id), revision, bytes(hash_), bool(closed), time, seal)
+
+
+def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEntry]:
+    """Return rows of the log, whatever they hold; see `Store.read_log`."""
+    found: list[SignedEntry | CorruptEntry] = []
+    length = 0
+    for row in rows.each(READ_LOG, (after, limit)):
+        try:
+            *row, earlier_keys, earlier_project = row
+            texts = (*row[_KEYS_AT : _KEYS_AT + 3], earlier_keys, earlier_project)
+            length += sum(len(text) for text in texts if text)
+            if found and length > PAGE_CHARACTERS:
+                return found
+            recorded = _recorded(row, strictly=True)
+            earlier = _earlier(rows, recorded.entry, earlier_keys, earlier_project)
+            found.append(recorded._replace(earlier=earlier))
+        except (ValueError, TypeError, AttributeError, RecursionError, StoreDamaged):
+            hash_ = row[_HASH_AT]
+            found.append(CorruptEntry(row[0], hash_ if isinstance(hash_, bytes) else b""))
+    return found
+
+
+def _earlier(
+    rows: Rows, entry: Entry, earlier_keys: str | None, earlier_project: str | None
+) -> list[Mapping[str, object]]:
+    """Return, for each record of `entry.before`, what the log said of it last; {} if nothing."""
+    if entry.project is not None:
+        return [json.loads(earlier_project or "{}")]
+    if earlier_keys is None and entry.before and entry.before[0]:
+        # Its first change by its own name: the entry that made it names the key it succeeded.
+        revision = entry.before[0].get("revision")
+        made = rows.one(GET_ROTATION, (revision,)) if _precedes(revision, entry) else None
+        earlier_keys = None if made is None else made[0]
+    records = json.loads(earlier_keys or "[]")
+    named = [one for one in records if one.get("access_key") == entry.access_key]
+    return [*(named[:1] or [{}]), *[{} for _ in entry.keys[1:]]]
+
+
+def _precedes(revision: object, entry: Entry) -> bool:
+    return isinstance(revision, int) and 0 < revision < entry.revision
+
+
+def _recorded(row: Row, *, strictly: bool = False) -> SignedEntry:
+    """Return the entry of a row. Strictly: ValueError unless it is spelt as `apply` writes it."""
+    revision, time, change_type, project_id, access_key, actor, peer = row[:_KEYS_AT]
+    keys, project, before, salt, key_version, hash_, previous_hash = row[_KEYS_AT:]
+    entry = Entry(
+        revision=Revision(revision),
+        time=time_from(time),
+        type=ChangeType(change_type),
+        project_id=project_id or "",
+        access_key=access_key or "",
+        actor=actor,
+        peer=peer,
+        keys=json.loads(keys),
+        project=None if project is None else json.loads(project),
+        before=json.loads(before),
+        salt=bytes(salt),
+        previous_hash=bytes(previous_hash or b""),
+    )
+    if strictly:
+        texts = to_json(entry.keys), entry.project and to_json(entry.project), to_json(entry.before)
+        if texts != (keys, project, before) or "" in (project_id, access_key):
+            raise ValueError("not as it was written")
+    return SignedEntry(entry, EntryMac(bytes(hash_), key_version))

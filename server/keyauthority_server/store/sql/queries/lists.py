@@ -1,0 +1,180 @@
+"""Pages of keys and projects, the same for both engines: which rows, how far, and where to go on.
+
+A call reads at most `SCAN_ROWS` rows, so its time is bounded however few of them match.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from keyauthority.decision import state_of
+from keyauthority.model import Key, KeyFilter, KeyKind, KeyState, Project
+from keyauthority_server.store.sql.integrity import stored_key, stored_project
+from keyauthority_server.store.sql.row_codec import Row, microseconds
+from keyauthority_server.store.sql.statements import (
+    EVIDENCE_WIDTH,
+    HELD_ROW,
+    KEYS_BOUND,
+    KEYS_OF_PROJECTS_BOUND,
+    PROJECTS_OF_SCOPE_PAGE,
+    PROJECTS_PAGE,
+    Rows,
+    Source,
+    keys_page,
+)
+from keyauthority_server.store.types import Scope
+
+_NO_BOUND: Final = 2**63 - 1  # no revision is as high
+
+SCAN_ROWS: Final = 10_000  # rows of keys in one call: some 20 ms of the reader's thread
+LABEL_ROWS: Final = 4_000  # the same where Python must look at the labels of each
+PAGE_CHARACTERS: Final = 1024 * 1024  # of records in one page: below the 4 MiB that clients take
+
+# Spares the rows that cannot be in a state from being decoded; `state_of` is the judge.
+_NOT_SUPERSEDED: Final = "(supersede_time IS NULL OR supersede_time > ?)"
+_NOT_EXPIRED: Final = "(expire_time IS NULL OR expire_time > ?)"
+_IN_STATE: Final = {
+    KeyState.REVOKED: ("revoke_time IS NOT NULL",),
+    KeyState.SUPERSEDED: ("revoke_time IS NULL", "supersede_time <= ?"),
+    KeyState.EXPIRED: ("revoke_time IS NULL", _NOT_SUPERSEDED, "expire_time <= ?"),
+    KeyState.DISABLED: ("revoke_time IS NULL", _NOT_SUPERSEDED, _NOT_EXPIRED, "disabled = 1"),
+    KeyState.ACTIVE: ("revoke_time IS NULL", _NOT_SUPERSEDED, _NOT_EXPIRED, "disabled = 0"),
+}
+_LABELS_AT: Final = HELD_ROW.index("labels")
+
+
+class ValuesTable(NamedTuple):
+    """A list of values as a table `asked (place, value)`, as the engine spells it."""
+
+    table: str
+    """A WITH clause with one parameter, to stand before a statement."""
+    value: Any
+
+
+class Search(NamedTuple):
+    """What to search, translated from the arguments of `Store.list_keys`."""
+
+    source: Source
+    projects: tuple[str, ...]
+    conditions: tuple[str, ...]
+    values: tuple[Any, ...]
+    key_filter: KeyFilter
+    now: datetime
+
+    @property
+    def takes_all(self) -> bool:
+        """True if every row matches, so that a page needs no more rows than it has keys."""
+        return not self.conditions and not self.key_filter.labels
+
+    def key_of(self, row: Row) -> Key | None:
+        """Return the key of a row that SQL has found, or None if it does not match after all."""
+        wanted = self.key_filter
+        if wanted.labels:
+            labels = json.loads(row[_LABELS_AT] or "{}")
+            if any(labels.get(name) != value for name, value in wanted.labels.items()):
+                return None
+        key = stored_key(row).key
+        return key if wanted.state in (None, state_of(key, self.now)) else None
+
+
+def search(
+    project_id: str | None, scope: Scope, key_filter: KeyFilter, now: datetime
+) -> Search | None:
+    """Return what to search, or None if nothing can match."""
+    operators = key_filter.kind is KeyKind.OPERATOR
+    projects: tuple[str, ...] = ()
+    if operators and (project_id is not None or scope is not None):
+        return None
+    if project_id is not None:
+        if scope is not None and project_id not in scope:
+            return None
+        source, projects = Source.PROJECT, (project_id,)
+    elif scope is not None:
+        if not scope:
+            return None
+        source, projects = Source.PROJECTS, tuple(sorted(scope))
+    else:
+        source = Source.OPERATORS if operators else Source.ALL
+    wanted = _conditions(key_filter, now)
+    return Search(
+        source,
+        projects,
+        tuple(condition for condition, _ in wanted),
+        tuple(value for _, values in wanted for value in values),
+        key_filter,
+        now,
+    )
+
+
+def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[Any, ...]]]:
+    conditions: list[tuple[str, tuple[Any, ...]]] = []
+    if key_filter.mode is not None:
+        conditions.append(("mode = ?", (key_filter.mode.value,)))
+    if key_filter.kind is not None:
+        conditions.append(("kind = ?", (key_filter.kind.value,)))
+    if key_filter.expires_before is not None:
+        conditions.append(("expire_time < ?", (microseconds(key_filter.expires_before),)))
+    if key_filter.used_before is not None:
+        conditions.append(("last_used_time < ?", (microseconds(key_filter.used_before),)))
+    if key_filter.never_used:
+        conditions.append(("last_used_time IS NULL", ()))
+    if key_filter.state is not None:
+        moment = microseconds(now)
+        conditions += [
+            (condition, (moment,) * condition.count("?"))
+            for condition in _IN_STATE[key_filter.state]
+        ]
+    return conditions
+
+
+def list_keys(
+    rows: Rows, asked: ValuesTable, where: Search, after: int, limit: int
+) -> tuple[list[Key], int | None]:
+    """Return a page of keys and where to go on; see `Store.list_keys`.
+
+    `asked` holds `where.projects`. To be called inside one read transaction.
+    """
+    several = where.source is Source.PROJECTS
+    head: tuple[Any, ...] = (asked.value,) if several else where.projects
+    most = LABEL_ROWS if where.key_filter.labels else SCAN_ROWS
+    share = max(most // max(len(where.projects), 1), 1)
+    if not several and where.takes_all:
+        share = min(share, limit + 1)
+    statement = asked.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
+    found = rows.one(statement, (*head, after, share - 1))
+    bound = found[0] if found else None
+    page = keys_page(where.source, where.conditions)
+    values = (*head, *where.values, after, _NO_BOUND if bound is None else bound)
+    keys: list[Key] = []
+    place, length = after, 0
+    for created_revision, *row in rows.each(asked.table + page if several else page, values):
+        key = where.key_of(row)
+        if key is None:
+            continue
+        length += sum(len(value) for value in row[:-EVIDENCE_WIDTH] if isinstance(value, str))
+        if len(keys) == limit or (keys and length > PAGE_CHARACTERS):
+            return keys, place
+        keys.append(key)
+        place = created_revision
+    return keys, bound
+
+
+def list_projects(
+    rows: Rows, asked: ValuesTable, scope: Scope, after: int, limit: int
+) -> tuple[list[Project], int | None]:
+    """Return a page of projects and where to go on; `asked` holds the scope."""
+    if scope is None:
+        found = rows.each(PROJECTS_PAGE, (after, limit + 1))
+    else:
+        statement = asked.table + PROJECTS_OF_SCOPE_PAGE
+        found = rows.each(statement, (asked.value, after, limit + 1))
+    page: list[Project] = []
+    place = after
+    for created_revision, *row in found:
+        if len(page) == limit:
+            return page, place
+        page.append(stored_project(row))
+        place = created_revision
+    return page, None

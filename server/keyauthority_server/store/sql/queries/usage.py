@@ -1,0 +1,181 @@
+"""Counts of verifications: how they are added and listed, the same for both engines."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from keyauthority.convert import VERDICT_FROM_PROTO, VERDICT_TO_PROTO
+from keyauthority.model import UsageGranularity, UsageRow
+from keyauthority.requests import UsageQuery
+from keyauthority_server.store.interface import StoreDamaged, StoreError
+from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from
+from keyauthority_server.store.sql.scopes import is_within_scope
+from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.types import Scope
+
+BATCHES_DROPPED: Final = 4  # for each one kept: they go faster than they come
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_LENGTHS: Final = {
+    UsageGranularity.HOUR: timedelta(hours=1) // _MICROSECOND,
+    UsageGranularity.DAY: timedelta(days=1) // _MICROSECOND,
+}
+_INTEGER_MAX: Final = 2**63 - 1
+
+# A sum that would not fit stays at the largest number: 2**63 - 1.
+_ADD: Final = """
+    INSERT INTO usage (granularity, bucket_time, access_key, verdict, project_id,
+        count, cost, last_used_time)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (granularity, bucket_time, access_key, verdict) DO UPDATE SET
+        count = CASE WHEN usage.count > 9223372036854775807 - excluded.count
+            THEN 9223372036854775807 ELSE usage.count + excluded.count END,
+        cost = CASE WHEN usage.cost > 9223372036854775807 - excluded.cost
+            THEN 9223372036854775807 ELSE usage.cost + excluded.cost END,
+        last_used_time = CASE WHEN usage.last_used_time > excluded.last_used_time
+            THEN usage.last_used_time ELSE excluded.last_used_time END
+    """
+_TOUCH: Final = """
+    UPDATE key SET last_used_time = ?
+    WHERE access_key = ? AND (last_used_time IS NULL OR last_used_time < ?)
+    """
+
+_GET_BATCH: Final = "SELECT 1 FROM usage_batch WHERE batch_id = ? AND end_time > ?"
+_DROP_BATCHES: Final = """
+    DELETE FROM usage_batch WHERE batch_id IN
+        (SELECT batch_id FROM usage_batch WHERE end_time <= ? ORDER BY end_time LIMIT ?)
+    """
+_PUT_BATCH: Final = """
+    INSERT INTO usage_batch (batch_id, end_time) VALUES (?, ?)
+    ON CONFLICT (batch_id) DO UPDATE SET end_time = excluded.end_time
+    """
+_DROP_BATCH: Final = "DELETE FROM usage_batch WHERE batch_id = ?"
+
+_GET_PLACE: Final = "SELECT bucket_time, access_key, verdict FROM usage WHERE id = ?"
+_LIST_ALL: Final = """
+    SELECT id, bucket_time, access_key, verdict, project_id, count, cost, last_used_time
+    FROM usage
+    WHERE granularity = ? AND (bucket_time, access_key, verdict) > (?, ?, ?) AND bucket_time < ?
+    ORDER BY bucket_time, access_key, verdict LIMIT ?
+    """
+_LIST_PROJECT: Final = """
+    SELECT id, bucket_time, access_key, verdict, project_id, count, cost, last_used_time
+    FROM usage
+    WHERE project_id = ? AND granularity = ?
+        AND (bucket_time, access_key, verdict) > (?, ?, ?) AND bucket_time < ?
+    ORDER BY bucket_time, access_key, verdict LIMIT ?
+    """
+_LIST_KEY: Final = """
+    SELECT id, bucket_time, access_key, verdict, project_id, count, cost, last_used_time
+    FROM usage
+    WHERE access_key = ? AND granularity = ?
+        AND (bucket_time, verdict) > (?, ?) AND bucket_time < ?
+    ORDER BY bucket_time, verdict LIMIT ?
+    """
+
+
+def count(
+    rows: Rows, batch_id: str, counts: Sequence[UsageRow], now: datetime, end: datetime
+) -> bool:
+    """Add counts; False if the batch was counted before. See `Transaction.count_usage`."""
+    moment = microseconds(now)
+    if rows.one(_GET_BATCH, (batch_id, moment)) is not None:
+        return False
+    rows.run(_DROP_BATCHES, (moment, BATCHES_DROPPED))
+    rows.run(_PUT_BATCH, (batch_id, microseconds(end)))
+    rows.run_many(_ADD, _added(counts))
+    newest: dict[str, int] = {}
+    for one in counts:
+        used = microseconds(one.last_used_time)
+        newest[one.access_key] = max(used, newest.get(one.access_key, used))
+    rows.run_many(_TOUCH, [(time, access_key, time) for access_key, time in newest.items()])
+    return True
+
+
+def forget_batch(rows: Rows, batch_id: str) -> None:
+    """Remember a batch no more."""
+    rows.run(_DROP_BATCH, (batch_id,))
+
+
+def list_usage(
+    rows: Rows, scope: Scope, query: UsageQuery, after: int, limit: int
+) -> tuple[list[UsageRow], int | None]:
+    """Return a page of counts; see `Store.list_usage`. To be called in one read transaction."""
+    if not is_within_scope(rows, scope, query.project_id, query.access_key):
+        return [], None
+    found = rows.one(_GET_PLACE, (after,)) if after else (_start(query), "", 0)
+    if found is None:
+        raise StoreError("the row that a page began behind is missing")
+    end = _INTEGER_MAX if query.end_time is None else microseconds(query.end_time)
+    page: list[UsageRow] = []
+    last = 0
+    for row in _found(rows, scope, query, found, end, limit + 1):
+        if len(page) == limit:
+            return page, last
+        page.append(_usage_row(row))
+        last = row[0]
+    return page, None
+
+
+def _start(query: UsageQuery) -> int:
+    if query.start_time is None:
+        return -_INTEGER_MAX
+    time = microseconds(query.start_time)
+    return time - time % _LENGTHS[query.granularity]
+
+
+def _found(
+    rows: Rows, scope: Scope, query: UsageQuery, place: Row, end: int, limit: int
+) -> Iterable[Row]:
+    granularity = query.granularity.value
+    if query.access_key:
+        bucket_time, _, verdict = place
+        values = (query.access_key, granularity, bucket_time, verdict, end, limit)
+        return rows.each(_LIST_KEY, values)
+    bounds = (granularity, *place, end, limit)
+    if query.project_id:
+        return rows.each(_LIST_PROJECT, (query.project_id, *bounds))
+    if scope is None:
+        return rows.each(_LIST_ALL, bounds)
+    return heapq.merge(
+        *(rows.each(_LIST_PROJECT, (project_id, *bounds)) for project_id in sorted(scope)),
+        key=_order,
+    )
+
+
+def _order(row: Row) -> Any:
+    return row[1:4]
+
+
+def _added(counts: Iterable[UsageRow]) -> Iterator[tuple[Any, ...]]:
+    for one in counts:
+        time = microseconds(one.bucket_time)
+        for granularity, length in _LENGTHS.items():
+            yield (
+                granularity.value,
+                time - time % length,
+                one.access_key,
+                VERDICT_TO_PROTO[one.verdict],
+                one.project_id,
+                min(one.count, _INTEGER_MAX),
+                min(one.cost, _INTEGER_MAX),
+                microseconds(one.last_used_time),
+            )
+
+
+def _usage_row(row: Row) -> UsageRow:
+    _, bucket_time, access_key, verdict, project_id, counted, cost, last_used_time = row
+    if verdict not in VERDICT_FROM_PROTO:
+        raise StoreDamaged(f"usage of the verdict {verdict!r}: damaged or altered")
+    return UsageRow(
+        project_id=project_id,
+        access_key=access_key,
+        verdict=VERDICT_FROM_PROTO[verdict],
+        bucket_time=time_from(bucket_time),
+        count=counted,
+        cost=cost,
+        last_used_time=time_from(last_used_time),
+    )

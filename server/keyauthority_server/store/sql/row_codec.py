@@ -1,0 +1,320 @@
+"""The one mapping between records and flat records, both ways.
+
+A flat record is column to value, in types that JSON and SQL both keep: texts, integers, booleans,
+lists and dicts. Times are integer microseconds since the Unix epoch, spans integer microseconds.
+What is unset is left out. The rows of the tables and the records that the log of changes keeps are
+both made of it. A flat record never holds a digest, a pepper's version or a time of last use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from keyauthority.model import (
+    UNRESTRICTED,
+    AndroidApp,
+    ApiTargetRestriction,
+    Change,
+    ChangeType,
+    Key,
+    KeyKind,
+    KeyMode,
+    Project,
+    Quota,
+    QuotaPeriod,
+    RateLimit,
+    Restrictions,
+    Revision,
+    RevokeReason,
+)
+from keyauthority_server.store.interface import StoreDamaged
+
+UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+"""What it raises to make a record of what no server has written."""
+
+RowDict = dict[str, Any]
+Row = Sequence[Any]
+Record = TypeVar("Record", Key, Project)
+
+KEY_COLUMNS: Final = (
+    "access_key",
+    "revision",
+    "project_id",
+    "mode",
+    "kind",
+    "purpose",
+    "permissions",
+    "restrictions",
+    "rate_limit_limit",
+    "rate_limit_period",
+    "quota_limit",
+    "quota_period",
+    "labels",
+    "disabled",
+    "create_time",
+    "update_time",
+    "expire_time",
+    "supersede_time",
+    "revoke_time",
+    "revoke_reason",
+    "revoke_note",
+    "created_by",
+    "created_from",
+    "predecessor_access_key",
+    "successor_access_key",
+    "publishable_key",
+    "operator_projects",
+)
+PROJECT_COLUMNS: Final = (
+    "project_id",
+    "revision",
+    "display_name",
+    "labels",
+    "suspended",
+    "rate_limit_limit",
+    "rate_limit_period",
+    "create_time",
+    "update_time",
+)
+
+_JSON_COLUMNS: Final = frozenset({"permissions", "restrictions", "labels", "operator_projects"})
+_FLAG_COLUMNS: Final = frozenset({"disabled", "suspended"})
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MODES: Final = {mode.value: mode for mode in KeyMode}
+_KINDS: Final = {kind.value: kind for kind in KeyKind}
+
+
+def microseconds(time: datetime) -> int:
+    """Return the time as microseconds since the Unix epoch, exactly."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def time_from(number: int) -> datetime:
+    """Return the time of so many microseconds since the Unix epoch, exactly.
+
+    Raises StoreDamaged for one that no server writes.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=number)
+    except (OverflowError, TypeError) as error:
+        raise StoreDamaged(f"a time of {number!r} microseconds: damaged or altered") from error
+
+
+to_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""Spells a value as compact JSON."""
+
+
+def flat_key(key: Key) -> RowDict:
+    """Return the key's flat record. `state`, which is a judgement, is no part of it."""
+    return _without_unset(
+        {
+            "access_key": key.access_key,
+            "revision": key.revision,
+            "project_id": key.project_id,
+            "mode": key.mode.value,
+            "kind": key.kind.value,
+            "purpose": key.purpose,
+            "permissions": list(key.permissions),
+            "restrictions": _flat_restrictions(key.restrictions),
+            **_flat_rate_limit(key.rate_limit),
+            "quota_limit": key.quota.limit if key.quota else None,
+            "quota_period": key.quota.period.value if key.quota else None,
+            "labels": dict(key.labels),
+            "disabled": key.disabled,
+            "create_time": microseconds(key.create_time),
+            "update_time": microseconds(key.update_time),
+            "expire_time": _microseconds(key.expire_time),
+            "supersede_time": _microseconds(key.supersede_time),
+            "revoke_time": _microseconds(key.revoke_time),
+            "revoke_reason": key.revoke_reason.value if key.revoke_reason else None,
+            "revoke_note": key.revoke_note,
+            "created_by": key.created_by,
+            "created_from": key.created_from,
+            "predecessor_access_key": key.predecessor_access_key,
+            "successor_access_key": key.successor_access_key,
+            "publishable_key": key.publishable_key,
+            "operator_projects": list(key.operator_projects),
+        }
+    )
+
+
+def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Key:
+    """Return the key of a flat record."""
+    get = record.get
+    quota_limit, revoke_reason = get("quota_limit"), get("revoke_reason")
+    return Key(
+        access_key=record["access_key"],
+        project_id=get("project_id") or "",
+        mode=_MODES[record["mode"]],
+        kind=_KINDS[record["kind"]],
+        purpose=get("purpose") or "",
+        permissions=tuple(get("permissions") or ()),
+        restrictions=_restrictions_from(get("restrictions")),
+        rate_limit=_rate_limit_from(record),
+        quota=None
+        if quota_limit is None
+        else Quota(quota_limit, QuotaPeriod(record["quota_period"])),
+        labels=get("labels") or {},
+        disabled=bool(get("disabled")),
+        create_time=time_from(record["create_time"]),
+        update_time=time_from(record["update_time"]),
+        expire_time=_time(get("expire_time")),
+        supersede_time=_time(get("supersede_time")),
+        revoke_time=_time(get("revoke_time")),
+        revoke_reason=None if revoke_reason is None else RevokeReason(revoke_reason),
+        revoke_note=get("revoke_note") or "",
+        last_used_time=_time(last_used_time),
+        created_by=get("created_by") or "",
+        created_from=get("created_from") or "",
+        predecessor_access_key=get("predecessor_access_key") or "",
+        successor_access_key=get("successor_access_key") or "",
+        publishable_key=get("publishable_key") or "",
+        operator_projects=tuple(get("operator_projects") or ()),
+        revision=record["revision"],
+    )
+
+
+def flat_project(project: Project) -> RowDict:
+    """Return the project's flat record."""
+    return _without_unset(
+        {
+            "project_id": project.project_id,
+            "revision": project.revision,
+            "display_name": project.display_name,
+            "labels": dict(project.labels),
+            "suspended": project.suspended,
+            **_flat_rate_limit(project.rate_limit),
+            "create_time": microseconds(project.create_time),
+            "update_time": microseconds(project.update_time),
+        }
+    )
+
+
+def project_from(record: Mapping[str, Any]) -> Project:
+    """Return the project of a flat record."""
+    return Project(
+        project_id=record["project_id"],
+        display_name=record.get("display_name") or "",
+        labels=record.get("labels") or {},
+        suspended=bool(record.get("suspended")),
+        rate_limit=_rate_limit_from(record),
+        create_time=time_from(record["create_time"]),
+        update_time=time_from(record["update_time"]),
+        revision=record["revision"],
+    )
+
+
+def change_from(revision: Revision, row: Row) -> Change:
+    """Return the change of a row of (time, type, project_id, keys, project)."""
+    time, change_type, project_id, keys, project = row
+    try:
+        return Change(
+            revision=revision,
+            time=time_from(time),
+            type=ChangeType(change_type),
+            project_id=project_id or "",
+            keys=tuple(key_from(flat) for flat in json.loads(keys)),
+            project=None if project is None else project_from(json.loads(project)),
+        )
+    except (*UNREADABLE, RecursionError) as error:
+        raise StoreDamaged(f"change {revision} cannot be read: damaged or altered") from error
+
+
+def values_of(columns: Sequence[str], flat: Mapping[str, Any]) -> list[Any]:
+    """Return what the columns of a row take for a flat record: NULL for what is unset."""
+    return [_value(column, flat.get(column)) for column in columns]
+
+
+def flat_from(columns: Sequence[str], row: Row) -> RowDict:
+    """Return the flat record of a row of just these columns."""
+    flat: RowDict = {}
+    for column, value in zip(columns, row, strict=True):
+        if value is None:
+            continue
+        if column in _JSON_COLUMNS:
+            flat[column] = json.loads(value)
+        elif column not in _FLAG_COLUMNS:
+            flat[column] = value
+        elif value:
+            flat[column] = True
+    return flat
+
+
+def _value(column: str, value: Any) -> Any:
+    if column in _FLAG_COLUMNS:
+        return int(bool(value))
+    if value is not None and column in _JSON_COLUMNS:
+        return to_json(value)
+    return value
+
+
+def _without_unset(record: RowDict) -> RowDict:
+    return {name: value for name, value in record.items() if not _unset(value)}
+
+
+def _unset(value: object) -> bool:
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+
+
+def _microseconds(time: datetime | None) -> int | None:
+    return None if time is None else microseconds(time)
+
+
+def _time(number: int | None) -> datetime | None:
+    return None if number is None else time_from(number)
+
+
+def _flat_rate_limit(rate_limit: RateLimit | None) -> RowDict:
+    if rate_limit is None:
+        return {}
+    return {
+        "rate_limit_limit": rate_limit.limit,
+        "rate_limit_period": rate_limit.period // _MICROSECOND,
+    }
+
+
+def _rate_limit_from(flat: Mapping[str, Any]) -> RateLimit | None:
+    limit = flat.get("rate_limit_limit")
+    if limit is None:
+        return None
+    return RateLimit(limit, timedelta(microseconds=flat["rate_limit_period"]))
+
+
+def _flat_restrictions(restrictions: Restrictions) -> RowDict:
+    if restrictions is UNRESTRICTED:
+        return {}
+    return _without_unset(
+        {
+            "allowed_ips": list(restrictions.allowed_ips),
+            "allowed_referrers": list(restrictions.allowed_referrers),
+            "android_apps": [
+                {"package": app.package, "sha1": app.sha1} for app in restrictions.android_apps
+            ],
+            "ios_bundle_ids": list(restrictions.ios_bundle_ids),
+            "api_targets": [
+                {"service": target.service, "methods": list(target.methods)}
+                for target in restrictions.api_targets
+            ],
+        }
+    )
+
+
+def _restrictions_from(flat: Mapping[str, Any] | None) -> Restrictions:
+    if not flat:
+        return UNRESTRICTED
+    return Restrictions(
+        allowed_ips=tuple(flat.get("allowed_ips", ())),
+        allowed_referrers=tuple(flat.get("allowed_referrers", ())),
+        android_apps=tuple(
+            AndroidApp(app["package"], app["sha1"]) for app in flat.get("android_apps", ())
+        ),
+        ios_bundle_ids=tuple(flat.get("ios_bundle_ids", ())),
+        api_targets=tuple(
+            ApiTargetRestriction(target["service"], tuple(target["methods"]))
+            for target in flat.get("api_targets", ())
+        ),
+    )

@@ -1,0 +1,304 @@
+"""The statements that both engines share, and the rows that they give.
+
+Parameters are written `?`; an engine whose driver spells them otherwise translates each once. No
+statement is ever made of a caller's values: where one is put together, it is of texts in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS, Row
+
+HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
+"""What a key's row says beside its record; `HELD_ROW` has them in front of it."""
+
+
+class Rows(Protocol):
+    """Runs statements in one transaction; driver errors come out as StoreError."""
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
+        """Return the first row, or None."""
+        ...
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Row]:
+        """Return the rows, as they are read."""
+        ...
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that gives no rows."""
+        ...
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that gives no rows, once for each sequence of values."""
+        ...
+
+
+def _of(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(table + "." + column for column in columns)
+
+
+def _places(columns: Sequence[str]) -> str:
+    return ", ".join("?" * len(columns))
+
+
+def _overwrite(columns: Iterable[str]) -> str:
+    return ", ".join(column + " = excluded." + column for column in columns)
+
+
+HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
+RECORD_AT: Final = len(HELD_COLUMNS)
+
+# What the log says of the record in a row: the newest later change of it, which must not be there,
+# and the entry that the row names. The index that each is found by holds nothing else.
+_KEY_EVIDENCE: Final = (
+    "(SELECT max(later.revision) FROM change AS later"
+    " WHERE later.access_key = {0}.access_key AND later.revision > {0}.revision),"
+    " (SELECT written.keys FROM change AS written WHERE written.revision = {0}.revision)"
+)
+_PROJECT_EVIDENCE: Final = (
+    "(SELECT max(later.revision) FROM change AS later WHERE later.project_id = {0}.project_id"
+    " AND later.access_key IS NULL AND later.revision > {0}.revision),"
+    " (SELECT written.project FROM change AS written WHERE written.revision = {0}.revision)"
+)
+EVIDENCE_WIDTH: Final = 2
+HELD_WIDTH: Final = len(HELD_ROW) + EVIDENCE_WIDTH
+PROJECT_WIDTH: Final = len(PROJECT_COLUMNS) + EVIDENCE_WIDTH
+
+
+def _key_row(table: str) -> str:
+    """Return the columns of a key with its evidence, for `integrity.stored_key`."""
+    return f"{_of(table, HELD_ROW)}, {_KEY_EVIDENCE.format(table)}"
+
+
+def _project_row(table: str) -> str:
+    """Return the columns of a project with its evidence, for `integrity.stored_project`."""
+    return f"{_of(table, PROJECT_COLUMNS)}, {_PROJECT_EVIDENCE.format(table)}"
+
+
+# One state: the head of the log, a key with its project, and an operator's key.
+LOOK: Final = (
+    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}, {_key_row('operator')}"
+    " FROM log"
+    " LEFT JOIN key AS held ON held.access_key = ?"
+    " LEFT JOIN project ON project.project_id = held.project_id"
+    " LEFT JOIN key AS operator ON operator.access_key = ?"
+    " WHERE log.id = 1"
+)
+# `asked` is for the engine to put in front: rows of (place, value).
+_FROM_ASKED: Final = (
+    " FROM asked CROSS JOIN log"
+    " LEFT JOIN key AS held ON held.access_key = asked.value"
+    " LEFT JOIN project ON project.project_id = held.project_id"
+    " WHERE log.id = 1 ORDER BY asked.place"
+)
+LOOK_MANY: Final = (
+    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}{_FROM_ASKED}"
+)
+
+OUTLINE: Final = (
+    "SELECT project_id, mode, kind, revoke_time, supersede_time, digest, pepper_version"
+    " FROM key WHERE access_key = ?"
+)
+HEAD: Final = "SELECT revision FROM log WHERE id = 1"
+LOG: Final = (
+    "SELECT log_id, revision, hash, time, closed, time_hash, time_key_version FROM log WHERE id = 1"
+)
+ADVANCE_TIME: Final = "UPDATE log SET time = ?, time_hash = ?, time_key_version = ? WHERE id = 1"
+ADVANCE_LOG: Final = (
+    "UPDATE log SET revision = ?, hash = ?, time = ?, time_hash = ?, time_key_version = ?"
+    " WHERE id = 1"
+)
+
+GET_KEY: Final = f"SELECT {_key_row('key')} FROM key WHERE access_key = ?"
+GET_PROJECT: Final = f"SELECT {_project_row('project')} FROM project WHERE project_id = ?"
+
+# Not overwritten: what names the record, when it was made, and last_used_time, which is bookkeeping
+# that may be newer than what the caller has read.
+_MADE_ONCE: Final = frozenset(
+    {"access_key", "project_id", "create_time", "lineage", "created_revision"}
+)
+
+PUT_KEY_COLUMNS: Final = (
+    *KEY_COLUMNS,
+    *("digest", "pepper_version", "lineage", "created_revision"),
+)
+PUT_KEY: Final = (
+    f"INSERT INTO key ({', '.join(PUT_KEY_COLUMNS)})"
+    f" VALUES ({_places(PUT_KEY_COLUMNS)})"
+    " ON CONFLICT (access_key) DO UPDATE SET "
+    + _overwrite(column for column in PUT_KEY_COLUMNS if column not in _MADE_ONCE)
+)
+
+PUT_PROJECT_COLUMNS: Final = (*PROJECT_COLUMNS, "created_revision")
+PUT_PROJECT: Final = (
+    f"INSERT INTO project ({', '.join(PUT_PROJECT_COLUMNS)})"
+    f" VALUES ({_places(PUT_PROJECT_COLUMNS)})"
+    " ON CONFLICT (project_id) DO UPDATE SET "
+    + _overwrite(column for column in PROJECT_COLUMNS if column not in _MADE_ONCE)
+)
+
+CHANGE_COLUMNS: Final = (
+    "revision",
+    "time",
+    "type",
+    "project_id",
+    "access_key",
+    "actor",
+    "peer",
+    "keys",
+    "project",
+    "before",
+    "salt",
+    "key_version",
+    "hash",
+)
+APPEND_CHANGE: Final = (
+    f"INSERT INTO change ({', '.join(CHANGE_COLUMNS)}) VALUES ({_places(CHANGE_COLUMNS)})"
+)
+
+
+class Source(Enum):
+    """Which keys are listed: each can be read in the order of creation from an index."""
+
+    ALL = "kind <> 'operator'"
+    OPERATORS = "project_id IS NULL"
+    PROJECT = "project_id = ?"
+    PROJECTS = "project_id IN (SELECT value FROM asked)"
+
+
+_IN_ORDER: Final = " ORDER BY created_revision"
+_KEYS_PAGE: Final = f"SELECT created_revision, {_key_row('key')} FROM key WHERE "
+_WITHIN: Final = " AND created_revision > ? AND created_revision <= ?"
+
+
+def keys_page(source: Source, conditions: Iterable[str]) -> str:
+    """Return the statement for a page of keys; `conditions` are texts of this package's own.
+
+    It takes the source's value, those of the conditions and the bounds, the first excluded.
+    """
+    return _KEYS_PAGE + " AND ".join((source.value, *conditions)) + _WITHIN + _IN_ORDER
+
+
+KEYS_BOUND: Final = {
+    source: "SELECT created_revision FROM key WHERE "
+    + where
+    + "created_revision > ? ORDER BY created_revision LIMIT 1 OFFSET ?"
+    for source, where in (
+        (Source.ALL, ""),
+        (Source.OPERATORS, "project_id IS NULL AND "),
+        (Source.PROJECT, "project_id = ? AND "),
+    )
+}
+"""How far a page may read: the place of the row that is so many rows behind another."""
+
+KEYS_OF_PROJECTS_BOUND: Final = (
+    "SELECT min((SELECT key.created_revision FROM key WHERE key.project_id = asked.value"
+    " AND key.created_revision > ? ORDER BY key.created_revision LIMIT 1 OFFSET ?)) FROM asked"
+)
+"""The same for several projects: none of them has more than its share of rows before it."""
+
+_PROJECTS_PAGE: Final = (
+    f"SELECT created_revision, {_project_row('project')} FROM project WHERE created_revision > ?"
+)
+PROJECTS_PAGE: Final = _PROJECTS_PAGE + _IN_ORDER + " LIMIT ?"
+PROJECTS_OF_SCOPE_PAGE: Final = (
+    _PROJECTS_PAGE + " AND project_id IN (SELECT value FROM asked)" + _IN_ORDER + " LIMIT ?"
+)
+
+ENTRIES_AT_ONCE: Final = 50  # entries fetched together, each of some 600 KB at most
+_ENTRY: Final = (
+    f"SELECT {_of('change', CHANGE_COLUMNS)}, (SELECT former.hash FROM change AS former"
+    " WHERE former.revision < change.revision ORDER BY former.revision DESC LIMIT 1) FROM change"
+)
+GET_ENTRIES: Final = (
+    f"{_ENTRY} WHERE revision IN ({', '.join('?' * ENTRIES_AT_ONCE)}) ORDER BY revision"
+)
+# Each entry beside the newest earlier one that names the same key, or is of the same project.
+READ_LOG: Final = (
+    f"{_ENTRY.removesuffix(' FROM change')}, (SELECT earlier.keys FROM change AS earlier"
+    " WHERE earlier.access_key = change.access_key AND earlier.revision < change.revision"
+    " ORDER BY earlier.revision DESC LIMIT 1),"
+    " (SELECT earlier.project FROM change AS earlier WHERE change.access_key IS NULL"
+    " AND earlier.project_id = change.project_id AND earlier.access_key IS NULL"
+    " AND earlier.revision < change.revision ORDER BY earlier.revision DESC LIMIT 1)"
+    " FROM change WHERE revision > ? ORDER BY revision LIMIT ?"
+)
+GET_ROTATION: Final = "SELECT keys FROM change WHERE revision = ? AND type = 'key_rotated'"
+
+# Whether records are as the log left them: each beside its newest change and the one that made it.
+KEYS_MADE: Final = (
+    f"SELECT {_of('key', KEY_COLUMNS)}, key.lineage, key.created_revision, parent.lineage,"
+    " (SELECT max(last.revision) FROM change AS last WHERE last.access_key = key.access_key),"
+    " newest.keys, made.type, made.keys FROM key"
+    " LEFT JOIN key AS parent ON parent.access_key = key.predecessor_access_key"
+    " LEFT JOIN change AS newest ON newest.revision = key.revision"
+    " LEFT JOIN change AS made ON made.revision = key.created_revision"
+    " WHERE key.created_revision > ? AND key.created_revision <= ?"
+)
+PROJECTS_MADE: Final = (
+    f"SELECT {_of('project', PROJECT_COLUMNS)}, project.created_revision,"
+    " (SELECT max(last.revision) FROM change AS last"
+    " WHERE last.project_id = project.project_id AND last.access_key IS NULL),"
+    " newest.project, made.type, made.project_id FROM project"
+    " LEFT JOIN change AS newest ON newest.revision = project.revision"
+    " LEFT JOIN change AS made ON made.revision = project.created_revision"
+    " WHERE project.created_revision > ? AND project.created_revision <= ?"
+)
+KEYS_MISSING: Final = (
+    "SELECT revision, keys FROM change WHERE revision > ? AND revision <= ?"
+    " AND type IN ('key_created', 'key_rotated')"
+    " AND NOT EXISTS (SELECT 1 FROM key WHERE key.created_revision = change.revision)"
+)
+PROJECTS_MISSING: Final = (
+    "SELECT revision, project_id FROM change WHERE revision > ? AND revision <= ?"
+    " AND type = 'project_created'"
+    " AND NOT EXISTS (SELECT 1 FROM project WHERE project.created_revision = change.revision)"
+)
+NEWEST_MADE: Final = (
+    "SELECT (SELECT max(revision) FROM change), (SELECT max(created_revision) FROM key),"
+    " (SELECT max(created_revision) FROM project)"
+)
+
+KEY_CHECKS: Final = "SELECT name, check_value FROM key_check ORDER BY name"
+PUT_KEY_CHECK: Final = (
+    "INSERT INTO key_check (name, check_value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
+)
+
+NAMES_CHANGED: Final = (
+    "SELECT access_key, project_id FROM change WHERE revision > ? ORDER BY revision LIMIT ?"
+)
+GET_CHANGE: Final = "SELECT time, type, project_id, keys, project FROM change WHERE revision = ?"
+TAIL: Final = (
+    # One statement, one state: changes behind a revision, and the head; without changes one row.
+    "SELECT log.revision, change.revision, change.time, change.type, change.project_id,"
+    " change.keys, change.project"
+    " FROM log LEFT JOIN change ON change.revision > ?"
+    " WHERE log.id = 1 ORDER BY change.revision LIMIT ?"
+)
+
+REQUEST_COLUMNS: Final = (
+    "name",
+    "content",
+    "revision",
+    "access_key",
+    "sealed",
+    "pepper_version",
+    "end_time",
+)
+GET_REQUEST: Final = (
+    f"SELECT {', '.join(REQUEST_COLUMNS)} FROM request WHERE name = ? AND end_time > ?"
+)
+PUT_REQUEST: Final = (
+    f"INSERT INTO request ({', '.join(REQUEST_COLUMNS)}) VALUES ({_places(REQUEST_COLUMNS)})"
+    " ON CONFLICT (name) DO UPDATE SET "  # one whose end has come, and that is not dropped yet
+    + _overwrite(column for column in REQUEST_COLUMNS if column != "name")
+)
+REQUEST_ENDED: Final = "SELECT 1 FROM request WHERE end_time <= ? LIMIT 1"
+DROP_REQUESTS: Final = (  # not for nothing: on SQLite that costs 60 µs
+    "DELETE FROM request WHERE name IN"
+    " (SELECT name FROM request WHERE end_time <= ? ORDER BY end_time LIMIT ?)"
+)
+DROP_SEALED: Final = "UPDATE request SET sealed = NULL WHERE access_key = ?"

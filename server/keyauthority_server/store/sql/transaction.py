@@ -1,0 +1,339 @@
+"""What work may do inside `Store.write`, the same for both engines: `base.Transaction` over `Rows`.
+
+It neither begins nor commits: the engine does, and throws away what `finish` refuses.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+
+from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
+from keyauthority_server.store.interface import StoreError, StoreReadOnly
+from keyauthority_server.store.sql.integrity import CheckedRecords
+from keyauthority_server.store.sql.newest_time import counter_row, newest_time, sealed_time
+from keyauthority_server.store.sql.queries import digests, usage
+from keyauthority_server.store.sql.queries.denied_mutations import record_refused
+from keyauthority_server.store.sql.row_codec import (
+    KEY_COLUMNS,
+    PROJECT_COLUMNS,
+    Row,
+    RowDict,
+    change_from,
+    flat_from,
+    flat_key,
+    flat_project,
+    microseconds,
+    time_from,
+    to_json,
+    values_of,
+)
+from keyauthority_server.store.sql.scopes import in_scope
+from keyauthority_server.store.sql.statements import (
+    ADVANCE_LOG,
+    ADVANCE_TIME,
+    APPEND_CHANGE,
+    DROP_REQUESTS,
+    DROP_SEALED,
+    EVIDENCE_WIDTH,
+    GET_CHANGE,
+    GET_KEY,
+    GET_PROJECT,
+    GET_REQUEST,
+    PUT_KEY,
+    PUT_PROJECT,
+    PUT_REQUEST,
+    RECORD_AT,
+    REQUEST_ENDED,
+    Rows,
+)
+from keyauthority_server.store.types import (
+    Applied,
+    DeniedMutation,
+    DigestUpgrade,
+    Entry,
+    EntrySigner,
+    IdempotencyRecord,
+    Mutation,
+    Scope,
+    StoredKey,
+)
+
+SALT_BYTES: Final = 16
+REQUESTS_DROPPED: Final = 4  # for each one kept: they go faster than they come
+
+# For each record of a change, keys then project: is it new?
+_SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
+    ChangeType.KEY_CREATED: (True,),
+    ChangeType.KEY_UPDATED: (False,),
+    ChangeType.KEY_ROTATED: (False, True),
+    ChangeType.KEY_REVOKED: (False,),
+    ChangeType.PROJECT_CREATED: (True,),
+    ChangeType.PROJECT_UPDATED: (False,),
+}
+
+
+class SqlTransaction:
+    """One unit of work; see `base.Transaction`."""
+
+    def __init__(
+        self, rows: Rows, seal: EntrySigner, checked: CheckedRecords | None = None
+    ) -> None:
+        """Decode no record anew that `checked` holds."""
+        counter = counter_row(rows)
+        self._head, self._hash = counter.revision, counter.hash
+        self._newest_time = newest_time(rows, counter, seal)
+        self._closed = bool(counter.closed)
+        self._rows = rows
+        self._seal = seal
+        self._checked = checked or CheckedRecords()
+        self._read: dict[tuple[str, str], Row | None] = {}  # rows of records, as they are in here
+        self._usable = True
+        self._torn = False
+        self.revisions: list[Revision] = []
+        """The changes made so far."""
+
+    @property
+    def head(self) -> Revision:
+        """The newest revision, this transaction's own included."""
+        return Revision(self._head)
+
+    @property
+    def newest_time(self) -> datetime | None:
+        """The newest time that is committed; a mutation never has an earlier one."""
+        return self._newest_time
+
+    def key(self, access_key: str, scope: Scope) -> StoredKey | None:
+        """Return the key as it is now, or None if it is absent or out of scope."""
+        row = self._row(GET_KEY, access_key)
+        if row is None:
+            return None
+        stored = self._checked.key(row)
+        return stored if in_scope(stored.key, scope) else None
+
+    def project(self, project_id: str, scope: Scope) -> Project | None:
+        """Return the project as it is now, or None if it is absent or out of scope."""
+        if scope is not None and project_id not in scope:
+            return None
+        row = self._row(GET_PROJECT, project_id)
+        return None if row is None else self._checked.project(row)
+
+    def apply(self, mutation: Mutation) -> Applied:
+        """Make one change: see the text of `base`.
+
+        Raises StoreClosed, and ValueError for records that are not those of the mutation's type: a
+        creation of what exists, or a change of what does not.
+        """
+        rows = self._open()
+        revision = Revision(self._head + 1)
+        time = max(mutation.time, self._newest_time or mutation.time)
+        before = [self._key_before(stored.key.access_key) for stored in mutation.keys]
+        keys = tuple(
+            stored._replace(key=_stamped_key(stored.key, old, revision, time))
+            for stored, old in zip(mutation.keys, before, strict=True)
+        )
+        project = None
+        if mutation.project is not None:
+            old = self._project_before(mutation.project.project_id)
+            before.append(old)
+            project = _stamped_project(mutation.project, old, revision, time)
+        if tuple(not old for old in before) != _SHAPES[mutation.type]:
+            raise ValueError(f"not the records of {mutation.type}")
+        entry = _entry(mutation, revision, time, keys, project, before, self._hash)
+        self._torn = True
+        self._put(rows, keys, project, entry)
+        self._append(rows, entry)
+        self._torn = False
+        self._head, self._newest_time = revision, time
+        self.revisions.append(revision)
+        return Applied(revision, tuple(stored.key for stored in keys), project)
+
+    def change(self, revision: Revision) -> Change:
+        """Return a change that was committed, with the records as they were after it."""
+        row = self._live().one(GET_CHANGE, (revision,))
+        if row is None:
+            raise StoreError("a change is missing from the log")
+        return change_from(revision, row)
+
+    def remembered(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
+        """Return what is kept of a request, unless its end has come."""
+        row = self._live().one(GET_REQUEST, (name, microseconds(now)))
+        if row is None:
+            return None
+        name, content, revision, access_key, sealed, pepper_version, end = row
+        return IdempotencyRecord(
+            name, content, revision, access_key, sealed, pepper_version, time_from(end)
+        )
+
+    def remember(self, remembered: IdempotencyRecord, now: datetime) -> None:
+        """Keep a request, and drop some of those whose end has come."""
+        rows = self._open()
+        moment = microseconds(now)
+        if rows.one(REQUEST_ENDED, (moment,)) is not None:
+            rows.run(DROP_REQUESTS, (moment, REQUESTS_DROPPED))
+        rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
+
+    def forget_token(self, access_key: str) -> None:
+        """Drop the sealed tokens of a key, wherever one is kept."""
+        self._open().run(DROP_SEALED, (access_key,))
+
+    def count_usage(
+        self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
+    ) -> None:
+        """Add counts to their hours and days, unless the batch was counted before."""
+        self._read.clear()
+        counted = usage.count(self._open(), batch_id, rows, now, end)
+        if counted and (self._newest_time is None or now > self._newest_time):
+            self._rows.run(ADVANCE_TIME, sealed_time(now, self._seal))
+            self._newest_time = now
+
+    def forget_batch(self, batch_id: str) -> None:
+        """Remember a batch no more."""
+        usage.forget_batch(self._open(), batch_id)
+
+    def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        return digests.key_checks(self._live())
+
+    def record_refused(self, refused: Sequence[DeniedMutation]) -> None:
+        """Keep refused mutations, and only the newest 10,000 of all."""
+        record_refused(self._open(), refused)
+
+    def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
+        """Record check values for names that have none yet."""
+        digests.set_key_checks(self._open(), checks)
+
+    def drop_key_check(self, name: str) -> None:
+        """Know a version of a file of secret keys no more."""
+        digests.drop_key_check(self._open(), name)
+
+    def redigest(self, anew: Sequence[DigestUpgrade]) -> None:
+        """Exchange digests, but for those that are not as they were found."""
+        self._read.clear()
+        digests.redigest(self._open(), anew)
+
+    def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
+        """Return up to `limit` access keys of those that need a version of the pepper."""
+        return digests.keys_needing(self._live(), pepper_version, now, limit)
+
+    def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
+        """Return when the last token that is sealed under a version ends, None if there is none."""
+        return digests.sealed_until(self._live(), pepper_version, now)
+
+    def finish(self) -> None:
+        """End the use of this transaction; StoreError if a change in it was left half made.
+
+        That is so if work goes on after `apply` has raised: it must not be committed.
+        """
+        self._usable = False
+        if self._torn:
+            raise StoreError("a change was left half made")
+
+    def _live(self) -> Rows:
+        if not self._usable:
+            raise StoreError("the transaction is over")
+        return self._rows
+
+    def _open(self) -> Rows:
+        rows = self._live()
+        if self._closed:
+            raise StoreReadOnly("the store was closed for writing: it was copied to another")
+        return rows
+
+    def _row(self, statement: str, name: str) -> Row | None:
+        """Return a record's row as it is now; it is read once, until it is written."""
+        rows, asked = self._live(), (statement, name)
+        if asked not in self._read:
+            self._read[asked] = rows.one(statement, (name,))
+        return self._read[asked]
+
+    def _key_before(self, access_key: str) -> RowDict:
+        row = self._row(GET_KEY, access_key)
+        if row is None:
+            return {}
+        self._checked.key(row)
+        return flat_from(KEY_COLUMNS, row[RECORD_AT:-EVIDENCE_WIDTH])
+
+    def _project_before(self, project_id: str) -> RowDict:
+        row = self._row(GET_PROJECT, project_id)
+        if row is None:
+            return {}
+        self._checked.project(row)
+        return flat_from(PROJECT_COLUMNS, row[:-EVIDENCE_WIDTH])
+
+    def _put(
+        self, rows: Rows, keys: tuple[StoredKey, ...], project: Project | None, entry: Entry
+    ) -> None:
+        for stored, flat in zip(keys, entry.keys, strict=True):
+            values = values_of(KEY_COLUMNS, flat)
+            values += (stored.digest, stored.pepper_version, stored.lineage, entry.revision)
+            rows.run(PUT_KEY, values)
+            self._read.pop((GET_KEY, stored.key.access_key), None)
+        if project is not None and entry.project is not None:
+            values = values_of(PROJECT_COLUMNS, entry.project)
+            rows.run(PUT_PROJECT, [*values, entry.revision])
+            self._read.pop((GET_PROJECT, project.project_id), None)
+
+    def _append(self, rows: Rows, entry: Entry) -> None:
+        seal = self._seal(entry)
+        time = microseconds(entry.time)
+        values: tuple[Any, ...] = (
+            entry.revision,
+            time,
+            entry.type.value,
+            entry.project_id or None,
+            entry.access_key or None,
+            entry.actor,
+            entry.peer,
+            to_json(entry.keys),
+            None if entry.project is None else to_json(entry.project),
+            to_json(entry.before),
+            entry.salt,
+            seal.key_version,
+            seal.hash,
+        )
+        rows.run(APPEND_CHANGE, values)
+        rows.run(ADVANCE_LOG, (entry.revision, seal.hash, *sealed_time(entry.time, self._seal)))
+        self._hash = seal.hash
+
+
+def _stamped_key(key: Key, before: RowDict, revision: Revision, time: datetime) -> Key:
+    create_time = time_from(before["create_time"]) if before else time
+    return replace(key, state=None, revision=revision, update_time=time, create_time=create_time)
+
+
+def _stamped_project(
+    project: Project, before: RowDict, revision: Revision, time: datetime
+) -> Project:
+    create_time = time_from(before["create_time"]) if before else time
+    return replace(project, revision=revision, update_time=time, create_time=create_time)
+
+
+def _entry(
+    mutation: Mutation,
+    revision: Revision,
+    time: datetime,
+    keys: tuple[StoredKey, ...],
+    project: Project | None,
+    before: list[RowDict],
+    previous_hash: bytes,
+) -> Entry:
+    first = keys[0].key if keys else None
+    owner = first or project
+    return Entry(
+        revision=revision,
+        time=time,
+        type=mutation.type,
+        project_id=owner.project_id if owner else "",
+        access_key=first.access_key if first else "",
+        actor=mutation.actor,
+        peer=mutation.peer,
+        keys=[flat_key(stored.key) for stored in keys],
+        project=None if project is None else flat_project(project),
+        before=before,
+        salt=secrets.token_bytes(SALT_BYTES),
+        previous_hash=previous_hash,
+    )

@@ -1,0 +1,53 @@
+"""The end of the log in a SQLite file: what is new, and when there may be something new."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from keyauthority.clock import monotonic
+from keyauthority_server.store.sql.queries import changes
+from keyauthority_server.store.sqlite.connection import SqliteRows
+from keyauthority_server.store.types import ChangePage
+
+POLL_SECONDS: Final = 0.004  # how late another process's commit is seen; costs 1/200 of a core
+
+_VERSION: Final = "PRAGMA data_version"  # another number after each commit of another connection
+
+
+class TailReader:
+    """Reads the newest changes on a connection that never writes, in its event loop."""
+
+    def __init__(self, rows: SqliteRows) -> None:
+        self._rows = rows
+        self._version: int | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    def read(self, after: int, limit: int) -> ChangePage:
+        """Return up to `limit` changes behind a revision."""
+        self._version = self._rows.one(_VERSION)[0]  # before: a commit in between counts as new
+        return changes.read_changes(self._rows, after, limit, monotonic())
+
+    def told(self) -> None:
+        """End a wait: this process has committed."""
+        _end(self._waiting)
+
+    async def moved(self, within: float) -> None:
+        """Wait for a commit of any process that the last `read` did not see."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while self._rows.one(_VERSION)[0] == self._version:
+            left = end - loop.time()
+            if left <= 0:
+                return
+            self._waiting = loop.create_future()
+            timer = loop.call_later(min(left, POLL_SECONDS), _end, self._waiting)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+
+
+def _end(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)

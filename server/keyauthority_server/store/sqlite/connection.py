@@ -1,0 +1,203 @@
+"""Connections to a SQLite file: settings, errors, the library they need, the file they opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from keyauthority_server.private_files import check_private, explain
+from keyauthority_server.store.interface import (
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    StoreUnusable,
+)
+
+if TYPE_CHECKING:
+    import sqlite3 as sqlite3  # the rest of the engine takes the driver from here
+else:
+    try:
+        import pysqlite3 as sqlite3
+    except ImportError:  # no wheel for this platform: `affected_library` tells what that means
+        import sqlite3
+
+READ_BUSY_MS: Final = (
+    50  # a reader waits only while the write-ahead log is recovered; it is the loop
+)
+WRITE_BUSY_MS: Final = 2_000  # the net below the lock files, for writers that do not know them
+FILES: Final = ("", "-wal", "-shm", "-journal")  # ends of the names that SQLite keeps a database in
+WAL_KEPT_BYTES: Final = 64 << 20  # what a burst of writes leaves of the write-ahead log's file
+# Of pages, in KiB, as they fill: for Verify 6,000 keys in use and all inner pages.
+LOOKS_CACHE: Final = "PRAGMA cache_size = -24576"
+_CACHE: Final = "PRAGMA cache_size = -8192"
+
+_FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
+# Result codes, https://www.sqlite.org/rescode.html
+_PASSING: Final = frozenset({4, 5, 6, 7, 9})  # ABORT, BUSY, LOCKED, NOMEM, INTERRUPT
+_BROKEN: Final = frozenset({3, 8, 10, 11, 14, 15, 26})  # of the file, the device or the rights
+_FULL: Final = 13
+_FULL_SHARED_MEMORY: Final = 4874  # IOERR_SHMSIZE: no space for the index of the write-ahead log
+
+
+class StoreBroken(StoreUnavailable):
+    """The file or the device failed: what it holds now is unknown until it is opened anew."""
+
+
+class StatementFailed(StoreError):
+    """One statement cannot be run, or broke a rule of the schema; it alone was undone."""
+
+
+def affected_library() -> bool:
+    """True if the SQLite in use can corrupt a database that several processes write."""
+    return sqlite3.sqlite_version_info < _FIRST_SOUND
+
+
+def connect(
+    path: Path,
+    busy_ms: int,
+    *,
+    create: bool = False,
+    durable: bool = True,
+    cache: str = _CACHE,
+    private: bool = True,
+) -> sqlite3.Connection:
+    """Return a connection in autocommit, checked; raises sqlite3.Error and StoreRefused.
+
+    Durable: what it commits survives a loss of power; else the death of the process only. Private:
+    its files must keep the rule of `private_files`. It may be handed to another thread, but serves
+    one at a time.
+    """
+    for ending in FILES if private else ():
+        try:
+            check_private(path.with_name(path.name + ending))
+        except OSError as error:
+            raise StoreUnusable(explain(error, f"cannot use {path}")) from error
+    mode = "rwc" if create else "rw"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=busy_ms / 1000,
+    )
+    try:
+        for pragma in (_DURABLE if durable else _FAST, *_SETTINGS, cache):
+            connection.execute(pragma)
+    except UnicodeDecodeError as error:  # SQLite's own message, which quotes it
+        connection.close()
+        raise sqlite3.DatabaseError("the schema is no text") from error
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+_DURABLE: Final = "PRAGMA synchronous = FULL"
+_FAST: Final = "PRAGMA synchronous = NORMAL"
+_SETTINGS: Final = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA mmap_size = 0",  # a truncated file would be a signal instead of an error
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA wal_autocheckpoint = 0",  # one process only runs checkpoints
+    f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
+)
+
+
+def store_error(error: sqlite3.Error) -> StoreError:
+    """Return what an error of the driver means to whoever wrote or read."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    text = f"{type(error).__name__}: {error}"
+    if code is None:
+        return StatementFailed(text)
+    if code & 0xFF == _FULL or code == _FULL_SHARED_MEMORY:
+        return StoreFull(text)
+    if code & 0xFF in _PASSING:
+        return StoreUnavailable(text)
+    return StoreBroken(text) if code & 0xFF in _BROKEN else StatementFailed(text)
+
+
+class SqliteRows:
+    """`sql.Rows` over a connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor()  # one for all: a new cursor for each costs 10 µs
+        self.failure: StoreError | None = None
+        """The last error that the whole transaction does not survive."""
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Return the first row, or None. The statement must give one row at most."""
+        try:
+            return self._cursor.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise self._noted(error) from error
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """Return the rows, as they are read."""
+        cursor = self._connection.cursor()
+        try:
+            yield from cursor.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._noted(error) from error
+        finally:
+            cursor.close()  # else a reader who stops half-way would hold his snapshot open
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that gives no rows."""
+        try:
+            self._cursor.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._noted(error) from error
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that gives no rows, once for each sequence of values."""
+        try:
+            self._cursor.executemany(statement, values)
+        except sqlite3.Error as error:
+            raise self._noted(error) from error
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and its end."""
+        return self._connection.in_transaction
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _noted(self, error: sqlite3.Error) -> StoreError:
+        failed = store_error(error)
+        if not isinstance(failed, StatementFailed):
+            self.failure = failed
+        return failed
+
+
+class FileIdentity:
+    """Notices when the database or its write-ahead log was unlinked or exchanged, or the first cut.
+
+    Whoever has the old file open would serve it for ever, and never see a revocation again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = (path, path.with_name(path.name + "-wal"))
+        self._seen = self._identities()
+        self._size = path.stat().st_size
+        self.lost = False
+        """True once it was noticed; for good."""
+
+    def check(self) -> None:
+        """Raise StoreBroken if a file is not the one that was opened."""
+        try:
+            size = self._paths[0].stat().st_size  # a database of ours never shrinks
+            self.lost = self.lost or self._identities() != self._seen or size < self._size
+            self._size = size
+        except FileNotFoundError:
+            self.lost = True
+        if self.lost:
+            raise StoreBroken("the database was exchanged while it was open")
+
+    def _identities(self) -> tuple[tuple[int, int], ...]:
+        # stat only: to open and close the file would drop the locks that SQLite holds on it
+        return tuple((found.st_dev, found.st_ino) for found in map(os.stat, self._paths))

@@ -1,0 +1,66 @@
+"""The queue of writers of several processes: two lock files beside the database.
+
+`busy_timeout` alone lets one process starve another for seconds. With the gate, a writer that has
+just finished cannot take the lock again before one that was waiting.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from keyauthority_server.private_files import NO_LOCKS, open_private
+from keyauthority_server.store.interface import StoreUnusable
+
+_OPEN: Final = os.O_RDWR | os.O_CREAT
+LOCKS: Final = (".gate", ".lock")
+"""How the names of the lock files of a database end."""
+
+
+class FairFileLock:
+    """Held by one writer of a database at a time, over all processes, in the order of arrival.
+
+    Entering blocks until it is this one's turn; StoreRefused if the file system has no locks. A
+    process that dies lets go.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        gate, lock = (database.with_name(database.name + ending) for ending in LOCKS)
+        self._gate = open_private(gate, _OPEN)
+        try:
+            self._lock = open_private(lock, _OPEN)
+        except OSError:
+            os.close(self._gate)
+            raise
+
+    def __enter__(self) -> Self:
+        self._take(self._gate)
+        try:
+            self._take(self._lock)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        return self
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            line = f"{NO_LOCKS.format(self._database)}: {error.strerror}"
+            raise StoreUnusable(line) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        os.close(self._lock)
+        os.close(self._gate)

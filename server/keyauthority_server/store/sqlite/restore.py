@@ -1,0 +1,256 @@
+"""A restored SQLite database: a draft beside the present one, until it takes its place.
+
+What was final in the present database (revocations, rotations) is for the caller to take over into
+the draft. Whenever a restore is killed, the one or the other database is in place, whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+from uuid import uuid4
+
+from keyauthority.model import LogId
+from keyauthority_server.store.interface import StoreError, StoreReadOnly, StoreUnusable
+from keyauthority_server.store.sql.integrity import compared_key
+from keyauthority_server.store.sql.newest_time import counter_row
+from keyauthority_server.store.sql.paged_reads import AuditReader
+from keyauthority_server.store.sql.queries import digests
+from keyauthority_server.store.sql.statements import HELD_ROW, KEY_CHECKS, Rows
+from keyauthority_server.store.sql.transaction import SqlTransaction
+from keyauthority_server.store.sqlite.backup import Content, check_copy, copy, sync, unfinished
+from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
+from keyauthority_server.store.sqlite.rollback_guard import (
+    Head,
+    check_head,
+    head_path,
+    note_head,
+    noted_head,
+)
+from keyauthority_server.store.sqlite.schema import RECORDS, migrate, refused_or_failed
+from keyauthority_server.store.types import EntrySigner, StoredKey, VersionsInUse
+
+T = TypeVar("T")
+
+
+class Undone(NamedTuple):
+    """Settings that narrowed something and go back to what the backup says: access keys, ids."""
+
+    disabled_keys: Sequence[str] = ()
+    shortened_keys: Sequence[str] = ()
+    """Keys that would have expired earlier."""
+    narrowed_keys: Sequence[str] = ()
+    """Keys whose permissions or restrictions were others, narrower or wider."""
+    suspended_projects: Sequence[str] = ()
+    lost_projects: Sequence[str] = ()
+
+
+class Present(NamedTuple):
+    """What the present database says that the backup does not."""
+
+    continues: bool
+    """True if its log goes on from the backup's: then it knows of each revocation since."""
+    keys: Sequence[StoredKey]
+    """In the order of creation: keys that the backup lacks, or knows as neither revoked nor rotated
+    while they were."""
+    undone: Undone
+    key_checks: Mapping[str, bytes]
+
+
+def check_present(database: Path) -> None:
+    """Bring the present database to the newest schema, its write-ahead log taken in.
+
+    Raises StoreRefused, and leaves it alone, if it is damaged or lacks what was acknowledged;
+    StoreClosed if it is the source of a copy, and StoreError.
+    """
+    noted = noted_head(database)
+    check_copy(database)
+    try:
+        with closing(connect(database, WRITE_BUSY_MS)) as connection:
+            check_head(connection, database, noted)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if _is_closed(connection):
+                raise StoreReadOnly(f"{database} was closed when it was copied to another store")
+    except sqlite3.DatabaseError as error:
+        raise refused_or_failed(error, database) from error
+    migrate(database, RECORDS)
+
+
+@contextmanager
+def drafted(file: Path, database: Path) -> Iterator[Draft]:
+    """Give a draft, beside the database, of what a file holds: checked and of the newest schema.
+
+    Raises StoreRefused for a file that is not to be trusted, and StoreError.
+    """
+    if not file.is_file():
+        raise StoreUnusable(f"there is no file {file}")
+    if database.exists() and file.samefile(database):
+        raise StoreUnusable(f"{file} is the present database")
+    with unfinished(database) as path:
+        copy(file, path, private=False)
+        content = check_copy(path)
+        migrate(path, RECORDS)
+        try:
+            with closing(connect(path, WRITE_BUSY_MS)) as connection:
+                if _is_closed(connection):
+                    raise StoreReadOnly(f"{file} was closed when it was copied to another store")
+                yield Draft(path, connection, content)
+        except sqlite3.DatabaseError as error:
+            raise refused_or_failed(error, path) from error
+
+
+class FileLog(AuditReader):
+    """The log and the records of a file that no server has open, to be verified."""
+
+    def __init__(self, rows: SqliteRows) -> None:
+        self._rows = rows
+
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` over what does not change."""
+        return read(self._rows)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return nothing: a file whose schema was altered is refused before."""
+        return ()
+
+
+@contextmanager
+def present_log(database: Path) -> Iterator[FileLog]:
+    """Give the log of the present database, which `check_present` has found good."""
+    with closing(connect(database, WRITE_BUSY_MS)) as connection:
+        yield FileLog(SqliteRows(connection))
+
+
+class Draft:
+    """What will be the database. Make it with `drafted`."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, content: Content) -> None:
+        self._path = path
+        self._connection = connection
+        self._rows = SqliteRows(connection)
+        self.content = content
+        """What the file holds that it was made of."""
+
+    @property
+    def log(self) -> FileLog:
+        """Return its log and records, to be verified."""
+        return FileLog(self._rows)
+
+    def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        return dict(self._connection.execute(KEY_CHECKS).fetchall())
+
+    def versions_in_use(self, now: datetime) -> VersionsInUse:
+        """Return which versions of the key files it was filled under; see `Store`."""
+        return digests.versions_in_use(self._rows, now)
+
+    def compare(self, database: Path) -> Present:
+        """Return in what the database, which `check_present` has found good, says more."""
+        run = self._connection.execute
+        run("ATTACH DATABASE ? AS present", (f"{database.absolute().as_uri()}?mode=rw",))
+        try:
+            (continues,) = run(_CONTINUES).fetchone()
+            return Present(
+                continues=bool(continues),
+                keys=[compared_key(row) for row in run(_PRESENT_KEYS)],
+                undone=Undone(*([name for (name,) in run(one)] for one in _UNDONE)),
+                key_checks=dict(run(_PRESENT_KEY_CHECKS).fetchall()),
+            )
+        finally:
+            run("DETACH DATABASE present")
+
+    def change(self, seal: EntrySigner, work: Callable[[SqlTransaction], None]) -> LogId:
+        """Run `work` in a transaction, in which the log gets an id of its own; return that."""
+        log_id = LogId(str(uuid4()))
+        self._rows.run("BEGIN IMMEDIATE")
+        transaction = SqlTransaction(self._rows, seal)
+        work(transaction)
+        transaction.finish()
+        self._rows.run(_SET_LOG_ID, (log_id,))
+        self._rows.run(_SET_DATABASE_ID, (str(uuid4()),))
+        self._rows.run("COMMIT")
+        return log_id
+
+    def install(self, database: Path, aside: Path) -> Content:
+        """Put the draft in place of the database, which is kept as `aside`; return what it holds.
+
+        Nobody may have either open.
+        """
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()  # with which its write-ahead log goes
+            content = check_copy(self._path)
+            sync(self._path)
+            _keep_aside(database, aside)
+            head_path(database).unlink(missing_ok=True)  # it is of the log that goes
+            self._path.replace(database)
+        except OSError as error:
+            raise StoreError(f"cannot put {database} in place: {error.strerror}") from error
+        sync(database.parent)
+        note_head(database, Head(content.log_id, content.revision))
+        return content
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    return bool(counter_row(SqliteRows(connection)).closed)
+
+
+def _keep_aside(database: Path, aside: Path) -> None:
+    """Give the database a second name, and its write-ahead log, if one is left, another name.
+
+    One is left only by a database that could not be read.
+    """
+    with suppress(FileNotFoundError):
+        os.link(database, aside)
+    for ending in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            database.with_name(database.name + ending).rename(aside.with_name(aside.name + ending))
+    sync(database.parent)
+
+
+_SET_LOG_ID: Final = "UPDATE log SET log_id = ? WHERE id = 1"
+_SET_DATABASE_ID: Final = "UPDATE handover SET database_id = ? WHERE id = 1"
+_CONTINUES: Final = (  # the hash of an entry is taken over all before it, too
+    "SELECT log.revision = 0 OR EXISTS (SELECT 1 FROM present.change AS theirs"
+    " WHERE theirs.revision = log.revision AND theirs.hash = log.hash)"
+    " FROM main.log AS log WHERE id = 1"
+)
+_PRESENT_KEY_CHECKS: Final = "SELECT name, check_value FROM present.key_check"
+_PRESENT_KEYS: Final = (
+    "SELECT "  # noqa: S608 - of column names of our own
+    + ", ".join("newer." + column for column in HELD_ROW)
+    + " FROM present.key AS newer LEFT JOIN main.key AS older USING (access_key)"
+    " WHERE older.access_key IS NULL"
+    " OR (newer.revoke_time IS NOT NULL AND older.revoke_time IS NULL)"
+    " OR (newer.successor_access_key IS NOT NULL AND older.successor_access_key IS NULL)"
+    " ORDER BY newer.created_revision"
+)
+_UNDONE_KEYS: Final = (
+    "SELECT newer.access_key FROM present.key AS newer JOIN main.key AS older USING (access_key)"
+    " WHERE newer.revoke_time IS NULL AND "
+)
+_BY_CREATION: Final = " ORDER BY newer.created_revision"
+_SUSPENDED: Final = (
+    "SELECT newer.project_id FROM present.project AS newer JOIN main.project AS older"
+    " USING (project_id) WHERE newer.suspended > older.suspended ORDER BY newer.project_id"
+)
+_LOST_PROJECTS: Final = (
+    "SELECT project_id FROM present.project WHERE project_id NOT IN"
+    " (SELECT project_id FROM main.project) ORDER BY project_id"
+)
+_UNDONE: Final = (  # in the order of the fields of Undone
+    _UNDONE_KEYS + "newer.disabled > older.disabled" + _BY_CREATION,
+    _UNDONE_KEYS
+    + "newer.expire_time < coalesce(older.expire_time, 9223372036854775807)"
+    + _BY_CREATION,
+    _UNDONE_KEYS
+    + "(newer.permissions IS NOT older.permissions"
+    + " OR newer.restrictions IS NOT older.restrictions)"
+    + _BY_CREATION,
+    _SUSPENDED,
+    _LOST_PROJECTS,
+)

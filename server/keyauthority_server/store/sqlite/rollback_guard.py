@@ -1,0 +1,138 @@
+"""The head of the log, twice: in the database, and in a small file beside it.
+
+A write-ahead log that was cut, damaged or unlinked while no process had it open ends early without
+an error: SQLite takes what is left of it, and the newest changes, a revocation among them, have
+never been. So has an older database that was copied into place. The file beside it, `….head`, names
+the log and the newest revision that was committed; a database that ends before it is not opened.
+
+It is written after each commit and before its callers are answered, and waits for no disk: it
+survives the death of the process. A loss of power may leave it behind the database, never before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+
+from keyauthority.model import Revision
+from keyauthority_server.private_files import open_private, read_private
+from keyauthority_server.store.identifiers import log_id_from, revision_from
+from keyauthority_server.store.interface import StoreUnusable
+from keyauthority_server.store.sqlite.connection import sqlite3
+
+_LINE: Final = re.compile(
+    r"([0-9a-f-]{36}) ([0-9]{20})\n", re.ASCII
+)  # one sector: written whole or not
+
+_log = structlog.get_logger(__name__)
+
+
+class Head(NamedTuple):
+    """Which log, and its newest revision."""
+
+    log_id: str
+    revision: Revision
+
+
+def head_path(database: Path) -> Path:
+    """Return where the head of a database is kept beside it."""
+    return database.with_name(database.name + ".head")
+
+
+def noted_head(database: Path) -> Head | None:
+    """Return the head that was noted beside the database; None if there is none, or no sense in it.
+
+    Read it before the database: then what the database says can only be the same or newer.
+    """
+    try:
+        found = _LINE.fullmatch(read_private(head_path(database)))
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return Head(found[1], Revision(int(found[2]))) if found else None
+
+
+def check_head(connection: sqlite3.Connection, path: Path, noted: Head | None) -> Head:
+    """Return the head of the database at `path`.
+
+    Raises StoreRefused unless it is that of the log's last entry, and not before the one noted;
+    sqlite3.Error.
+    """
+    row = connection.execute(_HEAD).fetchone()
+    if row is None:
+        raise StoreUnusable(f"{path} is damaged: it says nothing of its log")
+    log_id, revision = log_id_from(row[0]), revision_from(row[1])
+    last, sealed, unfinished = row[2:]
+    if unfinished:
+        raise StoreUnusable(f"{path} is a copy that was not finished: run copy again")
+    if not last or not sealed:
+        raise StoreUnusable(f"{path} is damaged: its log does not end where it says")
+    if noted is not None and noted.log_id != log_id:
+        raise StoreUnusable(f"{path} was exchanged: its log is another than the last that was open")
+    if noted is not None and noted.revision > revision:
+        raise StoreUnusable(
+            f"{path} lacks changes {revision + 1} to {noted.revision}, which were acknowledged: it "
+            f"or its write-ahead log was cut, damaged or exchanged; put the files back, or restore"
+        )
+    return Head(log_id, revision)
+
+
+_HEAD: Final = (
+    "SELECT log_id, revision, revision = (SELECT coalesce(max(revision), 0) FROM change),"
+    " hash = coalesce((SELECT hash FROM change WHERE change.revision = log.revision), x''),"
+    " closed AND hash = x'' FROM log WHERE id = 1"
+)
+
+
+class _Spare:
+    """A descriptor that is given up where none is left: clients could use up all others."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._changing = threading.Lock()
+
+    def open(self, path: Path) -> int:
+        """Open a private file for writing."""
+        flags = os.O_WRONLY | os.O_CREAT
+        try:
+            return open_private(path, flags)
+        except OSError as failure:
+            if failure.errno != errno.EMFILE:
+                raise
+        with self._changing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+            return open_private(path, flags)
+
+    def restore(self) -> None:
+        """Take a descriptor again, if one is free."""
+        if self._descriptor < 0:
+            with self._changing, contextlib.suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+_SPARE: Final = _Spare()
+
+
+def note_head(database: Path, head: Head) -> None:
+    """Note the newest head that is committed, under the writers' lock.
+
+    If it cannot be, the server's log says so: a commit is not undone for it.
+    """
+    line = f"{head.log_id} {head.revision:020}\n".encode("ascii")
+    try:
+        file = _SPARE.open(head_path(database))
+        try:
+            os.pwrite(file, line, 0)
+        finally:
+            os.close(file)
+            _SPARE.restore()
+    except OSError as error:
+        _log.error("head_not_noted", revision=head.revision, error=error.strerror)

@@ -1,0 +1,227 @@
+"""The schemas of the SQLite files: whether one is ours and current, and how it becomes so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sqlite_utils import Database, Migrations
+
+from keyauthority_server.private_files import explain, open_private
+from keyauthority_server.store.interface import StoreError, StoreUnusable
+from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
+from keyauthority_server.store.sql.row_codec import Row
+from keyauthority_server.store.sql.schema_shape import Shape, check_shape, differences
+from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.sqlite.connection import (
+    WRITE_BUSY_MS,
+    StatementFailed,
+    connect,
+    sqlite3,
+    store_error,
+)
+from keyauthority_server.store.sqlite.file_lock import FairFileLock
+
+
+class Schema(NamedTuple):
+    """What a file of ours is known by, and the steps that make its tables."""
+
+    application_id: int
+    set_application_id: str
+    migration_set: str
+    steps: tuple[Step, ...]
+
+
+def _schema(mark: bytes, migration_set: str, steps: tuple[Step, ...]) -> Schema:
+    number = int.from_bytes(mark, "big")
+    return Schema(number, f"PRAGMA application_id = {number}", migration_set, steps)
+
+
+RECORDS: Final = _schema(b"KeyA", "keyauthority", STEPS)
+COUNTERS: Final = _schema(b"KeyC", "keyauthority_counters", COUNTER_STEPS)
+
+
+def migrate(path: Path, schema: Schema) -> None:
+    """Bring the file at `path` to the newest schema; make it if there is none.
+
+    All steps that are missing are done, or none; several starters at once do them once. Raises
+    StoreRefused for a file that must not be touched, StoreError if the system fails.
+    """
+    try:
+        lock = FairFileLock(path)
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # private before anything is in it
+    except OSError as error:
+        raise StoreUnusable(explain(error, f"cannot use {path}")) from error
+    try:
+        with lock, closing(connect(path, WRITE_BUSY_MS, create=True)) as connection:
+            if _is_ours(connection, path, schema):
+                check_schema(connection, path, schema, missing_allowed=True)
+            _apply(connection, schema)
+    except sqlite3.DatabaseError as error:
+        raise refused_or_failed(error, path) from error
+    finally:
+        lock.close()
+
+
+def check_schema(
+    connection: sqlite3.Connection,
+    path: Path,
+    schema: Schema,
+    *,
+    missing_allowed: bool = False,
+    altered_allowed: bool = False,
+) -> None:
+    """Raise StoreRefused unless the file is ours, of this code's version, and not altered."""
+    try:
+        if not _is_ours(connection, path, schema):
+            raise StoreUnusable(f"{path} is empty: run migrate")
+        applied = {step.name for step in _migrations(schema).applied(_database(connection))}
+    except sqlite3.DatabaseError as error:
+        raise refused_or_failed(error, path) from error
+    except (LookupError, ValueError) as error:  # sqlite-utils, of a schema that makes no sense
+        raise _damaged(path) from error
+    known = {step.name for step in schema.steps}
+    if applied - known:
+        raise StoreUnusable(
+            f"{path} is of a newer version: it has {', '.join(sorted(applied - known))}"
+        )
+    if known - applied and not missing_allowed:
+        raise StoreUnusable(f"{path} is of an older version: run migrate")
+    if not altered_allowed:
+        check_shape(_described(connection), _expected(schema, frozenset(applied)), path)
+
+
+def schema_differences(rows: Rows, schema: Schema) -> list[str]:
+    """Return what a file of this code's version has otherwise than the migrations make it."""
+    names = frozenset(step.name for step in schema.steps)
+    return differences(_shape_of(rows.each(_OBJECTS)), _expected(schema, names))
+
+
+def _described(connection: sqlite3.Connection) -> Shape:
+    return _shape_of(connection.execute(_OBJECTS))
+
+
+def _shape_of(objects: Iterable[Row]) -> Shape:
+    """Return a shape from rows of `_OBJECTS`: SQLite keeps the text that made each object."""
+    shape = {f"the {kind} {name!r}": text or "" for kind, name, text in objects}
+    if _MIGRATIONS in shape:  # sqlite-utils spells it otherwise from version to version
+        shape[_MIGRATIONS] = _SPELLING.sub("", shape[_MIGRATIONS]).lower()
+    return shape
+
+
+@lru_cache(maxsize=64)  # of each version that is met
+def _expected(schema: Schema, applied: frozenset[str]) -> Shape:
+    """Return the shape that some steps make, by running them in memory."""
+    steps = tuple(step for step in schema.steps if step.name in applied)
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _migrations(schema._replace(steps=steps)).apply(_database(connection))
+        return _described(connection)
+
+
+def _is_ours(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
+    """Return False for an empty database; raise StoreRefused for somebody else's."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application_id == schema.application_id:
+        return True
+    if application_id == 0 and objects == 0:
+        return False
+    raise StoreUnusable(f"{path} belongs to another application")
+
+
+def _apply(connection: sqlite3.Connection, schema: Schema) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(schema.set_application_id)
+        _migrations(schema).apply(_database(connection))
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _database(connection: sqlite3.Connection) -> Database:
+    return Database(connection, execute_plugins=False)
+
+
+def _migrations(schema: Schema) -> Migrations:
+    migrations = Migrations(schema.migration_set)
+    for step in schema.steps:
+        migrations(name=step.name)(_Migration(step))
+    return migrations
+
+
+class _Migration:
+    """A step in the form that sqlite-utils wants."""
+
+    def __init__(self, step: Step) -> None:
+        self.__name__ = step.name
+        self._migrate = step.migrate
+
+    def __call__(self, db: Database, /) -> None:
+        def run(statement: str, values: Sequence[Any] = ()) -> None:
+            db.conn.execute(statement, values)
+
+        self._migrate(run, _DIALECT)
+
+
+def _append_only(table: str) -> tuple[str, ...]:
+    return tuple(
+        f"CREATE TRIGGER {table}_is_not_{done} BEFORE {what} ON {table}"
+        f" BEGIN SELECT raise(ABORT, '{table} is append-only'); END"
+        for what, done in (("UPDATE", "updated"), ("DELETE", "deleted"))
+    )
+
+
+_DIALECT: Final = Dialect(
+    integer="INTEGER",
+    bytes="BLOB",
+    text="TEXT",
+    serial="INTEGER PRIMARY KEY",
+    table="STRICT",
+    keyed_table="STRICT, WITHOUT ROWID",
+    append_only=_append_only,
+)
+
+# Not what SQLite makes by itself: indexes of constraints, which follow from a table's text, and
+# what ANALYZE has counted.
+_OBJECTS: Final = (
+    "SELECT type, name, sql FROM sqlite_schema"
+    " WHERE NOT (type = 'index' AND name LIKE 'sqlite\\_autoindex\\_%' ESCAPE '\\' AND sql IS NULL)"
+    " AND NOT (type = 'table' AND name IN ('sqlite_stat1', 'sqlite_stat4', 'sqlite_sequence'))"
+)
+_MIGRATIONS: Final = "the table '_sqlite_migrations'"
+_SPELLING: Final = re.compile(r'[\s"`\[\]]+')
+
+_READ_ONLY: Final = 8
+_NEEDS: Final = "its file system must have POSIX locks and shared memory maps, as a local disk"
+_REMEDIES: Final = {
+    5: f"; another program has locked it, or {_NEEDS}",  # BUSY
+    10: f"; its device failed, or {_NEEDS}",  # IOERR
+    14: f"; {_NEEDS}",  # CANTOPEN, of the shared memory too
+    15: f"; {_NEEDS}",  # PROTOCOL
+}
+_NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
+
+
+def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
+    """Return what an error of the driver means to whoever was about to trust a file."""
+    code, failed = getattr(error, "sqlite_errorcode", None), store_error(error)
+    not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
+    if not_a_database or isinstance(failed, StatementFailed):  # what it holds cannot be read
+        return _damaged(path)
+    if code is not None and code & 0xFF == _READ_ONLY:
+        return StoreUnusable(f"{path} cannot be written: make it writable by the server's user")
+    remedy = _REMEDIES.get(0 if code is None else code & 0xFF, "")
+    return type(failed)(f"{path} cannot be used: {error}{remedy}")
+
+
+def _damaged(path: Path) -> StoreUnusable:
+    return StoreUnusable(f"{path} is damaged, or no SQLite database")

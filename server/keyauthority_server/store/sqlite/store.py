@@ -1,0 +1,347 @@
+"""The SQLite engine: `base.Store` in one file, for one machine and any number of its processes.
+
+Single records are read in the event loop, some 10 µs each, pages in a thread of their own, and
+writes go through the writer thread. Every read is of committed state, whichever process wrote it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from keyauthority.clock import monotonic
+from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority_server.private_files import explain
+from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
+from keyauthority_server.store.identifiers import log_id_from
+from keyauthority_server.store.interface import (
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    StoreUnusable,
+    Transaction,
+)
+from keyauthority_server.store.sql.integrity import stored_project
+from keyauthority_server.store.sql.newest_time import counter_row, newest_time
+from keyauthority_server.store.sql.paged_reads import PagedReads
+from keyauthority_server.store.sql.queries import changes, digests
+from keyauthority_server.store.sql.queries.lists import ValuesTable
+from keyauthority_server.store.sql.record_decoder import decode_look, decode_looks, decode_outline
+from keyauthority_server.store.sql.row_codec import Row
+from keyauthority_server.store.sql.scopes import in_scope
+from keyauthority_server.store.sql.statements import (
+    GET_PROJECT,
+    HEAD,
+    LOOK,
+    LOOK_MANY,
+    NAMES_CHANGED,
+    OUTLINE,
+    Rows,
+)
+from keyauthority_server.store.sql.transaction import SqlTransaction
+from keyauthority_server.store.sqlite.changes import TailReader
+from keyauthority_server.store.sqlite.connection import (
+    FILES,
+    LOOKS_CACHE,
+    READ_BUSY_MS,
+    WRITE_BUSY_MS,
+    FileIdentity,
+    SqliteRows,
+    affected_library,
+    connect,
+    sqlite3,
+)
+from keyauthority_server.store.sqlite.counters import counters_path, open_counters
+from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
+from keyauthority_server.store.sqlite.file_lock import LOCKS, FairFileLock
+from keyauthority_server.store.sqlite.rollback_guard import Head, check_head, note_head, noted_head
+from keyauthority_server.store.sqlite.schema import (
+    COUNTERS,
+    RECORDS,
+    check_schema,
+    refused_or_failed,
+    schema_differences,
+)
+from keyauthority_server.store.sqlite.schema import migrate as migrate_file
+from keyauthority_server.store.sqlite.writer import Writer
+from keyauthority_server.store.types import (
+    ANY,
+    ChangePage,
+    DatedSnapshot,
+    EntrySigner,
+    ReadOptions,
+    Scope,
+    Snapshot,
+    Snapshots,
+    StoredKey,
+)
+
+__all__ = [
+    "SqliteStore",
+    "affected_library",
+    "migrate",
+    "open_counters",
+    "open_store",
+    "sqlite_files",
+]
+
+T = TypeVar("T")
+
+WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
+LOOKS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
+CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
+CLOSE_TIMEOUT: Final = 10.0  # seconds: what was handed in is answered by then, one way or the other
+
+_LOST: Final = "the database was exchanged"
+
+_ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
+_LOOK_MANY: Final = _ASKED + LOOK_MANY
+
+_log = structlog.get_logger(__name__)
+
+
+def migrate(path: Path) -> None:
+    """Bring the database at `path`, and its counters beside it, to the newest schema.
+
+    Makes what is not there; see `sqlite_schema.migrate`.
+    """
+    migrate_file(path, RECORDS)
+    migrate_file(counters_path(path), COUNTERS)
+
+
+def sqlite_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that the database at `path` lies in, whether they are there or not."""
+    return tuple(
+        file.with_name(file.name + end)
+        for file in (path, counters_path(path))
+        for end in (*FILES, ".head", ".reserve", *LOCKS)
+    )
+
+
+def open_store(
+    path: Path, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
+) -> SqliteStore:
+    """Open the database at `path`, which `migrate` has made.
+
+    Exactly one of the processes that have it open should run `checkpoints`, else its write-ahead
+    log grows. Raises StoreRefused, with one line that says why, and StoreUnavailable. Unless
+    `checked`, the log may end anywhere, and the schema be altered: for who makes no change, and
+    reads what became of it.
+    """
+    if not path.is_file():
+        raise StoreUnusable(f"there is no database at {path}")
+    with ExitStack() as opened:
+        try:
+            noted = noted_head(path)
+            reader = connect(path, READ_BUSY_MS, cache=LOOKS_CACHE)
+            opened.callback(reader.close)
+            check_schema(reader, path, RECORDS, altered_allowed=not checked)
+            head = check_head(reader, path, noted) if checked else Head("", Revision(0))
+            rows = SqliteRows(reader)
+            pages = SqliteRows(connect(path, READ_BUSY_MS))
+            opened.callback(pages.close)
+            identity = FileIdentity(path)
+            lock = FairFileLock(path)
+            opened.callback(lock.close)
+            connection = connect(path, WRITE_BUSY_MS)
+            opened.callback(connection.close)
+            written = SqliteRows(connection)
+            job = WriteBatch(
+                written, seal, lambda newest: note_head(path, Head(head.log_id, newest))
+            )
+            reserve = DiskReserve(path)
+            opened.callback(reserve.close)
+            writer = Writer(
+                *(written, lock, job, identity.check),
+                name="store-writer",
+                checkpoints=checkpoints,
+                reserve=reserve,
+            )
+        except OSError as error:
+            raise StoreUnusable(explain(error, f"{path} cannot be opened")) from error
+        except sqlite3.DatabaseError as error:
+            raise refused_or_failed(error, path) from error
+        store = SqliteStore(rows, pages, writer, identity, seal)
+        opened.pop_all()
+        return store
+
+
+class SqliteStore(PagedReads):
+    """`base.Store` on SQLite. Make it with `open_store`; use it from one event loop."""
+
+    def __init__(
+        self,
+        rows: SqliteRows,
+        pages: SqliteRows,
+        writer: Writer[WriteUnit],
+        identity: FileIdentity,
+        seal: EntrySigner,
+    ) -> None:
+        self._seal = seal
+        self._rows = rows
+        self._pages = pages
+        self._writer = writer
+        self._identity = identity
+        self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
+        self._tail = TailReader(rows)
+        self._newest = Revision(0)
+        self._log_id = log_id_from(counter_row(rows).log_id)
+
+    @property
+    def log_id(self) -> LogId:
+        """The log that this store's revisions count in."""
+        return self._log_id
+
+    def head(self) -> Revision:
+        """Return the newest revision that is committed, by any process."""
+        return self._followed(Revision(self._row(HEAD)[0]))
+
+    def outline(self, access_key: str) -> StoredKey:
+        """Return a key with just what a token is compared with; see `LocalLog`."""
+        self._check_identity()
+        return decode_outline(access_key, self._rows.one(OUTLINE, (access_key,)))
+
+    def names_changed_since(self, after: Revision, limit: int) -> list[str] | None:
+        """Return the records changed after a revision; None for more than `limit` changes."""
+        self._check_identity()
+        rows = list(self._rows.each(NAMES_CHANGED, (after, limit + 1)))
+        return None if len(rows) > limit else [key or project for key, project in rows]
+
+    async def read(
+        self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
+    ) -> Snapshot:
+        """Return a key with its project, and an operator's key, as they are now."""
+        snapshot = decode_look(self._row(LOOK, (access_key, operator)))
+        self._followed(snapshot.head)
+        return snapshot
+
+    async def read_many(
+        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
+    ) -> Snapshots:
+        """Return many keys, each with its project, and an operator's key, as they are now."""
+        if len(access_keys) == 1:
+            head, stored, project, held_operator = await self.read(access_keys[0], operator)
+            return Snapshots(head, [(stored, project)], held_operator)
+        self._check_identity()
+        names = json.dumps([*access_keys, operator])
+
+        def read(rows: Rows) -> Snapshots:
+            return decode_looks(list(rows.each(_LOOK_MANY, (names,))))
+
+        if len(access_keys) > LOOKS_IN_LOOP:
+            return await self.page(read)  # of a state that the loop may be beyond by now
+        snapshots = read(self._rows)
+        self._followed(snapshots.head)
+        return snapshots
+
+    async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
+        """Do what `look_many` does; the state is that of now."""
+        as_of = monotonic()
+        return DatedSnapshot(await self.read_many(access_keys, operator), as_of)
+
+    async def get_key(self, access_key: str, scope: Scope) -> Key | None:
+        """Return the key, or None if it is absent or out of scope."""
+        stored = (await self.read(access_key, None)).stored
+        return stored.key if stored is not None and in_scope(stored.key, scope) else None
+
+    async def get_project(self, project_id: str, scope: Scope) -> Project | None:
+        """Return the project, or None if it is absent or out of scope."""
+        if scope is not None and project_id not in scope:
+            return None
+        self._check_identity()
+        row = self._rows.one(GET_PROJECT, (project_id,))
+        return None if row is None else stored_project(row)
+
+    async def read_changes(self, after: int, limit: int) -> ChangePage:
+        """Return up to `limit` changes behind a revision; few of them are read in the loop."""
+        if limit > CHANGES_IN_LOOP:
+            as_of = monotonic()
+            return await self.page(lambda rows: changes.read_changes(rows, after, limit, as_of))
+        self._check_identity()
+        return self._tail.read(after, limit)
+
+    async def moved(self, within: float) -> None:
+        """Return once there may be changes that the last `read_changes` did not see."""
+        await self._tail.moved(within)
+
+    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+        """Run `work` in a transaction, commit, and return what it returned; see `base`."""
+        return await self._write(work, urgent=urgent)
+
+    async def newest_time(self) -> datetime | None:
+        """Return the newest time that is committed, None for an empty log."""
+        self._check_identity()
+        return newest_time(self._rows, counter_row(self._rows), self._seal)
+
+    async def key_checks(self) -> Mapping[str, bytes]:
+        """Return the check values by which files of secret keys are recognised, by name."""
+        return digests.key_checks(self._rows)
+
+    async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
+        """Record check values for names that have none yet."""
+        await self._write(lambda transaction: transaction.set_key_checks(checks))
+
+    async def close(self) -> None:
+        """Finish the writes that were handed in, then let go of everything."""
+        self._writer.close()
+        await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
+        self._pager.shutdown()
+        self._pages.close()
+        self._rows.close()
+
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` in one read transaction, in a thread."""
+        self._check_identity()
+        return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return what the file has otherwise than the migrations make it."""
+        return await self.page(lambda rows: schema_differences(rows, RECORDS))
+
+    def asked(self, values: Iterable[str]) -> ValuesTable:
+        """Return values as a table."""
+        return ValuesTable(_ASKED, json.dumps(list(values)))
+
+    async def _write(self, work: Callable[[SqlTransaction], T], *, urgent: bool = False) -> T:
+        unit = WriteUnit(work, urgent=urgent)
+        self._writer.submit(unit)
+        try:
+            result: T = await await_commit(unit, WRITE_TIMEOUT)
+        finally:
+            self._tail.told()
+        return result
+
+    def _snapshot(self, read: Callable[[Rows], T]) -> T:
+        self._pages.run("BEGIN")
+        try:
+            return read(self._pages)
+        finally:
+            if self._pages.in_transaction:
+                self._pages.run("COMMIT")
+
+    def _followed(self, head: Revision) -> Revision:
+        """Return the head of the log; StoreDamaged if an earlier read has shown a later one."""
+        if head < self._newest:
+            raise StoreDamaged(f"the log ends at change {head}, but had change {self._newest}")
+        self._newest = head
+        return head
+
+    def _check_identity(self) -> None:
+        if self._identity.lost:
+            raise StoreUnavailable(_LOST)
+
+    def _row(self, statement: str, values: Sequence[Any] = ()) -> Row:
+        """Return the row of a statement that reads the counter row, with or without others."""
+        self._check_identity()
+        row: Row | None = self._rows.one(statement, values)
+        if row is None:
+            raise StoreError("the counter row is missing")
+        return row

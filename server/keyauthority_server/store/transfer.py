@@ -1,0 +1,389 @@
+"""A copy of a whole store into another, of whatever engine: closed source, unfinished target.
+
+1. The source is closed for writing, bookkeeping too, before the first row is read. So it stays as
+   it is, and a copy that was killed goes on behind the last row that it has written. Closing
+   records the id of the target: only this target can be continued or abandoned.
+2. The target is closed from its first row on, and its log bears no hash until all rows are there:
+   no server starts on it, and nobody takes it for a source.
+3. Every row is compared, and the caller verifies the chain.
+4. The counters of limits come last. The source closes them first, so no draw is forgotten: a
+   server that still runs on it answers UNAVAILABLE for keys with limits.
+5. The source records that it was handed over, for good, and then the target is opened. That record
+   decides: before it the copy can be abandoned, after it the target alone is the authority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from keyauthority_server.store.counters import COUNTERS_CLOSED
+from keyauthority_server.store.identifiers import log_id_from, revision_from
+from keyauthority_server.store.interface import StoreUnusable
+from keyauthority_server.store.sql.newest_time import CounterRow, counter_row
+from keyauthority_server.store.sql.paged_reads import AuditReader
+from keyauthority_server.store.sql.row_codec import Row
+from keyauthority_server.store.sql.statements import (
+    CHANGE_COLUMNS,
+    PUT_KEY_COLUMNS,
+    PUT_PROJECT_COLUMNS,
+    REQUEST_COLUMNS,
+    Rows,
+)
+
+T = TypeVar("T")
+
+PAGE_ROWS: Final = 250  # read at once; the longest change has some 600 KB
+COMMITTED_PAGES: Final = 20  # in one transaction of the target
+
+_LOWEST: Final = -(2**63)
+
+
+class Table(NamedTuple):
+    """A table that is copied, and the order in which that is done."""
+
+    name: str
+    columns: Sequence[str]
+    by: str
+    """A unique column: rows that others refer to come before those."""
+    before_all: Any
+    """What is before every value of that column."""
+
+    @property
+    def read(self) -> str:
+        """The statement for a page behind a place."""
+        return (
+            f"SELECT {', '.join(self.columns)} FROM {self.name}"  # noqa: S608 - texts of this module
+            f" WHERE {self.by} > ? ORDER BY {self.by} LIMIT {PAGE_ROWS}"
+        )
+
+    @property
+    def last(self) -> str:
+        """The statement for the place of the last row."""
+        return f"SELECT {self.by} FROM {self.name} ORDER BY {self.by} DESC LIMIT 1"  # noqa: S608 - as above
+
+    @property
+    def put(self) -> str:
+        """The statement that writes a row."""
+        places = ", ".join("?" * len(self.columns))
+        return f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({places})"  # noqa: S608 - as above
+
+
+TABLES: Final = (
+    Table("project", PUT_PROJECT_COLUMNS, "created_revision", _LOWEST),
+    Table("key", (*PUT_KEY_COLUMNS, "last_used_time"), "created_revision", _LOWEST),
+    Table("change", CHANGE_COLUMNS, "revision", _LOWEST),
+    Table("key_check", ("name", "check_value"), "name", ""),
+    Table("request", REQUEST_COLUMNS, "name", b""),
+    Table(
+        "usage",
+        (
+            *("id", "granularity", "bucket_time", "access_key", "verdict"),
+            *("project_id", "count", "cost", "last_used_time"),
+        ),
+        "id",
+        _LOWEST,
+    ),
+    Table("usage_batch", ("batch_id", "end_time"), "batch_id", ""),
+    Table(
+        "refused",
+        (
+            *("id", "time", "times", "actor", "peer"),
+            *("method", "reason", "project_id", "access_key"),
+        ),
+        "id",
+        _LOWEST,
+    ),
+)
+COUNTERS: Final = Table("counter", ("name", "start", "used"), "name", "")
+"""Which an engine may keep apart."""
+NOT_COPIED: Final = frozenset({"log", "heartbeat", "handover", "counter_state"})
+"""Tables whose rows are not: those of one database say nothing of another, and the one of the log
+is written by `close_source` and `finish`."""
+SERIALS: Final = ("usage", "refused")
+"""Tables whose `id` the engine gives itself."""
+
+
+class Endpoint(Protocol):
+    """One end of a copy: a database of the newest schema that no `Store` is needed for."""
+
+    @property
+    def rows(self) -> Rows:
+        """Runs statements, each one a transaction, or within that of `writing`."""
+        ...
+
+    @property
+    def counters(self) -> Rows:
+        """The same for the counters."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """The same for two places that are one database, and for no others of its engine."""
+        ...
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold up all other writers, and commit at the end, durably; nothing if it fails."""
+        ...
+
+    def writing_counters(self) -> AbstractContextManager[None]:
+        """The same for the counters."""
+        ...
+
+    def opened_as(self, log_id: str, revision: int) -> None:
+        """Be told, in `writing`, that servers may run on this log from now on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class Handover(NamedTuple):
+    """The row that says to which database this one was, or is being, copied."""
+
+    database_id: str
+    """Of this database, whichever log it holds."""
+    target_id: str | None
+    """The `database_id` of the target; None if no copy was begun."""
+    target: str | None
+    """The target's URL, without a password."""
+    completed: bool
+    """The target is the authority from now on."""
+
+
+def head_of(place: Endpoint) -> CounterRow:
+    """Return the row of the log; raises StoreError."""
+    row = counter_row(place.rows)
+    return row._replace(
+        log_id=log_id_from(row.log_id), revision=revision_from(row.revision), hash=bytes(row.hash)
+    )
+
+
+def handover_of(place: Endpoint) -> Handover:
+    """Return the row of the handover; raises StoreError."""
+    row = place.rows.one(_HANDOVER)
+    if row is None:
+        raise StoreUnusable("the database is damaged: it has no row in the table handover")
+    database_id, target_id, target, completed = row
+    return Handover(database_id, target_id, target, bool(completed))
+
+
+def close_source(source: Endpoint, target: Endpoint, target_name: str) -> CounterRow:
+    """Close the source for writing, durably, and mark the target as an unfinished copy of it.
+
+    Returns the head of the source, which moves no more. Raises StoreRefused, and changes nothing,
+    unless the source is whole and the target is empty, or the target that closed this source.
+    """
+    if source.identity == target.identity:
+        raise StoreUnusable("source and target are the same database")
+    head = head_of(source)
+    if not head.revision:
+        raise StoreUnusable("the source is empty")
+    if not head.hash:
+        raise StoreUnusable("the source is a copy that was not finished")
+    target_id = handover_of(target).database_id
+    if not head.closed:
+        _check_target(target, head)  # a source is not closed for a target that cannot be had
+    with source.writing():
+        head = head_of(source)
+        if head.closed:
+            _check_named(handover_of(source), target_id)
+        else:
+            source.rows.run(_CLOSE)
+            source.rows.run(_SET_TARGET, (target_id, target_name))
+            head = head._replace(closed=1)
+    with target.writing():
+        if _check_target(target, head):
+            target.rows.run(_SET_LOG, head._replace(hash=b""))
+    with target.writing_counters():
+        if not head_of(target).hash:  # none is copied before the log has its hash
+            target.counters.run(_SET_COUNTERS_CLOSED, (1,))
+    return head
+
+
+def copy_rows(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+    """Copy every row that the target lacks, but no counters."""
+    for table in TABLES:
+        _copy(table, source, target, head)
+
+
+def compare(source: Endpoint, target: Endpoint, head: CounterRow) -> dict[str, int]:
+    """Compare all rows but those of counters, then let the target's log bear its hash.
+
+    Returns the number of rows of each. Raises StoreRefused, with the name of the table, if the
+    target differs from the source.
+    """
+    counts = {table.name: _compared(table, source.rows, target.rows) for table in TABLES}
+    with target.writing():
+        _check_unfinished(target, head)
+        target.rows.run(_SET_LOG, head)
+    return counts
+
+
+def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
+    """Close the counters of the source, then take them over once; return how many there are.
+
+    Raises StoreRefused if the copy was abandoned meanwhile.
+    """
+    with source.writing_counters():
+        _check_named(handover_of(source), handover_of(target).database_id)
+        if not head_of(source).closed:
+            raise StoreUnusable(_ABANDONED)
+        source.counters.run(_SET_COUNTERS_CLOSED, (1,))
+    with target.writing_counters():
+        if target.counters.one(COUNTERS_CLOSED) == (1,):  # else an earlier run has done it
+            _check_unfinished(target, head)
+            target.counters.run(_NO_COUNTERS)
+            for page in _pages(COUNTERS, source.counters):
+                target.counters.run_many(COUNTERS.put, page)
+            target.counters.run(_SET_COUNTERS_CLOSED, (0,))
+    return sum(len(page) for page in _pages(COUNTERS, source.counters))
+
+
+def finish(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+    """Hand the authority over: mark the source for good, then open the target.
+
+    The target was compared and its chain verified. Raises StoreRefused if the copy was abandoned
+    meanwhile. Killed between the two steps, the same copy goes on.
+    """
+    with source.writing():
+        handover = handover_of(source)
+        if not head_of(source).closed or handover.target_id != handover_of(target).database_id:
+            raise StoreUnusable(_ABANDONED)
+        source.rows.run(_COMPLETE)
+    with target.writing():
+        target.rows.run(_OPEN)
+        target.opened_as(head.log_id, head.revision)
+
+
+def reopen_source(source: Endpoint, target: Endpoint | None) -> CounterRow:
+    """Open the source of a copy again; what was copied stays closed.
+
+    The source alone decides, so the target need not be there. Raises StoreRefused if the source is
+    not closed, was not finished itself, was handed over, or was closed for another target.
+    """
+    with source.writing():
+        head, handover = head_of(source), handover_of(source)
+        if not head.hash or not (head.closed or source.counters.one(COUNTERS_CLOSED) == (1,)):
+            raise StoreUnusable("the source is no store that a copy has closed")
+        if target is not None and head.closed:
+            _check_abandoned(target, head, handover)
+        if handover.completed:
+            raise StoreUnusable(f"the copy was finished: run the servers on {handover.target}")
+        source.rows.run(_OPEN)
+        source.rows.run(_SET_TARGET, (None, None))
+        source.opened_as(head.log_id, head.revision)
+    with source.writing_counters():
+        source.counters.run(_SET_COUNTERS_CLOSED, (0,))
+    return head._replace(closed=0)
+
+
+class CopiedLog(AuditReader):
+    """The log and the records of a place, as a verification of the chain reads them."""
+
+    def __init__(self, place: Endpoint) -> None:
+        self._place = place
+
+    async def page(self, read: Callable[[Rows], T]) -> T:
+        """Run `read` over what does not change."""
+        return read(self._place.rows)
+
+    async def schema_differences(self) -> Sequence[str]:
+        """Return nothing: a place whose schema was altered is not opened."""
+        return ()
+
+
+def _check_target(target: Endpoint, head: CounterRow) -> bool:
+    """True if the target is empty, False for an unfinished copy; StoreRefused for all else."""
+    found = head_of(target)
+    if (found.log_id, found.revision) == (head.log_id, head.revision):
+        if not found.closed:
+            raise StoreUnusable("the target is a finished copy: run the servers on it")
+        if head.closed:
+            return False
+    if found.revision or any(target.rows.one(table.last) is not None for table in TABLES):
+        raise StoreUnusable("the target is not empty, and no unfinished copy of this source")
+    return True
+
+
+def _check_named(handover: Handover, target_id: str) -> None:
+    """Raise StoreRefused unless a closed source was closed for this target."""
+    if handover.target_id == target_id:
+        return
+    if handover.completed:
+        raise StoreUnusable(
+            f"the source was handed over to {handover.target or 'another store'} for good: "
+            f"run the servers on that"
+        )
+    raise StoreUnusable(
+        f"the source is closed for a copy to {handover.target}: continue that copy, or abandon it"
+    )
+
+
+def _check_abandoned(target: Endpoint, head: CounterRow, handover: Handover) -> None:
+    """Raise StoreRefused unless the target is the one that the source was closed for."""
+    if handover_of(target).database_id != handover.target_id:
+        raise StoreUnusable(
+            f"the target is no copy of this source, which is closed for {handover.target}"
+        )
+    if head_of(target).log_id == head.log_id and not head_of(target).closed:
+        raise StoreUnusable("the copy was finished: run the servers on it")
+
+
+def _check_unfinished(target: Endpoint, head: CounterRow) -> None:
+    """Raise StoreRefused unless the target is closed still: another run may have finished it."""
+    found = head_of(target)
+    if not found.closed or (found.log_id, found.revision) != (head.log_id, head.revision):
+        raise StoreUnusable("the target was finished meanwhile, by another run of this copy")
+
+
+def _copy(table: Table, source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+    last = target.rows.one(table.last)
+    pages = _pages(table, source.rows, table.before_all if last is None else last[0])
+    more = True
+    while more:
+        with target.writing():
+            _check_unfinished(target, head)
+            for _ in range(COMMITTED_PAGES):
+                page = next(pages, None)
+                if page is None:
+                    more = False
+                    break
+                target.rows.run_many(table.put, page)
+
+
+def _compared(table: Table, source: Rows, target: Rows) -> int:
+    """Return how many rows there are; StoreRefused if they are not the same."""
+    count, pages = 0, _pages(table, target)
+    for page in _pages(table, source):
+        if page != next(pages, None):
+            raise StoreUnusable(f"the target differs from the source, in the table {table.name}")
+        count += len(page)
+    if next(pages, None) is not None:
+        raise StoreUnusable(f"the target has more than the source, in the table {table.name}")
+    return count
+
+
+def _pages(table: Table, rows: Rows, after: Any = None) -> Iterator[list[Row]]:
+    """Yield the rows behind a place; each page is a state of its own."""
+    place = table.before_all if after is None else after
+    at = table.columns.index(table.by)
+    while page := list(rows.each(table.read, (place,))):
+        yield page
+        place = page[-1][at]
+
+
+_ABANDONED: Final = "the copy was abandoned meanwhile"
+_HANDOVER: Final = "SELECT database_id, target_id, target, completed FROM handover WHERE id = 1"
+_SET_TARGET: Final = "UPDATE handover SET target_id = ?, target = ? WHERE id = 1"
+_COMPLETE: Final = "UPDATE handover SET completed = 1 WHERE id = 1"
+_SET_COUNTERS_CLOSED: Final = "UPDATE counter_state SET closed = ? WHERE id = 1"
+_CLOSE: Final = "UPDATE log SET closed = 1 WHERE id = 1"
+_OPEN: Final = "UPDATE log SET closed = 0 WHERE id = 1"
+_SET_LOG: Final = (
+    "UPDATE log SET log_id = ?, revision = ?, hash = ?, time = ?, closed = ?, time_hash = ?,"
+    " time_key_version = ? WHERE id = 1"
+)
+_NO_COUNTERS: Final = "DELETE FROM counter"
