@@ -1,6 +1,7 @@
-"""The chain of evidence: how entries are sealed, shown and verified, and what is kept of refusals.
+"""The audit chain: signing, presenting and verifying log entries; the log of denied mutations.
 
-It writes to no log of changes: the store does that, with the seal that it is given here.
+It never writes to the change log: the store does, with the signer made here. Begin with `chain`,
+the definition of an entry's hash, then `verification`.
 """
 
 from __future__ import annotations

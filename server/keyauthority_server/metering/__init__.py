@@ -1,5 +1,5 @@
-"""What a verification draws and leaves behind: limits and usage.
+"""Rate limits, quotas and usage of verifications.
 
-Rate limits and quotas name the counters that a verification draws from; usage is counted in memory
-and handed to the store each second. It neither judges keys nor runs SQL. Begin with `limits`.
+Limits name the counters that a verification spends from; usage is counted in memory and flushed to
+the store each second. The package evaluates no key and runs no SQL. Begin with `limits`.
 """

@@ -1,17 +1,18 @@
 """The record cache: keys and projects as of one position in the change log.
 
-Every record is stamped with the revision that it was read at and is shown only once the position
-has reached it. A read can therefore never undo a change that was applied. Nothing is dropped for
-its age: `freshness` decides for each call whether the position is current, and brings it up to date
-where that takes microseconds.
+Every record is stamped with the revision at which it was read, and is served only once the position
+has reached it. A read can therefore never undo an applied change. Records do not expire by age:
+`freshness` decides for each call whether the position is current, and advances it if that takes
+microseconds.
 
 **Only a proven token is answered from memory.** A token that was compared with the digest of a
 cached key is found again by a keyed hash, without parsing and without HMAC. Every other token reads
-its row, so neither truth nor timing of a refusal depends on the cache, and absence is never cached.
+its row, so neither result nor timing of a rejection depends on the cache, and absence is never
+cached.
 
-**Bookkeeping** makes no change, so the cache does not follow it. A digest under another version of
-the pepper than the current one is read each time; so is last use, for those who ask for it
-(`Wanted.bookkeeping`).
+**Bookkeeping** makes no change, so the cache does not follow it. A digest under another pepper
+version than the current one is read each time, as is last use on request
+(`ReadOptions.bookkeeping`).
 """
 
 from __future__ import annotations
@@ -31,28 +32,28 @@ from keyauthority_server.store.snapshots import DatedSnapshotReader
 from keyauthority_server.store.types import ANY, ReadOptions, Snapshots, StoredKey
 from keyauthority_server.weighted_cache import WeightedCache, weight_of
 
-KEYS_MAX: Final = 100_000  # usual ones, of some 2 KB each, and as many projects
+KEYS_MAX: Final = 100_000  # usual keys, of some 2 KB each, and as many projects
 TOKEN_MAX: Final = 128  # characters: no token is longer, and hashing a megabyte takes 1 ms
-PROOF_BYTES: Final = 16  # of a keyed hash: nobody can aim at the proof of another token
+PROOF_BYTES: Final = 16  # of a keyed hash: a caller cannot construct a collision
 
 _UNPROVEN: Final = b""
 
 
 class CachedKey:
-    """A key in memory. It is replaced, never altered, when its record changes."""
+    """A cached key. A change of its record replaces it, never modifies it."""
 
     __slots__ = ("admission", "answer", "at", "proof", "stored")
 
     def __init__(self, at: Revision, stored: StoredKey) -> None:
         self.at = at
-        """The record was so at this revision, and is until a change is applied."""
+        """Valid as of revision `at`, until a change is applied."""
         self.stored = stored
         self.proof = _UNPROVEN
-        """The keyed hash of the token that has proven the key; see `RecordCache.prove`."""
+        """The keyed hash of the token that was proven; see `RecordCache.prove`."""
         self.answer: bytes | None = None
         """The constant part of the answer to a VALID Verify, encoded once."""
         self.admission: object = None
-        """How an operator's key was admitted last, for `services`."""
+        """The last admission of an operator's key, for `services`."""
 
 
 class _CachedProject(NamedTuple):
@@ -61,21 +62,21 @@ class _CachedProject(NamedTuple):
 
 
 class CacheCounts(NamedTuple):
-    """Counts since they were taken last."""
+    """Counts since the last `take_counts`."""
 
     hit: int
     """Tokens found proven."""
     miss: int
     """Reads of the store."""
     catch_up: int
-    """Records dropped or replaced because the log had changes of them."""
+    """Records dropped or replaced because of changes in the log."""
 
 
 class RecordCache:
     """Keys and projects of one process, for one event loop.
 
-    Where changes are fed to it, it is the feed's `Subscriber`, and `position` has to be set to what
-    subscribing returned.
+    With a change feed it is a `Subscriber` of the feed, and `position` must be set to the revision
+    that subscribing returned.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class RecordCache:
         self._misses = 0
         self._catch_ups = 0
         self.position = Revision(0)
-        """All changes up to here have been applied: the revision of what is shown."""
+        """The revision of the served state: all changes up to it are applied."""
 
     @property
     def staleness(self) -> float:
@@ -110,18 +111,18 @@ class RecordCache:
         return len(self._keys)
 
     def is_current(self, wanted: ReadOptions = ANY) -> bool:
-        """True if records in memory may answer now; to be asked before they are used.
+        """True if cached records may answer now; call this before using them.
 
-        It holds until the event loop goes on. Raises StoreUnavailable.
+        The result holds until control returns to the event loop. Raises StoreUnavailable.
         """
         return self._freshness.is_current(self, wanted)
 
     def check_fresh(self) -> None:
-        """Raise StoreStale if neither memory nor a read could answer a call that needs proof."""
+        """Raise StoreStale if neither cache nor store can answer with proven freshness."""
         self._freshness.check_fresh()
 
     def proven(self, token: str) -> CachedKey | None:
-        """Return the key that a token has proven, if it is cached and may be shown."""
+        """Return the key that a token has proven, if it is cached and may be served."""
         cached = self._proofs.get(self._proof_of(token)) if len(token) <= TOKEN_MAX else None
         if (
             cached is None
@@ -133,12 +134,12 @@ class RecordCache:
         return cached
 
     def project(self, project_id: str) -> Project | None:
-        """Return a cached project, if it may be shown."""
+        """Return a cached project, if it may be served."""
         cached = self._projects.get(project_id)
         return None if cached is None or cached.at > self.position else cached.project
 
     def prove(self, token: str, stored: StoredKey) -> None:
-        """Note that a token was compared with the digest of a key, if just that is cached."""
+        """Record that a token matched the digest of a key, if that state is cached."""
         cached = self._keys.get(stored.key.access_key)
         if cached is not None and not cached.proof and _is_same(cached.stored, stored):
             self._note_proof(self._proof_of(token), stored.key.access_key)
@@ -149,10 +150,10 @@ class RecordCache:
         operator: str | CachedKey | None,
         wanted: ReadOptions = ANY,
     ) -> Snapshots:
-        """Read keys with their projects, and an operator's key, as one state; keep what is shown.
+        """Read keys with their projects, and an operator's key, in one state; cache them.
 
-        An operator's key that `proven` gave is not read again unless the log has moved. Raises
-        StoreStale for a state that must be proven and cannot be.
+        An operator's key from `proven` is not read again unless the log has moved. Raises
+        StoreStale if a required proof of freshness is missing.
         """
         if isinstance(operator, CachedKey):
             snapshots = await self._read(access_keys, None, wanted)
@@ -163,7 +164,7 @@ class RecordCache:
         return await self._read(access_keys, operator, wanted)
 
     def changed(self, changes: Sequence[Change], position: Revision) -> None:
-        """Apply changes that the feed tells of, and show that state from now on."""
+        """Apply changes of the feed, and serve the resulting state."""
         for change in changes:
             revision = Revision(change.revision)
             for key in change.keys:
@@ -174,29 +175,29 @@ class RecordCache:
         self.position = position
 
     def beat(self, position: Revision, as_of: float) -> None:
-        """Do nothing: freshness is looked at when a call needs it."""
+        """Do nothing: each call checks freshness itself."""
 
     def lost(self, position: Revision) -> None:
-        """Forget everything, reads under way included: the log has lost changes."""
+        """Discard all records, including those of pending reads: the log has lost changes."""
         self.clear()
         self._losses += 1
         self.position = position
 
     def drop(self, names: Sequence[str]) -> None:
-        """Forget these records, by access key or project id."""
+        """Discard these records, named by access key or project id."""
         for name in names:
             self._catch_ups += name in self._keys or name in self._projects
             self._keys.drop(name)
             self._projects.drop(name)
 
     def clear(self) -> None:
-        """Forget all records."""
+        """Discard all records."""
         self._keys.clear()
         self._projects.clear()
         self._proofs.clear()
 
     def take_counts(self) -> CacheCounts:
-        """Return the counts, and begin them again."""
+        """Return the counts, and reset them."""
         counts = CacheCounts(self._hits, self._misses, self._catch_ups)
         self._hits = self._misses = self._catch_ups = 0
         return counts
@@ -239,18 +240,18 @@ class RecordCache:
         self._projects.keep(project.project_id, _CachedProject(at, project), weight_of(project))
 
     def _change_key(self, key: Key, revision: Revision) -> None:
-        """Apply a change to a key: all of it but what no change tells of."""
+        """Apply a change to a cached key, keeping the fields that changes do not carry."""
         cached = self._keys.get(key.access_key)
         if cached is None:
             return
         self._catch_ups += 1
-        if key.revoke_time is not None and cached.at < revision:  # final: few ask for it again
+        if key.revoke_time is not None and cached.at < revision:  # final, and rarely read again
             self._keys.drop(key.access_key)
             return
-        used = cached.stored.key.last_used_time
-        changed = cached.stored._replace(key=replace(key, last_used_time=used))
+        last_used_time = cached.stored.key.last_used_time
+        changed = cached.stored._replace(key=replace(key, last_used_time=last_used_time))
         self._keep(CachedKey(revision, changed))
-        if cached.proof:  # no change alters a digest: the token is still the key's
+        if cached.proof:  # changes never alter a digest: the token still matches
             self._note_proof(cached.proof, key.access_key)
 
     def _note_proof(self, proof: bytes, access_key: str) -> None:
@@ -264,7 +265,7 @@ class RecordCache:
 
 
 def _is_same(one: StoredKey, other: StoredKey) -> bool:
-    """True if both are of one revision and have one digest: they differ in bookkeeping at most."""
+    """True if revision and digest are equal: they differ at most in bookkeeping."""
     return (
         one.key.revision == other.key.revision
         and one.pepper_version == other.pepper_version

@@ -1,8 +1,8 @@
-"""When records in memory may be used: one rule per engine.
+"""When cached records may be used: one rule per engine.
 
 SQLite reads the head of the log in each call, so its rule is exact in every process. A read of
 PostgreSQL is a network round trip, so a change feed keeps the cache up to date and a heartbeat
-bounds the age of what it shows.
+bounds its age.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from keyauthority_server.store.interface import StoreStale
 from keyauthority_server.store.snapshots import FreshnessProver, LocalLog
 from keyauthority_server.store.types import ReadOptions
 
-BEATS: Final = 5  # within the bound, so that a late one does not matter
+BEATS: Final = 5  # heartbeats within the bound, so that a late one does not matter
 BEAT_SECONDS_MAX: Final = 0.2  # with any bound: a database that stops committing is noticed soon
-TURN_SECONDS: Final = 0.01  # a state that is found current is used for a turn of the event loop
+TURN_SECONDS: Final = 0.01  # a current state is used for one iteration of the event loop
 NAMES_MAX: Final = 256  # changes to catch up with one by one, some 100 µs; beyond, start empty
+
+_UNPROVEN: Final = "no heartbeat committed in time: the database may not be the current one"
 
 
 class Followed(Protocol):
@@ -27,53 +29,53 @@ class Followed(Protocol):
 
     @property
     def as_of(self) -> float:
-        """No change that was committed before this moment is missing; see `values.Tail`."""
+        """The feed has every change committed before this time; see `types.ChangePage`."""
         ...
 
 
 class CacheState(Protocol):
-    """What a rule sees of the cache, and does to it."""
+    """The part of the cache that a freshness rule uses."""
 
     position: Revision
 
     def drop(self, names: Sequence[str]) -> None:
-        """Forget these records."""
+        """Discard these records."""
         ...
 
     def clear(self) -> None:
-        """Forget all records."""
+        """Discard all records."""
         ...
 
 
 class Freshness(Protocol):
-    """Decides for each call whether the records in memory may answer it."""
+    """Decides for each call whether cached records may answer it."""
 
     def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
-        """Bring the cache up to date if that can be done at once; True if it may answer.
+        """Bring the cache up to date if that needs no wait; True if it may answer.
 
         Raises StoreUnavailable.
         """
         ...
 
     def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
-        """True if records may be kept that a read has shown; `as_of` None is before the read.
+        """True if the records of a read may be cached; `as_of` is None before the read.
 
-        Raises StoreStale if the read is too old for `wanted`, or can only be.
+        Raises StoreStale if the read is, or will be, too old for `wanted`.
         """
         ...
 
     def check_fresh(self) -> None:
-        """Raise StoreStale if neither memory nor a read could answer a call that needs proof."""
+        """Raise StoreStale if neither cache nor store can answer with proven freshness."""
         ...
 
     @property
     def staleness(self) -> float:
-        """How old, in seconds, an answer from memory may be."""
+        """The greatest age of an answer from memory, in seconds."""
         ...
 
 
 class Uncached:
-    """Nothing is answered from memory: for a command beside a server."""
+    """Never answers from memory: for a command that runs alongside a server."""
 
     staleness = 0.0
 
@@ -82,7 +84,7 @@ class Uncached:
         return False
 
     def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
-        """False: nothing is kept."""
+        """False: nothing is cached."""
         return False
 
     def check_fresh(self) -> None:
@@ -98,13 +100,13 @@ class ExactFreshness:
         self._log = log
 
     def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
-        """Drop what has changed since the cache's position."""
+        """Discard the records changed since the cache's position."""
         head, position = self._log.head(), cache.position
         if head != position:
             changed = self._log.names_changed_since(position, NAMES_MAX)
             if changed:
                 cache.drop(changed)
-            else:  # too many to name, or not one although the log has moved
+            else:  # too many names, or none although the log has moved
                 cache.clear()
             cache.position = head
         return not wanted.bookkeeping
@@ -114,14 +116,14 @@ class ExactFreshness:
         return True
 
     def check_fresh(self) -> None:
-        """Do nothing: likewise."""
+        """Do nothing: each read is of committed state."""
 
 
 class ProvenFreshness:
     """The feed applies changes; a heartbeat proves that the database still commits."""
 
     def __init__(self, store: FreshnessProver, feed: Followed, max_staleness: float) -> None:
-        """Never let the cache answer with a state older than `max_staleness`, in seconds."""
+        """Bound the age of answers by `max_staleness`, in seconds."""
         self._store = store
         self._feed = feed
         self._max_staleness = max_staleness
@@ -143,18 +145,18 @@ class ProvenFreshness:
         """True if a heartbeat within the bound proves the read."""
         proven = self._within(self._store.proven_at if as_of is None else as_of)
         if wanted.proven and not proven:
-            raise StoreStale("no commit has proven in time that the database is the current one")
+            raise StoreStale(_UNPROVEN)
         return proven
 
     def check_fresh(self) -> None:
-        """Raise StoreStale if the feed lags, or no heartbeat proves what would be read."""
+        """Raise StoreStale if the feed lags, or no recent heartbeat proves reads."""
         if not (self._within(self._feed.as_of) and self._within(self._store.proven_at)):
-            raise StoreStale("no commit has proven in time that the database is the current one")
+            raise StoreStale(_UNPROVEN)
 
     def _within(self, as_of: float) -> bool:
         return monotonic() - as_of <= self._max_staleness
 
 
 def heartbeat_seconds(max_staleness: float) -> float:
-    """Return how often freshness has to be proven to stay within the bound, in seconds."""
+    """Return the heartbeat interval that keeps freshness within the bound, in seconds."""
     return min(max_staleness / BEATS, BEAT_SECONDS_MAX)

@@ -1,4 +1,5 @@
-"""Where keys, projects and the log of changes are kept. SQL and drivers are nowhere else.
+"""Storage of keys, projects, counters and the change log. SQL and drivers are nowhere else.
 
-The contract is `store.base`; it never judges a key and never speaks to a caller.
+It never decides whether a key is valid, and builds no RPC status. Begin with `interface`, the
+contract of every engine; then read `sql.transaction` and one engine, `sqlite.store`.
 """

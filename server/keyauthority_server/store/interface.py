@@ -1,44 +1,43 @@
-"""The contract of a store, in prose. Every engine keeps it; one suite (`tests/store`) checks it.
+"""The contract of a store. Every engine meets it; one suite (`tests/store`) checks it.
 
-**What is one.** A `Sight` is one consistent state: key, project, operator and head belong to the
-same revision. A unit of work given to `Store.write` is atomic: all of it is committed, or none.
+**Consistency.** A `Snapshot` is one consistent state: key, project, operator and head belong to the
+same revision. A unit of work passed to `Store.write` is atomic: it commits entirely or not at all.
 
-**The spine.** `Transaction.apply` is the only way to change a key or project. It takes the next
+**Changes.** `Transaction.apply` is the only way to change a key or project. It takes the next
 revision from the one counter row, stamps the records with it, writes them, and appends the change
-with the hash of the change before, all in one transaction. So revision order is commit order,
+with the hash of the previous change, all in one transaction. So revision order is commit order,
 revisions have no gap, and each change has exactly one entry in the log.
 
-**The log is the truth.** A record is read, by a look, a list or a mutation, only if the log has
-no later entry of it than its row names, and that entry holds the very same record. Else the call
-ends with StoreDamaged: an older row that was written back is believed by nobody.
+**The log is authoritative.** Snapshot reads, lists and mutations accept a record only if the log
+has no later entry of it than its row names, and that entry holds an identical record. Otherwise the
+call raises StoreDamaged: an older row that was written back is never served.
 
-**Who commits.** The engine, after the work has returned, and before `write` does. What has been
-returned by `write` survives kill -9 and loss of power. Work may be committed together with other
-callers' work; an exception from it undoes its own part and nobody else's.
+**Commit.** The engine commits after the work has returned, and before `write` returns. Results of
+`write` survive kill -9 and loss of power. Work of several callers may share a commit; an exception
+undoes only the work that raised it.
 
-**What may be retried.** Reads, always. A write that ended with `StoreUnavailable` may have been
-committed: repeat it only under a request_id, or look.
+**Retries.** Reads may always be retried. A write that raised `StoreUnavailable` may have been
+committed: repeat it only under a request_id, or read first.
 
-**A full disk.** Work that adds is refused with StoreFull while space is low, before the last of it
-is gone. Urgent work, which takes access away, is not: space is kept in reserve for it, which
-nothing else may use, bookkeeping neither. Reads go on. With space again all work goes on, without
-a restart.
+**Full disk.** While space is low, before the disk is full, work that adds records raises StoreFull.
+Urgent work, which takes access away, still runs: it has a reserve of space that nothing else may
+use, bookkeeping included. Reads continue. Once space is free, all work resumes without a restart.
 
-**Cancellation.** A caller that goes away does not stop a write that has been handed in: it commits
-or fails as if he had stayed.
+**Cancellation.** Cancelling a caller does not stop a submitted write: it commits or fails as if the
+caller were still waiting.
 
-**Bookkeeping** (digests made anew, usage, last use, counters) makes no change and no revision.
+**Bookkeeping** (upgraded digests, usage, last use, counters) makes no change and no revision.
 
-**A closed store**, the source of a copy or an unfinished target, takes no change and no bookkeeping
-but that of counters: StoreClosed. It can be read, and what it shows moves no more.
+**A closed store**, the source of a copy or an unfinished target, rejects changes and all
+bookkeeping except counters with StoreReadOnly. It can be read, and its content no longer changes.
 
-**Peppers.** The database knows a version of the pepper by its check value, `pepper/<version>` among
-the key checks; one that is dropped loses it. A digest, and a sealed token, is made under the newest
-version that is known in the transaction that writes it, so none can come under one that is gone. An
-engine that keeps records, which digests made anew do not touch, must not show a digest under a
-version that is known no more.
+**Peppers.** The database recognises a version of the pepper by its check value, `pepper/<version>`
+among the key checks; dropping a version deletes it. Digests and sealed tokens are made under the
+newest version that the writing transaction recognises, so none is written under a dropped one.
+Upgraded digests make no change; an engine that caches records must therefore never return a digest
+under a dropped version.
 
-**Counters** of limits have a contract of their own: `counters`.
+**Counters** of limits have their own contract: `counters`.
 """
 
 from __future__ import annotations
@@ -75,46 +74,46 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """It cannot answer now; whether a write was committed is unknown. Try again later."""
+    """The store cannot answer now; the outcome of a write is unknown. Try again later."""
 
 
 class StoreDenied(StoreUnavailable):
-    """It does not let this server in: a password, a role or a database that it does not know."""
+    """The store rejects this server's login: unknown password, role or database."""
 
 
 class StoreStale(StoreUnavailable):
-    """It answers, but nobody can tell how old the answer is. Try again later."""
+    """The store answers, but the age of the answer is unknown. Try again later."""
 
 
 class StoreDamaged(StoreUnavailable):
-    """What is asked for holds what no server has written: damaged or altered behind its back."""
+    """The requested records are damaged, or were altered by something other than a server."""
 
 
 class StoreFull(StoreError):
-    """There is no space; nothing was committed. Only an operator can help."""
+    """The disk is full; nothing was committed. An operator must free space."""
 
 
 class StoreReadOnly(StoreError):
-    """It was closed for writing for good, as the source of a copy is. Nothing was committed."""
+    """The store is permanently closed for writing, as the source of a copy; nothing committed."""
 
 
 class StoreUnusable(StoreError):
-    """It must not be opened: another application's, newer, damaged, or an unfit library."""
+    """The store must not be opened: foreign, newer or damaged, or the library is unfit."""
 
 
 class Transaction(Protocol):
-    """What work may do inside `Store.write`. Used in one thread, only until the work returns."""
+    """The operations of work inside `Store.write`. Valid in one thread, until the work returns."""
 
     @property
     def head(self) -> Revision:
-        """The newest revision, this transaction's own included."""
+        """The newest revision, including those of this transaction."""
         ...
 
     @property
     def newest_time(self) -> datetime | None:
-        """The newest time that is committed, of a change or a verification; see `count_usage`.
+        """The newest committed time of a change or verification; see `count_usage`.
 
-        A mutation never has an earlier one.
+        A mutation never has an earlier time.
         """
         ...
 
@@ -127,27 +126,27 @@ class Transaction(Protocol):
         ...
 
     def apply(self, mutation: Mutation) -> Applied:
-        """Make one change: see the module's text.
+        """Make one change; see the module's documentation.
 
-        Raises StoreClosed, and ValueError for records that are not those of the mutation's type: a
-        creation of what exists, or a change of what does not.
+        Raises StoreReadOnly, and ValueError for records that do not fit the mutation's type: one to
+        create that exists, or one to change that does not.
         """
         ...
 
     def change(self, revision: Revision) -> Change:
-        """Return a change that was committed, with the records as they were after it."""
+        """Return a committed change, with the records as of that change."""
         ...
 
     def remembered(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
-        """Return what is kept of a request, unless its end has come. Bookkeeping."""
+        """Return the stored record of a request, or None if absent or expired. Bookkeeping."""
         ...
 
     def remember(self, remembered: IdempotencyRecord, now: datetime) -> None:
-        """Keep a request, and drop some of those whose end has come. Bookkeeping."""
+        """Store the record of a request, and delete some expired ones. Bookkeeping."""
         ...
 
     def forget_token(self, access_key: str) -> None:
-        """Drop the sealed tokens of a key, wherever one is kept. Bookkeeping."""
+        """Delete every stored sealed token of a key. Bookkeeping."""
         ...
 
     def count_usage(
@@ -155,55 +154,55 @@ class Transaction(Protocol):
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before. Bookkeeping.
 
-        The batch is remembered until `end`. Each row moves last_used_time of its key, which must
-        exist, forward and never back. Sums stay at 2**63 - 1 when they get there. Counting moves
-        the store's newest time to `now`, and never back: what was seen to have expired stays so.
+        The batch id is kept until `end`. Each row moves last_used_time of its key, which must
+        exist, only forward. Sums saturate at 2**63 - 1. Counting moves the store's newest time to
+        `now`, only forward: a key that was seen as expired stays expired.
         """
         ...
 
     def forget_batch(self, batch_id: str) -> None:
-        """Remember a batch no more. Bookkeeping."""
+        """Delete a batch id. Bookkeeping."""
         ...
 
     def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         ...
 
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Record check values for names that have none yet. Bookkeeping."""
+        """Store check values for names that have none yet. Bookkeeping."""
         ...
 
     def drop_key_check(self, name: str) -> None:
-        """Know a version of a file of secret keys no more. Bookkeeping."""
+        """Delete the check value of one key version. Bookkeeping."""
         ...
 
-    def redigest(self, anew: Sequence[DigestUpgrade]) -> None:
-        """Exchange digests, but for those that are not as they were found. Bookkeeping."""
+    def redigest(self, upgrades: Sequence[DigestUpgrade]) -> None:
+        """Replace digests, except those that have changed since they were read. Bookkeeping."""
         ...
 
     def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
-        """Return up to `limit` access keys of those that need a version of the pepper.
+        """Return up to `limit` access keys of keys that need a version of the pepper.
 
         A key needs the version of its digest until it is revoked or its supersede_time has come:
-        after either it is never valid again. One that is disabled or expired may be.
+        after either it is never valid again. A disabled or expired key may become valid again.
         """
         ...
 
     def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
-        """Return when the last token that is sealed under a version ends, None if there is none."""
+        """Return when the last token sealed under a version expires; None without one."""
         ...
 
-    def record_refused(self, refused: Sequence[DeniedMutation]) -> None:
-        """Keep refused mutations, and only the newest 10,000 of all. Bookkeeping."""
+    def record_refused(self, denied: Sequence[DeniedMutation]) -> None:
+        """Store denied mutations; only the newest 10,000 are kept. Bookkeeping."""
         ...
 
 
 class Store(SnapshotReader, Protocol):
-    """See the module's text."""
+    """A store; the module documents its guarantees."""
 
     @property
     def log_id(self) -> LogId:
-        """The log that this store's revisions count in."""
+        """The id of the change log that this store's revisions belong to."""
         ...
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
@@ -223,77 +222,76 @@ class Store(SnapshotReader, Protocol):
         after: int,
         limit: int,
     ) -> tuple[Sequence[Key], int | None]:
-        """Return up to `limit` keys in the order of their creation, and where to go on.
+        """Return up to `limit` keys in order of creation, and the next cursor.
 
-        `project_id` None means all of the scope. Operator keys, which belong to no project, are
-        listed if `key_filter.kind` is OPERATOR, and only then. The place is the revision that a
-        key was created by: pass it as `after` (0 for the first page). None means that there is no
-        more. The time of a call is bounded: it may return fewer than `limit`, even none, with a
-        place to go on from.
+        `project_id` None means the whole scope. Operator keys, which belong to no project, are
+        listed only if `key_filter.kind` is OPERATOR. The cursor is the revision that created a key:
+        pass it as `after` (0 for the first page). None marks the last page. The time of a call is
+        bounded: it may return fewer than `limit` keys, even zero, with a cursor.
         """
         ...
 
     async def list_projects(
         self, scope: Scope, after: int, limit: int
     ) -> tuple[Sequence[Project], int | None]:
-        """Return up to `limit` projects in the order of their creation, and where to go on."""
+        """Return up to `limit` projects in order of creation, and the next cursor."""
         ...
 
     async def list_usage(
         self, scope: Scope, query: UsageQuery, after: int, limit: int
     ) -> tuple[Sequence[UsageRow], int | None]:
-        """Return up to `limit` rows in order of time, access key and verdict, and where to go on.
+        """Return up to `limit` rows by time, access key and verdict, and the next cursor.
 
-        The paging of `query` is not looked at. What it names beyond the scope has no rows; a key
-        must be of the project that it names. The place names a row: pass it as `after` (0 for the
-        first page). None means that there is no more.
+        The paging fields of `query` are ignored. A project or key outside the scope has no rows; a
+        named key must belong to the named project. The cursor is the id of a row: pass it as
+        `after` (0 for the first page). None marks the last page.
         """
         ...
 
     async def list_events(
         self, scope: Scope, query: EventQuery, after: int, limit: int
     ) -> tuple[Sequence[SignedEntry], int | None]:
-        """Return up to `limit` entries of the log in order of revision, and where to go on.
+        """Return up to `limit` entries of the log in order of revision, and the next cursor.
 
-        The paging of `query` is not looked at. A project or key beyond the scope has no entries;
-        those of a key are those that name it and the one that made it. For a scope of projects,
-        entries of no project are left out. The place is a revision, as with `list_keys`, and so
-        are the bounds of a call: it may return fewer than `limit`, even none, with a place.
+        The paging fields of `query` are ignored. A project or key outside the scope has no entries.
+        The entries of a key are those that name it and the one that created it. A scope of projects
+        leaves out entries without a project. The cursor is a revision, and the time of a call is
+        bounded, as with `list_keys`.
         """
         ...
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
-        """Return up to `limit` changes behind a revision, and how far the log goes.
+        """Return up to `limit` changes after a revision, and the head of the log.
 
-        It may return fewer than there are, but none only if there is none. Whoever has followed the
-        log up to a revision that is beyond the head has seen what this store does not have. An
-        engine whose reads alone do not prove how fresh they are says what it can in `as_of`.
+        It may return fewer than exist, but returns an empty page only at the head. An `after`
+        beyond the head shows that this store has lost changes that the caller has seen. An engine
+        whose reads do not prove their freshness reports in `as_of` as much as it can prove.
         """
         ...
 
     async def moved(self, within: float) -> None:
-        """Return once there may be changes that the last `read_changes` did not see.
+        """Wait until there may be changes after the last `read_changes`.
 
-        After `within` seconds at the latest, and as early as it likes; for one task at a time. A
-        change that this process has committed ends the wait at once, another's within some
-        milliseconds. It says nothing and promises nothing: only `read_changes` does.
+        Returns after `within` seconds at the latest, and may return early; for one task at a time.
+        A commit of this process ends the wait at once, a commit of another within some
+        milliseconds. The return proves nothing: only `read_changes` shows changes.
         """
         ...
 
     async def schema_differences(self) -> Sequence[str]:
-        """Return what the database has otherwise than the migrations make it, a line each."""
+        """Return the differences from the schema of the migrations, one line each."""
         ...
 
     async def log_head(self) -> LogHead:
-        """Return what the counter row says, as it is now."""
+        """Return the current content of the counter row."""
         ...
 
     async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
-        """Return up to `limit` rows of the log behind a revision, in order; none only at its end.
+        """Return up to `limit` rows of the log after a revision, in order; empty only at its end.
 
-        It reads what is there, whatever was done to it: any revision, rows that are no entries.
-        The previous_hash of an entry is the hash in the row before it, whatever its revision.
-        Each entry comes with what earlier entries said last of the records that it changes.
+        It also reads an altered log: rows with any revision, and rows that hold no entry. The
+        previous_hash of an entry is the hash in the previous row, with any revision. Each entry
+        comes with the newest earlier state of the records that it changes.
         """
         ...
 
@@ -302,59 +300,60 @@ class Store(SnapshotReader, Protocol):
     ) -> tuple[Sequence[Mismatch], int | None]:
         """Compare records with the newest change of each, for up to `limit` revisions.
 
-        Those whose creation is numbered from `after` on, excluded (0 for the first call, which
-        takes what is numbered below too), and where to go on, None if there is no more. Found are
-        records that a change left otherwise, that it left and that are missing, and that none made.
-        What no change records is not compared: digest, pepper version, last_used_time.
+        Takes the records created after revision `after` (0 for the first call, which also takes
+        lower revisions). Returns the mismatches and the next cursor, None after the last page.
+        Mismatches are records that differ from their newest change, records that are missing, and
+        records without a change. Fields outside changes are not compared: digest, pepper version,
+        last_used_time.
         """
         ...
 
     async def list_refused(self, limit: int) -> Sequence[DeniedMutation]:
-        """Return the newest refused mutations, up to `limit`, oldest first."""
+        """Return the newest denied mutations, up to `limit`, oldest first."""
         ...
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
-        """Run `work` in a transaction, commit, and return what it returned.
+        """Run `work` in a transaction, commit, and return its result.
 
-        `work` must not block, and is committed once at most; it is run again only if all that it
-        did was undone. Only what takes access away is `urgent`. Raises what `work` raises, and
-        StoreUnavailable, StoreFull, StoreClosed.
+        `work` must not block, and is committed at most once; it runs again only after all its
+        effects were undone. Only work that takes access away is `urgent`. Raises the exceptions of
+        `work`, and StoreUnavailable, StoreFull, StoreReadOnly.
         """
         ...
 
     async def newest_time(self) -> datetime | None:
-        """Return the newest time that is committed, None for an empty log; see `Transaction`."""
+        """Return the newest committed time, None for an empty log; see `Transaction`."""
         ...
 
     async def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         ...
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Record check values for names that have none yet. Bookkeeping: makes no change."""
+        """Store check values for names that have none yet. Bookkeeping."""
         ...
 
     async def digests(self, now: datetime) -> Sequence[PepperUsage]:
-        """Return what was made under each version of the pepper that anything was made under.
+        """Return the use of each pepper version that is in use, in order of versions.
 
-        In the order of versions. It reads a row for each key: not for a timer.
+        It reads a row for each key: do not call it on a timer.
         """
         ...
 
     async def versions_in_use(self, now: datetime) -> VersionsInUse:
-        """Return which versions of the key files the log and its keys were made under.
+        """Return the key versions that the log and its keys depend on.
 
-        A pepper's version that is needed by no key any more may be missing.
+        A pepper version that no key needs may be missing.
         """
         ...
 
     async def keys_under_older(self, pepper_version: int, now: datetime) -> int:
-        """Return how many keys need a version of the pepper before this one.
+        """Return how many keys need an older version of the pepper than this one.
 
-        It reads an index of as many entries as it counts.
+        It reads one index entry for each key counted.
         """
         ...
 
     async def close(self) -> None:
-        """Finish the writes that were handed in, then let go of everything."""
+        """Finish the submitted writes, then release all resources."""
         ...

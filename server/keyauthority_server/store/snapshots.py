@@ -1,4 +1,4 @@
-"""Reads of single records, and how each engine knows that records in memory are current."""
+"""Reads of single records, and each engine's proof that cached records are current."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from keyauthority_server.store.types import (
 
 
 class DatedSnapshotReader(Protocol):
-    """Reads records whose age matters."""
+    """Reads records together with a bound of their age."""
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
-        """Do what `Looks.look_many` does, and tell what is known of the state's age."""
+        """Read as `SnapshotReader.read_many` does, and bound the age of the state."""
         ...
 
 
@@ -31,9 +31,9 @@ class SnapshotReader(DatedSnapshotReader, Protocol):
     async def read(
         self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshot:
-        """Return a key with its project, and the key that `operator` names, as one state.
+        """Return a key with its project, and the key named by `operator`, in one state.
 
-        Whether the latter is an operator's is for the caller to check. One statement, a primary-key
+        The caller checks that the latter is an operator key. Runs one statement with a primary-key
         read for each part. Raises StoreDamaged for a record that the log contradicts.
         """
         ...
@@ -41,26 +41,26 @@ class SnapshotReader(DatedSnapshotReader, Protocol):
     async def read_many(
         self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshots:
-        """Return many keys, each with its project, and an operator's key, as one state."""
+        """Return many keys, each with its project, and an operator's key, in one state."""
         ...
 
 
 @runtime_checkable
 class LocalLog(Protocol):
-    """What an engine offers whose log is read in the event loop, within microseconds."""
+    """An engine whose log can be read in the event loop, within microseconds."""
 
     def head(self) -> Revision:
-        """Return the newest revision that is committed, by any process.
+        """Return the newest revision committed by any process.
 
         Raises StoreUnavailable.
         """
         ...
 
     def outline(self, access_key: str) -> StoredKey:
-        """Return a key with just what a token is compared with; it takes as long for an absent one.
+        """Return only the fields needed to compare a token, in equal time for an absent key.
 
-        No token has the digest of an absent key. The record is not compared with the log: for
-        refusals only.
+        No token matches the digest of an absent key. The record is not compared with the log: use
+        it only to reject.
         """
         ...
 
@@ -74,28 +74,28 @@ class LocalLog(Protocol):
 
 @runtime_checkable
 class FreshnessProver(Protocol):
-    """What an engine offers whose reads alone do not prove how fresh they are.
+    """An engine whose reads do not prove their own freshness.
 
-    Any database can be read, also one that was cut off and replaced. Only one that still commits as
-    durably as changes are committed has them all: so it is made to, again and again, and a read
-    that shows such a commit is as fresh as its beginning.
+    A database that was cut off and replaced can still be read. Only a database that still commits,
+    as durably as it commits changes, has all of them: so the engine commits heartbeats, and a read
+    that shows a heartbeat is as fresh as the start of that heartbeat.
     """
 
     @property
     def proven_at(self) -> float:
-        """By `clock.monotonic`: when the newest of these commits began."""
+        """By `clock.monotonic`: start of the newest committed heartbeat."""
         ...
 
     @property
     def reference(self) -> Reference:
-        """The database's clock, which is the time of all servers that share it."""
+        """The database's clock, shared by all servers that use it."""
         ...
 
     @property
     def acknowledged(self) -> Revision:
-        """The newest revision that this process has committed: no answer of its own is older."""
+        """The newest revision committed by this process: none of its answers is older."""
         ...
 
     async def prove_each(self, seconds: float) -> None:
-        """Commit from now on so often, for the first time before it returns, if that can be."""
+        """Start heartbeats at this interval; commit the first before returning, if possible."""
         ...

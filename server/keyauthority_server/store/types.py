@@ -1,4 +1,4 @@
-"""What goes into a store and comes out of it: plain values, the same for every engine."""
+"""Plain values that a store takes and returns, the same for every engine."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Scope = frozenset[str] | None
 
 
 class StoredKey(NamedTuple):
-    """A key with what only the authority sees of it."""
+    """A key with the fields that never leave the authority."""
 
     key: Key
     digest: bytes
     """HMAC-SHA-256 of the whole token, under the pepper of `pepper_version`."""
     pepper_version: int
     lineage: str
-    """The access key of the first key of its lineage: what counters belong to. Never changes."""
+    """The access key of the first key of its lineage, which owns the counters. Never changes."""
 
 
 class Snapshot(NamedTuple):
-    """One consistent look at the store."""
+    """A key, its project and an operator's key, in one consistent state."""
 
     head: Revision
     stored: StoredKey | None
     project: Project | None
-    """The project of `held`."""
+    """The project of `stored`."""
     operator: StoredKey | None
 
 
 class Snapshots(NamedTuple):
-    """One consistent look at many keys; the pairs are in the order that was asked for."""
+    """Many keys in one consistent state; the pairs are in the order of the request."""
 
     head: Revision
     pairs: Sequence[tuple[StoredKey | None, Project | None]]
@@ -43,44 +43,44 @@ class Snapshots(NamedTuple):
 
 
 class ReadOptions(NamedTuple):
-    """What a look has to be good for."""
+    """The freshness that a read requires."""
 
     at_least: int = 0
     """Not older than this revision, unless the head of the store is."""
     proven: bool = True
-    """Raise if nobody can tell how stale it is; False for what a transaction judges once more."""
+    """Raise if the age is unknown; False if a transaction checks the state again."""
     bookkeeping: bool = False
-    """With last_used_time as it is now, which no change tells of."""
+    """Include the current last_used_time, which changes do not carry."""
 
 
 ANY: Final = ReadOptions()
 
 
 class DatedSnapshot(NamedTuple):
-    """A look, and what is known of its age."""
+    """Snapshots, and a bound of their age."""
 
     snapshots: Snapshots
     as_of: float
-    """By `clock.monotonic`: no change that was committed before this moment is missing."""
+    """By `clock.monotonic`: includes every change committed before this time."""
 
 
 class ChangePage(NamedTuple):
-    """One consistent look at the end of the log of changes."""
+    """A page of the change log, with the head of the same state."""
 
     changes: Sequence[Change]
-    """In order of revision and without a gap: the records as they are after each."""
+    """In order of revision, without a gap, each with the records as of that change."""
     head: Revision
-    """The newest revision. Unless the changes reach it, there are more."""
+    """The newest revision. If the changes end before it, there are more."""
     as_of: float
-    """By `clock.monotonic`: no change that was committed before this moment is missing."""
+    """By `clock.monotonic`: includes every change committed before this time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
-    """What shall be changed, by whom and from where. The records are as they shall be after it.
+    """A change to make: the new state of the records, and its actor and peer.
 
-    `apply` stamps them with revision and update_time, and with create_time those that are new. A
-    key that is rotated comes first, its successor second.
+    `apply` stamps the records with revision and update_time, and new ones with create_time. A
+    rotated key comes first, its successor second.
     """
 
     type: ChangeType
@@ -92,7 +92,7 @@ class Mutation:
 
 
 class Applied(NamedTuple):
-    """What `apply` has written: to be committed when the work returns."""
+    """The records that `apply` has written; they commit when the work returns."""
 
     revision: Revision
     keys: tuple[Key, ...]
@@ -101,12 +101,11 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of the log of changes: what the chain's hash is taken over.
+    """One entry of the change log, the input of the chain's hash.
 
-    `keys`, `project` and `before` are the flat records that the store keeps: column to value, times
-    in microseconds since the Unix epoch, nothing that is unset, no digest. `before` holds, for each
-    record in the same order (keys, then project), what the change overwrote; a record that is new
-    has an empty one.
+    `keys`, `project` and `before` are the row dicts that the store keeps: column to value, times in
+    microseconds since the Unix epoch, without unset columns and digests. `before` holds the
+    overwritten state of each record in the same order (keys, then project), empty for a new record.
     """
 
     revision: Revision
@@ -122,11 +121,11 @@ class Entry:
     salt: bytes
     """16 random bytes."""
     previous_hash: bytes
-    """The hash of the entry before; empty for the first."""
+    """The hash of the previous entry; empty for the first."""
 
 
 class EntryMac(NamedTuple):
-    """The hash of an entry, and the version of the key that it was made under."""
+    """The MAC of an entry, and the version of the key that made it."""
 
     hash: bytes
     key_version: int
@@ -134,17 +133,17 @@ class EntryMac(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewestTime:
-    """The newest time that a store has committed, as its seal is taken over it."""
+    """The newest time that a store has committed, the input of its MAC."""
 
     microseconds: int
     """Since the Unix epoch."""
 
 
 class EntrySigner(Protocol):
-    """Seals with the audit key."""
+    """Computes MACs with the audit key."""
 
     def __call__(self, content: Entry | NewestTime, key_version: int | None = None, /) -> EntryMac:
-        """Return the seal under a version of the key, unless one is named the current one.
+        """Return the MAC under a version of the key (default: the current one).
 
         Raises StoreDamaged for a version that the key file does not have.
         """
@@ -152,63 +151,63 @@ class EntrySigner(Protocol):
 
 
 class SignedEntry(NamedTuple):
-    """An entry as the log keeps it, with its seal."""
+    """An entry of the log with its MAC."""
 
     entry: Entry
     seal: EntryMac
     earlier: Sequence[Mapping[str, object]] = ()
-    """Of `Store.read_log`: for each record of `before`, what the log said of it last."""
+    """From `Store.read_log`: for each record of `before`, its state in its previous entry."""
 
 
 class CorruptEntry(NamedTuple):
-    """A row of the log that no entry was ever written as: somebody has altered it."""
+    """A row of the log that holds no valid entry: it was altered."""
 
     revision: int
     hash: bytes
 
 
 class LogHead(NamedTuple):
-    """What the counter row says of the log: where it ends, and with which hash."""
+    """The end of the log by its counter row: newest revision, hash and time."""
 
     log_id: str
     revision: int
     hash: bytes
     closed: bool
-    """It was closed for writing: the source of a copy, or a copy that was not finished."""
+    """Closed for writing: the source of a copy, or an unfinished copy."""
     time: int | None
     """The newest time, in microseconds since the Unix epoch."""
     time_seal: EntryMac | None
-    """What it is sealed with; None in a log of an older version."""
+    """The MAC of `time`; None in a log of an older version."""
 
 
 class Mismatch(NamedTuple):
-    """A key or project that is not as the log of changes has left it."""
+    """A key or project that differs from its newest change in the log."""
 
     name: str
     """Its access key or project_id."""
     revision: int
-    """The change that it disagrees with."""
+    """The change that the record contradicts."""
     why: str
 
 
 class DeniedMutation(NamedTuple):
-    """Mutations that were refused to a caller who is known; all texts are bounded."""
+    """Denied mutations of an authenticated caller; all texts are bounded."""
 
     time: datetime
-    """Of the last of them."""
+    """Time of the last one."""
     times: int
-    """How often in a row: the same caller, asking the same."""
+    """Number of consecutive equal requests of the same caller."""
     actor: str
     peer: str
     method: str
     reason: str
     project_id: str
-    """As the request named it; empty if it named none, as with the next."""
+    """As named in the request; empty if absent, as is `access_key`."""
     access_key: str
 
 
 class DigestUpgrade(NamedTuple):
-    """A digest to put in place of another of the same token, made under an older pepper."""
+    """A new digest of a token, to replace one made under an older pepper."""
 
     access_key: str
     found: bytes
@@ -218,43 +217,43 @@ class DigestUpgrade(NamedTuple):
 
 
 class PepperUsage(NamedTuple):
-    """What was made under one version of the pepper."""
+    """Keys and sealed tokens that depend on one version of the pepper."""
 
     pepper_version: int
     needing: int
     """Keys that need the version: see `Transaction.keys_needing`."""
     over: int
-    """Keys that are revoked or superseded, and need it no more."""
+    """Revoked or superseded keys, which do not need the version."""
     sealed: int
-    """Tokens that are sealed under it for their request_id."""
+    """Tokens sealed under the version for their request_id."""
     sealed_until: datetime | None
-    """When the last of them ends."""
+    """When the last of them expires."""
 
 
 class VersionsInUse(NamedTuple):
-    """Which versions of the key files the log and its keys were made under, in one state."""
+    """Key versions that the log and its keys depend on, in one consistent state."""
 
     checks: Mapping[str, bytes]
-    """The check values that the database has, by name: each version used should have one."""
+    """The database's check values by name; each version in use should have one."""
     pepper: frozenset[int]
-    """Of the digests of keys that are neither revoked nor superseded."""
+    """Versions of the digests of keys that are neither revoked nor superseded."""
     audit_key: frozenset[int]
-    """Of the entries."""
+    """Versions that signed the entries of the log."""
 
 
 class IdempotencyRecord(NamedTuple):
-    """What is kept of a request that carried a request_id."""
+    """The stored outcome of a request that carried a request_id."""
 
     name: bytes
-    """A hash of the id, and of whose it is: what the request is found by."""
+    """A hash of the request_id and its caller: the lookup key."""
     content: bytes
-    """A hash of all that the request asked for."""
+    """A hash of the request's content."""
     revision: Revision
-    """The change that it made."""
+    """The change that the request made."""
     access_key: str
-    """The key that it made; empty if it made none."""
+    """The key that the request created; empty without one."""
     sealed: bytes | None
-    """The token that it answered; None once it was forgotten."""
+    """The sealed token that was returned; None once deleted."""
     pepper_version: int
     end: datetime
-    """From this moment on it is as if the request had never been."""
+    """Expiry: from this time on the request counts as new."""

@@ -1,7 +1,8 @@
-"""The PostgreSQL engine: `base.Store` for several servers on one database, with its own failover.
+"""The PostgreSQL engine: several servers share one database, which has its own failover.
 
-Nothing in here cancels a statement: whatever takes too long, its connection is dropped. A COMMIT
-that was cancelled would be acknowledged before the standby has it.
+Nothing here may cancel a statement: a slow one loses its connection instead, because a cancelled
+COMMIT would be acknowledged before the standby has it. No other package imports a PostgreSQL
+driver. Begin with `store`; the modules bear the names of the SQLite engine's.
 """
 
 from keyauthority_server.store.postgres.counters import open_counters

@@ -1,6 +1,6 @@
-"""What work may do inside `Store.write`, the same for both engines: `base.Transaction` over `Rows`.
+"""`interface.Transaction` over `Rows`, the same for both engines.
 
-It neither begins nor commits: the engine does, and throws away what `finish` refuses.
+It neither begins nor commits: the engine does, and rolls back if `finish` raises.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from keyauthority_server.store.types import (
 )
 
 SALT_BYTES: Final = 16
-REQUESTS_DROPPED: Final = 4  # for each one kept: they go faster than they come
+REQUESTS_DROPPED: Final = 4  # for each one stored: deletion outruns insertion
 
 # For each record of a change, keys then project: is it new?
 _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
@@ -77,12 +77,12 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
 
 
 class SqlTransaction:
-    """One unit of work; see `base.Transaction`."""
+    """One unit of work; see `interface.Transaction`."""
 
     def __init__(
         self, rows: Rows, seal: EntrySigner, checked: CheckedRecords | None = None
     ) -> None:
-        """Decode no record anew that `checked` holds."""
+        """Reuse the decoded records of `checked`."""
         counter = counter_row(rows)
         self._head, self._hash = counter.revision, counter.hash
         self._newest_time = newest_time(rows, counter, seal)
@@ -90,20 +90,20 @@ class SqlTransaction:
         self._rows = rows
         self._seal = seal
         self._checked = checked or CheckedRecords()
-        self._read: dict[tuple[str, str], Row | None] = {}  # rows of records, as they are in here
+        self._read: dict[tuple[str, str], Row | None] = {}  # rows as this transaction sees them
         self._usable = True
-        self._torn = False
+        self._incomplete = False
         self.revisions: list[Revision] = []
         """The changes made so far."""
 
     @property
     def head(self) -> Revision:
-        """The newest revision, this transaction's own included."""
+        """The newest revision, including those of this transaction."""
         return Revision(self._head)
 
     @property
     def newest_time(self) -> datetime | None:
-        """The newest time that is committed; a mutation never has an earlier one."""
+        """The newest committed time; a mutation never has an earlier one."""
         return self._newest_time
 
     def key(self, access_key: str, scope: Scope) -> StoredKey | None:
@@ -122,11 +122,7 @@ class SqlTransaction:
         return None if row is None else self._checked.project(row)
 
     def apply(self, mutation: Mutation) -> Applied:
-        """Make one change: see the text of `base`.
-
-        Raises StoreClosed, and ValueError for records that are not those of the mutation's type: a
-        creation of what exists, or a change of what does not.
-        """
+        """Make one change; see `interface.Transaction.apply`."""
         rows = self._open()
         revision = Revision(self._head + 1)
         time = max(mutation.time, self._newest_time or mutation.time)
@@ -143,23 +139,23 @@ class SqlTransaction:
         if tuple(not old for old in before) != _SHAPES[mutation.type]:
             raise ValueError(f"not the records of {mutation.type}")
         entry = _entry(mutation, revision, time, keys, project, before, self._hash)
-        self._torn = True
+        self._incomplete = True
         self._put(rows, keys, project, entry)
         self._append(rows, entry)
-        self._torn = False
+        self._incomplete = False
         self._head, self._newest_time = revision, time
         self.revisions.append(revision)
         return Applied(revision, tuple(stored.key for stored in keys), project)
 
     def change(self, revision: Revision) -> Change:
-        """Return a change that was committed, with the records as they were after it."""
+        """Return a committed change, with the records as of that change."""
         row = self._live().one(GET_CHANGE, (revision,))
         if row is None:
             raise StoreError("a change is missing from the log")
         return change_from(revision, row)
 
     def remembered(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
-        """Return what is kept of a request, unless its end has come."""
+        """Return the stored record of a request, or None if absent or expired."""
         row = self._live().one(GET_REQUEST, (name, microseconds(now)))
         if row is None:
             return None
@@ -169,15 +165,15 @@ class SqlTransaction:
         )
 
     def remember(self, remembered: IdempotencyRecord, now: datetime) -> None:
-        """Keep a request, and drop some of those whose end has come."""
+        """Store the record of a request, and delete some expired ones."""
         rows = self._open()
-        moment = microseconds(now)
-        if rows.one(REQUEST_ENDED, (moment,)) is not None:
-            rows.run(DROP_REQUESTS, (moment, REQUESTS_DROPPED))
+        time = microseconds(now)
+        if rows.one(REQUEST_ENDED, (time,)) is not None:
+            rows.run(DROP_REQUESTS, (time, REQUESTS_DROPPED))
         rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
 
     def forget_token(self, access_key: str) -> None:
-        """Drop the sealed tokens of a key, wherever one is kept."""
+        """Delete every stored sealed token of a key."""
         self._open().run(DROP_SEALED, (access_key,))
 
     def count_usage(
@@ -191,46 +187,46 @@ class SqlTransaction:
             self._newest_time = now
 
     def forget_batch(self, batch_id: str) -> None:
-        """Remember a batch no more."""
+        """Delete a batch id."""
         usage.forget_batch(self._open(), batch_id)
 
     def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         return digests.key_checks(self._live())
 
-    def record_refused(self, refused: Sequence[DeniedMutation]) -> None:
-        """Keep refused mutations, and only the newest 10,000 of all."""
-        record_refused(self._open(), refused)
+    def record_refused(self, denied: Sequence[DeniedMutation]) -> None:
+        """Store denied mutations; only the newest 10,000 are kept."""
+        record_refused(self._open(), denied)
 
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Record check values for names that have none yet."""
+        """Store check values for names that have none yet."""
         digests.set_key_checks(self._open(), checks)
 
     def drop_key_check(self, name: str) -> None:
-        """Know a version of a file of secret keys no more."""
+        """Delete the check value of one key version."""
         digests.drop_key_check(self._open(), name)
 
-    def redigest(self, anew: Sequence[DigestUpgrade]) -> None:
-        """Exchange digests, but for those that are not as they were found."""
+    def redigest(self, upgrades: Sequence[DigestUpgrade]) -> None:
+        """Replace digests, except those that have changed since they were read."""
         self._read.clear()
-        digests.redigest(self._open(), anew)
+        digests.redigest(self._open(), upgrades)
 
     def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
-        """Return up to `limit` access keys of those that need a version of the pepper."""
+        """Return up to `limit` access keys of keys that need a version of the pepper."""
         return digests.keys_needing(self._live(), pepper_version, now, limit)
 
     def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
-        """Return when the last token that is sealed under a version ends, None if there is none."""
+        """Return when the last token sealed under a version expires; None without one."""
         return digests.sealed_until(self._live(), pepper_version, now)
 
     def finish(self) -> None:
-        """End the use of this transaction; StoreError if a change in it was left half made.
+        """End the use of this transaction; StoreError if a change in it is incomplete.
 
-        That is so if work goes on after `apply` has raised: it must not be committed.
+        That happens if work continues after `apply` has raised: it must not be committed.
         """
         self._usable = False
-        if self._torn:
-            raise StoreError("a change was left half made")
+        if self._incomplete:
+            raise StoreError("a change is incomplete: the transaction must not be committed")
 
     def _live(self) -> Rows:
         if not self._usable:
@@ -244,11 +240,11 @@ class SqlTransaction:
         return rows
 
     def _row(self, statement: str, name: str) -> Row | None:
-        """Return a record's row as it is now; it is read once, until it is written."""
-        rows, asked = self._live(), (statement, name)
-        if asked not in self._read:
-            self._read[asked] = rows.one(statement, (name,))
-        return self._read[asked]
+        """Return a record's current row; it is read once, until it is written."""
+        rows, lookup = self._live(), (statement, name)
+        if lookup not in self._read:
+            self._read[lookup] = rows.one(statement, (name,))
+        return self._read[lookup]
 
     def _key_before(self, access_key: str) -> RowDict:
         row = self._row(GET_KEY, access_key)
