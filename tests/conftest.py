@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+from zlib import crc32
 
 import grpc
 import pytest
@@ -27,6 +28,8 @@ TRANSPORTS = ("native", "grpcio")
 WORKERS = (1, 2)
 SERVERS = ("sqlite-native-1", "sqlite-grpcio-2", "postgres-native-2", "postgres-grpcio-1")
 """Engine, transport and workers: each two meet, in half as many servers as there could be."""
+_HALVES = (SERVERS[::3], SERVERS[1:3])
+"""Each has both engines, both transports and both numbers of workers."""
 
 each_transport = pytest.mark.parametrize(
     "server", ["sqlite-native-1", "postgres-grpcio-1"], indirect=True
@@ -47,12 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         note_case(item)
         params = item.callspec.params if hasattr(item, "callspec") else {}
         name = params.get("server") or params.get("engine")
+        if name in SERVERS and not _in_short_form(item, name):
+            item.add_marker(pytest.mark.prove)
         if name is None and "cluster" in getattr(item, "fixturenames", ()):
             name = "postgres"
         if name is None and "key_authority" in getattr(item, "fixturenames", ()):
             name = "key_authority"
         if name not in (None, "sqlite"):
             item.add_marker(pytest.mark.xdist_group(name))
+
+
+def _in_short_form(item: pytest.Item, name: str) -> bool:
+    """Return whether `make test` runs a test on this server; else `make prove` does.
+
+    A test that names its servers runs on all of them, any other on one half, chosen by its name.
+    """
+    if any("server" in marker.args[0] for marker in item.iter_markers("parametrize")):
+        return True
+    return name in _HALVES[crc32(item.nodeid.replace(name, "").encode()) % 2]
 
 
 class Start(Protocol):

@@ -33,6 +33,10 @@ ASGI_CELLS: Final = [
 WSGI_CELLS: Final = [
     f"{place}-{guard}" for place in ("app", "mount") for guard in ("middleware", "nested")
 ]
+WHOLE: Final = ("uvicorn", "gunicorn-threads")
+FEW: Final = ("app-middleware", "mount-dependency", "mount-nested", "router-both", "app-nested-off")
+"""Cells that every server is asked for in the short form, each place and guard once; `WHOLE` for
+all. `make prove` adds the others."""
 LIMIT: Final = 100_000
 SHORT, FULL = 24, 10_008
 AT_ONCE: Final = 12  # a multiple of two callers and a stranger
@@ -69,6 +73,24 @@ def grouped(names: list[str], *, prove: bool) -> list[Any]:
             ],
         )
         for name in names
+    ]
+
+
+def each_cell(names: list[str], cells: list[str]) -> list[Any]:
+    """Parameters that name a server and a cell."""
+    return [
+        pytest.param(
+            *server.values,
+            cell,
+            id=f"{server.id}-{cell}",
+            marks=[
+                *server.marks,
+                *([] if cell in FEW or server.values[0][0] in WHOLE else [pytest.mark.prove]),
+            ],
+        )
+        for prove in (False, True)
+        for server in grouped(names, prove=prove)
+        for cell in cells
     ]
 
 
@@ -139,10 +161,7 @@ def check_requests(running: Running, cell: str, keys: list[LimitedKey], path: st
     assert 401 == running.get(cell, "/stream", f"{first.secret_key[:-1]}_").status_code
 
 
-@pytest.mark.parametrize("cell", ASGI_CELLS)
-@pytest.mark.parametrize(
-    "running", [*grouped(ASGI, prove=False), *grouped(ASGI, prove=True)], indirect=True
-)
+@pytest.mark.parametrize(("running", "cell"), each_cell(ASGI, ASGI_CELLS), indirect=["running"])
 def test_guards_of_asgi_applications_know_the_caller_and_draw_once(
     running: Running, cell: str, keys: list[LimitedKey]
 ) -> None:
@@ -161,10 +180,7 @@ def test_guards_of_asgi_applications_know_the_caller_and_draw_once(
     assert 403 == refused.value.response.status_code
 
 
-@pytest.mark.parametrize("cell", WSGI_CELLS)
-@pytest.mark.parametrize(
-    "running", [*grouped(WSGI, prove=False), *grouped(WSGI, prove=True)], indirect=True
-)
+@pytest.mark.parametrize(("running", "cell"), each_cell(WSGI, WSGI_CELLS), indirect=["running"])
 def test_guards_of_wsgi_applications_know_the_caller_and_draw_once(
     running: Running, cell: str, keys: list[LimitedKey]
 ) -> None:
