@@ -39,6 +39,9 @@ class ErrorReason(StrEnum):
     CLOCK_JUMPED = "clock_jumped"
     UNIMPLEMENTED = "unimplemented"
     INTERNAL = "internal"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    SHUTTING_DOWN = "shutting_down"
+    TIMED_OUT = "timed_out"
 
 
 class FieldViolation(NamedTuple):
@@ -187,6 +190,9 @@ REASONS: Final[Mapping[ErrorReason, type[KeyAuthorityError]]] = {
     ErrorReason.CLOCK_JUMPED: Unavailable,
     ErrorReason.UNIMPLEMENTED: Unimplemented,
     ErrorReason.INTERNAL: Internal,
+    ErrorReason.MESSAGE_TOO_LARGE: ResourceExhausted,
+    ErrorReason.SHUTTING_DOWN: Unavailable,
+    ErrorReason.TIMED_OUT: DeadlineExceeded,
 }
 """The one status of each reason."""
 

@@ -120,6 +120,7 @@ REACHED: Final[dict[ErrorReason, Callable[[World], object]]] = {
     ErrorReason.REPLAY_REVOKED: lambda w: replay(w, revoke=True),
     ErrorReason.REVISION_AHEAD: lambda w: w.authority.verify("", at_least_revision=2**62),
     ErrorReason.LOG_MISMATCH: lambda w: w.authority.verify("", log_id=absent_project()),
+    ErrorReason.MESSAGE_TOO_LARGE: lambda w: raw(w.root, "Verify", bytes(4 * MIB + 1)),
 }
 """How each reason is reached."""
 
@@ -132,6 +133,8 @@ NOT_REACHED: Final = {
     ErrorReason.CLOCK_JUMPED: "needs a clock that jumps: tests/faults",
     ErrorReason.UNIMPLEMENTED: "every call of the protos is served",
     ErrorReason.INTERNAL: "needs a fault of the server",
+    ErrorReason.SHUTTING_DOWN: "needs a server that ends: tests/service/test_watch_ends.py",
+    ErrorReason.TIMED_OUT: "takes 10 s: tests/unit",
 }
 """Reasons that no call reaches now, and why. One that can be reached moves to REACHED."""
 

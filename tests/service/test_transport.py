@@ -91,6 +91,13 @@ def test_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> Non
     watch.cancel()
 
 
+def test_health_list_names_the_server_and_each_service(channel: grpc.Channel) -> None:
+    """List is reflected, so it is served: one status for each name that Check knows."""
+    answer = health(channel).List(cast("Any", health_pb2).HealthListRequest(), timeout=CALL_SECONDS)
+    statuses = {name: one.status for name, one in answer.statuses.items()}
+    assert dict.fromkeys({"", *OURS}, health_pb2.HealthCheckResponse.SERVING) == statuses
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -120,16 +127,17 @@ def test_bytes_that_are_no_message_are_refused_without_an_exception_s_text(
 
     with pytest.raises(grpc.RpcError) as failed:
         send()
-    error = status(failed.value)
-    assert grpc.StatusCode.INVALID_ARGUMENT == error.code()
-    details = (error.details() or "").lower()
+    told = refusal(failed.value)
+    assert (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_MESSAGE") == (told.code, told.reason)
+    details = told.details.lower()
     assert [] == [word for word in ("exception", "error:", "decode", "<class") if word in details]
 
 
 def test_message_over_4_mib_is_refused(root: Caller) -> None:
     """A request larger than the limit is RESOURCE_EXHAUSTED before anything reads it."""
     request = key_authority_service_pb2.VerifyRequest(secret_key="x" * (4 * 1024 * 1024))
-    assert grpc.StatusCode.RESOURCE_EXHAUSTED == root.refused(request).code
+    told = root.refused(request)
+    assert (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE") == (told.code, told.reason)
 
 
 def test_metadata_over_8_kib_is_refused(server: ServerProcess, channel: grpc.Channel) -> None:

@@ -113,6 +113,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
     the server's log; nothing else is said. Example: a bug.
     """
+    ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.
+    Example: BatchVerify with a body of 5 MiB. Beyond 8 MiB the grpcio transport sends the status
+    without details.
+    """
+    ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 26
+    """UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a
+    write that was cut off is unknown, and a retry with the same request_id settles it. Example:
+    WatchChanges while the server receives SIGTERM.
+    """
+    ERROR_REASON_TIMED_OUT: _ErrorReason.ValueType  # 27
+    """DEADLINE_EXCEEDED: the server ended the call, because its message did not come within 10
+    seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
+    outcome of a write is unknown. Example: a call that sends only its headers.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. A denied verification is not among them: it is a verdict, not an error."""
@@ -202,5 +217,20 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 23
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
 the server's log; nothing else is said. Example: a bug.
+"""
+ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.
+Example: BatchVerify with a body of 5 MiB. Beyond 8 MiB the grpcio transport sends the status
+without details.
+"""
+ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 26
+"""UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a
+write that was cut off is unknown, and a retry with the same request_id settles it. Example:
+WatchChanges while the server receives SIGTERM.
+"""
+ERROR_REASON_TIMED_OUT: ErrorReason.ValueType  # 27
+"""DEADLINE_EXCEEDED: the server ended the call, because its message did not come within 10
+seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
+outcome of a write is unknown. Example: a call that sends only its headers.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, Protocol
 
-from keyauthority.errors import ErrorReason, error
+from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority_server.rpc_types import RpcError, rpc_error_from
 
 RETRY_AFTER: Final = timedelta(seconds=1)  # by then what waits now has been served
@@ -40,10 +40,28 @@ class ShedCounter(Protocol):
         ...
 
 
-def overloaded(message: str) -> Callable[[], RpcError]:
-    """Return what makes refusals of calls that may be made again after `RETRY_AFTER`."""
-    made = rpc_error_from(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
+def prepared(known: KeyAuthorityError) -> Callable[[], RpcError]:
+    """Return a factory of this error's RpcError; the status is serialized once."""
+    made = rpc_error_from(known)
     return partial(RpcError, made.code, made.message, made.status)
 
 
+def overloaded(message: str) -> Callable[[], RpcError]:
+    """Return a factory of OVERLOADED errors, to be retried after `RETRY_AFTER`."""
+    return prepared(error(ErrorReason.OVERLOADED, message, retry_after=RETRY_AFTER))
+
+
 busy: Final = overloaded("the server has more calls than it can serve")
+message_too_large: Final = prepared(
+    error(ErrorReason.MESSAGE_TOO_LARGE, "the request message is larger than 4 MiB")
+)
+shutting_down: Final = prepared(
+    error(ErrorReason.SHUTTING_DOWN, "the server is shutting down; try again")
+)
+timed_out: Final = prepared(
+    error(ErrorReason.TIMED_OUT, "the call took too long; the outcome of a write is unknown")
+)
+message_overdue: Final = prepared(
+    error(ErrorReason.TIMED_OUT, "the request message did not arrive in time; not executed")
+)
+unread: Final = overloaded("the stream was not read for too long")

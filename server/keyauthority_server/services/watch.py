@@ -7,7 +7,7 @@ from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from keyauthority.errors import ErrorReason, Unavailable, error
+from keyauthority.errors import ErrorReason, error
 from keyauthority.model import KeyFilter, KeyKind, Revision
 from keyauthority.requests import WatchQuery
 from keyauthority_server.change_feed import ByteBudget, Packed, Recent, pack, pack_key, pack_project
@@ -165,7 +165,7 @@ class Watch:
 
     def _go_on(self) -> None:
         if self._recent.ended:
-            raise Unavailable("the server is going away")
+            raise error(ErrorReason.SHUTTING_DOWN, "the server is shutting down; try again")
 
     def _resync(self) -> Update:
         return self._update((), self._recent.position)._replace(resync=True)

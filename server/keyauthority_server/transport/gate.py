@@ -14,19 +14,23 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
 from keyauthority_server.overload.errors import (
-    RETRY_AFTER,
     ShedCounter,
     ShedReason,
     busy,
+    message_overdue,
+    message_too_large,
     overloaded,
+    prepared,
+    timed_out,
+    unread,
 )
-from keyauthority_server.rpc_types import Call, RpcError, internal_error, rpc_error_from
+from keyauthority_server.rpc_types import Call, RpcError, internal_error
 
+MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
 UNREAD_SECONDS: Final = 10  # that a client may take to read one message of a stream
 PENDING_MAX: Final = 4_000  # calls without a message in one process, some 20 KB each
@@ -44,6 +48,8 @@ Inside = AbstractContextManager[None]
 Follow = Callable[[bytes, Call, _Context], AsyncGenerator[bytes]]
 
 _NOWHERE: Final[Inside] = nullcontext()
+malformed_message: Final = prepared(error(ErrorReason.INVALID_MESSAGE, "malformed request message"))
+_unknown: Final = prepared(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
 _crowded: Final = overloaded("too many calls whose message has not come")
 
 
@@ -60,7 +66,7 @@ class Gate:
         self._tally = tally
         self._ending: set[asyncio.Task[None]] = set()
         self._pending = PendingMessages(
-            PENDING_MAX, PENDING_OF_PEER_MAX, MESSAGE_SECONDS, _crowded, _late
+            PENDING_MAX, PENDING_OF_PEER_MAX, MESSAGE_SECONDS, _crowded, message_overdue
         )
 
     def unary(
@@ -82,7 +88,7 @@ class Gate:
                     async with asyncio.timeout(self._unary_seconds):
                         return await serve(body, call, context)
             except TimeoutError:
-                await abort(context, _overdue())
+                await abort(context, timed_out())
             except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
                 await _end(context, failure)
             return b""
@@ -102,7 +108,7 @@ class Gate:
                 with inside:
                     read = await _written(context, follow(body, call, context))
                 if not read:
-                    await abort(context, _unread())
+                    await abort(context, unread())
             except Exception as failure:  # noqa: BLE001 - as above
                 await _end(context, failure)
 
@@ -159,10 +165,15 @@ class Gate:
 
         pending = self._pending.enter(network_of(call.peer), end)
         try:
-            body = await context.read()
+            body: Any = await context.read()
         finally:
             self._pending.leave(pending)
-        return _NO_MESSAGE if body is grpc.aio.EOF else body
+        if body is grpc.aio.EOF:
+            return _NO_MESSAGE
+        if len(body) > MESSAGE_MAX:
+            raise message_too_large()
+        message: bytes = body
+        return message
 
 
 async def _written(context: _Context, messages: AsyncGenerator[bytes]) -> bool:
@@ -193,10 +204,6 @@ async def _refuse_unknown(_: object, context: _Context) -> bytes:
     return b""
 
 
-def _unknown() -> RpcError:
-    return rpc_error_from(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
-
-
 async def abort(context: _Context, refusal: RpcError) -> None:
     """End the call with a refusal. The handler must return at once: grpcio then ends the call.
 
@@ -225,16 +232,3 @@ def _task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - grpcio runs each handler in one; tells mypy so
     return task
-
-
-def _overdue() -> RpcError:
-    return RpcError(DEADLINE_EXCEEDED, "the call took longer than it may")
-
-
-def _unread() -> RpcError:
-    text = "the stream was not read for too long"
-    return rpc_error_from(error(ErrorReason.OVERLOADED, text, retry_after=RETRY_AFTER))
-
-
-def _late() -> RpcError:
-    return RpcError(DEADLINE_EXCEEDED, "the message of the call did not come in time")

@@ -19,7 +19,7 @@ from keyauthority_server.config import Config, ConfigError, TransientError, Tran
 from keyauthority_server.overload import OpenCalls
 from keyauthority_server.overload.errors import URGENT, ShedCounter
 from keyauthority_server.rpc_types import Call, Services, StreamMethod, UnaryMethod
-from keyauthority_server.transport.gate import Gate, Read, Unknown
+from keyauthority_server.transport.gate import MESSAGE_MAX, Gate, Read, Unknown
 from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import CanAnswer, Health
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
@@ -27,7 +27,9 @@ from keyauthority_server.transport.reflection import Reflection
 from keyauthority_server.transport.streams import Inside, Streams, from_behind
 from keyauthority_server.transport.tls import Callers, Handshakes
 
-MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
+# Bytes of a message that grpcio reads. It refuses larger ones without details; those between this
+# and MESSAGE_MAX the gate refuses, with ErrorInfo.
+READ_MAX: Final = 2 * MESSAGE_MAX
 METADATA_MAX: Final = 8 * 1024  # bytes; gRPC's default. A credential takes 100
 STREAMS_MAX: Final = (
     1000  # calls at once on one connection; beyond it grpcio's client sees failures
@@ -44,7 +46,7 @@ KEEPALIVE_MS: Final = 60_000  # ping silent connections: those of clients that v
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
 
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MESSAGE_MAX),
+    ("grpc.max_receive_message_length", READ_MAX),
     # Between two different limits grpcio would refuse at random.
     ("grpc.max_metadata_size", METADATA_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_MAX),

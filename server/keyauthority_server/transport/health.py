@@ -17,6 +17,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
+from keyauthority_server.transport.gate import malformed_message
+
 SERVICE: Final = "grpc.health.v1.Health"
 
 ASK_SECONDS: Final = 0.25  # between two questions, each one look at the store
@@ -26,10 +28,11 @@ CanAnswer = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
 
+_messages: Any = health_pb2  # its types lack those of List
 _Response = health_pb2.HealthCheckResponse
-_SERVING: Final = _Response(status=_Response.SERVING).SerializeToString()
-_NOT_SERVING: Final = _Response(status=_Response.NOT_SERVING).SerializeToString()
-_UNKNOWN: Final = _Response(status=_Response.SERVICE_UNKNOWN).SerializeToString()
+_SERVING: Final = _Response(status=_Response.SERVING)
+_NOT_SERVING: Final = _Response(status=_Response.NOT_SERVING)
+_UNKNOWN: Final = _Response(status=_Response.SERVICE_UNKNOWN)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,27 +74,37 @@ class Health:
         """Return the handlers by method. They take bytes: what cannot be read is theirs to say."""
         return {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
+            "List": grpc.unary_unary_rpc_method_handler(self._list),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
 
-    def _status(self, service: str) -> bytes:
+    def _status(self, service: str) -> health_pb2.HealthCheckResponse:
         if service not in self._services:
             return _UNKNOWN
         return _SERVING if self._serving and not self._draining else _NOT_SERVING
 
     async def _check(self, body: bytes, context: _Context) -> bytes:
-        status = self._status(await _service(body, context))
+        status = self._status(_service(body))
         if status is _UNKNOWN:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return status
+        return status.SerializeToString()
 
-    async def _watch(self, body: bytes, context: _Context) -> AsyncIterator[bytes]:
-        service = await _service(body, context)
+    async def _list(self, body: bytes, _: _Context) -> bytes:
+        try:
+            _messages.HealthListRequest.FromString(body)
+        except DecodeError:
+            raise malformed_message() from None
+        statuses = {name: self._status(name) for name in self._services}
+        answer: bytes = _messages.HealthListResponse(statuses=statuses).SerializeToString()
+        return answer
+
+    async def _watch(self, body: bytes, _: _Context) -> AsyncIterator[bytes]:
+        service = _service(body)
         last = None
         while True:
             changed, status = self._changed, self._status(service)
             if status is not last:
-                yield status
+                yield status.SerializeToString()
                 last = status
             elif self._draining:
                 return
@@ -99,8 +112,8 @@ class Health:
                 await changed.wait()
 
 
-async def _service(body: bytes, context: _Context) -> str:
+def _service(body: bytes) -> str:
     try:
         return health_pb2.HealthCheckRequest.FromString(body).service
     except DecodeError:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
+        raise malformed_message() from None

@@ -15,10 +15,17 @@ from collections import deque
 from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, Final, NamedTuple
 
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
-from keyauthority_server.overload.errors import URGENT, ShedCounter, ShedReason, busy
+from keyauthority_server.overload.errors import (
+    URGENT,
+    ShedCounter,
+    ShedReason,
+    busy,
+    message_too_large,
+    shutting_down,
+    timed_out,
+)
 from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod, internal_error
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
@@ -199,11 +206,11 @@ class NativeServer:
                     # Not at once: a task that has not run yet would never run, and never end.
                     asyncio.get_running_loop().call_soon(task.cancel)
             elif self._draining:
-                self._front.fail(call_id, UNAVAILABLE, "the server is going away")
+                self._fail(call_id, shutting_down())
             elif len(body) > self._limits.message:
-                self._front.fail(call_id, RESOURCE_EXHAUSTED, "the message is too large")
+                self._fail(call_id, message_too_large())
             elif len(self._waiting) >= self._limits.calls:
-                self._front.fail(call_id, RESOURCE_EXHAUSTED, "too many calls at once")
+                self._fail(call_id, busy())
             else:
                 metadata, peer, left = details
                 call, method = Call(metadata, peer), self._methods[number]
@@ -234,10 +241,7 @@ class NativeServer:
         try:
             self._front.respond(call_id, await answer)
         except asyncio.CancelledError:
-            if call_id in self._late:
-                self._front.fail(call_id, DEADLINE_EXCEEDED, "the call took longer than it may")
-            else:
-                self._front.fail(call_id, UNAVAILABLE, "the server is going away")
+            self._fail(call_id, timed_out() if call_id in self._late else shutting_down())
         except Exception as failure:  # noqa: BLE001 - as above
             self._fail(call_id, failure)
         finally:

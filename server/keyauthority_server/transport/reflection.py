@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
 from keyauthority_server.rpc_types import internal_error
-from keyauthority_server.transport.gate import abort
+from keyauthority_server.transport.gate import abort, malformed_message
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
@@ -62,7 +62,7 @@ class Reflection:
             async for answer in cast("AsyncIterator[_Response]", answers):
                 yield answer
         except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the bytes are no message")
+            await abort(context, malformed_message())
         except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
             await abort(context, internal_error(failure))
 
