@@ -1,6 +1,6 @@
 """A FastAPI service that checks keys in its own process. Run it with `uvicorn fastapi_orders:app`.
 
-KEYAUTHORITY_ADDRESS and KEYAUTHORITY_OPERATOR_KEY say where the authority is and who asks.
+KEYAUTHORITY_ADDRESS is the address of the authority, KEYAUTHORITY_OPERATOR_KEY the service's key.
 """
 
 import os
@@ -16,7 +16,7 @@ from keyauthority.middleware.fastapi import RequireKey
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep a verifier open for as long as the service runs."""
+    """Keep a verifier open while the service runs."""
     authority = AsyncClient(
         os.environ["KEYAUTHORITY_ADDRESS"],
         operator_key=os.environ["KEYAUTHORITY_OPERATOR_KEY"],

@@ -1,6 +1,6 @@
 """A gRPC service that checks keys in its own process. Run it with `python grpc_orders.py`.
 
-KEYAUTHORITY_ADDRESS and KEYAUTHORITY_OPERATOR_KEY say where the authority is and who asks.
+KEYAUTHORITY_ADDRESS is the address of the authority, KEYAUTHORITY_OPERATOR_KEY the service's key.
 """
 
 import os
@@ -13,7 +13,7 @@ from keyauthority import Client, Verifier
 from keyauthority.middleware.grpc import KeyInterceptor, caller
 
 RULES = {
-    "/grpc.health.v1.Health/Check": ["health:read"],  # your own methods, and what each needs
+    "/grpc.health.v1.Health/Check": ["health:read"],  # your own methods and their permissions
     "/grpc.reflection.*": None,  # no key is needed
 }
 
@@ -24,13 +24,13 @@ class Health(health_pb2_grpc.HealthServicer):
     def Check(  # noqa: N802 - the name is the proto's
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
-        """Answer whoever has got this far, and say who it was."""
+        """Answer an admitted caller, and print its access key."""
         print(f"called by {caller().access_key}", flush=True)  # noqa: T201 - it is an example
         return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     authority = Client(
         os.environ["KEYAUTHORITY_ADDRESS"],
         operator_key=os.environ["KEYAUTHORITY_OPERATOR_KEY"],
