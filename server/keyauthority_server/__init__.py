@@ -1,5 +1,6 @@
-"""The Key Authority server: rooms from the process at the top to the store at the bottom.
+"""The Key Authority server: packages layered from process supervision down to the store.
 
-`docs/architecture.md` shows the rooms; which may import which is in pyproject.toml, under
-import-linter, and `make check` holds them to it.
+`docs/architecture.md` maps the packages; begin reading there. A package must import only the
+layers below it: pyproject.toml lists the layers under import-linter, and `make check` enforces
+them.
 """

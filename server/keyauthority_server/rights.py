@@ -1,7 +1,7 @@
 """Rights: the permissions that an operator key or a `[[callers]]` entry can hold.
 
-A closed list: a misspelt right would be stored, shown and never do anything. Keys that were stored
-with other permissions stay readable.
+The list is closed: a misspelt right would be stored and displayed without any effect. Keys stored
+earlier with other permissions stay readable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PAIRS: Final = tuple(tuple(right.split(":")) for right in RIGHTS)
 
 
 def is_right(grant: str) -> bool:
-    """True for a right, and for a grant with wildcards that stands for at least one."""
+    """True for a right, and for a grant with wildcards that matches at least one right."""
     resource, _, action = grant.partition(":")
     return any(
         resource in ("*", known_resource) and action in ("*", known_action)
@@ -48,9 +48,12 @@ def is_right(grant: str) -> bool:
 
 
 def not_rights(grants: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield the place of each grant that is no right, and what is wrong: the list once."""
-    why = NOT_A_RIGHT
-    for place, grant in enumerate(grants):
+    """Yield the index of each grant that is not a right, and a description.
+
+    Only the first description lists the rights.
+    """
+    description = NOT_A_RIGHT
+    for index, grant in enumerate(grants):
         if not is_right(grant):
-            yield place, why
-            why = "not a right of operators"
+            yield index, description
+            description = "not a right of operators"

@@ -1,4 +1,4 @@
-"""What a transport hands to `rpc`, and gets back: bytes and names, no gRPC type."""
+"""Types shared by transports and `rpc`: bytes and names, no gRPC types."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class Certificate(NamedTuple):
-    """A caller that the configuration knows by a name in his verified client certificate."""
+    """A caller configured by a name in its verified client certificate."""
 
     name: str
     permissions: tuple[str, ...]
     projects: tuple[str, ...]
-    """The projects that he is confined to; empty means all."""
+    """The projects to which the caller is confined; empty means all."""
     expire_time: datetime
-    """When his certificate expires."""
+    """When the certificate expires."""
 
 
 class Call(NamedTuple):
-    """What a call says of itself besides its message."""
+    """The attributes of a call apart from its message."""
 
     metadata: Metadata
     peer: str
-    """As gRPC names it: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
+    """In gRPC's notation: `ipv4:127.0.0.1:5000`, `ipv6:%5B::1%5D:5000`, `unix:`."""
     certificates: tuple[Certificate, ...] = ()
-    """The callers that the client's certificate stands for."""
+    """The configured callers named in the client's certificate."""
 
 
 class RpcError(Exception):
-    """The status that a call ends with instead of an answer."""
+    """The status of a call that failed."""
 
     def __init__(self, code: int, message: str, status: bytes = b"") -> None:
-        """`code` is gRPC's number, `status` the google.rpc.Status that says all of it."""
+        """`code` is gRPC's number, `status` the serialized google.rpc.Status with details."""
         super().__init__(message)
         self.code = code
         self.message = message
@@ -50,85 +50,83 @@ class RpcError(Exception):
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
-        """What carries `status` to the client."""
+        """The metadata that carries `status` to the client."""
         return (("grpc-status-details-bin", self.status),) if self.status else ()
 
 
-def rpc_error_from(known: KeyAuthorityError) -> RpcError:
-    """Return the refusal that tells of an error of the contract."""
-    status = status_from_error(known)
+def rpc_error_from(cause: KeyAuthorityError) -> RpcError:
+    """Return the status of an error of the contract."""
+    status = status_from_error(cause)
     return RpcError(status.code, status.message, status.SerializeToString())
 
 
 def internal_error(failure: BaseException) -> RpcError:
-    """Return the refusal of a call that failed by a fault of ours: INTERNAL, and nothing of why.
+    """Return the status INTERNAL for a server fault, without its cause.
 
-    Its correlation id stands in the log too, beside the failure.
+    The status and the log entry of the failure share a correlation id.
     """
-    correlation_id = secrets.token_hex(8)
-    _log.error("internal_error", correlation_id=correlation_id, exc_info=failure)
-    told = {"correlation_id": correlation_id}
-    return rpc_error_from(error(ErrorReason.INTERNAL, "internal error", metadata=told))
+    metadata = {"correlation_id": secrets.token_hex(8)}
+    _log.error("internal_error", **metadata, exc_info=failure)
+    return rpc_error_from(error(ErrorReason.INTERNAL, "internal error", metadata=metadata))
 
 
 Handler = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
-"""A unary method: a request's bytes in, the answer's out. Raises Refusal and nothing else."""
+"""A unary method from request bytes to response bytes. Raises only RpcError."""
 
 
 class Shortcut(Protocol):
-    """Answers calls at once, or not at all."""
+    """Answers a call synchronously, or leaves it to the handler."""
 
     def begin_turn(self) -> None:
-        """Begin a turn: the calls that follow have arrived, and are answered within it.
+        """Begin a turn of the event loop, after the calls of the turn have arrived.
 
-        What is read at its start, the head of the log and the time, holds for all of them.
+        The log head and the time read at its start hold for all of them.
         """
         ...
 
     def __call__(self, body: bytes, call: Call) -> bytes | None:
-        """Return the answer, or None and have done nothing. Raises nothing."""
+        """Return the response, or None without side effects. Raises nothing."""
         ...
 
 
 class UnaryMethod:
-    """A method that answers with one message."""
+    """A method with a single response message."""
 
-    __slots__ = ("answer", "refuses_unread", "shortcut")
+    __slots__ = ("answer", "rejects_unparsed", "shortcut")
 
     def __init__(
         self,
         answer: Handler,
         shortcut: Shortcut | None = None,
-        refuses_unread: Callable[[Call], bool] | None = None,
+        rejects_unparsed: Callable[[Call], bool] | None = None,
     ) -> None:
         """`shortcut` is tried before `answer`.
 
-        `refuses_unread` is true for a call that is refused whatever its message says.
+        `rejects_unparsed` is true for a call that fails regardless of its message.
         """
         self.answer = answer
         self.shortcut = shortcut
-        self.refuses_unread = refuses_unread
+        self.rejects_unparsed = rejects_unparsed
 
     async def __call__(self, body: bytes, call: Call) -> bytes:
-        """Return the answer. Raises Refusal and nothing else."""
+        """Return the response. Raises only RpcError."""
         if self.shortcut is not None:
             self.shortcut.begin_turn()
-            if (answered := self.shortcut(body, call)) is not None:
-                return answered
+            if (response := self.shortcut(body, call)) is not None:
+                return response
         return await self.answer(body, call)
 
 
 class StreamMethod(NamedTuple):
-    """A method that answers with a stream."""
+    """A method with a stream of response messages."""
 
     open: Callable[[bytes, Call], AsyncGenerator[bytes]]
-    """A request's bytes in, messages out, each of them made when it can be sent. Raises Refusal and
-    nothing else."""
+    """From request bytes to messages, each produced when it can be sent. Raises only RpcError."""
     end: Callable[[], None]
-    """Ends all that are open: each says what there is to say, and raises Refusal."""
-    refuses_unread: Callable[[Call], bool] | None = None
-    """As that of `UnaryMethod`."""
+    """Ends all open streams: each sends its pending messages, then raises RpcError."""
+    rejects_unparsed: Callable[[Call], bool] | None = None
+    """As in `UnaryMethod`."""
 
 
 Services = Mapping[str, Mapping[str, UnaryMethod | StreamMethod]]
-"""A service's full name to the names of its methods."""
+"""Full service name to method name to method."""

@@ -22,19 +22,19 @@ async def test_those_beyond_the_total_wait_in_line() -> None:
     first = asyncio.create_task(hold(6))
     large, small = asyncio.create_task(hold(9)), asyncio.create_task(hold(1))
     await settle()
-    assert ([6], 6) == (held, budget.stored)
+    assert ([6], 6) == (held, budget.held)
     large.cancel()
     await settle()
     with pytest.raises(asyncio.CancelledError):
         await large
     go.set()
     await asyncio.gather(first, small)
-    assert ([6, 1], 0) == (held, budget.stored)
+    assert ([6, 1], 0) == (held, budget.held)
 
 
 async def test_one_larger_than_the_total_is_held_alone() -> None:
     """Nobody waits for ever."""
     budget = ByteBudget(10)
     async with budget.hold(50):
-        assert 10 == budget.stored
-    assert 0 == budget.stored
+        assert 10 == budget.held
+    assert 0 == budget.held

@@ -11,7 +11,7 @@ import pytest
 
 from keyauthority.model import Change, Project, Revision
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from keyauthority_server.change_feed import Feed, Recent, following, pack
+from keyauthority_server.change_feed import Feed, ReplayBuffer, encode_change, following
 from keyauthority_server.store.interface import Store, StoreUnavailable
 from keyauthority_server.store.sqlite.store import migrate, open_store
 from keyauthority_server.store.types import ChangePage
@@ -149,7 +149,7 @@ async def test_follower_who_fails_is_told_that_he_has_lost(store: Faulty, feed: 
 
 async def test_what_is_kept_is_bounded_by_changes(store: Faulty, feed: Feed) -> None:
     """Who is further behind than what is kept has to begin anew; others go on from their place."""
-    made, recent = cast("Store", store), Recent(feed, changes_max=3)
+    made, recent = cast("Store", store), ReplayBuffer(feed, changes_max=3)
     async with recent.watched():
         for _ in range(5):
             await create_project(made)
@@ -164,7 +164,7 @@ async def test_what_is_kept_is_bounded_by_changes(store: Faulty, feed: Feed) -> 
 
 async def test_what_is_kept_is_bounded_by_bytes(store: Faulty, feed: Feed) -> None:
     """The newest change is kept, however large it is."""
-    made, recent = cast("Store", store), Recent(feed, bytes_max=1)
+    made, recent = cast("Store", store), ReplayBuffer(feed, bytes_max=1)
     async with recent.watched():
         for _ in range(2):
             await create_project(made)
@@ -177,16 +177,16 @@ async def test_waiting_watchers_are_woken_by_changes_beats_and_the_end(
     store: Faulty, feed: Feed
 ) -> None:
     """By whichever comes first; the one heartbeat is for all of them."""
-    recent = Recent(feed)
+    recent = ReplayBuffer(feed)
     async with recent.watched(), asyncio.timeout(PATIENCE):
-        before = recent.beats
-        await asyncio.gather(*(recent.news(recent.position, before) for _ in range(3)))
-        assert before < recent.beats
-        waiting = asyncio.create_task(recent.news(Revision(0), recent.beats + 1000))
+        before = recent.heartbeats
+        await asyncio.gather(*(recent.wait(recent.position, before) for _ in range(3)))
+        assert before < recent.heartbeats
+        waiting = asyncio.create_task(recent.wait(Revision(0), recent.heartbeats + 1000))
         await create_project(cast("Store", store))
         await waiting
         recent.end()
-        await recent.news(recent.position, recent.beats)
+        await recent.wait(recent.position, recent.heartbeats)
     assert recent.watchers == 0
 
 
@@ -194,7 +194,7 @@ async def test_watchers_are_at_the_head_when_they_begin(
     store: Faulty, feed: Feed, path: Path
 ) -> None:
     """What another process committed before is behind them, also for those who come second."""
-    recent, other = Recent(feed), open_store(path, seal)
+    recent, other = ReplayBuffer(feed), open_store(path, seal)
     async with recent.watched():
         await create_project(other)
         async with recent.watched():
@@ -209,7 +209,7 @@ async def test_packed_change_tells_nothing_of_who_made_it(store: Faulty) -> None
     secrets = {"created_by": "the-actor", "created_from": "192.0.2.7", "revoke_note": "the-note"}
     await create(made, key(project.project_id, **secrets))
     (change,) = (await made.read_changes(1, 2)).changes
-    packed = pack(change)
+    packed = encode_change(change)
     told = pb.WatchChangesResponse.FromString(packed.body).changes[0]
     assert (2, project.project_id) == (told.revision, packed.project_id)
     assert change.keys[0].access_key == told.keys[0].access_key

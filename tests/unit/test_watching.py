@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -15,7 +16,7 @@ from keyauthority.clock import SystemClock
 from keyauthority.errors import Unavailable
 from keyauthority.model import Revision
 from keyauthority.requests import WatchQuery
-from keyauthority_server.change_feed import Feed, Recent, following
+from keyauthority_server.change_feed import Feed, ReplayBuffer, following
 from keyauthority_server.services import watch
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
@@ -32,7 +33,7 @@ class World(NamedTuple):
     """A store, and those who watch it."""
 
     store: Store
-    recent: Recent
+    recent: ReplayBuffer
     watching: Watch
 
     def watch(self, **asked: Any) -> AsyncGenerator[Update]:
@@ -50,10 +51,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A store in a folder of its own, with a feed that keeps few changes."""
     migrate(tmp_path / "keys.db")
     store = open_store(tmp_path / "keys.db", seal)
-    desk = SimpleNamespace(store=store, log_id=store.log_id, clock=SystemClock())
+    context = SimpleNamespace(store=store, log_id=store.log_id, clock=SystemClock())
+    context.require_visible = partial(ServiceContext.require_visible, cast("Any", context))
     async with following(store) as feed, asyncio.timeout(PATIENCE):
-        recent = Recent(feed, changes_max=KEPT)
-        yield World(store, recent, Watch(cast("ServiceContext", desk), recent))
+        recent = ReplayBuffer(feed, changes_max=KEPT)
+        yield World(store, recent, Watch(cast("ServiceContext", context), recent))
     await store.close()
 
 

@@ -1,23 +1,29 @@
-"""Follows the log of changes, once for all in this process that want to know of them.
+"""Follows the log of changes, once for all subscribers in this process.
 
-`Feed` reads the log's end and tells its subscribers; `Recent`, one of them, keeps the newest
-changes as watchers get them. It judges nobody, and knows no wire.
+`feed.Feed` reads new changes and delivers them; begin reading there. `ReplayBuffer`, one of the
+subscribers, keeps the newest changes encoded for watchers. The package must not check a caller's
+rights or open a stream.
 """
 
 from keyauthority_server.change_feed.byte_budget import ByteBudget
-from keyauthority_server.change_feed.encoding import Packed, pack, pack_key, pack_project
+from keyauthority_server.change_feed.encoding import (
+    EncodedChange,
+    encode_change,
+    encode_key,
+    encode_project,
+)
 from keyauthority_server.change_feed.feed import BEAT_SECONDS, Feed, Subscriber, following
-from keyauthority_server.change_feed.replay_buffer import Recent
+from keyauthority_server.change_feed.replay_buffer import ReplayBuffer
 
 __all__ = [
     "BEAT_SECONDS",
     "ByteBudget",
+    "EncodedChange",
     "Feed",
-    "Packed",
-    "Recent",
+    "ReplayBuffer",
     "Subscriber",
+    "encode_change",
+    "encode_key",
+    "encode_project",
     "following",
-    "pack",
-    "pack_key",
-    "pack_project",
 ]

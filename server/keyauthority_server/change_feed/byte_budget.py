@@ -1,4 +1,4 @@
-"""Bytes that all watchers together may hold while they are written to."""
+"""Limit on the bytes that all watchers together hold while their messages are written."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from contextlib import asynccontextmanager
 
 
 class ByteBudget:
-    """Lets watchers hold bytes, and the next in line wait. Used in the event loop only."""
+    """Grants bytes in first-come order. Used in the event loop only."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.stored = 0
-        """Bytes that are held now."""
+        self.held = 0
+        """Bytes held now."""
 
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold bytes for the block, once there is room for them; at most the total counts."""
+        """Hold `size` bytes, at most the total, for the block; wait for room first."""
         size = min(size, self._total)
-        if self._waiting or self.stored + size > self._total:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append((size, turn))
+        if self._waiting or self.held + size > self._total:
+            granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((size, granted))
             try:
-                await turn
+                await granted
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
+                if granted.done() and not granted.cancelled():
                     self._release(size)
                 raise
         else:
-            self.stored += size
+            self.held += size
         try:
             yield
         finally:
             self._release(size)
 
     def _release(self, size: int) -> None:
-        self.stored -= size
+        self.held -= size
         while self._waiting:
-            wanted, turn = self._waiting[0]
-            if not turn.done():
-                if self.stored + wanted > self._total:
+            requested, granted = self._waiting[0]
+            if not granted.done():
+                if self.held + requested > self._total:
                     return
-                self.stored += wanted
-                turn.set_result(None)
+                self.held += requested
+                granted.set_result(None)
             self._waiting.popleft()

@@ -1,4 +1,4 @@
-"""A change as watchers get it: without what is not theirs to know, in the bytes of the proto."""
+"""Encodes changes for watchers as protobuf bytes, without fields that watchers must not see."""
 
 from __future__ import annotations
 
@@ -12,39 +12,38 @@ from keyauthority.model import Change, ChangeType, Key, Project, Revision
 from keyauthority.v1 import key_authority_service_pb2 as pb
 
 
-class Packed(NamedTuple):
-    """A change, packed once for all who may see it."""
+class EncodedChange(NamedTuple):
+    """A change, encoded once for all watchers."""
 
     revision: Revision
     project_id: str
     """Empty for a change of an operator key."""
     body: bytes
-    """A WatchChangesResponse of just this change: such bytes, put together, are one of them all."""
+    """A WatchChangesResponse with this change only; concatenated bodies parse as one message."""
 
 
-def pack(change: Change) -> Packed:
-    """Return the change without actor, address and note, its keys in the state that it left."""
-    told = replace(change, keys=tuple(_disclosed(key, change.time) for key in change.keys))
-    body = pb.WatchChangesResponse(changes=[change_to_proto(told)]).SerializeToString()
-    return Packed(Revision(change.revision), change.project_id, body)
+def encode_change(change: Change) -> EncodedChange:
+    """Return the change without actor, address and note, with key states as of the change."""
+    keys = tuple(_redacted(key, change.time) for key in change.keys)
+    return _encoded(replace(change, keys=keys))
 
 
-def pack_key(key: Key, now: datetime) -> Packed:
-    """Return a key as if it had been created as it is now."""
-    told = Change(
-        revision=key.revision,
-        time=key.update_time,
-        type=ChangeType.KEY_CREATED,
-        project_id=key.project_id,
-        keys=(_disclosed(key, now),),
+def encode_key(key: Key, now: datetime) -> EncodedChange:
+    """Return a change that creates the key in its present state, for snapshots."""
+    return _encoded(
+        Change(
+            revision=key.revision,
+            time=key.update_time,
+            type=ChangeType.KEY_CREATED,
+            project_id=key.project_id,
+            keys=(_redacted(key, now),),
+        )
     )
-    body = pb.WatchChangesResponse(changes=[change_to_proto(told)]).SerializeToString()
-    return Packed(Revision(key.revision), key.project_id, body)
 
 
-def pack_project(project: Project) -> Packed:
-    """Return a project as if it had been created as it is now."""
-    return pack(
+def encode_project(project: Project) -> EncodedChange:
+    """Return a change that creates the project in its present state, for snapshots."""
+    return _encoded(
         Change(
             revision=project.revision,
             time=project.update_time,
@@ -55,8 +54,13 @@ def pack_project(project: Project) -> Packed:
     )
 
 
-def _disclosed(key: Key, time: datetime) -> Key:
-    """Return the key as a change tells of it; use, which makes no change, is left out as well."""
+def _encoded(change: Change) -> EncodedChange:
+    body = pb.WatchChangesResponse(changes=[change_to_proto(change)]).SerializeToString()
+    return EncodedChange(Revision(change.revision), change.project_id, body)
+
+
+def _redacted(key: Key, time: datetime) -> Key:
+    """Return the key with the fields of a Change; last_used_time moves without a change."""
     return replace(
         key,
         state=state_of(key, time),

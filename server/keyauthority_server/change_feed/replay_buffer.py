@@ -1,8 +1,8 @@
-"""The newest changes, packed: each watcher reads them from where he is, at his own pace.
+"""The newest changes, encoded, from which each watcher reads at its own pace.
 
-They are kept once for all, however many watch. A watcher has nothing but his place, so one that
-stops reading costs the others nothing; one who is further behind than what is kept has to begin
-anew. His buffer is what lies before him, and it is bounded by changes and by bytes.
+The buffer is shared by all watchers and bounded by changes and by bytes. A watcher keeps only its
+position, so a watcher that stops reading costs the others nothing; one whose position has left the
+buffer must take a new snapshot.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from keyauthority.model import Change, Revision
-from keyauthority_server.change_feed.encoding import Packed, pack
+from keyauthority_server.change_feed.encoding import EncodedChange, encode_change
 from keyauthority_server.change_feed.feed import Feed
 
 CHANGES_MAX: Final = 4_096  # a second of the fastest writing
-BYTES_MAX: Final = 16 * 1024 * 1024  # at least the last change is kept, of some 1 MB at most
+BYTES_MAX: Final = 16 * 1024 * 1024  # the last change, of at most some 1 MB, is always kept
 
 
-class Recent:
-    """What was committed lately, for all watchers of this process. See `Subscriber`."""
+class ReplayBuffer:
+    """The newest committed changes, for all watchers of this process; a `Subscriber`."""
 
     def __init__(
         self, feed: Feed, changes_max: int = CHANGES_MAX, bytes_max: int = BYTES_MAX
@@ -29,37 +29,37 @@ class Recent:
         self._feed = feed
         self._changes_max = changes_max
         self._bytes_max = bytes_max
-        self._kept: list[Packed] = []
+        self._changes: list[EncodedChange] = []
         self._bytes = 0
         self._waiting: set[asyncio.Future[None]] = set()
         self._opening = asyncio.Lock()
         self._following = False
         self.watchers = 0
-        """How many watch now."""
+        """The number of watchers now."""
         self.position = Revision(0)
-        """What is kept reaches up to here."""
-        self.beats = 0
-        """Grows with each heartbeat."""
-        self.losses = 0
-        """Grows when the log has lost changes: then what was told before may never have been."""
+        """The revision of the newest change in the buffer."""
+        self.heartbeats = 0
+        """The number of heartbeats so far."""
+        self.truncations = 0
+        """Grows when the log loses changes: then delivered changes may never have happened."""
         self.ended = False
-        """True once the watchers have to go."""
+        """True once the watchers must end."""
 
     @property
     def as_of(self) -> float:
-        """No change that was committed before this moment is missing; see `values.Tail`."""
+        """Every change committed before this monotonic time is in; see `ChangePage`."""
         return self._feed.as_of
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Keep what is committed while the context lasts, and be at the head when it begins."""
+        """Buffer changes while the context lasts; the buffer is at the head when it begins."""
         async with self._opening:
-            self.watchers += 1  # before anything is awaited: the last one to go ends the following
+            self.watchers += 1  # before the first await: the last watcher to leave unsubscribes
             try:
                 if self._following:
                     await self._feed.catch_up()
                 else:
-                    self._kept, self._bytes = [], 0
+                    self._changes, self._bytes = [], 0
                     self.position = await self._feed.subscribe(self)
                     self._following = True
             except BaseException:
@@ -76,16 +76,16 @@ class Recent:
             self._following = False
             self._feed.unsubscribe(self)
 
-    def since(self, place: Revision) -> Sequence[Packed] | None:
-        """Return what is behind a place, None if that is not kept any more."""
-        behind = self.position - place
-        if not 0 <= behind <= len(self._kept):
+    def since(self, position: Revision) -> Sequence[EncodedChange] | None:
+        """Return the changes after a position; None if some have left the buffer."""
+        count = self.position - position
+        if not 0 <= count <= len(self._changes):
             return None
-        return self._kept[len(self._kept) - behind :]
+        return self._changes[len(self._changes) - count :]
 
-    async def news(self, place: Revision, beats: int) -> None:
-        """Wait until there is more behind a place, or another heartbeat, or all has to end."""
-        while self.position == place and self.beats == beats and not self.ended:
+    async def wait(self, position: Revision, heartbeats: int) -> None:
+        """Wait for a change after `position`, another heartbeat, or the end."""
+        while self.position == position and self.heartbeats == heartbeats and not self.ended:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.add(waiting)
             try:
@@ -94,37 +94,37 @@ class Recent:
                 self._waiting.discard(waiting)
 
     def end(self) -> None:
-        """Let the watchers go."""
+        """End all watchers."""
         self.ended = True
         self._wake()
 
     def changed(self, changes: Sequence[Change], position: Revision) -> None:
-        """Keep the changes, and let go of the oldest where there are too many."""
-        packed = [pack(one) for one in changes]
-        self._kept += packed
-        self._bytes += sum(len(one.body) for one in packed)
+        """Append the changes, and drop the oldest beyond the bounds."""
+        encoded = [encode_change(change) for change in changes]
+        self._changes += encoded
+        self._bytes += sum(len(change.body) for change in encoded)
         self.position = position
-        excess = max(len(self._kept) - self._changes_max, 0)
-        dropped = sum(len(one.body) for one in self._kept[:excess])
-        while self._bytes - dropped > self._bytes_max and excess < len(self._kept) - 1:
-            dropped += len(self._kept[excess].body)
+        excess = max(len(self._changes) - self._changes_max, 0)
+        dropped = sum(len(change.body) for change in self._changes[:excess])
+        while self._bytes - dropped > self._bytes_max and excess < len(self._changes) - 1:
+            dropped += len(self._changes[excess].body)
             excess += 1
-        del self._kept[:excess]
+        del self._changes[:excess]
         self._bytes -= dropped
         self._wake()
 
     def beat(self, position: Revision, as_of: float) -> None:
-        """Let each watcher say that he lives."""
-        self.beats += 1
+        """Wake each watcher to send a heartbeat."""
+        self.heartbeats += 1
         self._wake()
 
     def lost(self, position: Revision) -> None:
-        """Forget everything."""
-        self._kept, self._bytes, self.position = [], 0, position
-        self.losses += 1
+        """Discard all changes."""
+        self._changes, self._bytes, self.position = [], 0, position
+        self.truncations += 1
         self._wake()
 
     def _wake(self) -> None:
-        for one in self._waiting:
-            if not one.done():
-                one.set_result(None)
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)

@@ -25,7 +25,7 @@ from keyauthority_server.overload.concurrency import class_of, concurrency_limit
 from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
 from keyauthority_server.rpc.audit import AuditServicer, record_denials
 from keyauthority_server.rpc.cached_verify import CachedVerify
-from keyauthority_server.rpc.credentials import by_operator, refuses_unread
+from keyauthority_server.rpc.credentials import by_operator, rejects_unparsed
 from keyauthority_server.rpc.handlers import CallMetrics, Serve, authorize, map_errors, serialize
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
 from keyauthority_server.rpc.policy import MUTATIONS, POLICY
@@ -89,7 +89,7 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
             answer, metrics
         )
         shortcut = CachedVerify(authority, counter, count) if method.name == "Verify" else None
-        return UnaryMethod(answer, shortcut, refuses_unread(admission))
+        return UnaryMethod(answer, shortcut, rejects_unparsed(admission))
 
     return {
         service.full_name: {
@@ -113,7 +113,7 @@ def _streaming(
     follow = streams.guard(row, reader, CHECKS[request_type], served)
     counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
     opened = streams.around(follow, counter)
-    return StreamMethod(opened, servicer.end, refuses_unread(row.admission))
+    return StreamMethod(opened, servicer.end, rejects_unparsed(row.admission))
 
 
 def _answer(

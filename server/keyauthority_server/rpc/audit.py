@@ -57,7 +57,7 @@ def record_denials(authority: Authority, method: str, reader: RequestReader, ser
             return await serve(call, body)
         except _NOTED as refusal:
             request = reader.read_or_none(body)
-            authority.audit.refused(_attempt(call, method, request, refusal))
+            authority.audit.denied(_attempt(call, method, request, refusal))
             raise
 
     return noted

@@ -45,7 +45,7 @@ class CachedVerify:
         count: Callable[[str], None] | None,
     ) -> None:
         """`count` takes the name of each verdict."""
-        self._turn = authority.verification.turn()
+        self._turn = authority.verification.cached()
         self._log_id = pb.VerifyResponse(log_id=authority.log_id).SerializeToString()
         self._metrics = metrics
         self._count = count

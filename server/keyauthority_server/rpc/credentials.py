@@ -70,7 +70,7 @@ def by_operator(admission: Admission) -> Callable[[Call], bool]:
     return lambda _: operator
 
 
-def refuses_unread(admission: Admission) -> Callable[[Call], bool] | None:
+def rejects_unparsed(admission: Admission) -> Callable[[Call], bool] | None:
     """Return what is true of a call that is refused for its credential, whatever it asks for."""
     if admission is Admission.SECRET:
         return None

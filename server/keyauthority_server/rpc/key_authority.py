@@ -103,7 +103,7 @@ class KeyAuthorityServicer:
                 if not wanted.secret_key:
                     raise
         return convert.revoked_key_to_proto(
-            await self._keys.revoke_presented(access_key, wanted, address_of(call.peer))
+            await self._keys.revoke_by_secret(access_key, wanted, address_of(call.peer))
         )
 
     async def verify(

@@ -102,7 +102,7 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
         _caching(config, store, feed, peppers) as records,
     ):
         clock = await clock_of(store)
-        await keeper.learn()
+        await keeper.reload_peppers()
         yield Authority(store, counters, meter, clock, keeper, denials, feed, records)
 
 

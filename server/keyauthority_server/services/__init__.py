@@ -1,6 +1,8 @@
-"""The use cases: what the authority does, told in the contract's words.
+"""The use cases of the authority: keys, projects, verification, usage, audit and watch.
 
-It takes Store, Counters, Meter, Clock and the peppers in use, and knows no wire and no SQL.
+Services work on the interfaces of the store, the counters, the meter and the clock; they must not
+know a wire format or SQL. Begin reading with `Authority`, which lists the services, and with
+`context`, which every service uses to authenticate a caller and to commit a change.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from keyauthority.clock import ClockJumped, SystemClock
 from keyauthority.model import LogId
 from keyauthority_server.audit import DenialLog
-from keyauthority_server.change_feed import Feed, Recent
+from keyauthority_server.change_feed import Feed, ReplayBuffer
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import RecordCache
 from keyauthority_server.services.audit import Audit
@@ -57,10 +59,10 @@ class Authority:
         self.usage = Usage(context)
         self.audit = Audit(context, denials)
         self.verification = Verification(context, counters, meter)
-        self.watching = Watch(context, Recent(feed))
+        self.watching = Watch(context, ReplayBuffer(feed))
 
     async def can_answer(self) -> bool:
-        """True if a Verify of any key could be answered now; it takes one look at the store."""
+        """True if the server could answer a Verify of any key now; reads the store once."""
         try:
             self.clock.now()
             self.records.check_fresh()

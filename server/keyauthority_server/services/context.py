@@ -1,4 +1,4 @@
-"""What every use case stands on: the store, the clock, the peppers, and admission."""
+"""Dependencies shared by all services: store, clock, peppers, authentication, transactions."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class NotCached(Enum):
 NOT_CACHED: Final = NotCached.NOT_CACHED
 
 
-class _Admission(NamedTuple):
-    """That an operator's key holds a right when it is used from an address, until its end."""
+class _CachedAuthorization(NamedTuple):
+    """A successful check of an operator key: this right, from this address, until `end`."""
 
     address: str
     right: str
@@ -54,7 +54,7 @@ class _Admission(NamedTuple):
 
 
 class ServiceContext:
-    """Holds the parts, admits callers, and makes changes on their behalf."""
+    """Holds the dependencies, authenticates callers and commits their changes."""
 
     def __init__(
         self, store: Store, clock: Clock, rehasher: Rehasher, records: RecordCache
@@ -70,50 +70,52 @@ class ServiceContext:
     async def authenticate(
         self, credential: Credential | CertificateIdentity, rights: Sequence[str]
     ) -> Principal:
-        """Return the caller if his key holds one of the rights; see `callers.admit`.
+        """Return the caller if its key holds one of the rights; see `principal.authenticate`.
 
-        Who wants to change something is judged again when that is done, and so may be admitted
-        while nobody can tell how fresh his record is.
+        A mutation checks the caller again inside its transaction (`mutate`), so it may start from
+        a record whose freshness is not proven.
         """
-        wanted = _UNPROVEN if _CHANGES.issuperset(map(_action, rights)) else ANY
+        options = _UNPROVEN if _CHANGES.issuperset(map(_action, rights)) else ANY
 
-        async def look() -> Principal:
-            cached = self.cached_operator(credential) if self.records.is_current(wanted) else None
-            name = operator_of(credential)
+        async def attempt() -> Principal:
+            cached = self.cached_operator(credential) if self.records.is_current(options) else None
+            access_key = operator_of(credential)
             stored = cached.stored if cached else None
             if cached is None and isinstance(credential, Credential):
-                if self.is_unknown(credential.token, credential.text):
+                if self.fails_outline_check(credential.token, credential.text):
                     raise invalid_credential()
-                stored = (await self.records.read((), name, wanted)).operator
-            return self.authenticate_snapshot(
+                stored = (await self.records.read((), access_key, options)).operator
+            return self.authenticate_stored(
                 stored, credential, rights, self.clock.now(), proven=bool(cached)
             )
 
-        return await self._rehasher.with_current_peppers(look)
+        return await self._rehasher.with_current_peppers(attempt)
 
     def cached_operator(self, credential: Credential | CertificateIdentity) -> CachedKey | None:
-        """Return the operator's key that a credential has proven, if it is in memory.
+        """Return the cached operator key whose token was verified before; None if not cached.
 
-        To be asked once the records are known to be current.
+        Call it only while the record cache is current.
         """
         if isinstance(credential, CertificateIdentity):
             return None
         return self.records.proven(credential.text)
 
-    def admit_cached(self, credential: Credential, right: str, now: datetime) -> Scope | NotCached:
-        """Admit the operator of a credential from memory alone; return its scope.
+    def authenticate_cached(
+        self, credential: Credential, right: str, now: datetime
+    ) -> Scope | NotCached:
+        """Authenticate an operator key from memory alone; return its scope.
 
-        To be asked once the records are known to be current. NOT_CACHED if that takes a read, or
-        is refused: `authenticate` tells why.
+        Call it only while the record cache is current. Returns NOT_CACHED if a read is needed or
+        the caller is denied; `authenticate` then raises the error.
         """
         cached = self.records.proven(credential.text)
         if cached is None:
             return NOT_CACHED
-        admission = cached.admission
+        authorization = cached.admission
         if (
-            not isinstance(admission, _Admission)
-            or admission.address != credential.address
-            or admission.right != right
+            not isinstance(authorization, _CachedAuthorization)
+            or authorization.address != credential.address
+            or authorization.right != right
         ):
             try:
                 caller = authenticate(
@@ -122,11 +124,11 @@ class ServiceContext:
             except KeyAuthorityError:
                 return NOT_CACHED
             end = end_of(cached.stored.key)
-            admission = _Admission(credential.address, right, caller.scope, end)
-            cached.admission = admission
-        return admission.scope if now < admission.end else NOT_CACHED
+            authorization = _CachedAuthorization(credential.address, right, caller.scope, end)
+            cached.admission = authorization
+        return authorization.scope if now < authorization.end else NOT_CACHED
 
-    def authenticate_snapshot(
+    def authenticate_stored(
         self,
         stored: StoredKey | None,
         credential: Credential | CertificateIdentity,
@@ -135,56 +137,68 @@ class ServiceContext:
         *,
         proven: bool = False,
     ) -> Principal:
-        """Do what `callers.admit` does; note that the credential is proven.
+        """Authenticate against a key read before, and cache that the token matched.
 
-        A digest under an old pepper is made again under the current one.
+        A digest under an old pepper is queued for rehashing under the current one.
         """
         caller = authenticate(stored, credential, rights, now, self.peppers, proven=proven)
         if stored is not None and not proven and isinstance(credential, Credential):
-            self._note_proof(stored, credential.text)
+            self._cache_match(stored, credential.text)
         return caller
 
-    def is_unknown(self, token: Token, text: str, scope: Scope = None) -> bool:
-        """True if a token proves no key that is visible in a scope, found out without its record.
+    def fails_outline_check(self, token: Token, text: str, scope: Scope = None) -> bool:
+        """True if a token matches no key in the scope, decided without reading its record.
 
-        Where the store reads keys at once: an outline of the key is compared, with the same work
-        if it does not exist. False where that would be a network round trip.
+        With a local store, compares the digest in an outline of the key; an absent key costs the
+        same work. Always False where the outline would take a network round trip.
         """
         if not isinstance(self.store, LocalLog):
             return False
         outline = self.store.outline(token.access_key)
-        proven = digest_matches(outline, token, text, self.peppers)
-        return not proven or not (scope is None or outline.key.project_id in scope)
+        matches = digest_matches(outline, token, text, self.peppers)
+        return not matches or not (scope is None or outline.key.project_id in scope)
 
     def digest_matches(self, stored: StoredKey | None, token: Token, text: str) -> bool:
-        """Do what `callers.proves` does, and note that the token is proven; see `admitted`."""
+        """Do as `principal.digest_matches`, and cache a match or queue it for rehashing."""
         if not digest_matches(stored, token, text, self.peppers):
             return False
         if stored is not None:
-            self._note_proof(stored, text)
+            self._cache_match(stored, text)
         return True
 
-    def _note_proof(self, stored: StoredKey, text: str) -> None:
+    def _cache_match(self, stored: StoredKey, text: str) -> None:
         if stored.pepper_version == self.peppers.current:
             self.records.prove(text, stored)
         else:
-            self._rehasher.note(stored, text)
+            self._rehasher.enqueue(stored, text)
 
     async def keys_under_old_peppers(self) -> int:
-        """Return how many keys need a version of the pepper before the newest."""
+        """Return the number of keys that need a pepper version older than the newest."""
         return await self.store.keys_under_older(self.peppers.newest, self.clock.now())
 
     async def authorize_key_action(self, caller: Principal, action: str, access_key: str) -> str:
-        """Return the right that the caller needs for an action on a key, and has.
+        """Return the right needed for an action on a key; PermissionDenied if the caller lacks it.
 
-        To a confined caller no operator key is visible: it is as absent as one that does not exist.
+        A caller confined to projects sees no operator key: it is treated as absent.
         """
         key = await self.store.get_key(access_key, caller.scope)
         right = right_for(action, key.kind if key else None)
         caller.require(right)
         return right
 
-    async def change(
+    async def require_visible(self, caller: Principal, project_id: str, access_key: str) -> None:
+        """Raise NotFound unless project and key are in scope and the key is of the project.
+
+        An empty name is not checked.
+        """
+        if project_id and await self.store.get_project(project_id, caller.scope) is None:
+            raise not_found(ErrorReason.PROJECT_NOT_FOUND)
+        if access_key:
+            key = await self.store.get_key(access_key, caller.scope)
+            if key is None or project_id not in ("", key.project_id):
+                raise not_found(ErrorReason.KEY_NOT_FOUND)
+
+    async def mutate(
         self,
         caller: Principal,
         right: str,
@@ -192,34 +206,35 @@ class ServiceContext:
         *,
         urgent: bool = False,
     ) -> T:
-        """Run `work` in a transaction at its own time, for a caller who still has the right in it.
+        """Run `work` in a transaction, and check the caller's right again inside it.
 
-        An operator who lost his right after he was admitted, and before the commit, is refused.
-        `urgent` is for what takes access away: see `store.base`.
+        `work` takes the transaction, the caller as of the transaction and the commit time. An
+        operator that lost the right after authentication and before the commit is denied.
+        `urgent` marks work that takes access away: see `store.interface`.
         """
 
         def in_transaction(transaction: Transaction) -> T:
-            now = self.time_in(transaction)
-            present = _present(transaction, caller)
-            check_active(present.key, present.peer, now)
-            present.require(right)
-            return work(transaction, present, now)
+            now = self.commit_time(transaction)
+            current = _reload(transaction, caller)
+            check_active(current.key, current.peer, now)
+            current.require(right)
+            return work(transaction, current, now)
 
         return await self.store.write(in_transaction, urgent=urgent)
 
-    def time_in(self, transaction: Transaction) -> datetime:
-        """Return the time for a change: now, and never before the newest that is committed."""
+    def commit_time(self, transaction: Transaction) -> datetime:
+        """Return the time of a change: now, but never before the newest committed change."""
         now, newest = self.clock.now(), transaction.newest_time
         return now if newest is None else max(now, newest)
 
 
-def _present(transaction: Transaction, caller: Principal) -> Principal:
-    """Return the caller with his key as it is now; a certificate's is as it was."""
+def _reload(transaction: Transaction, caller: Principal) -> Principal:
+    """Return the caller with its key as of the transaction; a certificate does not change."""
     if caller.certified:
         return caller
     stored = transaction.key(caller.actor, None)
     if stored is None:
-        raise gone(ErrorReason.KEY_NOT_FOUND)
+        raise not_found(ErrorReason.KEY_NOT_FOUND)
     return Principal(stored.key, caller.peer)
 
 
@@ -227,18 +242,18 @@ def _action(right: str) -> str:
     return right.rpartition(":")[2]
 
 
-def gone(reason: ErrorReason) -> KeyAuthorityError:
-    """Return the one answer for what is absent and for what is not the caller's."""
-    what = "key" if reason is ErrorReason.KEY_NOT_FOUND else "project"
-    return error(reason, f"no such {what}")
+def not_found(reason: ErrorReason) -> KeyAuthorityError:
+    """Return the NotFound error, the same for an absent record and for another tenant's."""
+    resource = "key" if reason is ErrorReason.KEY_NOT_FOUND else "project"
+    return error(reason, f"no such {resource}")
 
 
 def require_future(expire_time: datetime, now: datetime) -> None:
-    """Raise InvalidArgument for an expiry that has come."""
+    """Raise InvalidArgument unless expire_time is in the future."""
     if expire_time <= now:
-        raise bad_field("expire_time", "it is not in the future")
+        raise bad_field("expire_time", "must be in the future")
 
 
 def right_for(action: str, kind: KeyKind | None) -> str:
-    """Return the right that an action on a key of this kind needs."""
+    """Return the right needed for an action on a key of this kind."""
     return f"{'operators' if kind is KeyKind.OPERATOR else 'keys'}:{action}"

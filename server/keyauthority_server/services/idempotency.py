@@ -1,9 +1,9 @@
-"""request_id: the same call again gives the same answer again, secret included, and makes nothing.
+"""Idempotency by request_id: a repeated call returns the first response and changes nothing.
 
-What is kept of a request is a hash of its id, a hash of its content, the revision of its change
-and, for a day, the token that it gave. That is sealed by AES-GCM under HKDF(pepper, request_id), so
-that database and pepper together do not open it without the request_id. The records of the answer
-are those that the log of changes has at that revision.
+The store keeps a hash of the id, a hash of the content, the revision of the change and, for a day,
+the token that the call returned. The token is sealed by AES-GCM under HKDF(pepper, request_id):
+database and pepper together do not open it without the request_id. The records of a replayed
+response are read from the log of changes at that revision.
 """
 
 from __future__ import annotations
@@ -21,74 +21,76 @@ from keyauthority.errors import ErrorReason, error
 from keyauthority.model import Change, Key, KeyKind
 from keyauthority.token import SecretKey, parse
 from keyauthority_server.keyring import Keyring
-from keyauthority_server.services.context import gone
+from keyauthority_server.services.context import not_found
 from keyauthority_server.services.delegation import ceiling_of
-from keyauthority_server.services.key_creation import version_in
+from keyauthority_server.services.key_creation import pepper_version
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.types import IdempotencyRecord
 
-REMEMBERED_FOR: Final = timedelta(hours=24)
+RETENTION: Final = timedelta(hours=24)
 
-_NONCE_BYTES: Final = 12  # what AES-GCM takes (NIST SP 800-38D, section 5.2.1.1)
+_NONCE_BYTES: Final = 12  # nonce length of AES-GCM (NIST SP 800-38D, section 5.2.1.1)
 _KEY_BYTES: Final = 32
 
 
 class Request(NamedTuple):
-    """A request_id, and the content that it was sent with."""
+    """A request_id and the content sent with it."""
 
     request_id: str
     content: bytes
-    """The whole request but for its id, in bytes that are the same for the same request."""
+    """Fingerprint of the request without its id: equal requests have equal bytes."""
 
 
-class Replayed(NamedTuple):
-    """The change that the first of equal requests has made, and the token that it gave."""
+class Replay(NamedTuple):
+    """The change made by the first of equal requests, and the token that it returned."""
 
     change: Change
     secret_key: SecretKey | None
 
 
-class Replay:
-    """Remembers requests, and finds them again."""
+class Idempotency:
+    """Records requests and finds their replays."""
 
     def __init__(self, peppers: Keyring) -> None:
         self._peppers = peppers
 
     def find(
         self, transaction: Transaction, caller: Principal, request: Request, now: datetime
-    ) -> Replayed | None:
-        """Return what the same request has made before; None if it is another, or new.
+    ) -> Replay | None:
+        """Return the replay of an equal request; None if the id is new or the content differs.
 
-        Raises PermissionDenied or NotFound if the caller, as restricted now, could not make that
-        key, and FailedPrecondition if the key was revoked.
+        Raises PermissionDenied or NotFound if the caller could not create that key with its
+        present rights, and FailedPrecondition if the key was revoked.
         """
-        remembered = _remembered(transaction, caller, request, now)
-        if remembered is None or remembered.content != _content(request):
+        record = _record(transaction, caller, request, now)
+        if record is None or record.content != _content(request):
             return None
-        change = transaction.change(remembered.revision)
+        change = transaction.change(record.revision)
         if not change.keys:
-            return Replayed(change, None)
-        _require_own(caller, change.keys[-1])
-        if remembered.sealed is None:
+            return Replay(change, None)
+        _require_visible(caller, change.keys[-1])
+        if record.sealed is None:
             raise error(
-                ErrorReason.REPLAY_REVOKED, "the key that this request made has been revoked"
+                ErrorReason.REPLAY_REVOKED,
+                "the key created by this request was revoked; use a new request_id",
             )
-        return Replayed(change, self._open(remembered, request))
+        return Replay(change, self._open(record, request))
 
-    def refuse_other(
+    def reject_reused_id(
         self, transaction: Transaction, caller: Principal, request: Request, now: datetime
     ) -> None:
-        """Raise AlreadyExists if the id was used before: by a request that `find` did not find.
+        """Raise AlreadyExists if the id was used with other content; call it after `find`.
 
-        It comes after what else is wrong with the request, but for the state of its key.
+        In the order of errors it follows every other check except that of the key's state.
         """
-        if _remembered(transaction, caller, request, now) is not None:
+        if _record(transaction, caller, request, now) is not None:
             raise error(
-                ErrorReason.REQUEST_ID_REUSED, "this request_id was used with other content"
+                ErrorReason.REQUEST_ID_REUSED,
+                "this request_id was used with other content; use a new request_id",
             )
 
-    def remember(
+    def record(
         self,
         transaction: Transaction,
         caller: Principal,
@@ -96,11 +98,11 @@ class Replay:
         secret_key: SecretKey | None,
         now: datetime,
     ) -> None:
-        """Keep what the newest change of this transaction has answered to the request."""
+        """Record the newest change of this transaction as the response to the request."""
         if not request.request_id:
             return
         token = None if secret_key is None else parse(secret_key)
-        version = version_in(transaction, self._peppers)
+        version = pepper_version(transaction, self._peppers)
         transaction.remember(
             IdempotencyRecord(
                 name=_name(transaction, caller, request),
@@ -109,7 +111,7 @@ class Replay:
                 access_key=token.access_key if token else "",
                 sealed=None if secret_key is None else self._seal(request, secret_key, version),
                 pepper_version=version,
-                end=now + REMEMBERED_FOR,
+                end=now + RETENTION,
             ),
             now,
         )
@@ -119,11 +121,11 @@ class Replay:
         cipher = self._cipher(request, pepper_version)
         return nonce + cipher.encrypt(nonce, secret_key.encode(), _content(request))
 
-    def _open(self, remembered: IdempotencyRecord, request: Request) -> SecretKey:
-        sealed = remembered.sealed or b""
-        nonce, box = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        cipher = self._cipher(request, remembered.pepper_version)
-        return SecretKey(cipher.decrypt(nonce, box, _content(request)).decode("ascii"))
+    def _open(self, record: IdempotencyRecord, request: Request) -> SecretKey:
+        sealed = record.sealed or b""
+        nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+        cipher = self._cipher(request, record.pepper_version)
+        return SecretKey(cipher.decrypt(nonce, ciphertext, _content(request)).decode("ascii"))
 
     def _cipher(self, request: Request, pepper_version: int) -> AESGCM:
         pepper = self._peppers.derive("replay", pepper_version)
@@ -131,18 +133,18 @@ class Replay:
         return AESGCM(kdf.derive(request.request_id.lower().encode()))
 
 
-def _require_own(caller: Principal, made: Key) -> None:
-    """Raise unless the key lies within what the caller may reach now, which may be less than then.
+def _require_visible(caller: Principal, key: Key) -> None:
+    """Raise unless the key lies within the caller's present rights, which may have shrunk.
 
-    The answer has the key's secret: it is not given to a caller who lost the right to the key.
+    The response has the key's secret: a caller that lost the right to the key must not get it.
     """
-    if made.kind is KeyKind.OPERATOR:
-        caller.require_within_own(ceiling_of(made))
-    elif caller.scope is not None and made.project_id not in caller.scope:
-        raise gone(ErrorReason.PROJECT_NOT_FOUND)
+    if key.kind is KeyKind.OPERATOR:
+        caller.require_within_ceiling(ceiling_of(key))
+    elif caller.scope is not None and key.project_id not in caller.scope:
+        raise not_found(ErrorReason.PROJECT_NOT_FOUND)
 
 
-def _remembered(
+def _record(
     transaction: Transaction, caller: Principal, request: Request, now: datetime
 ) -> IdempotencyRecord | None:
     if not request.request_id:
@@ -151,7 +153,7 @@ def _remembered(
 
 
 def _name(transaction: Transaction, caller: Principal, request: Request) -> bytes:
-    """The hash that a request is found by: of its id, and of the lineage of whoever sent it."""
+    """Return the lookup hash of a request: over its id and the lineage of the caller's key."""
     stored = transaction.key(caller.actor, None)
     lineage = stored.lineage if stored else caller.actor
     return hashlib.sha256(f"{lineage}\0{request.request_id.lower()}".encode()).digest()

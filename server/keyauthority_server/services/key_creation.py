@@ -1,4 +1,4 @@
-"""New tokens: an access key that nobody has, its secret, and what is kept of it."""
+"""New tokens: a unique access key, a secret, and the digest to store."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from keyauthority_server.store.interface import Transaction
 
 
 class Issued(NamedTuple):
-    """A token that no record has yet."""
+    """A new token, not stored yet."""
 
     access_key: AccessKey
     secret_key: SecretKey
     digest: bytes
     pepper_version: int
     publishable_key: str
-    """The whole token if it is public, else empty."""
+    """The whole token of a PUBLISHABLE key, else empty."""
 
 
 def issue(transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyring) -> Issued:
-    """Return a fresh token of this kind and mode.
+    """Return a new token of this kind and mode.
 
-    Raises UnknownVersion if the newest version of the pepper is not known in this process yet.
+    Raises UnknownVersion if this process has not loaded the newest pepper version yet.
     """
     access_key = new_access_key()
     while transaction.key(access_key, None) is not None:
         access_key = new_access_key()
     public = kind is KeyKind.PUBLISHABLE
     secret_key = make(kind, mode, access_key, None if public else new_secret())
-    version = version_in(transaction, peppers)
+    version = pepper_version(transaction, peppers)
     return Issued(
         access_key,
         secret_key,
@@ -41,6 +41,6 @@ def issue(transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyri
     )
 
 
-def version_in(transaction: Transaction, peppers: Keyring) -> int:
-    """Return the version of the pepper that a transaction has to write with: the newest."""
+def pepper_version(transaction: Transaction, peppers: Keyring) -> int:
+    """Return the pepper version for new digests: the newest as of the transaction."""
     return newest_version(peppers.name, transaction.key_checks())

@@ -1,4 +1,4 @@
-"""RotateKey: a successor with all settings, and an end for the old key."""
+"""RotateKey: creates a successor with the same settings, and ends the old key."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from keyauthority.model import ChangeType, Key, KeyKind, KeyState
 from keyauthority.requests import OVERLAP_DEFAULT, Rotation
 from keyauthority.results import RotatedKey
 from keyauthority.token import SecretKey
-from keyauthority_server.services.context import ServiceContext, gone, require_future
+from keyauthority_server.services.context import ServiceContext, not_found, require_future
 from keyauthority_server.services.delegation import ceiling_of
-from keyauthority_server.services.idempotency import Replay, Request
+from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.key_creation import Issued, issue
-from keyauthority_server.services.key_updates import in_state, refuse_state
+from keyauthority_server.services.key_updates import require_state_not_in, state_error
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.types import Mutation, StoredKey
@@ -25,44 +25,44 @@ _NOT_ROTATED: Final = frozenset({KeyState.DISABLED, KeyState.SUPERSEDED, KeyStat
 
 
 class KeyRotation:
-    """Replaces keys."""
+    """Rotates keys."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
-        self._replay = Replay(context.peppers)
+        self._idempotency = Idempotency(context.peppers)
 
     async def rotate(self, caller: Principal, rotation: Rotation, content: bytes) -> RotatedKey:
-        """Make a successor of a key.
+        """Create a successor of a key.
 
-        NotFound, FailedPrecondition for a key that is disabled, superseded, revoked or has a
-        successor, PermissionDenied for an operator key beyond the caller's own, InvalidArgument
-        for an expiry that is not in the future.
+        NotFound; FailedPrecondition for a key that is disabled, superseded, revoked or has a
+        successor; PermissionDenied for an operator key that exceeds the caller's own;
+        InvalidArgument unless the expiry is in the future.
         """
         right = await self._context.authorize_key_action(caller, "rotate", rotation.access_key)
         request = Request(rotation.request_id, content)
 
-        def work(transaction: Transaction, present: Principal, now: datetime) -> RotatedKey:
-            stored = transaction.key(rotation.access_key, present.scope)
-            first = stored and self._replay.find(transaction, present, request, now)
+        def work(transaction: Transaction, current: Principal, now: datetime) -> RotatedKey:
+            stored = transaction.key(rotation.access_key, current.scope)
+            first = stored and self._idempotency.find(transaction, current, request, now)
             if first is not None and first.secret_key is not None:
                 previous, successor = first.change.keys
                 time, revision = first.change.time, first.change.revision
                 return self._rotated(previous, successor, first.secret_key, time, revision)
             if stored is not None and stored.key.kind is KeyKind.OPERATOR:
                 end = _end_of_successor(stored.key, rotation, now)
-                present.require_within_own(ceiling_of(stored.key)._replace(expire_time=end))
+                current.require_within_ceiling(ceiling_of(stored.key)._replace(expire_time=end))
             if rotation.expire_time is not None:
                 require_future(rotation.expire_time, now)
             if stored is None:
-                raise gone(ErrorReason.KEY_NOT_FOUND)
+                raise not_found(ErrorReason.KEY_NOT_FOUND)
             ends = _ends(stored.key, rotation, now)
-            self._replay.refuse_other(transaction, present, request, now)
+            self._idempotency.reject_reused_id(transaction, current, request, now)
             _require_rotatable(stored.key, now)
-            rotated = self._rotate(transaction, present, stored, ends, now)
-            self._replay.remember(transaction, present, request, rotated.secret_key, now)
+            rotated = self._rotate(transaction, current, stored, ends, now)
+            self._idempotency.record(transaction, current, request, rotated.secret_key, now)
             return rotated
 
-        return await self._context.change(caller, right, work)
+        return await self._context.mutate(caller, right, work)
 
     def _rotate(
         self,
@@ -94,8 +94,7 @@ class KeyRotation:
     def _rotated(
         self, previous: Key, successor: Key, secret_key: SecretKey, time: datetime, revision: int
     ) -> RotatedKey:
-        # Counting goes on while a key is in its overlap: with its last use the answer to the same
-        # request would be another each time.
+        # last_used_time moves on during the overlap; with it, a replay would not be identical.
         previous = replace(previous, last_used_time=None)
         return RotatedKey(
             key=with_state(successor, time),
@@ -107,7 +106,7 @@ class KeyRotation:
 
 
 class _Ends(NamedTuple):
-    """When a rotated key is over, and when its successor ends."""
+    """The end of a rotated key's overlap, and the expiry of its successor."""
 
     overlap: datetime
     successor: datetime | None
@@ -118,13 +117,13 @@ def _ends(old: Key, rotation: Rotation, now: datetime) -> _Ends:
 
 
 def _require_rotatable(old: Key, now: datetime) -> None:
-    refuse_state(old, now, _NOT_ROTATED)
-    if old.disabled:  # and expired: the state says the latter only
-        raise in_state(KeyState.DISABLED)
+    require_state_not_in(old, now, _NOT_ROTATED)
+    if old.disabled:  # a key both disabled and expired has state EXPIRED
+        raise state_error(KeyState.DISABLED)
     if old.successor_access_key:
         raise error(
             ErrorReason.KEY_STATE,
-            "the key has a successor already: rotate that",
+            "the key was rotated already; rotate its successor instead",
             metadata={"successor_access_key": old.successor_access_key},
         )
 
@@ -153,15 +152,17 @@ def _end_of_overlap(old: Key, rotation: Rotation, now: datetime) -> datetime:
 
 
 def _end_of_successor(old: Key, rotation: Rotation, now: datetime) -> datetime | None:
-    """Return when the caller says, else so that it lives as long as the old key was to."""
+    """Return the requested expiry; by default the successor lives as long as the old key."""
     if rotation.expire_time is not None:
         return rotation.expire_time
     if old.expire_time is None:
         return None
     lifetime = old.expire_time - old.create_time
     if lifetime <= timedelta(0):
-        raise bad_field("expire_time", "required: the old key ended before it began")
+        raise bad_field("expire_time", "required: the old key expired before it was created")
     try:
         return now + lifetime
     except OverflowError:
-        raise bad_field("expire_time", "the old lifetime would end after the year 9999") from None
+        raise bad_field(
+            "expire_time", "required: the old key's lifetime would end after the year 9999"
+        ) from None

@@ -1,4 +1,4 @@
-"""Use cases of keys: create, show, list, revoke."""
+"""Key service: create, get, list and revoke."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from keyauthority.requests import NewKey, Revocation
 from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, Page, RevokedKey
 from keyauthority.token import SecretKey, parse
-from keyauthority_server.services.context import ServiceContext, gone, require_future, right_for
+from keyauthority_server.services.context import (
+    ServiceContext,
+    not_found,
+    require_future,
+    right_for,
+)
 from keyauthority_server.services.delegation import Ceiling
-from keyauthority_server.services.idempotency import Replay, Request
+from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.key_creation import issue
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
@@ -23,45 +28,45 @@ from keyauthority_server.store.types import Mutation, StoredKey
 
 
 class Keys:
-    """The life of keys."""
+    """Creates, reads and revokes keys."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
-        self._replay = Replay(context.peppers)
+        self._idempotency = Idempotency(context.peppers)
 
     async def create(self, caller: Principal, new: NewKey, content: bytes) -> CreatedKey:
-        """Make a key, or find the one that the same request has made before.
+        """Create a key, or return the key that the same request created before.
 
-        `content` is the request in bytes that tell it from any other. NotFound for a project that
-        is not the caller's, PermissionDenied for an operator key beyond his own, InvalidArgument
-        for an expiry that is not in the future.
+        `content` is the fingerprint of the request. NotFound for a project outside the caller's
+        scope, PermissionDenied for an operator key that exceeds the caller's own, InvalidArgument
+        unless the expiry is in the future.
         """
         right = right_for("create", new.kind)
         caller.require(right)
         request = Request(new.request_id, content)
 
-        def work(transaction: Transaction, present: Principal, now: datetime) -> CreatedKey:
-            first = self._replay.find(transaction, present, request, now)
+        def work(transaction: Transaction, current: Principal, now: datetime) -> CreatedKey:
+            first = self._idempotency.find(transaction, current, request, now)
             if first is not None and first.secret_key is not None:
                 (key,), revision = first.change.keys, first.change.revision
                 return self._created(key, first.secret_key, revision, first.change.time)
             expire_time = new.expire_time if new.ttl is None else _end(new.ttl, now)
             if new.kind is KeyKind.OPERATOR:
                 allowed_ips = new.restrictions.allowed_ips
-                present.require_within_own(
+                current.require_within_ceiling(
                     Ceiling(new.permissions, new.operator_projects, allowed_ips, expire_time)
                 )
             if new.expire_time is not None:
                 require_future(new.expire_time, now)
             for project_id in new.operator_projects or (new.project_id,):
-                if project_id and transaction.project(project_id, present.scope) is None:
-                    raise gone(ErrorReason.PROJECT_NOT_FOUND)
-            self._replay.refuse_other(transaction, present, request, now)
-            created = self._issue(transaction, present, new, expire_time, now)
-            self._replay.remember(transaction, present, request, created.secret_key, now)
+                if project_id and transaction.project(project_id, current.scope) is None:
+                    raise not_found(ErrorReason.PROJECT_NOT_FOUND)
+            self._idempotency.reject_reused_id(transaction, current, request, now)
+            created = self._issue(transaction, current, new, expire_time, now)
+            self._idempotency.record(transaction, current, request, created.secret_key, now)
             return created
 
-        return await self._context.change(caller, right, work)
+        return await self._context.mutate(caller, right, work)
 
     def _issue(
         self,
@@ -73,7 +78,7 @@ class Keys:
     ) -> CreatedKey:
         if new.kind is None:
             raise bad_field("kind", "required")
-        mode = new.mode or KeyMode.LIVE  # only an operator key may leave it out
+        mode = new.mode or KeyMode.LIVE  # unset for operator keys only
         issued = issue(transaction, new.kind, mode, self._context.peppers)
         key = Key(
             access_key=issued.access_key,
@@ -117,11 +122,11 @@ class Keys:
         )
 
     async def get(self, caller: Principal, access_key: str) -> Key:
-        """Return a key as it is now, or raise NotFound."""
+        """Return a key with its current state, or raise NotFound."""
         key = await self._context.store.get_key(access_key, caller.scope)
         caller.require(right_for("read", key.kind if key else None))
         if key is None:
-            raise gone(ErrorReason.KEY_NOT_FOUND)
+            raise not_found(ErrorReason.KEY_NOT_FOUND)
         return with_state(key, self._context.clock.now())
 
     async def list(
@@ -133,58 +138,63 @@ class Keys:
         page_size: int,
         page_token: str,
     ) -> Page[Key]:
-        """Return a page of the caller's keys."""
+        """Return a page of the keys in the caller's scope."""
         operators = key_filter.kind is KeyKind.OPERATOR and not project_id
         caller.require(right_for("read", KeyKind.OPERATOR if operators else None))
         store, pages, now = self._context.store, self._context.pages, self._context.clock.now()
-        place = pages.place(caller.actor, query, page_token)
+        cursor = pages.decode(caller.actor, query, page_token)
         if project_id and await store.get_project(project_id, caller.scope) is None:
-            raise gone(ErrorReason.PROJECT_NOT_FOUND)
-        keys, after = await store.list_keys(
-            project_id or None, caller.scope, key_filter, now, place, page_size
+            raise not_found(ErrorReason.PROJECT_NOT_FOUND)
+        keys, next_cursor = await store.list_keys(
+            project_id or None, caller.scope, key_filter, now, cursor, page_size
         )
         return Page(
-            tuple(with_state(key, now) for key in keys), pages.token(caller.actor, query, after)
+            tuple(with_state(key, now) for key in keys),
+            pages.encode(caller.actor, query, next_cursor),
         )
 
-    async def revoke(self, caller: Principal, access_key: str, wanted: Revocation) -> RevokedKey:
-        """Revoke a key for good; one that is revoked already is answered unchanged."""
+    async def revoke(
+        self, caller: Principal, access_key: str, revocation: Revocation
+    ) -> RevokedKey:
+        """Revoke a key permanently; a key revoked before is returned unchanged."""
         key = await self._context.store.get_key(access_key, caller.scope)
         right = right_for("revoke", key.kind if key else None)
         caller.require(right)
         if key is None:
-            raise gone(ErrorReason.KEY_NOT_FOUND)
+            raise not_found(ErrorReason.KEY_NOT_FOUND)
 
-        def work(transaction: Transaction, present: Principal, now: datetime) -> RevokedKey:
-            stored = transaction.key(access_key, present.scope)
+        def work(transaction: Transaction, current: Principal, now: datetime) -> RevokedKey:
+            stored = transaction.key(access_key, current.scope)
             if stored is None:
-                raise gone(ErrorReason.KEY_NOT_FOUND)
-            return self._revoke(transaction, stored, wanted, now, present)
+                raise not_found(ErrorReason.KEY_NOT_FOUND)
+            return self._revoke(transaction, stored, revocation, now, current)
 
-        return await self._context.change(caller, right, work, urgent=True)
+        return await self._context.mutate(caller, right, work, urgent=True)
 
-    async def revoke_presented(self, access_key: str, wanted: Revocation, peer: str) -> RevokedKey:
-        """Revoke a key that its secret has proven (see `access_key_of`); tells little of it."""
+    async def revoke_by_secret(
+        self, access_key: str, revocation: Revocation, peer: str
+    ) -> RevokedKey:
+        """Revoke a key whose secret `access_key_of` has verified; the result has no record."""
 
         def work(transaction: Transaction) -> RevokedKey:
             stored = transaction.key(access_key, None)
             if stored is None:
                 raise invalid_credential()
-            now = self._context.time_in(transaction)
-            revoked = self._revoke(transaction, stored, wanted, now, _Bearer(peer))
+            now = self._context.commit_time(transaction)
+            revoked = self._revoke(transaction, stored, revocation, now, _Bearer(peer))
             return replace(revoked, key=None)
 
         return await self._context.store.write(work, urgent=True)
 
     async def access_key_of(self, access_key: str, secret_key: str) -> str:
-        """Return the access key that a secret proves, and that matches the one given with it.
+        """Return the access key of a secret, which must match `access_key` unless that is empty.
 
-        Raises Unauthenticated for anything else; a publishable key proves nothing.
+        Raises Unauthenticated otherwise, and for a publishable key, which is public.
         """
         token = parse(secret_key)
         if token is None or token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
-        if self._context.is_unknown(token, secret_key):
+        if self._context.fails_outline_check(token, secret_key):
             raise invalid_credential()
         snapshot = await self._context.store.read(token.access_key, None)
         if not self._context.digest_matches(snapshot.stored, token, secret_key):
@@ -197,14 +207,14 @@ class Keys:
         self,
         transaction: Transaction,
         stored: StoredKey,
-        wanted: Revocation,
+        revocation: Revocation,
         now: datetime,
         by: Principal | _Bearer,
     ) -> RevokedKey:
         key, revision = stored.key, transaction.head
         if key.revoke_time is None:
             revoked = replace(
-                key, revoke_time=now, revoke_reason=wanted.reason, revoke_note=wanted.note
+                key, revoke_time=now, revoke_reason=revocation.reason, revoke_note=revocation.note
             )
             applied = transaction.apply(
                 Mutation(
@@ -230,7 +240,7 @@ class Keys:
 
 
 class _Bearer(NamedTuple):
-    """Whoever holds a key's secret, and is known by nothing else."""
+    """A caller identified only by the secret of the key."""
 
     peer: str
     actor: str = "secret"
@@ -240,4 +250,4 @@ def _end(ttl: timedelta, now: datetime) -> datetime:
     try:
         return now + ttl
     except OverflowError:
-        raise bad_field("ttl", "it ends after the year 9999") from None
+        raise bad_field("ttl", "too long: the key would expire after the year 9999") from None

@@ -1,4 +1,4 @@
-"""Who works on the machine itself, with the data folder: nothing is beyond him."""
+"""The local administrator: access to the data folder grants every permission."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from keyauthority_server.store.clocks import clock_of
 from keyauthority_server.store.interface import Store
 
 MACHINE: Final = "machine"
-"""The actor of what was done with the data folder. There is no peer then."""
+"""The actor of changes made on the machine itself; their peer is empty."""
 
-_EVER: Final = datetime.min.replace(tzinfo=UTC)
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _CALLER: Final = Principal(
     Key(
         access_key=MACHINE,
@@ -29,19 +29,19 @@ _CALLER: Final = Principal(
         mode=KeyMode.LIVE,
         kind=KeyKind.OPERATOR,
         permissions=EVERYTHING,
-        create_time=_EVER,
-        update_time=_EVER,
+        create_time=_LONG_AGO,
+        update_time=_LONG_AGO,
         revision=0,
     ),
     peer="",
-    certified=True,  # as with a certificate, his key is in no store
+    certified=True,  # as with a certificate, the key is not in the store
 )
 
 
 async def create_operator(store: Store, peppers: Keyring, new: NewKey) -> CreatedKey:
-    """Make an operator key.
+    """Create an operator key.
 
-    NotFound for a project that there is not, InvalidArgument for an end after the year 9999.
+    NotFound for an absent project, InvalidArgument for an expiry after the year 9999.
     """
     rehasher = Rehasher(store, peppers)
     records = RecordCache(store, Uncached(), peppers)

@@ -1,8 +1,8 @@
-"""Rotation of the pepper: versions are put to use and dropped, in the file and in the database.
+"""Pepper rotation: adds, activates and drops versions, in the pepper file and in the database.
 
-A version is added to the file first and then known to the database, and dropped from the database
-first and then removed from the file. So whoever reads the database finds what it knows in the file,
-at whichever step a rotation was killed; the same command again goes on from there.
+A version is added to the file before the database names it, and removed from the file after the
+database has dropped it. So the file has every version that the database names, at whichever step a
+rotation was killed; running the same command again continues from there.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from keyauthority_server.keyring import Keyring, add_version, newest_version, re
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.types import PepperUsage
 
-LISTED_MAX: Final = 10  # access keys that a refusal names
+LISTED_MAX: Final = 10  # access keys named in one error
 
 
 class DropRefused(Exception):
-    """A version of the pepper is needed; the message is one line for an operator."""
+    """A pepper version is still needed; the message is one line for an operator."""
 
 
 class Version(NamedTuple):
-    """One version of the pepper, and what there is of it."""
+    """One pepper version, its state and its usage."""
 
     number: int
     state: str
-    """`current`; `old`; `waiting`: only in the file yet; `dropped`: in the file still; `gone`."""
+    """`current`; `old`; `waiting`: in the file only; `dropped`: not removed from the file; `gone`.
+    """
     digests: PepperUsage
 
 
 async def activate(store: Store, peppers: Keyring, version: int) -> None:
-    """Make a version that the file has the current one, from this moment, in all processes.
+    """Make a version of the pepper file the current one, at once, in all processes.
 
-    Raises KeyringError if the database knows another version of this number.
+    Raises KeyringError if the database has another pepper under this version number.
     """
     ring = Keyring.load(peppers.path)
     name = f"{ring.name}/{version}"
@@ -50,9 +51,9 @@ async def activate(store: Store, peppers: Keyring, version: int) -> None:
 async def rotate(
     store: Store, peppers: Keyring, known: Mapping[str, bytes], *, prepare: bool
 ) -> int:
-    """Add a version, unless one waits already, and put it to use; return its number.
+    """Add a version, unless one is waiting, and activate it; return its number.
 
-    To `prepare` is to add it to the file only: it waits, and nothing is made under it.
+    With `prepare`, only add it to the file, where it waits for activation.
     """
     version = add_version(peppers.path, known)
     if not prepare:
@@ -61,9 +62,9 @@ async def rotate(
 
 
 async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> bool:
-    """Drop a version for good; False if it was dropped from all but the file before.
+    """Drop a version permanently; False if the database had dropped it before.
 
-    Raises DropRefused while it is needed, and for one that there is not.
+    Raises DropRefused while the version is needed, and if it does not exist.
     """
     name = f"{peppers.name}/{version}"
 
@@ -73,7 +74,7 @@ async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> b
         if version == newest:
             raise DropRefused(f"version {version} is the current one: rotate first")
         if version > newest:
-            raise DropRefused(f"version {version} is not in use yet: the current one is {newest}")
+            raise DropRefused(f"version {version} is not active yet: the current one is {newest}")
         if name not in known:
             return False, ()
         needing = transaction.keys_needing(version, now, LISTED_MAX)
@@ -89,7 +90,7 @@ async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> b
 
     dropped, needing = await store.write(work)
     if needing:
-        counts = {one.pepper_version: one.needing for one in await store.digests(now)}
+        counts = {usage.pepper_version: usage.needing for usage in await store.digests(now)}
         count = max(counts.get(version, 0), len(needing))
         raise DropRefused(
             f"keys need version {version} until they are verified once, revoked or superseded, "
@@ -103,11 +104,11 @@ async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> b
 async def status(
     store: Store, peppers: Keyring, known: Mapping[str, bytes], now: datetime
 ) -> Sequence[Version]:
-    """Return all versions of which there is anything, in order."""
+    """Return all versions in the file, the database or in use by digests, in order."""
     newest = newest_version(peppers.name, known)
     in_file = Keyring.load(peppers.path).versions
-    made = {one.pepper_version: one for one in await store.digests(now)}
-    states = dict.fromkeys(made, "gone") | dict.fromkeys(in_file, "dropped")
+    usages = {usage.pepper_version: usage for usage in await store.digests(now)}
+    states = dict.fromkeys(usages, "gone") | dict.fromkeys(in_file, "dropped")
     for number in states:
         if number > newest:
             states[number] = "waiting"
@@ -116,13 +117,13 @@ async def status(
         elif f"{peppers.name}/{number}" in known:
             states[number] = "old"
     return [
-        Version(number, states[number], made.get(number, PepperUsage(number, 0, 0, 0, None)))
+        Version(number, states[number], usages.get(number, PepperUsage(number, 0, 0, 0, None)))
         for number in sorted(states)
     ]
 
 
 def droppable(version: Version) -> str:
-    """Return `yes`, or why a version cannot be dropped."""
+    """Return `yes`, or the reason why a version cannot be dropped."""
     if version.state in ("current", "waiting"):
         return f"no: it is {version.state}"
     if version.state == "gone":

@@ -1,4 +1,7 @@
-"""Who calls, and what he may do: an operator's key is judged by the rules that judge every key."""
+"""The authenticated caller and its rights.
+
+An operator key is checked by the same decision rules as every other key.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from keyauthority_server.keyring import Keyring, UnknownVersion
 from keyauthority_server.services.delegation import Ceiling, ceiling_of
 from keyauthority_server.store.types import Scope, StoredKey
 
-_NO_DIGEST: Final = bytes(32)  # no HMAC is all zeros but with a chance of 2**-256
-_OF_ALL_PROJECTS: Final = frozenset({"projects:create"})  # nobody confined to some has these
+_NO_DIGEST: Final = bytes(32)  # an HMAC is all zeros with a probability of 2**-256
+_UNCONFINED_ONLY: Final = frozenset({"projects:create"})  # denied to callers confined to projects
 _ENDED: Final = frozenset(
     {VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED, VerdictCode.DISABLED}
 )
 
 
 class Credential(NamedTuple):
-    """A well-formed operator token as it came with a call, and the address that it came from."""
+    """A well-formed operator token sent with a call, and the address of the peer."""
 
     token: Token
     text: str
@@ -35,10 +38,10 @@ class Credential(NamedTuple):
 
 
 class CertificateIdentity(NamedTuple):
-    """An operator whom the configuration knows by his client certificate.
+    """An operator configured by the name in its client certificate.
 
-    `key` says what he may do as an operator's key would: its access key is the certificate's name,
-    its end that of the certificate. It is of this process, and in no store.
+    `key` describes its rights as an operator key would: the access key is the certificate's name,
+    the expiry that of the certificate. It exists in this process only, not in the store.
     """
 
     key: Key
@@ -47,50 +50,50 @@ class CertificateIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An operator whose key holds, for one call."""
+    """The authenticated operator of one call."""
 
     key: Key
     peer: str
     certified: bool = False
-    """True if his key is that of a certificate, see `CertificateIdentity`."""
+    """True if the key stands for a certificate and is not in the store: `CertificateIdentity`."""
 
     @property
     def actor(self) -> str:
-        """The name that his changes are recorded under."""
+        """The name under which changes of this caller are recorded."""
         return self.key.access_key
 
     @property
     def scope(self) -> Scope:
-        """The projects that he is confined to; None means all."""
+        """The projects to which the caller is confined; None means all."""
         return frozenset(self.key.operator_projects) or None
 
     def may(self, right: str) -> bool:
-        """True if his key holds the right, and he is not confined where nobody confined has it."""
-        if right in _OF_ALL_PROJECTS and self.scope is not None:
+        """True if the key holds the right and its confinement to projects does not rule it out."""
+        if right in _UNCONFINED_ONLY and self.scope is not None:
             return False
         return permits(self.key, right)
 
     def require(self, right: str) -> None:
-        """Raise PermissionDenied unless he has the right."""
+        """Raise PermissionDenied unless the caller has the right."""
         if not self.may(right):
             raise permission_denied(
-                right, confined=right in _OF_ALL_PROJECTS and self.scope is not None
+                right, confined=right in _UNCONFINED_ONLY and self.scope is not None
             )
 
-    def require_within_own(self, wanted: Ceiling) -> None:
-        """Raise PermissionDenied if an operator key with these bounds would go beyond his own."""
-        beyond = wanted.beyond(ceiling_of(self.key))
-        if beyond:
-            raise error(ErrorReason.BEYOND_OWN_RIGHTS, beyond)
+    def require_within_ceiling(self, requested: Ceiling) -> None:
+        """Raise PermissionDenied if an operator key would exceed the caller's own ceiling."""
+        violation = requested.violation(ceiling_of(self.key))
+        if violation:
+            raise error(ErrorReason.BEYOND_OWN_RIGHTS, violation)
 
 
 def operator_of(credential: Credential | CertificateIdentity) -> str | None:
-    """Return the access key of the operator's key to read; None for a certificate."""
+    """Return the access key of the operator key to read; None for a certificate."""
     return None if isinstance(credential, CertificateIdentity) else credential.token.access_key
 
 
 def scope_of(credential: Credential | CertificateIdentity, stored: StoredKey | None) -> Scope:
-    """Return the scope of the operator, whose key is `held`; None for no operator, too."""
+    """Return the scope of an operator whose key is `stored`; None means all or no operator."""
     key = (
         credential.key
         if isinstance(credential, CertificateIdentity)
@@ -102,32 +105,33 @@ def scope_of(credential: Credential | CertificateIdentity, stored: StoredKey | N
 
 
 def digest_matches(stored: StoredKey | None, token: Token, text: str, peppers: Keyring) -> bool:
-    """True if the token is that of the key; does the same work if there is no such key.
+    """True if the token is that of the key; an absent key costs the same work.
 
-    Raises UnknownVersion if nobody can tell, for want of the pepper.
+    Raises UnknownVersion if this process lacks the pepper version of the digest.
     """
     try:
         digest = peppers.digest(text.encode(), stored.pepper_version if stored else None)
-    except UnknownVersion as lacking:
-        _refuse_to_guess(stored, peppers, lacking)
+    except UnknownVersion as missing:
+        _require_dropped_pepper(stored, peppers, missing)
         digest = peppers.digest(text.encode())
-    return _is_its(digest, stored, token)
+    return hmac.compare_digest(digest, stored.digest if stored else _NO_DIGEST) and (
+        stored is not None and stored.key.kind is token.kind and stored.key.mode is token.mode
+    )
 
 
-def _refuse_to_guess(stored: StoredKey | None, peppers: Keyring, lacking: UnknownVersion) -> None:
-    """Raise unless the pepper was dropped, and the key over: nothing proves it, nor ever will."""
+def _require_dropped_pepper(
+    stored: StoredKey | None, peppers: Keyring, missing: UnknownVersion
+) -> None:
+    """Raise unless the pepper was dropped and the key is revoked or superseded.
+
+    No token can match such a key any longer, so a comparison that fails is the true answer.
+    """
     if (
         stored is None
         or not peppers.dropped(stored.pepper_version)
         or (stored.key.revoke_time is None and stored.key.supersede_time is None)
     ):
-        raise lacking
-
-
-def _is_its(digest: bytes, stored: StoredKey | None, token: Token) -> bool:
-    return hmac.compare_digest(digest, stored.digest if stored else _NO_DIGEST) and (
-        stored is not None and stored.key.kind is token.kind and stored.key.mode is token.mode
-    )
+        raise missing
 
 
 def authenticate(
@@ -139,22 +143,24 @@ def authenticate(
     *,
     proven: bool = False,
 ) -> Principal:
-    """Return the caller if the credential is that of the key and it holds one of the rights.
+    """Return the caller if the credential matches the key and the key holds one of the rights.
 
-    `held` is what `operator_of` the credential names; `proven` says that the two were compared
-    before. Unauthenticated tells nothing of why a key does not work. PermissionDenied names the
-    right.
+    `stored` is the key that `operator_of` names; `proven` means that its digest was compared
+    before. Unauthenticated gives no reason why a key does not work. PermissionDenied names the
+    missing right.
     """
     if isinstance(credential, CertificateIdentity):
-        return _admit(Principal(credential.key, credential.address, certified=True), rights, now)
+        return _authorize(
+            Principal(credential.key, credential.address, certified=True), rights, now
+        )
     if not proven and not digest_matches(stored, credential.token, credential.text, peppers):
         raise invalid_credential()
     if stored is None or stored.key.kind is not KeyKind.OPERATOR:
         raise invalid_credential()
-    return _admit(Principal(stored.key, credential.address), rights, now)
+    return _authorize(Principal(stored.key, credential.address), rights, now)
 
 
-def _admit(caller: Principal, rights: Sequence[str], now: datetime) -> Principal:
+def _authorize(caller: Principal, rights: Sequence[str], now: datetime) -> Principal:
     check_active(caller.key, caller.peer, now)
     if not any(map(caller.may, rights)):
         caller.require(rights[0])
@@ -162,13 +168,13 @@ def _admit(caller: Principal, rights: Sequence[str], now: datetime) -> Principal
 
 
 def check_active(key: Key, address: str, now: datetime) -> None:
-    """Raise Unauthenticated if the operator key has ended, PermissionDenied if used from afar."""
+    """Raise Unauthenticated for an inactive operator key, PermissionDenied for the address."""
     code = decide(key, None, _facts(address), now)
     if code in _ENDED:
         raise invalid_credential()
     if code is not VerdictCode.VALID:
         raise error(
-            ErrorReason.ADDRESS_NOT_ALLOWED, "the operator key may not be used from this address"
+            ErrorReason.ADDRESS_NOT_ALLOWED, "the operator key is not allowed from this address"
         )
 
 
@@ -179,15 +185,15 @@ def _facts(address: str) -> Facts:
 
 
 def invalid_credential() -> KeyAuthorityError:
-    """Return the one answer to whatever is no working credential."""
-    return error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
+    """Return the Unauthenticated error, the same for every credential that does not work."""
+    return error(ErrorReason.CREDENTIAL_INVALID, "invalid credential")
 
 
 def permission_denied(right: str, *, confined: bool = False) -> KeyAuthorityError:
-    """Return the answer to a caller who lacks a right, be it for his confinement to projects."""
-    why = (
-        f"the caller is confined to projects, and {right} is for those who are not"
+    """Return the PermissionDenied error; `confined` if confinement to projects is the cause."""
+    message = (
+        f"permission {right} is not available to a caller confined to projects"
         if confined
-        else f"the caller lacks the permission {right}"
+        else f"the caller lacks permission {right}"
     )
-    return error(ErrorReason.PERMISSION_MISSING, why, metadata={"permission": right})
+    return error(ErrorReason.PERMISSION_MISSING, message, metadata={"permission": right})

@@ -1,4 +1,4 @@
-"""Use cases of projects."""
+"""Project service: create, get and list; `key_updates` has the update."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from keyauthority.errors import ErrorReason
 from keyauthority.model import ChangeType, Project
 from keyauthority.requests import NewProject
 from keyauthority.results import Page, WrittenProject
-from keyauthority_server.services.context import ServiceContext, gone
-from keyauthority_server.services.idempotency import Replay, Request
+from keyauthority_server.services.context import ServiceContext, not_found
+from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.types import Mutation
 
 
 class Projects:
-    """Makes and shows projects."""
+    """Creates and reads projects."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
-        self._replay = Replay(context.peppers)
+        self._idempotency = Idempotency(context.peppers)
 
     async def create(self, caller: Principal, new: NewProject, content: bytes) -> WrittenProject:
-        """Make a project, or find the one that the same request has made before.
+        """Create a project, or return the project that the same request created before.
 
-        `content` is the request in bytes that tell it from any other. PermissionDenied for an
-        operator who is confined to projects.
+        `content` is the fingerprint of the request. PermissionDenied for an operator confined to
+        projects.
         """
         request = Request(new.request_id, content)
 
-        def work(transaction: Transaction, present: Principal, now: datetime) -> WrittenProject:
-            first = self._replay.find(transaction, present, request, now)
+        def work(transaction: Transaction, current: Principal, now: datetime) -> WrittenProject:
+            first = self._idempotency.find(transaction, current, request, now)
             if first is not None and first.change.project is not None:
                 return self._written(first.change.project, first.change.revision)
-            self._replay.refuse_other(transaction, present, request, now)
+            self._idempotency.reject_reused_id(transaction, current, request, now)
             project = Project(
                 project_id=str(uuid.uuid4()),
                 display_name=new.display_name,
@@ -49,15 +49,15 @@ class Projects:
                 Mutation(
                     type=ChangeType.PROJECT_CREATED,
                     time=now,
-                    actor=present.actor,
-                    peer=present.peer,
+                    actor=current.actor,
+                    peer=current.peer,
                     project=project,
                 )
             )
-            self._replay.remember(transaction, present, request, None, now)
+            self._idempotency.record(transaction, current, request, None, now)
             return self._written(applied.project or project, applied.revision)
 
-        return await self._context.change(caller, "projects:create", work)
+        return await self._context.mutate(caller, "projects:create", work)
 
     def _written(self, project: Project, revision: int) -> WrittenProject:
         return WrittenProject(project=project, revision=revision, log_id=self._context.log_id)
@@ -66,14 +66,14 @@ class Projects:
         """Return a project, or raise NotFound."""
         project = await self._context.store.get_project(project_id, caller.scope)
         if project is None:
-            raise gone(ErrorReason.PROJECT_NOT_FOUND)
+            raise not_found(ErrorReason.PROJECT_NOT_FOUND)
         return project
 
     async def list(
         self, caller: Principal, query: bytes, page_size: int, page_token: str
     ) -> Page[Project]:
-        """Return a page of the caller's projects."""
-        pages = self._context.pages
-        place = pages.place(caller.actor, query, page_token)
-        projects, after = await self._context.store.list_projects(caller.scope, place, page_size)
-        return Page(tuple(projects), pages.token(caller.actor, query, after))
+        """Return a page of the projects in the caller's scope."""
+        store, pages = self._context.store, self._context.pages
+        cursor = pages.decode(caller.actor, query, page_token)
+        projects, next_cursor = await store.list_projects(caller.scope, cursor, page_size)
+        return Page(tuple(projects), pages.encode(caller.actor, query, next_cursor))

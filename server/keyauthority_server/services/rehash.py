@@ -1,7 +1,8 @@
-"""Peppers in use: learning of new versions, and making old digests anew under the newest.
+"""Loads new pepper versions, and rehashes digests under the newest version on use.
 
-A digest is made anew when its token was proven, since nothing else knows the token. That is
-bookkeeping: counted in memory, handed to the store each second, and lost without harm.
+A digest can be rehashed only when its token is presented, since only the caller has the token.
+Pending upgrades are bookkeeping: kept in memory, written to the store every second, and harmless
+to lose.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from keyauthority_server.keyring import Keyring, KeyringError, UnknownVersion, n
 from keyauthority_server.store.interface import Store, StoreError, StoreUnavailable, Transaction
 from keyauthority_server.store.types import DigestUpgrade, StoredKey
 
-FLUSH_SECONDS: Final = 1.0  # also how often it looks for a new version
+FLUSH_SECONDS: Final = 1.0  # also the interval between checks for a new version
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 ms
-NOTED_MAX: Final = 10_000  # some 4 MB; more come again with their next use
+PENDING_MAX: Final = 10_000  # some 4 MB; further keys are queued at their next use
 
 T = TypeVar("T")
 
@@ -30,86 +31,88 @@ _log = structlog.get_logger(__name__)
 
 
 class Rehasher:
-    """Keeps the peppers of a process up to date, and digests with them."""
+    """Keeps the peppers of a process current, and the digests of used keys under them."""
 
     def __init__(self, store: Store, peppers: Keyring) -> None:
         self.peppers = peppers
         self._store = store
-        self._noted: dict[str, DigestUpgrade] = {}
-        self._told = ""
+        self._pending: dict[str, DigestUpgrade] = {}
+        self._last_error = ""
 
-    def note(self, stored: StoredKey, text: str) -> None:
-        """Have the digest of a key made anew: `text` is its token, and was proven."""
-        name = stored.key.access_key
-        if name in self._noted or len(self._noted) >= NOTED_MAX:
+    def enqueue(self, stored: StoredKey, text: str) -> None:
+        """Queue a digest upgrade for a key; `text` is its token, verified before the call."""
+        access_key = stored.key.access_key
+        if access_key in self._pending or len(self._pending) >= PENDING_MAX:
             return
         digest, version = self.peppers.digest(text.encode()), self.peppers.current
         if version > stored.pepper_version:
-            self._noted[name] = DigestUpgrade(
-                name, stored.digest, stored.pepper_version, digest, version
+            self._pending[access_key] = DigestUpgrade(
+                access_key, stored.digest, stored.pepper_version, digest, version
             )
 
     async def with_current_peppers(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what an attempt does, once more with the newest peppers if it lacked one.
+        """Run `attempt`; after UnknownVersion, reload the peppers and run it once more.
 
-        StoreUnavailable if the database knows a version that the file lacks: nobody can tell then
-        what a token is worth. The attempt must be one that can be made twice.
+        StoreUnavailable if the database names a version that the pepper file lacks: such digests
+        cannot be compared. `attempt` must be safe to run twice.
         """
         try:
             return await attempt()
         except UnknownVersion:
-            await self.learn()
+            await self.reload_peppers()
         try:
             return await attempt()
-        except UnknownVersion as lacking:
+        except UnknownVersion as missing:
             raise StoreUnavailable(
-                f"{self.peppers.name} lacks version {lacking.version}"
-            ) from lacking
+                f"{self.peppers.name} lacks version {missing.version}; add it to the file"
+            ) from missing
 
-    async def learn(self) -> None:
-        """Take over the versions that the database knows by now."""
+    async def reload_peppers(self) -> None:
+        """Activate the pepper versions recorded in the database; log a failure once."""
         try:
             self.peppers.use(await self._store.key_checks())
         except KeyringError as failure:
-            if self._told != str(failure):
-                self._told = str(failure)
-                _log.error("pepper_not_read", failure=self._told)
+            if self._last_error != str(failure):
+                self._last_error = str(failure)
+                _log.error("pepper_not_read", failure=self._last_error)
 
     async def run(self) -> None:
-        """Learn and flush each second, for ever."""
+        """Reload the peppers and flush every second, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             try:
-                await self.learn()
+                await self.reload_peppers()
                 await self.flush()
             except StoreError as failure:
-                _log.warning("digests_kept_back", digests=len(self._noted), failure=str(failure))
+                _log.warning(
+                    "digest_upgrades_delayed", digests=len(self._pending), failure=str(failure)
+                )
 
     async def flush(self) -> None:
-        """Hand over what is noted. Raises StoreError, and keeps what was not taken."""
-        while self._noted:
-            batch = list(islice(self._noted.values(), BATCH_ROWS))
-            await self._store.write(partial(_exchange, self.peppers.name, batch))
-            for one in batch:
-                del self._noted[one.access_key]
+        """Write the pending upgrades. On StoreError the unwritten ones stay pending."""
+        while self._pending:
+            batch = list(islice(self._pending.values(), BATCH_ROWS))
+            await self._store.write(partial(_write_upgrades, self.peppers.name, batch))
+            for upgrade in batch:
+                del self._pending[upgrade.access_key]
 
 
-def _exchange(name: str, batch: list[DigestUpgrade], transaction: Transaction) -> None:
-    """Exchange digests, if they are under the version that is the newest by now."""
+def _write_upgrades(name: str, batch: list[DigestUpgrade], transaction: Transaction) -> None:
+    """Replace digests, except those under a version that is not the newest any longer."""
     newest = newest_version(name, transaction.key_checks())
-    transaction.redigest([one for one in batch if one.pepper_version == newest])
+    transaction.redigest([upgrade for upgrade in batch if upgrade.pepper_version == newest])
 
 
 @asynccontextmanager
 async def rehasher(store: Store, peppers: Keyring) -> AsyncIterator[Rehasher]:
-    """Give one that learns and flushes each second, and flushes once more when the context ends."""
-    keeper = Rehasher(store, peppers)
-    running = asyncio.create_task(keeper.run())
+    """Yield a running Rehasher; flush it once more when the context ends."""
+    running = Rehasher(store, peppers)
+    task = asyncio.create_task(running.run())
     try:
-        yield keeper
+        yield running
     finally:
-        running.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await running
-        with contextlib.suppress(StoreError):  # each comes again with its next use
-            await keeper.flush()
+            await task
+        with contextlib.suppress(StoreError):  # lost upgrades are queued again at their next use
+            await running.flush()

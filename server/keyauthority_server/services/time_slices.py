@@ -1,8 +1,8 @@
-"""Shares the event loop between a call that works on many items and all other calls.
+"""Shares the event loop between calls with many items and all other calls.
 
-A call works without interruption for one slice. Each slice after the first needs the turn that all
-such calls share, and is followed by a turn of the loop: however many large calls there are, another
-call waits for one slice of one of them.
+A call runs without interruption for one slice. For each later slice it takes a lock that all such
+calls share, and yields to the loop after it: however many large calls run, another call waits for
+one slice of one of them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ SLICE_SECONDS: Final = 0.005
 
 
 class TimeSlices:
-    """The turn that large calls share, in order of their asking. One for each event loop."""
+    """The lock that large calls share, in first-come order. One for each event loop."""
 
     def __init__(self) -> None:
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def begin(self) -> Slices:
-        """Return the slices of one call, to be entered with `with`."""
-        return Slices(self._turn)
+        """Return the slices of one call; enter them with `with`."""
+        return Slices(self._lock)
 
 
 class Slices:
     """The slices of one call."""
 
-    def __init__(self, turn: asyncio.Lock) -> None:
-        self._turn = turn
-        self._holds = False
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock = lock
+        self._locked = False
         self._end = 0.0
 
     def __enter__(self) -> Self:
@@ -44,21 +44,21 @@ class Slices:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._give_up()
+        self._release()
 
     async def pause(self) -> None:
-        """Let others run if the slice is over. To be awaited between two items."""
+        """Let other calls run if the slice is over. Await it between two items."""
         if time.monotonic() < self._end:
             return
-        if self._holds:
-            await asyncio.sleep(0)  # before the next in line works: one slice in a turn of the loop
-            self._give_up()
-        await self._turn.acquire()
-        self._holds = True
+        if self._locked:
+            await asyncio.sleep(0)  # before the next call takes the lock: one slice a loop turn
+            self._release()
+        await self._lock.acquire()
+        self._locked = True
         await asyncio.sleep(0)
         self._end = time.monotonic() + SLICE_SECONDS
 
-    def _give_up(self) -> None:
-        if self._holds:
-            self._holds = False
-            self._turn.release()
+    def _release(self) -> None:
+        if self._locked:
+            self._locked = False
+            self._lock.release()

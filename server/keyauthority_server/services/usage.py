@@ -1,23 +1,22 @@
-"""Use cases of usage: counts of verifications are shown, and taken from in-process verifiers."""
+"""Usage service: reads verification counts, and adds counts from in-process verifiers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
 
-from keyauthority.errors import ErrorReason
 from keyauthority.model import UsageRow
 from keyauthority.requests import UsageQuery, UsageReport
 from keyauthority.results import Page
 from keyauthority_server.metering.usage import REMEMBERED_FOR
-from keyauthority_server.services.context import ServiceContext, gone
+from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.scopes import in_scope
 
 
 class Usage:
-    """Shows and takes counts."""
+    """Reads and adds counts."""
 
     def __init__(self, context: ServiceContext) -> None:
         self._context = context
@@ -25,26 +24,21 @@ class Usage:
     async def get(
         self, caller: Principal, query: UsageQuery, content: bytes, page_size: int
     ) -> Page[UsageRow]:
-        """Return a page of the caller's counts.
+        """Return a page of the counts in the caller's scope.
 
-        `content` is the query in bytes that tell it from any other. NotFound for a project or key
-        that is not the caller's, and for a key that is not of the project.
+        `content` is the fingerprint of the query. NotFound for a project or key outside the
+        caller's scope, and for a key of another project.
         """
         store, pages = self._context.store, self._context.pages
-        place = pages.place(caller.actor, content, query.page_token)
-        if query.project_id and await store.get_project(query.project_id, caller.scope) is None:
-            raise gone(ErrorReason.PROJECT_NOT_FOUND)
-        if query.access_key:
-            key = await store.get_key(query.access_key, caller.scope)
-            if key is None or query.project_id not in ("", key.project_id):
-                raise gone(ErrorReason.KEY_NOT_FOUND)
-        rows, after = await store.list_usage(caller.scope, query, place, page_size)
-        return Page(tuple(rows), pages.token(caller.actor, content, after))
+        cursor = pages.decode(caller.actor, content, query.page_token)
+        await self._context.require_visible(caller, query.project_id, query.access_key)
+        rows, next_cursor = await store.list_usage(caller.scope, query, cursor, page_size)
+        return Page(tuple(rows), pages.encode(caller.actor, content, next_cursor))
 
     async def report(self, caller: Principal, report: UsageReport) -> None:
-        """Add counts, once for each batch_id; leave out what is of keys that are not the caller's.
+        """Add counts, once for each batch_id; skip rows of keys outside the caller's scope.
 
-        What is said to have been later than now, was now.
+        Times in the future are stored as now.
         """
         snapshots = await self._context.store.read_many(
             [row.access_key for row in report.rows], None
@@ -60,10 +54,10 @@ class Usage:
             and row.count
         ]
 
-        def work(transaction: Transaction, present: Principal, time: datetime) -> None:
+        def work(transaction: Transaction, current: Principal, time: datetime) -> None:
             transaction.count_usage(report.batch_id.lower(), rows, time, time + REMEMBERED_FOR)
 
-        await self._context.change(caller, "usage:report", work)
+        await self._context.mutate(caller, "usage:report", work)
 
 
 def _counted(row: UsageRow, project_id: str, now: datetime) -> UsageRow:

@@ -1,7 +1,7 @@
-"""Verify and GetProjectId: what a token is worth, on one state of the store.
+"""Verify and GetProjectId: verdicts on tokens, each on one revision of the store.
 
-The steps are those of the contract: read the token, find the record, compare the digest, decide,
-draw the limits. Then it is counted.
+The steps are those of the contract: parse the token, find the record, compare the digest, decide,
+spend from the limits. Then the verdict is counted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ from keyauthority_server.store.counters import Counters, Spend
 from keyauthority_server.store.types import ANY, ReadOptions, Scope, Snapshots, StoredKey
 
 _VERIFY: Final = ("keys:verify",)
-_ATTEMPTS_IN_PARTS: Final = 2  # of one revision; then as a whole, which costs more
+_PARTIAL_ATTEMPTS: Final = (
+    2  # at cache plus read on one revision; then one full read, which costs more
+)
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _ABSENT: Final = Key(
     access_key="",
@@ -54,26 +56,26 @@ _ABSENT: Final = Key(
     update_time=_LONG_AGO,
     revision=0,
 )
-"""Stands for a key that does not exist, so that it is judged as one that does."""
+"""Stands in for a key that does not exist, so that its evaluation takes the same steps."""
 _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
 
 
-class Judged(NamedTuple):
-    """A verdict before its limits are drawn."""
+class _Evaluation(NamedTuple):
+    """A verdict before its limits are applied."""
 
     cost: int
     explain: bool
     include_record: bool
     verdict: Verdict
     stored: StoredKey | None
-    """The key whose token was right."""
+    """The key that the token matched."""
     project: Project | None
     limits: tuple[Limit, ...]
-    """What to draw; nothing for a denial, unless all that fails is to be told."""
+    """Limits to spend from; empty for a denial, unless `explain` asks for every failing check."""
 
     @property
-    def draw(self) -> Spend:
-        """What it takes from its limits; a call that is denied already only looks."""
+    def spend(self) -> Spend:
+        """The units to take from the limits; for a denial the counters are only read."""
         return Spend(
             tuple(limit.counter for limit in self.limits),
             self.cost,
@@ -82,17 +84,17 @@ class Judged(NamedTuple):
 
 
 class _Subject(NamedTuple):
-    """A token, and the record that it is judged on."""
+    """A token, and the records on which it is evaluated."""
 
     token: Token | None
-    """None if it is malformed, or has proven its key before."""
+    """None if the token is malformed, or was verified before."""
     stored: StoredKey | None
     project: Project | None
     proven: bool = False
 
 
 class _State(NamedTuple):
-    """What a call is judged on: one state of the store."""
+    """The records of one call, all as of one revision."""
 
     head: Revision
     subjects: Sequence[_Subject]
@@ -108,23 +110,22 @@ class _State(NamedTuple):
         *,
         operator_proven: bool,
     ) -> Self:
-        """Return the state in which the keys of these names were read."""
+        """Return the state with the records read for the access keys in `names`."""
         found = dict(zip(names, snapshots.pairs, strict=True))
         filled = [
-            _Subject(one.token, *found[one.token.access_key])
-            if one.token and one.token.access_key in found
-            else one
-            for one in subjects
+            _Subject(subject.token, *found[subject.token.access_key])
+            if subject.token and subject.token.access_key in found
+            else subject
+            for subject in subjects
         ]
         return cls(snapshots.head, filled, snapshots.operator, operator_proven)
 
 
 class CachedVerification:
-    """Judges tokens from memory alone, within turns of the event loop.
+    """Verifies tokens from memory alone, without a coroutine: the path of most calls.
 
-    The way of most calls, without a coroutine. The head of the log and the clock are read once a
-    turn, after its calls have arrived: each of them began before, so the state is not too old for
-    any.
+    Calls are grouped by turn of the event loop. The log head and the clock are read once a turn,
+    after the turn's calls have arrived, so the state is fresh enough for each of them.
     """
 
     def __init__(self, context: ServiceContext, meter: Meter) -> None:
@@ -134,7 +135,7 @@ class CachedVerification:
         self._credential: Credential | None = None
         self._scope: Scope | NotCached = NOT_CACHED
         self.revision = Revision(0)
-        """What the verdicts of the turn are judged on."""
+        """The revision of the turn's verdicts."""
 
     def begin(self) -> None:
         """Begin a turn."""
@@ -143,10 +144,10 @@ class CachedVerification:
     def verify(
         self, credential: Credential, secret_key: str, facts: Facts, cost: int
     ) -> CachedKey | None:
-        """Return the key of a token that is VALID, and count that.
+        """Return the key of a token whose verdict is VALID, and count the verdict.
 
-        None for all that is not VALID, has limits or is not in memory: `Verification.verify` has to
-        find out. Raises what it does.
+        None if the verdict is another, the key has limits or the records are not cached: then
+        call `Verification.verify`. Raises the same errors.
         """
         records = self._context.records
         now = self._now
@@ -158,7 +159,7 @@ class CachedVerification:
             self._credential = None
         if credential is not self._credential:
             self._credential = credential
-            self._scope = self._context.admit_cached(credential, _VERIFY[0], now)
+            self._scope = self._context.authenticate_cached(credential, _VERIFY[0], now)
         scope = self._scope
         if scope is NOT_CACHED or (cached := records.proven(secret_key)) is None:
             return None
@@ -176,7 +177,7 @@ class CachedVerification:
 
 
 class Verification:
-    """Judges tokens."""
+    """Verifies tokens."""
 
     def __init__(self, context: ServiceContext, counters: Counters, meter: Meter) -> None:
         self.slices = TimeSlices()
@@ -185,39 +186,38 @@ class Verification:
         self._meter = meter
 
     async def verify(
-        self, credential: Credential | CertificateIdentity, presentation: VerifyQuery
+        self, credential: Credential | CertificateIdentity, query: VerifyQuery
     ) -> Verdict:
-        """Return the verdict on one token. Key, project and caller are read as one state.
+        """Return the verdict on one token, with key, project and caller of one revision.
 
-        Raises StoreUnavailable if limits of the key cannot be drawn.
+        Raises StoreUnavailable if the key's limits cannot be applied.
         """
-        return (await self.verify_batch(credential, (presentation,)))[0]
+        return (await self.verify_batch(credential, (query,)))[0]
 
     async def verify_batch(
-        self, credential: Credential | CertificateIdentity, presentations: Sequence[VerifyQuery]
+        self, credential: Credential | CertificateIdentity, queries: Sequence[VerifyQuery]
     ) -> Sequence[Verdict]:
-        """Return the verdicts on many tokens, all on one state; limits are drawn in their order."""
-        all_judged, parsers = [], memoized_parsers()
+        """Return the verdicts on many tokens, all on one revision; limits apply in their order."""
+        evaluations, parsers = [], memoized_parsers()
         with self.slices.begin() as slices:
-            state = await self._state(credential, presentations, slices)
+            state = await self._state(credential, queries, slices)
             now = self._context.clock.now()
-            caller = self._context.authenticate_snapshot(
+            caller = self._context.authenticate_stored(
                 state.operator, credential, _VERIFY, now, proven=state.operator_proven
             )
-            self._check(caller, presentations, state.head)
+            self._check(caller, queries, state.head)
             scope = caller.scope
-            for presentation, subject in zip(presentations, state.subjects, strict=True):
-                one = self._judge(presentation, subject, scope, state.head, now, parsers)
-                all_judged.append(one)
+            for query, subject in zip(queries, state.subjects, strict=True):
+                evaluations.append(self._evaluate(query, subject, scope, state.head, now, parsers))
                 await slices.pause()
-        return await self._drawn(all_judged, now)
+        return await self._apply_limits(evaluations, now)
 
-    def turn(self) -> CachedVerification:
-        """Return what judges tokens from memory."""
+    def cached(self) -> CachedVerification:
+        """Return a verifier that uses cached records only."""
         return CachedVerification(self._context, self._meter)
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
-        """Return the project of the key that a secret proves, else raise Unauthenticated."""
+        """Return the project of the key with this secret, else raise Unauthenticated."""
         token = parse(secret_key)
         if token is None or token.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
             raise invalid_credential()
@@ -225,7 +225,7 @@ class Verification:
         cached = records.proven(secret_key) if records.is_current() else None
         stored = cached.stored if cached else None
         if stored is None:
-            if self._context.is_unknown(token, secret_key):
+            if self._context.fails_outline_check(token, secret_key):
                 raise invalid_credential()
             snapshots = await records.read((token.access_key,), None)
             stored, _ = snapshots.pairs[0]
@@ -241,68 +241,70 @@ class Verification:
     async def _state(
         self,
         credential: Credential | CertificateIdentity,
-        presentations: Sequence[VerifyQuery],
+        queries: Sequence[VerifyQuery],
         slices: Slices,
     ) -> _State:
-        """Take from memory what is proven, and read the rest as of the same revision.
+        """Take verified tokens from the cache, and read the rest as of the same revision.
 
-        A token that will be UNKNOWN is compared with an outline of its key where that can be read
-        at once, so that it costs the same whether the key exists.
+        With a local store, other tokens are first compared with an outline of their key, so that
+        an UNKNOWN token costs the same whether or not the key exists.
         """
-        records, wanted = self._context.records, _wanted(presentations)
-        for _ in range(_ATTEMPTS_IN_PARTS):
+        records, options = self._context.records, _read_options(queries)
+        for _ in range(_PARTIAL_ATTEMPTS):
             operator = (
-                self._context.cached_operator(credential) if records.is_current(wanted) else None
+                self._context.cached_operator(credential) if records.is_current(options) else None
             )
             position = records.position
-            subjects, names = await self._in_parts(
-                credential, operator, presentations, slices, current=records.is_current(wanted)
+            subjects, names = await self._cached_subjects(
+                credential, operator, queries, slices, current=records.is_current(options)
             )
             if not names and (operator or operator_of(credential) is None):
                 if records.position == position:
                     stored = operator.stored if operator else None
                     return _State(position, subjects, stored, operator_proven=True)
                 continue
-            snapshots = await records.read(names, operator or operator_of(credential), wanted)
-            if snapshots.head == position or _is_whole(subjects, names):
+            snapshots = await records.read(names, operator or operator_of(credential), options)
+            if snapshots.head == position or _reads_every_key(subjects, names):
                 proven = operator is not None and snapshots.operator is operator.stored
                 return _State.of(snapshots, subjects, names, operator_proven=proven)
         subjects = []
-        for one in presentations:  # the log moves in between, again and again: as a whole
-            subjects.append(_Subject(parse(one.secret_key), None, None))
+        for query in queries:  # the log moved during every attempt: read all keys at once
+            subjects.append(_Subject(parse(query.secret_key), None, None))
             await slices.pause()
-        names = list({one.token.access_key: None for one in subjects if one.token is not None})
-        snapshots = await records.read(names, operator_of(credential), wanted)
+        names = list(
+            {subject.token.access_key: None for subject in subjects if subject.token is not None}
+        )
+        snapshots = await records.read(names, operator_of(credential), options)
         return _State.of(snapshots, subjects, names, operator_proven=False)
 
-    async def _in_parts(
+    async def _cached_subjects(
         self,
         credential: Credential | CertificateIdentity,
         operator: CachedKey | None,
-        presentations: Sequence[VerifyQuery],
+        queries: Sequence[VerifyQuery],
         slices: Slices,
         *,
         current: bool,
     ) -> tuple[list[_Subject], list[str]]:
-        """Return the tokens with what memory knows of them, and the names of the keys to read."""
+        """Return the tokens with their cached records, and the access keys to read."""
         scope = scope_of(credential, operator.stored if operator else None)
-        remembered = current and (
+        use_cache = current and (
             operator is not None or isinstance(credential, CertificateIdentity)
         )
         subjects, names = [], dict[str, None]()
-        for one in presentations:
-            subject = self._proven(one.secret_key, scope) if remembered else None
+        for query in queries:
+            subject = self._cached_subject(query.secret_key, scope) if use_cache else None
             if subject is None:
-                token = parse(one.secret_key)
+                token = parse(query.secret_key)
                 subject = _Subject(token, None, None)
-                if token and not self._context.is_unknown(token, one.secret_key, scope):
+                if token and not self._context.fails_outline_check(token, query.secret_key, scope):
                     names[token.access_key] = None
             subjects.append(subject)
             await slices.pause()
         return subjects, list(names)
 
-    def _proven(self, secret_key: str, scope: Scope) -> _Subject | None:
-        """Return a token that has proven a key which the caller may verify."""
+    def _cached_subject(self, secret_key: str, scope: Scope) -> _Subject | None:
+        """Return a token verified before, if the caller may verify its key and it is cached."""
         cached = self._context.records.proven(secret_key)
         if cached is None or cached.stored.key.kind is KeyKind.OPERATOR:
             return None
@@ -312,78 +314,81 @@ class Verification:
             return None
         return _Subject(None, cached.stored, project, proven=True)
 
-    def _check(
-        self, caller: Principal, presentations: Sequence[VerifyQuery], head: Revision
-    ) -> None:
-        """Raise what refuses the call: a right that any of them lacks before the state of any."""
-        for one in presentations:
-            if one.include_record:
+    def _check(self, caller: Principal, queries: Sequence[VerifyQuery], head: Revision) -> None:
+        """Raise the error that rejects the whole call: missing rights before preconditions."""
+        for query in queries:
+            if query.include_record:
                 caller.require("keys:read")
-        for one in presentations:
-            if one.log_id and one.log_id != self._context.log_id:
-                raise error(ErrorReason.LOG_MISMATCH, "log_id is not the log of this authority")
-            if one.at_least_revision > head:
+        for query in queries:
+            if query.log_id and query.log_id != self._context.log_id:
+                raise error(
+                    ErrorReason.LOG_MISMATCH, "log_id names another log; discard the revision"
+                )
+            if query.at_least_revision > head:
                 raise error(
                     ErrorReason.REVISION_AHEAD, "at_least_revision is beyond the newest change"
                 )
 
-    def _judge(
+    def _evaluate(
         self,
-        presentation: VerifyQuery,
+        query: VerifyQuery,
         subject: _Subject,
         scope: Scope,
         head: Revision,
         now: datetime,
         parsers: FactParsers,
-    ) -> Judged:
+    ) -> _Evaluation:
         log_id = self._context.log_id
-        told = (presentation.cost, presentation.explain, presentation.include_record)
+        options = (query.cost, query.explain, query.include_record)
         token, stored, project, proven = subject
         if token is None and not proven:
-            verdict = denied(VerdictCode.MALFORMED, presentation, head, log_id)
-            return Judged(*told, verdict, None, None, ())
-        # All of it for every token: a check that is left out would tell by its time which failed.
+            verdict = denied(VerdictCode.MALFORMED, query, head, log_id)
+            return _Evaluation(*options, verdict, None, None, ())
+        # Every token takes all steps: a skipped check would reveal by timing which check failed.
         if token is not None:
-            proven = self._context.digest_matches(stored, token, presentation.secret_key)
+            proven = self._context.digest_matches(stored, token, query.secret_key)
         record = _ABSENT if stored is None else stored.key
         visible = record.kind is not KeyKind.OPERATOR and (
             scope is None or record.project_id in scope
         )
         if not proven or not visible or stored is None:
-            verdict = denied(VerdictCode.UNKNOWN, presentation, head, log_id)
-            return Judged(*told, verdict, None, None, ())
+            verdict = denied(VerdictCode.UNKNOWN, query, head, log_id)
+            return _Evaluation(*options, verdict, None, None, ())
         key = stored.key
-        verdict = build_verdict(key, project, presentation, now, head, log_id, parsers)
+        verdict = build_verdict(key, project, query, now, head, log_id, parsers)
         limits: tuple[Limit, ...] = ()
-        if has_limits(key, project) and (verdict.valid or presentation.explain):
+        if has_limits(key, project) and (verdict.valid or query.explain):
             limits = limits_of(stored, project, now)
-        return Judged(*told, verdict, stored, project, limits)
+        return _Evaluation(*options, verdict, stored, project, limits)
 
-    async def _drawn(self, all_judged: Sequence[Judged], now: datetime) -> Sequence[Verdict]:
-        """Draw the limits of all in one transaction, count them, and return the verdicts."""
-        draws = [one.draw for one in all_judged if one.limits]
-        levels = iter(await self._counters.draw(draws) if draws else ())
+    async def _apply_limits(
+        self, evaluations: Sequence[_Evaluation], now: datetime
+    ) -> Sequence[Verdict]:
+        """Spend from all limits in one transaction, count the verdicts, and return them."""
+        spends = [evaluation.spend for evaluation in evaluations if evaluation.limits]
+        counters = iter(await self._counters.draw(spends) if spends else ())
         verdicts = []
-        for one in all_judged:
-            verdict = one.verdict
-            if one.limits:
-                verdict = with_limits(verdict, one.limits, next(levels), explain=one.explain)
-            if one.stored is not None:
-                self._meter.count(one.stored.key, verdict.code, one.cost, now)
+        for evaluation in evaluations:
+            verdict, limits = evaluation.verdict, evaluation.limits
+            if limits:
+                verdict = with_limits(verdict, limits, next(counters), explain=evaluation.explain)
+            if evaluation.stored is not None:
+                self._meter.count(evaluation.stored.key, verdict.code, evaluation.cost, now)
             verdicts.append(verdict)
         return verdicts
 
 
-def _is_whole(subjects: Sequence[_Subject], names: Sequence[str]) -> bool:
-    """True if every token that can have a key is among those to read."""
+def _reads_every_key(subjects: Sequence[_Subject], names: Sequence[str]) -> bool:
+    """True if `names` has the key of every well-formed token, so that the cache adds none."""
     read = {"", *names}
     return not any(
-        one.proven or (one.token.access_key if one.token else "") not in read for one in subjects
+        subject.proven or (subject.token.access_key if subject.token else "") not in read
+        for subject in subjects
     )
 
 
-def _wanted(presentations: Sequence[VerifyQuery]) -> ReadOptions:
-    """Return what the state has to be good for that all of them are judged on."""
-    at_least = max((one.at_least_revision for one in presentations), default=0)
-    record = any(one.include_record for one in presentations)
+def _read_options(queries: Sequence[VerifyQuery]) -> ReadOptions:
+    """Return options under which one read serves all queries."""
+    at_least = max((query.at_least_revision for query in queries), default=0)
+    record = any(query.include_record for query in queries)
     return ReadOptions(at_least, bookkeeping=record) if at_least or record else ANY

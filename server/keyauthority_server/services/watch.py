@@ -1,4 +1,4 @@
-"""Watching: what each caller may see of the log of changes, as it grows."""
+"""WatchChanges: streams to each caller the changes that it may see."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from typing import Final, NamedTuple
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import KeyFilter, KeyKind, Revision
 from keyauthority.requests import WatchQuery
-from keyauthority_server.change_feed import ByteBudget, Packed, Recent, pack, pack_key, pack_project
-from keyauthority_server.services.context import ServiceContext, gone
+from keyauthority_server.change_feed import (
+    ByteBudget,
+    EncodedChange,
+    ReplayBuffer,
+    encode_change,
+    encode_key,
+    encode_project,
+)
+from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.types import Scope
 
-REPLAY_MAX: Final = 100_000  # changes: to read them again takes 7 s of a process
-PAGE: Final = 128  # changes or records at once: 5 ms of the event loop to pack
-PAGE_BYTES: Final = 512 * 1024  # aimed at: the records of a page are of the size of those before
-HELD_MAX: Final = 128 * 1024 * 1024  # bytes of all watchers that wait for their client to read
-PAGE_HELD: Final = 3 * PAGE_BYTES  # a page, its message, and the message within grpcio
-FIRST_PAGE: Final = 8  # records: of 256 KiB each they are 2 MiB
-SMALL: Final = 16 * 1024  # bytes that nobody waits for
+REPLAY_MAX: Final = 100_000  # changes; reading them again takes one process 7 s
+PAGE: Final = 128  # changes or records; encoding them takes 5 ms of the event loop
+PAGE_BYTES: Final = 512 * 1024  # target, estimated from the sizes of the page before
+HELD_MAX: Final = 128 * 1024 * 1024  # bytes, of all watchers, until their clients have read them
+PAGE_HELD: Final = 3 * PAGE_BYTES  # a page, its message, and grpcio's copy of the message
+FIRST_PAGE: Final = 8  # records; at 256 KiB each they are 2 MiB
+SMALL: Final = 16 * 1024  # bytes; a smaller update takes nothing from the byte budget
 
 Authenticate = Callable[[], Awaitable[Principal]]
-"""Judges the caller anew: he as he is now, or the error that ends his watch."""
+"""Authenticates the caller again; raises the error that ends the watch."""
 
 
 class Update(NamedTuple):
-    """What a watcher is told at once; see the proto's WatchChangesResponse."""
+    """One message to a watcher; see the proto's WatchChangesResponse."""
 
-    changes: Sequence[Packed]
+    changes: Sequence[EncodedChange]
     revision: Revision
     server_time: datetime
     lag: timedelta
@@ -39,131 +46,137 @@ class Update(NamedTuple):
 
 
 class Watch:
-    """Gives each watcher his changes, and judges him before he gets any."""
+    """Streams changes, and authenticates the caller again before each update."""
 
-    def __init__(self, context: ServiceContext, recent: Recent) -> None:
+    def __init__(self, context: ServiceContext, recent: ReplayBuffer) -> None:
         self._context = context
         self._recent = recent
         self._budget = ByteBudget(HELD_MAX)
 
     def end(self) -> None:
-        """End all watches: they raise Unavailable once they have told what there is."""
+        """End all watches: each delivers the buffered changes, then raises Unavailable."""
         self._recent.end()
 
     async def watch(
-        self, caller: Principal, admit: Authenticate, wanted: WatchQuery
+        self, caller: Principal, authenticate: Authenticate, query: WatchQuery
     ) -> AsyncGenerator[Update]:
-        """Yield what the caller may see, until his right ends or he falls behind.
+        """Yield the changes that the caller may see, until its right ends or it falls behind.
 
-        He is the one that `admit` has given last, and gives again before each of the updates.
-        NotFound for a project that is not his, FailedPrecondition for a start beyond the head.
+        `authenticate` returned `caller`, and is called again before each update. NotFound for a
+        project outside the caller's scope, FailedPrecondition for a start beyond the head.
         """
-        self._go_on()
-        await self._require_project(caller, wanted.project_id)
+        self._require_running()
+        await self._context.require_visible(caller, query.project_id, "")
         async with self._recent.watched():
-            losses = self._recent.losses
-            start = self._start(wanted)
+            truncations = self._recent.truncations
+            start = self._start(query)
             if start is None:
                 yield self._resync()
                 return
-            sees = _Sees(caller.scope, wanted.project_id)
-            if wanted.snapshot:
-                async with aclosing(self._snapshot(sees)) as pages:
+            visible = _WatchFilter(caller.scope, query.project_id)
+            if query.snapshot:
+                async with aclosing(self._snapshot(visible)) as pages:
                     async for page in pages:
-                        self._go_on()
-                        await admit()
+                        self._require_running()
+                        await authenticate()
                         yield self._update(page, start)
-            async with aclosing(self._changes(admit, sees, start, losses)) as updates:
+            changes = self._changes(authenticate, visible, start, truncations)
+            async with aclosing(changes) as updates:
                 async for update in updates:
                     yield update
 
-    async def _require_project(self, caller: Principal, project_id: str) -> None:
-        if project_id and await self._context.store.get_project(project_id, caller.scope) is None:
-            raise gone(ErrorReason.PROJECT_NOT_FOUND)
-
-    def _start(self, wanted: WatchQuery) -> Revision | None:
-        """Return the revision that he knows all up to; None if he has to begin anew."""
+    def _start(self, query: WatchQuery) -> Revision | None:
+        """Return the revision to start after; None if the caller needs a new snapshot."""
         head = self._recent.position
-        if wanted.log_id and wanted.log_id != self._context.log_id:
+        if query.log_id and query.log_id != self._context.log_id:
             return None
-        if wanted.from_revision is None:
+        if query.from_revision is None:
             return head
-        if wanted.from_revision > head:
-            raise error(ErrorReason.REVISION_AHEAD, "from_revision is beyond the head of the store")
-        return Revision(wanted.from_revision) if _near(wanted.from_revision, head) else None
+        if query.from_revision > head:
+            raise error(ErrorReason.REVISION_AHEAD, "from_revision is beyond the newest change")
+        return Revision(query.from_revision) if _can_replay(query.from_revision, head) else None
 
-    async def _snapshot(self, sees: _Sees) -> AsyncGenerator[Sequence[Packed]]:
-        """Yield all records in pages, projects first. What changes meanwhile comes behind them."""
+    async def _snapshot(self, visible: _WatchFilter) -> AsyncGenerator[Sequence[EncodedChange]]:
+        """Yield all records in pages, projects first. Concurrent changes follow the snapshot."""
         store = self._context.store
-        place: int | None = 0
-        if sees.project_id:
-            project = await store.get_project(sees.project_id, sees.scope)
-            yield [pack_project(project)] if project else []
+        cursor: int | None = 0
+        if visible.project_id:
+            project = await store.get_project(visible.project_id, visible.scope)
+            yield [encode_project(project)] if project else []
         size = _PageSize()
-        while not sees.project_id and place is not None:
+        while not visible.project_id and cursor is not None:
             async with self._budget.hold(PAGE_HELD):
-                projects, place = await store.list_projects(sees.scope, place, size.records)
-                packed = [pack_project(one) for one in projects]
-                del projects  # decoded they take several times as much
-                size.learn(packed)
-                yield packed
-        for key_filter in sees.key_filters:
-            place = 0
-            while place is not None:
+                projects, cursor = await store.list_projects(visible.scope, cursor, size.records)
+                page = [encode_project(project) for project in projects]
+                del projects  # decoded records take several times the memory
+                size.adapt(page)
+                yield page
+        for key_filter in visible.key_filters:
+            cursor = 0
+            while cursor is not None:
                 async with self._budget.hold(PAGE_HELD):
                     now = self._context.clock.now()
-                    keys, place = await store.list_keys(
-                        sees.project_id or None, sees.scope, key_filter, now, place, size.records
+                    keys, cursor = await store.list_keys(
+                        visible.project_id or None,
+                        visible.scope,
+                        key_filter,
+                        now,
+                        cursor,
+                        size.records,
                     )
-                    packed = [pack_key(one, now) for one in keys]
+                    page = [encode_key(key, now) for key in keys]
                     del keys
-                    size.learn(packed)
-                    yield packed
+                    size.adapt(page)
+                    yield page
 
     async def _changes(
-        self, admit: Authenticate, sees: _Sees, place: Revision, losses: int
+        self,
+        authenticate: Authenticate,
+        visible: _WatchFilter,
+        position: Revision,
+        truncations: int,
     ) -> AsyncGenerator[Update]:
-        """Yield what is behind a place: from the log until what is kept goes on, then as it comes.
+        """Yield the changes after `position`: from the log, then from the replay buffer.
 
-        A checkpoint is only what has been told up to the head: it says how fresh the watcher is.
+        Only an update that reaches the head is a checkpoint: it states how fresh the watcher is.
         """
         recent, size = self._recent, _PageSize()
-        while recent.since(place) is None and recent.losses == losses:
-            self._go_on()
-            missing = recent.position - place  # no more: what comes is kept, and the log is ahead
+        while recent.since(position) is None and recent.truncations == truncations:
+            self._require_running()
+            missing = recent.position - position  # later changes are in the buffer
             async with self._budget.hold(PAGE_HELD):
-                tail = await self._context.store.read_changes(place, min(missing, size.records))
-                if not tail.changes or not _near(place, tail.head):
+                tail = await self._context.store.read_changes(position, min(missing, size.records))
+                if not tail.changes or not _can_replay(position, tail.head):
                     break
-                await admit()
-                place = Revision(tail.changes[-1].revision)
-                packed = [pack(one) for one in tail.changes]
+                await authenticate()
+                position = Revision(tail.changes[-1].revision)
+                page = [encode_change(change) for change in tail.changes]
                 del tail
-                size.learn(packed)
-                yield self._update(sees.of(packed), place)
-        beats = -1  # the first is a checkpoint, whether there are changes or not
+                size.adapt(page)
+                yield self._update(visible.select(page), position)
+        heartbeats = -1  # the first update is a checkpoint, with or without changes
         while True:
             ended = recent.ended
-            news = recent.since(place) if recent.losses == losses else None
-            if news is None:
+            pending = recent.since(position) if recent.truncations == truncations else None
+            if pending is None:
                 yield self._resync()
                 return
-            place, as_of, seen = recent.position, recent.as_of, sees.of(news)
-            if seen or recent.beats != beats:
-                if beats < 0 or not seen:
-                    beats = recent.beats
-                await admit()
-                stored = sum(len(one.body) for one in seen)
-                if stored > SMALL:
-                    async with self._budget.hold(min(stored, PAGE_HELD)):
-                        yield self._update(seen, place, as_of)
+            position, as_of, changes = recent.position, recent.as_of, visible.select(pending)
+            if changes or recent.heartbeats != heartbeats:
+                if heartbeats < 0 or not changes:
+                    heartbeats = recent.heartbeats
+                await authenticate()
+                size_bytes = sum(len(change.body) for change in changes)
+                if size_bytes > SMALL:
+                    async with self._budget.hold(min(size_bytes, PAGE_HELD)):
+                        yield self._update(changes, position, as_of)
                 else:
-                    yield self._update(seen, place, as_of)
+                    yield self._update(changes, position, as_of)
             if ended:
-                self._go_on()
-            await recent.news(place, beats)
+                self._require_running()
+            await recent.wait(position, heartbeats)
 
-    def _go_on(self) -> None:
+    def _require_running(self) -> None:
         if self._recent.ended:
             raise error(ErrorReason.SHUTTING_DOWN, "the server is shutting down; try again")
 
@@ -171,9 +184,9 @@ class Watch:
         return self._update((), self._recent.position)._replace(resync=True)
 
     def _update(
-        self, changes: Sequence[Packed], revision: Revision, as_of: float | None = None
+        self, changes: Sequence[EncodedChange], revision: Revision, as_of: float | None = None
     ) -> Update:
-        """Return what is told now; with `as_of`, that it is all that was committed by then."""
+        """Return an update; with `as_of` a checkpoint, complete up to that monotonic time."""
         clock = self._context.clock
         proven = self._recent.as_of if as_of is None else as_of
         lag = timedelta(seconds=max(clock.monotonic() - proven, 0.0))
@@ -181,39 +194,39 @@ class Watch:
 
 
 class _PageSize:
-    """How many records the next page has, going by the bytes of those before."""
+    """The number of records in the next page, adapted to the bytes of the last one."""
 
     def __init__(self) -> None:
         self.records = min(FIRST_PAGE, PAGE)
 
-    def learn(self, packed: Sequence[Packed]) -> None:
-        """Take the records of a page into account."""
-        largest = max((len(one.body) for one in packed), default=1)
+    def adapt(self, page: Sequence[EncodedChange]) -> None:
+        """Adapt to the largest record of a page; at most double."""
+        largest = max((len(change.body) for change in page), default=1)
         self.records = min(PAGE, 2 * self.records, max(PAGE_BYTES // max(largest, 1), 1))
 
 
-def _near(place: int, head: int) -> bool:
-    """True if what lies between is not too much to be read again."""
-    return head - place <= REPLAY_MAX
+def _can_replay(position: int, head: int) -> bool:
+    """True if the changes between are few enough to read again."""
+    return head - position <= REPLAY_MAX
 
 
-class _Sees(NamedTuple):
-    """What a watcher may see, and wants to."""
+class _WatchFilter(NamedTuple):
+    """The records that a watcher may see and has asked for."""
 
     scope: Scope
     project_id: str
 
     @property
     def key_filters(self) -> Sequence[KeyFilter]:
-        """What lists all keys that he sees: those of operators are of no project."""
+        """Filters that together list all visible keys; operator keys have no project."""
         if self.scope is not None or self.project_id:
             return (KeyFilter(),)
         return (KeyFilter(), KeyFilter(kind=KeyKind.OPERATOR))
 
-    def of(self, changes: Sequence[Packed]) -> Sequence[Packed]:
-        """Return the changes that he sees."""
+    def select(self, changes: Sequence[EncodedChange]) -> Sequence[EncodedChange]:
+        """Return the visible changes."""
         if self.project_id:
-            return [one for one in changes if one.project_id == self.project_id]
+            return [change for change in changes if change.project_id == self.project_id]
         if self.scope is None:
             return changes
-        return [one for one in changes if one.project_id in self.scope]
+        return [change for change in changes if change.project_id in self.scope]

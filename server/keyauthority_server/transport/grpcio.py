@@ -201,7 +201,7 @@ class Server:
         """Return what grpcio serves of a service: on the native transport, only the streams."""
         limits = self._limits
         for name, method in methods.items():
-            refuses = method.refuses_unread
+            refuses = method.rejects_unparsed
             if isinstance(method, StreamMethod):
                 self._streams.add(method)
                 follow = _without_context(method.open)
