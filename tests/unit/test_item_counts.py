@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from keyauthority.errors import ErrorReason, InvalidArgument
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
-from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, split_items
+from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader
 from keyauthority_server.rpc.validate import CHECKS
 
 PADDING = "x" * SCAN_ABOVE  # what is smaller is not scanned
@@ -101,14 +101,3 @@ def test_message_cut_short_is_malformed(cut: int) -> None:
     """Whatever is missing."""
     whole = pb.VerifyRequest(secret_key=PADDING).SerializeToString()
     assert ErrorReason.INVALID_MESSAGE is refused(pb.VerifyRequest, whole[:-cut]).reason
-
-
-def test_items_are_split_as_they_are_parsed() -> None:
-    """Each with its bytes; no items for what is not a list alone, or longer than it may be."""
-    items = [pb.VerifyRequest(secret_key="z" * size) for size in (0, 1, 200, 20_000)]
-    body = pb.BatchVerifyRequest(requests=items).SerializeToString()
-    assert [one.SerializeToString() for one in items] == split_items(body, 4)
-    assert [] == split_items(body, 3)
-    assert [] == split_items(body[:-1], 4)
-    assert [] == split_items(body + b"\x10\x01", 4)
-    assert [] == split_items(body + b"\x0a", 4)

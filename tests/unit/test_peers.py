@@ -13,7 +13,7 @@ from keyauthority_server.overload.throttle import (
     throttle_failures,
 )
 from keyauthority_server.rpc.credentials import by_operator
-from keyauthority_server.rpc.policy import Admission
+from keyauthority_server.rpc.policy import CredentialSource
 from keyauthority_server.rpc_types import Call, Metadata, RpcError
 
 OPERATOR = (("authorization", "Bearer op_live_x"),)
@@ -81,10 +81,10 @@ def test_table_forgets_whom_it_heard_of_longest_ago(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("code", [None, NOT_FOUND, UNAUTHENTICATED])
-@pytest.mark.parametrize("admission", list(Admission))
+@pytest.mark.parametrize("credentials", list(CredentialSource))
 @pytest.mark.parametrize("metadata", [(), OPERATOR])
 async def test_only_failed_proofs_count(
-    code: int | None, admission: Admission, metadata: Metadata
+    code: int | None, credentials: CredentialSource, metadata: Metadata
 ) -> None:
     """A call is refused as one too many only if those before it had failed to prove anything."""
     known, served = FailureThrottle(Time()), 0
@@ -96,7 +96,7 @@ async def test_only_failed_proofs_count(
             raise RpcError(code, "", b"")
         return b""
 
-    method = throttle_failures(answer, by_operator(admission), known, None)
+    method = throttle_failures(answer, by_operator(credentials), known, None)
     last: int | None = None
     for _ in range(FAILURES_AT_ONCE + 1):
         try:
@@ -105,8 +105,8 @@ async def test_only_failed_proofs_count(
             last = refused.code
     failed = code == UNAUTHENTICATED
     assert (RESOURCE_EXHAUSTED if failed else code) == last
-    bare = admission is Admission.SECRET or (
-        admission is Admission.OPERATOR_OR_SECRET and not metadata
+    bare = credentials is CredentialSource.SECRET or (
+        credentials is CredentialSource.OPERATOR_OR_SECRET and not metadata
     )
     assert FAILURES_AT_ONCE + (not (failed and bare)) == served
 
@@ -119,6 +119,10 @@ async def test_operator_is_served_whatever_others_did_from_his_address() -> None
     async def answer(_: bytes, __: Call) -> bytes:
         return b"served"
 
-    for admission in (Admission.OPERATOR, Admission.OPERATOR_INLINE, Admission.OPERATOR_OR_SECRET):
-        method = throttle_failures(answer, by_operator(admission), known, None)
+    for credentials in (
+        CredentialSource.OPERATOR,
+        CredentialSource.OPERATOR_INLINE,
+        CredentialSource.OPERATOR_OR_SECRET,
+    ):
+        method = throttle_failures(answer, by_operator(credentials), known, None)
         assert b"served" == await method(b"", Call(OPERATOR, PEER))

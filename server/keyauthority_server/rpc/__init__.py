@@ -1,7 +1,8 @@
-"""The wire's side of the authority: unpack, who calls, may he, pack. It decides nothing.
+"""The RPC layer: parses requests, authorizes callers, validates fields and serializes responses.
 
-`services` gives what a transport serves: a handler for every method of every service that the
-protos describe, each behind its row of the policy and its check.
+It must not decide a verdict or read the store: `keyauthority_server.services` does. Begin reading
+with `services` below, which builds a handler for every method of the protos from its row in
+`policy.POLICY` and its check in `validate.CHECKS`.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Metrics(Protocol):
-    """Gives each method its counter, and counts verdicts."""
+    """Counters of calls, streams, verdicts and shed calls."""
 
     def call(self, service: str, method: str) -> CallMetrics:
         """Return the counter of a method."""
         ...
 
     def stream(self, service: str, method: str) -> StreamMetrics:
-        """Return the counter of a method that answers with a stream."""
+        """Return the counter of a streaming method."""
         ...
 
     def verification(self, verdict: str) -> None:
@@ -64,12 +65,12 @@ class Metrics(Protocol):
         ...
 
     def refused(self, ground: str, calls: int = 1) -> None:
-        """Count calls that were turned away."""
+        """Count calls that were shed."""
         ...
 
 
 def services(authority: Authority, metrics: Metrics | None) -> Services:
-    """Return all methods of all services, as a transport takes them."""
+    """Return all methods of all services, for a transport to serve."""
     count = metrics.verification if metrics else None
     servicers: Mapping[str, object] = {
         "KeyAuthorityService": KeyAuthorityServicer(authority, count),
@@ -81,19 +82,19 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
     streams, watch = Streams(authority, throttled, metrics), WatchServicer(authority)
 
     def unary_method(method: MethodDescriptor) -> UnaryMethod:
-        service, admission = method.containing_service, POLICY[method.full_name].admission
+        service, credentials = method.containing_service, POLICY[method.full_name].credentials
         counter = metrics.call(service.full_name, method.name) if metrics else None
-        answer = _answer(authority, servicers.get(service.name), method, counter)
-        answer = throttle_failures(answer, by_operator(admission), throttled, metrics)
-        answer = limits[class_of(method.name, mutates=method.name in MUTATIONS)].around(
-            answer, metrics
+        handler = _handler(authority, servicers.get(service.name), method, counter)
+        handler = throttle_failures(handler, by_operator(credentials), throttled, metrics)
+        handler = limits[class_of(method.name, mutates=method.name in MUTATIONS)].around(
+            handler, metrics
         )
         shortcut = CachedVerify(authority, counter, count) if method.name == "Verify" else None
-        return UnaryMethod(answer, shortcut, rejects_unparsed(admission))
+        return UnaryMethod(handler, shortcut, rejects_unparsed(credentials))
 
     return {
         service.full_name: {
-            method.name: _streaming(streams, watch, method, metrics)
+            method.name: _stream_method(streams, watch, method, metrics)
             if method.server_streaming
             else unary_method(method)
             for method in service.methods
@@ -103,30 +104,30 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
     }
 
 
-def _streaming(
+def _stream_method(
     streams: Streams, servicer: WatchServicer, method: MethodDescriptor, metrics: Metrics | None
 ) -> StreamMethod:
     request_type = message_factory.GetMessageClass(method.input_type)
     served = getattr(servicer, _HUMP.sub("_", method.name).lower())
     reader = RequestReader(request_type)
-    row = POLICY[method.full_name]
-    follow = streams.guard(row, reader, CHECKS[request_type], served)
+    policy = POLICY[method.full_name]
+    authorized = streams.authorize(policy, reader, CHECKS[request_type], served)
     counter = metrics.stream(method.containing_service.full_name, method.name) if metrics else None
-    opened = streams.around(follow, counter)
-    return StreamMethod(opened, servicer.end, rejects_unparsed(row.admission))
+    handler = streams.map_errors(authorized, counter)
+    return StreamMethod(handler, servicer.end, rejects_unparsed(policy.credentials))
 
 
-def _answer(
+def _handler(
     authority: Authority,
     servicer: object,
     method: MethodDescriptor,
     counter: CallMetrics | None,
 ) -> Handler:
-    row = POLICY[method.full_name]
+    policy = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
     reader, check = RequestReader(request_type), CHECKS[request_type]
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
-    serve = authorize(authority, row, reader, check, served) if served else _unimplemented
+    serve = authorize(authority, policy, reader, check, served) if served else _unimplemented
     serve = _retry_on_new_pepper(authority, serve)
     if method.name in MUTATIONS:
         serve = record_denials(authority, method.name, reader, serve)
@@ -134,16 +135,16 @@ def _answer(
 
 
 def _retry_on_new_pepper(authority: Authority, serve: Serve) -> Serve:
-    """Return the method so that a call which lacks a pepper learns of the new ones, and goes on."""
+    """Return the method, retried once with reloaded peppers after UnknownVersion."""
 
-    async def learning(call: Call, body: bytes) -> Any:
+    async def retried(call: Call, body: bytes) -> Any:
         try:
             return await serve(call, body)
-        except UnknownVersion:  # raised before anything is written or drawn
+        except UnknownVersion:  # raised before any write and before any limit is spent
             return await authority.with_current_peppers(lambda: serve(call, body))
 
-    return learning
+    return retried
 
 
 async def _unimplemented(call: Call, body: bytes) -> NoReturn:
-    raise error(ErrorReason.UNIMPLEMENTED, "this version of the server does not serve the call")
+    raise error(ErrorReason.UNIMPLEMENTED, "method not implemented by this version of the server")

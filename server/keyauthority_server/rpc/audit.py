@@ -1,4 +1,4 @@
-"""The servicer of AuditService, and what notes refused mutations around the others' methods."""
+"""Servicer of AuditService, and the wrapper that records denied mutations."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc_types import Call
 from keyauthority_server.services import Authority, CertificateIdentity, Principal
 
-# Given only to a caller who is known. INVALID_ARGUMENT is not among them: who mistypes a request
-# has tried nothing, and what he wrote need not be of any form.
-_NOTED: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
+# Raised only after authentication. InvalidArgument is excluded: a malformed request attempts no
+# change, and its text may be of any form.
+_DENIALS: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
 
 
 class AuditServicer:
@@ -50,37 +50,37 @@ class AuditServicer:
 
 
 def record_denials(authority: Authority, method: str, reader: RequestReader, serve: Serve) -> Serve:
-    """Return a method that changes something so that its refusals are noted."""
+    """Return a mutating method that records its denials."""
 
-    async def noted(call: Call, body: bytes) -> Any:
+    async def recorded(call: Call, body: bytes) -> Any:
         try:
             return await serve(call, body)
-        except _NOTED as refusal:
+        except _DENIALS as denial:
             request = reader.read_or_none(body)
-            authority.audit.denied(_attempt(call, method, request, refusal))
+            authority.audit.denied(_denied_call(call, method, request, denial))
             raise
 
-    return noted
+    return recorded
 
 
-def _attempt(
-    call: Call, method: str, request: Message | None, refusal: KeyAuthorityError
+def _denied_call(
+    call: Call, method: str, request: Message | None, denial: KeyAuthorityError
 ) -> DeniedCall:
     credential = credential_of(call)
-    named = credential.key if isinstance(credential, CertificateIdentity) else credential.token
+    identity = credential.key if isinstance(credential, CertificateIdentity) else credential.token
     return DeniedCall(
-        actor=named.access_key,
+        actor=identity.access_key,
         peer=credential.address,
         method=method,
-        reason=refusal.reason.value if refusal.reason else "",
-        project_id=_if_one(is_uuid, getattr(request, "project_id", "")),
-        access_key=_if_one(ACCESS_KEY_PATTERN.fullmatch, getattr(request, "access_key", "")),
+        reason=denial.reason.value if denial.reason else "",
+        project_id=_if_valid(is_uuid, getattr(request, "project_id", "")),
+        access_key=_if_valid(ACCESS_KEY_PATTERN.fullmatch, getattr(request, "access_key", "")),
     )
 
 
-def _if_one(shaped: Callable[[str], object], text: str) -> str:
-    """Return what stands for an id if it has the shape of one, else nothing.
+def _if_valid(is_valid: Callable[[str], object], text: str) -> str:
+    """Return the text of an id field if it is valid, else an empty string.
 
-    Who lacks the right is refused before his request is read: it may have a secret in that place.
+    A caller without the right is denied before validation: the field may hold a secret by mistake.
     """
-    return text if shaped(text) else ""
+    return text if is_valid(text) else ""

@@ -1,7 +1,7 @@
-"""Verify answered from memory: the way of most calls, in one step and without a coroutine.
+"""Verify from cached records: the path of most calls, in one step without a coroutine.
 
-Anything out of the ordinary (a denial, a limit, an unknown token, a rare field, a fault) is left to
-the general handler, which begins again from the bytes. The two give the same answers;
+Every other case (a denial, a limit, an unknown token, a rare field, an error) is left to the
+general handler, which starts again from the bytes. Both give the same responses;
 `tests/service/test_agreement.py` compares them.
 """
 
@@ -26,7 +26,7 @@ from keyauthority_server.rpc.validate import verify as violations
 from keyauthority_server.rpc_types import Call
 from keyauthority_server.services import Authority, Credential
 
-BODY_MAX: Final = 1_024  # bytes: more is out of the ordinary, and is checked before it is parsed
+BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
 _UNSET: Final = datetime.min.replace(tzinfo=UTC)
 _NO_FACTS: Final = Facts()
@@ -36,7 +36,7 @@ _VARINT_MORE: Final = 0x80
 
 
 class CachedVerify:
-    """Answers Verify from memory; see `wire.Shortcut`."""
+    """Answers Verify from cached records; see `rpc_types.Shortcut`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class CachedVerify:
         self.begin_turn = self._turn.begin
 
     def __call__(self, body: bytes, call: Call) -> bytes | None:
-        """Return the answer of a call that is VALID; None for the general handler."""
+        """Return the response if the verdict is VALID; None to use the general handler."""
         if len(body) > BODY_MAX:
             return None
         started = time.perf_counter()
@@ -70,7 +70,7 @@ class CachedVerify:
                 return None
             if cached.answer is None:
                 cached.answer = _constant_answer(cached.stored.key)
-        except Exception:  # noqa: BLE001 - the general handler meets it again, and tells of it
+        except Exception:  # noqa: BLE001 - the general handler meets it again and reports it
             return None
         if self._count is not None:
             self._count(_VALID)
@@ -81,7 +81,7 @@ class CachedVerify:
 
 
 def _facts(request: pb.VerifyRequest) -> Facts | None:
-    """Return the facts of a request that keeps its rules; None if it does not, or may not."""
+    """Return the facts of a request that is certainly valid; None for the general handler."""
     if (
         request.include_record
         or request.explain
@@ -108,13 +108,13 @@ def _facts(request: pb.VerifyRequest) -> Facts | None:
 
 
 def _constant_answer(key: Key) -> bytes:
-    """Return the answer to a VALID Verify of a key, without revision and log_id."""
+    """Return the serialized VALID response for a key, without revision and log_id."""
     verdict = build_verdict(key, None, VerifyQuery("", _NO_FACTS), _UNSET, 0, "")
     return convert.verdict_to_proto(verdict._replace(code=VerdictCode.VALID)).SerializeToString()
 
 
 def _varint_field(tag: int, value: int) -> bytes:
-    """Return a field of wire type 0, as protobuf encodes it."""
+    """Return a serialized protobuf field of wire type 0."""
     encoded = bytearray()
     for number in (tag, value):
         while number >= _VARINT_MORE:

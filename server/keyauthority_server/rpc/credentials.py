@@ -1,8 +1,8 @@
-"""Reads who calls from a call's metadata and peer. It believes nothing: `authority` judges."""
+"""Reads the caller's credential from metadata and peer; `services` authenticates it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -11,20 +11,21 @@ from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.token import Token, parse
 from keyauthority_server.overload import address_of
-from keyauthority_server.rpc.policy import Admission
+from keyauthority_server.rpc.policy import CredentialSource
 from keyauthority_server.rpc_types import Call, Certificate
 from keyauthority_server.services import CertificateIdentity, Credential
+from keyauthority_server.services.principal import invalid_credential
 
-OPERATORS_KEPT: Final = 256  # credentials that need not be read anew: few callers make most calls
-CALLS_KEPT: Final = 1_024  # the same for all that calls say of themselves: each connection its own
-TOKEN_MAX: Final = 128  # characters; a token has 78, and a prefix of up to 17 before them
+OPERATOR_CACHE_SIZE: Final = 256  # parsed credentials: few callers make most calls
+CALL_CACHE_SIZE: Final = 1_024  # calls with equal attributes; each connection has its own peer
+TOKEN_MAX: Final = 128  # characters; a token has 78, after a prefix of up to 17
 
-_BEFORE: Final = datetime.min.replace(tzinfo=UTC)  # a configuration does not tell since when
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)  # a configured caller has no creation time
 _HEADERS: Final = frozenset({"authorization", "x-auth-token"})
 
 
-def presented(call: Call) -> bool:
-    """True if the call carries a credential, good or bad."""
+def has_credential(call: Call) -> bool:
+    """True if the call carries a credential, valid or not."""
     return bool(call.certificates or _headers(call))
 
 
@@ -36,48 +37,51 @@ def _headers(call: Call) -> list[tuple[str, str]]:
     ]
 
 
-@lru_cache(maxsize=CALLS_KEPT)
+@lru_cache(maxsize=CALL_CACHE_SIZE)
 def credential_of(call: Call) -> Credential | CertificateIdentity:
-    """Return the one operator token, well formed, or the one certificate that stands for a caller.
+    """Return the call's only credential: a well-formed operator token or a configured certificate.
 
-    Raises Unauthenticated if there is none, and if there is more than one: a certificate that
-    stands for a caller and an operator key are two, since either could be meant. A certificate that
-    the configuration does not know is no credential, and none with an operator key beside it.
+    Raises Unauthenticated if there is none or more than one; a configured certificate and an
+    operator key are two, since either could be meant. A certificate that the configuration does
+    not name is ignored, also beside an operator key.
     """
     headers = _headers(call)
     if call.certificates and not headers and len(call.certificates) == 1:
-        return certified(call.certificates[0], address_of(call.peer))
+        return certificate_identity(call.certificates[0], address_of(call.peer))
     if not headers and not call.certificates:
-        raise error(ErrorReason.CREDENTIAL_MISSING, "the call carries no operator key")
+        raise error(
+            ErrorReason.CREDENTIAL_MISSING,
+            "missing operator key; send it as `authorization: Bearer <operator key>`",
+        )
     if len(headers) > 1 or call.certificates:
-        raise error(ErrorReason.CREDENTIAL_AMBIGUOUS, "the call carries more than one credential")
+        raise error(ErrorReason.CREDENTIAL_AMBIGUOUS, "more than one credential; send exactly one")
     name, text = headers[0]
     if name == "authorization":
         scheme, _, text = text.partition(" ")
         if scheme.lower() != "bearer":
             text = ""
-    token = _read(text) if len(text) <= TOKEN_MAX else None  # no long text is kept
+    token = _parse(text) if len(text) <= TOKEN_MAX else None  # a long text is not cached
     if token is None or token.kind is not KeyKind.OPERATOR:
-        raise error(ErrorReason.CREDENTIAL_INVALID, "the credential is not valid")
+        raise invalid_credential()
     return Credential(token, text, address_of(call.peer))
 
 
-def by_operator(admission: Admission) -> Callable[[Call], bool]:
-    """Return what tells whether a call of a method is made by an operator's credential."""
-    if admission is Admission.OPERATOR_OR_SECRET:
-        return presented
-    operator = admission is not Admission.SECRET
+def by_operator(credentials: CredentialSource) -> Callable[[Call], bool]:
+    """Return a predicate: True if an operator credential authenticates the call."""
+    if credentials is CredentialSource.OPERATOR_OR_SECRET:
+        return has_credential
+    operator = credentials is not CredentialSource.SECRET
     return lambda _: operator
 
 
-def rejects_unparsed(admission: Admission) -> Callable[[Call], bool] | None:
-    """Return what is true of a call that is refused for its credential, whatever it asks for."""
-    if admission is Admission.SECRET:
+def rejects_unparsed(credentials: CredentialSource) -> Callable[[Call], bool] | None:
+    """Return a predicate: True if the credential alone fails the call, before parsing."""
+    if credentials is CredentialSource.SECRET:
         return None
-    either = admission is Admission.OPERATOR_OR_SECRET
+    optional = credentials is CredentialSource.OPERATOR_OR_SECRET
 
-    def refuses(call: Call) -> bool:
-        if either and not presented(call):
+    def rejects(call: Call) -> bool:
+        if optional and not has_credential(call):
             return False
         try:
             credential_of(call)
@@ -85,18 +89,12 @@ def rejects_unparsed(admission: Admission) -> Callable[[Call], bool] | None:
             return True
         return False
 
-    return refuses
+    return rejects
 
 
-def caller_of(call: Call) -> Hashable:
-    """Return what tells this caller from every other; raises what `credential_of` does."""
-    credential = credential_of(call)
-    return credential if isinstance(credential, Credential) else call.certificates
-
-
-@lru_cache(maxsize=OPERATORS_KEPT)
-def certified(certificate: Certificate, address: str) -> CertificateIdentity:
-    """Return the certificate as a credential: the operator that it stands for."""
+@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
+def certificate_identity(certificate: Certificate, address: str) -> CertificateIdentity:
+    """Return the operator that the configuration assigns to the certificate."""
     key = Key(
         access_key=certificate.name,
         project_id="",
@@ -104,14 +102,14 @@ def certified(certificate: Certificate, address: str) -> CertificateIdentity:
         kind=KeyKind.OPERATOR,
         permissions=certificate.permissions,
         operator_projects=certificate.projects,
-        create_time=_BEFORE,
-        update_time=_BEFORE,
+        create_time=_LONG_AGO,
+        update_time=_LONG_AGO,
         expire_time=certificate.expire_time,
         revision=0,
     )
     return CertificateIdentity(key, address)
 
 
-@lru_cache(maxsize=OPERATORS_KEPT)
-def _read(text: str) -> Token | None:
+@lru_cache(maxsize=OPERATOR_CACHE_SIZE)
+def _parse(text: str) -> Token | None:
     return parse(text)

@@ -1,6 +1,6 @@
-"""The rules of single fields, from which `validate` makes the check of each request.
+"""Rules of single fields, from which `validate` composes the check of each request.
 
-A `Validator` collects what breaks a rule, and names the field as the caller knows it.
+A `Validator` collects violations, each with the path of the field in the request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIST_MAX: Final = 100  # permissions, each list of restrictions, operator_projec
 BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
 PAGE_MAX: Final = 1000
 ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
-RESTRICTIONS_MAX: Final = 256 * 1024  # bytes: clients take answers of 4 MiB, with several keys
+RESTRICTIONS_MAX: Final = 256 * 1024  # bytes; clients accept responses of 4 MiB, of several keys
 PERIOD_MIN: Final = timedelta(seconds=1)
 PERIOD_MAX: Final = timedelta(days=1)
 
@@ -43,17 +43,17 @@ _UUID4: Final = re.compile(
 
 
 class Validator:
-    """Collects violations. Each method is one rule, and says nothing if it is kept."""
+    """Collects violations. Each method checks one rule, which its docstring states."""
 
     def __init__(self) -> None:
         self.violations: list[FieldViolation] = []
 
     def refuse(self, field: str, description: str) -> None:
-        """Note that a field breaks a rule."""
+        """Add a violation."""
         self.violations.append(FieldViolation(field, description))
 
     def length(self, field: str, value: str, limit: int) -> None:
-        """At most `limit` characters, whatever they are."""
+        """At most `limit` characters of any kind."""
         if len(value) > limit:
             self.refuse(field, f"at most {limit} characters")
 
@@ -61,8 +61,8 @@ class Validator:
         """At most `limit` characters, none of them a control character."""
         if len(value) > limit:
             self.refuse(field, f"at most {limit} characters")
-        elif any(unicodedata.category(one) == "Cc" for one in value):
-            self.refuse(field, "no control characters")
+        elif any(unicodedata.category(character) == "Cc" for character in value):
+            self.refuse(field, "must not contain control characters")
 
     def present(self, field: str, value: object) -> bool:
         """Not empty."""
@@ -70,10 +70,10 @@ class Validator:
             self.refuse(field, "required")
         return bool(value)
 
-    def absent(self, field: str, value: object, why: str) -> None:
+    def absent(self, field: str, value: object, description: str) -> None:
         """Empty."""
         if value:
-            self.refuse(field, why)
+            self.refuse(field, description)
 
     def enum(self, field: str, value: int, known: Container[int]) -> None:
         """Unspecified, or one of the enum's values."""
@@ -96,71 +96,78 @@ class Validator:
             self.refuse(field, "not a UUID version 4")
 
     def labels(self, field: str, labels: Mapping[str, str]) -> None:
-        """As many as may be, with keys and values of their length."""
+        """At most `LABELS_MAX`, with keys and values of bounded length."""
         if len(labels) > LABELS_MAX:
             self.refuse(field, f"at most {LABELS_MAX}")
             return
         for key, value in labels.items():
             if not key:
-                self.refuse(field, "a label's key is not empty")
+                self.refuse(field, "label keys must not be empty")
             self.text(field, key, LABEL_KEY_MAX)
             self.text(field, value, LABEL_VALUE_MAX)
 
-    def entry(self, field: str, value: str, keeps: Callable[[str], object]) -> None:
-        """At most `ENTRY_MAX` long; `keeps` raises ValueError with the reason, or returns False."""
+    def entry(self, field: str, value: str, is_valid: Callable[[str], object]) -> None:
+        """At most `ENTRY_MAX` characters, and valid.
+
+        `is_valid` returns False or raises ValueError with the reason.
+        """
         if len(value) > ENTRY_MAX:
             self.refuse(field, f"at most {ENTRY_MAX} characters")
             return
         try:
-            if keeps(value) is False:
-                self.refuse(field, "not of the form that it must have")
-        except ValueError as bad:
-            self.refuse(field, str(bad))
+            if is_valid(value) is False:
+                self.refuse(field, "invalid format")
+        except ValueError as invalid:
+            self.refuse(field, str(invalid))
 
     def each(
-        self, field: str, values: Collection[str], keeps: Callable[[str], object], part: str = ""
+        self,
+        field: str,
+        values: Collection[str],
+        is_valid: Callable[[str], object],
+        part: str = "",
     ) -> None:
-        """At most `LIST_MAX`, each an `entry`; `part` names what of the list's messages it is."""
+        """At most `LIST_MAX`, each an `entry`; `part` is the field within the list's messages."""
         if len(values) > LIST_MAX:
             self.refuse(field, f"at most {LIST_MAX}")
             return
         for index, value in enumerate(values):
-            self.entry(f"{field}[{index}]{part}", value, keeps)
+            self.entry(f"{field}[{index}]{part}", value, is_valid)
 
     def grants(self, field: str, values: Collection[str]) -> None:
         """Grants: `resource:action`, wildcards allowed."""
         self.each(field, values, is_grant)
 
     def rights(self, field: str, values: Collection[str]) -> None:
-        """Grants that stand for rights of operators."""
+        """Grants that match rights of operators."""
         if len(values) <= LIST_MAX and all(map(is_grant, values)):
-            for place, why in not_rights(values):
-                self.refuse(f"{field}[{place}]", why)
+            for index, description in not_rights(values):
+                self.refuse(f"{field}[{index}]", description)
 
     def needed(self, field: str, values: Collection[str]) -> None:
-        """Needed permissions: `resource:action`, concrete."""
+        """Required permissions: `resource:action` without wildcards."""
         if len(values) > LIST_MAX or not all(
             len(value) <= ENTRY_MAX and is_concrete(value) for value in values
         ):
-            self.each(field, values, is_concrete)  # says which
+            self.each(field, values, is_concrete)  # names the invalid entry
 
     def time(self, field: str, message: Message, value: Timestamp) -> None:
-        """Unset, or a moment between the years 1 and 9999."""
+        """Unset, or a time between the years 1 and 9999."""
         if message.HasField(field.rpartition(".")[2]):
             try:
                 convert.to_datetime(value)
             except ValueError:
-                self.refuse(field, "not a moment between the years 1 and 9999")
+                self.refuse(field, "must be between the years 1 and 9999")
 
     def span(
         self, field: str, message: Message, value: Duration, least: timedelta, most: timedelta
     ) -> None:
-        """Unset, or a span between two bounds."""
+        """Unset, or a duration between two bounds."""
         if message.HasField(field.rpartition(".")[2]):
             try:
                 span = convert.to_timedelta(value)
             except (ValueError, OverflowError):
-                self.refuse(field, "not a span of time")
+                self.refuse(field, "invalid duration")
                 return
             if not least <= span <= most:
                 self.refuse(field, f"from {_words(least)} to {_words(most)}")
@@ -169,7 +176,7 @@ class Validator:
         """Unset, or units of 0 or more in a period of 1 second to 1 day."""
         if message.HasField(field):
             if value.limit < 0:
-                self.refuse(f"{field}.limit", "not negative")
+                self.refuse(f"{field}.limit", "must not be negative")
             if not value.HasField("period"):
                 self.refuse(f"{field}.period", "required")
             self.span(f"{field}.period", value, value.period, PERIOD_MIN, PERIOD_MAX)
@@ -178,20 +185,20 @@ class Validator:
         """Unset, or units of 0 or more in a period."""
         if message.HasField(field):
             if value.limit < 0:
-                self.refuse(f"{field}.limit", "not negative")
+                self.refuse(f"{field}.limit", "must not be negative")
             self.present(f"{field}.period", value.period)
             self.enum(f"{field}.period", value.period, convert.QUOTA_PERIOD_FROM_PROTO)
 
     def restrictions(self, value: key_pb2.Restrictions) -> None:
-        """Each list of its form, and all of it of a size that every client can take."""
+        """Valid lists, and a total size that every client accepts."""
         self.each("restrictions.allowed_ips", value.allowed_ips, check_ip_or_network)
         self.each("restrictions.allowed_referrers", value.allowed_referrers, check_referrer)
         self.each("restrictions.ios_bundle_ids", value.ios_bundle_ids, _name)
         field = "restrictions.android_apps"
-        self.each(field, [one.package for one in value.android_apps], _name, ".package")
-        self.each(field, [one.sha1 for one in value.android_apps], canonical_sha1, ".sha1")
+        self.each(field, [app.package for app in value.android_apps], _name, ".package")
+        self.each(field, [app.sha1 for app in value.android_apps], canonical_sha1, ".sha1")
         field = "restrictions.api_targets"
-        self.each(field, [one.service for one in value.api_targets], _name, ".service")
+        self.each(field, [target.service for target in value.api_targets], _name, ".service")
         if len(value.api_targets) <= LIST_MAX:
             for index, target in enumerate(value.api_targets):
                 self.each(f"{field}[{index}].methods", target.methods, _method)
@@ -199,17 +206,17 @@ class Validator:
             self.refuse("restrictions", f"at most {RESTRICTIONS_MAX // 1024} KiB in all")
 
     def mask(self, mask: FieldMask, known: frozenset[str]) -> frozenset[str]:
-        """At least one path and at most `LIST_MAX`, each of them known; returns them."""
+        """At least one path and at most `LIST_MAX`, each known; return the known paths."""
         if not mask.paths:
-            self.refuse("update_mask", "names at least one field")
+            self.refuse("update_mask", "must name at least one field")
         if len(mask.paths) > LIST_MAX:
             self.refuse("update_mask", f"at most {LIST_MAX}")
         if not known.issuperset(mask.paths):
-            self.refuse("update_mask", f"names fields of {', '.join(sorted(known))} only")
+            self.refuse("update_mask", f"must name only {', '.join(sorted(known))}")
         return known.intersection(mask.paths)
 
     def page(self, page_size: int, page_token: str) -> None:
-        """A size that is served, and a token of a token's length."""
+        """A page size within bounds, and a token of bounded length."""
         if not 0 <= page_size <= PAGE_MAX:
             self.refuse("page_size", f"from 0 to {PAGE_MAX}")
         self.text("page_token", page_token)
@@ -226,7 +233,7 @@ def is_uuid(text: str) -> bool:
 
 
 def _name(text: str) -> bool:
-    return bool(text) and text.isprintable() and not any(one in " *" for one in text)
+    return bool(text) and text.isprintable() and not any(character in " *" for character in text)
 
 
 def _method(text: str) -> bool:

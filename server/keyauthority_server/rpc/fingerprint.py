@@ -1,4 +1,4 @@
-"""What servicers make of their requests before they are use cases."""
+"""Request fingerprints, and updates reduced to the fields of their mask."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from google.protobuf.message import Message
 
 DEFAULT_PAGE_SIZE: Final = 100
 
-_ASIDE: Final = frozenset({"request_id", "page_size", "page_token"})
-_BESIDES_THE_MASK: Final = frozenset({"access_key", "project_id", "update_mask", "etag"})
+_NOT_CONTENT: Final = frozenset({"request_id", "page_size", "page_token"})
+_NEVER_MASKED: Final = frozenset({"access_key", "project_id", "update_mask", "etag"})
 
 M = TypeVar("M", bound=Message)
 
 
 def content_of(request: Message) -> bytes:
-    """Return bytes that tell what this request asks for from what any other does.
+    """Return the fingerprint of a request: equal bytes for equal content.
 
-    The same request again has them, under whatever request_id, as has each page of one list.
+    It does not cover the request_id, nor the page of a list.
     """
     content = type(request)()
     content.CopyFrom(request)
     for field, _ in request.ListFields():
-        if field.name in _ASIDE:
+        if field.name in _NOT_CONTENT:
             content.ClearField(field.name)
     return (
         request.DESCRIPTOR.full_name.encode()
@@ -33,10 +33,10 @@ def content_of(request: Message) -> bytes:
 
 
 def as_masked(request: M, mask: FieldMask) -> M:
-    """Return an update without the fields that its mask does not name: they are not even read."""
+    """Return an update with only the fields that its mask names; the others are ignored."""
     masked = type(request)()
     masked.CopyFrom(request)
     for field, _ in request.ListFields():
-        if field.name not in _BESIDES_THE_MASK and field.name not in mask.paths:
+        if field.name not in _NEVER_MASKED and field.name not in mask.paths:
             masked.ClearField(field.name)
     return masked

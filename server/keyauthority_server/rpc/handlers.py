@@ -1,8 +1,7 @@
-"""What happens around every call: reading, admission, checking, answering, failing, counting.
+"""Wrappers around every unary method: parse, authorize, validate, serialize, map errors, count.
 
-It is put around each method once, at registration, so that a call pays for nothing but itself.
-Whatever a method raises leaves here as a status that tells the caller what he may know: an error of
-the contract as itself, anything else as INTERNAL with a correlation id that the log has too.
+They are applied once, at registration. An error of the contract reaches the caller as its own
+status; any other exception as INTERNAL with a correlation id that the log repeats.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from keyauthority.errors import (
     error,
 )
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.policy import Admission, RpcPolicy
+from keyauthority_server.rpc.policy import CredentialSource, RpcPolicy
 from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, malformed
 from keyauthority_server.rpc_types import Call, Handler, RpcError, internal_error, rpc_error_from
 from keyauthority_server.services import Authority, Principal
 from keyauthority_server.store.interface import StoreError, StoreFull, StoreReadOnly, StoreStale
 
 Serve = Callable[[Call, bytes], Awaitable[Any]]
-"""A method that gets its message unparsed; returns the answer's, for `remembered` a `Rested`."""
+"""A method that takes an unparsed request and returns the response message."""
 Check = Callable[[Any], list[FieldViolation]]
 
-VIOLATIONS_MAX: Final = 10  # named in one answer, each twice: clients take 8 KiB of trailers
-DISK_RETRY_AFTER: Final = timedelta(minutes=1)  # somebody has to make space first
+VIOLATIONS_MAX: Final = 10  # in one error, each named twice: clients accept 8 KiB of trailers
+DISK_RETRY_AFTER: Final = timedelta(minutes=1)  # an operator must free space first
 _log = structlog.get_logger(__name__)
 
 
@@ -50,27 +49,27 @@ class CallMetrics(Protocol):
 
 
 def serialize(serve: Serve) -> Handler:
-    """Return the method as bytes in, bytes out."""
+    """Return the method with its response serialized."""
 
-    async def answer(body: bytes, call: Call) -> bytes:
+    async def serialized(body: bytes, call: Call) -> bytes:
         message: Message = await serve(call, body)
         return message.SerializeToString()
 
-    return answer
+    return serialized
 
 
 def map_errors(serve: Handler, metrics: CallMetrics | None) -> Handler:
-    """Return the method as a transport takes it: whatever it raises leaves as a Refusal.
+    """Return the method with every exception mapped to an RpcError.
 
-    No variable holds the Refusal: its traceback refers to this frame, and the two would keep the
-    request until the garbage collector finds them.
+    No variable holds the RpcError: its traceback refers to this frame, and the cycle would keep
+    the request alive until the next garbage collection.
     """
 
-    async def answer(body: bytes, call: Call) -> bytes:
+    async def mapped(body: bytes, call: Call) -> bytes:
         started = time.perf_counter()
         try:
-            answered = await serve(body, call)
-        except asyncio.CancelledError:  # the caller has gone, or the deadline has passed
+            response = await serve(body, call)
+        except asyncio.CancelledError:  # the client disconnected, or the deadline passed
             if metrics is not None:
                 metrics.finished("CANCELLED", time.perf_counter() - started)
             raise
@@ -78,55 +77,56 @@ def map_errors(serve: Handler, metrics: CallMetrics | None) -> Handler:
             raise count_error(rpc_error_of(failure), metrics, started) from None
         if metrics is not None:
             metrics.finished("OK", time.perf_counter() - started)
-        return answered
+        return response
 
-    return answer
+    return mapped
 
 
-def count_error(refusal: RpcError, metrics: CallMetrics | None, started: float) -> RpcError:
-    """Return the refusal, counted as the end of a call."""
+def count_error(failure: RpcError, metrics: CallMetrics | None, started: float) -> RpcError:
+    """Count the failed call, and return its error."""
     if metrics is not None:
-        metrics.finished(Code.Name(refusal.code), time.perf_counter() - started)
-    return refusal
+        metrics.finished(Code.Name(failure.code), time.perf_counter() - started)
+    return failure
 
 
 def authorize(
     authority: Authority,
-    row: RpcPolicy,
+    policy: RpcPolicy,
     reader: RequestReader,
     check: Check,
     method: Callable[..., Any],
 ) -> Serve:
-    """Return `method` behind its admission and its check, in the contract's order of errors.
+    """Return `method` with authorization and validation, in the contract's order of errors.
 
-    It gets the Caller for OPERATOR, the Credential for TOGETHER, the Call otherwise. A message is
-    not parsed before its caller is authenticated, unless it is small.
+    The method takes the Principal for OPERATOR, the credential for OPERATOR_INLINE, the Call
+    otherwise. Only a small message is parsed before its caller is authenticated.
     """
-    if row.admission is Admission.OPERATOR:
+    if policy.credentials is CredentialSource.OPERATOR:
 
-        async def admitted(call: Call, body: bytes) -> Any:
-            caller = await authority.authenticate(credential_of(call), row.rights)
+        async def authorized(call: Call, body: bytes) -> Any:
+            caller = await authority.authenticate(credential_of(call), policy.rights)
             request = reader.read(body)
-            _require(caller, row, request)
+            _require_right(caller, policy, request)
             require_valid(check, request)
             return await method(caller, request)
 
-        return admitted
-    if row.admission is Admission.OPERATOR_INLINE:
+        return authorized
+    if policy.credentials is CredentialSource.OPERATOR_INLINE:
 
-        async def together(call: Call, body: bytes) -> Any:
+        async def authorized_inline(call: Call, body: bytes) -> Any:
             credential, request = credential_of(call), None
             if len(body) > SCAN_ABOVE:
-                await authority.authenticate(credential, row.rights)
+                await authority.authenticate(credential, policy.rights)
             try:
                 request = reader.read(body)
                 require_valid(check, request)
                 return await method(credential, request)
-            except InvalidArgument:  # of a caller who may not even ask, the rights come first
-                _require(await authority.authenticate(credential, row.rights), row, request)
+            except InvalidArgument:  # in the order of errors, missing rights come first
+                caller = await authority.authenticate(credential, policy.rights)
+                _require_right(caller, policy, request)
                 raise
 
-        return together
+        return authorized_inline
 
     async def by_secret(call: Call, body: bytes) -> Any:
         return await method(call, reader.read_or_none(body))
@@ -134,54 +134,60 @@ def authorize(
     return by_secret
 
 
-def _require(caller: Principal, row: RpcPolicy, request: Message | None) -> None:
-    right = row.needs(request) if row.needs and request is not None else ""
+def _require_right(caller: Principal, policy: RpcPolicy, request: Message | None) -> None:
+    right = policy.needs(request) if policy.needs and request is not None else ""
     if right:
         caller.require(right)
 
 
 def require_valid(check: Check, request: Message | None) -> None:
-    """Raise InvalidArgument, naming the fields, unless the request keeps its rules."""
+    """Raise InvalidArgument, naming the fields, unless the request is valid."""
     if request is None:
         raise malformed()
     require_no_violations(check(request))
 
 
 def require_no_violations(found: Iterable[FieldViolation]) -> None:
-    """Raise InvalidArgument, naming the fields, if there are any."""
+    """Raise InvalidArgument, naming the fields, if there are violations."""
     violations = list(dict.fromkeys(found))
     if violations:
         named = violations[:VIOLATIONS_MAX]
-        texts = [f"{one.field}: {one.description}" for one in named]
+        texts = [f"{violation.field}: {violation.description}" for violation in named]
         if len(violations) > len(named):
             texts.append(f"and {len(violations) - len(named)} more")
         raise error(ErrorReason.INVALID_FIELD, "; ".join(texts), fields=named)
 
 
 def rpc_error_of(failure: Exception) -> RpcError:
-    """Return what the caller may know of a failure, whatever it is."""
-    known = _known(failure)
+    """Return the status of an exception, with only the details that a caller may see."""
+    known = _contract_error(failure)
     return internal_error(failure) if known is None else rpc_error_from(known)
 
 
-def _known(failure: Exception) -> KeyAuthorityError | None:
+def _contract_error(failure: Exception) -> KeyAuthorityError | None:
     if isinstance(failure, KeyAuthorityError):
         return failure
     if isinstance(failure, ClockJumped):
         return error(
-            ErrorReason.CLOCK_JUMPED, "the clock has jumped; an operator must look at the server"
+            ErrorReason.CLOCK_JUMPED,
+            "the clock has jumped; an operator must check it and restart the server",
         )
     if not isinstance(failure, StoreError):
         return None
-    if isinstance(failure, StoreStale):  # of as many calls as come
-        return error(ErrorReason.STALE, "the server cannot know how stale its answer would be")
+    if isinstance(failure, StoreStale):  # not logged: every call fails while it lasts
+        return error(
+            ErrorReason.STALE, "the server cannot prove how fresh its state is; retry later"
+        )
     _log.warning("store_failed", failure=str(failure))
     if isinstance(failure, StoreFull):
         return error(
             ErrorReason.DISK_LOW,
-            "there is no space left to add anything",
+            "the disk of the server is full; free space, then retry",
             retry_after=DISK_RETRY_AFTER,
         )
     if isinstance(failure, StoreReadOnly):
-        return error(ErrorReason.STORE_CLOSED, "this store was closed for writing")
-    return error(ErrorReason.STORE_UNAVAILABLE, "the store cannot answer now")
+        return error(
+            ErrorReason.STORE_CLOSED,
+            "the store is closed for writing, it was copied to another; write to the copy",
+        )
+    return error(ErrorReason.STORE_UNAVAILABLE, "the store is unavailable; retry later")

@@ -1,4 +1,4 @@
-"""The servicer of KeyAuthorityService: messages to use cases and back."""
+"""Servicer of KeyAuthorityService: converts between messages and service calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
-from keyauthority_server.rpc.credentials import credential_of, presented
+from keyauthority_server.rpc.credentials import credential_of, has_credential
 from keyauthority_server.rpc.field_rules import LIST_MAX
 from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, as_masked, content_of
 from keyauthority_server.rpc.handlers import require_no_violations, require_valid
@@ -30,7 +30,7 @@ class KeyAuthorityServicer:
     """Methods in the order of the proto."""
 
     def __init__(self, authority: Authority, count: Callable[[str], None] | None) -> None:
-        """`count` is told the name of each verdict."""
+        """`count` takes the name of each verdict."""
         self._count = count
         self._authority = authority
         self._keys = authority.keys
@@ -81,7 +81,7 @@ class KeyAuthorityServicer:
     async def revoke_key(
         self, call: Call, request: pb.RevokeKeyRequest | None
     ) -> pb.RevokeKeyResponse:
-        """See the proto. A secret that proves the key is right enough, whatever else is there."""
+        """See the proto. The right secret suffices, regardless of the caller's other rights."""
         caller = await self._revoker(call, request)
         try:
             require_valid(validate.revoke_key, request)
@@ -89,21 +89,21 @@ class KeyAuthorityServicer:
             if request is not None and request.secret_key:
                 await self._keys.access_key_of("", request.secret_key)
             raise
-        assert request is not None  # noqa: S101 - refuse() has seen to it; tells mypy so
-        wanted = convert.revocation_from_proto(request)
-        access_key = wanted.access_key
-        if wanted.secret_key:
-            access_key = await self._keys.access_key_of(access_key, wanted.secret_key)
+        assert request is not None  # noqa: S101 - for mypy: require_valid() rejects None
+        revocation = convert.revocation_from_proto(request)
+        access_key = revocation.access_key
+        if revocation.secret_key:
+            access_key = await self._keys.access_key_of(access_key, revocation.secret_key)
         if caller is not None:
             try:
                 return convert.revoked_key_to_proto(
-                    await self._keys.revoke(caller, access_key, wanted)
+                    await self._keys.revoke(caller, access_key, revocation)
                 )
             except (PermissionDenied, NotFound):
-                if not wanted.secret_key:
+                if not revocation.secret_key:
                     raise
         return convert.revoked_key_to_proto(
-            await self._keys.revoke_by_secret(access_key, wanted, address_of(call.peer))
+            await self._keys.revoke_by_secret(access_key, revocation, address_of(call.peer))
         )
 
     async def verify(
@@ -112,38 +112,38 @@ class KeyAuthorityServicer:
         """See the proto."""
         query = convert.presentation_from_proto(request)
         verdict = await self._verification.verify(credential, query)
-        self._counted((verdict.code,))
+        self._count_verdicts((verdict.code,))
         return convert.verdict_to_proto(verdict)
 
     async def batch_verify(
         self, credential: Credential | CertificateIdentity, request: pb.BatchVerifyRequest
     ) -> pb.BatchVerifyResponse:
         """See the proto."""
-        verdicts = await self._verification.verify_batch(credential, await self._items(request))
-        self._counted(verdict.code for verdict in verdicts)
+        verdicts = await self._verification.verify_batch(credential, await self._queries(request))
+        self._count_verdicts(verdict.code for verdict in verdicts)
         return convert.verdicts_to_proto(verdicts)
 
-    async def _items(self, request: pb.BatchVerifyRequest) -> list[VerifyQuery]:
-        """Check and read the items of a batch; InvalidArgument names `requests[i].field`."""
+    async def _queries(self, request: pb.BatchVerifyRequest) -> list[VerifyQuery]:
+        """Validate and convert the items of a batch; InvalidArgument names `requests[i].field`."""
         violations: list[FieldViolation] = []
-        presentations = []
+        queries = []
         with self._verification.slices.begin() as slices:
-            for place, item in enumerate(request.requests):
-                violations += validate.batch_item(place, item)
+            for index, item in enumerate(request.requests):
+                violations += validate.batch_item(index, item)
                 if len(violations) >= LIST_MAX:
                     break
                 if not violations:
-                    presentations.append(convert.batch_item_from_proto(place, item))
+                    queries.append(convert.batch_item_from_proto(index, item))
                 await slices.pause()
         require_no_violations(violations)
-        return presentations
+        return queries
 
     async def get_project_id(
         self, _: Call, request: pb.GetProjectIdRequest | None
     ) -> pb.GetProjectIdResponse:
         """See the proto."""
         if request is None or not request.secret_key:
-            raise error(ErrorReason.CREDENTIAL_MISSING, "the call carries no secret key")
+            raise error(ErrorReason.CREDENTIAL_MISSING, "missing secret_key; set it")
         try:
             require_valid(validate.get_project_id, request)
         except InvalidArgument:
@@ -152,14 +152,14 @@ class KeyAuthorityServicer:
         project_id = await self._verification.project_id(request.secret_key, request.access_key)
         return pb.GetProjectIdResponse(project_id=project_id)
 
-    def _counted(self, codes: Iterable[VerdictCode]) -> None:
+    def _count_verdicts(self, codes: Iterable[VerdictCode]) -> None:
         if self._count is not None:
             for code in codes:
                 self._count(code.name)
 
     async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Principal | None:
         secret = request is not None and bool(request.secret_key)
-        if secret and not presented(call):
+        if secret and not has_credential(call):
             return None
         try:
             return await self._authority.authenticate(

@@ -1,4 +1,4 @@
-"""Which right each RPC needs. What is not listed is refused: a server with a gap does not start."""
+"""Credentials and rights of each RPC; a server with an unlisted RPC does not start."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from typing import Any, Final, NamedTuple
 from keyauthority.v1 import key_authority_service_pb2, key_pb2
 
 
-class Admission(Enum):
-    """How an RPC comes to know its caller."""
+class CredentialSource(Enum):
+    """The credential by which an RPC authenticates its caller."""
 
     OPERATOR = auto()
-    """By his operator key, before anything else is done."""
+    """An operator key or certificate, checked first."""
     OPERATOR_INLINE = auto()
-    """By his operator key, which is read in the same statement as what he asks for."""
+    """An operator key or certificate, read in the same statement as the records of the call."""
     SECRET = auto()
-    """By a key's secret in the request; metadata is not looked at."""
+    """The secret of a key in the request; metadata is ignored."""
     OPERATOR_OR_SECRET = auto()
-    """By his operator key, or by a key's secret in the request."""
+    """An operator key or certificate, or the secret of a key in the request."""
 
 
 MUTATIONS: Final = frozenset(
     {"CreateKey", "UpdateKey", "RotateKey", "RevokeKey", "CreateProject", "UpdateProject"}
 )
-"""The RPCs that make changes: what is refused of them is noted."""
+"""The RPCs that make changes; their denials are recorded."""
 
 
 class RpcPolicy(NamedTuple):
-    """What an RPC demands: one of the rights.
+    """The credential of an RPC, and its rights, of which the caller needs one.
 
-    Where there are two, the use case demands the one that fits the kind of the key.
+    If there are two, the service requires the one for the kind of the key.
     """
 
-    admission: Admission
+    credentials: CredentialSource
     rights: tuple[str, ...]
     needs: Callable[[Any], str] | None = None
-    """The right that a request shows to need, empty for none: demanded before its fields are read.
-    """
+    """Returns the right that a request needs, empty for none; checked before its fields are."""
 
 
 def _create(request: key_authority_service_pb2.CreateKeyRequest) -> str:
@@ -60,18 +59,18 @@ def _records(request: key_authority_service_pb2.BatchVerifyRequest) -> str:
 
 def _keys(
     action: str,
-    admission: Admission = Admission.OPERATOR,
+    credentials: CredentialSource = CredentialSource.OPERATOR,
     needs: Callable[[Any], str] | None = None,
 ) -> RpcPolicy:
-    return RpcPolicy(admission, (f"keys:{action}", f"operators:{action}"), needs)
+    return RpcPolicy(credentials, (f"keys:{action}", f"operators:{action}"), needs)
 
 
 def _right(right: str) -> RpcPolicy:
-    return RpcPolicy(Admission.OPERATOR, (right,))
+    return RpcPolicy(CredentialSource.OPERATOR, (right,))
 
 
 def _verify(needs: Callable[[Any], str]) -> RpcPolicy:
-    return RpcPolicy(Admission.OPERATOR_INLINE, ("keys:verify",), needs)
+    return RpcPolicy(CredentialSource.OPERATOR_INLINE, ("keys:verify",), needs)
 
 
 POLICY: Final[Mapping[str, RpcPolicy]] = {
@@ -80,10 +79,12 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.KeyAuthorityService.ListKeys": _keys("read", needs=_list),
     "keyauthority.v1.KeyAuthorityService.UpdateKey": _keys("update"),
     "keyauthority.v1.KeyAuthorityService.RotateKey": _keys("rotate"),
-    "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys("revoke", Admission.OPERATOR_OR_SECRET),
+    "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys(
+        "revoke", CredentialSource.OPERATOR_OR_SECRET
+    ),
     "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record),
     "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records),
-    "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(Admission.SECRET, ()),
+    "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(CredentialSource.SECRET, ()),
     "keyauthority.v1.KeyAuthorityService.WatchChanges": _right("changes:watch"),
     "keyauthority.v1.ProjectService.CreateProject": _right("projects:create"),
     "keyauthority.v1.ProjectService.GetProject": _right("projects:read"),

@@ -1,4 +1,4 @@
-"""The servicer of ProjectService: messages to use cases and back."""
+"""Servicer of ProjectService: converts between messages and service calls."""
 
 from __future__ import annotations
 

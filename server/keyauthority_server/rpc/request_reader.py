@@ -1,9 +1,9 @@
-"""Counts the items of a request on its raw bytes, so that an oversized one is never parsed.
+"""Parses requests, after counting the list items in their raw bytes.
 
-A parser makes an object of each item: two bytes of a message become some hundred of memory. The
-scan makes none, and stops at the first list that is too long; the largest message that it passes
-takes it some 70 ms. Messages of up to `SCAN_ABOVE` bytes are not scanned: parsing them takes less
-than a millisecond, whatever they hold.
+A parser allocates an object for each item: two bytes of a message become some hundred bytes of
+memory. The scan allocates none and stops at the first list that is too long; the largest message
+that passes takes it some 70 ms. Messages of up to `SCAN_ABOVE` bytes are not scanned: parsing any
+of them takes less than a millisecond.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from keyauthority_server.rpc.field_rules import BATCH_MAX, LABELS_MAX, LIST_MAX
 
 SCAN_ABOVE: Final = 4096  # bytes; a Verify has some hundred
 
-_SPARE_FIELDS: Final = 16  # of versions to come, which this one does not know
+_SPARE_FIELDS: Final = 16  # unknown fields, of later versions of the API
 _BATCHES: Final = frozenset({"requests", "rows"})
-_MASK: Final = "google.protobuf.FieldMask"  # known by its own name, not that of its list
+_MASK: Final = "google.protobuf.FieldMask"  # errors name the mask, not its list `paths`
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -30,11 +30,11 @@ class _Shape(NamedTuple):
     """The lists of a message type."""
 
     limits: Mapping[int, tuple[str, int]]
-    """Name and largest number of items of each list, by the field's number."""
+    """Name and maximum number of items of each list, by field number."""
     nested: Mapping[int, tuple[str, _Shape]]
-    """The messages in it that have lists themselves, likewise."""
+    """Name and shape of nested messages with lists, by field number."""
     fields: int
-    """The largest number of fields in all, those of nested messages included."""
+    """The maximum number of fields, with those of nested messages."""
 
 
 class RequestReader:
@@ -57,7 +57,7 @@ class RequestReader:
             raise malformed() from None
 
     def read_or_none(self, body: bytes) -> Message | None:
-        """Return the message, None where `read` raises."""
+        """Return the message; None if `read` raises."""
         try:
             return self.read(body)
         except KeyAuthorityError:
@@ -67,25 +67,6 @@ class RequestReader:
 def malformed() -> KeyAuthorityError:
     """Return the error for bytes that are not a message of the request's type."""
     return error(ErrorReason.INVALID_MESSAGE, "malformed request message")
-
-
-def split_items(body: bytes, most: int) -> list[bytes]:
-    """Return the bytes of each item of a message whose one field is a list, numbered 1.
-
-    Empty for any other message, and for one of more than `most` items.
-    """
-    items: list[bytes] = []
-    at, end = 0, len(body)
-    try:
-        while at < end:
-            if body[at] != (1 << 3 | _LENGTH) or len(items) == most:
-                return []
-            length, at = _varint(body, at + 1)
-            items.append(body[at : at + length])
-            at += length
-    except IndexError:
-        return []
-    return items if at == end else []
 
 
 @cache
@@ -111,14 +92,14 @@ def _shape_of(descriptor: Descriptor) -> _Shape:
 
 
 class _Scan:
-    """One pass over the fields of a message. Raises IndexError for bytes that are no message."""
+    """One pass over the fields of a message. Raises IndexError for malformed bytes."""
 
     def __init__(self, body: bytes, fields: int) -> None:
         self._body = body
         self._left = fields
 
     def message(self, at: int, end: int, shape: _Shape, path: str) -> None:
-        """Count the items between two places; `path` is put before the names of fields."""
+        """Count the items between two offsets; `path` prefixes the names of fields."""
         body, limits, nested = self._body, shape.limits, shape.nested
         counts = dict.fromkeys(limits, 0)
         while at < end:
@@ -157,7 +138,7 @@ class _Scan:
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
-    """Return the number at a place, and the place behind it."""
+    """Return the number at an offset, and the offset after it."""
     byte = body[at]
     if byte < 0x80:
         return byte, at + 1

@@ -1,8 +1,8 @@
-"""What happens around a call that is answered by a stream: as `interceptors`, for many messages.
+"""Wrappers around a streaming method: as `handlers`, for a stream of messages.
 
-The same mapper judges what went wrong, and the same order of errors holds: the caller is admitted
-before his message is looked at. He is admitted again before each of the stream's messages, by the
-use case, since a stream may outlive his right to it.
+Errors are mapped and ordered as for unary methods: the caller is authenticated before its request
+is parsed. The service authenticates the caller again before each message, since a stream may
+outlive the caller's right to it.
 """
 
 from __future__ import annotations
@@ -35,49 +35,52 @@ from keyauthority_server.services import Authenticate, Authority, Principal
 STREAMS_MAX: Final = 5_000  # at once in one process, some 40 KB each
 CALLER_STREAMS_MAX: Final = 4_000  # of one caller
 
-Open = Callable[[bytes, Call], AsyncGenerator[bytes]]
-Follow = Callable[[Call, bytes], AsyncGenerator[bytes]]
+StreamHandler = Callable[[bytes, Call], AsyncGenerator[bytes]]
+Serve = Callable[[Call, bytes], AsyncGenerator[bytes]]
 Method = Callable[[Principal, Authenticate, Any], AsyncGenerator[bytes]]
-"""Given the caller, what judges him anew, and the request."""
+"""Takes the caller, a function that authenticates it again, and the request."""
 
 
 class StreamMetrics(CallMetrics, Protocol):
     """Counts the streams of one method."""
 
     def streams(self, number: int) -> None:
-        """Count streams that were opened; less than 0 for those that have ended."""
+        """Count opened streams; negative for ended ones."""
         ...
 
 
 class Streams:
-    """The streams of one process. Used in the event loop only."""
+    """The open streams of one process. Used in the event loop only."""
 
     def __init__(
-        self, authority: Authority, peers: FailureThrottle, tally: ShedCounter | None
+        self, authority: Authority, throttle: FailureThrottle, shed: ShedCounter | None
     ) -> None:
         self._authority = authority
-        self._peers = peers
-        self._tally = tally
+        self._throttle = throttle
+        self._shed = shed
         self._open = OpenCalls(STREAMS_MAX, CALLER_STREAMS_MAX)
 
-    def around(self, follow: Follow, metrics: StreamMetrics | None) -> Open:
-        """Return the method as a transport takes it: bytes in, bytes and at last a Refusal out."""
+    def map_errors(self, serve: Serve, metrics: StreamMetrics | None) -> StreamHandler:
+        """Return the method with every exception mapped to an RpcError."""
 
-        async def opened(body: bytes, call: Call) -> AsyncGenerator[bytes]:
-            started, told = time.perf_counter(), False
+        async def mapped(body: bytes, call: Call) -> AsyncGenerator[bytes]:
+            started, delivered = time.perf_counter(), False
             if metrics is not None:
                 metrics.streams(1)
             try:
-                async with aclosing(follow(call, body)) as messages:
+                async with aclosing(serve(call, body)) as messages:
                     async for message in messages:
                         yield message
-                        told = True
+                        delivered = True
             except (asyncio.CancelledError, GeneratorExit):
                 if metrics is not None:
                     metrics.finished("CANCELLED", time.perf_counter() - started)
                 raise
             except Exception as failure:  # noqa: BLE001 - the last mapper: nothing may pass it
-                raise count_error(self._refusal_of(failure, call, told), metrics, started) from None
+                rejected = not delivered
+                raise count_error(
+                    self._error_of(failure, call, rejected=rejected), metrics, started
+                ) from None
             else:
                 if metrics is not None:
                     metrics.finished("OK", time.perf_counter() - started)
@@ -85,43 +88,46 @@ class Streams:
                 if metrics is not None:
                     metrics.streams(-1)
 
-        return opened
+        return mapped
 
-    def guard(self, row: RpcPolicy, reader: RequestReader, check: Check, method: Method) -> Follow:
-        """Return `method` behind its admission and its check; see `interceptors.guard`."""
+    def authorize(
+        self, policy: RpcPolicy, reader: RequestReader, check: Check, method: Method
+    ) -> Serve:
+        """Return `method` with authorization and validation; see `handlers.authorize`."""
 
-        async def admitted(call: Call, body: bytes) -> AsyncGenerator[bytes]:
+        async def authorized(call: Call, body: bytes) -> AsyncGenerator[bytes]:
             credential = credential_of(call)
 
-            async def admit() -> Principal:
+            async def authenticate() -> Principal:
                 try:
-                    return await self._authority.authenticate(credential, row.rights)
-                except UnknownVersion:  # of the pepper that he was digested under meanwhile
+                    return await self._authority.authenticate(credential, policy.rights)
+                except UnknownVersion:  # the key was rehashed under a newer pepper meanwhile
                     return await self._authority.with_current_peppers(
-                        lambda: self._authority.authenticate(credential, row.rights)
+                        lambda: self._authority.authenticate(credential, policy.rights)
                     )
 
-            caller = await admit()
+            caller = await authenticate()
             request = reader.read(body)
             require_valid(check, request)
             if not self._open.enter(caller.actor):
-                raise self._turned_away(ShedReason.LANE, busy())
+                raise self._count_shed(ShedReason.LANE, busy())
             try:
-                async with aclosing(method(caller, admit, request)) as messages:
+                async with aclosing(method(caller, authenticate, request)) as messages:
                     async for message in messages:
                         yield message
             finally:
                 self._open.leave(caller.actor)
 
-        return admitted
+        return authorized
 
-    def _refusal_of(self, failure: Exception, call: Call, told: bool) -> RpcError:
-        refusal = failure if isinstance(failure, RpcError) else rpc_error_of(failure)
-        if refusal.code == UNAUTHENTICATED and not told and not self._peers.take(call.peer):
-            return self._turned_away(ShedReason.PEER, too_many())
-        return refusal
+    def _error_of(self, failure: Exception, call: Call, *, rejected: bool) -> RpcError:
+        """Return the status of an exception; `rejected` if it came before the first message."""
+        mapped = failure if isinstance(failure, RpcError) else rpc_error_of(failure)
+        if mapped.code == UNAUTHENTICATED and rejected and not self._throttle.take(call.peer):
+            return self._count_shed(ShedReason.PEER, too_many())
+        return mapped
 
-    def _turned_away(self, ground: ShedReason, refusal: RpcError) -> RpcError:
-        if self._tally is not None:
-            self._tally.refused(ground)
-        return refusal
+    def _count_shed(self, reason: ShedReason, shed: RpcError) -> RpcError:
+        if self._shed is not None:
+            self._shed.refused(reason)
+        return shed

@@ -1,4 +1,4 @@
-"""The servicer of UsageService: messages to use cases and back."""
+"""Servicer of UsageService: converts between messages and service calls."""
 
 from __future__ import annotations
 

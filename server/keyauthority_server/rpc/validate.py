@@ -1,7 +1,7 @@
-"""One pure check a request: what breaks a rule of the contract, before anything is read.
+"""One pure check for each request type: violations found without reading the store.
 
-What needs the clock or the store (an expiry in the past, a page token of another caller) is
-checked in the use case.
+Services check rules that need the clock or the store: an expiry in the past, a page token of
+another caller.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEY_PATHS: Final = frozenset(
     | {"rate_limit", "quota", "labels"}
 )
 _PROJECT_PATHS: Final = frozenset({"display_name", "labels", "suspended", "rate_limit"})
-_OPERATOR_HAS_NONE: Final = "an operator key has none"
+_NOT_FOR_OPERATOR: Final = "not allowed for kind OPERATOR"
 
 
 def create_key(request: keys_pb.CreateKeyRequest) -> list[FieldViolation]:
@@ -57,9 +57,9 @@ def _positive_ttl(check: Validator, request: keys_pb.CreateKeyRequest) -> None:
     if request.HasField("ttl"):
         try:
             if convert.to_timedelta(request.ttl).total_seconds() <= 0:
-                check.refuse("ttl", "more than 0")
+                check.refuse("ttl", "must be more than 0")
         except (ValueError, OverflowError):
-            check.refuse("ttl", "not a span of time")
+            check.refuse("ttl", "invalid duration")
 
 
 def _project_key(check: Validator, request: keys_pb.CreateKeyRequest, kind: KeyKind | None) -> None:
@@ -68,25 +68,29 @@ def _project_key(check: Validator, request: keys_pb.CreateKeyRequest, kind: KeyK
     if convert.MODE_FROM_PROTO.get(request.mode) is None:
         check.refuse("mode", "required: TEST or LIVE")
     if kind is KeyKind.SECRET:
-        check.absent("permissions", request.permissions, "a SECRET key holds all and lists none")
+        check.absent(
+            "permissions",
+            request.permissions,
+            "must be empty: a SECRET key holds every permission",
+        )
     if kind is KeyKind.RESTRICTED and not request.permissions:
-        check.refuse("permissions", "a RESTRICTED key lists at least one")
-    check.absent("operator_projects", request.operator_projects, "only for kind OPERATOR")
+        check.refuse("permissions", "required for kind RESTRICTED: at least one")
+    check.absent("operator_projects", request.operator_projects, "allowed only for kind OPERATOR")
 
 
 def _operator_key(check: Validator, request: keys_pb.CreateKeyRequest) -> None:
-    check.absent("project_id", request.project_id, "an operator key belongs to no project")
+    check.absent("project_id", request.project_id, "must be empty for kind OPERATOR")
     if request.mode and convert.MODE_FROM_PROTO.get(request.mode) is not KeyMode.LIVE:
-        check.refuse("mode", "an operator key is LIVE")
+        check.refuse("mode", "must be LIVE for kind OPERATOR")
     if not request.permissions:
-        check.refuse("permissions", "an operator key lists at least one")
+        check.refuse("permissions", "required for kind OPERATOR: at least one")
     check.rights("permissions", request.permissions)
     check.each("operator_projects", request.operator_projects, is_uuid)
     for field in ("allowed_referrers", "android_apps", "ios_bundle_ids", "api_targets"):
         value = getattr(request.restrictions, field)
-        check.absent(f"restrictions.{field}", value, _OPERATOR_HAS_NONE)
-    check.absent("rate_limit", request.HasField("rate_limit"), _OPERATOR_HAS_NONE)
-    check.absent("quota", request.HasField("quota"), _OPERATOR_HAS_NONE)
+        check.absent(f"restrictions.{field}", value, _NOT_FOR_OPERATOR)
+    check.absent("rate_limit", request.HasField("rate_limit"), _NOT_FOR_OPERATOR)
+    check.absent("quota", request.HasField("quota"), _NOT_FOR_OPERATOR)
 
 
 def get_key(request: keys_pb.GetKeyRequest) -> list[FieldViolation]:
@@ -113,7 +117,7 @@ def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
 
 
 def update_key(request: keys_pb.UpdateKeyRequest) -> list[FieldViolation]:
-    """Check UpdateKey: what its kind cannot have is found out with the record."""
+    """Check UpdateKey; the service checks the rules of the key's kind."""
     check = Validator()
     check.access_key("access_key", request.access_key)
     named = check.mask(request.update_mask, _KEY_PATHS)
@@ -156,7 +160,7 @@ def revoke_key(request: keys_pb.RevokeKeyRequest) -> list[FieldViolation]:
 
 
 def verify(request: keys_pb.VerifyRequest) -> list[FieldViolation]:
-    """Check Verify. The token itself is never refused here: what is none is MALFORMED."""
+    """Check Verify. An invalid token is not a violation: its verdict is MALFORMED."""
     check = Validator()
     if request.mode:
         check.enum("mode", request.mode, convert.MODE_FROM_PROTO)
@@ -174,9 +178,9 @@ def verify(request: keys_pb.VerifyRequest) -> list[FieldViolation]:
         check.text("api_target.service", request.api_target.service, ENTRY_MAX)
         check.text("api_target.method", request.api_target.method, ENTRY_MAX)
     if request.cost < 0:
-        check.refuse("cost", "not negative")
+        check.refuse("cost", "must not be negative")
     if request.at_least_revision < 0:
-        check.refuse("at_least_revision", "not negative")
+        check.refuse("at_least_revision", "must not be negative")
     return check.violations
 
 
@@ -188,16 +192,16 @@ def _app(check: Validator, app: keys_pb.App) -> None:
 
 
 def batch_verify(request: keys_pb.BatchVerifyRequest) -> list[FieldViolation]:
-    """Check how many items BatchVerify has; `batch_item` checks each of them, in time slices."""
+    """Check the number of items of BatchVerify; `batch_item` checks each, in time slices."""
     if not 1 <= len(request.requests) <= BATCH_MAX:
         return [FieldViolation("requests", f"from 1 to {BATCH_MAX}")]
     return []
 
 
-def batch_item(place: int, item: keys_pb.VerifyRequest) -> list[FieldViolation]:
-    """Check one item of BatchVerify: its fields are named `requests[place].field`."""
+def batch_item(index: int, item: keys_pb.VerifyRequest) -> list[FieldViolation]:
+    """Check one item of BatchVerify; violations name `requests[index].field`."""
     return [
-        FieldViolation(f"requests[{place}].{field}", description)
+        FieldViolation(f"requests[{index}].{field}", description)
         for field, description in verify(item)
     ]
 
@@ -216,7 +220,7 @@ def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
     if request.project_id:
         check.project_id("project_id", request.project_id)
     if request.from_revision < 0:
-        check.refuse("from_revision", "not negative")
+        check.refuse("from_revision", "must not be negative")
     check.length("log_id", request.log_id, ENTRY_MAX)
     return check.violations
 
@@ -277,7 +281,7 @@ def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
 
 
 def report_usage(request: usage_pb.ReportUsageRequest) -> list[FieldViolation]:
-    """Check ReportUsage: a bad row is named `rows[i].field`."""
+    """Check ReportUsage; violations name `rows[i].field`."""
     check = Validator()
     if check.present("batch_id", request.batch_id):
         check.request_id("batch_id", request.batch_id)
@@ -296,18 +300,18 @@ def _usage_row(check: Validator, name: str, row: usage_pb.UsageRow) -> None:
         check.project_id(f"{name}.project_id", row.project_id)
     check.access_key(f"{name}.access_key", row.access_key)
     verdict = convert.VERDICT_FROM_PROTO.get(row.verdict)
-    if verdict is None or verdict in _OF_NO_KEY:
-        check.refuse(f"{name}.verdict", "required: one that is given on a key")
+    if verdict is None or verdict in _WITHOUT_KEY:
+        check.refuse(f"{name}.verdict", "required: any verdict except MALFORMED and UNKNOWN")
     for field in ("bucket_time", "last_used_time"):
         if check.present(f"{name}.{field}", row.HasField(field)):
             check.time(f"{name}.{field}", row, getattr(row, field))
     if row.count < 0:
-        check.refuse(f"{name}.count", "not negative")
+        check.refuse(f"{name}.count", "must not be negative")
     if row.cost < 0 or (row.cost and verdict is not VerdictCode.VALID):
-        check.refuse(f"{name}.cost", "not negative, and nothing for a denial")
+        check.refuse(f"{name}.cost", "must not be negative, and must be 0 for a denial")
 
 
-_OF_NO_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
+_WITHOUT_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
 
 
 def list_events(request: audit_pb.ListEventsRequest) -> list[FieldViolation]:
@@ -343,4 +347,4 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     audit_pb.ListEventsRequest: list_events,
     projects_pb.UpdateProjectRequest: update_project,
 }
-"""The check of each request; an RPC whose request has none does not start."""
+"""The check of each request type; a server whose RPC lacks one does not start."""

@@ -1,4 +1,4 @@
-"""The stream of WatchChanges: updates put together from changes that were packed before."""
+"""The stream of WatchChanges: messages concatenated from changes encoded before."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keyauthority import convert
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.services import Authenticate, Authority, Principal, Update
 
-BYTES_MAX: Final = 256 * 1024  # of the changes in a message, unless one alone has more
+BYTES_MAX: Final = 256 * 1024  # of changes in a message, unless a single change has more
 
 
 class WatchServicer:
-    """The one streaming method of KeyAuthorityService."""
+    """The streaming method of KeyAuthorityService."""
 
     def __init__(self, authority: Authority) -> None:
         self._log_id = authority.log_id
@@ -22,30 +22,31 @@ class WatchServicer:
         self.end = authority.watching.end
 
     async def watch_changes(
-        self, caller: Principal, admit: Authenticate, request: pb.WatchChangesRequest
+        self, caller: Principal, authenticate: Authenticate, request: pb.WatchChangesRequest
     ) -> AsyncGenerator[bytes]:
         """See the proto."""
-        wanted = convert.watch_query_from_proto(request)
-        async with aclosing(self._watching.watch(caller, admit, wanted)) as updates:
+        query = convert.watch_query_from_proto(request)
+        async with aclosing(self._watching.watch(caller, authenticate, query)) as updates:
             async for update in updates:
                 for message in self._messages(update):
                     yield message
 
     def _messages(self, update: Update) -> Iterator[bytes]:
-        """Return the update in messages that a client takes: only the last is a checkpoint."""
+        """Yield the update in messages that clients accept; only the last is a checkpoint."""
         bodies: list[bytes] = []
         length, revision = 0, update.revision
         for change in update.changes:
             if bodies and length + len(change.body) > BYTES_MAX:
-                yield b"".join(bodies) + self._end(update._replace(revision=revision), last=False)
+                partial = update._replace(revision=revision)
+                yield b"".join(bodies) + self._trailer(partial, last=False)
                 bodies, length = [], 0
             bodies.append(change.body)
             length += len(change.body)
             revision = change.revision
-        yield b"".join(bodies) + self._end(update, last=True)
+        yield b"".join(bodies) + self._trailer(update, last=True)
 
-    def _end(self, update: Update, *, last: bool) -> bytes:
-        """Return what stands behind the changes: fields put together are one message."""
+    def _trailer(self, update: Update, *, last: bool) -> bytes:
+        """Return the fields after the changes; concatenated fields parse as one message."""
         return pb.WatchChangesResponse(
             revision=update.revision,
             log_id=self._log_id,
