@@ -286,7 +286,7 @@ def test_write_that_the_device_refuses_is_the_last(image: Image) -> None:
                 asyncio.run(create_project(store, display_name="refused"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        with pytest.raises(StoreUnavailable, match="opened anew"):
+        with pytest.raises(StoreUnavailable, match="restart the server"):
             asyncio.run(create_project(store, display_name="after"))
         assert asyncio.run(store.get_key(image.revoked, None)) == image.keys[image.revoked]
     with opened(image.path) as store:

@@ -308,7 +308,7 @@ def test_restore_that_is_killed_leaves_one_of_the_two(
     whole = tmp_path / "whole"
     shutil.copytree(settings.data, whole)
     steps = ("os.link", "os.fsync", "pathlib.Path.replace")
-    for step in (*steps, "keyauthority_server.store.sqlite.restore.note_head"):
+    for step in (*steps, "keyauthority_server.store.sqlite.restore.save_head"):
         shutil.rmtree(settings.data)
         shutil.copytree(whole, settings.data)
 

@@ -263,7 +263,7 @@ async def test_server_that_says_nothing_is_given_up_in_time(
     url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that hangs makes looks UNAVAILABLE within their time, and it heals."""
-    monkeypatch.setattr(reader, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(reader, "READ_SECONDS", 0.2)
     await open_one.read(None, None)
     with frozen_sessions(url), pytest.raises(StoreUnavailable):
         await open_one.read(None, None)

@@ -77,14 +77,14 @@ class Recorder:
 
     def watch_heads(self) -> None:
         """Write down the heads that are noted beside a database, too."""
-        note_head = rollback_guard.note_head
+        save_head = rollback_guard.save_head
 
         def noted(database: Path, head: rollback_guard.Head) -> None:
-            note_head(database, head)
+            save_head(database, head)
             path = rollback_guard.head_path(database)
             self.note(WRITE, path.name, 0, path.read_bytes())
 
-        rollback_guard.note_head = noted
+        rollback_guard.save_head = noted
 
 
 def read(path: Path) -> Iterator[Entry]:

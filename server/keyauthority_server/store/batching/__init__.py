@@ -1,4 +1,5 @@
 """Threads that serve many callers at once: coalesced reads and group commit.
 
-It moves work between the event loop and a thread, and knows no SQL. Begin with `batch_worker`.
+The package moves work between the event loop and a thread; it contains no SQL and never begins or
+commits a transaction. Begin with `batch_worker`.
 """

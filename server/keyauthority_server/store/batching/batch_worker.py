@@ -1,6 +1,6 @@
-"""A thread that does what several callers want at once: all that is waiting, together.
+"""A thread that serves all waiting units of work as one group.
 
-What a unit is, and what is done with a group of them, is the business of its `Job`.
+Its `Job` defines the units and serves the groups.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """How much of a group it fills."""
+        """Its share of a group's capacity."""
         ...
 
 
@@ -27,22 +27,22 @@ V = TypeVar("V", bound=Sized)
 
 
 class Job(Protocol[V]):
-    """What is done with groups. All of it is called in the thread, and raises nothing."""
+    """Serves groups. Its methods run in the thread and raise nothing."""
 
     def serve(self, units: list[V]) -> None:
-        """Do the work of a group, and answer its callers."""
+        """Run the work of a group, and resolve its callers."""
         ...
 
     def end(self) -> None:
-        """Let go of everything: no group comes any more."""
+        """Release all resources; called after the last group."""
         ...
 
 
 class BatchWorker(Generic[U]):
-    """Serves units in its thread, in the order in which they were handed in."""
+    """Serves units in its thread, in the order of submission."""
 
     def __init__(self, job: Job[U], *, name: str, most: int) -> None:
-        """Take over `job`. A group ends with the unit that brings its size to `most`."""
+        """Own `job`. A group ends with the unit that brings its size to `most`."""
         self._job = job
         self._most = most
         self._units: queue.SimpleQueue[U | None] = queue.SimpleQueue()
@@ -51,22 +51,22 @@ class BatchWorker(Generic[U]):
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def submit(self, unit: U) -> None:
-        """Hand in a unit; raises StoreUnavailable if it was closed."""
+        """Queue a unit; raises StoreUnavailable once closed."""
         if self._closing:
             raise StoreUnavailable("the store is closed")
         self._units.put(unit)
 
     def close(self) -> None:
-        """Take no more; `stopped` is done when what was handed in has been served."""
+        """Accept no further units; `stopped` is done once the queued units are served."""
         if not self._closing:
             self._closing = True
             self._units.put(None)
 
     def _run(self) -> None:
         try:
-            go_on = True
-            while go_on:
-                units, go_on = self._gather()
+            is_open = True
+            while is_open:
+                units, is_open = self._gather()
                 if units:
                     self._job.serve(units)
         finally:
@@ -74,7 +74,7 @@ class BatchWorker(Generic[U]):
             self.stopped.set_result(None)
 
     def _gather(self) -> tuple[list[U], bool]:
-        """Wait for a unit, and take what is waiting behind it; False if the end was among it."""
+        """Wait for a unit, and take those queued after it; False once the worker is closed."""
         units: list[U] = []
         room = self._most
         unit = self._units.get()

@@ -1,7 +1,8 @@
-"""Questions of an event loop to a thread, and its answers.
+"""Coalesces calls from an event loop to a worker thread.
 
-What is asked in one turn of the loop is handed over at its end, all at once, and the loop is told
-once for a whole group: a thread that is woken in between would fight with it for the interpreter.
+All calls of one iteration of the loop are submitted together at its end, and the thread resolves a
+whole group with one wakeup of the loop: waking either side for each call would make them contend
+for the interpreter.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
-class Asking(Generic[Q, A]):
-    """A question on its way to its answer."""
+class PendingCall(Generic[Q, A]):
+    """A request, and the future of its response."""
 
     def __init__(self, question: Q, size: int, outcome: asyncio.Future[A]) -> None:
         self.question = question
@@ -30,120 +31,120 @@ class Asking(Generic[Q, A]):
         self.outcome = outcome
 
 
-class Turn(Generic[Q, A]):
-    """What was asked in one turn of the event loop."""
+class CallBatch(Generic[Q, A]):
+    """The calls of one iteration of the event loop."""
 
-    urgent: ClassVar[bool] = False  # to a thread that knows what is
+    urgent: ClassVar[bool] = False  # for threads that distinguish urgent units
 
     def __init__(self) -> None:
-        self.callers: list[Asking[Q, A]] = []
+        self.callers: list[PendingCall[Q, A]] = []
         self.size = 0
         self._waiting = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def join(self, asking: Asking[Q, A]) -> None:
-        """Add a question, before it is handed over."""
-        self.callers.append(asking)
-        self.size += asking.size
+    def add(self, call: PendingCall[Q, A]) -> None:
+        """Add a call, before the batch is submitted."""
+        self.callers.append(call)
+        self.size += call.size
         self._waiting += 1
 
     def leave(self) -> None:
-        """Let go of one who has his answer, or gives it up."""
+        """Count a caller as gone: answered or cancelled."""
         self._waiting -= 1
         if not self._waiting and self._timer is not None:
             self._timer.cancel()
 
-    def end_in(self, seconds: float, late: str) -> None:
-        """Refuse those who still wait then."""
+    def expire_after(self, seconds: float, late: str) -> None:
+        """Fail the calls that are still pending after this time."""
         loop, error = asyncio.get_running_loop(), StoreUnavailable(late)
-        self._timer = loop.call_later(seconds, refuse, self.callers, error)
+        self._timer = loop.call_later(seconds, fail_pending, self.callers, error)
 
 
 T = TypeVar("T", contravariant=True)
 
 
 class Thread(Protocol[T]):
-    """What takes turns."""
+    """A worker thread that takes batches."""
 
     def submit(self, unit: T, /) -> None:
-        """Take one; raises StoreUnavailable."""
+        """Queue a batch; raises StoreUnavailable."""
         ...
 
 
 class Coalescer(Generic[Q, A]):
     """The event loop's end. Use it from one loop."""
 
-    def __init__(self, thread: Thread[Turn[Q, A]], *, seconds: float, late: str) -> None:
-        """Wait so long for each answer; `late` says what is refused then."""
+    def __init__(self, thread: Thread[CallBatch[Q, A]], *, seconds: float, late: str) -> None:
+        """Wait `seconds` for each answer, then raise StoreUnavailable with the text `late`."""
         self._thread = thread
         self._seconds = seconds
         self._late = late
-        self._turn: Turn[Q, A] | None = None
+        self._batch: CallBatch[Q, A] | None = None
 
-    async def ask(self, question: Q, size: int) -> A:
-        """Return the answer. Raises StoreUnavailable if it does not come in time.
+    async def submit(self, question: Q, size: int) -> A:
+        """Return the answer. Raises StoreUnavailable if it does not arrive in time.
 
-        A question that was given up before the thread has taken it is never answered.
+        A call that is cancelled before the thread takes it is never executed.
         """
-        loop, turn = asyncio.get_running_loop(), self._turn
-        if turn is None:
-            turn = self._turn = Turn()
-            loop.call_soon(self.hand_in)
-        asking: Asking[Q, A] = Asking(question, size, loop.create_future())
-        turn.join(asking)
+        loop, batch = asyncio.get_running_loop(), self._batch
+        if batch is None:
+            batch = self._batch = CallBatch()
+            loop.call_soon(self.flush)
+        call: PendingCall[Q, A] = PendingCall(question, size, loop.create_future())
+        batch.add(call)
         try:
-            return await asking.outcome
+            return await call.outcome
         finally:
-            turn.leave()
+            batch.leave()
 
-    def hand_in(self) -> None:
-        """Hand over what was asked in this turn so far."""
-        turn, self._turn = self._turn, None
-        if turn is None:
+    def flush(self) -> None:
+        """Submit the calls made so far in this iteration of the loop."""
+        batch, self._batch = self._batch, None
+        if batch is None:
             return
-        turn.end_in(self._seconds, self._late)
+        batch.expire_after(self._seconds, self._late)
         try:
-            self._thread.submit(turn)
+            self._thread.submit(batch)
         except StoreUnavailable as error:
-            refuse(turn.callers, error)
+            fail_pending(batch.callers, error)
 
 
-def waiting(turns: Sequence[Turn[Q, A]]) -> list[Asking[Q, A]]:
-    """Return those who still wait for an answer."""
-    return [one for turn in turns for one in turn.callers if not one.outcome.done()]
+def pending(batches: Sequence[CallBatch[Q, A]]) -> list[PendingCall[Q, A]]:
+    """Return the calls without an outcome."""
+    return [call for batch in batches for call in batch.callers if not call.outcome.done()]
 
 
-def tell(callers: Sequence[Asking[Q, A]], answers: Sequence[A | Exception]) -> None:
-    """Answer each of them from the thread, or raise the exception that stands for its answer."""
-    _in_loop(callers, partial(_answer, callers, answers))
+def resolve(callers: Sequence[PendingCall[Q, A]], answers: Sequence[A | Exception]) -> None:
+    """Resolve each call from the thread, with an answer or an exception to raise."""
+    _in_loop(callers, partial(_set_outcomes, callers, answers))
 
 
-def tell_failure(callers: Sequence[Asking[Q, A]], error: Exception) -> None:
-    """Tell all of them that it failed, from the thread."""
-    _in_loop(callers, partial(refuse, callers, error))
+def fail(callers: Sequence[PendingCall[Q, A]], error: Exception) -> None:
+    """Fail all pending calls, from the thread."""
+    _in_loop(callers, partial(fail_pending, callers, error))
 
 
-def refuse(callers: Sequence[Asking[Any, Any]], error: Exception) -> None:
-    """Tell those who still wait that it failed, in the loop."""
-    for one in callers:
-        if not one.outcome.done():
-            one.outcome.set_exception(error)
+def fail_pending(callers: Sequence[PendingCall[Any, Any]], error: Exception) -> None:
+    """Fail all pending calls, in the loop."""
+    for call in callers:
+        if not call.outcome.done():
+            call.outcome.set_exception(error)
 
 
-def _in_loop(callers: Sequence[Asking[Q, A]], answer: Callable[[], None]) -> None:
+def _in_loop(callers: Sequence[PendingCall[Q, A]], callback: Callable[[], None]) -> None:
     if not callers:
         return
     try:
-        callers[0].outcome.get_loop().call_soon_threadsafe(answer)
-    except RuntimeError:  # the loop is closed: nobody waits for an answer any more
+        callers[0].outcome.get_loop().call_soon_threadsafe(callback)
+    except RuntimeError:  # the loop is closed: no caller waits for an answer
         _log.warning("unanswered", callers=len(callers))
 
 
-def _answer(callers: Sequence[Asking[Q, A]], answers: Sequence[A | Exception]) -> None:
-    for one, answer in zip(callers, answers, strict=True):
-        if one.outcome.done():
+def _set_outcomes(callers: Sequence[PendingCall[Q, A]], answers: Sequence[A | Exception]) -> None:
+    for call, answer in zip(callers, answers, strict=True):
+        if call.outcome.done():
             continue
         if isinstance(answer, Exception):
-            one.outcome.set_exception(answer)
+            call.outcome.set_exception(answer)
         else:
-            one.outcome.set_result(answer)
+            call.outcome.set_result(answer)

@@ -1,7 +1,7 @@
-"""Units of work on keys and projects: a group shares a commit, each has its own savepoint.
+"""Units of work on keys and projects: a group shares a commit, each unit has its own savepoint.
 
-So what one raises undoes nothing of another's. A unit whose caller has been answered before it
-started is skipped. The same for both engines; begin and commit are theirs.
+So an exception in one unit undoes no other. A unit whose caller was answered before the unit
+started is skipped. The same for both engines, which begin and commit.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _log = structlog.get_logger(__name__)
 
 
 class WrittenRows(Rows, Protocol):
-    """Rows that a group of units is written in."""
+    """The open transaction of a group of units."""
 
     failure: StoreError | None
-    """The last error that the whole transaction does not survive."""
+    """The last error that lost the whole transaction."""
 
 
 class WriteUnit:
-    """A unit of work on its way to its commit."""
+    """A unit of work that waits for its commit."""
 
     size: ClassVar[int] = 1
 
     def __init__(self, work: Work, *, urgent: bool = False) -> None:
-        """`urgent` work may use the space that is kept in reserve."""
+        """`urgent` work may use the disk reserve."""
         self.work = work
         self.urgent = urgent
         self.outcome: Future[Any] = Future()
-        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done in the loop once there is an outcome, or its caller waits no more."""
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done in the loop once there is an outcome, or the wait has timed out."""
         self.revisions: list[Revision] = []
-        """The changes that it made, once it is committed."""
+        """The revisions of its changes, once committed."""
 
 
 class WriteBatch:
@@ -56,37 +56,37 @@ class WriteBatch:
     def __init__(
         self, rows: WrittenRows, seal: EntrySigner, note: Callable[[Revision], None]
     ) -> None:
-        """Work on `rows`; `note` is told the newest revision after a commit, before any caller."""
+        """Work on `rows`; `note` gets the newest revision after a commit, before the callers."""
         self._rows = rows
         self._seal = seal
         self._checked = CheckedRecords()
         self._note = note
 
     def run(self, units: Sequence[WriteUnit]) -> Answer:
-        """Run the units whose callers still wait."""
-        answers = [self._work(one) for one in units if _wanted(one)]
+        """Run the units whose callers still wait; return how to answer the callers."""
+        answers = [self._work(unit) for unit in units if _claim(unit)]
 
         def answer() -> None:
-            revisions = [revision for one in units for revision in one.revisions]
+            revisions = [revision for unit in units for revision in unit.revisions]
             if revisions:
                 self._note(max(revisions))
-            for one in answers:
-                one()
-            _tell(units)
+            for set_outcome in answers:
+                set_outcome()
+            _wake(units)
 
         return answer
 
     def fail(self, units: Sequence[WriteUnit], error: StoreError) -> None:
-        """Tell the callers that it failed."""
+        """Fail the units whose callers still wait."""
         for unit in units:
-            if _wanted(unit):
+            if _claim(unit):
                 unit.outcome.set_exception(error)
-        _tell(units)
+        _wake(units)
 
     def _work(self, unit: WriteUnit) -> Answer:
         """Run one unit in a savepoint; return how to answer it after the commit.
 
-        Raises StoreError if the whole transaction is lost with it.
+        Raises StoreError if it lost the whole transaction.
         """
         rows = self._rows
         unit.revisions = []
@@ -96,7 +96,7 @@ class WriteBatch:
             result = unit.work(transaction)
             transaction.finish()
             if rows.failure is None:
-                rows.run("RELEASE unit")  # fails where a failed statement fails all that follow
+                rows.run("RELEASE unit")  # fails if a failed statement has aborted the transaction
         except BaseException as error:
             if rows.failure is not None:
                 raise rows.failure from error
@@ -104,27 +104,27 @@ class WriteBatch:
             rows.run("RELEASE unit")
             raised = error
             return lambda: unit.outcome.set_exception(raised)
-        if rows.failure is not None:  # the work has swallowed it
+        if rows.failure is not None:  # the work has caught and ignored it
             raise rows.failure
         unit.revisions = transaction.revisions
         return lambda: unit.outcome.set_result(result)
 
 
-def _wanted(unit: WriteUnit) -> bool:
-    """True if its caller still waits; from now on he waits for the outcome."""
+def _claim(unit: WriteUnit) -> bool:
+    """True if the caller still waits; from now on it waits for the outcome."""
     outcome = unit.outcome
     return outcome.running() or (not outcome.done() and outcome.set_running_or_notify_cancel())
 
 
 async def await_commit(unit: WriteUnit, seconds: float) -> Any:
-    """Return what a unit that was handed in returned, once it is committed.
+    """Return the result of a submitted unit, once it is committed.
 
-    Raises what it raised, and StoreUnavailable if that takes too long: it never will be committed
-    if it has not begun, else nobody knows. A caller who goes away changes nothing.
+    Raises its exception, or StoreUnavailable after `seconds`: a unit that has not started is never
+    executed; the outcome of one that has started is unknown. Cancellation does not stop the unit.
     """
     timer = asyncio.get_running_loop().call_later(seconds, _end_waits, (unit,))
     try:
-        await unit.told
+        await unit.done
     except asyncio.CancelledError:
         unit.outcome.add_done_callback(partial(_log_unanswered, unit))
         raise
@@ -133,28 +133,28 @@ async def await_commit(unit: WriteUnit, seconds: float) -> Any:
     if unit.outcome.done():
         return unit.outcome.result()
     if unit.outcome.cancel():
-        raise StoreUnavailable("the write did not come to its turn, and never will")
+        raise StoreUnavailable("the write timed out in the queue; it was not executed")
     unit.outcome.add_done_callback(partial(_log_unanswered, unit))
-    raise StoreUnavailable("the write was not committed in time; it may be yet")
+    raise StoreUnavailable("the write timed out; its outcome is unknown")
 
 
-def _tell(units: Sequence[WriteUnit]) -> None:
-    """Wake the callers of a group, once for all: each wake fights for the interpreter."""
+def _wake(units: Sequence[WriteUnit]) -> None:
+    """Wake all callers of a group at once: each wakeup contends for the interpreter."""
     if units:
         try:
-            units[0].told.get_loop().call_soon_threadsafe(_end_waits, units)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+            units[0].done.get_loop().call_soon_threadsafe(_end_waits, units)
+        except RuntimeError:  # the loop is closed: no caller waits
             _log.warning("unanswered", callers=len(units))
 
 
 def _end_waits(units: Sequence[WriteUnit]) -> None:
     for unit in units:
-        if not unit.told.done():
-            unit.told.set_result(None)
+        if not unit.done.done():
+            unit.done.set_result(None)
 
 
 def _log_unanswered(unit: WriteUnit, outcome: Future[Any]) -> None:
-    """Say what became of a write whose caller has gone, or was told that nobody knows."""
+    """Log the outcome of a write whose caller has gone or has timed out."""
     if outcome.cancelled():
         return
     error = outcome.exception()

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: how they are made, how long they are waited for, what errors mean."""
+"""Connections to PostgreSQL: settings, timeouts and the translation of errors."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from keyauthority_server.store.interface import (
 
 R = TypeVar("R")
 
-# What the URL does not say. A server that is gone without a word is noticed, and the next of
-# several hosts reached, within 5 seconds.
+# Defaults for parameters that the URL leaves out. They detect a silently dead server, and reach the
+# next of several hosts, within 5 seconds.
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "application_name": "keyauthority",
-    "target_session_attrs": "read-write",  # of several hosts the primary; never a standby
-    "connect_timeout": 2,  # seconds, for each host: the shortest that there is
+    "target_session_attrs": "read-write",  # the primary of several hosts; never a standby
+    "connect_timeout": 2,  # seconds, for each host: the shortest that libpq allows
     "keepalives": 1,
     "keepalives_idle": 2,  # seconds
     "keepalives_interval": 1,  # seconds
     "keepalives_count": 3,
     "tcp_user_timeout": 3_000,  # ms
 }
-# Where a session leads, by names that no search_path can redirect. Behind a pooler the process that
-# answers is not the one that the connection was told of. Tables are looked for where they are, else
-# where they will be made.
+# The backend and schema of a session, by names that no search_path can redirect. With a connection
+# pooler the answering process is not the one announced at connect. The schema is the one that holds
+# the tables, else the one where they will be created.
 _WHERE: Final = (
     "SELECT pg_catalog.pg_backend_pid(), coalesce("
     "(SELECT relnamespace::pg_catalog.regnamespace::pg_catalog.text FROM pg_catalog.pg_class"
@@ -47,15 +47,15 @@ _WHERE: Final = (
     " pg_catalog.quote_ident(pg_catalog.current_schema())),"
     " pg_catalog.current_setting('session_replication_role')"
 )
-# All that durability, freshness and the meaning of a statement rest on. The defaults of a role or
-# database can be changed at any time, and a pooler may give each transaction another session.
+# All settings that durability, freshness and the meaning of statements depend on. The defaults of a
+# role or database can change at any time, and a pooler may give each transaction another session.
 _SETTINGS: Final = sql.SQL(
     "SELECT pg_catalog.set_config(name, value, {local}) FROM (VALUES"
     " ('search_path', {schema}),"
     " ('synchronous_commit', CASE pg_catalog.current_setting('synchronous_commit')"
     " WHEN {kept} THEN {kept} ELSE {commits} END),"
-    " ('client_min_messages', 'warning'),"  # a cancelled replication is told by a warning
-    " ('row_security', 'off'),"  # an error, instead of rows that are left out in silence
+    " ('client_min_messages', 'warning'),"  # a warning reports a cancelled replication
+    " ('row_security', 'off'),"  # an error instead of silently omitted rows
     " ('quote_all_identifiers', 'off'),"  # schemas are compared as text
     " ('statement_timeout', {statement}),"
     " ('lock_timeout', {lock}),"
@@ -65,18 +65,18 @@ _SETTINGS: Final = sql.SQL(
     ") AS wanted (name, value)"
     " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
 )
-_REPLICATION_CANCELLED: Final = "SyncRepWaitForLSN"  # the text of its warning is in any language
-_WAIT_SECONDS: Final = 0.1  # how often a wait looks at its end
+_REPLICATION_CANCELLED: Final = "SyncRepWaitForLSN"  # source function: the text is localised
+_WAIT_SECONDS: Final = 0.1  # interval at which a wait checks its deadline
 
 # Classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _FULL: Final = frozenset({"53100"})
 _LOST: Final = re.compile(
     "08...|57P0.|25P0[34]|25006|40003|F....|XX..."  # connection, shutdown, patience, standby, crash
 )
-_PASSING: Final = re.compile("40...|53...|55P03|57014|58...")  # nothing of the transaction is left
+_PASSING: Final = re.compile("40...|53...|55P03|57014|58...")  # the transaction was rolled back
 
 
-# The library tells no code of a connection that failed. In another language these only wait.
+# libpq reports no code for a failed connection. Localised messages do not match and are retried.
 _DENIED: Final = re.compile(
     "password authentication failed|no password supplied|no pg_hba.conf entry|certificate"
     '|(role|database) "[^"]*" does not exist|permission denied for database|no such user'
@@ -85,46 +85,46 @@ _DENIED: Final = re.compile(
 
 
 class ConnectionLost(StoreUnavailable):
-    """The connection is of no use any more: what it was told last may have been done."""
+    """The connection is unusable; the outcome of its last statement is unknown."""
 
 
 class StatementFailed(StoreError):
-    """One statement cannot be run, or broke a rule of the schema; it alone was undone."""
+    """One statement failed or violated a constraint; only that statement was undone."""
 
 
 class Patience(NamedTuple):
-    """How long is waited, in seconds."""
+    """Timeouts, in seconds."""
 
     statement: float
-    """By this process, for one statement: after that its connection is dropped."""
+    """Of this process, for one statement: after that its connection is dropped."""
     server: float
-    """By the server, for one statement; 0 has no end, as a COMMIT must."""
+    """Of the server, for one statement; 0 is unlimited, as a COMMIT requires."""
     lock: float
-    """By the server, for a lock that somebody else holds."""
+    """Of the server, for a lock held by another session."""
     idle: float
-    """By the server, for the next statement of a transaction that holds others up."""
+    """Of the server, for the next statement of an open transaction, which blocks others."""
     replicated: bool = True
-    """False: a commit waits for the disk of the primary, and for no standby."""
+    """False: a commit waits only for the disk of the primary, not for a standby."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection whose every wait has an end."""
+    """A connection whose every wait is bounded."""
 
     patience = 5.0
     pooled = False
-    """True behind a pooler: each transaction may run in another session."""
+    """True with a connection pooler: each transaction may run in another session."""
     settings = ""
-    """A statement that each transaction begins with."""
+    """The first statement of each transaction."""
     unreplicated = False
-    """True once a commit was answered that somebody cancelled before a standby had it."""
+    """True once a commit was cancelled before a standby had it, although it was answered."""
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        """Take a word of the server that is no answer."""
+        """Handle a notice of the server."""
         if diagnostic.source_function == _REPLICATION_CANCELLED:
             self.unreplicated = True
 
     def wait(self, gen: PQGen[R], *_: Any, **__: Any) -> R:
-        """Wait for a statement, but not for ever; the connection is of no use after that."""
+        """Wait for a statement until its timeout, which leaves the connection unusable."""
         return super().wait(_bounded(gen, monotonic() + self.patience), _WAIT_SECONDS)
 
 
@@ -137,15 +137,15 @@ def _bounded(gen: PQGen[R], end: float) -> PQGen[R]:
                 raise psycopg.OperationalError("the server did not answer in time")
             wanted = gen.send(ready)
     except StopIteration as result:
-        return result.value  # type: ignore[no-any-return]  # what a generator of R returns
+        return result.value  # type: ignore[no-any-return]  # the return value of a PQGen[R]
 
 
 def parameters(url: str) -> dict[str, Any]:
-    """Return how to connect; raises StoreRefused for a URL that PostgreSQL's library refuses."""
+    """Return the connection parameters; raises StoreUnusable for a URL that libpq rejects."""
     try:
         told = conninfo_to_dict(url)
     except psycopg.Error:
-        raise StoreUnusable("the URL of the store is none that PostgreSQL understands") from None
+        raise StoreUnusable("malformed PostgreSQL URL of the store") from None
     return {**_DEFAULTS, **told, "client_encoding": "utf8"}
 
 
@@ -156,11 +156,11 @@ def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
     except (psycopg.Error, OSError) as error:
         line = _line(error)
         if _DENIED.search(line):
-            raise StoreDenied(f"PostgreSQL does not let this server in: {line}") from error
+            raise StoreDenied(f"PostgreSQL rejected the login: {line}") from error
         raise StoreUnavailable(f"PostgreSQL cannot be reached: {line}") from error
     connection.patience = patience.statement
     connection.add_notice_handler(connection.notice)
-    connection.adapters.register_dumper(int, Int8Dumper)  # else each size is a statement of its own
+    connection.adapters.register_dumper(int, Int8Dumper)  # else each int size prepares a statement
     try:
         _settle(connection, patience)
     except psycopg.Error as error:
@@ -173,7 +173,7 @@ def connect(to: Mapping[str, Any], patience: Patience) -> Connection:
 
 
 def _settle(connection: Connection, patience: Patience) -> None:
-    """Learn where the connection leads, and settle how its transactions begin."""
+    """Detect the schema and a pooler, and build the settings of each transaction."""
     found = connection.execute(_WHERE).fetchone()
     if found is None or found[1] is None:
         raise StoreUnusable("the search_path of the role names no schema that exists")
@@ -199,7 +199,7 @@ def _settle(connection: Connection, patience: Patience) -> None:
     connection.settings = settings(local=True)
     connection.pooled = process != connection.info.backend_pid
     if connection.pooled:
-        connection.prepare_threshold = None  # a prepared statement is of one session
+        connection.prepare_threshold = None  # a prepared statement belongs to one session
     else:
         connection.execute(settings(local=False))
 
@@ -209,7 +209,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def store_error(error: psycopg.Error) -> StoreError:
-    """Return what an error of the driver means to whoever wrote or read."""
+    """Translate an error of the driver."""
     state, text = error.sqlstate, f"{type(error).__name__}: {_line(error)}"
     if state is None:
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -227,8 +227,8 @@ def _line(error: Exception) -> str:
     return " ".join((diag or str(error)).split())
 
 
-@lru_cache(maxsize=1024)  # more than there are statements
+@lru_cache(maxsize=1024)  # more than the number of statements
 def translated(statement: str) -> str:
-    """Return the statement with the parameters that PostgreSQL counts: `$1` for the first `?`."""
+    """Return the statement with numbered parameters: `$1` for the first `?`."""
     places = count(1)
     return re.sub(r"\?", lambda _: f"${next(places)}", statement)

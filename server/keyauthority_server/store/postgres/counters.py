@@ -1,8 +1,8 @@
-"""The counters of limits, in the same database.
+"""Counters of limits, in the same database.
 
-Their rows are locked in the order of their names, so two servers never wait for each other. Their
-commits wait for the disk of the primary, and for no standby: a failover may forget the last of
-them, which the contract allows a loss of power.
+Their rows are locked in the order of their names, so servers never deadlock. Their commits wait for
+the disk of the primary, but for no standby: a failover may lose the last ones, which the contract
+allows after a loss of power.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import structlog
 
 from keyauthority_server.store.batching.batch_worker import BatchWorker
 from keyauthority_server.store.batching.coalescer import (
-    Asking,
+    CallBatch,
     Coalescer,
-    Turn,
-    tell,
-    tell_failure,
-    waiting,
+    PendingCall,
+    fail,
+    pending,
+    resolve,
 )
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
@@ -35,8 +35,8 @@ from keyauthority_server.store.postgres.connection import ConnectionLost, Patien
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
 
-DRAW_SECONDS: Final = 2.0  # many times what a queue of draws takes
-CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
+DRAW_SECONDS: Final = 2.0  # many times the duration of a queue of draws
+CLOSE_SECONDS: Final = 10.0  # more than every submitted draw needs to succeed or fail
 GROUP_MAX: Final = 256  # draws
 PATIENCE: Final = Patience(
     statement=DRAW_SECONDS + 1,
@@ -51,8 +51,8 @@ _LOCK: Final = (
     " WHERE name IN (SELECT value FROM unnest(?::text[]) AS asked (value))"
     " ORDER BY name FOR UPDATE"
 )
-# A counter that nobody has drawn has no row that could be locked. It gets one in a transaction of
-# its own: to make rows while others are held would be another order.
+# A new counter has no row to lock. A separate transaction creates it: creating rows while holding
+# locks would break the locking order.
 _MAKE: Final = (
     "INSERT INTO counter (name, start, used)"
     " SELECT value, 0, 0 FROM unnest(?::text[]) AS asked (value) ORDER BY value"
@@ -60,94 +60,94 @@ _MAKE: Final = (
 )
 _OPEN: Final = f"LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
 HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
-"""The first statement of a transaction that waits for all draws, and that they wait for."""
+"""The first statement of a transaction that excludes all draws."""
 
 _log = structlog.get_logger(__name__)
 
-Caller = Asking[Sequence[Spend], Sequence[Drawn]]
-Drawing = Turn[Sequence[Spend], Sequence[Drawn]]
+SpendCall = PendingCall[Sequence[Spend], Sequence[Drawn]]
+SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
 
 
 def open_counters(url: str) -> PostgresCounters:
-    """Open the counters in the database, which `migrate` has made.
+    """Open the counters in the database, which `migrate` has created.
 
-    Raises StoreRefused, with one line that says why.
+    Raises StoreUnusable with a one-line reason.
     """
     witness = RollbackGuard()
 
     rows = PostgresRows(parameters(url), PATIENCE, witness.admit)
     try:
         rows.ready()
-    except StoreUnavailable as error:  # only keys with limits need it, and it is tried again then
+    except StoreUnavailable as error:  # only keys with limits need it, and each draw retries
         _log.warning("counters_unavailable", error=str(error))
     return PostgresCounters(rows)
 
 
 class PostgresCounters:
-    """`counters.Counters` on PostgreSQL. Make it with `open_counters`; use it from one loop."""
+    """`counters.Counters` on PostgreSQL. Open it with `open_counters`; use it from one loop."""
 
     def __init__(self, rows: PostgresRows) -> None:
-        self._thread: BatchWorker[Drawing] = BatchWorker(
-            _Draws(rows), name="counters", most=GROUP_MAX
+        self._thread: BatchWorker[SpendBatch] = BatchWorker(
+            _CounterJob(rows), name="counters", most=GROUP_MAX
         )
-        self._turns: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
+        self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
             self._thread, seconds=DRAW_SECONDS, late=NOT_DRAWN
         )
 
     async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
         """Make all draws in one transaction, and commit it; see `counters`."""
-        return await self._turns.ask(draws, len(draws))
+        return await self._calls.submit(draws, len(draws))
 
     async def close(self) -> None:
-        """Finish what was handed in, then let go of everything."""
-        self._turns.hand_in()
+        """Finish the submitted draws, then release all resources."""
+        self._calls.flush()
         self._thread.close()
         await asyncio.wait((asyncio.wrap_future(self._thread.stopped),), timeout=CLOSE_SECONDS)
 
 
-class _Draws:
-    """The job of the thread that draws."""
+class _CounterJob:
+    """The job of the thread that draws counters."""
 
     def __init__(self, rows: PostgresRows) -> None:
         self._rows = rows
 
-    def serve(self, turns: list[Drawing]) -> None:
-        """Draw for all callers who still wait; on a new connection if one was lost in time."""
-        callers = waiting(turns)
+    def serve(self, batches: list[SpendBatch]) -> None:
+        """Draw for all pending calls; retry once on a new connection if it was lost."""
+        callers = pending(batches)
         if not callers:
             return
         try:
             try:
-                drawn = self._drawn(turns)
+                drawn = self._drawn(batches)
             except ConnectionLost:
-                drawn = self._drawn(turns)
+                drawn = self._drawn(batches)
             self._rows.commit()
         except StoreError as error:
             self._rows.roll_back()
             _log.error("store_draw_failed", error=str(error))
-            tell_failure(callers, StoreUnavailable(f"the counters cannot be drawn: {error}"))
-        except Exception as error:  # noqa: BLE001  # the thread must outlive what nobody foresaw
+            fail(callers, StoreUnavailable(f"the counters cannot be drawn: {error}"))
+        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
             _log.critical("counters_failed", error=f"{type(error).__name__}: {error}")
             self._rows.drop()
-            tell_failure(callers, StoreUnavailable("the counters failed"))
+            fail(callers, StoreUnavailable("the counters failed"))
         else:
-            tell([one for one, _ in drawn], [answer for _, answer in drawn])
+            resolve([call for call, _ in drawn], [answer for _, answer in drawn])
 
     def end(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._rows.drop()
 
-    def _drawn(self, turns: Sequence[Drawing]) -> list[tuple[Caller, Sequence[Drawn]]]:
-        """Begin a transaction, and draw in it for those who wait when it has the counters."""
-        tally = CounterBatch(self._rows, self._locked(_taken(waiting(turns))))
-        drawn: list[tuple[Caller, Sequence[Drawn]]] = [
-            (one, [tally.draw(draw) for draw in one.question]) for one in waiting(turns)
+    def _drawn(self, batches: Sequence[SpendBatch]) -> list[tuple[SpendCall, Sequence[Drawn]]]:
+        """Begin a transaction, lock the counters, and draw for the calls then pending."""
+        batch = CounterBatch(self._rows, self._locked(_taken(pending(batches))))
+        drawn: list[tuple[SpendCall, Sequence[Drawn]]] = [
+            (call, [batch.draw(spend) for spend in call.question]) for call in pending(batches)
         ]
-        tally.write()
+        batch.write()
         return drawn
 
     def _locked(self, names: list[str]) -> dict[str, tuple[int, int]]:
-        """Begin a transaction that holds these counters; return how they stand."""
+        """Begin a transaction that locks these counters; return their (start, used)."""
         rows = self._rows
         while True:
             if rows.begin(_OPEN) != (0,):
@@ -162,7 +162,7 @@ class _Draws:
             rows.commit()
 
 
-def _taken(callers: Sequence[Caller]) -> list[str]:
-    """Return the counters that may be changed, in the order that all servers lock them in."""
-    draws = (draw for one in callers for draw in one.question if draw.take and draw.cost)
-    return sorted({one.name for draw in draws for one in draw.counters})
+def _taken(callers: Sequence[SpendCall]) -> list[str]:
+    """Return the counters that may change, in the locking order of all servers."""
+    draws = (draw for call in callers for draw in call.question if draw.take and draw.cost)
+    return sorted({counter.name for draw in draws for counter in draw.counters})

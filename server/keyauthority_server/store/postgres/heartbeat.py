@@ -1,12 +1,12 @@
-"""A row that this process commits several times a second: what shows it is as fresh as its commit.
+"""Heartbeat: a row that this process commits several times a second to prove freshness.
 
-A read alone proves nothing. An old primary that was cut off answers as ever, and its head never
-moves; but a synchronous commit hangs there. So a read looks for the row too, in a state that is not
-newer than what it reads, whichever connection it is made on: if a beat is there that was committed,
-all that was acknowledged before this beat began is there too.
+A read alone proves nothing. An old primary that was cut off still answers, with a head that never
+moves; but a synchronous commit hangs there. So each read first looks for the row, in a state that
+is not newer than the records it reads, on the same connection: if the row shows a committed beat,
+every change acknowledged before that beat began is visible too.
 
-The row is this process's own. It waits for no lock, the counter row's neither, and costs the
-database one commit, which is made together with others.
+Each process has its own row. Writing it waits for no lock, not even the counter row's, and costs
+the database one commit, which it groups with others.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
 
 BEAT_PATIENCE: Final = 2.0  # seconds for one commit: after that another host may answer
-PAUSE_SECONDS: Final = 0.05  # at least, between two beats
+PAUSE_SECONDS: Final = 0.05  # minimum between two beats
 NEVER: Final = float("-inf")
 _PATIENCE: Final = Patience(statement=BEAT_PATIENCE, server=0, lock=1, idle=3)
-_REMEMBERED: Final = 1_000  # beats: a read shows one that is older by some milliseconds
+_REMEMBERED: Final = 1_000  # beats: a read may show one that is some milliseconds old
 MICROSECONDS: Final = 1_000_000  # in a second
 _END_SECONDS: Final = 5.0
 
@@ -38,7 +38,7 @@ _BEAT: Final = (
     " ON CONFLICT (server) DO UPDATE SET beat = excluded.beat, time = excluded.time"
     " RETURNING time"
 )
-_CLEAN: Final = (  # of processes that have gone; one that was only stopped makes its row anew
+_CLEAN: Final = (  # rows of ended processes; a suspended process inserts its row again
     "DELETE FROM heartbeat WHERE time <"
     " CAST(EXTRACT(EPOCH FROM clock_timestamp() - INTERVAL '1 hour') * 1000000 AS BIGINT)"
 )
@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Commits beats in a thread of its own, and knows what each of them proves."""
+    """Commits beats in a thread of its own, and records the start time of each."""
 
     def __init__(self, to: Mapping[str, Any], witness: RollbackGuard) -> None:
         self._rows = PostgresRows(to, _PATIENCE, self._admitted)
@@ -62,15 +62,15 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
         self.reference = Reference()
         self.proven_at = NEVER
-        """By `clock.monotonic`: when the newest beat that was committed began."""
+        """By `clock.monotonic`: start of the newest committed beat."""
 
     @property
     def begun(self) -> bool:
-        """True if it beats: until then a read is believed."""
+        """True once beats have started; before that every read counts as fresh."""
         return self._thread is not None
 
     def begin(self, seconds: float) -> None:
-        """Beat once, if that can be, and from now on each `seconds`."""
+        """Commit one beat, if possible, then one every `seconds`."""
         failing = not self._tried(failing=False)
         self._thread = threading.Thread(
             target=self._run, args=(seconds, failing), name="store-heartbeat", daemon=True
@@ -78,33 +78,33 @@ class Heartbeat:
         self._thread.start()
 
     def end(self) -> None:
-        """Beat no more, and let go of the connection."""
+        """Stop, and close the connection."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(_END_SECONDS)
 
     def seen(self, rows: PostgresRows) -> float:
-        """Return what a look at the row proves of all that is read on the connection after it.
+        """Return the time as of which later reads on this connection are proven fresh.
 
-        Raises ConnectionLost where a beat that was committed is not: the connection leads to a
-        database that was replaced, and a new one may lead to that which took its place.
+        Raises ConnectionLost if a committed beat is missing: the connection leads to a replaced
+        database, and a new connection may lead to its replacement.
         """
         committed = self.proven_at
         row = rows.one(_SEEN, (self._server,))
         proven = NEVER if row is None else self._proofs.get(row[0], NEVER)
         if proven < committed:
             rows.drop()
-            raise ConnectionLost("the database has not what was committed: it was replaced")
+            raise ConnectionLost("a committed heartbeat is missing: the database was replaced")
         return proven
 
     def beat(self) -> None:
-        """Commit a beat; StoreError if it was not, or nobody knows."""
+        """Commit a beat; StoreError if it failed or its outcome is unknown."""
         self._rows.ready()
         clean = not self._goes_on
         self._number += 1
         number, started = self._number, monotonic()
-        # It may be seen before this process is told of its commit: it then proves the one before,
-        # if that was committed on the same connection, and so in the same database.
+        # A read may see the beat before this process receives its commit. It then proves the
+        # previous beat, if that was committed on the same connection and so in the same database.
         self._proofs[number] = self._proofs[number - 1] if self._goes_on else NEVER
         self._proofs.pop(number - _REMEMBERED, None)
         try:
@@ -133,13 +133,13 @@ class Heartbeat:
         self._rows.drop()
 
     def _tried(self, *, failing: bool) -> bool:
-        """Beat; False if that failed, which is logged once in a row."""
+        """Commit a beat; False if that failed, logged once for consecutive failures."""
         try:
             self.beat()
         except StoreError as error:
             if not failing:
                 _log.warning("heartbeat_failed", error=str(error))
-        except Exception as error:  # noqa: BLE001  # the thread must outlive what nobody foresaw
+        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
             _log.critical("heartbeat_failed", error=f"{type(error).__name__}: {error}")
             self._rows.drop()
         else:

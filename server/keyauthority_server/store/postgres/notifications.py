@@ -1,7 +1,7 @@
-"""Word that somebody has committed changes: it wakes who follows the log, and proves nothing.
+"""Notifications of committed changes: they wake the followers of the log, and prove nothing.
 
-Changes and freshness are read, and so found without it as well: the log is looked at more often
-while no word can come. So a connection that died, be it in silence, costs milliseconds.
+Changes and freshness are always read from the database. While no notification can arrive, the log
+is polled more often, so a dead connection, even an undetected one, costs milliseconds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import structlog
 from keyauthority_server.store.interface import StoreError
 from keyauthority_server.store.postgres.rows import PostgresRows
 
-GAP_SECONDS: Final = 0.02  # at least, between two words passed on: writers commit more often
-RETRY_SECONDS: Final = 0.5  # until a connection that failed is made anew
+GAP_SECONDS: Final = 0.02  # minimum between two callbacks: writers commit more often
+RETRY_SECONDS: Final = 0.5  # before a failed connection is opened again
 LISTEN_SECONDS: Final = 10.0  # for a connection and its first statement
 
 _LISTEN: Final = "LISTEN keyauthority"
-# A transaction of its own, behind the one that it tells of: nothing that is wrong with it undoes a
-# change. Nobody waits for it, the standby neither.
-_TELL: Final = "SET LOCAL synchronous_commit = off; NOTIFY keyauthority; COMMIT"
+# A separate transaction after the change's: its failure undoes no change. It waits neither for the
+# disk nor for a standby.
+_NOTIFY: Final = "SET LOCAL synchronous_commit = off; NOTIFY keyauthority; COMMIT"
 
 _log = structlog.get_logger(__name__)
 
@@ -38,15 +38,15 @@ class Notifications:
         self._passing: asyncio.TimerHandle | None = None
         self._passed = float("-inf")
         self.connected = False
-        """False while no word can come; True promises nothing."""
+        """False while no notification can arrive; True guarantees nothing."""
 
     def begin(self, heard: Callable[[], None]) -> None:
-        """Call `heard` from now on when there may be changes; once begun it goes on."""
+        """Call `heard` from now on when there may be changes; idempotent."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._listen(heard))
 
     async def end(self) -> None:
-        """Listen no more, and let go of the connection."""
+        """Stop listening, and close the connection."""
         if self._passing is not None:
             self._passing.cancel()
         if self._task is not None:
@@ -60,7 +60,7 @@ class Notifications:
             try:
                 async with await self._connected() as connection:
                     self.connected, failing = True, False
-                    self._pass_on(heard)  # what was committed before it could hear
+                    self._pass_on(heard)  # for commits before LISTEN took effect
                     async with contextlib.aclosing(connection.notifies()) as words:
                         async for _ in words:
                             self._pass_on(heard)
@@ -73,7 +73,7 @@ class Notifications:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _pass_on(self, heard: Callable[[], None]) -> None:
-        """Call `heard`, now or when the gap is over; once for all that came by then."""
+        """Call `heard`, now or after the gap; once for all notifications until then."""
         loop = asyncio.get_running_loop()
 
         def call() -> None:
@@ -88,8 +88,8 @@ class Notifications:
             connection = await psycopg.AsyncConnection.connect(**self._to, autocommit=True)
             try:
                 found = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
-                if found != (connection.info.backend_pid,):  # a pooler, which passes no word on
-                    raise OSError("a pooler passes no NOTIFY on")
+                if found != (connection.info.backend_pid,):
+                    raise OSError("a connection pooler does not forward NOTIFY; polling instead")
                 await connection.execute(_LISTEN)
             except BaseException:
                 await connection.close()
@@ -97,8 +97,8 @@ class Notifications:
         return connection
 
 
-def tell(rows: PostgresRows) -> None:
-    """Tell all who listen that changes were committed; if that fails they find out later."""
+def notify(rows: PostgresRows) -> None:
+    """Notify all listeners of committed changes; on failure their polling finds them."""
     with contextlib.suppress(StoreError):
-        rows.begin(_TELL)
+        rows.begin(_NOTIFY)
     rows.roll_back()

@@ -1,6 +1,6 @@
-"""Single records, looked up for all callers who wait: one statement for the whole group.
+"""Reads of single records: one statement for all waiting callers.
 
-Each answer is from the one state that the statement has seen, which is newer than the questions.
+All answers show the one state that the statement has read, which is newer than every request.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import Project, Revision
-from keyauthority_server.store.batching.coalescer import Turn, tell, tell_failure, waiting
+from keyauthority_server.store.batching.coalescer import CallBatch, fail, pending, resolve
 from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
@@ -30,9 +30,9 @@ ASKED: Final = (
 _LOOK_MANY: Final = ASKED + LOOK_MANY
 
 GROUP_MAX: Final = 1_000  # names: some 10 ms
-LOOK_SECONDS: Final = 2.0  # many times what a queue of looks takes
+READ_SECONDS: Final = 2.0  # many times the duration of a queue of reads
 TRIES: Final = 2  # the second on a new connection
-PATIENCE: Final = Patience(statement=LOOK_SECONDS, server=LOOK_SECONDS, lock=LOOK_SECONDS, idle=10)
+PATIENCE: Final = Patience(statement=READ_SECONDS, server=READ_SECONDS, lock=READ_SECONDS, idle=10)
 
 _log = structlog.get_logger(__name__)
 
@@ -42,73 +42,73 @@ _NOTHING: Final[Pair] = (None, None)
 
 
 class ReadRequest(NamedTuple):
-    """What one caller looks for."""
+    """The records that one caller reads."""
 
     access_keys: tuple[str | None, ...]
     operator: str | None
     project_id: str | None = None
-    """Looked for instead of keys."""
+    """A project to read instead of keys."""
     proven: bool = False
-    """Tell as well how fresh the answer is."""
+    """Also return the proven age of the state."""
 
 
 class ReadResult(NamedTuple):
-    """What he gets."""
+    """The records of one ReadRequest."""
 
     snapshots: Snapshots
     project: Project | None = None
     as_of: float = NEVER
-    """See `values.Proven`."""
+    """See `types.DatedSnapshot`."""
 
 
 class Reader:
-    """The job of the thread that looks."""
+    """The job of the thread that reads single records."""
 
     def __init__(self, rows: PostgresRows, witness: RollbackGuard, heartbeat: Heartbeat) -> None:
-        """Take over `rows`."""
+        """Own `rows`."""
         self._rows = rows
         self._witness = witness
         self._heartbeat = heartbeat
 
-    def serve(self, turns: list[Turn[ReadRequest, ReadResult]]) -> None:
-        """Look, and answer all callers who still wait; on a new connection if one was lost."""
-        callers = waiting(turns)
+    def serve(self, batches: list[CallBatch[ReadRequest, ReadResult]]) -> None:
+        """Answer all pending calls; retry once on a new connection if it was lost."""
+        callers = pending(batches)
         if not callers:
             return
-        questions = [one.question for one in callers]
-        for again in range(1, TRIES + 1):
+        requests = [call.question for call in callers]
+        for attempt in range(1, TRIES + 1):
             try:
-                answers = self._answers(questions)
+                answers = self._answers(requests)
             except StoreError as error:
-                if isinstance(error, ConnectionLost) and again < TRIES:
+                if isinstance(error, ConnectionLost) and attempt < TRIES:
                     continue
-                _log.error("store_look_failed", error=str(error))
-                tell_failure(callers, StoreUnavailable(str(error)))
-            except Exception as error:  # noqa: BLE001  # the thread must outlive it
+                _log.error("store_read_failed", error=str(error))
+                fail(callers, StoreUnavailable(str(error)))
+            except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
                 _log.critical("store_reader_failed", error=f"{type(error).__name__}: {error}")
                 self._rows.drop()
-                tell_failure(callers, StoreUnavailable("the reader failed"))
+                fail(callers, StoreUnavailable("the reader failed"))
             else:
-                tell(callers, answers)
+                resolve(callers, answers)
             return
 
     def end(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._rows.drop()
 
-    def _answers(self, questions: Sequence[ReadRequest]) -> list[ReadResult | Exception]:
+    def _answers(self, requests: Sequence[ReadRequest]) -> list[ReadResult | Exception]:
         with self._rows.reading():
-            return self._read(questions)
+            return self._read(requests)
 
-    def _read(self, questions: Sequence[ReadRequest]) -> list[ReadResult | Exception]:
+    def _read(self, requests: Sequence[ReadRequest]) -> list[ReadResult | Exception]:
         newest = self._witness.newest
-        proven = any(one.proven for one in questions)
+        proven = any(request.proven for request in requests)
         as_of = self._heartbeat.seen(self._rows) if proven else NEVER
         names = dict.fromkeys(
             name
-            for one in questions
-            for name in (*one.access_keys, one.operator)
-            if _may_be_kept(name)
+            for request in requests
+            for name in (*request.access_keys, request.operator)
+            if _is_storable(name)
         )
         rows = list(self._rows.each(_LOOK_MANY, ([*names, None],)))
         if not rows:
@@ -116,7 +116,7 @@ class Reader:
         self._witness.check(self._rows, Revision(rows[0][0]), newest)
         head = Revision(rows[0][0])
         pairs = {name: self._pair(row) for name, row in zip(names, rows, strict=False)}
-        return [self._answer_or_damage(one, head, pairs, as_of) for one in questions]
+        return [self._answer_or_damage(request, head, pairs, as_of) for request in requests]
 
     def _pair(self, row: Row) -> Pair | StoreDamaged:
         try:
@@ -126,21 +126,21 @@ class Reader:
 
     def _answer_or_damage(
         self,
-        question: ReadRequest,
+        request: ReadRequest,
         head: Revision,
         pairs: Mapping[str | None, Pair | StoreDamaged],
         as_of: float,
     ) -> ReadResult | StoreDamaged:
-        """Return the answer; a damaged record is the business of those only who ask for it."""
-        names = (*question.access_keys, question.operator)
+        """Return the answer; a damaged record fails only the requests that name it."""
+        names = (*request.access_keys, request.operator)
         found = [pairs.get(name, _NOTHING) for name in names]
         whole = [pair for pair in found if not isinstance(pair, StoreDamaged)]
         if len(whole) < len(found):
             return next(pair for pair in found if isinstance(pair, StoreDamaged))
         operator, _ = whole.pop()
         project = None
-        if _may_be_kept(question.project_id):
-            row = self._rows.one(GET_PROJECT, (question.project_id,))
+        if _is_storable(request.project_id):
+            row = self._rows.one(GET_PROJECT, (request.project_id,))
             try:
                 project = None if row is None else stored_project(row)
             except StoreDamaged as damage:
@@ -148,6 +148,6 @@ class Reader:
         return ReadResult(Snapshots(head, whole, operator), project, as_of)
 
 
-def _may_be_kept(name: str | None) -> bool:
-    """Return False for what PostgreSQL's texts cannot hold; nothing is kept under such a name."""
+def _is_storable(name: str | None) -> bool:
+    """Return False for names that a text in PostgreSQL cannot hold: no record has them."""
     return name is not None and name.isascii() and "\0" not in name

@@ -1,8 +1,8 @@
-"""What a process knows of its log, to tell a database that is another, or that has lost changes.
+"""Detects a database that holds another log, or that has lost acknowledged changes.
 
 After a failover, or with an old primary that still runs, a connection may lead to a database that
-lacks what was acknowledged, or has by now made other changes in its place, under the same numbers.
-Such a connection is not used: another host may have it all.
+lacks acknowledged changes, or that has made other changes under the same revisions. Such a
+connection is not used: another host may have all changes.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ _HASH: Final = "SELECT hash FROM change WHERE revision = ?"
 
 
 class _Mark(NamedTuple):
-    """A change by its hash, which is that of all changes before it, too."""
+    """A change identified by its hash, which covers all earlier changes."""
 
     revision: Revision
     hash: bytes
 
 
 class RollbackGuard:
-    """The log's id and the newest revision that was seen. Used by all threads of a process."""
+    """The log's id and the newest revision seen. Shared by all threads of a process."""
 
     def __init__(self, *, altered_allowed: bool = False) -> None:
-        """Admit a database whose schema was altered only if that is allowed: to look into it."""
+        """`altered_allowed` admits a database with an altered schema, for inspection."""
         self._altered_allowed = altered_allowed
         self.log_id: LogId | None = None
         self._newest = Revision(0)
         self._mark = _Mark(Revision(0), b"")
         self._lock = threading.Lock()
         self.acknowledged = Revision(0)
-        """The newest revision that this process has committed itself."""
+        """The newest revision committed by this process."""
 
     @property
     def newest(self) -> Revision:
-        """What every answer from now on must have: no smaller revision is the head."""
+        """The lower bound of every later head."""
         return self._newest
 
     def saw(self, revision: Revision) -> None:
-        """Remember a head that was read, or committed."""
+        """Record a head that was read or committed."""
         with self._lock:
             self._newest = max(self._newest, revision)
 
     def committed(self, revision: Revision) -> None:
-        """Remember a head that this process has committed, before anybody is told of it."""
+        """Record a head that this process has committed, before its callers are answered."""
         self.saw(revision)
         self.acknowledged = max(self.acknowledged, revision)
 
     def admit(self, rows: PostgresRows) -> None:
-        """Raise unless a new connection leads to the log, with all that was seen of it.
+        """Raise unless a new connection leads to the log with all changes seen so far.
 
-        ConnectionLost if another host may; StoreRefused if it must not be opened.
+        ConnectionLost if another host may have them; StoreUnusable if it must not be opened.
         """
         check_schema(rows, altered_allowed=self._altered_allowed)
         newest, mark = self._newest, self._mark
@@ -76,9 +76,9 @@ class RollbackGuard:
             self._note(head)
 
     def check(self, rows: PostgresRows, head: Revision, newest: Revision) -> None:
-        """Give a connection up, and raise ConnectionLost, if it has shown too old a head.
+        """Drop a connection and raise ConnectionLost if its `head` is too old.
 
-        That is one before what was the newest when it was asked for.
+        `newest` is the newest revision seen when the read began.
         """
         if head < newest:
             rows.drop()
@@ -88,9 +88,9 @@ class RollbackGuard:
             self._note(_head(rows)[1])
 
     def check_writable(self, rows: PostgresRows, head: Revision) -> None:
-        """Raise ConnectionLost if a transaction that has the lock lacks changes that were seen.
+        """Raise ConnectionLost if a transaction that holds the lock lacks seen changes.
 
-        Behind a pooler each transaction may lead to another database.
+        With a connection pooler each transaction may lead to another database.
         """
         if head < self._newest:
             newest = self._newest
@@ -98,12 +98,12 @@ class RollbackGuard:
             raise _lacking(head, newest)
 
     def check_now(self, rows: PostgresRows, newest: Revision) -> None:
-        """Do what `check` does, with the head as the connection shows it now."""
+        """Check as `check` does, with the connection's current head."""
         self.check(rows, _head(rows)[1].revision, newest)
 
     def _note(self, head: _Mark) -> None:
         self.saw(head.revision)
-        if head.hash:  # a copy that was not finished has none, and lacks the change
+        if head.hash:  # an unfinished copy has no hash, and lacks the change
             with self._lock:
                 self._mark = max(self._mark, head)
 
@@ -111,7 +111,7 @@ class RollbackGuard:
 def _head(rows: PostgresRows) -> tuple[LogId, _Mark]:
     row = rows.one(LOG)
     if row is None:
-        raise StoreUnusable("the database is damaged: it says nothing of its log")
+        raise StoreUnusable("the database is damaged: the counter row is missing; restore it")
     return log_id_from(row[0]), _Mark(revision_from(row[1]), bytes(row[2]))
 
 
@@ -128,4 +128,4 @@ def _lacking(head: Revision, newest: Revision) -> ConnectionLost:
 
 
 FIRST_LOCK: Final = "SELECT revision FROM log WHERE id = 1 FOR UPDATE"
-"""The first statement of a transaction that writes: one at a time, over all servers."""
+"""The first statement of a writing transaction: admits one at a time, over all servers."""

@@ -1,4 +1,4 @@
-"""`sql.Rows` over a connection that is made when it is needed, and anew when it was lost."""
+"""`sql.Rows` over a connection that opens on demand, and again after it was lost."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from keyauthority_server.store.postgres.connection import (
     translated,
 )
 
-FETCHED_ROWS: Final = 500  # of a page at once
+FETCHED_ROWS: Final = 500  # rows of a page per fetch
 
 Admit = Callable[["PostgresRows"], None]
-"""Looks at a new connection, and raises StoreError if it must not be used."""
+"""Checks a new connection; raises StoreError if it must not be used."""
 
 
 class PostgresRows:
@@ -36,7 +36,7 @@ class PostgresRows:
         self._admit = admit
         self._connection: Connection | None = None
         self.failure: StoreError | None = None
-        """The last error that the whole transaction does not survive."""
+        """The last error that lost the whole transaction."""
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
         """Return the first row, or None."""
@@ -46,31 +46,31 @@ class PostgresRows:
             raise self._noted(error) from error
 
     def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
-        """Return the rows, all of them read."""
+        """Return the rows, fully fetched."""
         try:
             return self._run(statement, values).fetchall()
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Run a statement that gives no rows."""
+        """Run a statement that returns no rows."""
         try:
             self._run(statement, values)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
 
     def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run a statement that gives no rows, once for each sequence of values."""
+        """Run a statement that returns no rows, once for each sequence of values."""
         try:
             self._live().cursor().executemany(translated(statement), values)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
 
     def begin(self, then: str = "", *, snapshot: bool = False) -> Any:
-        """Begin a transaction, with the settings that all rests on; connect if need be.
+        """Begin a transaction, with the settings that correctness needs; connect if necessary.
 
-        A `snapshot` shows one state, and is read only. `then` are further statements, sent with
-        the first; returned is the first row of the last of them.
+        A `snapshot` shows one state, and is read only. `then` holds further statements, sent with
+        BEGIN; the first row of the last one is returned.
         """
         self.failure = None
         self.ready()
@@ -78,9 +78,10 @@ class PostgresRows:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """See that all statements inside are read from one database; connect if need be.
+        """Read all statements inside from one database; connect if necessary.
 
-        A pooler may lead each transaction to another, so there they share one. Not within another.
+        A connection pooler may route each transaction to another database, so there the statements
+        share a transaction. Must not be nested.
         """
         self.ready()
         if not self._live().pooled:
@@ -94,16 +95,16 @@ class PostgresRows:
             self.roll_back()
 
     def commit(self) -> None:
-        """Commit. ConnectionLost says that nobody knows; any other error, that nothing was."""
+        """Commit. After ConnectionLost the outcome is unknown; after another error, rolled back."""
         try:
-            told = self._run("COMMIT", ()).statusmessage
+            status = self._run("COMMIT", ()).statusmessage
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
-        if told != "COMMIT":  # what PostgreSQL makes of a transaction that had failed
-            raise StatementFailed(f"COMMIT was answered with {told}")
+        if status != "COMMIT":  # PostgreSQL rolls back a failed transaction at COMMIT
+            raise StatementFailed(f"COMMIT was answered with {status}")
 
     def roll_back(self) -> None:
-        """End a transaction without its changes, or the connection if that is of no use."""
+        """Roll back; close the connection if that fails."""
         connection = self._connection
         if connection is None:
             return
@@ -122,7 +123,7 @@ class PostgresRows:
         return self._live().info.server_version
 
     def ready(self) -> None:
-        """See that there is a connection; raises StoreError, StoreUnavailable above all."""
+        """Connect if necessary; raises StoreError, usually StoreUnavailable."""
         if self._connection is not None:
             return
         self._connection = connect(self._to, self._patience)
@@ -133,7 +134,7 @@ class PostgresRows:
             raise
 
     def drop(self) -> None:
-        """Let go of the connection, whatever it is doing. The next one that is needed is new."""
+        """Close the connection, even while it is in use; the next use opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -150,7 +151,7 @@ class PostgresRows:
             raise self._noted(error) from error
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
-        # Without values it may be several statements, and is not prepared.
+        # Without values the text may hold several statements, and is not prepared.
         connection = self._live()
         cursor = connection.execute(translated(statement), values or None)
         if connection.unreplicated:
@@ -163,8 +164,8 @@ class PostgresRows:
         return self._connection
 
     def _noted(self, error: psycopg.Error | UnicodeError) -> StoreError:
-        if isinstance(error, UnicodeError):  # an unpaired surrogate: no text
-            return StatementFailed("a value is no text")
+        if isinstance(error, UnicodeError):  # an unpaired surrogate
+            return StatementFailed("a value is not valid text")
         failed = store_error(error)
         if self._connection is not None and self._connection.closed:
             failed = ConnectionLost(str(failed))
@@ -176,12 +177,12 @@ class PostgresRows:
 
 
 class PageRows(PostgresRows):
-    """The same for pages, whose reader may stop half-way: rows are fetched as they are read."""
+    """Rows for pages, fetched incrementally: their reader may stop before the end."""
 
     _names = count(1)
 
     def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
-        """Return the rows, in a transaction as they are read."""
+        """Return the rows, inside a transaction fetched as they are read."""
         if self._live().info.transaction_status is TransactionStatus.INTRANS:
             return self._fetched(statement, values)
         return super().each(statement, values)

@@ -1,7 +1,7 @@
-"""The schema in PostgreSQL: whether a database is ours and current, and how it becomes so.
+"""The schema in PostgreSQL: ownership and version checks, and migration.
 
-A step writes its name before it does anything: of several starters one is let past, and the others
-wait for his commit, without a lock that only PostgreSQL knows.
+A step inserts its name first: of several starting servers one proceeds and the others wait for its
+commit, without an engine-specific lock.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from keyauthority_server.store.sql.schema_shape import Shape, check_shape, diffe
 
 ALL_STEPS: Final = STEPS + COUNTER_STEPS
 
-MIGRATE_SECONDS: Final = 60.0  # longer than another starter's migration takes
+MIGRATE_SECONDS: Final = 60.0  # longer than the migration of another starting server
 _PATIENCE: Final = Patience(statement=MIGRATE_SECONDS, server=0, lock=MIGRATE_SECONDS / 2, idle=10)
 
-_TABLE: Final = "keyauthority_migration"  # what a database of ours is known by
+_TABLE: Final = "keyauthority_migration"  # its presence identifies an authority's database
 _TABLES: Final = (
     "SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n"
     " ON n.oid = c.relnamespace WHERE n.nspname = pg_catalog.current_schema()"
     " AND c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend AS d"
     " WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid"
-    " AND d.deptype = 'e')"  # what an extension owns is nobody's data
+    " AND d.deptype = 'e')"  # objects owned by an extension do not count
 )
 _MAKE: Final = f'CREATE TABLE IF NOT EXISTS {_TABLE} (name TEXT COLLATE "C" NOT NULL PRIMARY KEY)'
 _APPLIED: Final = f"SELECT name FROM {_TABLE}"  # noqa: S608 - a text of this module's own
@@ -37,10 +37,10 @@ _ENCODING: Final = "SHOW server_encoding"
 
 
 def migrate(url: str) -> None:
-    """Bring the database to the newest schema, counters too; make it in an empty one.
+    """Migrate the database, counters included; create the schema in an empty one.
 
-    All steps that are missing are done, or none; several starters at once do them once. Raises
-    StoreRefused for a database that must not be touched, StoreError if the system fails.
+    All missing steps are applied, or none, and only once by concurrent servers. Raises
+    StoreUnusable for a database that must not be touched, StoreError if the system fails.
     """
     rows = PostgresRows(parameters(url), _PATIENCE, _check_encoding)
     end = monotonic() + MIGRATE_SECONDS
@@ -61,7 +61,7 @@ def migrate(url: str) -> None:
 
 
 def is_made(url: str) -> bool:
-    """True if the database is ours, of whatever version; StoreRefused if it is somebody else's."""
+    """True for an authority's database of any version; StoreUnusable for another application's."""
     rows = PostgresRows(parameters(url), _PATIENCE, _check_encoding)
     try:
         with rows.reading():
@@ -71,9 +71,9 @@ def is_made(url: str) -> bool:
 
 
 def check_schema(rows: PostgresRows, *, altered_allowed: bool = False) -> None:
-    """Raise StoreRefused unless the database is ours, of this code's version, and not altered.
+    """Raise StoreUnusable unless the database is an authority's, current and not altered.
 
-    To be called outside of a transaction.
+    Call it outside of a transaction.
     """
     with rows.reading():
         if not _is_ours(rows):
@@ -86,7 +86,7 @@ def check_schema(rows: PostgresRows, *, altered_allowed: bool = False) -> None:
 
 
 def schema_differences(rows: PostgresRows) -> list[str]:
-    """Return what a database of this code's version has otherwise than the migrations make it."""
+    """Return the differences of a current database from the schema of the migrations."""
     names = {step.name for step in ALL_STEPS}
     with rows.reading():
         found = found_shape(rows)
@@ -94,7 +94,7 @@ def schema_differences(rows: PostgresRows) -> list[str]:
 
 
 def _check_older(rows: PostgresRows) -> None:
-    """Raise StoreRefused if a database of ours, of whatever version, was altered."""
+    """Raise StoreUnusable if an authority's database, of any version, was altered."""
     try:
         rows.begin(snapshot=True)
         if not _is_ours(rows):
@@ -133,7 +133,7 @@ def _migrate(rows: PostgresRows) -> None:
 
 
 def _beaten(rows: PostgresRows, error: StoreError) -> bool:
-    """True if another starter has done it meanwhile, or is about to: then look again."""
+    """True if another starting server has done it, or is doing it: then check again."""
     if isinstance(error, StoreUnavailable):
         return False
     with suppress(StoreError), rows.reading():
@@ -145,11 +145,11 @@ def _check_encoding(rows: PostgresRows) -> None:
     with rows.reading():
         encoding = rows.one(_ENCODING)[0]
     if encoding != "UTF8":
-        raise StoreUnusable(f"the database keeps text as {encoding}; it must be UTF8")
+        raise StoreUnusable(f"the database's encoding is {encoding}: create it with UTF8")
 
 
 def _is_ours(rows: PostgresRows) -> bool:
-    """Return False for an empty database; raise StoreRefused for somebody else's."""
+    """Return False for an empty database; raise StoreUnusable for another application's."""
     tables = {name for (name,) in rows.each(_TABLES)}
     if _TABLE in tables:
         return True
@@ -192,5 +192,5 @@ _DIALECT: Final = Dialect(
     keyed_table="",
     append_only=_append_only,
 )
-# Functions are never looked for among what is temporary, unless the schema is named.
+# PostgreSQL never searches the temporary schema for functions, unless it is named.
 _TEMPORARY: Final = _DIALECT._replace(append_only=lambda table: _append_only(table, "pg_temp."))

@@ -1,8 +1,8 @@
-"""The shape of a database in PostgreSQL, from its catalogs, and the one that the migrations make.
+"""The shape of a database in PostgreSQL's catalogs, and the shape that the migrations create.
 
-What belongs to an extension is left out. The expected shape is made once a process, of temporary
-tables in a transaction that is rolled back: the role needs TEMPORARY on the database, which
-PostgreSQL grants to everybody unless it was revoked.
+Objects of extensions are left out. The expected shape is computed once per process from temporary
+tables, in a transaction that is rolled back: the role needs TEMPORARY on the database, which
+PostgreSQL grants to PUBLIC by default.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _making = threading.Lock()
 
 
 def found_shape(rows: PostgresRows) -> Shape:
-    """Return the shape of the schema that the connection works in."""
+    """Return the shape of the connection's current schema."""
     return _described(rows, "current_schema()::regnamespace")
 
 
 def expected_shape(
     rows: PostgresRows, steps: frozenset[str], make: Callable[[PostgresRows], None]
 ) -> Shape:
-    """Return the shape that `make` makes, which is the same for the same steps.
+    """Return the shape that `make` creates, which is the same for the same steps.
 
-    To be called outside of a transaction.
+    Call it outside of a transaction.
     """
     with _making:
         name = (rows.server_version, steps)

@@ -1,8 +1,8 @@
-"""`base.Store` on PostgreSQL: a thread and a connection for each kind of work, none in the loop.
+"""`interface.Store` on PostgreSQL: a thread and a connection for each kind of work.
 
-Single records are looked up by one statement for all who wait (`looks`), writes share their commits
-(`writer`), pages and the tail of the log have a connection each. Nothing is remembered between two
-reads but what a row read just now still names.
+One statement reads single records for all waiting callers (`reader`), writes share their commits
+(`writer`), pages and the tail of the log have a connection each. Nothing runs in the event loop,
+and decoded records are reused only while their row, read again, is unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.store.batching.batch_worker import BatchWorker
-from keyauthority_server.store.batching.coalescer import Coalescer, Turn
+from keyauthority_server.store.batching.coalescer import CallBatch, Coalescer
 from keyauthority_server.store.batching.write_batch import WriteUnit, await_commit
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.postgres import reader, writer
@@ -51,9 +51,9 @@ from keyauthority_server.store.types import (
 
 T = TypeVar("T")
 
-CLOSE_SECONDS: Final = 10.0  # what was handed in is answered by then, one way or the other
-HEARING_POLL_SECONDS: Final = 0.1  # how late a beat is seen, which nobody gives word of
-DEAF_POLL_SECONDS: Final = 0.02  # how late another process's commit is seen without word of it
+CLOSE_SECONDS: Final = 10.0  # more than every submitted call needs to succeed or fail
+HEARING_POLL_SECONDS: Final = 0.1  # delay until a heartbeat is seen, which sends no notification
+DEAF_POLL_SECONDS: Final = 0.02  # delay until a commit is seen without notifications
 TRIES: Final = 2  # of a read, the second on a new connection
 _PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page takes 50 ms
 
@@ -61,10 +61,10 @@ _log = structlog.get_logger(__name__)
 
 
 def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> PostgresStore:
-    """Open the database, which `migrate` has made.
+    """Open the database, which `migrate` has created.
 
-    Unless `checked`, its schema may be altered: for `audit verify`, which tells. Raises
-    StoreRefused, with one line that says why, and StoreUnavailable.
+    Unless `checked`, an altered schema is accepted, for `audit verify`, which reports it. Raises
+    StoreUnusable with a one-line reason, and StoreUnavailable.
     """
     to, witness = parameters(url), RollbackGuard(altered_allowed=not checked)
     connections = Connections(
@@ -80,7 +80,7 @@ def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> Postgres
 
 
 class Connections(NamedTuple):
-    """Those of one process, for one thread each, and one for the event loop."""
+    """The connections of one process: one for each thread, and one for the event loop."""
 
     looks: PostgresRows
     pages: PageRows
@@ -91,23 +91,23 @@ class Connections(NamedTuple):
 
 
 class PostgresStore(PagedReads):
-    """`base.Store` on PostgreSQL. Make it with `open_store`; use it from one event loop."""
+    """`interface.Store` on PostgreSQL. Open it with `open_store`; use it from one event loop."""
 
     def __init__(self, connections: Connections, seal: EntrySigner, witness: RollbackGuard) -> None:
-        """Take over the connections; that for looks has been made."""
+        """Own the connections; the one for single records is already open."""
         self._witness = witness
         self._seal = seal
         self._pages = connections.pages
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
         self._listening = connections.listening
-        self._looking: BatchWorker[Turn[ReadRequest, ReadResult]] = BatchWorker(
+        self._reader: BatchWorker[CallBatch[ReadRequest, ReadResult]] = BatchWorker(
             Reader(connections.looks, witness, connections.heartbeat),
             name="store-looks",
             most=reader.GROUP_MAX,
         )
-        self._turns: Coalescer[ReadRequest, ReadResult] = Coalescer(
-            self._looking, seconds=reader.LOOK_SECONDS, late="the store did not answer in time"
+        self._calls: Coalescer[ReadRequest, ReadResult] = Coalescer(
+            self._reader, seconds=reader.READ_SECONDS, late="the store did not answer in time"
         )
         job = WriteJob(connections.writer, seal, witness)
         self._writer = BatchWorker(job, name="store-writer", most=writer.GROUP_MAX)
@@ -117,37 +117,37 @@ class PostgresStore(PagedReads):
 
     @property
     def log_id(self) -> LogId:
-        """The log that this store's revisions count in."""
+        """The id of the change log that this store's revisions belong to."""
         return self._witness.log_id or LogId("")
 
     @property
     def proven_at(self) -> float:
-        """When the newest beat that was committed began; see `looks.Proving`."""
+        """Start of the newest committed heartbeat; see `FreshnessProver`."""
         return self._heartbeat.proven_at
 
     @property
     def reference(self) -> Reference:
-        """The database's clock, as each beat reads it; see `looks.Proving`."""
+        """The database's clock, as read by each heartbeat; see `FreshnessProver`."""
         return self._heartbeat.reference
 
     @property
     def acknowledged(self) -> Revision:
-        """The newest revision that this process has committed; see `looks.Proving`."""
+        """The newest revision committed by this process; see `FreshnessProver`."""
         return self._witness.acknowledged
 
     async def prove_each(self, seconds: float) -> None:
-        """Beat from now on; see `looks.Proving`."""
+        """Start heartbeats; see `FreshnessProver`."""
         await _in_thread(self._tailer, self._heartbeat.begin, seconds)
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
-        """Do what `look_many` does, and tell what the read has proven."""
+        """Read as `read_many` does, and return the proven age of the state."""
         answer = await self._ask(ReadRequest(tuple(access_keys), operator, proven=True))
         return DatedSnapshot(answer.snapshots, answer.as_of)
 
     async def read(
         self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshot:
-        """Return a key with its project, and an operator's key, as they are now."""
+        """Return a key with its project, and an operator's key, in the current state."""
         answer = await self._ask(ReadRequest((access_key,), operator))
         head, ((stored, project),), held_operator = answer.snapshots
         return Snapshot(head, stored, project, held_operator)
@@ -155,7 +155,7 @@ class PostgresStore(PagedReads):
     async def read_many(
         self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshots:
-        """Return many keys, each with its project, and an operator's key, as they are now."""
+        """Return many keys, each with its project, and an operator's key, in the current state."""
         return (await self._ask(ReadRequest(tuple(access_keys), operator))).snapshots
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:
@@ -170,27 +170,27 @@ class PostgresStore(PagedReads):
         return (await self._ask(ReadRequest((), None, project_id))).project
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
-        """Return up to `limit` changes behind a revision, and how far the log goes."""
+        """Return up to `limit` changes after a revision, and the head of the log."""
         return await _in_thread(self._tailer, self._read_tail, after, limit)
 
     async def moved(self, within: float) -> None:
-        """Return once there may be changes that the last `read_changes` did not see."""
+        """Wait until there may be changes after the last `read_changes`."""
         self._listening.begin(self._moved.set)
         poll = HEARING_POLL_SECONDS if self._listening.connected else DEAF_POLL_SECONDS
         with suppress(TimeoutError):
             async with asyncio.timeout(min(within, poll)):
                 await self._moved.wait()
-        self._moved.clear()  # now, so that what moves while it is read ends the next wait
+        self._moved.clear()  # before the read, so that a commit during it ends the next wait
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
-        """Run `work` in a transaction, commit, and return what it returned; see `base`.
+        """Run `work` in a transaction, commit, and return its result; see `interface`.
 
-        There is no reserve for what is `urgent`: the server's disk is its own affair.
+        `urgent` has no effect: the database server manages its own disk.
         """
         return await self._write(work)
 
     async def newest_time(self) -> datetime | None:
-        """Return the newest time that is committed, None for an empty log."""
+        """Return the newest committed time, None for an empty log."""
 
         def read(rows: Rows) -> datetime | None:
             return newest_time(rows, counter_row(rows), self._seal)
@@ -198,18 +198,18 @@ class PostgresStore(PagedReads):
         return await _in_thread(self._tailer, self._checked, read)
 
     async def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         return await _in_thread(self._tailer, self._checked, digests.key_checks)
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Record check values for names that have none yet."""
+        """Store check values for names that have none yet."""
         await self._write(lambda transaction: transaction.set_key_checks(checks))
 
     async def close(self) -> None:
-        """Finish the writes that were handed in, then let go of everything."""
+        """Finish the submitted writes, then release all resources."""
         await self._listening.end()
-        self._turns.hand_in()
-        threads = (self._writer, self._looking)
+        self._calls.flush()
+        threads = (self._writer, self._reader)
         for thread in threads:
             thread.close()
         stopped = [asyncio.wrap_future(thread.stopped) for thread in threads]
@@ -224,7 +224,7 @@ class PostgresStore(PagedReads):
         return await _in_thread(self._pager, self._snapshot, read)
 
     async def schema_differences(self) -> Sequence[str]:
-        """Return what the database has otherwise than the migrations make it."""
+        """Return the differences from the schema of the migrations."""
         return await _in_thread(self._pager, self._differences)
 
     def asked(self, values: Iterable[str]) -> ValuesTable:
@@ -232,7 +232,7 @@ class PostgresStore(PagedReads):
         return ValuesTable(ASKED, list(values))
 
     async def _ask(self, question: ReadRequest) -> ReadResult:
-        return await self._turns.ask(question, len(question.access_keys) + 1)
+        return await self._calls.submit(question, len(question.access_keys) + 1)
 
     async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
         unit = WriteUnit(work)
@@ -247,7 +247,7 @@ class PostgresStore(PagedReads):
     def _checked(
         self, read: Callable[[Rows], T], rows: PostgresRows | None = None, *, snapshot: bool = False
     ) -> T:
-        """Read what is not older than anything seen; on the tail's connection, unless on `rows`."""
+        """Read a state that is at least as new as any seen; on the tail's connection by default."""
         newest = self._witness.newest
 
         def checked(rows: PostgresRows) -> T:
@@ -273,7 +273,7 @@ class PostgresStore(PagedReads):
 
 
 def _read(rows: PostgresRows, read: Callable[[PostgresRows], T], *, snapshot: bool = False) -> T:
-    """Read; once more on a new connection if the first was lost. A `snapshot` is one state."""
+    """Read, retrying once on a new connection if it was lost; a `snapshot` is one state."""
     for _ in range(1, TRIES):
         try:
             return _read_once(rows, read, snapshot=snapshot)
@@ -295,5 +295,5 @@ def _read_once(rows: PostgresRows, read: Callable[[PostgresRows], T], *, snapsho
     return found
 
 
-async def _in_thread(executor: ThreadPoolExecutor, call: Callable[..., T], *given: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(executor, call, *given)
+async def _in_thread(executor: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, call, *arguments)

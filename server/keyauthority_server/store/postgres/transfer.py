@@ -1,4 +1,4 @@
-"""A database of PostgreSQL as one end of a copy."""
+"""A PostgreSQL database as an endpoint of a copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
 from keyauthority_server.store.transfer import COUNTERS, SERIALS, TABLES
 
-# Longer than what is waited for at the other end of the copy, between two statements.
+# Longer than any wait at the other endpoint of the copy, between two statements.
 PATIENCE: Final = Patience(statement=120, server=0, lock=10, idle=120)
 
 _NEXT_IDS: Final = tuple(
@@ -29,10 +29,10 @@ _IDENTITY: Final = (
 
 
 class PostgresEndpoint:
-    """`copying.Place` on PostgreSQL. Servers may use it."""
+    """`transfer.Endpoint` on PostgreSQL. Servers may use the database meanwhile."""
 
     def __init__(self, url: str) -> None:
-        """Connect; raises StoreRefused with one line, and StoreError."""
+        """Connect; raises StoreUnusable with a one-line reason, and StoreError."""
         self._rows = PostgresRows(parameters(url), PATIENCE, check_schema)
         self._rows.ready()
 
@@ -43,33 +43,33 @@ class PostgresEndpoint:
 
     @property
     def counters(self) -> PostgresRows:
-        """The same: the counters are a table like the others."""
+        """Runs statements on the same database: the counters are a table like the others."""
         return self._rows
 
     @property
     def identity(self) -> str:
-        """The database, however it was named."""
+        """Identifies the database, independently of its URL."""
         return " ".join(self._rows.one(_IDENTITY))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold up all other writers, and commit at the end."""
+        """Exclude all other writers, and commit at the end."""
         with self._transaction(FIRST_LOCK):
             yield
 
     @contextmanager
     def writing_counters(self) -> Iterator[None]:
-        """Hold up all who draw, and commit at the end."""
+        """Exclude all draws, and commit at the end."""
         with self._transaction(HOLD_UP_DRAWS):
             yield
 
     def opened_as(self, log_id: str, revision: int) -> None:
-        """Let ids go on behind those that were copied, and tell the planner what there is."""
+        """Continue ids after the copied ones, and collect statistics for the planner."""
         for statement in (*_NEXT_IDS, *_ANALYZE):
             self._rows.run(statement)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._rows.drop()
 
     @contextmanager
@@ -83,5 +83,5 @@ class PostgresEndpoint:
 
 
 def open_endpoint(url: str) -> PostgresEndpoint:
-    """Open a database, which `migrate` has made, as one end of a copy."""
+    """Open a database, which `migrate` has created, as an endpoint of a copy."""
     return PostgresEndpoint(url)

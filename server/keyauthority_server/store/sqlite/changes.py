@@ -1,4 +1,4 @@
-"""The end of the log in a SQLite file: what is new, and when there may be something new."""
+"""The newest changes of a SQLite log, and waiting for further ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keyauthority_server.store.sql.queries import changes
 from keyauthority_server.store.sqlite.connection import SqliteRows
 from keyauthority_server.store.types import ChangePage
 
-POLL_SECONDS: Final = 0.004  # how late another process's commit is seen; costs 1/200 of a core
+POLL_SECONDS: Final = 0.004  # delay until another process's commit is seen; costs 1/200 of a core
 
 _VERSION: Final = "PRAGMA data_version"  # another number after each commit of another connection
 
@@ -24,16 +24,16 @@ class TailReader:
         self._waiting: asyncio.Future[None] | None = None
 
     def read(self, after: int, limit: int) -> ChangePage:
-        """Return up to `limit` changes behind a revision."""
+        """Return up to `limit` changes after a revision."""
         self._version = self._rows.one(_VERSION)[0]  # before: a commit in between counts as new
         return changes.read_changes(self._rows, after, limit, monotonic())
 
-    def told(self) -> None:
+    def notify(self) -> None:
         """End a wait: this process has committed."""
         _end(self._waiting)
 
     async def moved(self, within: float) -> None:
-        """Wait for a commit of any process that the last `read` did not see."""
+        """Wait for a commit of any process after the last `read`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + within
         while self._rows.one(_VERSION)[0] == self._version:

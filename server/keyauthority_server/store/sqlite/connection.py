@@ -1,4 +1,4 @@
-"""Connections to a SQLite file: settings, errors, the library they need, the file they opened."""
+"""Connections to a SQLite file: driver, settings, errors, identity of the open file."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 else:
     try:
         import pysqlite3 as sqlite3
-    except ImportError:  # no wheel for this platform: `affected_library` tells what that means
+    except ImportError:  # no wheel for this platform; see `affected_library`
         import sqlite3
 
 READ_BUSY_MS: Final = (
     50  # a reader waits only while the write-ahead log is recovered; it is the loop
 )
-WRITE_BUSY_MS: Final = 2_000  # the net below the lock files, for writers that do not know them
-FILES: Final = ("", "-wal", "-shm", "-journal")  # ends of the names that SQLite keeps a database in
-WAL_KEPT_BYTES: Final = 64 << 20  # what a burst of writes leaves of the write-ahead log's file
-# Of pages, in KiB, as they fill: for Verify 6,000 keys in use and all inner pages.
-LOOKS_CACHE: Final = "PRAGMA cache_size = -24576"
+WRITE_BUSY_MS: Final = 2_000  # a fallback for writers that do not use the lock files
+FILES: Final = ("", "-wal", "-shm", "-journal")  # suffixes of the files of a SQLite database
+WAL_KEPT_BYTES: Final = 64 << 20  # size that the write-ahead log's file keeps after a burst
+# Page cache in KiB, allocated on use: for Verify 6,000 keys in use and all inner pages.
+READS_CACHE: Final = "PRAGMA cache_size = -24576"
 _CACHE: Final = "PRAGMA cache_size = -8192"
 
 _FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
@@ -42,11 +42,11 @@ _FULL_SHARED_MEMORY: Final = 4874  # IOERR_SHMSIZE: no space for the index of th
 
 
 class StoreBroken(StoreUnavailable):
-    """The file or the device failed: what it holds now is unknown until it is opened anew."""
+    """The file or the device failed: its content is unknown until it is opened again."""
 
 
 class StatementFailed(StoreError):
-    """One statement cannot be run, or broke a rule of the schema; it alone was undone."""
+    """One statement failed or violated a constraint; only that statement was undone."""
 
 
 def affected_library() -> bool:
@@ -63,11 +63,11 @@ def connect(
     cache: str = _CACHE,
     private: bool = True,
 ) -> sqlite3.Connection:
-    """Return a connection in autocommit, checked; raises sqlite3.Error and StoreRefused.
+    """Return a checked connection in autocommit; raises sqlite3.Error and StoreUnusable.
 
-    Durable: what it commits survives a loss of power; else the death of the process only. Private:
-    its files must keep the rule of `private_files`. It may be handed to another thread, but serves
-    one at a time.
+    `durable` commits survive a loss of power, others only the death of the process. `private`
+    files must satisfy `private_files`. The connection may move to another thread, but serves one at
+    a time.
     """
     for ending in FILES if private else ():
         try:
@@ -87,7 +87,7 @@ def connect(
             connection.execute(pragma)
     except UnicodeDecodeError as error:  # SQLite's own message, which quotes it
         connection.close()
-        raise sqlite3.DatabaseError("the schema is no text") from error
+        raise sqlite3.DatabaseError("the schema is not valid text") from error
     except sqlite3.Error:
         connection.close()
         raise
@@ -98,15 +98,15 @@ _DURABLE: Final = "PRAGMA synchronous = FULL"
 _FAST: Final = "PRAGMA synchronous = NORMAL"
 _SETTINGS: Final = (
     "PRAGMA foreign_keys = ON",
-    "PRAGMA mmap_size = 0",  # a truncated file would be a signal instead of an error
+    "PRAGMA mmap_size = 0",  # with mmap a truncated file raises a signal instead of an error
     "PRAGMA trusted_schema = OFF",
-    "PRAGMA wal_autocheckpoint = 0",  # one process only runs checkpoints
+    "PRAGMA wal_autocheckpoint = 0",  # only one process runs checkpoints
     f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
 )
 
 
 def store_error(error: sqlite3.Error) -> StoreError:
-    """Return what an error of the driver means to whoever wrote or read."""
+    """Translate an error of the driver."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     text = f"{type(error).__name__}: {error}"
     if code is None:
@@ -123,12 +123,12 @@ class SqliteRows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._cursor = connection.cursor()  # one for all: a new cursor for each costs 10 µs
+        self._cursor = connection.cursor()  # shared: a new cursor for each statement costs 10 µs
         self.failure: StoreError | None = None
-        """The last error that the whole transaction does not survive."""
+        """The last error that lost the whole transaction."""
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        """Return the first row, or None. The statement must give one row at most."""
+        """Return the first row, or None. The statement must return at most one row."""
         try:
             return self._cursor.execute(statement, values).fetchone()
         except sqlite3.Error as error:
@@ -142,17 +142,17 @@ class SqliteRows:
         except sqlite3.Error as error:
             raise self._noted(error) from error
         finally:
-            cursor.close()  # else a reader who stops half-way would hold his snapshot open
+            cursor.close()  # an abandoned iteration would hold its snapshot open
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Run a statement that gives no rows."""
+        """Run a statement that returns no rows."""
         try:
             self._cursor.execute(statement, values)
         except sqlite3.Error as error:
             raise self._noted(error) from error
 
     def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run a statement that gives no rows, once for each sequence of values."""
+        """Run a statement that returns no rows, once for each sequence of values."""
         try:
             self._cursor.executemany(statement, values)
         except sqlite3.Error as error:
@@ -175,9 +175,9 @@ class SqliteRows:
 
 
 class FileIdentity:
-    """Notices when the database or its write-ahead log was unlinked or exchanged, or the first cut.
+    """Detects that the database or its write-ahead log was unlinked, replaced or truncated.
 
-    Whoever has the old file open would serve it for ever, and never see a revocation again.
+    A process that keeps the old file open would serve it for ever, and miss every revocation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,19 +185,19 @@ class FileIdentity:
         self._seen = self._identities()
         self._size = path.stat().st_size
         self.lost = False
-        """True once it was noticed; for good."""
+        """True permanently once detected."""
 
     def check(self) -> None:
-        """Raise StoreBroken if a file is not the one that was opened."""
+        """Raise StoreBroken if a file differs from the one that was opened."""
         try:
-            size = self._paths[0].stat().st_size  # a database of ours never shrinks
+            size = self._paths[0].stat().st_size  # the database never shrinks
             self.lost = self.lost or self._identities() != self._seen or size < self._size
             self._size = size
         except FileNotFoundError:
             self.lost = True
         if self.lost:
-            raise StoreBroken("the database was exchanged while it was open")
+            raise StoreBroken("the database file was replaced while it was open")
 
     def _identities(self) -> tuple[tuple[int, int], ...]:
-        # stat only: to open and close the file would drop the locks that SQLite holds on it
+        # stat only: opening and closing the file would drop SQLite's locks on it
         return tuple((found.st_dev, found.st_ino) for found in map(os.stat, self._paths))

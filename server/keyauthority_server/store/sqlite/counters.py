@@ -1,7 +1,7 @@
-"""The counters of limits in a SQLite file of their own, beside the database.
+"""Counters of limits, in a SQLite file of their own next to the database.
 
-Its commits wait for no disk (`synchronous=NORMAL`): what they have written is safe from the death
-of the process, not of the machine. They are made in one thread, for all callers that wait.
+Commits do not wait for the disk (`synchronous=NORMAL`): they survive the death of the process, not
+a loss of power. One thread commits for all waiting callers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 
 from keyauthority_server.private_files import explain
 from keyauthority_server.store.batching.coalescer import (
+    CallBatch,
     Coalescer,
-    Turn,
-    tell,
-    tell_failure,
-    waiting,
+    fail,
+    pending,
+    resolve,
 )
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
@@ -41,20 +41,20 @@ from keyauthority_server.store.sqlite.file_lock import FairFileLock
 from keyauthority_server.store.sqlite.schema import COUNTERS, check_schema, refused_or_failed
 from keyauthority_server.store.sqlite.writer import Answer, Writer
 
-DRAW_TIMEOUT: Final = 2.0  # seconds: many times what a queue of draws takes
-CLOSE_TIMEOUT: Final = 10.0  # seconds: what was handed in is answered by then, one way or the other
+DRAW_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of draws
+CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted draw needs to succeed or fail
 
 
 def counters_path(database: Path) -> Path:
-    """Return where the counters of a database are."""
+    """Return the path of a database's counters."""
     return database.with_name(f"{database.stem}-counters{database.suffix}")
 
 
 def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters:
-    """Open the counters beside a database, which `migrate` has made.
+    """Open the counters of a database, which `migrate` has created.
 
-    Exactly one of the processes that have them open should run `checkpoints`. Raises StoreRefused,
-    with one line that says why, and StoreUnavailable.
+    Exactly one of the processes that have them open should run `checkpoints`. Raises StoreUnusable
+    with a one-line reason, and StoreUnavailable.
     """
     path = counters_path(database)
     if not path.is_file():
@@ -69,7 +69,7 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
             opened.callback(lock.close)
             watch = FileIdentity(path).check
             writer = Writer(
-                rows, lock, _Draws(rows), watch, name="counters", checkpoints=checkpoints
+                rows, lock, _CounterJob(rows), watch, name="counters", checkpoints=checkpoints
             )
         except OSError as error:
             raise StoreUnusable(explain(error, f"{path} cannot be opened")) from error
@@ -79,45 +79,45 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
         return SqliteCounters(writer)
 
 
-Drawing = Turn[Sequence[Spend], Sequence[Drawn]]
+SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
 
 
 class SqliteCounters:
-    """`counters.Counters` on SQLite. Make it with `open_counters`; use it from one event loop."""
+    """`counters.Counters` on SQLite. Open it with `open_counters`; use it from one event loop."""
 
-    def __init__(self, writer: Writer[Drawing]) -> None:
+    def __init__(self, writer: Writer[SpendBatch]) -> None:
         self._writer = writer
-        self._turns: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
+        self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
             writer, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
         )
 
     async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
         """Make all draws in one transaction, and commit it; see `counters`."""
-        return await self._turns.ask(draws, len(draws))
+        return await self._calls.submit(draws, len(draws))
 
     async def close(self) -> None:
-        """Finish what was handed in, then let go of everything."""
-        self._turns.hand_in()
+        """Finish the submitted draws, then release all resources."""
+        self._calls.flush()
         self._writer.close()
         await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
 
 
-class _Draws:
-    """The job of the thread that draws."""
+class _CounterJob:
+    """The job of the thread that draws counters."""
 
     def __init__(self, rows: SqliteRows) -> None:
         self._rows = rows
 
-    def run(self, units: Sequence[Drawing]) -> Answer:
-        """Draw for all callers who still wait."""
+    def run(self, units: Sequence[SpendBatch]) -> Answer:
+        """Draw for all callers that still wait."""
         if self._rows.one(COUNTERS_CLOSED) != (0,):
             raise StoreUnavailable(HANDED_OVER)
-        tally = CounterBatch(self._rows)
-        callers = waiting(units)
-        drawn = [[tally.draw(draw) for draw in one.question] for one in callers]
-        tally.write()
-        return partial(tell, callers, drawn)
+        batch = CounterBatch(self._rows)
+        callers = pending(units)
+        drawn = [[batch.draw(spend) for spend in call.question] for call in callers]
+        batch.write()
+        return partial(resolve, callers, drawn)
 
-    def fail(self, units: Sequence[Drawing], error: StoreError) -> None:
-        """Tell the callers that nobody can tell. A full disk too: a verdict must not hang on it."""
-        tell_failure(waiting(units), StoreUnavailable(f"the counters cannot be drawn: {error}"))
+    def fail(self, units: Sequence[SpendBatch], error: StoreError) -> None:
+        """Fail with StoreUnavailable, even for a full disk: verdicts must not depend on it."""
+        fail(pending(units), StoreUnavailable(f"the counters cannot be drawn: {error}"))

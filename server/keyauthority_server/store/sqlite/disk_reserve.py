@@ -1,10 +1,10 @@
-"""Space kept in reserve beside the database: with a full disk, access can still be taken away.
+"""Reserved disk space: on a full disk, access can still be taken away.
 
-A file holds it, since a threshold alone would keep nothing from other programs that fill the disk.
-While space is low, work that adds is refused, so that it does not use up the last of it; urgent
-work has the file shortened, a step at a time, by as much as a group of it may need. With space
-again the file grows back, and work goes on. All of that is done under the writers' lock, so the
-processes of a server share one reserve.
+A file holds the space, because a threshold alone would not stop other programs from using it. While
+space is low, work that adds records fails before it uses up the rest; for urgent work the file is
+shortened in steps, each as large as a group of urgent units may need. Once space is free, the file
+grows back and all work resumes. All of this happens under the writers' lock, so the processes of a
+server share one reserve.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import structlog
 
 from keyauthority_server.private_files import open_private
 
-RESERVE_BYTES: Final = 4 << 20  # some 2,000 revocations, and the write-ahead log that they go into
-RESERVE_SHARE: Final = 8  # of a small file system it is one part in so many
-LOW_BYTES: Final = 512 << 10  # free: what a group of additions may take is still there
+RESERVE_BYTES: Final = 4 << 20  # for some 2,000 revocations and their write-ahead log
+RESERVE_SHARE: Final = 8  # on a small file system at most this fraction, 1/8
+LOW_BYTES: Final = 512 << 10  # free space below which it is low: more than a group of additions
 STEP_BYTES: Final = 128 << 10  # some ten revocations at once; a larger group takes several
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 def reserve_path(database: Path) -> Path:
-    """Return where the reserve of a database is."""
+    """Return the path of a database's reserve."""
     return database.with_name(f"{database.name}.reserve")
 
 
@@ -37,7 +37,7 @@ class DiskReserve:
     """The reserve of one database. Not for more than one thread; the caller holds the lock."""
 
     def __init__(self, database: Path) -> None:
-        """Open the file, and make it if there is none; raises OSError."""
+        """Open the file, or create it; raises OSError."""
         self._file = open_private(reserve_path(database), os.O_RDWR | os.O_CREAT)
         found = os.fstatvfs(self._file)
         share = found.f_blocks * found.f_frsize // RESERVE_SHARE
@@ -46,13 +46,13 @@ class DiskReserve:
 
     @property
     def is_whole(self) -> bool:
-        """True while nothing of it was used, or all has grown back."""
+        """True if the reserve has its full size."""
         return os.fstat(self._file).st_size >= self._wanted
 
     def has_room(self) -> bool:
-        """True if work that adds may go on: there is space, and the reserve is whole.
+        """True if work that adds records may run: there is space, and the reserve is whole.
 
-        Lets it grow back if it can.
+        Regrows the reserve if possible.
         """
         room = self._free() >= LOW_BYTES and (self.is_whole or self._grow())
         if room is self._low:
@@ -61,18 +61,18 @@ class DiskReserve:
         return room
 
     def release(self) -> bool:
-        """Give up a step of it; False if nothing is left to give."""
+        """Release one step; False if the reserve is used up."""
         size = os.fstat(self._file).st_size
         os.ftruncate(self._file, max(size - STEP_BYTES, 0))
         return size > 0
 
     def make_room(self) -> None:
-        """Give up a step if urgent work would not find enough space."""
+        """Release one step if urgent work would lack space."""
         if self._free() < STEP_BYTES:
             self.release()
 
     def close(self) -> None:
-        """Let go of the file, which stays."""
+        """Close the file, which stays in place."""
         os.close(self._file)
 
     def _free(self) -> int:
@@ -86,9 +86,9 @@ class DiskReserve:
         try:
             os.posix_fallocate(self._file, 0, self._wanted)
         except OSError as failure:
-            os.ftruncate(self._file, size)  # what was tried may have taken some of it
+            os.ftruncate(self._file, size)  # the attempt may have allocated a part
             if failure.errno in _NO_SPACE:
                 return False
             _log.warning("no_disk_reserve", error=failure.strerror)
-            self._wanted = 0  # this file system has none to give: go on without
+            self._wanted = 0  # unsupported by this file system: continue without a reserve
         return True

@@ -1,7 +1,7 @@
-"""The queue of writers of several processes: two lock files beside the database.
+"""The queue of writers of several processes: two lock files next to the database.
 
 `busy_timeout` alone lets one process starve another for seconds. With the gate, a writer that has
-just finished cannot take the lock again before one that was waiting.
+just finished cannot take the lock again before a waiting one.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from keyauthority_server.store.interface import StoreUnusable
 
 _OPEN: Final = os.O_RDWR | os.O_CREAT
 LOCKS: Final = (".gate", ".lock")
-"""How the names of the lock files of a database end."""
+"""Suffixes of the names of a database's lock files."""
 
 
 class FairFileLock:
-    """Held by one writer of a database at a time, over all processes, in the order of arrival.
+    """A lock for one writer of a database at a time, over all processes, in order of arrival.
 
-    Entering blocks until it is this one's turn; StoreRefused if the file system has no locks. A
-    process that dies lets go.
+    Entering blocks until the lock is free; StoreUnusable if the file system has no locks. The death
+    of a process releases its lock.
     """
 
     def __init__(self, database: Path) -> None:
@@ -61,6 +61,6 @@ class FairFileLock:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         os.close(self._lock)
         os.close(self._gate)

@@ -28,8 +28,8 @@ from keyauthority_server.store.sqlite.rollback_guard import (
     Head,
     check_head,
     head_path,
-    note_head,
-    noted_head,
+    read_saved_head,
+    save_head,
 )
 from keyauthority_server.store.sqlite.schema import RECORDS, migrate, refused_or_failed
 from keyauthority_server.store.types import EntrySigner, StoredKey, VersionsInUse
@@ -67,7 +67,7 @@ def check_present(database: Path) -> None:
     Raises StoreRefused, and leaves it alone, if it is damaged or lacks what was acknowledged;
     StoreClosed if it is the source of a copy, and StoreError.
     """
-    noted = noted_head(database)
+    noted = read_saved_head(database)
     check_copy(database)
     try:
         with closing(connect(database, WRITE_BUSY_MS)) as connection:
@@ -191,7 +191,7 @@ class Draft:
         except OSError as error:
             raise StoreError(f"cannot put {database} in place: {error.strerror}") from error
         sync(database.parent)
-        note_head(database, Head(content.log_id, content.revision))
+        save_head(database, Head(content.log_id, content.revision))
         return content
 
 

@@ -46,7 +46,7 @@ def head_path(database: Path) -> Path:
     return database.with_name(database.name + ".head")
 
 
-def noted_head(database: Path) -> Head | None:
+def read_saved_head(database: Path) -> Head | None:
     """Return the head that was noted beside the database; None if there is none, or no sense in it.
 
     Read it before the database: then what the database says can only be the same or newer.
@@ -121,7 +121,7 @@ class _Spare:
 _SPARE: Final = _Spare()
 
 
-def note_head(database: Path, head: Head) -> None:
+def save_head(database: Path, head: Head) -> None:
     """Note the newest head that is committed, under the writers' lock.
 
     If it cannot be, the server's log says so: a commit is not undone for it.

@@ -1,7 +1,7 @@
-"""The SQLite engine: `base.Store` in one file, for one machine and any number of its processes.
+"""`interface.Store` on SQLite: one file, for one machine and any number of its processes.
 
 Single records are read in the event loop, some 10 µs each, pages in a thread of their own, and
-writes go through the writer thread. Every read is of committed state, whichever process wrote it.
+writes go through the writer thread. Every read sees the commits of all processes.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.changes import TailReader
 from keyauthority_server.store.sqlite.connection import (
     FILES,
-    LOOKS_CACHE,
     READ_BUSY_MS,
+    READS_CACHE,
     WRITE_BUSY_MS,
     FileIdentity,
     SqliteRows,
@@ -62,7 +62,12 @@ from keyauthority_server.store.sqlite.connection import (
 from keyauthority_server.store.sqlite.counters import counters_path, open_counters
 from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
 from keyauthority_server.store.sqlite.file_lock import LOCKS, FairFileLock
-from keyauthority_server.store.sqlite.rollback_guard import Head, check_head, note_head, noted_head
+from keyauthority_server.store.sqlite.rollback_guard import (
+    Head,
+    check_head,
+    read_saved_head,
+    save_head,
+)
 from keyauthority_server.store.sqlite.schema import (
     COUNTERS,
     RECORDS,
@@ -96,11 +101,11 @@ __all__ = [
 T = TypeVar("T")
 
 WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
-LOOKS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
+READS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
 CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
-CLOSE_TIMEOUT: Final = 10.0  # seconds: what was handed in is answered by then, one way or the other
+CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted write needs to succeed or fail
 
-_LOST: Final = "the database was exchanged"
+_LOST: Final = "the database file was replaced: restart the server to open it again"
 
 _ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
 _LOOK_MANY: Final = _ASKED + LOOK_MANY
@@ -109,16 +114,16 @@ _log = structlog.get_logger(__name__)
 
 
 def migrate(path: Path) -> None:
-    """Bring the database at `path`, and its counters beside it, to the newest schema.
+    """Migrate the database at `path` and its counters; create missing files.
 
-    Makes what is not there; see `sqlite_schema.migrate`.
+    See `schema.migrate`.
     """
     migrate_file(path, RECORDS)
     migrate_file(counters_path(path), COUNTERS)
 
 
 def sqlite_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that the database at `path` lies in, whether they are there or not."""
+    """Return all files of the database at `path`, existing or not."""
     return tuple(
         file.with_name(file.name + end)
         for file in (path, counters_path(path))
@@ -129,22 +134,22 @@ def sqlite_files(path: Path) -> tuple[Path, ...]:
 def open_store(
     path: Path, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
 ) -> SqliteStore:
-    """Open the database at `path`, which `migrate` has made.
+    """Open the database at `path`, which `migrate` has created.
 
-    Exactly one of the processes that have it open should run `checkpoints`, else its write-ahead
-    log grows. Raises StoreRefused, with one line that says why, and StoreUnavailable. Unless
-    `checked`, the log may end anywhere, and the schema be altered: for who makes no change, and
-    reads what became of it.
+    Exactly one of the processes that have it open should run `checkpoints`; without one the
+    write-ahead log grows, with several they compete. Raises StoreUnusable with a one-line reason,
+    and StoreUnavailable. Unless `checked`, a shortened log and an altered schema are accepted, for
+    commands that only inspect the database.
     """
     if not path.is_file():
         raise StoreUnusable(f"there is no database at {path}")
     with ExitStack() as opened:
         try:
-            noted = noted_head(path)
-            reader = connect(path, READ_BUSY_MS, cache=LOOKS_CACHE)
+            saved = read_saved_head(path)
+            reader = connect(path, READ_BUSY_MS, cache=READS_CACHE)
             opened.callback(reader.close)
             check_schema(reader, path, RECORDS, altered_allowed=not checked)
-            head = check_head(reader, path, noted) if checked else Head("", Revision(0))
+            head = check_head(reader, path, saved) if checked else Head("", Revision(0))
             rows = SqliteRows(reader)
             pages = SqliteRows(connect(path, READ_BUSY_MS))
             opened.callback(pages.close)
@@ -155,7 +160,7 @@ def open_store(
             opened.callback(connection.close)
             written = SqliteRows(connection)
             job = WriteBatch(
-                written, seal, lambda newest: note_head(path, Head(head.log_id, newest))
+                written, seal, lambda newest: save_head(path, Head(head.log_id, newest))
             )
             reserve = DiskReserve(path)
             opened.callback(reserve.close)
@@ -175,7 +180,7 @@ def open_store(
 
 
 class SqliteStore(PagedReads):
-    """`base.Store` on SQLite. Make it with `open_store`; use it from one event loop."""
+    """`interface.Store` on SQLite. Open it with `open_store`; use it from one event loop."""
 
     def __init__(
         self,
@@ -197,15 +202,15 @@ class SqliteStore(PagedReads):
 
     @property
     def log_id(self) -> LogId:
-        """The log that this store's revisions count in."""
+        """The id of the change log that this store's revisions belong to."""
         return self._log_id
 
     def head(self) -> Revision:
-        """Return the newest revision that is committed, by any process."""
+        """Return the newest revision committed by any process."""
         return self._followed(Revision(self._row(HEAD)[0]))
 
     def outline(self, access_key: str) -> StoredKey:
-        """Return a key with just what a token is compared with; see `LocalLog`."""
+        """Return only the fields needed to compare a token; see `LocalLog`."""
         self._check_identity()
         return decode_outline(access_key, self._rows.one(OUTLINE, (access_key,)))
 
@@ -218,7 +223,7 @@ class SqliteStore(PagedReads):
     async def read(
         self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshot:
-        """Return a key with its project, and an operator's key, as they are now."""
+        """Return a key with its project, and an operator's key, in the current state."""
         snapshot = decode_look(self._row(LOOK, (access_key, operator)))
         self._followed(snapshot.head)
         return snapshot
@@ -226,7 +231,7 @@ class SqliteStore(PagedReads):
     async def read_many(
         self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
     ) -> Snapshots:
-        """Return many keys, each with its project, and an operator's key, as they are now."""
+        """Return many keys, each with its project, and an operator's key, in the current state."""
         if len(access_keys) == 1:
             head, stored, project, held_operator = await self.read(access_keys[0], operator)
             return Snapshots(head, [(stored, project)], held_operator)
@@ -236,14 +241,14 @@ class SqliteStore(PagedReads):
         def read(rows: Rows) -> Snapshots:
             return decode_looks(list(rows.each(_LOOK_MANY, (names,))))
 
-        if len(access_keys) > LOOKS_IN_LOOP:
-            return await self.page(read)  # of a state that the loop may be beyond by now
+        if len(access_keys) > READS_IN_LOOP:
+            return await self.page(read)  # its state may be older than the loop's newest read
         snapshots = read(self._rows)
         self._followed(snapshots.head)
         return snapshots
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
-        """Do what `look_many` does; the state is that of now."""
+        """Read as `read_many` does; `as_of` is the time of the call."""
         as_of = monotonic()
         return DatedSnapshot(await self.read_many(access_keys, operator), as_of)
 
@@ -261,7 +266,7 @@ class SqliteStore(PagedReads):
         return None if row is None else stored_project(row)
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
-        """Return up to `limit` changes behind a revision; few of them are read in the loop."""
+        """Return up to `limit` changes after a revision; small pages are read in the loop."""
         if limit > CHANGES_IN_LOOP:
             as_of = monotonic()
             return await self.page(lambda rows: changes.read_changes(rows, after, limit, as_of))
@@ -269,28 +274,28 @@ class SqliteStore(PagedReads):
         return self._tail.read(after, limit)
 
     async def moved(self, within: float) -> None:
-        """Return once there may be changes that the last `read_changes` did not see."""
+        """Wait until there may be changes after the last `read_changes`."""
         await self._tail.moved(within)
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
-        """Run `work` in a transaction, commit, and return what it returned; see `base`."""
+        """Run `work` in a transaction, commit, and return its result; see `interface`."""
         return await self._write(work, urgent=urgent)
 
     async def newest_time(self) -> datetime | None:
-        """Return the newest time that is committed, None for an empty log."""
+        """Return the newest committed time, None for an empty log."""
         self._check_identity()
         return newest_time(self._rows, counter_row(self._rows), self._seal)
 
     async def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         return digests.key_checks(self._rows)
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Record check values for names that have none yet."""
+        """Store check values for names that have none yet."""
         await self._write(lambda transaction: transaction.set_key_checks(checks))
 
     async def close(self) -> None:
-        """Finish the writes that were handed in, then let go of everything."""
+        """Finish the submitted writes, then release all resources."""
         self._writer.close()
         await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
         self._pager.shutdown()
@@ -303,7 +308,7 @@ class SqliteStore(PagedReads):
         return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
 
     async def schema_differences(self) -> Sequence[str]:
-        """Return what the file has otherwise than the migrations make it."""
+        """Return the differences from the schema of the migrations."""
         return await self.page(lambda rows: schema_differences(rows, RECORDS))
 
     def asked(self, values: Iterable[str]) -> ValuesTable:
@@ -316,7 +321,7 @@ class SqliteStore(PagedReads):
         try:
             result: T = await await_commit(unit, WRITE_TIMEOUT)
         finally:
-            self._tail.told()
+            self._tail.notify()
         return result
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:
@@ -328,7 +333,7 @@ class SqliteStore(PagedReads):
                 self._pages.run("COMMIT")
 
     def _followed(self, head: Revision) -> Revision:
-        """Return the head of the log; StoreDamaged if an earlier read has shown a later one."""
+        """Return the head of the log; StoreDamaged if it is behind an earlier read."""
         if head < self._newest:
             raise StoreDamaged(f"the log ends at change {head}, but had change {self._newest}")
         self._newest = head
@@ -339,7 +344,7 @@ class SqliteStore(PagedReads):
             raise StoreUnavailable(_LOST)
 
     def _row(self, statement: str, values: Sequence[Any] = ()) -> Row:
-        """Return the row of a statement that reads the counter row, with or without others."""
+        """Return the row of a statement that always reads the counter row."""
         self._check_identity()
         row: Row | None = self._rows.one(statement, values)
         if row is None:

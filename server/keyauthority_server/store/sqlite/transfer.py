@@ -11,7 +11,12 @@ from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
 from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.file_lock import FairFileLock
-from keyauthority_server.store.sqlite.rollback_guard import Head, check_head, note_head, noted_head
+from keyauthority_server.store.sqlite.rollback_guard import (
+    Head,
+    check_head,
+    read_saved_head,
+    save_head,
+)
 from keyauthority_server.store.sqlite.schema import (
     COUNTERS,
     RECORDS,
@@ -32,7 +37,7 @@ class SqliteEndpoint:
         self._path = path
         with ExitStack() as opened:
             self._opened = opened
-            noted = noted_head(path)
+            noted = read_saved_head(path)
             self._rows, self._lock = self._open(path, RECORDS, noted if whole else None, whole)
             self._counters, self._counters_lock = self._open(counters_path(path), COUNTERS)
             self._opened = opened.pop_all()
@@ -67,7 +72,7 @@ class SqliteEndpoint:
 
     def opened_as(self, log_id: str, revision: int) -> None:
         """Note the head beside the database: it is the one that is committed already."""
-        note_head(self._path, Head(log_id, Revision(revision)))
+        save_head(self._path, Head(log_id, Revision(revision)))
 
     def close(self) -> None:
         """Let go of the files."""

@@ -1,7 +1,7 @@
-"""The one thread of a process that writes a file: all that is waiting is committed together.
+"""The single writer thread of a process: commits all waiting units in one transaction.
 
-It gathers units, takes the turn among the processes, begins, commits, and only then has the callers
-answered. What a unit is, and what is done with it in between, is the business of its `Job`.
+It gathers units, takes the lock among the processes, begins, commits, and only then lets the
+callers be answered. Its `Job` defines the units and runs them inside the transaction.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from keyauthority_server.store.sqlite.connection import SqliteRows, StoreBroken
 from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
 from keyauthority_server.store.sqlite.file_lock import FairFileLock
 
-GROUP_MAX: Final = 256  # units' sizes; bounds how long other processes wait: some 50 ms
-IDLE_SECONDS: Final = 1.0  # how often the writer looks after its files when nothing comes
+GROUP_MAX: Final = 256  # total size of units; bounds the wait of other processes: some 50 ms
+IDLE_SECONDS: Final = 1.0  # interval of file maintenance while no unit arrives
 AUTOCHECKPOINT_PAGES: Final = 1_000  # SQLite's own default: 4 MB
 
 Answer = Callable[[], None]
-"""Answers the callers of a group: to be called once it is committed."""
+"""Answers the callers of a group; call it after the commit."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """How much of a group it fills."""
+        """Its share of a group's capacity."""
         ...
 
     @property
@@ -48,22 +48,22 @@ V = TypeVar("V", bound=Sized, contravariant=True)
 
 
 class Job(Protocol[V]):
-    """What is done with the units of a group. Both are called in the writer's thread."""
+    """Runs or fails the units of a group, in the writer's thread."""
 
     def run(self, units: Sequence[V]) -> Answer:
-        """Do the work of all, between BEGIN and COMMIT; return how to answer it.
+        """Run all units, between BEGIN and COMMIT; return how to answer their callers.
 
-        Raises StoreError if the whole transaction is lost. May be run again after it was.
+        Raises StoreError if the whole transaction is lost; it may then be called again.
         """
         ...
 
     def fail(self, units: Sequence[V], error: StoreError) -> None:
-        """Tell the callers that nothing of it is known to be committed."""
+        """Fail the callers: none of the units is known to be committed."""
         ...
 
 
 class Writer(Generic[U]):
-    """Runs units of work in its thread, in the order in which they were handed in."""
+    """Runs units of work in its thread, in the order of submission."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class Writer(Generic[U]):
         checkpoints: bool,
         reserve: DiskReserve | None = None,
     ) -> None:
-        """Take over `rows`, which the job works on too, `lock` and `reserve`.
+        """Own `rows`, which the job uses too, `lock` and `reserve`.
 
-        `watch` is asked when idle and before each group, and may raise StoreBroken. Without a
-        reserve no unit is refused for a disk that is low, only for one that is full.
+        `watch` is called when idle and before each group, and may raise StoreBroken. Without a
+        reserve, units fail only on a full disk, not on a low one.
         """
         self._lock = lock
         self._job = job
@@ -97,7 +97,7 @@ class Writer(Generic[U]):
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def submit(self, unit: U) -> None:
-        """Hand in a unit; raises StoreUnavailable if nothing is written any more."""
+        """Queue a unit; raises StoreUnavailable once the writer is closed or broken."""
         if self._closing:
             raise StoreUnavailable("the store is closed")
         if self._broken is not None:
@@ -105,7 +105,7 @@ class Writer(Generic[U]):
         self._units.put(unit)
 
     def close(self) -> None:
-        """Take no more work; `stopped` is done when what was handed in has been."""
+        """Accept no further units; `stopped` is done once the queued units are served."""
         if not self._closing:
             self._closing = True
             self._units.put(None)
@@ -122,26 +122,26 @@ class Writer(Generic[U]):
             self.stopped.set_result(None)
 
     def _serve(self) -> bool:
-        """Commit the next group, or look after the files; False at the end."""
+        """Commit the next group, or maintain the files; False once closed."""
         units = self._wait()
         if units is None:
             return False
-        go_on = True
+        is_open = True
         try:
             if units:
                 with self._lock:
-                    go_on = self._gather(units)
+                    is_open = self._gather(units)
                     self._commit(units)
             else:
                 self._idle()
-        except Exception as error:  # noqa: BLE001  # the thread must outlive what nobody foresaw
+        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
             self._break(error)
             self._roll_back()
             self._job.fail(units, StoreUnavailable("the writer failed"))
-        return go_on
+        return is_open
 
     def _wait(self) -> list[U] | None:
-        """Return the first unit of a group, nothing after a while without one, None at the end."""
+        """Return the first unit of a group, an empty list when idle, None once closed."""
         try:
             unit = self._units.get(timeout=IDLE_SECONDS)
         except queue.Empty:
@@ -149,7 +149,7 @@ class Writer(Generic[U]):
         return None if unit is None else [unit]
 
     def _gather(self, units: list[U]) -> bool:
-        """Add what is waiting by now; False if the end of all was among it."""
+        """Add the units that are waiting by now; False once closed."""
         room = GROUP_MAX - units[0].size
         while room > 0:
             try:
@@ -163,7 +163,7 @@ class Writer(Generic[U]):
         return True
 
     def _commit(self, units: list[U]) -> None:
-        """Run the units in one transaction, commit it, and tell their callers."""
+        """Run the units in one transaction, commit it, and answer their callers."""
         tried_again = False
         units = self._with_room(units)
         while units:
@@ -194,34 +194,34 @@ class Writer(Generic[U]):
         return answer
 
     def _with_room(self, units: list[U]) -> list[U]:
-        """Return the units that there is space for; the callers of the others are told."""
+        """Return the units that there is space for; fail the others."""
         if self._reserve is None or self._reserve.has_room():
             return units
-        refused = [unit for unit in units if not unit.urgent]
-        self._job.fail(refused, StoreFull("space is low"))
+        deferrable = [unit for unit in units if not unit.urgent]
+        self._job.fail(deferrable, StoreFull("disk space is low: free some space"))
         urgent = [unit for unit in units if unit.urgent]
         if urgent:
-            self._begin_log_anew()
+            self._reset_log()
             self._reserve.make_room()
         return urgent
 
     def _after_full(self, units: list[U], error: StoreFull, tried_again: bool) -> list[U]:
-        """Return the units to try again, now that there may be space; tell the others' callers.
+        """Return the units to retry, as there may be space now; fail the others.
 
-        What takes no space of its own may fit into the write-ahead log once that begins anew;
-        what is urgent has the reserve, until nothing is left of it.
+        Units that need no space of their own may fit into the write-ahead log after a checkpoint;
+        urgent units may use the reserve until it is used up.
         """
-        self._begin_log_anew()
+        self._reset_log()
         urgent = [unit for unit in units if unit.urgent]
-        more = bool(urgent) and self._reserve is not None and self._reserve.release()
-        kept = [] if tried_again and not more else urgent or units
-        if len(kept) < len(units):
+        released = bool(urgent) and self._reserve is not None and self._reserve.release()
+        retried = [] if tried_again and not released else urgent or units
+        if len(retried) < len(units):
             self._note(error)
-            self._job.fail([unit for unit in units if unit not in kept], error)
-        return kept
+            self._job.fail([unit for unit in units if unit not in retried], error)
+        return retried
 
-    def _begin_log_anew(self) -> None:
-        """Move the write-ahead log into the database, so that it needs no more space for now."""
+    def _reset_log(self) -> None:
+        """Checkpoint the write-ahead log, so that it can restart without growing."""
         try:
             self._rows.one("PRAGMA wal_checkpoint(PASSIVE)")
         except StoreFull:
@@ -242,23 +242,23 @@ class Writer(Generic[U]):
             self._break(again)
 
     def _break(self, error: Exception) -> None:
-        """Acknowledge nothing any more: after a failed write or sync what is on disk is unknown."""
+        """Stop acknowledging: after a failed write or sync the content of the disk is unknown."""
         if self._broken is None:
-            self._broken = "the store failed, and must be opened anew"
+            self._broken = "the store failed: restart the server to open it again"
             _log.critical("store_broken", error=f"{type(error).__name__}: {error}")
 
     def _idle(self) -> None:
-        """Notice a file that was exchanged; checkpoint what other processes have written."""
+        """Detect replaced files; checkpoint the commits of other processes."""
         if self._broken is not None:
             return
         try:
             self._watch()
             if self._reserve is not None and not self._reserve.is_whole:
                 with self._lock:
-                    self._reserve.has_room()  # it grows back
+                    self._reserve.has_room()  # also regrows the reserve
             version = self._data_version()
             if self._checkpoints and version != self._seen:
-                with self._lock:  # no writer in between: the log can begin anew
+                with self._lock:  # no writer in between: the log can restart
                     self._rows.one("PRAGMA wal_checkpoint(PASSIVE)")
                 self._seen = version
         except StoreError as error:

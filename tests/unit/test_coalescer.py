@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keyauthority_server.store.batching.coalescer import Coalescer, Turn, tell, waiting
+from keyauthority_server.store.batching.coalescer import CallBatch, Coalescer, pending, resolve
 from keyauthority_server.store.interface import StoreUnavailable
 from tests.unit.waiting import settle
 
@@ -16,10 +16,10 @@ class Thread:
     """Takes turns, and answers them when it is told to."""
 
     def __init__(self) -> None:
-        self.taken: list[Turn[str, str]] = []
+        self.taken: list[CallBatch[str, str]] = []
         self.closed = False
 
-    def submit(self, turn: Turn[str, str]) -> None:
+    def submit(self, turn: CallBatch[str, str]) -> None:
         """Take one."""
         if self.closed:
             raise StoreUnavailable("closed")
@@ -27,14 +27,14 @@ class Thread:
 
     def answer(self) -> None:
         """Answer all who wait with their own question."""
-        callers = waiting(self.taken)
-        tell(callers, [one.question for one in callers])
+        callers = pending(self.taken)
+        resolve(callers, [one.question for one in callers])
 
 
 def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, list[Any]]:
     """Ask some questions in one turn of the loop."""
     turns: Coalescer[str, str] = Coalescer(thread, seconds=seconds, late="late")
-    return turns, [asyncio.create_task(turns.ask(one, 2)) for one in questions]
+    return turns, [asyncio.create_task(turns.submit(one, 2)) for one in questions]
 
 
 async def test_questions_of_one_turn_are_handed_over_together() -> None:
@@ -42,7 +42,7 @@ async def test_questions_of_one_turn_are_handed_over_together() -> None:
     thread = Thread()
     turns, first = asked(thread, "abc")
     await settle()
-    second = asyncio.create_task(turns.ask("d", 1))
+    second = asyncio.create_task(turns.submit("d", 1))
     await settle()
     assert [("abc", 6), ("d", 1)] == [
         ("".join(one.question for one in turn.callers), turn.size) for turn in thread.taken
@@ -57,12 +57,12 @@ async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
     _, (first, second, third) = asked(thread, "abc", seconds=0.5)
     await settle()
     (turn,) = thread.taken
-    tell(turn.callers[:1], ["a"])
+    resolve(turn.callers[:1], ["a"])
     assert "a" == await first
     second.cancel()
     with pytest.raises(StoreUnavailable, match="late"):
         await third
-    assert [] == waiting(thread.taken)
+    assert [] == pending(thread.taken)
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["answered", "gone"])

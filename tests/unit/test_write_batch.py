@@ -88,7 +88,7 @@ async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="spoilt"):
         await second
     assert (1, "unseen") == (len(wakes), left.outcome.result())
-    assert (returns.told.done(), raises.told.done()) == (True, True)
+    assert (returns.done.done(), raises.done.done()) == (True, True)
 
 
 async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,7 @@ async def test_unit_that_came_to_no_turn_in_time_never_runs() -> None:
     """Its caller was told so; another of its group is done."""
     ran: list[str] = []
     late, other = WriteUnit(lambda _: ran.append("late")), WriteUnit(lambda _: ran.append("other"))
-    with pytest.raises(StoreUnavailable, match="never will"):
+    with pytest.raises(StoreUnavailable, match="not executed"):
         await await_commit(late, 0.001)
     units().run([late, other])()
     assert ["other"] == ran
@@ -118,7 +118,7 @@ async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogge
     """And the log says later what became of it."""
     unit = WriteUnit(lambda _: "done")
     answer = units().run([unit])
-    with pytest.raises(StoreUnavailable, match="may be yet"):
+    with pytest.raises(StoreUnavailable, match="outcome is unknown"):
         await await_commit(unit, 0.001)
     assert [] == log.calls
     answer()
