@@ -72,7 +72,7 @@ def test_backup_takes_the_place_of_nothing(settings: Config, tmp_path: Path) -> 
     there.write_text("mine")
     link.symlink_to(tmp_path / "nowhere")
     for file in (there, link):
-        with pytest.raises(StoreUnusable, match="is there already"):
+        with pytest.raises(StoreUnusable, match="name a new file"):
             back_up(settings.store.sqlite_path, file)
     assert "mine" == there.read_text()
 

@@ -277,7 +277,7 @@ async def test_abandoned_copy_leaves_its_source_in_use(
     run_copy(data, "--abandon", "--from", source, "--to", target)
     async with served(data, source) as running:
         await running.create(filled[1].project_id)
-        with pytest.raises(ConfigError, match="no unfinished copy of this source"):
+        with pytest.raises(ConfigError, match="nor an unfinished copy of this source"):
             run_copy(data, "--from", source, "--to", target)
         await running.create(filled[1].project_id)  # and was not closed for it
     run_copy(data, "--from", source, "--to", other)
@@ -298,7 +298,7 @@ def test_ends_that_are_not_fit_are_refused_and_left_alone(
     used = tmp_path / "used"
     used.mkdir(mode=0o700)
     asyncio.run(bootstrap.prepare(settings(used, sqlite(used))))
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="neither empty"):
         run_copy(data, "--from", source, "--to", sqlite(used))
     with pytest.raises(ConfigError, match=r"audit\.key"):
         run_copy(used, "--from", source, "--to", empty)

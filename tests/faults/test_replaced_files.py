@@ -159,7 +159,7 @@ def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> Non
     other = Path(SQLITE.make(tmp_path))
     image.log.unlink()
     shutil.copyfile(other, image.path)
-    with pytest.raises(StoreUnusable, match="exchanged"):
+    with pytest.raises(StoreUnusable, match="was replaced"):
         open_store(image.path, seal)
 
 
@@ -226,7 +226,7 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     ("text", "told"),
     [
         (rb"20\d\d-\d\d-\d\d \d\d:", "is damaged"),
-        (rb"INTEGER", "is damaged, or no SQLite database"),
+        (rb"INTEGER", "is damaged, or not a SQLite database"),
     ],
     ids=["a value", "the schema"],
 )

@@ -284,7 +284,7 @@ def test_restore_refuses_what_is_no_backup_of_this_folder(
     SQLITE.rows(str(damaged), "UPDATE log SET hash = x'00'")
     there = files(settings.data)
     for file, why in (
-        (text, "damaged, or no SQLite"),
+        (text, "damaged, or not a SQLite"),
         (other, "another application"),
         (newer, "newer version"),
         (damaged, "damaged"),

@@ -49,7 +49,7 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
     path.touch(mode=0o600)
     path.write_text("not a database\n" * 1000)
-    assert "no SQLite database" in refusal(path)
+    assert "not a SQLite database" in refusal(path)
 
 
 async def test_truncated_database_is_refused(tmp_path: Path) -> None:

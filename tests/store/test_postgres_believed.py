@@ -119,7 +119,7 @@ async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
         lambda: open_one.read_changes(0, 1),
     )
     for read in reads:
-        with pytest.raises(StoreUnavailable, match="it was replaced"):
+        with pytest.raises(StoreUnavailable, match="was replaced"):
             await read()
 
 

@@ -1,7 +1,7 @@
-"""The time of a store: one for all servers that use it.
+"""The time of a store, shared by all servers that use it.
 
-Servers on one PostgreSQL take its time, so a server whose own clock is wrong dates no record, ends
-no key and draws no window by it. A SQLite database has one machine, whose clock is its time.
+Servers on PostgreSQL use the database's time, so a server's wrong clock affects no record's date,
+no key's expiry and no limit's window. A SQLite database uses the clock of its one machine.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from keyauthority_server.store.snapshots import FreshnessProver
 
 
 async def clock_of(store: Store, *, proven: bool = True) -> SystemClock:
-    """Return a clock that never tells a time before the newest that the store has committed.
+    """Return a clock that never shows a time before the store's newest committed time.
 
-    Unless `proven`, it does not know that one, which only a recognised audit key can prove.
+    Unless `proven`, that bound is missing: only a recognised audit key can prove it.
     """
     newest = await store.newest_time() if proven else None
     if isinstance(store, FreshnessProver):
@@ -26,21 +26,21 @@ async def clock_of(store: Store, *, proven: bool = True) -> SystemClock:
     return SystemClock(newest)
 
 
-DIFFERENCE_SECONDS: Final = 2.0  # a machine with NTP is right to some milliseconds
-SILENCE_SECONDS: Final = 86_400.0  # a store without a change or verification for so long is rare
+DIFFERENCE_SECONDS: Final = 2.0  # a machine with NTP is accurate to some milliseconds
+SILENCE_SECONDS: Final = 86_400.0  # a store rarely has no change or verification for this long
 
 _log = structlog.get_logger("keyauthority_server.clock")
 
 
 class ClockWatch:
-    """Logs that the store's time and the machine's clock differ, once for each time they do."""
+    """Logs differences between the store's time and the machine's clock, once per occurrence."""
 
     def __init__(self, clock: SystemClock) -> None:
         self._clock = clock
         self._differs = False
 
     def look(self) -> float:
-        """Compare them; return by how many seconds the store's time is ahead."""
+        """Compare both; return the seconds by which the store's time is ahead."""
         ahead = self._clock.ahead
         differs = abs(ahead) > DIFFERENCE_SECONDS
         if differs and not self._differs:
@@ -52,7 +52,7 @@ class ClockWatch:
 
 
 async def report_silence(store: Store) -> None:
-    """Log how far the newest time of the store is behind the clock that it is about to get."""
+    """Log the age of the store's newest time if it is far older than the clock."""
     newest = await store.newest_time()
     if newest is None:
         return

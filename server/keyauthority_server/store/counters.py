@@ -1,7 +1,7 @@
-"""The contract of the counters of rate limits and quotas, and how both engines draw them.
+"""The contract of the counters of rate limits and quotas, and their arithmetic for both engines.
 
-They are drawn in transactions of their own, one after the other over all processes and servers.
-That is bookkeeping: it makes no change and no revision.
+Draws run in transactions of their own, serialised over all processes and servers. They are
+bookkeeping: they make no change and no revision.
 """
 
 from __future__ import annotations
@@ -13,69 +13,68 @@ from keyauthority_server.store.sql.statements import Rows
 
 
 class Counter(NamedTuple):
-    """What a limit counts in: how much of it may be used in a window."""
+    """The counter of a limit in one window."""
 
     name: str
-    """Names the counter; another limit has another name."""
+    """Unique for each limit."""
     start: int
-    """When the window begins, in microseconds since the Unix epoch; 0 for one without an end."""
+    """Start of the window, in microseconds since the Unix epoch; 0 if unlimited."""
     limit: int
     period: int = 0
-    """How long the window is at most, in microseconds; 0 for one without an end."""
+    """Greatest length of the window, in microseconds; 0 if unlimited."""
 
 
 class Spend(NamedTuple):
-    """What one call takes: its cost from each of some counters, or nothing from any of them."""
+    """The draw of one call: its cost from every counter, or nothing from any of them."""
 
     counters: tuple[Counter, ...]
     cost: int
-    """In units. 0 takes nothing, and asks whether there is a unit left."""
+    """In units. 0 takes nothing, and checks whether a unit is left."""
     take: bool = True
-    """False only looks."""
+    """False checks without taking."""
 
 
 class CounterState(NamedTuple):
-    """How a counter stands after a draw."""
+    """The state of a counter after a draw."""
 
     start: int
-    """The window that it counts in: the newest that any process has drawn in, if that is newer."""
+    """Start of the counted window; a newer window of another process takes precedence."""
     used: int
     fits: bool
     """There was room for the cost."""
 
 
 Drawn = tuple[CounterState, ...]
-"""The levels of a draw's counters, in their order. Nothing was taken unless all of them fit."""
+"""The states of a draw's counters, in their order. Nothing was taken unless all had room."""
 
 
 class Counters(Protocol):
     """Draws counters, exactly over all processes and servers.
 
-    A counter knows one window, the newest: a process whose clock is behind by up to one period
-    draws in that, so no older window is opened again. A window that is further ahead was opened by
-    a wrong clock. It is replaced, else the limit would stand still until its time has come. A limit
-    that was changed is in force with the next draw. What was answered survives kill -9; a loss of
-    power may forget the draws of the last moments.
+    A counter has one window, the newest: a process whose clock is late by up to one period draws
+    from that window, so older windows never reopen. A window further ahead was opened by a wrong
+    clock; it is replaced, otherwise the limit would freeze until then. A changed limit applies from
+    the next draw. Answered draws survive kill -9; a loss of power may lose the most recent ones.
     """
 
     async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
-        """Make all draws, one after the other, in one transaction, and commit it.
+        """Make all draws in order, in one transaction, and commit it.
 
-        No counter ever passes its limit. Raises StoreUnavailable if that cannot be known to be
-        committed: then all was drawn, or nothing. A caller who goes away before it began draws
-        nothing; after that, it stands.
+        No counter ever exceeds its limit. Raises StoreUnavailable if the outcome is unknown: then
+        all draws were made, or none. A call cancelled before the transaction began draws nothing;
+        a later cancellation has no effect.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what was handed in, then let go of everything."""
+        """Finish the submitted draws, then release all resources."""
         ...
 
 
 NOT_DRAWN: Final = "the counters were not drawn in time"
 
 COUNTERS_CLOSED: Final = "SELECT closed FROM counter_state WHERE id = 1"
-HANDED_OVER: Final = "the counters were closed by a copy, which takes them over"
+HANDED_OVER: Final = "the counters are closed: a copy has taken them over"
 
 _GET: Final = "SELECT start, used FROM counter WHERE name = ?"
 _PUT: Final = """
@@ -85,17 +84,17 @@ _PUT: Final = """
 
 
 class CounterBatch:
-    """The draws of one transaction, over rows that nobody else changes until its end."""
+    """The draws of one transaction, over rows that it has locked."""
 
     def __init__(self, rows: Rows, counts: Mapping[str, tuple[int, int]] | None = None) -> None:
-        """Draw over `rows`; `counts` are those that were read already: name to (start, used)."""
+        """Draw over `rows`; `counts` are the counters already read: name to (start, used)."""
         self._rows = rows
         self._counts = dict(counts or {})
         self._changed: set[str] = set()
 
     def draw(self, draw: Spend) -> Drawn:
         """Make one draw: the cost from all of its counters, or nothing."""
-        needed = max(draw.cost, 1)  # to ask for nothing is to ask whether a unit is left
+        needed = max(draw.cost, 1)  # a cost of 0 checks whether a unit is left
         levels = []
         for counter in draw.counters:
             start, used = self._count(counter)
@@ -109,12 +108,12 @@ class CounterBatch:
         return taken
 
     def write(self) -> None:
-        """Write what has changed."""
+        """Write the changed counters."""
         if self._changed:
             self._rows.run_many(_PUT, [(name, *self._counts[name]) for name in self._changed])
 
     def _count(self, counter: Counter) -> tuple[int, int]:
-        """Return the window that a counter counts in, and what is used of it."""
+        """Return the counted window of a counter, and its used units."""
         known = self._counts.get(counter.name)
         if known is None:
             row = self._rows.one(_GET, (counter.name,))

@@ -1,4 +1,4 @@
-"""Which engine a URL names. The driver of PostgreSQL is imported only for a URL that needs it."""
+"""Selects the engine of a URL. The PostgreSQL driver is imported only for a URL that needs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keyauthority_server.store.types import EntrySigner
 
 
 class Postgres(Protocol):
-    """What the engine's package offers."""
+    """The interface of the engine's package."""
 
     def is_made(self, url: str) -> bool:
         """See `is_made`."""
@@ -39,16 +39,17 @@ class Postgres(Protocol):
 
 
 def is_made(url: StoreUrl) -> bool:
-    """True if there is a database of ours, of whatever version. Raises StoreError."""
+    """True if the authority's database exists, in any version. Raises StoreError."""
     if url.is_postgres:
         return _postgres().is_made(url.reveal())
     return url.sqlite_path.exists()
 
 
 def migrate(url: StoreUrl) -> None:
-    """Bring the store and its counters to the newest schema; make what is not there.
+    """Migrate the store and its counters to the newest schema; create them if missing.
 
-    Raises StoreRefused with one line if it must not be touched, StoreError if the system fails.
+    Raises StoreUnusable with a one-line reason if it must not be touched, StoreError if the system
+    fails.
     """
     if url.is_postgres:
         _postgres().migrate(url.reveal())
@@ -59,9 +60,9 @@ def migrate(url: StoreUrl) -> None:
 def open_store(
     url: StoreUrl, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
 ) -> Store:
-    """Open the store, which `migrate` has made; for the flags see `sqlite.open_store`.
+    """Open the store, which `migrate` has created; for the flags see `sqlite.store.open_store`.
 
-    Raises StoreRefused with one line if it must not be opened, and StoreUnavailable.
+    Raises StoreUnusable with a one-line reason if it must not be opened, and StoreUnavailable.
     """
     if url.is_postgres:
         return _postgres().open_store(url.reveal(), seal, checked=checked)
@@ -76,19 +77,19 @@ def open_counters(url: StoreUrl, *, checkpoints: bool = True) -> Counters:
 
 
 def open_endpoint(url: StoreUrl, *, source: bool) -> Endpoint:
-    """Open one end of a copy, which `migrate` has made; see `open_store`."""
+    """Open an endpoint of a copy, which `migrate` has created; see `open_store`."""
     if url.is_postgres:
         return _postgres().open_endpoint(url.reveal())
     return SqliteEndpoint(url.sqlite_path, whole=source)
 
 
 def files(url: StoreUrl) -> tuple[Path, ...]:
-    """Return the files on this machine that the store lies in, there or not."""
+    """Return the store's files on this machine, existing or not."""
     return () if url.is_postgres else store.sqlite_files(url.sqlite_path)
 
 
 def check_workers(url: StoreUrl, workers: int) -> None:
-    """Raise StoreRefused if so many processes of one machine must not use the store."""
+    """Raise StoreUnusable if the store cannot serve this many processes of one machine."""
     if not url.is_postgres and workers > 1 and store.affected_library():
         raise StoreUnusable(
             "this SQLite can corrupt a database that several processes write: install "

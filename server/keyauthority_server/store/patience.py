@@ -1,4 +1,4 @@
-"""Waiting for a store that cannot be reached yet: at a start, the database may start as well."""
+"""Waits at start for a store that cannot be reached yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyauthority_server.config import StoreUrl
 from keyauthority_server.store.interface import StoreUnavailable
 
 RETRY_SECONDS: Final = 1.0
-LOG_SECONDS: Final = 10.0  # between two lines that say the same
+LOG_SECONDS: Final = 10.0  # between two equal log lines
 
 T = TypeVar("T")
 
@@ -24,10 +24,10 @@ _log = structlog.get_logger("keyauthority_server.store")
 async def when_reachable(
     use: Callable[[], Awaitable[T]], store: StoreUrl, stop: asyncio.Event
 ) -> T | None:
-    """Return what `use` returns once the store can be reached; None if stopped.
+    """Return the result of `use` once the store can be reached; None if stopped.
 
-    What it raises besides StoreUnavailable passes, and that too from a store on this machine: it
-    does not start by itself.
+    Only StoreUnavailable is retried, and only for a remote store: a store on this machine does not
+    become available by waiting.
     """
     logged = float("-inf")
     while not stop.is_set():

@@ -1,15 +1,15 @@
-"""A copy of a whole store into another, of whatever engine: closed source, unfinished target.
+"""Copies a whole store into another, of either engine, and hands the authority over.
 
-1. The source is closed for writing, bookkeeping too, before the first row is read. So it stays as
-   it is, and a copy that was killed goes on behind the last row that it has written. Closing
-   records the id of the target: only this target can be continued or abandoned.
-2. The target is closed from its first row on, and its log bears no hash until all rows are there:
-   no server starts on it, and nobody takes it for a source.
+1. The source is closed for writing, bookkeeping included, before the first row is read. So it does
+   not change, and a killed copy continues after the last row that it has written. Closing records
+   the id of the target: only this target can be continued or abandoned.
+2. The target is closed from its first row on, and its log has no hash until all rows are copied: no
+   server starts on it, and it cannot be the source of a copy.
 3. Every row is compared, and the caller verifies the chain.
-4. The counters of limits come last. The source closes them first, so no draw is forgotten: a
-   server that still runs on it answers UNAVAILABLE for keys with limits.
-5. The source records that it was handed over, for good, and then the target is opened. That record
-   decides: before it the copy can be abandoned, after it the target alone is the authority.
+4. The counters of limits come last. The source closes them first, so no draw is lost: a server that
+   still runs on it answers UNAVAILABLE for keys with limits.
+5. The source permanently records the handover, and then the target is opened. That record decides:
+   before it the copy can be abandoned, after it the target alone is the authority.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _LOWEST: Final = -(2**63)
 
 
 class Table(NamedTuple):
-    """A table that is copied, and the order in which that is done."""
+    """A table to copy, and the order of its rows."""
 
     name: str
     columns: Sequence[str]
     by: str
-    """A unique column: rows that others refer to come before those."""
+    """A unique column; its order puts referenced rows before the rows that refer to them."""
     before_all: Any
-    """What is before every value of that column."""
+    """A value below every value of that column."""
 
     @property
     def read(self) -> str:
-        """The statement for a page behind a place."""
+        """The statement for a page after a cursor."""
         return (
             f"SELECT {', '.join(self.columns)} FROM {self.name}"  # noqa: S608 - texts of this module
             f" WHERE {self.by} > ? ORDER BY {self.by} LIMIT {PAGE_ROWS}"
@@ -60,7 +60,7 @@ class Table(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The statement for the place of the last row."""
+        """The statement for the cursor of the last row."""
         return f"SELECT {self.by} FROM {self.name} ORDER BY {self.by} DESC LIMIT 1"  # noqa: S608 - as above
 
     @property
@@ -97,73 +97,73 @@ TABLES: Final = (
     ),
 )
 COUNTERS: Final = Table("counter", ("name", "start", "used"), "name", "")
-"""Which an engine may keep apart."""
+"""An engine may keep this table in a separate database."""
 NOT_COPIED: Final = frozenset({"log", "heartbeat", "handover", "counter_state"})
-"""Tables whose rows are not: those of one database say nothing of another, and the one of the log
-is written by `close_source` and `finish`."""
+"""Tables without copied rows: their rows describe one database, and the row of `log` is written by
+`close_source` and `finish`."""
 SERIALS: Final = ("usage", "refused")
-"""Tables whose `id` the engine gives itself."""
+"""Tables whose `id` the engine generates."""
 
 
 class Endpoint(Protocol):
-    """One end of a copy: a database of the newest schema that no `Store` is needed for."""
+    """An endpoint of a copy: a database of the newest schema, used without a `Store`."""
 
     @property
     def rows(self) -> Rows:
-        """Runs statements, each one a transaction, or within that of `writing`."""
+        """Runs statements, each in its own transaction, or in that of `writing`."""
         ...
 
     @property
     def counters(self) -> Rows:
-        """The same for the counters."""
+        """Runs statements on the counters, in the same way."""
         ...
 
     @property
     def identity(self) -> str:
-        """The same for two places that are one database, and for no others of its engine."""
+        """Equal for two endpoints exactly if they are the same database."""
         ...
 
     def writing(self) -> AbstractContextManager[None]:
-        """Hold up all other writers, and commit at the end, durably; nothing if it fails."""
+        """Exclude all other writers; commit durably at the end, roll back on an exception."""
         ...
 
     def writing_counters(self) -> AbstractContextManager[None]:
-        """The same for the counters."""
+        """Exclude all draws, in the same way."""
         ...
 
     def opened_as(self, log_id: str, revision: int) -> None:
-        """Be told, in `writing`, that servers may run on this log from now on."""
+        """Prepare, inside `writing`, for servers to run on this log."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         ...
 
 
 class Handover(NamedTuple):
-    """The row that says to which database this one was, or is being, copied."""
+    """The target of a finished or unfinished copy of this database."""
 
     database_id: str
-    """Of this database, whichever log it holds."""
+    """Identifies this database, independently of the log it holds."""
     target_id: str | None
-    """The `database_id` of the target; None if no copy was begun."""
+    """The `database_id` of the target; None without a copy."""
     target: str | None
     """The target's URL, without a password."""
     completed: bool
-    """The target is the authority from now on."""
+    """True once the target is the authority."""
 
 
-def head_of(place: Endpoint) -> CounterRow:
-    """Return the row of the log; raises StoreError."""
-    row = counter_row(place.rows)
+def head_of(endpoint: Endpoint) -> CounterRow:
+    """Return the counter row of the log; raises StoreError."""
+    row = counter_row(endpoint.rows)
     return row._replace(
         log_id=log_id_from(row.log_id), revision=revision_from(row.revision), hash=bytes(row.hash)
     )
 
 
-def handover_of(place: Endpoint) -> Handover:
-    """Return the row of the handover; raises StoreError."""
-    row = place.rows.one(_HANDOVER)
+def handover_of(endpoint: Endpoint) -> Handover:
+    """Return the handover row; raises StoreError."""
+    row = endpoint.rows.one(_HANDOVER)
     if row is None:
         raise StoreUnusable("the database is damaged: it has no row in the table handover")
     database_id, target_id, target, completed = row
@@ -173,8 +173,8 @@ def handover_of(place: Endpoint) -> Handover:
 def close_source(source: Endpoint, target: Endpoint, target_name: str) -> CounterRow:
     """Close the source for writing, durably, and mark the target as an unfinished copy of it.
 
-    Returns the head of the source, which moves no more. Raises StoreRefused, and changes nothing,
-    unless the source is whole and the target is empty, or the target that closed this source.
+    Returns the final head of the source. Raises StoreUnusable, and changes nothing, unless the
+    source is complete and the target is empty, or is the target that closed this source.
     """
     if source.identity == target.identity:
         raise StoreUnusable("source and target are the same database")
@@ -185,7 +185,7 @@ def close_source(source: Endpoint, target: Endpoint, target_name: str) -> Counte
         raise StoreUnusable("the source is a copy that was not finished")
     target_id = handover_of(target).database_id
     if not head.closed:
-        _check_target(target, head)  # a source is not closed for a target that cannot be had
+        _check_target(target, head)  # do not close the source for an unusable target
     with source.writing():
         head = head_of(source)
         if head.closed:
@@ -198,22 +198,22 @@ def close_source(source: Endpoint, target: Endpoint, target_name: str) -> Counte
         if _check_target(target, head):
             target.rows.run(_SET_LOG, head._replace(hash=b""))
     with target.writing_counters():
-        if not head_of(target).hash:  # none is copied before the log has its hash
+        if not head_of(target).hash:  # counters are copied only once the log has its hash
             target.counters.run(_SET_COUNTERS_CLOSED, (1,))
     return head
 
 
 def copy_rows(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
-    """Copy every row that the target lacks, but no counters."""
+    """Copy every row that the target lacks, except counters."""
     for table in TABLES:
         _copy(table, source, target, head)
 
 
 def compare(source: Endpoint, target: Endpoint, head: CounterRow) -> dict[str, int]:
-    """Compare all rows but those of counters, then let the target's log bear its hash.
+    """Compare all rows except counters, then set the hash of the target's log.
 
-    Returns the number of rows of each. Raises StoreRefused, with the name of the table, if the
-    target differs from the source.
+    Returns the number of rows of each table. Raises StoreUnusable, naming the table, if the target
+    differs from the source.
     """
     counts = {table.name: _compared(table, source.rows, target.rows) for table in TABLES}
     with target.writing():
@@ -223,9 +223,9 @@ def compare(source: Endpoint, target: Endpoint, head: CounterRow) -> dict[str, i
 
 
 def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
-    """Close the counters of the source, then take them over once; return how many there are.
+    """Close the counters of the source, then copy them once; return their number.
 
-    Raises StoreRefused if the copy was abandoned meanwhile.
+    Raises StoreUnusable if the copy was abandoned meanwhile.
     """
     with source.writing_counters():
         _check_named(handover_of(source), handover_of(target).database_id)
@@ -233,7 +233,7 @@ def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
             raise StoreUnusable(_ABANDONED)
         source.counters.run(_SET_COUNTERS_CLOSED, (1,))
     with target.writing_counters():
-        if target.counters.one(COUNTERS_CLOSED) == (1,):  # else an earlier run has done it
+        if target.counters.one(COUNTERS_CLOSED) == (1,):  # else an earlier run has copied them
             _check_unfinished(target, head)
             target.counters.run(_NO_COUNTERS)
             for page in _pages(COUNTERS, source.counters):
@@ -243,10 +243,10 @@ def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
 
 
 def finish(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
-    """Hand the authority over: mark the source for good, then open the target.
+    """Hand the authority over: mark the source permanently, then open the target.
 
-    The target was compared and its chain verified. Raises StoreRefused if the copy was abandoned
-    meanwhile. Killed between the two steps, the same copy goes on.
+    Call it after `compare` and a verification of the target's chain. Raises StoreUnusable if the
+    copy was abandoned meanwhile. After a kill between the two steps, the same copy can continue.
     """
     with source.writing():
         handover = handover_of(source)
@@ -259,15 +259,15 @@ def finish(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
 
 
 def reopen_source(source: Endpoint, target: Endpoint | None) -> CounterRow:
-    """Open the source of a copy again; what was copied stays closed.
+    """Reopen the source of a copy; the unfinished target stays closed.
 
-    The source alone decides, so the target need not be there. Raises StoreRefused if the source is
-    not closed, was not finished itself, was handed over, or was closed for another target.
+    The source alone decides, so the target may be missing. Raises StoreUnusable if the source is
+    not closed, is an unfinished copy itself, was handed over, or was closed for another target.
     """
     with source.writing():
         head, handover = head_of(source), handover_of(source)
         if not head.hash or not (head.closed or source.counters.one(COUNTERS_CLOSED) == (1,)):
-            raise StoreUnusable("the source is no store that a copy has closed")
+            raise StoreUnusable("the source was not closed by a copy: nothing to abandon")
         if target is not None and head.closed:
             _check_abandoned(target, head, handover)
         if handover.completed:
@@ -281,22 +281,22 @@ def reopen_source(source: Endpoint, target: Endpoint | None) -> CounterRow:
 
 
 class CopiedLog(AuditReader):
-    """The log and the records of a place, as a verification of the chain reads them."""
+    """The log and the records of an endpoint, for a verification of the chain."""
 
-    def __init__(self, place: Endpoint) -> None:
-        self._place = place
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     async def page(self, read: Callable[[Rows], T]) -> T:
-        """Run `read` over what does not change."""
-        return read(self._place.rows)
+        """Run `read` directly: the closed endpoint does not change."""
+        return read(self._endpoint.rows)
 
     async def schema_differences(self) -> Sequence[str]:
-        """Return nothing: a place whose schema was altered is not opened."""
+        """Return nothing: an endpoint with an altered schema is never opened."""
         return ()
 
 
 def _check_target(target: Endpoint, head: CounterRow) -> bool:
-    """True if the target is empty, False for an unfinished copy; StoreRefused for all else."""
+    """True if the target is empty, False for an unfinished copy; otherwise StoreUnusable."""
     found = head_of(target)
     if (found.log_id, found.revision) == (head.log_id, head.revision):
         if not found.closed:
@@ -304,12 +304,12 @@ def _check_target(target: Endpoint, head: CounterRow) -> bool:
         if head.closed:
             return False
     if found.revision or any(target.rows.one(table.last) is not None for table in TABLES):
-        raise StoreUnusable("the target is not empty, and no unfinished copy of this source")
+        raise StoreUnusable("the target is neither empty nor an unfinished copy of this source")
     return True
 
 
 def _check_named(handover: Handover, target_id: str) -> None:
-    """Raise StoreRefused unless a closed source was closed for this target."""
+    """Raise StoreUnusable unless a closed source was closed for this target."""
     if handover.target_id == target_id:
         return
     if handover.completed:
@@ -323,7 +323,7 @@ def _check_named(handover: Handover, target_id: str) -> None:
 
 
 def _check_abandoned(target: Endpoint, head: CounterRow, handover: Handover) -> None:
-    """Raise StoreRefused unless the target is the one that the source was closed for."""
+    """Raise StoreUnusable unless the source was closed for this target."""
     if handover_of(target).database_id != handover.target_id:
         raise StoreUnusable(
             f"the target is no copy of this source, which is closed for {handover.target}"
@@ -333,7 +333,7 @@ def _check_abandoned(target: Endpoint, head: CounterRow, handover: Handover) -> 
 
 
 def _check_unfinished(target: Endpoint, head: CounterRow) -> None:
-    """Raise StoreRefused unless the target is closed still: another run may have finished it."""
+    """Raise StoreUnusable unless the target is still closed: another run may have finished it."""
     found = head_of(target)
     if not found.closed or (found.log_id, found.revision) != (head.log_id, head.revision):
         raise StoreUnusable("the target was finished meanwhile, by another run of this copy")
@@ -342,37 +342,37 @@ def _check_unfinished(target: Endpoint, head: CounterRow) -> None:
 def _copy(table: Table, source: Endpoint, target: Endpoint, head: CounterRow) -> None:
     last = target.rows.one(table.last)
     pages = _pages(table, source.rows, table.before_all if last is None else last[0])
-    more = True
-    while more:
+    is_done = False
+    while not is_done:
         with target.writing():
             _check_unfinished(target, head)
             for _ in range(COMMITTED_PAGES):
                 page = next(pages, None)
                 if page is None:
-                    more = False
+                    is_done = True
                     break
                 target.rows.run_many(table.put, page)
 
 
 def _compared(table: Table, source: Rows, target: Rows) -> int:
-    """Return how many rows there are; StoreRefused if they are not the same."""
+    """Return the number of rows; StoreUnusable if they differ."""
     count, pages = 0, _pages(table, target)
     for page in _pages(table, source):
         if page != next(pages, None):
-            raise StoreUnusable(f"the target differs from the source, in the table {table.name}")
+            raise StoreUnusable(f"the target differs from the source in the table {table.name}")
         count += len(page)
     if next(pages, None) is not None:
-        raise StoreUnusable(f"the target has more than the source, in the table {table.name}")
+        raise StoreUnusable(f"the target has more rows than the source in the table {table.name}")
     return count
 
 
 def _pages(table: Table, rows: Rows, after: Any = None) -> Iterator[list[Row]]:
-    """Yield the rows behind a place; each page is a state of its own."""
-    place = table.before_all if after is None else after
-    at = table.columns.index(table.by)
-    while page := list(rows.each(table.read, (place,))):
+    """Yield the rows after a cursor; each page is a state of its own."""
+    cursor = table.before_all if after is None else after
+    index = table.columns.index(table.by)
+    while page := list(rows.each(table.read, (cursor,))):
         yield page
-        place = page[-1][at]
+        cursor = page[-1][index]
 
 
 _ABANDONED: Final = "the copy was abandoned meanwhile"

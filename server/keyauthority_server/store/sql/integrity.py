@@ -1,9 +1,9 @@
-"""A record is read from its row only if the log says the same of it.
+"""Checks each record that is read against the change log.
 
-The log is the truth. A row counts if the entry that it names holds the very same record, and the
-log has no later entry of that record. So neither a damaged byte nor an older row that was written
-back is judged, shown or built on. The rows of `sql` that hold records bring this evidence along,
-in the same statement. `agreement` compares all records, and `audit verify` proves the log itself.
+A row is accepted if the entry that it names holds an identical record, and the log has no later
+entry of that record. So neither a damaged byte nor an older row that was written back is ever
+evaluated, returned or changed. The statements of `statements` that read records also select this
+evidence. `reconcile` compares all records, and `audit verify` proves the log itself.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, RECORD_AT
 from keyauthority_server.store.types import StoredKey
 from keyauthority_server.weighted_cache import WeightedCache, weight_of
 
-CHECKED_RECORDS: Final = 1_024  # of keys and of projects: those that changes are made for
+CHECKED_RECORDS: Final = 1_024  # keys, and as many projects: those that are being changed
 
 
 def stored_key(row: Row) -> StoredKey:
-    """Return the key of a row of `sql.GET_KEY`; StoreDamaged unless the log says the same."""
+    """Return the key of a row of `GET_KEY`; StoreDamaged unless the log agrees."""
     last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
     record = _agreed(KEY_COLUMNS, row[RECORD_AT:], in_list=True)
     try:
@@ -41,14 +41,14 @@ def stored_key(row: Row) -> StoredKey:
 
 
 def compared_key(row: Row) -> StoredKey:
-    """Return the key of a row of `sql.HELD_ROW` in a database whose records were all compared."""
+    """Return the key of a row of `HELD_ROW` in a database whose records were all compared."""
     last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
     record = flat_from(KEY_COLUMNS, row[RECORD_AT:])
     return StoredKey(key_from(record, last_used_time), digest, pepper_version, lineage)
 
 
 def stored_project(row: Row) -> Project:
-    """Return the project of a row of `sql.GET_PROJECT`; StoreDamaged likewise."""
+    """Return the project of a row of `GET_PROJECT`; StoreDamaged unless the log agrees."""
     record = _agreed(PROJECT_COLUMNS, row, in_list=False)
     try:
         return project_from(record)
@@ -59,7 +59,7 @@ def stored_project(row: Row) -> Project:
 def check_newest(row: Row) -> None:
     """Raise StoreDamaged if the log has a later entry of the record than its row names.
 
-    For a row of `sql.GET_KEY` without its first columns, or of `sql.GET_PROJECT`.
+    For a row of `GET_KEY` without its first columns, or of `GET_PROJECT`.
     """
     name, revision, later = row[0], row[1], row[-EVIDENCE_WIDTH]
     if later is not None:
@@ -69,7 +69,7 @@ def check_newest(row: Row) -> None:
 
 
 def _agreed(columns: Sequence[str], row: Row, *, in_list: bool) -> Mapping[str, Any]:
-    """Return the record of a row of these columns and the evidence, as its entry has written it."""
+    """Return the record of a row of these columns plus evidence, as its entry holds it."""
     check_newest(row)
     *values, _, entry = row
     try:
@@ -78,20 +78,20 @@ def _agreed(columns: Sequence[str], row: Row, *, in_list: bool) -> Mapping[str, 
         records = written if in_list else [written]
         if found in (records or ()):
             return found
-    except (*UNREADABLE, RecursionError):  # damaged text may be no JSON either
+    except (*UNREADABLE, RecursionError):  # damaged text may also be invalid JSON
         pass
     raise _damaged(row[0])
 
 
 def _damaged(name: object) -> StoreDamaged:
-    return StoreDamaged(f"the record {name!r} is not what the log says of it: damaged or altered")
+    return StoreDamaged(f"the record {name!r} differs from the change log: damaged or altered")
 
 
 class CheckedRecords:
-    """Records that were compared with the log, kept while the row read just now is the same.
+    """Reuses records that were compared with the log, while their row is unchanged.
 
-    By their rows, not by revisions: what a transaction has written may be taken back, and its
-    revision be that of another change. Not for more than one thread.
+    It identifies them by their rows, not by revisions: a transaction may be rolled back, and its
+    revision be reused by another change. Not thread-safe.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
-"""The newest time that a store has committed, under a seal: no clock starts before it.
+"""The newest committed time of a store, signed: the lower bound of its clock.
 
-Expiry rests on it, and it moves without a change, as verifications are counted. So it is sealed
-with the audit key: who can write the database can put an older one back, and can set no other.
+Expiry depends on it, and it moves without a change, as verifications are counted. So it carries a
+MAC under the audit key: write access to the database allows to restore an older time, but not to
+forge one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.statements import LOG, Rows
 from keyauthority_server.store.types import Entry, EntryMac, EntrySigner, NewestTime, SignedEntry
 
-_ALTERED: Final = "the newest time of the log is none that a server has written: altered"
+_ALTERED: Final = "the newest time of the log was altered: its MAC does not match"
 
 
 class CounterRow(NamedTuple):
-    """The one row that counts the log, as `sql.LOG` reads it."""
+    """The single row of the table `log`, as `statements.LOG` reads it."""
 
     log_id: str
     revision: int
@@ -40,15 +41,15 @@ def counter_row(rows: Rows) -> CounterRow:
 
 
 def sealed_time(time: datetime, seal: EntrySigner) -> tuple[int, bytes, int]:
-    """Return what `ADVANCE_TIME` takes for a time."""
+    """Return the parameters of `ADVANCE_TIME` for a time."""
     made = seal(NewestTime(microseconds(time)))
     return microseconds(time), made.hash, made.key_version
 
 
 def newest_time(rows: Rows, counter: CounterRow, seal: EntrySigner) -> datetime | None:
-    """Return the newest time, None for an empty log; StoreDamaged unless a server has written it.
+    """Return the newest time, None for an empty log; StoreDamaged unless its MAC matches.
 
-    A log of an older version has no seal beside its time: then it is that of the last entry.
+    A log of an older version has no MAC for its time, which is then that of the last entry.
     """
     time = counter.time
     if time is None:

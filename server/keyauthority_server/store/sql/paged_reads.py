@@ -1,4 +1,4 @@
-"""The reads of `base.Store` that take more than a moment, the same for every engine."""
+"""The paged reads of `interface.Store`, the same for every engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class AuditReader(ABC):
-    """What a verification of the chain reads."""
+    """The reads of a verification of the chain."""
 
     @abstractmethod
     async def page(self, read: Callable[[Rows], T]) -> T:
@@ -36,14 +36,14 @@ class AuditReader(ABC):
 
     @abstractmethod
     async def schema_differences(self) -> Sequence[str]:
-        """Return what the database has otherwise than the migrations make it, a line each."""
+        """Return the differences from the schema of the migrations, one line each."""
 
     async def log_head(self) -> LogHead:
-        """Return what the counter row says, as it is now."""
+        """Return the current content of the counter row."""
         return await self.page(events.log_head)
 
     async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
-        """Return up to `limit` rows of the log, whatever they hold."""
+        """Return up to `limit` rows of the log, with any content."""
         return await self.page(lambda rows: events.read_log(rows, after, limit))
 
     async def compare_records(
@@ -54,7 +54,7 @@ class AuditReader(ABC):
 
 
 class PagedReads(AuditReader):
-    """What a store reads beside its event loop; see `base.Store` for each."""
+    """Reads that run outside the event loop; `interface.Store` documents each."""
 
     @abstractmethod
     def asked(self, values: Iterable[str]) -> ValuesTable:
@@ -69,7 +69,7 @@ class PagedReads(AuditReader):
         after: int,
         limit: int,
     ) -> tuple[Sequence[Key], int | None]:
-        """Return up to `limit` keys in the order of their creation, and where to go on."""
+        """Return up to `limit` keys in order of creation, and the next cursor."""
         where = lists.search(project_id, scope, key_filter, now)
         if where is None:
             return [], None
@@ -79,7 +79,7 @@ class PagedReads(AuditReader):
     async def list_projects(
         self, scope: Scope, after: int, limit: int
     ) -> tuple[Sequence[Project], int | None]:
-        """Return up to `limit` projects in the order of their creation, and where to go on."""
+        """Return up to `limit` projects in order of creation, and the next cursor."""
         asked = self.asked(sorted(scope or ()))
         return await self.page(lambda rows: lists.list_projects(rows, asked, scope, after, limit))
 
@@ -99,17 +99,17 @@ class PagedReads(AuditReader):
         )
 
     async def list_refused(self, limit: int) -> Sequence[DeniedMutation]:
-        """Return the newest refused mutations, up to `limit`, oldest first."""
+        """Return the newest denied mutations, up to `limit`, oldest first."""
         return await self.page(lambda rows: denied_mutations.list_refused(rows, limit))
 
     async def digests(self, now: datetime) -> Sequence[PepperUsage]:
-        """Return what was made under each version of the pepper."""
+        """Return the use of each pepper version that is in use."""
         return await self.page(lambda rows: digests.digests(rows, now))
 
     async def versions_in_use(self, now: datetime) -> VersionsInUse:
-        """Return which versions of the key files the log and its keys were made under."""
+        """Return the key versions that the log and its keys depend on."""
         return await self.page(lambda rows: digests.versions_in_use(rows, now))
 
     async def keys_under_older(self, pepper_version: int, now: datetime) -> int:
-        """Return how many keys need a version of the pepper before this one."""
+        """Return how many keys need an older version of the pepper than this one."""
         return await self.page(lambda rows: digests.keys_under_older(rows, pepper_version, now))

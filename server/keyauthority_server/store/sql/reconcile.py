@@ -1,4 +1,4 @@
-"""Whether keys and projects are as the log of changes has left them, the same for both engines."""
+"""Compares all keys and projects with the change log, the same for both engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keyauthority_server.store.sql.statements import (
 )
 from keyauthority_server.store.types import Mismatch
 
-_LOWEST: Final = -(2**63)  # whatever a hand has numbered below the first change
+_LOWEST: Final = -(2**63)  # includes altered rows with revisions below the first change
 
 _NOT_MADE: Final = "no change made it"
 _MISSING: Final = "it is missing"
@@ -28,7 +28,7 @@ _UNREADABLE: Final = "it cannot be read"
 def compare_records(rows: Rows, after: int, limit: int) -> tuple[list[Mismatch], int | None]:
     """Compare the records of a page of revisions; see `Store.compare_records`.
 
-    To be called in one read transaction.
+    Call it in one read transaction.
     """
     bound = after + limit
     within = (after or _LOWEST, bound)

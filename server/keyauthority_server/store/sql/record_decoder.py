@@ -1,6 +1,6 @@
-"""Decodes the rows of single-record reads, each compared with the log; the same for both engines.
+"""Decodes the rows of single-record reads and compares each with the log, for both engines.
 
-It keeps nothing: `records.RecordCache` does.
+It caches nothing: `records.RecordCache` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPERATOR_AT: Final = _PROJECT_AT + PROJECT_WIDTH
 
 
 def decode_look(row: Row | None) -> Snapshot:
-    """Return what a row of `sql.LOOK` shows; StoreDamaged unless the log says the same."""
+    """Decode a row of `LOOK`; StoreDamaged unless the log agrees."""
     if row is None:
         raise StoreError("the counter row is missing")
     stored, project = decode_pair(row)
@@ -33,7 +33,7 @@ def decode_look(row: Row | None) -> Snapshot:
 
 
 def decode_looks(rows: Sequence[Row]) -> Snapshots:
-    """Return what rows of `sql.LOOK_MANY` show, the last that of the operator; likewise."""
+    """Decode rows of `LOOK_MANY`, the last for the operator; StoreDamaged unless the log agrees."""
     if not rows:
         raise StoreError("the counter row is missing")
     pairs = [decode_pair(row) for row in rows]
@@ -42,7 +42,7 @@ def decode_looks(rows: Sequence[Row]) -> Snapshots:
 
 
 def decode_outline(access_key: str, row: Row | None) -> StoredKey:
-    """Return a key of which only what a row of `sql.OUTLINE` says is meant."""
+    """Return a key with only the fields of a row of `OUTLINE`; the others are placeholders."""
     project_id, mode, kind, revoke_time, supersede_time, digest, version = row or _NO_OUTLINE
     if mode not in _MODES or kind not in _KINDS:
         raise StoreDamaged(f"the record {access_key!r} is damaged or altered")
@@ -61,7 +61,7 @@ def decode_outline(access_key: str, row: Row | None) -> StoredKey:
 
 
 def decode_pair(row: Row) -> tuple[StoredKey | None, Project | None]:
-    """Return the key and project of a row of either; likewise."""
+    """Return the key and project of a row of `LOOK` or `LOOK_MANY`; StoreDamaged likewise."""
     return _key(row[1:_PROJECT_AT]), _project(row[_PROJECT_AT:_OPERATOR_AT])
 
 

@@ -1,9 +1,9 @@
-"""The one mapping between records and flat records, both ways.
+"""The only mapping between records and row dicts, in both directions.
 
-A flat record is column to value, in types that JSON and SQL both keep: texts, integers, booleans,
-lists and dicts. Times are integer microseconds since the Unix epoch, spans integer microseconds.
-What is unset is left out. The rows of the tables and the records that the log of changes keeps are
-both made of it. A flat record never holds a digest, a pepper's version or a time of last use.
+A row dict maps columns to values of types common to JSON and SQL: texts, integers, booleans, lists
+and dicts. Times are integer microseconds since the Unix epoch, durations integer microseconds.
+Unset columns are left out. The rows of the tables and the records in the change log both derive
+from row dicts. A row dict never holds a digest, a pepper version or a time of last use.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from keyauthority.model import (
 from keyauthority_server.store.interface import StoreDamaged
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
-"""What it raises to make a record of what no server has written."""
+"""The exceptions of decoding a record that no server has written."""
 
 RowDict = dict[str, Any]
 Row = Sequence[Any]
@@ -94,22 +94,22 @@ def microseconds(time: datetime) -> int:
 
 
 def time_from(number: int) -> datetime:
-    """Return the time of so many microseconds since the Unix epoch, exactly.
+    """Return the time of `number` microseconds since the Unix epoch, exactly.
 
-    Raises StoreDamaged for one that no server writes.
+    Raises StoreDamaged for a value that no server writes.
     """
     try:
         return _EPOCH + timedelta(microseconds=number)
     except (OverflowError, TypeError) as error:
-        raise StoreDamaged(f"a time of {number!r} microseconds: damaged or altered") from error
+        raise StoreDamaged(f"invalid time, {number!r} microseconds: damaged or altered") from error
 
 
 to_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-"""Spells a value as compact JSON."""
+"""Encodes a value as compact JSON."""
 
 
 def flat_key(key: Key) -> RowDict:
-    """Return the key's flat record. `state`, which is a judgement, is no part of it."""
+    """Return the key's row dict, without the derived `state`."""
     return _without_unset(
         {
             "access_key": key.access_key,
@@ -143,7 +143,7 @@ def flat_key(key: Key) -> RowDict:
 
 
 def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Key:
-    """Return the key of a flat record."""
+    """Return the key of a row dict."""
     get = record.get
     quota_limit, revoke_reason = get("quota_limit"), get("revoke_reason")
     return Key(
@@ -179,7 +179,7 @@ def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Ke
 
 
 def flat_project(project: Project) -> RowDict:
-    """Return the project's flat record."""
+    """Return the project's row dict."""
     return _without_unset(
         {
             "project_id": project.project_id,
@@ -195,7 +195,7 @@ def flat_project(project: Project) -> RowDict:
 
 
 def project_from(record: Mapping[str, Any]) -> Project:
-    """Return the project of a flat record."""
+    """Return the project of a row dict."""
     return Project(
         project_id=record["project_id"],
         display_name=record.get("display_name") or "",
@@ -225,12 +225,12 @@ def change_from(revision: Revision, row: Row) -> Change:
 
 
 def values_of(columns: Sequence[str], flat: Mapping[str, Any]) -> list[Any]:
-    """Return what the columns of a row take for a flat record: NULL for what is unset."""
+    """Return the values of the columns for a row dict: NULL for unset columns."""
     return [_value(column, flat.get(column)) for column in columns]
 
 
 def flat_from(columns: Sequence[str], row: Row) -> RowDict:
-    """Return the flat record of a row of just these columns."""
+    """Return the row dict of a row of exactly these columns."""
     flat: RowDict = {}
     for column, value in zip(columns, row, strict=True):
         if value is None:

@@ -1,8 +1,8 @@
-"""The shape of a database: its tables, columns, indexes, triggers and all else that acts in it.
+"""The shape of a database: its tables, columns, indexes, triggers and other active objects.
 
-A trigger that was smuggled into a backup can undo each revocation from then on, and a view can
-stand for a table. So the shape of a database is compared with the one that the migrations make: an
-engine describes both in the same words, the expected one by running the migrations elsewhere.
+A trigger smuggled into a backup could undo every later revocation, and a view could replace a
+table. So the shape of a database is compared with the shape that the migrations create: an engine
+describes both in the same form, the expected one by running the migrations elsewhere.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from keyauthority_server.store.interface import StoreUnusable
 
 Shape = Mapping[str, str]
-"""Each object by its kind and name, to its definition."""
+"""Maps the kind and name of each object to its definition."""
 
 
 def differences(found: Shape, expected: Shape) -> list[str]:
-    """Return what is not as the migrations make it, a line each; none if all is."""
+    """Return the differences from the shape of the migrations, one line each."""
     return [
         *(f"it has {name}, which no migration makes" for name in sorted(found.keys() - expected)),
         *(f"it lacks {name}" for name in sorted(expected.keys() - found)),
@@ -29,7 +29,7 @@ def differences(found: Shape, expected: Shape) -> list[str]:
 
 
 def check_shape(found: Shape, expected: Shape, where: object) -> None:
-    """Raise StoreRefused unless a database is as the migrations make it."""
+    """Raise StoreUnusable unless a database has the shape of the migrations."""
     wrong = differences(found, expected)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

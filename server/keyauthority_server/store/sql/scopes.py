@@ -1,4 +1,4 @@
-"""Whether a record lies in a scope, and what a list names: neither relies on who asks."""
+"""Scope checks of records, and of the projects and keys that a list names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PROJECT_OF: Final = "SELECT project_id FROM key WHERE access_key = ?"
 
 
 def in_scope(key: Key, scope: Scope) -> bool:
-    """True if the key is of one of the projects; an operator key is of none."""
+    """True if the key belongs to one of the projects; operator keys belong to no project."""
     return scope is None or (key.project_id != "" and key.project_id in scope)
 
 
 def is_within_scope(rows: Rows, scope: Scope, project_id: str, access_key: str) -> bool:
-    """True unless a project or key is named that is not of the scope; an operator key is of none.
+    """True unless the named project or key is outside the scope, as operator keys always are.
 
     An empty text names nothing.
     """

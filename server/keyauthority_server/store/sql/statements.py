@@ -1,7 +1,7 @@
-"""The statements that both engines share, and the rows that they give.
+"""The SQL statements shared by both engines, and the layout of their rows.
 
-Parameters are written `?`; an engine whose driver spells them otherwise translates each once. No
-statement is ever made of a caller's values: where one is put together, it is of texts in here.
+Parameters are written `?`; an engine whose driver uses another form translates each statement once.
+No statement contains a caller's values: composed statements consist of constants of this module.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final, Protocol
 from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS, Row
 
 HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
-"""What a key's row says beside its record; `HELD_ROW` has them in front of it."""
+"""The columns of a key's row outside its record; `HELD_ROW` starts with them."""
 
 
 class Rows(Protocol):
-    """Runs statements in one transaction; driver errors come out as StoreError."""
+    """Runs statements in one transaction; translates driver errors to StoreError."""
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
         """Return the first row, or None."""
@@ -28,11 +28,11 @@ class Rows(Protocol):
         ...
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Run a statement that gives no rows."""
+        """Run a statement that returns no rows."""
         ...
 
     def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run a statement that gives no rows, once for each sequence of values."""
+        """Run a statement that returns no rows, once for each sequence of values."""
         ...
 
 
@@ -51,8 +51,8 @@ def _overwrite(columns: Iterable[str]) -> str:
 HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
 RECORD_AT: Final = len(HELD_COLUMNS)
 
-# What the log says of the record in a row: the newest later change of it, which must not be there,
-# and the entry that the row names. The index that each is found by holds nothing else.
+# The log's evidence for the record in a row: the newest later change of it, which must not exist,
+# and the entry that the row names. Each is one lookup in an index.
 _KEY_EVIDENCE: Final = (
     "(SELECT max(later.revision) FROM change AS later"
     " WHERE later.access_key = {0}.access_key AND later.revision > {0}.revision),"
@@ -87,7 +87,7 @@ LOOK: Final = (
     " LEFT JOIN key AS operator ON operator.access_key = ?"
     " WHERE log.id = 1"
 )
-# `asked` is for the engine to put in front: rows of (place, value).
+# The engine prefixes a table `asked` with rows of (place, value).
 _FROM_ASKED: Final = (
     " FROM asked CROSS JOIN log"
     " LEFT JOIN key AS held ON held.access_key = asked.value"
@@ -115,8 +115,8 @@ ADVANCE_LOG: Final = (
 GET_KEY: Final = f"SELECT {_key_row('key')} FROM key WHERE access_key = ?"
 GET_PROJECT: Final = f"SELECT {_project_row('project')} FROM project WHERE project_id = ?"
 
-# Not overwritten: what names the record, when it was made, and last_used_time, which is bookkeeping
-# that may be newer than what the caller has read.
+# Not overwritten: the name of the record, its creation, and last_used_time, bookkeeping that may be
+# newer than the caller's state.
 _MADE_ONCE: Final = frozenset(
     {"access_key", "project_id", "create_time", "lineage", "created_revision"}
 )
@@ -161,7 +161,7 @@ APPEND_CHANGE: Final = (
 
 
 class Source(Enum):
-    """Which keys are listed: each can be read in the order of creation from an index."""
+    """The keys to list: an index yields each source in order of creation."""
 
     ALL = "kind <> 'operator'"
     OPERATORS = "project_id IS NULL"
@@ -175,9 +175,10 @@ _WITHIN: Final = " AND created_revision > ? AND created_revision <= ?"
 
 
 def keys_page(source: Source, conditions: Iterable[str]) -> str:
-    """Return the statement for a page of keys; `conditions` are texts of this package's own.
+    """Return the statement for a page of keys; `conditions` must be constants of this package.
 
-    It takes the source's value, those of the conditions and the bounds, the first excluded.
+    Parameters: the value of the source, those of the conditions, and the bounds, the first
+    excluded.
     """
     return _KEYS_PAGE + " AND ".join((source.value, *conditions)) + _WITHIN + _IN_ORDER
 
@@ -192,13 +193,13 @@ KEYS_BOUND: Final = {
         (Source.PROJECT, "project_id = ? AND "),
     )
 }
-"""How far a page may read: the place of the row that is so many rows behind another."""
+"""The bound of a page: the revision of the row at an offset after another."""
 
 KEYS_OF_PROJECTS_BOUND: Final = (
     "SELECT min((SELECT key.created_revision FROM key WHERE key.project_id = asked.value"
     " AND key.created_revision > ? ORDER BY key.created_revision LIMIT 1 OFFSET ?)) FROM asked"
 )
-"""The same for several projects: none of them has more than its share of rows before it."""
+"""The same for several projects: each contributes at most its share of rows."""
 
 _PROJECTS_PAGE: Final = (
     f"SELECT created_revision, {_project_row('project')} FROM project WHERE created_revision > ?"
@@ -216,7 +217,7 @@ _ENTRY: Final = (
 GET_ENTRIES: Final = (
     f"{_ENTRY} WHERE revision IN ({', '.join('?' * ENTRIES_AT_ONCE)}) ORDER BY revision"
 )
-# Each entry beside the newest earlier one that names the same key, or is of the same project.
+# Each entry with the newest earlier one that names the same key, or belongs to the same project.
 READ_LOG: Final = (
     f"{_ENTRY.removesuffix(' FROM change')}, (SELECT earlier.keys FROM change AS earlier"
     " WHERE earlier.access_key = change.access_key AND earlier.revision < change.revision"
@@ -228,7 +229,7 @@ READ_LOG: Final = (
 )
 GET_ROTATION: Final = "SELECT keys FROM change WHERE revision = ? AND type = 'key_rotated'"
 
-# Whether records are as the log left them: each beside its newest change and the one that made it.
+# For comparing records with the log: each with its newest change and the one that created it.
 KEYS_MADE: Final = (
     f"SELECT {_of('key', KEY_COLUMNS)}, key.lineage, key.created_revision, parent.lineage,"
     " (SELECT max(last.revision) FROM change AS last WHERE last.access_key = key.access_key),"
@@ -272,7 +273,7 @@ NAMES_CHANGED: Final = (
 )
 GET_CHANGE: Final = "SELECT time, type, project_id, keys, project FROM change WHERE revision = ?"
 TAIL: Final = (
-    # One statement, one state: changes behind a revision, and the head; without changes one row.
+    # One statement, one state: changes after a revision, and the head; without changes one row.
     "SELECT log.revision, change.revision, change.time, change.type, change.project_id,"
     " change.keys, change.project"
     " FROM log LEFT JOIN change ON change.revision > ?"
@@ -293,11 +294,11 @@ GET_REQUEST: Final = (
 )
 PUT_REQUEST: Final = (
     f"INSERT INTO request ({', '.join(REQUEST_COLUMNS)}) VALUES ({_places(REQUEST_COLUMNS)})"
-    " ON CONFLICT (name) DO UPDATE SET "  # one whose end has come, and that is not dropped yet
+    " ON CONFLICT (name) DO UPDATE SET "  # replaces an expired record that is not deleted yet
     + _overwrite(column for column in REQUEST_COLUMNS if column != "name")
 )
 REQUEST_ENDED: Final = "SELECT 1 FROM request WHERE end_time <= ? LIMIT 1"
-DROP_REQUESTS: Final = (  # not for nothing: on SQLite that costs 60 µs
+DROP_REQUESTS: Final = (  # run only if needed: on SQLite it costs 60 µs
     "DELETE FROM request WHERE name IN"
     " (SELECT name FROM request WHERE end_time <= ? ORDER BY end_time LIMIT ?)"
 )

@@ -1,7 +1,7 @@
-"""Copies of a SQLite database: taken while servers write, and checked before they count.
+"""Copies of a SQLite database: taken while servers write, and checked before use.
 
-A copy is made under another name, in the folder where it shall be. It gets its own name only when
-it is whole, checked and on the disk, and never in place of another file.
+A copy is written under a temporary name in its destination folder. It gets its final name only when
+it is complete, checked and synced, and never replaces another file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, connect, 
 from keyauthority_server.store.sqlite.rollback_guard import check_head
 from keyauthority_server.store.sqlite.schema import RECORDS, check_schema, refused_or_failed
 
-STEP_PAGES: Final = 256  # copied between two looks at what is still to be synced: 1 MB
-SYNCED_PAGES: Final = 1_024  # 4 MB: more at once would hold up the syncs of a running server
-UNFINISHED: Final = ".part"  # how the name of a copy ends that is not whole, or was not checked
+STEP_PAGES: Final = 256  # copied per step: 1 MB
+SYNCED_PAGES: Final = 1_024  # per sync, 4 MB: more would delay the syncs of a running server
+UNFINISHED: Final = ".part"  # suffix of an incomplete or unchecked copy
 
 _MODE: Final = 0o600
 
 
 class Content(NamedTuple):
-    """What a copy holds."""
+    """The content of a copy."""
 
     log_id: str
     revision: Revision
@@ -35,20 +35,20 @@ class Content(NamedTuple):
 
 
 def back_up(database: Path, file: Path) -> Content:
-    """Copy the database, of one moment, to a new file of mode 0600, and return what that holds.
+    """Copy one state of the database to a new file of mode 0600; return its content.
 
-    Servers go on. Raises StoreRefused if the file is there already, or if either end is not to be
-    trusted, and StoreError; then there is no such file.
+    Servers may run meanwhile. Raises StoreUnusable if the file exists, or if the database or the
+    copy fails its checks, and StoreError; the file then does not exist.
     """
     if os.path.lexists(file):
-        raise StoreUnusable(f"{file} is there already: a backup takes the place of nothing")
+        raise StoreUnusable(f"{file} exists: name a new file for the backup")
     if not database.is_file():
         raise StoreUnusable(f"there is no database at {database}")
     with unfinished(file) as draft:
         copy(database, draft)
         content = check_copy(draft)
         try:
-            os.link(draft, file)  # unlike a rename it never replaces what is there
+            os.link(draft, file)  # unlike rename it never replaces a file
         except OSError as error:
             raise StoreUnusable(f"cannot make {file}: {error.strerror}") from error
     sync(file.parent)
@@ -57,7 +57,7 @@ def back_up(database: Path, file: Path) -> Content:
 
 @contextmanager
 def unfinished(file: Path) -> Iterator[Path]:
-    """Give the path of a new and empty file beside `file`, and remove it in the end."""
+    """Yield the path of a new, empty file next to `file`; remove it at the end."""
     draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
@@ -71,33 +71,33 @@ def unfinished(file: Path) -> Iterator[Path]:
 
 
 def copy(database: Path, draft: Path, *, private: bool = True) -> None:
-    """Copy all pages of one moment into an empty file, and sync it.
+    """Copy all pages of one state into an empty file, and sync it.
 
-    Unless `private`, the database may be open to others, as a backup from elsewhere may be.
-
-    Raises StoreRefused if the database is not ours, and StoreError.
+    Unless `private`, the file mode of the database is not checked, as for a backup from elsewhere.
+    Raises StoreUnusable unless it is an authority's database, and StoreError.
     """
     try:
         with closing(connect(database, WRITE_BUSY_MS, private=private)) as source:
             check_schema(source, database, RECORDS, missing_allowed=True)
             source.execute("BEGIN")
-            check_head(source, database, None)  # it reads: from here on this moment is held
+            check_head(source, database, None)  # its read pins the state to copy
             with closing(sqlite3.connect(draft, isolation_level=None)) as target:
                 target.execute("PRAGMA synchronous = OFF")
                 target.execute("PRAGMA journal_mode = OFF")
                 with _syncing(draft) as progress:
                     source.backup(target, pages=STEP_PAGES, progress=progress)
             with closing(sqlite3.connect(draft, isolation_level=None)) as target:
-                target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+                target.execute("PRAGMA journal_mode = DELETE")  # one file, without a separate log
     except sqlite3.DatabaseError as error:
         raise refused_or_failed(error, database) from error
     sync(draft)
 
 
 def check_copy(path: Path) -> Content:
-    """Return what a file holds that no server has open.
+    """Return the content of a file that no server has open.
 
-    Raises StoreRefused unless it is ours and whole, its log without a gap, and StoreError.
+    Raises StoreUnusable unless it is an undamaged authority's database with a gapless log, and
+    StoreError.
     """
     try:
         with closing(connect(path, WRITE_BUSY_MS)) as connection:
@@ -117,7 +117,7 @@ def check_copy(path: Path) -> Content:
 
 @contextmanager
 def _syncing(draft: Path) -> Iterator[Callable[[int, int, int], None]]:
-    """Give what is told of each step of a copy, and syncs it now and then."""
+    """Yield a progress callback that syncs a copy at intervals."""
     opened = os.open(draft, os.O_RDONLY | os.O_CLOEXEC)
     waiting = 0
 
@@ -140,7 +140,7 @@ _COUNTS: Final = "SELECT (SELECT count(*) FROM change), (SELECT count(*) FROM ke
 
 
 def sync(path: Path) -> None:
-    """Return when the file, or folder, is on the disk."""
+    """Sync a file or folder to the disk."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

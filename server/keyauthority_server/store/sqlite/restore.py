@@ -1,7 +1,7 @@
-"""A restored SQLite database: a draft beside the present one, until it takes its place.
+"""Restores a SQLite database: a draft next to the present one, until it replaces it.
 
-What was final in the present database (revocations, rotations) is for the caller to take over into
-the draft. Whenever a restore is killed, the one or the other database is in place, whole.
+The caller carries final changes of the present database (revocations, rotations) over into the
+draft. If a restore is killed, one of the two databases is in place, complete.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ T = TypeVar("T")
 
 
 class Undone(NamedTuple):
-    """Settings that narrowed something and go back to what the backup says: access keys, ids."""
+    """Restrictions that the restore reverts to the backup's state: access keys, ids."""
 
     disabled_keys: Sequence[str] = ()
     shortened_keys: Sequence[str] = ()
     """Keys that would have expired earlier."""
     narrowed_keys: Sequence[str] = ()
-    """Keys whose permissions or restrictions were others, narrower or wider."""
+    """Keys whose permissions or restrictions differed, narrower or wider."""
     suspended_projects: Sequence[str] = ()
     lost_projects: Sequence[str] = ()
 
 
 class Present(NamedTuple):
-    """What the present database says that the backup does not."""
+    """The changes of the present database that the backup lacks."""
 
     continues: bool
-    """True if its log goes on from the backup's: then it knows of each revocation since."""
+    """True if its log continues the backup's: then it has every later revocation."""
     keys: Sequence[StoredKey]
-    """In the order of creation: keys that the backup lacks, or knows as neither revoked nor rotated
-    while they were."""
+    """In order of creation: keys that are missing in the backup, or were revoked or rotated after
+    it."""
     undone: Undone
     key_checks: Mapping[str, bytes]
 
 
 def check_present(database: Path) -> None:
-    """Bring the present database to the newest schema, its write-ahead log taken in.
+    """Migrate the present database, and checkpoint its write-ahead log.
 
-    Raises StoreRefused, and leaves it alone, if it is damaged or lacks what was acknowledged;
-    StoreClosed if it is the source of a copy, and StoreError.
+    Raises StoreUnusable, without touching it, if it is damaged or lacks acknowledged changes;
+    StoreReadOnly if it is the source of a copy, and StoreError.
     """
-    noted = read_saved_head(database)
+    saved = read_saved_head(database)
     check_copy(database)
     try:
         with closing(connect(database, WRITE_BUSY_MS)) as connection:
-            check_head(connection, database, noted)
+            check_head(connection, database, saved)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if _is_closed(connection):
                 raise StoreReadOnly(f"{database} was closed when it was copied to another store")
@@ -82,9 +82,9 @@ def check_present(database: Path) -> None:
 
 @contextmanager
 def drafted(file: Path, database: Path) -> Iterator[Draft]:
-    """Give a draft, beside the database, of what a file holds: checked and of the newest schema.
+    """Yield a draft of a file's content next to the database: checked and migrated.
 
-    Raises StoreRefused for a file that is not to be trusted, and StoreError.
+    Raises StoreUnusable for a file that fails the checks, and StoreError.
     """
     if not file.is_file():
         raise StoreUnusable(f"there is no file {file}")
@@ -110,46 +110,46 @@ class FileLog(AuditReader):
         self._rows = rows
 
     async def page(self, read: Callable[[Rows], T]) -> T:
-        """Run `read` over what does not change."""
+        """Run `read` directly: the file does not change."""
         return read(self._rows)
 
     async def schema_differences(self) -> Sequence[str]:
-        """Return nothing: a file whose schema was altered is refused before."""
+        """Return nothing: a file with an altered schema is rejected earlier."""
         return ()
 
 
 @contextmanager
 def present_log(database: Path) -> Iterator[FileLog]:
-    """Give the log of the present database, which `check_present` has found good."""
+    """Yield the log of the present database, after `check_present`."""
     with closing(connect(database, WRITE_BUSY_MS)) as connection:
         yield FileLog(SqliteRows(connection))
 
 
 class Draft:
-    """What will be the database. Make it with `drafted`."""
+    """The future database. Create it with `drafted`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, content: Content) -> None:
         self._path = path
         self._connection = connection
         self._rows = SqliteRows(connection)
         self.content = content
-        """What the file holds that it was made of."""
+        """The content of the source file."""
 
     @property
     def log(self) -> FileLog:
-        """Return its log and records, to be verified."""
+        """Return its log and records, for verification."""
         return FileLog(self._rows)
 
     def key_checks(self) -> Mapping[str, bytes]:
-        """Return the check values by which files of secret keys are recognised, by name."""
+        """Return the check values that identify key files, by name."""
         return dict(self._connection.execute(KEY_CHECKS).fetchall())
 
     def versions_in_use(self, now: datetime) -> VersionsInUse:
-        """Return which versions of the key files it was filled under; see `Store`."""
+        """Return the key versions that it depends on; see `Store`."""
         return digests.versions_in_use(self._rows, now)
 
     def compare(self, database: Path) -> Present:
-        """Return in what the database, which `check_present` has found good, says more."""
+        """Return the database's changes that the draft lacks; call `check_present` first."""
         run = self._connection.execute
         run("ATTACH DATABASE ? AS present", (f"{database.absolute().as_uri()}?mode=rw",))
         try:
@@ -164,7 +164,7 @@ class Draft:
             run("DETACH DATABASE present")
 
     def change(self, seal: EntrySigner, work: Callable[[SqlTransaction], None]) -> LogId:
-        """Run `work` in a transaction, in which the log gets an id of its own; return that."""
+        """Run `work` in a transaction that also gives the log a new id; return the id."""
         log_id = LogId(str(uuid4()))
         self._rows.run("BEGIN IMMEDIATE")
         transaction = SqlTransaction(self._rows, seal)
@@ -176,17 +176,17 @@ class Draft:
         return log_id
 
     def install(self, database: Path, aside: Path) -> Content:
-        """Put the draft in place of the database, which is kept as `aside`; return what it holds.
+        """Replace the database with the draft, keeping it as `aside`; return the new content.
 
-        Nobody may have either open.
+        No process may have either open.
         """
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()  # with which its write-ahead log goes
+            self._connection.close()  # also removes its write-ahead log
             content = check_copy(self._path)
             sync(self._path)
             _keep_aside(database, aside)
-            head_path(database).unlink(missing_ok=True)  # it is of the log that goes
+            head_path(database).unlink(missing_ok=True)  # it names the replaced log
             self._path.replace(database)
         except OSError as error:
             raise StoreError(f"cannot put {database} in place: {error.strerror}") from error
@@ -200,9 +200,9 @@ def _is_closed(connection: sqlite3.Connection) -> bool:
 
 
 def _keep_aside(database: Path, aside: Path) -> None:
-    """Give the database a second name, and its write-ahead log, if one is left, another name.
+    """Link the database to a second name, and rename a remaining write-ahead log.
 
-    One is left only by a database that could not be read.
+    Only an unreadable database leaves one.
     """
     with suppress(FileNotFoundError):
         os.link(database, aside)
@@ -214,14 +214,14 @@ def _keep_aside(database: Path, aside: Path) -> None:
 
 _SET_LOG_ID: Final = "UPDATE log SET log_id = ? WHERE id = 1"
 _SET_DATABASE_ID: Final = "UPDATE handover SET database_id = ? WHERE id = 1"
-_CONTINUES: Final = (  # the hash of an entry is taken over all before it, too
+_CONTINUES: Final = (  # the hash of an entry covers all earlier entries
     "SELECT log.revision = 0 OR EXISTS (SELECT 1 FROM present.change AS theirs"
     " WHERE theirs.revision = log.revision AND theirs.hash = log.hash)"
     " FROM main.log AS log WHERE id = 1"
 )
 _PRESENT_KEY_CHECKS: Final = "SELECT name, check_value FROM present.key_check"
 _PRESENT_KEYS: Final = (
-    "SELECT "  # noqa: S608 - of column names of our own
+    "SELECT "  # noqa: S608 - of constant column names
     + ", ".join("newer." + column for column in HELD_ROW)
     + " FROM present.key AS newer LEFT JOIN main.key AS older USING (access_key)"
     " WHERE older.access_key IS NULL"

@@ -1,12 +1,13 @@
-"""The head of the log, twice: in the database, and in a small file beside it.
+"""Detects a database that has lost acknowledged changes, by a second copy of its head.
 
 A write-ahead log that was cut, damaged or unlinked while no process had it open ends early without
-an error: SQLite takes what is left of it, and the newest changes, a revocation among them, have
-never been. So has an older database that was copied into place. The file beside it, `….head`, names
-the log and the newest revision that was committed; a database that ends before it is not opened.
+an error: SQLite uses the rest, and the newest changes, possibly a revocation, are gone. An older
+database that was copied into place has the same effect. The file `….head` next to the database
+names the log and its newest committed revision; a database that ends before it is not opened.
 
-It is written after each commit and before its callers are answered, and waits for no disk: it
-survives the death of the process. A loss of power may leave it behind the database, never before.
+The file is written after each commit and before its callers are answered, without a sync: it
+survives the death of the process. After a loss of power it may be older than the database, but
+never newer.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ _log = structlog.get_logger(__name__)
 
 
 class Head(NamedTuple):
-    """Which log, and its newest revision."""
+    """A log and its newest revision."""
 
     log_id: str
     revision: Revision
 
 
 def head_path(database: Path) -> Path:
-    """Return where the head of a database is kept beside it."""
+    """Return the path of a database's head file."""
     return database.with_name(database.name + ".head")
 
 
 def read_saved_head(database: Path) -> Head | None:
-    """Return the head that was noted beside the database; None if there is none, or no sense in it.
+    """Return the head saved next to the database; None if missing or malformed.
 
-    Read it before the database: then what the database says can only be the same or newer.
+    Read it before the database, whose head is then the same or newer.
     """
     try:
         found = _LINE.fullmatch(read_private(head_path(database)))
@@ -58,26 +59,26 @@ def read_saved_head(database: Path) -> Head | None:
     return Head(found[1], Revision(int(found[2]))) if found else None
 
 
-def check_head(connection: sqlite3.Connection, path: Path, noted: Head | None) -> Head:
+def check_head(connection: sqlite3.Connection, path: Path, saved: Head | None) -> Head:
     """Return the head of the database at `path`.
 
-    Raises StoreRefused unless it is that of the log's last entry, and not before the one noted;
+    Raises StoreUnusable unless it is that of the log's last entry, and at or after the saved one;
     sqlite3.Error.
     """
     row = connection.execute(_HEAD).fetchone()
     if row is None:
-        raise StoreUnusable(f"{path} is damaged: it says nothing of its log")
+        raise StoreUnusable(f"{path} is damaged: the counter row is missing; restore it")
     log_id, revision = log_id_from(row[0]), revision_from(row[1])
     last, sealed, unfinished = row[2:]
     if unfinished:
         raise StoreUnusable(f"{path} is a copy that was not finished: run copy again")
     if not last or not sealed:
-        raise StoreUnusable(f"{path} is damaged: its log does not end where it says")
-    if noted is not None and noted.log_id != log_id:
-        raise StoreUnusable(f"{path} was exchanged: its log is another than the last that was open")
-    if noted is not None and noted.revision > revision:
+        raise StoreUnusable(f"{path} is damaged: its log does not end at its head; restore it")
+    if saved is not None and saved.log_id != log_id:
+        raise StoreUnusable(f"{path} was replaced: it holds another log than when last opened")
+    if saved is not None and saved.revision > revision:
         raise StoreUnusable(
-            f"{path} lacks changes {revision + 1} to {noted.revision}, which were acknowledged: it "
+            f"{path} lacks changes {revision + 1} to {saved.revision}, which were acknowledged: it "
             f"or its write-ahead log was cut, damaged or exchanged; put the files back, or restore"
         )
     return Head(log_id, revision)
@@ -91,7 +92,7 @@ _HEAD: Final = (
 
 
 class _Spare:
-    """A descriptor that is given up where none is left: clients could use up all others."""
+    """A reserved file descriptor: clients could use up all others."""
 
     def __init__(self) -> None:
         self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -112,7 +113,7 @@ class _Spare:
             return open_private(path, flags)
 
     def restore(self) -> None:
-        """Take a descriptor again, if one is free."""
+        """Reserve a descriptor again, if one is free."""
         if self._descriptor < 0:
             with self._changing, contextlib.suppress(OSError):
                 self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -122,9 +123,9 @@ _SPARE: Final = _Spare()
 
 
 def save_head(database: Path, head: Head) -> None:
-    """Note the newest head that is committed, under the writers' lock.
+    """Save the newest committed head, under the writers' lock.
 
-    If it cannot be, the server's log says so: a commit is not undone for it.
+    A failure is logged: it does not undo the commit.
     """
     line = f"{head.log_id} {head.revision:020}\n".encode("ascii")
     try:

@@ -1,4 +1,4 @@
-"""The schemas of the SQLite files: whether one is ours and current, and how it becomes so."""
+"""The schemas of the SQLite files: ownership and version checks, and migration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from keyauthority_server.store.sqlite.file_lock import FairFileLock
 
 
 class Schema(NamedTuple):
-    """What a file of ours is known by, and the steps that make its tables."""
+    """The marks that identify a kind of file, and the steps that create its tables."""
 
     application_id: int
     set_application_id: str
@@ -47,14 +47,14 @@ COUNTERS: Final = _schema(b"KeyC", "keyauthority_counters", COUNTER_STEPS)
 
 
 def migrate(path: Path, schema: Schema) -> None:
-    """Bring the file at `path` to the newest schema; make it if there is none.
+    """Migrate the file at `path` to the newest schema; create it if missing.
 
-    All steps that are missing are done, or none; several starters at once do them once. Raises
-    StoreRefused for a file that must not be touched, StoreError if the system fails.
+    All missing steps are applied, or none, and only once by concurrent servers. Raises
+    StoreUnusable for a file that must not be touched, StoreError if the system fails.
     """
     try:
         lock = FairFileLock(path)
-        os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # private before anything is in it
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # private before it has content
     except OSError as error:
         raise StoreUnusable(explain(error, f"cannot use {path}")) from error
     try:
@@ -76,14 +76,14 @@ def check_schema(
     missing_allowed: bool = False,
     altered_allowed: bool = False,
 ) -> None:
-    """Raise StoreRefused unless the file is ours, of this code's version, and not altered."""
+    """Raise StoreUnusable unless the file is an authority's, current and not altered."""
     try:
         if not _is_ours(connection, path, schema):
             raise StoreUnusable(f"{path} is empty: run migrate")
         applied = {step.name for step in _migrations(schema).applied(_database(connection))}
     except sqlite3.DatabaseError as error:
         raise refused_or_failed(error, path) from error
-    except (LookupError, ValueError) as error:  # sqlite-utils, of a schema that makes no sense
+    except (LookupError, ValueError) as error:  # raised by sqlite-utils for a malformed schema
         raise _damaged(path) from error
     known = {step.name for step in schema.steps}
     if applied - known:
@@ -97,7 +97,7 @@ def check_schema(
 
 
 def schema_differences(rows: Rows, schema: Schema) -> list[str]:
-    """Return what a file of this code's version has otherwise than the migrations make it."""
+    """Return the differences of a current file from the schema of the migrations."""
     names = frozenset(step.name for step in schema.steps)
     return differences(_shape_of(rows.each(_OBJECTS)), _expected(schema, names))
 
@@ -107,16 +107,16 @@ def _described(connection: sqlite3.Connection) -> Shape:
 
 
 def _shape_of(objects: Iterable[Row]) -> Shape:
-    """Return a shape from rows of `_OBJECTS`: SQLite keeps the text that made each object."""
+    """Return a shape from rows of `_OBJECTS`: SQLite keeps the CREATE text of each object."""
     shape = {f"the {kind} {name!r}": text or "" for kind, name, text in objects}
-    if _MIGRATIONS in shape:  # sqlite-utils spells it otherwise from version to version
+    if _MIGRATIONS in shape:  # its text varies between versions of sqlite-utils
         shape[_MIGRATIONS] = _SPELLING.sub("", shape[_MIGRATIONS]).lower()
     return shape
 
 
-@lru_cache(maxsize=64)  # of each version that is met
+@lru_cache(maxsize=64)  # one entry for each version encountered
 def _expected(schema: Schema, applied: frozenset[str]) -> Shape:
-    """Return the shape that some steps make, by running them in memory."""
+    """Return the shape that the applied steps create, by running them in memory."""
     steps = tuple(step for step in schema.steps if step.name in applied)
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         _migrations(schema._replace(steps=steps)).apply(_database(connection))
@@ -124,7 +124,7 @@ def _expected(schema: Schema, applied: frozenset[str]) -> Shape:
 
 
 def _is_ours(connection: sqlite3.Connection, path: Path, schema: Schema) -> bool:
-    """Return False for an empty database; raise StoreRefused for somebody else's."""
+    """Return False for an empty database; raise StoreUnusable for another application's."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application_id == schema.application_id:
@@ -159,7 +159,7 @@ def _migrations(schema: Schema) -> Migrations:
 
 
 class _Migration:
-    """A step in the form that sqlite-utils wants."""
+    """A step in the form that sqlite-utils requires."""
 
     def __init__(self, step: Step) -> None:
         self.__name__ = step.name
@@ -190,8 +190,8 @@ _DIALECT: Final = Dialect(
     append_only=_append_only,
 )
 
-# Not what SQLite makes by itself: indexes of constraints, which follow from a table's text, and
-# what ANALYZE has counted.
+# Without the objects that SQLite creates itself: indexes of constraints, which follow from the text
+# of a table, and the statistics of ANALYZE.
 _OBJECTS: Final = (
     "SELECT type, name, sql FROM sqlite_schema"
     " WHERE NOT (type = 'index' AND name LIKE 'sqlite\\_autoindex\\_%' ESCAPE '\\' AND sql IS NULL)"
@@ -212,10 +212,10 @@ _NOT_A_DATABASE: Final = frozenset({11, 26})  # SQLITE_CORRUPT, SQLITE_NOTADB
 
 
 def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
-    """Return what an error of the driver means to whoever was about to trust a file."""
+    """Translate an error of the driver while opening or checking a file."""
     code, failed = getattr(error, "sqlite_errorcode", None), store_error(error)
     not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
-    if not_a_database or isinstance(failed, StatementFailed):  # what it holds cannot be read
+    if not_a_database or isinstance(failed, StatementFailed):  # its content is unreadable
         return _damaged(path)
     if code is not None and code & 0xFF == _READ_ONLY:
         return StoreUnusable(f"{path} cannot be written: make it writable by the server's user")
@@ -224,4 +224,4 @@ def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
 
 
 def _damaged(path: Path) -> StoreUnusable:
-    return StoreUnusable(f"{path} is damaged, or no SQLite database")
+    return StoreUnusable(f"{path} is damaged, or not a SQLite database")

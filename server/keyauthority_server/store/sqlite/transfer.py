@@ -1,4 +1,4 @@
-"""A SQLite database, and the counters beside it, as one end of a copy."""
+"""A SQLite database and its counters as an endpoint of a copy."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from keyauthority_server.store.sqlite.schema import (
 
 
 class SqliteEndpoint:
-    """`copying.Place` on SQLite. Servers may have it open."""
+    """`transfer.Endpoint` on SQLite. Servers may have the database open."""
 
     def __init__(self, path: Path, *, whole: bool) -> None:
-        """Open the database at `path`; if it is the source, it must be `whole`.
+        """Open the database at `path`; the source must be `whole`.
 
-        Raises StoreRefused with one line, and StoreError.
+        Raises StoreUnusable with a one-line reason, and StoreError.
         """
         self._path = path
         with ExitStack() as opened:
             self._opened = opened
-            noted = read_saved_head(path)
-            self._rows, self._lock = self._open(path, RECORDS, noted if whole else None, whole)
+            saved = read_saved_head(path)
+            self._rows, self._lock = self._open(path, RECORDS, saved if whole else None, whole)
             self._counters, self._counters_lock = self._open(counters_path(path), COUNTERS)
             self._opened = opened.pop_all()
 
@@ -54,32 +54,32 @@ class SqliteEndpoint:
 
     @property
     def identity(self) -> str:
-        """The file, however it was named."""
+        """Identifies the file, independently of its path."""
         found = self._path.stat()
         return f"{found.st_dev} {found.st_ino}"
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold up all other writers, and commit at the end."""
+        """Exclude all other writers, and commit at the end."""
         with _transaction(self._rows, self._lock):
             yield
 
     @contextmanager
     def writing_counters(self) -> Iterator[None]:
-        """Hold up all who draw, and commit at the end."""
+        """Exclude all draws, and commit at the end."""
         with _transaction(self._counters, self._counters_lock):
             yield
 
     def opened_as(self, log_id: str, revision: int) -> None:
-        """Note the head beside the database: it is the one that is committed already."""
+        """Save the head next to the database: it is already committed."""
         save_head(self._path, Head(log_id, Revision(revision)))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._opened.close()
 
     def _open(
-        self, path: Path, schema: Schema, noted: Head | None = None, whole: bool = False
+        self, path: Path, schema: Schema, saved: Head | None = None, whole: bool = False
     ) -> tuple[SqliteRows, FairFileLock]:
         if not path.is_file():
             raise StoreUnusable(f"there is no database at {path}")
@@ -88,7 +88,7 @@ class SqliteEndpoint:
             self._opened.callback(connection.close)
             check_schema(connection, path, schema)
             if whole:
-                check_head(connection, path, noted)
+                check_head(connection, path, saved)
             lock = FairFileLock(path)
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
@@ -108,4 +108,4 @@ def _transaction(rows: SqliteRows, lock: FairFileLock) -> Iterator[None]:
         finally:
             if rows.in_transaction:
                 rows.run("ROLLBACK")
-        rows.one("PRAGMA wal_checkpoint(PASSIVE)")  # else the log of a long copy grows as long
+        rows.one("PRAGMA wal_checkpoint(PASSIVE)")  # bounds the write-ahead log of a long copy

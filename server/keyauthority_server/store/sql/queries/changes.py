@@ -1,4 +1,4 @@
-"""The log of changes read as its followers get it, the same for both engines."""
+"""Pages of the change log for its followers, the same for both engines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from keyauthority_server.store.sql.row_codec import change_from
 from keyauthority_server.store.sql.statements import TAIL, Rows
 from keyauthority_server.store.types import ChangePage
 
-_KEYS: Final = 3  # places in a change's row
+_KEYS: Final = 3  # indexes in a change's row
 _PROJECT: Final = 4
 
 
 def read_changes(rows: Rows, after: int, limit: int, as_of: float) -> ChangePage:
-    """Return changes behind a revision and the head; see `Store.read_changes`."""
+    """Return changes after a revision, and the head; see `Store.read_changes`."""
     found: list[Change] = []
     head, length = None, 0
     for newest, revision, *row in rows.each(TAIL, (after, limit)):

@@ -1,4 +1,4 @@
-"""Refused mutations: how they are kept, the newest of them, the same for both engines."""
+"""Storage of denied mutations, the same for both engines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.statements import Rows
 from keyauthority_server.store.types import DeniedMutation
 
-REFUSED_KEPT: Final = 10_000  # of all; some 2 MB
+REFUSED_KEPT: Final = 10_000  # the newest ones; some 2 MB
 
 _LIST_REFUSED: Final = """
     SELECT time, times, actor, peer, method, reason, project_id, access_key
@@ -23,7 +23,7 @@ _DROP_REFUSED: Final = "DELETE FROM refused WHERE id <= (SELECT max(id) FROM ref
 
 
 def list_refused(rows: Rows, limit: int) -> list[DeniedMutation]:
-    """Return the newest refused mutations; see `Store.list_refused`."""
+    """Return the newest denied mutations; see `Store.list_refused`."""
     found = [
         DeniedMutation(time_from(row[0]), *row[1:]) for row in rows.each(_LIST_REFUSED, (limit,))
     ]
@@ -31,6 +31,6 @@ def list_refused(rows: Rows, limit: int) -> list[DeniedMutation]:
 
 
 def record_refused(rows: Rows, refused: Sequence[DeniedMutation]) -> None:
-    """Keep refused mutations; see `Transaction.record_refused`."""
+    """Store denied mutations; see `Transaction.record_refused`."""
     rows.run_many(_PUT_REFUSED, [(microseconds(one.time), *one[1:]) for one in refused])
     rows.run(_DROP_REFUSED, (REFUSED_KEPT,))

@@ -1,4 +1,4 @@
-"""Digests of tokens and the peppers that they were made under, the same for both engines."""
+"""Digests of tokens and their pepper versions, the same for both engines."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from keyauthority_server.store.sql.statements import KEY_CHECKS, PUT_KEY_CHECK, 
 from keyauthority_server.store.types import DigestUpgrade, PepperUsage, VersionsInUse
 
 _DROP_KEY_CHECK: Final = "DELETE FROM key_check WHERE name = ?"
-VERSIONS_MAX: Final = 1_000  # more than a rotation a day makes in two years; who has more is told
+VERSIONS_MAX: Final = 1_000  # more than two years of daily rotations; more are reported as damage
 _LOWEST: Final = -(2**63)
 
-# Not what has another digest by now: its key was changed, or made anew by another process.
+# Skips a key whose digest another process has upgraded meanwhile.
 _REDIGEST: Final = """
     UPDATE key SET digest = ?, pepper_version = ?
     WHERE access_key = ? AND pepper_version = ? AND digest = ?
     """
 
-# Read from the index `key_by_pepper`, which holds no key that was revoked.
+# Read from the index `key_by_pepper`, which holds no revoked key.
 _NEEDING: Final = """
     SELECT access_key FROM key
     WHERE pepper_version = ? AND revoke_time IS NULL
@@ -62,27 +62,27 @@ _COUNT_SEALED: Final = """
 
 
 def key_checks(rows: Rows) -> Mapping[str, bytes]:
-    """Return the check values by which files of secret keys are recognised, by name."""
+    """Return the check values that identify key files, by name."""
     return {name: bytes(check_value) for name, check_value in rows.each(KEY_CHECKS)}
 
 
 def set_key_checks(rows: Rows, checks: Mapping[str, bytes]) -> None:
-    """Record check values for names that have none yet."""
+    """Store check values for names that have none yet."""
     rows.run_many(PUT_KEY_CHECK, checks.items())
 
 
 def drop_key_check(rows: Rows, name: str) -> None:
-    """Know a version of a file of secret keys no more."""
+    """Delete the check value of one key version."""
     rows.run(_DROP_KEY_CHECK, (name,))
 
 
-def redigest(rows: Rows, anew: Sequence[DigestUpgrade]) -> None:
-    """Exchange digests, but for those that are not as they were found."""
+def redigest(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
+    """Replace digests, except those that have changed since they were read."""
     rows.run_many(
         _REDIGEST,
         [
             (one.digest, one.pepper_version, one.access_key, one.found_version, one.found)
-            for one in anew
+            for one in upgrades
         ],
     )
 
@@ -94,7 +94,7 @@ def keys_needing(rows: Rows, pepper_version: int, now: datetime, limit: int) -> 
 
 
 def sealed_until(rows: Rows, pepper_version: int, now: datetime) -> datetime | None:
-    """Return when the last token that is sealed under a version ends, None if there is none."""
+    """Return when the last token sealed under a version expires; None without one."""
     row = rows.one(_SEALED_UNTIL, (pepper_version, microseconds(now)))
     return None if row is None or row[0] is None else time_from(row[0])
 
@@ -106,7 +106,7 @@ def keys_under_older(rows: Rows, pepper_version: int, now: datetime) -> int:
 
 
 def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
-    """Return what was made under each version. To be called in one read transaction."""
+    """Return the use of each pepper version. Call it in one read transaction."""
     moment = microseconds(now)
     needing = _by_version(rows.each(_COUNT_NEEDING, (moment,)))
     every = _by_version(rows.each(_COUNT_ALL))
@@ -121,9 +121,9 @@ def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
 
 
 def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
-    """Return the versions that the database cannot do without; see `Store.versions_in_use`.
+    """Return the key versions that the database depends on; see `Store.versions_in_use`.
 
-    To be called in one read transaction. Each is found by an index: it takes no scan.
+    Call it in one read transaction. It uses indexes only, no scan.
     """
     moment, peppers, place = microseconds(now), set[int](), _LOWEST
     while len(peppers) < VERSIONS_MAX:
@@ -137,7 +137,7 @@ def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
 
 
 def _audit_versions(rows: Rows) -> Iterator[int]:
-    """Yield the versions that entries name; they never fall, so each is found by halving."""
+    """Yield the audit-key versions of entries; as they never decrease, by binary search."""
     ends = rows.one(_LOG_ENDS)
     if ends is None or ends[0] is None:
         return
@@ -147,7 +147,7 @@ def _audit_versions(rows: Rows) -> Iterator[int]:
         if found is None:
             return
         yield found[0]
-        low, high = first, last + 1  # the first entry of another version lies behind the one
+        low, high = first, last + 1  # the first entry of another version comes after the one
         while high - low > 1:
             middle = (low + high) // 2
             row = rows.one(_KEY_VERSION, (middle,))

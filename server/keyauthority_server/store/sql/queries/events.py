@@ -1,7 +1,7 @@
-"""The log of changes read as evidence, the same for both engines: its pages, and all of its rows.
+"""Audit reads of the change log, the same for both engines: pages of events, and raw rows.
 
-A page of events reads at most `SCAN_ROWS` entries' places from an index, whatever the filter, so
-its time is bounded however long the log is and however few of them match.
+With any filter, a page of events reads at most `SCAN_ROWS` index entries, so its time is bounded
+for a log of any length and any number of matches.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from keyauthority_server.store.types import (
     SignedEntry,
 )
 
-SCAN_ROWS: Final = 10_000  # places in one call: some 20 ms of the reader's thread
-_NO_BOUND: Final = 2**63 - 1  # no revision is as high
+SCAN_ROWS: Final = 10_000  # index entries in one call: some 20 ms of the reader's thread
+_NO_BOUND: Final = 2**63 - 1  # above every revision
 
 _KEYS_AT: Final = CHANGE_COLUMNS.index("keys")
 _HASH_AT: Final = CHANGE_COLUMNS.index("hash")
 
-# Times never fall as revisions rise: an interval of time is one of revisions.
+# Times never decrease with revisions: an interval of time is an interval of revisions.
 _FIRST_SINCE: Final = "SELECT revision FROM change WHERE time >= ? ORDER BY time, revision LIMIT 1"
 _CREATED: Final = "SELECT created_revision FROM key WHERE access_key = ?"
 
 
 class _Source(NamedTuple):
-    """Where a page's entries are found in their order: an index, and how far a call may read."""
+    """The index that yields a page's entries in order, and the bound of a call."""
 
     bound: str
-    """The place that is so many places behind another."""
+    """The statement for the revision at an offset after another."""
     page: str
-    """Places between two, the first excluded, at most so many."""
+    """The statement for the revisions between two, the first excluded, with a limit."""
 
 
 _ALL: Final = _Source(
@@ -81,7 +81,7 @@ _OF_PROJECTS: Final = _Source(
     "SELECT revision FROM change WHERE project_id IN (SELECT value FROM asked)"
     " AND revision > ? AND revision <= ?",
 )
-# Not a bare column: the index by actor would lead away from the bound that is kept here.
+# An expression instead of a bare column: the index by actor would defeat the bound of the scan.
 _OF_ACTOR_TOO: Final = " AND actor || '' = ?"
 _IN_ORDER: Final = " ORDER BY revision LIMIT ?"
 _ACTOR_OF: Final = "SELECT actor FROM change WHERE revision = ?"
@@ -92,7 +92,7 @@ def list_events(
 ) -> tuple[list[SignedEntry], int | None]:
     """Return a page of events; see `Store.list_events`. `asked` holds the scope.
 
-    To be called in one read transaction.
+    Call it in one read transaction.
     """
     if not is_within_scope(rows, scope, query.project_id, query.access_key):
         return [], None
@@ -121,7 +121,7 @@ def _first_since(rows: Rows, time: datetime) -> int | None:
 
 
 def _before(rows: Rows, end: datetime | None) -> int:
-    """Return the last place before a time."""
+    """Return the last revision before a time."""
     first = None if end is None else _first_since(rows, end)
     return _NO_BOUND if first is None else first - 1
 
@@ -134,7 +134,7 @@ def _places(
     within: tuple[int, int],
     limit: int,
 ) -> tuple[list[int], int | None]:
-    """Return the revisions that match within two, and how far was looked; None: to the end."""
+    """Return the matching revisions in an interval, and the scan's end; None: the log's end."""
     after, end = within
     table, source, share = "", _ALL, SCAN_ROWS
     values: tuple[Any, ...] = ()
@@ -156,12 +156,12 @@ def _places(
     places = [row[0] for row in rows.each(statement, (*values, after, last, *actor, limit))]
     made = _made(rows, query, (after, last)) if query.access_key else None
     if made is not None and made not in places:
-        places = [made, *places]  # nothing of a key is older than what made it
+        places = [made, *places]  # the creating entry is the oldest of a key
     return places, bound
 
 
 def _made(rows: Rows, query: EventQuery, within: tuple[int, int]) -> int | None:
-    """Return the change that made the key, if it lies within: a rotation names the old one only."""
+    """Return the change that created the key, if in range: a rotation names only the old key."""
     found = rows.one(_CREATED, (query.access_key,))
     after, last = within
     if found is None or not after < found[0] <= last:
@@ -181,7 +181,7 @@ def _entries(rows: Rows, revisions: Sequence[int]) -> Iterator[Row]:
 
 
 def log_head(rows: Rows) -> LogHead:
-    """Return what the counter row says; see `Store.log_head`."""
+    """Return the content of the counter row; see `Store.log_head`."""
     row = rows.one(LOG)
     if row is None:
         raise StoreError("the counter row is missing")
@@ -191,7 +191,7 @@ def log_head(rows: Rows) -> LogHead:
 
 
 def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEntry]:
-    """Return rows of the log, whatever they hold; see `Store.read_log`."""
+    """Return rows of the log with any content; see `Store.read_log`."""
     found: list[SignedEntry | CorruptEntry] = []
     length = 0
     for row in rows.each(READ_LOG, (after, limit)):
@@ -213,11 +213,11 @@ def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEn
 def _earlier(
     rows: Rows, entry: Entry, earlier_keys: str | None, earlier_project: str | None
 ) -> list[Mapping[str, object]]:
-    """Return, for each record of `entry.before`, what the log said of it last; {} if nothing."""
+    """Return the previous logged state of each record of `entry.before`; {} without one."""
     if entry.project is not None:
         return [json.loads(earlier_project or "{}")]
     if earlier_keys is None and entry.before and entry.before[0]:
-        # Its first change by its own name: the entry that made it names the key it succeeded.
+        # Its first change under its own name: the creating entry names the key that it succeeded.
         revision = entry.before[0].get("revision")
         made = rows.one(GET_ROTATION, (revision,)) if _precedes(revision, entry) else None
         earlier_keys = None if made is None else made[0]
@@ -231,7 +231,7 @@ def _precedes(revision: object, entry: Entry) -> bool:
 
 
 def _recorded(row: Row, *, strictly: bool = False) -> SignedEntry:
-    """Return the entry of a row. Strictly: ValueError unless it is spelt as `apply` writes it."""
+    """Return the entry of a row. `strictly`: ValueError unless encoded as `apply` writes it."""
     revision, time, change_type, project_id, access_key, actor, peer = row[:_KEYS_AT]
     keys, project, before, salt, key_version, hash_, previous_hash = row[_KEYS_AT:]
     entry = Entry(

@@ -1,6 +1,6 @@
-"""Pages of keys and projects, the same for both engines: which rows, how far, and where to go on.
+"""Pages of keys and projects, the same for both engines.
 
-A call reads at most `SCAN_ROWS` rows, so its time is bounded however few of them match.
+A call reads at most `SCAN_ROWS` rows, so its time is bounded for any number of matches.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from keyauthority_server.store.sql.statements import (
 )
 from keyauthority_server.store.types import Scope
 
-_NO_BOUND: Final = 2**63 - 1  # no revision is as high
+_NO_BOUND: Final = 2**63 - 1  # above every revision
 
 SCAN_ROWS: Final = 10_000  # rows of keys in one call: some 20 ms of the reader's thread
-LABEL_ROWS: Final = 4_000  # the same where Python must look at the labels of each
+LABEL_ROWS: Final = 4_000  # the same if Python must compare the labels of each row
 PAGE_CHARACTERS: Final = 1024 * 1024  # of records in one page: below the 4 MiB that clients take
 
-# Spares the rows that cannot be in a state from being decoded; `state_of` is the judge.
+# Avoids decoding rows that cannot be in a state; `state_of` decides.
 _NOT_SUPERSEDED: Final = "(supersede_time IS NULL OR supersede_time > ?)"
 _NOT_EXPIRED: Final = "(expire_time IS NULL OR expire_time > ?)"
 _IN_STATE: Final = {
@@ -46,15 +46,15 @@ _LABELS_AT: Final = HELD_ROW.index("labels")
 
 
 class ValuesTable(NamedTuple):
-    """A list of values as a table `asked (place, value)`, as the engine spells it."""
+    """A list of values as a table `asked (place, value)`, in the engine's dialect."""
 
     table: str
-    """A WITH clause with one parameter, to stand before a statement."""
+    """A WITH clause with one parameter, the prefix of a statement."""
     value: Any
 
 
 class Search(NamedTuple):
-    """What to search, translated from the arguments of `Store.list_keys`."""
+    """A search, translated from the arguments of `Store.list_keys`."""
 
     source: Source
     projects: tuple[str, ...]
@@ -65,24 +65,24 @@ class Search(NamedTuple):
 
     @property
     def takes_all(self) -> bool:
-        """True if every row matches, so that a page needs no more rows than it has keys."""
+        """True if every row matches, so that a page reads only as many rows as it returns."""
         return not self.conditions and not self.key_filter.labels
 
     def key_of(self, row: Row) -> Key | None:
-        """Return the key of a row that SQL has found, or None if it does not match after all."""
-        wanted = self.key_filter
-        if wanted.labels:
+        """Return the key of a row that SQL has selected, or None if the filter rejects it."""
+        key_filter = self.key_filter
+        if key_filter.labels:
             labels = json.loads(row[_LABELS_AT] or "{}")
-            if any(labels.get(name) != value for name, value in wanted.labels.items()):
+            if any(labels.get(name) != value for name, value in key_filter.labels.items()):
                 return None
         key = stored_key(row).key
-        return key if wanted.state in (None, state_of(key, self.now)) else None
+        return key if key_filter.state in (None, state_of(key, self.now)) else None
 
 
 def search(
     project_id: str | None, scope: Scope, key_filter: KeyFilter, now: datetime
 ) -> Search | None:
-    """Return what to search, or None if nothing can match."""
+    """Return the search, or None if nothing can match."""
     operators = key_filter.kind is KeyKind.OPERATOR
     projects: tuple[str, ...] = ()
     if operators and (project_id is not None or scope is not None):
@@ -97,12 +97,12 @@ def search(
         source, projects = Source.PROJECTS, tuple(sorted(scope))
     else:
         source = Source.OPERATORS if operators else Source.ALL
-    wanted = _conditions(key_filter, now)
+    conditions = _conditions(key_filter, now)
     return Search(
         source,
         projects,
-        tuple(condition for condition, _ in wanted),
-        tuple(value for _, values in wanted for value in values),
+        tuple(condition for condition, _ in conditions),
+        tuple(value for _, values in conditions for value in values),
         key_filter,
         now,
     )
@@ -121,10 +121,9 @@ def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[A
     if key_filter.never_used:
         conditions.append(("last_used_time IS NULL", ()))
     if key_filter.state is not None:
-        moment = microseconds(now)
+        time = microseconds(now)
         conditions += [
-            (condition, (moment,) * condition.count("?"))
-            for condition in _IN_STATE[key_filter.state]
+            (condition, (time,) * condition.count("?")) for condition in _IN_STATE[key_filter.state]
         ]
     return conditions
 
@@ -132,9 +131,9 @@ def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[A
 def list_keys(
     rows: Rows, asked: ValuesTable, where: Search, after: int, limit: int
 ) -> tuple[list[Key], int | None]:
-    """Return a page of keys and where to go on; see `Store.list_keys`.
+    """Return a page of keys and the next cursor; see `Store.list_keys`.
 
-    `asked` holds `where.projects`. To be called inside one read transaction.
+    `asked` holds `where.projects`. Call it in one read transaction.
     """
     several = where.source is Source.PROJECTS
     head: tuple[Any, ...] = (asked.value,) if several else where.projects
@@ -148,33 +147,33 @@ def list_keys(
     page = keys_page(where.source, where.conditions)
     values = (*head, *where.values, after, _NO_BOUND if bound is None else bound)
     keys: list[Key] = []
-    place, length = after, 0
+    cursor, length = after, 0
     for created_revision, *row in rows.each(asked.table + page if several else page, values):
         key = where.key_of(row)
         if key is None:
             continue
         length += sum(len(value) for value in row[:-EVIDENCE_WIDTH] if isinstance(value, str))
         if len(keys) == limit or (keys and length > PAGE_CHARACTERS):
-            return keys, place
+            return keys, cursor
         keys.append(key)
-        place = created_revision
+        cursor = created_revision
     return keys, bound
 
 
 def list_projects(
     rows: Rows, asked: ValuesTable, scope: Scope, after: int, limit: int
 ) -> tuple[list[Project], int | None]:
-    """Return a page of projects and where to go on; `asked` holds the scope."""
+    """Return a page of projects and the next cursor; `asked` holds the scope."""
     if scope is None:
         found = rows.each(PROJECTS_PAGE, (after, limit + 1))
     else:
         statement = asked.table + PROJECTS_OF_SCOPE_PAGE
         found = rows.each(statement, (asked.value, after, limit + 1))
     page: list[Project] = []
-    place = after
+    cursor = after
     for created_revision, *row in found:
         if len(page) == limit:
-            return page, place
+            return page, cursor
         page.append(stored_project(row))
-        place = created_revision
+        cursor = created_revision
     return page, None

@@ -1,4 +1,4 @@
-"""Counts of verifications: how they are added and listed, the same for both engines."""
+"""Storage and listing of verification counts, the same for both engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keyauthority_server.store.sql.scopes import is_within_scope
 from keyauthority_server.store.sql.statements import Rows
 from keyauthority_server.store.types import Scope
 
-BATCHES_DROPPED: Final = 4  # for each one kept: they go faster than they come
+BATCHES_DROPPED: Final = 4  # for each one stored: deletion outruns insertion
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _LENGTHS: Final = {
@@ -25,7 +25,7 @@ _LENGTHS: Final = {
 }
 _INTEGER_MAX: Final = 2**63 - 1
 
-# A sum that would not fit stays at the largest number: 2**63 - 1.
+# Sums saturate at the largest number, 2**63 - 1.
 _ADD: Final = """
     INSERT INTO usage (granularity, bucket_time, access_key, verdict, project_id,
         count, cost, last_used_time)
@@ -96,19 +96,19 @@ def count(
 
 
 def forget_batch(rows: Rows, batch_id: str) -> None:
-    """Remember a batch no more."""
+    """Delete a batch id."""
     rows.run(_DROP_BATCH, (batch_id,))
 
 
 def list_usage(
     rows: Rows, scope: Scope, query: UsageQuery, after: int, limit: int
 ) -> tuple[list[UsageRow], int | None]:
-    """Return a page of counts; see `Store.list_usage`. To be called in one read transaction."""
+    """Return a page of counts; see `Store.list_usage`. Call it in one read transaction."""
     if not is_within_scope(rows, scope, query.project_id, query.access_key):
         return [], None
     found = rows.one(_GET_PLACE, (after,)) if after else (_start(query), "", 0)
     if found is None:
-        raise StoreError("the row that a page began behind is missing")
+        raise StoreError("the row of the page's cursor is missing")
     end = _INTEGER_MAX if query.end_time is None else microseconds(query.end_time)
     page: list[UsageRow] = []
     last = 0
