@@ -168,7 +168,7 @@ def _memory(keys: int) -> float:
         server_time=now,
         lag=_NONE,
     )
-    judge.take(update, 0.0)
+    judge.apply(update, 0.0)
     tracemalloc.start()
     for _ in range(keys):
         access_key = new_access_key()
@@ -178,7 +178,7 @@ def _memory(keys: int) -> float:
         judge.learn(
             wanted, build_verdict(_received(access_key, project), project, wanted, now, 1, "log")
         )
-        assert judge.judge(asked, 1.0) is not None
+        assert judge.evaluate(asked, 1.0) is not None
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return taken / keys

@@ -1,6 +1,8 @@
-"""Key Authority's client: issues, revokes and verifies API keys at an authority, over gRPC.
+"""Client library of Key Authority: issues, revokes and verifies API keys over gRPC.
 
-What is listed in `__all__` is public; it imports no part of the server.
+The public API is `__all__`; every other name may change without notice. Nothing here imports the
+server. Begin with `client` (`aio` is its asyncio twin), then `verifier`, which verifies keys in
+the calling process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Parses the address of an authority as strictly as gRPC would resolve it loosely.
+"""Strict parser for the address of an authority.
 
 gRPC reads a target as a URI: it drops a fragment, a query and an authority part, and decodes
-percent signs. A check on the text alone would then judge another host than the one connected to.
-Here each accepted form has one reading, and everything else is refused.
+percent signs, so a check on the text alone could apply to a host other than the one connected to.
+Every form accepted here has exactly one reading; any other text is rejected.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 _ENDPOINT: Final = re.compile(r"(\[[^\[\]]*\]|[^\[\]:]*)(?::([0-9]{1,5}))?", re.ASCII)
 _ZONE: Final = re.compile(r"%25[A-Za-z0-9_.-]{1,15}", re.ASCII)  # as in [fe80::1%25eth0]
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_URI_PARTS: Final = frozenset("#?%@")  # where the text and gRPC's reading of it come apart
+_URI_PARTS: Final = frozenset("#?%@")  # characters that gRPC interprets as parts of a URI
 _UNIX: Final = re.compile(r"(?:unix:(?!//)|unix:///|unix-abstract:)[^\s]+")
 _VSOCK: Final = re.compile(r"vsock:[0-9]{1,10}:[0-9]{1,10}", re.ASCII)
 
 _FORMS: Final = "write host:port or unix:/path, as 127.0.0.1:50051"
 _SEVERAL: Final = (
-    "several are IPv4 or IPv6 addresses with their ports, separated by commas; a name that has "
-    "several is dns:///name:port"
+    "a list holds IPv4 or IPv6 addresses with ports, separated by commas; for a name with several "
+    "addresses write dns:///name:port"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address whose only reading is known."""
+    """A parsed address."""
 
     target: str
     """The target for gRPC."""
     hosts: tuple[str, ...] = ()
-    """Host names and IP addresses without brackets and ports; none for a socket of this machine."""
+    """Host names and IP addresses without brackets and ports; empty for a Unix socket."""
     authority: str = ""
-    """`host:port` of the first, if several servers may be behind the address."""
+    """`host:port` of the first server, if the address may resolve to several."""
     several: bool = False
     """True if the address lists more than one server."""
 
     def is_loopback(self) -> bool:
         """Return True if gRPC can reach only this machine at the address.
 
-        `localhost` is resolved: a machine whose host table sends it elsewhere is not believed.
+        `localhost` is resolved, since a hosts file may map it to another machine.
         """
         return all(map(_is_loopback, self.hosts))
 
 
 def parse(text: str) -> Address:
-    """Return the address. Raises InvalidArgument, with the accepted forms, for any other text."""
+    """Return the parsed address. Raises InvalidArgument, listing the accepted forms."""
     for prefix, read in _SCHEMES.items():
         if text.startswith(prefix):
             return read(text)
@@ -127,9 +127,9 @@ def _endpoint(text: str) -> tuple[str, str]:
     if host.startswith("["):
         host = host[1:-1]
         if _ip(host, "ipv6") is None:
-            raise _invalid(f"the brackets hold no IPv6 address; {_FORMS}")
+            raise _invalid(f"the brackets do not contain an IPv6 address; {_FORMS}")
     elif len(host) > _NAME_MAX or not _NAME.fullmatch(host):
-        raise _invalid(f"the host is no name and no IP address; {_FORMS}")
+        raise _invalid(f"the host is not a name or IP address; {_FORMS}")
     port = match[2]
     if port is None:
         raise _invalid(f"the port is missing; {_FORMS}")
@@ -161,19 +161,19 @@ def _ip(host: str, family: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _is_loopback(host: str) -> bool:
-    found = _ip(host, "ipv4") or _ip(host, "ipv6")
-    if found is None:
+    address = _ip(host, "ipv4") or _ip(host, "ipv6")
+    if address is None:
         return host.lower() == "localhost" and _resolves_to_loopback(host)  # RFC 6761, section 6.3
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _resolves_to_loopback(name: str) -> bool:
     try:
-        found = socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)
+        addresses = socket.getaddrinfo(name, None, proto=socket.IPPROTO_TCP)
     except OSError:
-        return True  # without an address nothing is sent
-    return all(ipaddress.ip_address(str(sockaddr[0])).is_loopback for *_, sockaddr in found)
+        return True  # unresolvable: nothing can be sent
+    return all(ipaddress.ip_address(str(sockaddr[0])).is_loopback for *_, sockaddr in addresses)
 
 
 def _invalid(description: str) -> InvalidArgument:

@@ -1,6 +1,6 @@
-"""What a channel to the authority is given, and the credential that calls carry on it.
+"""Options, certificates and call credentials of a channel to the authority.
 
-It reads certificates' files, and makes no connection.
+It reads certificate files and opens no connection.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from keyauthority._address import Address
 from keyauthority.errors import InvalidArgument
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
-DEFAULT_TIMEOUT: Final = 5.0  # seconds; many times what a busy server needs, less than people wait
+DEFAULT_TIMEOUT: Final = 5.0  # seconds; far above the latency of a busy server, below user patience
 Metadata = tuple[tuple[str, str], ...]
 
 _MESSAGE_MAX: Final = (
     64 * 1024 * 1024
 )  # bytes; a page of 1000 keys with long lists passes gRPC's 4 MiB
 
-_REPEATED: Final = {  # reads, and the writes of which a second attempt does no harm: see `Client`
+_RETRIED: Final = {  # reads, and the writes that are safe to repeat: see `Client`
     "keyauthority.v1.KeyAuthorityService": (
         "GetKey",
         "ListKeys",
@@ -42,7 +42,7 @@ _SERVICE_CONFIG: Final = {
         {
             "name": [
                 {"service": service, "method": method}
-                for service, methods in _REPEATED.items()
+                for service, methods in _RETRIED.items()
                 for method in methods
             ],
             "retryPolicy": {
@@ -54,39 +54,39 @@ _SERVICE_CONFIG: Final = {
             },
         }
     ],
-    # A server that fails most calls is not asked four times as often.
+    # Stops retries to a server that fails most calls.
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
 _BALANCED: Final = _SERVICE_CONFIG | {
     "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": ""},  # those that drain are left out
+    "healthCheckConfig": {"serviceName": ""},  # excludes draining servers
 }
 CHANNEL_OPTIONS: Final = (
     ("grpc.enable_retries", 1),
-    # Credentials go to the address that was named, whatever the environment says of proxies.
+    # Credentials go only to the given address; proxies from the environment are ignored.
     ("grpc.enable_http_proxy", 0),
     ("grpc.address_http_proxy_enabled_addresses", ""),
     ("grpc.max_receive_message_length", _MESSAGE_MAX),
-    # A connection that says nothing while calls wait is dead, whatever TCP thinks: 8 s, not hours.
+    # A connection that is silent while calls wait is closed after 8 s; TCP would take hours.
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),  # a watch sends nothing, and needs them most
-    # A server that is back is found within a second; by itself gRPC waits for up to two minutes.
+    ("grpc.http2.max_pings_without_data", 0),  # unlimited: an idle watch sends no data
+    # A restarted server is found within a second; gRPC's default backoff reaches two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long an attempt may take
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # the timeout of one connection attempt
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How a client knows its authority, and shows who it is itself: PEM, as paths or as bytes.
+    """TLS certificates of a client, in PEM, as paths or bytes.
 
-    `ca` holds the certificates that may vouch for the authority; without it those of gRPC's own
-    list may, which knows the public ones. `cert` and `key` are the client's own certificate, with
-    those between it and its issuer's, and the key to it: for an authority that demands one. Files
-    are read when a client is made.
+    `ca` holds the trusted root certificates (default: gRPC's list of public roots). `cert` and
+    `key` are the client certificate chain and its private key, for an authority that requires a
+    client certificate; pass both or neither. Files are read when the client is created, which
+    raises InvalidArgument for a file that cannot be read or is not PEM.
     """
 
     ca: str | Path | bytes | None = None
@@ -95,18 +95,18 @@ class Tls:
 
 
 class ChannelCredentials(NamedTuple):
-    """What a channel is made with, in PEM, in gRPC's order."""
+    """Credentials of a TLS channel, in PEM, in gRPC's argument order."""
 
     root_certificates: bytes | None
     private_key: bytes | None
     certificate_chain: bytes | None
 
     def __repr__(self) -> str:
-        return "Handshake(...)"
+        return "ChannelCredentials(...)"
 
 
 class Target(NamedTuple):
-    """Where a channel leads to, and what it is told."""
+    """Target address and options of a channel."""
 
     address: str
     options: tuple[tuple[str, str | int], ...]
@@ -115,12 +115,13 @@ class Target(NamedTuple):
 def target(address: Address, tls: Tls | bool) -> Target:
     """Return the target and options of a channel. Raises InvalidArgument for a list with TLS.
 
-    Calls take turns over several addresses, and over all addresses of a name behind `dns:///`,
-    without those whose health service says that they do not serve.
+    Calls are balanced over all listed addresses, or all addresses of a `dns:///` name, whose
+    health service reports SERVING.
     """
     if address.several and tls is not False:
         raise InvalidArgument(
-            "address: no certificate names several; use a name that has them all: dns:///name:port"
+            "address: a list is not supported with TLS, since no certificate covers it: use "
+            "dns:///name:port, a name that resolves to all servers"
         )
     config = _BALANCED if address.authority else _SERVICE_CONFIG
     options: tuple[tuple[str, str | int], ...] = (
@@ -132,12 +133,13 @@ def target(address: Address, tls: Tls | bool) -> Target:
     return Target(address.target, options)
 
 
-def handshake(
+def credentials(
     address: Address, tls: Tls | bool, *, allow_plaintext: bool
 ) -> ChannelCredentials | None:
-    """Return the certificates of a TLS channel, None for plaintext. InvalidArgument if refused.
+    """Return the credentials of a TLS channel; None for plaintext.
 
-    Plaintext shows every key to anyone on the way: beyond this machine it must be asked for.
+    Raises InvalidArgument for plaintext to another machine without `allow_plaintext`, since it
+    exposes every key on the network, and for certificates that cannot be used.
     """
     if tls is False:
         if not (allow_plaintext or address.is_loopback()):
@@ -146,38 +148,38 @@ def handshake(
                 "use TLS, or allow plaintext"
             )
         return None
-    given = Tls() if tls is True else tls
-    if (given.cert is None) != (given.key is None):
+    files = Tls() if tls is True else tls
+    if (files.cert is None) != (files.key is None):
         raise InvalidArgument("tls: cert and key belong together")
     return ChannelCredentials(
-        _pem("ca", given.ca), _pem("key", given.key), _pem("cert", given.cert)
+        _pem("ca", files.ca), _pem("key", files.key), _pem("cert", files.cert)
     )
 
 
-def _pem(name: str, given: str | Path | bytes | None) -> bytes | None:
-    if given is None:
+def _pem(name: str, source: str | Path | bytes | None) -> bytes | None:
+    if source is None:
         return None
-    if isinstance(given, bytes):
-        content = given
+    if isinstance(source, bytes):
+        content = source
     else:
         try:
-            content = Path(given).read_bytes()
+            content = Path(source).read_bytes()
         except (OSError, ValueError) as error:
-            cause = error.strerror if isinstance(error, OSError) else "is no path"
+            cause = error.strerror if isinstance(error, OSError) else "is not a path"
             raise InvalidArgument(f"tls: {name}: {cause}") from None
     if b"-----BEGIN " not in content:
-        raise InvalidArgument(f"tls: {name}: is no PEM")
+        raise InvalidArgument(f"tls: {name}: is not PEM")
     return content
 
 
 def metadata(operator_key: str | None) -> Metadata:
-    """Return the metadata that carries the credential. InvalidArgument if it can be none.
+    """Return the call metadata with the credential. Raises InvalidArgument for an unusable key.
 
-    White space at both ends is dropped: it comes from files and variables, and no key has any.
+    Surrounding white space, common in files and environment variables, is stripped.
     """
     if operator_key is None:
         return ()
     operator_key = operator_key.strip()
     if not operator_key or not operator_key.isascii() or not operator_key.isprintable():
-        raise InvalidArgument("operator_key: is no operator key")  # and is not shown
+        raise InvalidArgument("operator_key: is not an operator key")  # never include its text
     return (("authorization", "Bearer " + operator_key),)

@@ -1,7 +1,7 @@
-"""Time, passed in: the one place that asks the system for it.
+"""Clocks: the only module that reads the system time.
 
-The clock of a process never runs back, and a forward jump that the monotonic clock does not
-confirm makes it refuse to tell the time, since every expiry would be judged by it.
+The clock of a process never runs backwards. After a forward jump that the monotonic clock does not
+confirm it raises ClockJumped instead of returning a time by which every key might expire.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
-JUMP_MAX: Final = timedelta(hours=1)  # more than NTP steps by itself, less than a key's useful life
+JUMP_MAX: Final = timedelta(hours=1)  # above any NTP step, below the useful life of a key
 _JUMP_SECONDS: Final = JUMP_MAX.total_seconds()
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first: Linux
 
 
 def monotonic() -> float:
-    """Return seconds since boot, which only ever grow: for measuring spans."""
+    """Return seconds since boot, never decreasing, to measure durations."""
     return time.clock_gettime(_BOOT_CLOCK)
 
 
 class ClockJumped(Exception):
-    """The wall clock went forward by more than `JUMP_MAX` against the monotonic clock."""
+    """The wall clock jumped ahead of the monotonic clock by more than `JUMP_MAX`."""
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """Interface of a clock."""
 
     def now(self) -> datetime:
-        """Return the time in UTC, never before what it returned last.
+        """Return the time in UTC, never earlier than an earlier result.
 
-        Raises ClockJumped while the wall clock cannot be believed.
+        Raises ClockJumped while the wall clock cannot be trusted.
         """
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that only ever grow, for measuring spans."""
+        """Return seconds, never decreasing, to measure durations."""
         ...
 
 
 class SystemClock:
-    """The machine's clock, held to the rules above.
+    """The machine's clock, with the guarantees of this module.
 
-    It runs with the boot clock, which nobody sets and which counts a machine's sleep, and follows
-    the wall clock forward. When the wall clock is set back it goes on as before. `not_before` is
-    the newest time that the store has committed: it starts there at the earliest. A restart
-    confirms a jump, since it takes the wall clock as it is.
+    It advances with the boot clock, which cannot be set and includes suspend time, and follows
+    the wall clock forward only: setting the wall clock back has no effect. It starts no earlier
+    than `not_before`, the newest time committed by the store. A restart accepts a jump, since it
+    adopts the current wall clock.
     """
 
     def __init__(self, not_before: datetime | None = None) -> None:
@@ -55,7 +55,7 @@ class SystemClock:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """Return the time in UTC; see `Clock.now`. Any thread may ask."""
+        """Return the time in UTC; see `Clock.now`. Thread-safe."""
         with self._lock:
             ahead = self._measured() - self._offset
             if ahead > 0:
@@ -70,25 +70,25 @@ class SystemClock:
 
     @property
     def ahead(self) -> float:
-        """Seconds by which this clock is ahead of the machine's wall clock; negative: behind."""
+        """Seconds by which this clock is ahead of the machine's wall clock; may be negative."""
         return self._offset - wall_offset()
 
     def _measured(self) -> float:
-        """Return the followed clock less the boot clock, in seconds; never too much."""
+        """Return the followed clock minus the boot clock, in seconds; never too large."""
         return wall_offset()
 
 
 class ReferenceClock(SystemClock):
-    """Another machine's clock, held to the same rules; the own wall clock is not asked."""
+    """The clock of another machine, with the same guarantees; ignores the local wall clock."""
 
     def __init__(self, reference: Reference, not_before: datetime | None = None) -> None:
-        """Follow a reference that was read once at least."""
+        """Follow a reference that has been read at least once."""
         self._reference = reference
         super().__init__(not_before)
 
     @property
     def ahead(self) -> float:
-        """See `SystemClock.ahead`; what the way of a reading may account for does not count."""
+        """See `SystemClock.ahead`; corrected for the round trip of the reading."""
         return super().ahead + max(0.0, min(self._reference.slack, -super().ahead))
 
     def _measured(self) -> float:
@@ -96,21 +96,21 @@ class ReferenceClock(SystemClock):
 
 
 class Reference:
-    """What readings of another machine's clock have shown. Any thread may read it."""
+    """The newest reading of another machine's clock. Any thread may read it."""
 
     def __init__(self) -> None:
         self.offset = float("-inf")
-        """That clock less the boot clock, in seconds, at the newest reading: at least so much."""
+        """Lower bound of that clock minus the boot clock, in seconds."""
         self.slack = 0.0
-        """It may be more by so much."""
+        """Maximum error of `offset`, in seconds."""
 
     def read(self, seconds: float, asked: float) -> None:
-        """Take in a reading, in seconds since the Unix epoch, that was asked for at `asked`."""
+        """Record a reading, in seconds since the Unix epoch, requested at `asked`."""
         answered = monotonic()
         self.offset, self.slack = seconds - answered, answered - asked
 
 
 def wall_offset() -> float:
-    """Return the machine's wall clock less its boot clock, in seconds; never too much."""
-    wall = time.time()  # first: what passes until the next line must not count as ahead
+    """Return the machine's wall clock minus its boot clock, in seconds; never too large."""
+    wall = time.time()  # first, so that a delay before the next line cannot count as ahead
     return wall - monotonic()

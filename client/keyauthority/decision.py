@@ -1,8 +1,8 @@
-"""The judgement: one pure function, the same in the server and in the client's process.
+"""The decision on a key: one pure function, shared by the server and the client's verifier.
 
-No clock, no I/O, no exception. What comes before (reading the token, finding the record, comparing
-the digest: MALFORMED and UNKNOWN) and after (drawing limits: RATE_LIMITED and QUOTA_EXCEEDED) is
-the business of whoever holds the token and the counters.
+No clock, no I/O, no exceptions. The steps before it (parsing the token, finding the record,
+comparing the digest: MALFORMED and UNKNOWN) and after it (charging limits: RATE_LIMITED and
+QUOTA_EXCEEDED) belong to the callers, which hold the token and the counters.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from keyauthority.restrictions import DIRECT, FactParsers, Matcher
 
 
 class CompiledKey(NamedTuple):
-    """What a key says once and for all, in the form that calls are compared with.
+    """The rules of a key in the form that facts are compared with.
 
-    It is made when the key is first judged and kept with the record, so that it needs memory for
-    as long as the record does.
+    It is computed on the first decision and stored with the record, which bounds its lifetime.
     """
 
     end: datetime
-    """From then on the key is never VALID; long ago if it is revoked or disabled."""
+    """Time from which the key is never VALID; in the distant past if revoked or disabled."""
     grants: Grants
     matcher: Matcher | None
     """None for a key without restrictions."""
@@ -48,7 +47,7 @@ def decide(
     now: datetime,
     parsers: FactParsers = DIRECT,
 ) -> VerdictCode:
-    """Return the first check of the contract's order that fails, or VALID."""
+    """Return the first check that fails, in the contract's order, or VALID."""
     return next(_failing(key, project, facts, now, parsers), VerdictCode.VALID)
 
 
@@ -64,47 +63,47 @@ def explain(
 
 
 def state_of(key: Key, now: datetime) -> KeyState:
-    """Return where the key is in its life: the first of the states that applies, else ACTIVE."""
+    """Return the lifecycle state of the key: the first that applies, else ACTIVE."""
     for code in _ended(key, now):
         return _STATES[code]
     return KeyState.ACTIVE
 
 
 def end_of(key: Key) -> datetime:
-    """Return the moment when the key ends by itself: from then on it is never VALID."""
+    """Return the time from which the key is never VALID."""
     return _compiled(key).end
 
 
 def used_at(key: Key, last_used_time: datetime) -> Key:
-    """Return the key with another last use. It is not compiled again: that does not bear on it."""
+    """Return the key with another last use; its compiled form, which is unaffected, is reused."""
     used = replace(key, last_used_time=last_used_time)
     object.__setattr__(used, "compiled", _compiled(key))
     return used
 
 
 def grants_of(key: Key | Verdict) -> tuple[str, ...]:
-    """Return the grants of a key, or of the key of a verdict: everything for SECRET."""
+    """Return the grants of a key or verdict: `*:*` for SECRET."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions
 
 
 def permits(key: Key, *needed: str) -> bool:
-    """True if what the key may do covers all of the needed permissions."""
+    """Return True if the grants of the key cover all of the needed permissions."""
     return _compiled(key).grants.holds(needed)
 
 
 def build_verdict(
     key: Key,
     project: Project | None,
-    presentation: VerifyQuery,
+    query: VerifyQuery,
     now: datetime,
     revision: int,
     log_id: str,
     parsers: FactParsers = DIRECT,
 ) -> Verdict:
-    """Return the verdict on a token that is the key's, before any limit is drawn."""
-    facts, record = presentation.facts, presentation.include_record
+    """Return the verdict on a genuine token of the key, before any limit is charged."""
+    facts, record = query.facts, query.include_record
     failed: tuple[VerdictCode, ...] = ()
-    if presentation.explain:
+    if query.explain:
         failed = explain(key, project, facts, now, parsers)
         code = failed[0] if failed else VerdictCode.VALID
     else:
@@ -127,7 +126,7 @@ def build_verdict(
 
 
 def has_limits(key: Key, project: Project | None) -> bool:
-    """True if a verification has something to draw from, which only the server can do."""
+    """Return True if the key or its project has a limit, which only the server can charge."""
     return (
         key.rate_limit is not None
         or key.quota is not None
@@ -135,14 +134,14 @@ def has_limits(key: Key, project: Project | None) -> bool:
     )
 
 
-def denied(code: VerdictCode, presentation: VerifyQuery, revision: int, log_id: str) -> Verdict:
-    """Return the verdict on a token that is no key's, MALFORMED or UNKNOWN: it says no more."""
-    failed = (code,) if presentation.explain else ()
+def denied(code: VerdictCode, query: VerifyQuery, revision: int, log_id: str) -> Verdict:
+    """Return the verdict MALFORMED or UNKNOWN, which reveals nothing about any key."""
+    failed = (code,) if query.explain else ()
     return Verdict(code=code, revision=revision, log_id=log_id, failed=failed)
 
 
 def with_state(key: Key, now: datetime) -> Key:
-    """Return the key with the state that it is in, as callers see it."""
+    """Return the key with its current state filled in."""
     return replace(key, state=state_of(key, now))
 
 
@@ -150,7 +149,7 @@ def _failing(
     key: Key, project: Project | None, facts: Facts, now: datetime, parsers: FactParsers
 ) -> Iterator[VerdictCode]:
     end, grants, matcher = _compiled(key)
-    # 1 MALFORMED and 2 UNKNOWN are found out before there is a record to judge.
+    # 1 MALFORMED and 2 UNKNOWN are decided before a record is available.
     if facts.access_key and facts.access_key != key.access_key:  # 3
         yield VerdictCode.WRONG_ACCESS_KEY
     if now >= end:  # 4 to 7
@@ -172,18 +171,18 @@ def _failing(
             yield VerdictCode.TARGET_NOT_ALLOWED
     if facts.permissions and not grants.holds(facts.permissions):  # 15
         yield VerdictCode.MISSING_PERMISSION
-    # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED are drawn after all of these hold.
+    # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED are charged after all of these pass.
 
 
 def _compiled(key: Key) -> CompiledKey:
     try:
-        return key.compiled  # type: ignore[return-value] # `_compile` is what fills it
+        return key.compiled  # type: ignore[return-value] # set by `_compile` only
     except AttributeError:
         return _compile(key)
 
 
 def _compile(key: Key) -> CompiledKey:
-    """Compile a record and keep the outcome with it; two threads may do so at once."""
+    """Compile a record and store the result with it; concurrent calls are harmless."""
     end = min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
     compiled = CompiledKey(
         _LONG_AGO if key.revoke_time is not None or key.disabled else end,

@@ -1,7 +1,7 @@
-"""The exceptions of Key Authority: raised by the server's use cases, and again by the client.
+"""Exceptions of Key Authority, raised by the server's services and by the client.
 
-One tree for both ends, so that what the authority means is what its caller catches. No grpc here:
-`convert` turns an error into a status and back.
+Client and server share one hierarchy, so that an error keeps its type across the wire. Independent
+of grpc: `convert` translates between errors and statuses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar, Final, NamedTuple
 
 
 class ErrorReason(StrEnum):
-    """Why a call failed: the values of the proto enum ErrorReason, which explains each."""
+    """The reason of a failed call: the values of the proto enum ErrorReason."""
 
     CREDENTIAL_MISSING = "credential_missing"
     CREDENTIAL_INVALID = "credential_invalid"
@@ -45,17 +45,17 @@ class ErrorReason(StrEnum):
 
 
 class FieldViolation(NamedTuple):
-    """A field that breaks its rule."""
+    """A field of a request that violates its rule."""
 
     field: str
     description: str
 
 
 class KeyAuthorityError(Exception):
-    """Any failure of a call. A denied verification is none: it is a verdict.
+    """Base class of all failures of a call. A denied verification is a verdict, not an error.
 
-    `reason` is None if the failure did not come from the authority, but from the way to it or from
-    this library.
+    `reason` is None if the failure came from the network or this library, not the authority.
+    `retry_after` is the delay that the authority requests before the next attempt, or None.
     """
 
     status: ClassVar[str] = "UNKNOWN"
@@ -79,73 +79,73 @@ class KeyAuthorityError(Exception):
 
 
 class Unauthenticated(KeyAuthorityError):
-    """No credential, a bad one, or more than one."""
+    """The credential is missing, invalid or ambiguous."""
 
     status = "UNAUTHENTICATED"
 
 
 class PermissionDenied(KeyAuthorityError):
-    """The operator lacks the right."""
+    """The operator lacks the required permission."""
 
     status = "PERMISSION_DENIED"
 
 
 class InvalidArgument(KeyAuthorityError):
-    """Fields break their rules; `fields` names them."""
+    """Arguments violate their rules; `fields` names them."""
 
     status = "INVALID_ARGUMENT"
 
 
 class NotFound(KeyAuthorityError):
-    """Absent, or not yours: one answer."""
+    """The resource does not exist or the caller may not see it."""
 
     status = "NOT_FOUND"
 
 
 class AlreadyExists(KeyAuthorityError):
-    """The request_id was used with other content."""
+    """The request_id was used before with other arguments."""
 
     status = "ALREADY_EXISTS"
 
 
 class Aborted(KeyAuthorityError):
-    """The record has changed since its etag was read: read it again."""
+    """The record has changed since its etag was read: read it again and retry."""
 
     status = "ABORTED"
 
 
 class FailedPrecondition(KeyAuthorityError):
-    """The state of the key, of the log, of the store or of the client does not allow it."""
+    """The state of the key, the log, the store or the client does not allow the call."""
 
     status = "FAILED_PRECONDITION"
 
 
 class ResourceExhausted(KeyAuthorityError):
-    """Load was shed or the disk is full; `retry_after` says when to come back."""
+    """The server is overloaded or its disk is full; retry after `retry_after`."""
 
     status = "RESOURCE_EXHAUSTED"
 
 
 class Unavailable(KeyAuthorityError):
-    """The authority cannot answer now: of a verification nothing is known, of a write neither."""
+    """The authority cannot be reached or cannot serve; the outcome of a write is unknown."""
 
     status = "UNAVAILABLE"
 
 
 class DeadlineExceeded(KeyAuthorityError):
-    """No answer came in time; the outcome of a write is unknown."""
+    """The call timed out; the outcome of a write is unknown."""
 
     status = "DEADLINE_EXCEEDED"
 
 
 class Unimplemented(KeyAuthorityError):
-    """The server does not know the call."""
+    """The server does not implement the call."""
 
     status = "UNIMPLEMENTED"
 
 
 class Internal(KeyAuthorityError):
-    """A fault of the server; `metadata["correlation_id"]` finds it in the server's log."""
+    """A defect of the server; find it in the server's log by `metadata["correlation_id"]`."""
 
     status = "INTERNAL"
 
@@ -194,7 +194,7 @@ REASONS: Final[Mapping[ErrorReason, type[KeyAuthorityError]]] = {
     ErrorReason.SHUTTING_DOWN: Unavailable,
     ErrorReason.TIMED_OUT: DeadlineExceeded,
 }
-"""The one status of each reason."""
+"""The exception type, and so the gRPC status, of each reason."""
 
 
 def error(
@@ -205,14 +205,14 @@ def error(
     fields: Sequence[FieldViolation] = (),
     retry_after: timedelta | None = None,
 ) -> KeyAuthorityError:
-    """Return the error of a reason, of the type that `REASONS` gives it."""
+    """Return the exception of a reason, with the type from `REASONS`."""
     return REASONS[reason](
         message, reason, metadata=metadata, fields=fields, retry_after=retry_after
     )
 
 
 def bad_field(field: str, description: str) -> KeyAuthorityError:
-    """Return the error that names one field and the rule that it breaks."""
+    """Return the INVALID_FIELD error for one field and the rule it violates."""
     return error(
         ErrorReason.INVALID_FIELD,
         f"{field}: {description}",

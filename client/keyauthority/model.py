@@ -1,7 +1,7 @@
-"""The records and values of Key Authority: frozen, plain, shared by both ends.
+"""Records and values of Key Authority: frozen types shared by client and server.
 
-Standard library only. A record says what was committed; nothing here judges it (`decision` does)
-or moves it (`convert` and the store do). Times are aware datetimes in UTC.
+Standard library only. A record holds committed state; `decision` evaluates it, `convert` and the
+store translate it. Times are aware datetimes in UTC.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Revision = NewType("Revision", int)
 
 
 class Labels(dict[str, str]):
-    """The labels of a record, which nobody can change: many may hold the same record."""
+    """The labels of a record. Immutable, since several owners may share a record."""
 
     __slots__ = ()
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("the labels of a record cannot be changed: take a dict of them")
+        raise TypeError("labels of a record are immutable: copy them with dict()")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -36,14 +36,14 @@ NO_LABELS: Final = Labels()
 
 
 class KeyMode(StrEnum):
-    """The two worlds of a project."""
+    """The two isolated environments of a project."""
 
     TEST = "test"
     LIVE = "live"
 
 
 class KeyKind(StrEnum):
-    """What a key can be used for."""
+    """The kind of a key, which limits its use."""
 
     SECRET = "secret"
     RESTRICTED = "restricted"
@@ -52,7 +52,7 @@ class KeyKind(StrEnum):
 
 
 class KeyState(StrEnum):
-    """Where a key is in its life."""
+    """The lifecycle state of a key."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -73,7 +73,7 @@ class RevokeReason(StrEnum):
 
 
 class QuotaPeriod(StrEnum):
-    """The span that a quota counts over, in UTC."""
+    """The period that a quota counts over, in UTC."""
 
     DAY = "day"
     MONTH = "month"
@@ -81,14 +81,14 @@ class QuotaPeriod(StrEnum):
 
 
 class UsageGranularity(StrEnum):
-    """How finely usage is summed up, in UTC."""
+    """The width of a usage bucket, in UTC."""
 
     HOUR = "hour"
     DAY = "day"
 
 
 class ChangeType(StrEnum):
-    """What a change did."""
+    """The type of a committed change."""
 
     KEY_CREATED = "key_created"
     KEY_UPDATED = "key_updated"
@@ -99,7 +99,7 @@ class ChangeType(StrEnum):
 
 
 class VerdictCode(StrEnum):
-    """The answers of Verify: VALID, then every denial in the order in which they are checked."""
+    """Result of Verify: VALID, then the denials in the order of their checks."""
 
     VALID = "valid"
     MALFORMED = "malformed"
@@ -123,7 +123,7 @@ class VerdictCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AndroidApp:
-    """An Android app: its package, and the SHA-1 of its certificate in lower-case hexadecimal."""
+    """An Android app: package, and SHA-1 of its certificate in lower-case hexadecimal."""
 
     package: str
     sha1: str
@@ -131,7 +131,7 @@ class AndroidApp:
 
 @dataclass(frozen=True, slots=True)
 class ApiTargetRestriction:
-    """An API service and the methods that may be called; no methods means all."""
+    """An API service and its allowed methods; no methods means all."""
 
     service: str
     methods: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class ApiTargetRestriction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restrictions:
-    """From where and on what a key may be used. An empty list restricts nothing."""
+    """Allowed clients and targets of a key. An empty list allows all."""
 
     allowed_ips: tuple[str, ...] = ()
     allowed_referrers: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ UNRESTRICTED: Final = Restrictions()
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Units in each window of `period`; windows are aligned to the Unix epoch."""
+    """Units per window of `period`; windows are aligned to the Unix epoch."""
 
     limit: int
     period: timedelta
@@ -161,7 +161,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Units in each day, month or life."""
+    """Units per day, per month, or in total."""
 
     limit: int
     period: QuotaPeriod
@@ -169,7 +169,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a limit stands after an answer; `reset_time` is None for a quota of a whole life."""
+    """State of a limit after a verification; `reset_time` is None for a total quota."""
 
     limit: int
     remaining: int
@@ -178,7 +178,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """An app that a token came from."""
+    """The app that presented a token."""
 
     android_package: str = ""
     android_sha1: str = ""
@@ -187,16 +187,16 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class ApiTarget:
-    """What a token is used to call."""
+    """The API service and method called with a token."""
 
     service: str
     method: str = ""
 
 
 class Compiled:
-    """Room for the form that `decision` compiles a record into, once.
+    """Slot for the compiled form of a record, which `decision` computes once.
 
-    It is no field: records are compared, shown, copied and pickled without it.
+    It is not a field: comparison, repr, copy and pickle ignore it.
     """
 
     __slots__ = ("compiled",)
@@ -205,7 +205,7 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key(Compiled):
-    """A key: the record. Its secret is no part of it."""
+    """The record of a key, without its secret."""
 
     access_key: str
     project_id: str
@@ -218,7 +218,7 @@ class Key(Compiled):
     quota: Quota | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     state: KeyState | None = None
-    """As the server saw it when it answered; None in a record that nobody has judged yet."""
+    """The state when the server responded; None in a record not yet evaluated."""
     disabled: bool = False
     create_time: datetime
     update_time: datetime
@@ -238,13 +238,13 @@ class Key(Compiled):
 
     @property
     def etag(self) -> str:
-        """Names this version of the record."""
+        """Identifier of this version of the record."""
         return _etag(self.revision, self.update_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A project: what keys belong to and usage is counted against."""
+    """The record of a project, which owns keys and their usage."""
 
     project_id: str
     display_name: str = ""
@@ -257,19 +257,19 @@ class Project:
 
     @property
     def etag(self) -> str:
-        """Names this version of the record."""
+        """Identifier of this version of the record."""
         return _etag(self.revision, self.update_time)
 
 
 def _etag(revision: int, update_time: datetime) -> str:
-    # After a restore revisions come again; times do not.
+    # A restore may reuse revisions, but not times.
     return f"{revision}-{update_time.timestamp():.6f}"
 
 
 class Facts(NamedTuple):
-    """What the caller of Verify asks for and knows of the client. Empty: not asked, not known.
+    """The facts and requirements of a Verify call. Empty: unknown or not required.
 
-    A tuple, as `Verdict` is: one is made for each Verify, and a tuple is made five times as fast.
+    A tuple, like `Verdict`: one is created per Verify, five times as fast as a dataclass.
     """
 
     access_key: str = ""
@@ -286,7 +286,7 @@ NO_FACTS: Final = Facts()
 
 
 class Verdict(NamedTuple):
-    """The answer of Verify. What is said of the key is empty unless the token was right."""
+    """Result of Verify. The fields of the key are empty unless the token is genuine."""
 
     code: VerdictCode
     access_key: str = ""
@@ -307,13 +307,13 @@ class Verdict(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """True if the code is VALID, and only then."""
+        """True only if the code is VALID."""
         return self.code is VerdictCode.VALID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A committed change: the records as they are after it."""
+    """A committed change, with the records after it."""
 
     revision: int
     time: datetime
@@ -325,7 +325,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
-    """Which keys to list: all that is given must hold."""
+    """Filter of ListKeys: a key must match every field that is set."""
 
     mode: KeyMode | None = None
     kind: KeyKind | None = None
@@ -338,9 +338,9 @@ class KeyFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
-    """The verifications of one key with one verdict in one hour or day.
+    """Verifications of one key with one verdict in one hour or day.
 
-    `project_id` may be empty in what is reported: the key's own is counted against.
+    `project_id` may be empty in a report: the project of the key is used.
     """
 
     project_id: str = ""
@@ -350,6 +350,6 @@ class UsageRow:
     """The start of the hour or day."""
     count: int
     cost: int
-    """The sum of the costs; those that were denied cost nothing."""
+    """The sum of the costs; denied verifications cost nothing."""
     last_used_time: datetime
-    """The newest of the verifications."""
+    """The time of the newest verification."""

@@ -1,7 +1,7 @@
-"""Permissions: `resource:action`, and which grant covers which.
+"""Permissions of the form `resource:action`, and the coverage of grants.
 
-Pure, standard library only. A grant may hold wildcards (`*:read`, `billing.*:*`); a needed
-permission is concrete.
+Pure functions, standard library only. A grant may contain wildcards (`*:read`, `billing.*:*`); a
+needed permission is concrete.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 EVERYTHING: Final = ("*:*",)
 
-_NONE: Final[frozenset[str]] = frozenset()  # shared: an empty set of its own is 216 bytes
+_NONE: Final[frozenset[str]] = frozenset()  # shared: each empty set would take 216 bytes
 _NAME = r"[a-z][a-z0-9_-]*"
 _RESOURCE = rf"{_NAME}(?:\.{_NAME})*"
 _NEEDED: Final = re.compile(rf"{_RESOURCE}:{_NAME}", re.ASCII)
@@ -20,17 +20,17 @@ _GRANT: Final = re.compile(rf"(?:\*|{_RESOURCE}(?:\.\*)?):(?:\*|{_NAME})", re.AS
 
 
 def is_grant(text: str) -> bool:
-    """True for what a key may list: the resource may be `*` or end in `.*`, the action `*`."""
+    """Return True for a grant: the resource may be `*` or end in `.*`, the action may be `*`."""
     return _GRANT.fullmatch(text) is not None
 
 
 def is_concrete(text: str) -> bool:
-    """True for what a caller may need: a resource and an action without wildcards."""
+    """Return True for a resource and an action without wildcards."""
     return _NEEDED.fullmatch(text) is not None
 
 
 def covers(grant: str, other: str) -> bool:
-    """True if all that `other` allows, a needed permission or a grant, is allowed by `grant`.
+    """Return True if `grant` allows everything that `other`, a permission or grant, allows.
 
     `billing.*:read` covers `billing.invoices:read` and `billing.invoices.lines:read`, not
     `billing:read`; the action `write` covers `read`.
@@ -45,10 +45,9 @@ def covers(grant: str, other: str) -> bool:
 
 
 class Grants:
-    """Grants in the form that needed permissions are looked up in.
+    """Grants indexed for lookup, equivalent to `covers` on each grant.
 
-    It answers as `covers` does for each grant. Without wildcards a lookup is one step; with them it
-    is at most one comparison for each grant.
+    A lookup is one step without wildcards, else at most one comparison per grant.
     """
 
     __slots__ = ("_actions", "_any_action", "_exact", "_prefixes", "_resources", "_wild")
@@ -77,7 +76,7 @@ class Grants:
         self._wild = bool(actions or resources or prefixes or self._any_action)
 
     def holds(self, needed: Iterable[str]) -> bool:
-        """True if each of `needed` is covered by one of the grants."""
+        """Return True if the grants cover each of the needed permissions."""
         exact = self._exact
         for permission in needed:
             if permission not in exact and not (self._wild and self._covers(permission)):

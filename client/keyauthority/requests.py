@@ -1,4 +1,4 @@
-"""What calls ask for: frozen, plain, shared by both ends. What they answer is in `results`."""
+"""Arguments of calls: frozen dataclasses shared by client and server. See also `results`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from keyauthority.model import (
     UsageRow,
 )
 
-OVERLAP_DEFAULT: Final = timedelta(hours=24)  # as long as Razorpay's old key lives on
-OVERLAP_MAX: Final = timedelta(days=7)  # as long as Stripe allows
+OVERLAP_DEFAULT: Final = timedelta(hours=24)  # the overlap that Razorpay grants
+OVERLAP_MAX: Final = timedelta(days=7)  # the longest that Stripe allows
 
 
 class Unchanged(Enum):
@@ -36,12 +36,12 @@ class Unchanged(Enum):
 
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-"""Stands for a field that an update leaves as it is; None, in its place, clears the field."""
+"""Marks a field that an update does not change; None clears the field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewProject:
-    """What CreateProject is asked for."""
+    """Arguments of CreateProject."""
 
     display_name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class NewProject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """What CreateKey is asked for: `expire_time` or `ttl`, never both."""
+    """Arguments of CreateKey: at most one of `expire_time` and `ttl`."""
 
     project_id: str = ""
     mode: KeyMode | None = None
@@ -70,7 +70,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUpdate:
-    """What UpdateKey is asked for: the fields that `paths` names become what they are here."""
+    """Arguments of UpdateKey: the fields named in `paths` are set to the values given here."""
 
     access_key: str
     paths: frozenset[str]
@@ -87,7 +87,7 @@ class KeyUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectUpdate:
-    """What UpdateProject is asked for: the fields that `paths` names become what they are here."""
+    """Arguments of UpdateProject: the fields named in `paths` are set to the values given here."""
 
     project_id: str
     paths: frozenset[str]
@@ -100,7 +100,7 @@ class ProjectUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """What RotateKey is asked for. No overlap means `OVERLAP_DEFAULT`."""
+    """Arguments of RotateKey. An `overlap` of None means `OVERLAP_DEFAULT`."""
 
     access_key: str
     overlap: timedelta | None = None
@@ -110,7 +110,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revocation:
-    """What RevokeKey is asked for: the key by its access key, its secret, or both."""
+    """Arguments of RevokeKey: the key by its access key, its secret, or both."""
 
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
@@ -119,7 +119,7 @@ class Revocation:
 
 
 class VerifyQuery(NamedTuple):
-    """What Verify is asked for: a token as it was presented, and what it is to be judged on."""
+    """Arguments of Verify: the presented token, and the facts to check it against."""
 
     secret_key: str
     facts: Facts = NO_FACTS
@@ -135,7 +135,7 @@ class VerifyQuery(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
-    """What GetUsage is asked for: the hours or days that begin in [start_time, end_time)."""
+    """Arguments of GetUsage: the hours or days that begin in [start_time, end_time)."""
 
     project_id: str = ""
     access_key: str = ""
@@ -148,18 +148,18 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchQuery:
-    """What WatchChanges is asked for: the changes behind a revision, None for those from now on."""
+    """Arguments of WatchChanges: start after `from_revision`; None means now."""
 
     project_id: str = ""
     from_revision: int | None = None
     log_id: str = ""
-    """The log that the revision counts in; empty is not checked."""
+    """The log that the revision belongs to; empty is not checked."""
     snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventQuery:
-    """What ListEvents is asked for: the changes that were committed in [start_time, end_time)."""
+    """Arguments of ListEvents: the changes committed in [start_time, end_time)."""
 
     project_id: str = ""
     access_key: str = ""
@@ -172,7 +172,7 @@ class EventQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
-    """What ReportUsage is asked for: rows to add, once for each batch_id."""
+    """Arguments of ReportUsage: rows to add, counted once per `batch_id`."""
 
     batch_id: str
     rows: tuple[UsageRow, ...]

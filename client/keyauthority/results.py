@@ -1,4 +1,4 @@
-"""What calls answer: frozen, plain, shared by both ends."""
+"""Results of calls: frozen dataclasses shared by client and server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedKey:
-    """A new key and its token, which is shown here and never again."""
+    """A new key and its token, which cannot be retrieved again."""
 
     key: Key
     secret_key: SecretKey
@@ -24,7 +24,7 @@ class CreatedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotatedKey:
-    """The successor and its token, shown here and never again, and the key that it replaces."""
+    """The successor, its token, which cannot be retrieved again, and the replaced key."""
 
     key: Key
     secret_key: SecretKey
@@ -35,7 +35,7 @@ class RotatedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenKey:
-    """A key as it was committed. The revision is that of the store if nothing was changed."""
+    """A key as committed. `revision` is the store's current one if nothing changed."""
 
     key: Key
     revision: int
@@ -44,7 +44,7 @@ class WrittenKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenProject:
-    """A project as it was committed. The revision is that of the store if nothing was changed."""
+    """A project as committed. `revision` is the store's current one if nothing changed."""
 
     project: Project
     revision: int
@@ -53,7 +53,7 @@ class WrittenProject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedKey:
-    """What RevokeKey answers. `key` is None where the secret alone was the right to revoke."""
+    """Result of RevokeKey. `key` is None if the key was revoked by its secret alone."""
 
     access_key: str
     project_id: str
@@ -67,24 +67,24 @@ class RevokedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchUpdate:
-    """A message of a watch: changes in order of revision, and how far the stream has come."""
+    """A message of a watch: changes in order of revision, and the position of the stream."""
 
     changes: tuple[Change, ...]
-    """During a snapshot, records as they are."""
+    """During a snapshot, the existing records."""
     revision: int
     log_id: str
     checkpoint: bool
-    """True: everything up to `revision` that the caller may see has been told."""
+    """True if the stream has delivered all changes up to `revision` that the caller may see."""
     resync: bool
-    """True: something was or may have been missed. The stream ends; take a new snapshot."""
+    """True if changes may have been missed. The stream ends; open a new one with `snapshot`."""
     server_time: datetime
     lag: timedelta
-    """How old the server's own state may be at most."""
+    """Maximum age of the server's own state."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """A field before and after a change, as JSON in the words of the protos; empty for unset."""
+    """A field before and after a change, as proto JSON; empty if unset."""
 
     field: str
     before: str
@@ -93,7 +93,7 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One change as evidence: who, when, from where, what it touched, its place in the chain."""
+    """An audit event: a change, its time, actor and peer, the changed fields, the hash chain."""
 
     revision: int
     time: datetime
@@ -109,7 +109,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """A page of a list. It may be short, even empty, while there is a token for the next."""
+    """A page of a list. A short or empty page is the last one only without a next_page_token."""
 
     items: tuple[T, ...]
     next_page_token: str = ""

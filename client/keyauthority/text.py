@@ -1,10 +1,10 @@
-"""Text that others wrote, made safe to print: one function for every program of this project."""
+"""Escaping of untrusted text for terminals and logs."""
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    """Return the text with all that could break a line or steer a terminal written out."""
+    """Return the text with line breaks and control characters escaped."""
     return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

@@ -1,6 +1,6 @@
-"""The grammar of tokens: how they are made, read and found in text.
+"""The grammar of tokens: building, parsing, and finding them in text.
 
-Pure, standard library only; it looks nothing up and keeps nothing.
+Pure functions, standard library only.
 
     secret key   = kind "_" mode "_" access_key "_" secret check      kind: sk | rk | op
     publishable  = "pk" "_" mode "_" access_key "_" check
@@ -29,13 +29,13 @@ _VALUE62: Final = {digit: value for value, digit in enumerate(_BASE62)}
 
 _SECRET_DIGITS: Final = 43  # 62**43 > 2**256
 _CHECK_DIGITS: Final = 6  # 62**6 > 2**32
-_ACCESS_KEY_AT: Final = slice(8, 28)  # behind "sk_test_"
+_ACCESS_KEY_AT: Final = slice(8, 28)  # after "sk_test_"
 _SECRET_AT: Final = slice(29, 29 + _SECRET_DIGITS)
 _LENGTH: Final = 78
 _PUBLISHABLE_LENGTH: Final = 35
 
 ACCESS_KEY_PATTERN: Final = re.compile(rf"KA[{_BASE32}]{{18}}", re.ASCII)
-"""An access key, and nothing else: use it with ``fullmatch``."""
+"""Matches an access key; use it with ``fullmatch``."""
 
 TOKEN_PATTERN: Final = re.compile(
     r"(?<![0-9A-Za-z])"
@@ -46,8 +46,8 @@ TOKEN_PATTERN: Final = re.compile(
 )
 """Finds tokens in text: logs, repositories, tickets.
 
-It anchors on ``_KA``, since the tokens of other vendors begin with ``sk_live_`` too. Hand what it
-finds to `parse` to drop what the check digits refuse.
+It anchors on ``_KA``, since tokens of other vendors also begin with ``sk_live_``. Pass each match
+to `parse` to discard those with wrong check digits.
 """
 
 _PREFIXES: Final = {
@@ -64,11 +64,11 @@ _PREFIX_OF: Final = {names: prefix for prefix, names in _PREFIXES.items()}
 
 
 class SecretKey(str):
-    """A token that shows itself only when asked.
+    """A token that is redacted when printed.
 
-    It is a string, so that it can be handed on as it is. Printing, formatting and pickling give a
-    redacted text or refuse; `reveal` gives the token. What joins, encodes or writes strings, JSON
-    too, takes it for the string that it is.
+    It is a `str` and can be passed wherever a token is expected. str(), repr() and format() return
+    a redacted text, pickling raises TypeError, and `reveal` returns the token. Operations on the
+    string's content, such as join, encode and JSON encoding, still contain the token.
     """
 
     __slots__ = ()
@@ -93,14 +93,14 @@ class SecretKey(str):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret key is not pickled; reveal() it if that is really meant")
+        raise TypeError("a secret key cannot be pickled: pickle the result of reveal() instead")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         self.__reduce__()
 
 
 class Token(NamedTuple):
-    """What a well-formed token says of itself. It proves nothing: the digest does."""
+    """The public parts of a well-formed token. They prove nothing; only the digest does."""
 
     kind: KeyKind
     mode: KeyMode
@@ -108,7 +108,7 @@ class Token(NamedTuple):
 
 
 def parse(text: str) -> Token | None:
-    """Return what the token says, or None if it does not parse or its check digits are wrong."""
+    """Return the parts of the token; None if it is malformed or its check digits are wrong."""
     length = len(text)
     if length != _LENGTH and length != _PUBLISHABLE_LENGTH:
         return None
@@ -129,8 +129,8 @@ def make(
 ) -> SecretKey:
     """Return the token of a key.
 
-    `secret` is the number below 2**256 that proves it; none for a publishable key. Raises
-    ValueError for parts that make no token.
+    `secret` is a number below 2**256; None for a publishable key. Raises ValueError for parts that
+    do not form a valid token.
     """
     prefix = _PREFIX_OF.get((kind, mode))
     if prefix is None:
@@ -150,7 +150,7 @@ def new_access_key() -> AccessKey:
     """Return a fresh access key: 90 bits of the system's randomness."""
     number = secrets.randbits(ACCESS_KEY_BITS)
     return AccessKey(
-        "KA" + "".join(_BASE32[number >> 5 * place & 31] for place in range(17, -1, -1))
+        "KA" + "".join(_BASE32[number >> 5 * digit & 31] for digit in range(17, -1, -1))
     )
 
 

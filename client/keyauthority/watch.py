@@ -1,8 +1,8 @@
-"""The sans-IO half of a watch: where it stands, and until when what it has told can be believed.
+"""Sans-IO half of a watch: its position, and the freshness of the changes received.
 
-A stream is opened with what `resume` says, each of its messages is given to `receive`, and when it
-has ended the next is opened in the same way: nothing is missed and nothing is told twice. Times are
-seconds of a clock that only ever grows, such as `Clock.monotonic`.
+Open a stream with the arguments from `resume`, pass each of its messages to `receive`, and reopen
+it the same way when it ends: no change is missed or returned twice. Times are seconds of a
+monotonic clock, such as `Clock.monotonic`.
 """
 
 from __future__ import annotations
@@ -14,31 +14,29 @@ from typing import Final, NamedTuple
 from keyauthority.model import Change
 from keyauthority.results import WatchUpdate
 
-RENEW_SECONDS: Final = 900.0  # two clocks may drift apart by 0.1 s meanwhile (100 parts a million)
-SLACK_MAX: Final = 0.25  # seconds; a stream that took longer to begin has measured the clock badly
-BACK_MAX: Final = (
-    2.0  # seconds; what two right servers may differ by, the way of a message included
-)
-REMEASURE_SECONDS: Final = 1.0  # the first time, then twice as long: a slow server is left in peace
+RENEW_SECONDS: Final = 900.0  # two clocks drift apart by at most 0.1 s (100 parts per million)
+SLACK_MAX: Final = 0.25  # seconds; a stream slower to open measures the server's clock too roughly
+BACK_MAX: Final = 2.0  # seconds; largest difference of two correct servers, transit time included
+REMEASURE_SECONDS: Final = 1.0  # the first retry; each later one waits twice as long
 
 _NEVER: Final = float("-inf")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ResumePoint(NamedTuple):
-    """What to ask WatchChanges for."""
+    """Arguments of the next WatchChanges stream."""
 
     from_revision: int | None
     log_id: str
 
 
 class WatchDelta(NamedTuple):
-    """What a message has told."""
+    """The effect of one message."""
 
     changes: Sequence[Change]
-    """Those that were not told before."""
+    """Changes not returned before."""
     reset: bool
-    """True: what was known before may be wrong, since changes of it may have been missed."""
+    """True if changes may have been missed: discard all earlier records."""
 
 
 class WatchSession:
@@ -46,75 +44,74 @@ class WatchSession:
 
     def __init__(self) -> None:
         self.revision = 0
-        """All changes up to here have been told."""
+        """All changes up to this revision have been received."""
         self.log_id = ""
         self._opened = _NEVER
         self._measured = False
         self._renew = RENEW_SECONDS
         self.ahead = 0.0
-        """The server's clock less ours, in seconds: what it is, or up to a round trip more."""
-        self._floor = _NEVER  # the time does not run back, unless a server's clock was wrong
-        self._proven = _NEVER  # all that was committed by then, in our clock, has been told
+        """Server clock minus local clock, in seconds; too large by at most one round trip."""
+        self._floor = _NEVER  # server time never runs back, unless a server's clock was wrong
+        self._proven = _NEVER  # all changes committed before this local time have been received
 
     def forget(self) -> None:
-        """Begin anew, but for the time: a clock is not of the log that it was told with."""
+        """Forget the position; keep the measured clock, which does not depend on the log."""
         self._proven = _NEVER
         self.revision, self.log_id = 0, ""
 
     def resume(self, at: float) -> ResumePoint:
-        """Return what the stream that is opened now has to ask for."""
+        """Return the arguments of the stream that is opened now."""
         self._opened, self._measured = at, False
         return ResumePoint(self.revision if self.log_id else None, self.log_id)
 
     def receive(self, update: WatchUpdate, at: float) -> WatchDelta:
-        """Take a message in; `at` is when it came."""
+        """Process a message that arrived at `at`."""
         reset = bool(self.log_id) and (update.resync or update.log_id != self.log_id)
         if reset:
             self.forget()
         if update.resync:
             return WatchDelta((), reset)
-        told = _seconds(update.server_time)
-        self._measure(told, at)
-        changes = tuple(one for one in update.changes if one.revision > self.revision)
+        sent = (update.server_time - _EPOCH).total_seconds()
+        self._measure(sent, at)
+        changes = tuple(change for change in update.changes if change.revision > self.revision)
         self.log_id = update.log_id
         if update.checkpoint:
             self.revision = max(self.revision, update.revision)
-            sent = told - self.ahead
-            self._proven = max(self._proven, sent - update.lag.total_seconds())
+            self._proven = max(self._proven, sent - self.ahead - update.lag.total_seconds())
         elif changes:
             self.revision = changes[-1].revision
         return WatchDelta(changes, reset)
 
     def fresh_until(self, bound: float) -> float:
-        """Return when what was told gets older than `bound` seconds, in our clock.
+        """Return the local time at which the received state becomes older than `bound` seconds.
 
-        It is counted from when the server said it, not from when it came: a message that was long
-        under way proves nothing of now.
+        The age counts from the time of sending, not of arrival: a delayed message proves nothing
+        about the present.
         """
         return self._proven + bound
 
     def server_time(self, at: float) -> datetime:
-        """Return the time that the server has, or will have a round trip later: never earlier."""
+        """Return the server's current time, too late by at most one round trip; never too early."""
         self._floor = max(self._floor, at + self.ahead)
         return _EPOCH + timedelta(seconds=self._floor)
 
-    def moment(self, at: float) -> datetime:
-        """Return the server's time at a moment that has been."""
+    def to_server_time(self, at: float) -> datetime:
+        """Return the server's time at a local time in the past."""
         return _EPOCH + timedelta(seconds=at + self.ahead)
 
     def due(self, at: float) -> bool:
-        """True if the stream should be opened anew, to compare the clocks again."""
+        """Return True if the stream must be reopened to measure the clocks again."""
         return self._measured and at - self._opened > self._renew
 
-    def _measure(self, told: float, at: float) -> None:
-        if not self._measured:  # the first of a stream: it was sent after the stream was opened
+    def _measure(self, sent: float, at: float) -> None:
+        if not self._measured:  # the first message of a stream was sent after it was opened
             self._floor = max(self._floor, at + self.ahead)
-            self.ahead = told - self._opened
+            self.ahead = sent - self._opened
             if self._floor - (at + self.ahead) > BACK_MAX:
-                self._floor = _NEVER  # that server's clock was wrong, or is now: this one is met
+                self._floor = _NEVER  # one of the two clocks is wrong: follow the newer reading
             self._renew = self._next_renewal(slow=at - self._opened > SLACK_MAX)
             self._measured = True
-        self.ahead = max(self.ahead, told - at)  # and each was sent before it came
+        self.ahead = max(self.ahead, sent - at)  # every message is sent before it arrives
 
     def _next_renewal(self, *, slow: bool) -> float:
         if not slow:
@@ -122,7 +119,3 @@ class WatchSession:
         if self._renew == RENEW_SECONDS:
             return REMEASURE_SECONDS
         return min(2 * self._renew, RENEW_SECONDS / 2)
-
-
-def _seconds(time: datetime) -> float:
-    return (time - _EPOCH).total_seconds()

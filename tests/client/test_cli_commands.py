@@ -163,7 +163,7 @@ COMMANDS: list[tuple[str, Message, Message]] = [
             "--android-app p=00 --ios-bundle-id i --api-target s=m --cost 0 "
             "--at-least-revision 7 --log-id l --explain --include-record"
         ),
-        convert.presentation_to_proto(
+        convert.verify_query_to_proto(
             VerifyQuery(
                 secret_key=TOKEN,
                 facts=Facts(

@@ -298,7 +298,7 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
         LIST,
         {"OPERATOR_KEY": "op\tlive"},
         2,
-        " projects list: KEYAUTHORITY_OPERATOR_KEY: is no operator key",
+        " projects list: KEYAUTHORITY_OPERATOR_KEY: is not an operator key",
     ),
     (
         LIST,

@@ -211,7 +211,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
             "explain": True,
             "include_record": True,
         },
-        convert.presentation_to_proto(_PRESENTATION),
+        convert.verify_query_to_proto(_PRESENTATION),
         records.UNKNOWN_ANSWER,
         records.UNKNOWN,
     ),

@@ -95,7 +95,7 @@ def test_an_operator_key_that_cannot_be_sent_is_refused_unseen(
     with pytest.raises(InvalidArgument) as refused:
         client("127.0.0.1:1", operator_key=operator_key)
 
-    assert str(refused.value) == "operator_key: is no operator key"
+    assert str(refused.value) == "operator_key: is not an operator key"
 
 
 def test_a_client_does_not_show_its_operator_key() -> None:
@@ -328,7 +328,7 @@ def test_an_answer_that_cannot_be_read_is_internal(call: Call, authority: FakeAu
     """A verdict that this version does not know is neither valid nor denied."""
     authority.will(service_pb2.VerifyResponse(verdict=service_pb2.VERDICT_UNSPECIFIED))
 
-    with pytest.raises(Internal, match="cannot be read"):
+    with pytest.raises(Internal, match="cannot parse the response"):
         call("verify", TOKEN)
 
 

@@ -105,7 +105,7 @@ _BAD_LIMIT = key_pb2.RateLimit(limit=1, period=_BAD_SPAN)
             service_pb2.KeyFilter(used_before=_BAD_TIME),
             "filter.used_before",
         ),
-        (convert.presentation_from_proto, VerifyRequest(mode=_NO_VALUE), "mode"),
+        (convert.verify_query_from_proto, VerifyRequest(mode=_NO_VALUE), "mode"),
         (
             lambda item: convert.batch_item_from_proto(1, item),
             VerifyRequest(mode=_NO_VALUE),

@@ -17,9 +17,9 @@ from tests.client.strategies import presentations, right_verdicts, text_lists, t
 @given(presentations)
 def test_a_presentation_there_and_back_is_the_same(presentation: VerifyQuery) -> None:
     """What is asked of Verify arrives whole."""
-    sent = VerifyRequest.FromString(convert.presentation_to_proto(presentation).SerializeToString())
+    sent = VerifyRequest.FromString(convert.verify_query_to_proto(presentation).SerializeToString())
 
-    assert convert.presentation_from_proto(sent) == presentation
+    assert convert.verify_query_from_proto(sent) == presentation
 
 
 @given(texts, text_lists)
@@ -30,14 +30,14 @@ def test_the_common_request_is_read_as_any_other(
     sent = VerifyRequest(secret_key=secret_key, permissions=permissions)
     expected = VerifyQuery(secret_key=secret_key, facts=Facts(permissions=permissions))
 
-    assert convert.presentation_from_proto(sent) == expected
+    assert convert.verify_query_from_proto(sent) == expected
 
 
 def test_a_cost_that_is_unset_is_one_and_zero_stays_zero() -> None:
     """0 checks without drawing, which is not the same as nothing said."""
-    assert convert.presentation_from_proto(VerifyRequest()).cost == 1
-    assert convert.presentation_from_proto(VerifyRequest(cost=0)).cost == 0
-    assert not convert.presentation_to_proto(VerifyQuery(secret_key="x")).HasField("cost")
+    assert convert.verify_query_from_proto(VerifyRequest()).cost == 1
+    assert convert.verify_query_from_proto(VerifyRequest(cost=0)).cost == 0
+    assert not convert.verify_query_to_proto(VerifyQuery(secret_key="x")).HasField("cost")
 
 
 def test_a_secret_is_not_in_the_text_of_a_presentation() -> None:

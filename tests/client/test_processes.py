@@ -80,7 +80,9 @@ def test_verifier_watches_again_in_a_forked_process(server: ServerProcess) -> No
             fresh = verifier.wait_until_fresh(SECONDS)
             names = {thread.name for thread in threading.enumerate()}
             verdicts = [verifier.verify(created.secret_key).code for _ in range(2)]
-            counted = sum(row.count for report in verifier._judge.reports() for row in report.rows)
+            counted = sum(
+                row.count for report in verifier._evaluator.reports() for row in report.rows
+            )
             return [fresh, "keyauthority-watch" in names, verdicts, counted]
 
         assert [True, True, ["valid", "valid"], 1] == forked(child)

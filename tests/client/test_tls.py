@@ -45,15 +45,15 @@ REMOTE = (
 @pytest.mark.parametrize("address", LOCAL)
 def test_plaintext_on_this_machine_is_taken_as_it_is(address: str) -> None:
     """Loopback and unix sockets need no TLS."""
-    assert _channel.handshake(parse(address), False, allow_plaintext=False) is None
+    assert _channel.credentials(parse(address), False, allow_plaintext=False) is None
 
 
 @pytest.mark.parametrize("address", REMOTE)
 def test_plaintext_beyond_this_machine_is_refused_unless_it_is_allowed(address: str) -> None:
     """No key crosses a network in plaintext unless the user says so."""
     with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
-        _channel.handshake(parse(address), False, allow_plaintext=False)
-    assert _channel.handshake(parse(address), False, allow_plaintext=True) is None
+        _channel.credentials(parse(address), False, allow_plaintext=False)
+    assert _channel.credentials(parse(address), False, allow_plaintext=True) is None
 
 
 def test_both_clients_refuse_plaintext_beyond_this_machine(call: Call) -> None:
@@ -68,10 +68,10 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
     cert, key = pair.write(tmp_path, "client")
     paths = keyauthority.Tls(ca=str(cert), cert=cert, key=key)
     content = keyauthority.Tls(ca=pair.cert, cert=pair.cert, key=pair.key)
-    made = _channel.handshake(parse("x:1"), paths, allow_plaintext=False)
+    made = _channel.credentials(parse("x:1"), paths, allow_plaintext=False)
     assert (pair.cert, pair.key, pair.cert) == made
-    assert made == _channel.handshake(parse("x:1"), content, allow_plaintext=False)
-    assert (None, None, None) == _channel.handshake(parse("x:1"), True, allow_plaintext=False)
+    assert made == _channel.credentials(parse("x:1"), content, allow_plaintext=False)
+    assert (None, None, None) == _channel.credentials(parse("x:1"), True, allow_plaintext=False)
     assert "PRIVATE" not in repr(content) + repr(made)
 
 
@@ -79,7 +79,7 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
     ("tls", "message"),
     [
         (keyauthority.Tls(ca="/absent"), "tls: ca: No such file or directory"),
-        (keyauthority.Tls(ca=b"x"), "tls: ca: is no PEM"),
+        (keyauthority.Tls(ca=b"x"), "tls: ca: is not PEM"),
         (keyauthority.Tls(cert=b"x"), "tls: cert and key belong together"),
         (keyauthority.Tls(key=b"x"), "tls: cert and key belong together"),
     ],
@@ -87,7 +87,7 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
 def test_tls_that_cannot_be_is_refused(tls: keyauthority.Tls, message: str) -> None:
     """What is wrong is told when the client is made, not by a handshake that fails."""
     with pytest.raises(keyauthority.InvalidArgument) as refused:
-        _channel.handshake(parse("x:1"), tls, allow_plaintext=False)
+        _channel.credentials(parse("x:1"), tls, allow_plaintext=False)
     assert message == refused.value.message
 
 

@@ -32,7 +32,7 @@ NEVER_DRAWN: Final = (
 
 def judged_here(one: Subject, request: pb.VerifyRequest, now: datetime) -> tuple[str, ...]:
     """What the library says: the verdict, then all that fails."""
-    facts = convert.presentation_from_proto(request).facts
+    facts = convert.verify_query_from_proto(request).facts
     code = decide(one.key, one.project, facts, now)
     return (code.name, *(each.name for each in explain(one.key, one.project, facts, now)))
 

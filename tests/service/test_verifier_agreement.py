@@ -38,7 +38,7 @@ def asked(chance: random.Random, request: pb.VerifyRequest) -> tuple[str, dict[s
         token = token[:-1] + ("1" if token[-1] != "1" else "2")
     elif drawn < 0.1 and len(token) > 40:
         token = with_other_secret(token)
-    facts = convert.presentation_from_proto(request).facts
+    facts = convert.verify_query_from_proto(request).facts
     return token, facts._asdict() | {"explain": chance.random() < 0.5}
 
 

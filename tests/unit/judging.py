@@ -41,7 +41,7 @@ KEY = Key(
 
 def watching(judge: LocalEvaluator, revision: int, *changes: Change, at: float = 0.0) -> None:
     """Tell the judge what a watch tells, `at` seconds after noon."""
-    judge.take(
+    judge.apply(
         WatchUpdate(
             changes=changes,
             revision=revision,
@@ -91,5 +91,5 @@ def judge() -> LocalEvaluator:
 def code(judge: LocalEvaluator, asked: VerifyQuery, at: float = 1.0) -> VerdictCode | None:
     """The verdict's code, None where only the server can tell: as the verifiers ask."""
     question = (*asked.facts, *asked[2:])
-    verdict = judge.again(asked.secret_key, question, at) or judge.judge(asked, at)
+    verdict = judge.cached_verdict(asked.secret_key, question, at) or judge.evaluate(asked, at)
     return None if verdict is None else verdict.code

@@ -107,7 +107,7 @@ def test_clock_that_was_set_forward_ends_what_it_ends(judge: LocalEvaluator) -> 
     """A verdict that is remembered holds by the server's clock, not by ours."""
     teach(judge, replace(KEY, expire_time=NOW + timedelta(seconds=60)))
     assert VerdictCode.VALID is code(judge, ask(), at=1.0)
-    judge.take(
+    judge.apply(
         WatchUpdate(
             changes=(),
             revision=5,
@@ -172,7 +172,7 @@ def test_answer_of_another_log_is_not_learnt(judge: LocalEvaluator) -> None:
     assert code(judge, ask()) is None
     unwatched = LocalEvaluator(10, 2.0)
     teach(unwatched)
-    assert 0 == len(unwatched.memory)
+    assert 0 == len(unwatched.cache)
 
 
 def test_clock_that_falls_behind_brings_no_answer_back(judge: LocalEvaluator) -> None:
@@ -189,7 +189,7 @@ def test_clock_that_falls_behind_brings_no_answer_back(judge: LocalEvaluator) ->
         server_time=NOW + timedelta(seconds=0.3),
         lag=timedelta(0),
     )
-    judge.take(late, 1.3)
+    judge.apply(late, 1.3)
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.3)
 
 
@@ -198,7 +198,7 @@ def test_questions_without_end_are_kept_within_bounds(judge: LocalEvaluator) -> 
     teach(judge)
     for number in range(2 * ANSWERS_MIN):
         code(judge, ask(client_ip=f"10.0.{number // 256}.{number % 256}"))
-    assert len(judge.memory.state.answers) <= ANSWERS_MIN
+    assert len(judge.cache.generation.answers) <= ANSWERS_MIN
 
 
 def test_authority_that_does_not_answer_is_asked_once_a_second() -> None:
@@ -207,15 +207,15 @@ def test_authority_that_does_not_answer_is_asked_once_a_second() -> None:
     judge.resume(0.0)
     watching(judge, 5)
     teach(judge)
-    assert judge.judge(ask(), 5.0) is None
-    assert judge.instead(ask(), 5.0) is None
-    assert judge.unanswered(ask(), 6.0) is not None
-    assert judge.instead(ask(), 6.5) is not None
-    assert judge.instead(ask(), 7.1) is None
-    assert judge.instead(ask(), 7.2) is not None
-    assert judge.unanswered(ask(), 60.0) is None
+    assert judge.evaluate(ask(), 5.0) is None
+    assert judge.fail_static_cached(ask(), 5.0) is None
+    assert judge.after_failure(ask(), 6.0) is not None
+    assert judge.fail_static_cached(ask(), 6.5) is not None
+    assert judge.fail_static_cached(ask(), 7.1) is None
+    assert judge.fail_static_cached(ask(), 7.2) is not None
+    assert judge.after_failure(ask(), 60.0) is None
     teach(judge)
-    assert judge.instead(ask(), 60.1) is None
+    assert judge.fail_static_cached(ask(), 60.1) is None
 
 
 def test_newer_state_is_for_the_server(judge: LocalEvaluator) -> None:

@@ -40,7 +40,7 @@ __all__ = ["judge"]
 def test_resync_forgets_everything(judge: LocalEvaluator) -> None:
     """Changes may have been missed."""
     teach(judge)
-    judge.take(
+    judge.apply(
         WatchUpdate(
             changes=(),
             revision=0,
@@ -53,7 +53,7 @@ def test_resync_forgets_everything(judge: LocalEvaluator) -> None:
         1.0,
     )
     assert code(judge, ask(), at=1.0) is None
-    assert 0 == len(judge.memory)
+    assert 0 == len(judge.cache)
 
 
 def test_memory_is_bounded(judge: LocalEvaluator) -> None:
@@ -65,7 +65,7 @@ def test_memory_is_bounded(judge: LocalEvaluator) -> None:
         key = replace(KEY, access_key=access_key)
         asked = ask(token)._replace(include_record=True)
         judge.learn(asked, build_verdict(key, PROJECT, asked, NOW, 5, LOG))
-    assert 10 == len(judge.memory)
+    assert 10 == len(judge.cache)
     assert code(judge, ask()) is None
 
 
@@ -97,7 +97,7 @@ def test_verifications_are_counted_by_verdict_and_taken_once(judge: LocalEvaluat
     assert [(VerdictCode.MISSING_PERMISSION, 1, 0), (VerdictCode.VALID, 3, 6)] == sorted(
         (row.verdict, row.count, row.cost) for row in report.rows
     )
-    judge.tally.kept.clear()
+    judge.usage.pending.clear()
     assert 0 == len(judge.reports())
 
 
@@ -124,8 +124,8 @@ def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: LocalEvaluator
     for _ in range(BATCHES_MAX + 2):
         code(judge, ask())
         judge.reports()
-    assert BATCHES_MAX == len(judge.tally.kept)
-    assert [2, 0] == [judge.tally.lost(), judge.tally.lost()]
+    assert BATCHES_MAX == len(judge.usage.pending)
+    assert [2, 0] == [judge.usage.lost(), judge.usage.lost()]
 
 
 def test_reports_of_many_keys_are_all_made(
@@ -140,7 +140,7 @@ def test_reports_of_many_keys_are_all_made(
         code(judge, ask(permissions=(permission,)))
     code(judge, ask(project_id="other"))
     assert 3 == len(judge.reports())
-    assert 0 == judge.tally.lost()
+    assert 0 == judge.usage.lost()
 
 
 def test_what_was_counted_before_everything_was_forgotten_was_then(judge: LocalEvaluator) -> None:

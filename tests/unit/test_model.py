@@ -40,7 +40,7 @@ def test_labels_of_a_result_cannot_be_changed(change: Callable[[Labels], object]
     project = convert.project_from_proto(convert.project_to_proto(replace(PROJECT, labels=LABELS)))
     for record in (verdict, key, project):
         assert isinstance(record.labels, Labels)
-        with pytest.raises(TypeError, match="take a dict of them"):
+        with pytest.raises(TypeError, match="labels of a record are immutable"):
             change(record.labels)
         assert LABELS == record.labels
 

@@ -1,7 +1,7 @@
-"""The sans-IO half of each RPC: requests from arguments, results from answers, errors from codes.
+"""Sans-IO half of every RPC: requests from arguments, results from responses, errors from codes.
 
-`client` and `aio` add the waiting, and nothing else. Here is what becomes of every call;
-the modules hold the requests, one for each group of RPCs.
+It performs no I/O: `client` and `aio` send and wait. Begin with `error_of`, which maps a failed
+call to its exception; the modules build the requests, one module per group of RPCs.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-def answer(read: Callable[[A], R], response: A) -> R:
-    """Return what the response says. Internal if it says what this version cannot read."""
+def parse_response(read: Callable[[A], R], response: A) -> R:
+    """Return the result of a response. Raises Internal if this version cannot parse it."""
     try:
         return read(response)
     except ValueError as error:
-        raise Internal(f"the answer cannot be read: {error}") from None
+        raise Internal(f"cannot parse the response: {error}; upgrade keyauthority") from None
 
 
 def closed() -> FailedPrecondition:
-    """Return the error of a call by a client that was closed."""
+    """Return the error of a call on a closed client."""
     return FailedPrecondition("the client is closed")
 
 
 def error_of(failed: grpc.RpcError, address: str) -> KeyAuthorityError:
-    """Return the error of a call that failed, at the authority or on the way to it."""
+    """Return the exception of a failed call, from the authority or from the transport."""
     if not isinstance(failed, (grpc.Call, grpc.aio.AioRpcError)):
         return Internal("the call failed without a status")
     number, _ = failed.code().value

@@ -1,4 +1,4 @@
-"""What the arguments of calls have in common: words, lists, updates, ids of requests."""
+"""Shared parsing of call arguments: enums, lists, update masks, request IDs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def as_invalid_argument(build: Callable[P, R]) -> Callable[P, R]:
-    """Make InvalidArgument of the ValueError by which a request refuses what it cannot hold."""
+    """Raise InvalidArgument in place of the ValueError of a request builder."""
 
     @wraps(build)
     def built(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -33,29 +33,29 @@ def as_invalid_argument(build: Callable[P, R]) -> Callable[P, R]:
 
 
 def parse_enum(enum: type[E], value: E | str | None, field: str) -> E | None:
-    """Return the value of the enum, None for None. InvalidArgument, by name, if it has no such."""
+    """Return the member of the enum; None for None. Raises InvalidArgument, naming the field."""
     if value is None:
         return None
     try:
         return enum(value)
     except ValueError:
-        text = f"is one of {', '.join(enum)}"
-        raise InvalidArgument(f"{field}: {text}", fields=[FieldViolation(field, text)]) from None
+        rule = f"is one of {', '.join(enum)}"
+        raise InvalidArgument(f"{field}: {rule}", fields=[FieldViolation(field, rule)]) from None
 
 
 def texts(values: Iterable[str], field: str) -> tuple[str, ...]:
-    """Return the strings. TypeError for a string, which would be a list of its letters."""
+    """Return the strings. Raises TypeError for a single string, which iterates by letter."""
     if isinstance(values, str):
         raise TypeError(f"{field} is a list of strings, not a string")
     return tuple(values)
 
 
 def update_mask(fields: dict[str, Any]) -> tuple[frozenset[str], dict[str, Any]]:
-    """Return the paths of an update, and the values of those that it does not clear."""
-    named = {name: value for name, value in fields.items() if value is not UNCHANGED}
-    return frozenset(named), {name: value for name, value in named.items() if value is not None}
+    """Return the paths of an update, and the values of the paths that are not cleared."""
+    changed = {name: value for name, value in fields.items() if value is not UNCHANGED}
+    return frozenset(changed), {name: value for name, value in changed.items() if value is not None}
 
 
-def fresh_id(given: str | None) -> str:
-    """Return the id that was given, else a new one: the attempts of one call are one request."""
-    return given or str(uuid.uuid4())
+def request_id_or_new(request_id: str | None) -> str:
+    """Return the request ID, or a new UUID shared by all attempts of the call."""
+    return request_id or str(uuid.uuid4())

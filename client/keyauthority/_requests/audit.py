@@ -1,4 +1,4 @@
-"""Audit: the requests of AuditService."""
+"""Requests of AuditService."""
 
 from __future__ import annotations
 

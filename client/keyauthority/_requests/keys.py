@@ -1,4 +1,4 @@
-"""Keys: what makes, shows, changes and ends them."""
+"""Key requests of KeyAuthorityService, and their results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from keyauthority import convert
 from keyauthority._requests.arguments import (
     as_invalid_argument,
-    fresh_id,
     parse_enum,
+    request_id_or_new,
     texts,
     update_mask,
 )
@@ -60,7 +60,7 @@ def create_key(
             quota=quota,
             labels=labels or {},
             operator_projects=texts(operator_projects, "operator_projects"),
-            request_id=fresh_id(request_id),
+            request_id=request_id_or_new(request_id),
         )
     )
 
@@ -81,7 +81,7 @@ def key_filter(
     used_before: datetime | None,
     never_used: bool,
 ) -> KeyFilter:
-    """Return the filter of ListKeys. InvalidArgument for an enum that has no such value."""
+    """Return the filter of ListKeys. Raises InvalidArgument for an unknown enum value."""
     return KeyFilter(
         mode=parse_enum(KeyMode, mode, "filter.mode"),
         kind=parse_enum(KeyKind, kind, "filter.kind"),
@@ -95,12 +95,12 @@ def key_filter(
 
 @as_invalid_argument
 def list_keys(
-    project_id: str, wanted: KeyFilter, page_size: int, page_token: str
+    project_id: str, key_filter: KeyFilter, page_size: int, page_token: str
 ) -> service_pb2.ListKeysRequest:
     """Return the request of ListKeys."""
     return service_pb2.ListKeysRequest(
         project_id=project_id,
-        filter=convert.key_filter_to_proto(wanted),
+        filter=convert.key_filter_to_proto(key_filter),
         page_size=page_size,
         page_token=page_token,
     )
@@ -153,7 +153,7 @@ def rotate_key(
             access_key=access_key,
             overlap=overlap,
             expire_time=expire_time,
-            request_id=fresh_id(request_id),
+            request_id=request_id_or_new(request_id),
         )
     )
 

@@ -1,7 +1,7 @@
 """Connections in forked processes and under patched threads.
 
-A channel of gRPC does not outlive a fork, since its threads are not copied. Each connection is told
-in the child, and makes a new channel at its next call.
+A gRPC channel does not survive a fork, since its threads are not copied. Every connection is reset
+in the child and opens a new channel on its next call.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from keyauthority.errors import FailedPrecondition
 
 
 class Forkable(Protocol):
-    """A connection or verifier that has to begin again in a forked process."""
+    """A connection or verifier that must be reset in a forked process."""
 
     def _forked(self) -> None:
-        """Begin again. Runs in the child, in its only thread, and must neither wait nor call."""
+        """Reset the object. Runs in the child's only thread; must not block or make calls."""
 
 
 _GRPC: Final = "grpc._cython.cygrpc"
 _forkables: Final[WeakSet[Forkable]] = WeakSet()
 _asyncio_is_lost = False
-_abandoned: Final[list[object]] = []  # never freed: freeing would act on threads that are gone
+_abandoned: Final[list[object]] = []  # never freed: freeing would use threads that do not exist
 
 
 def on_fork(forkable: Forkable) -> None:
-    """Have an object told, for as long as it lives, that it is in a forked process now."""
+    """Call `_forked` of the object in every forked process, for as long as the object lives."""
     _forkables.add(forkable)
 
 
 def abandon(channels: object, *, asyncio: bool = False) -> None:
-    """Keep what belongs to the parent process from being freed in this one.
+    """Keep the parent's channels alive, so that they are never freed in this process.
 
-    Channels of asyncio leave gRPC unusable for asyncio here: it would wait for ever, or abort.
+    Inherited asyncio channels make gRPC for asyncio unusable here: it would hang or abort.
     """
     global _asyncio_is_lost
     _abandoned.append(channels)
@@ -44,7 +44,7 @@ def abandon(channels: object, *, asyncio: bool = False) -> None:
 
 
 def refuse_after_fork() -> None:
-    """Raise FailedPrecondition in a process that was forked while an AsyncClient was connected."""
+    """Raise FailedPrecondition in a process forked while an AsyncClient was connected."""
     if _asyncio_is_lost:
         raise FailedPrecondition(
             "the process was forked while an AsyncClient was connected, which gRPC for asyncio "
@@ -52,29 +52,28 @@ def refuse_after_fork() -> None:
         )
 
 
-def _tell_all() -> None:
+def _reset_all() -> None:
     for forkable in list(_forkables):
         forkable._forked()
 
 
-os.register_at_fork(after_in_child=_tell_all)
+os.register_at_fork(after_in_child=_reset_all)
 
 
 def refuse_green_threads(*, asyncio: bool) -> None:
-    """Raise FailedPrecondition where patched threads would wait for gRPC for ever."""
+    """Raise FailedPrecondition where patched threads would wait for gRPC forever."""
     if _is_patched("gevent.monkey", "is_module_patched", "threading"):
         if asyncio:
             raise FailedPrecondition("asyncio does not run in threads of gevent: use Client")
         if not getattr(sys.modules.get(_GRPC), "g_gevent_activated", False):
             raise FailedPrecondition(
-                "gevent has patched the threads, and gRPC is not told: call "
+                "gevent has patched the threads, but gRPC is not initialised for it: call "
                 "grpc.experimental.gevent.init_gevent() after monkey.patch_all(), in each process"
             )
     if _is_patched("eventlet.patcher", "is_monkey_patched", "thread"):
         raise FailedPrecondition("gRPC does not run in threads of eventlet: use another worker")
 
 
-def _is_patched(module: str, question: str, subject: str) -> bool:
-    found = sys.modules.get(module)
-    answer: Callable[[str], bool] | None = getattr(found, question, None)
-    return answer is not None and bool(answer(subject))
+def _is_patched(module: str, function: str, subject: str) -> bool:
+    check: Callable[[str], bool] | None = getattr(sys.modules.get(module), function, None)
+    return check is not None and bool(check(subject))

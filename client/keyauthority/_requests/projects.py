@@ -1,11 +1,11 @@
-"""Projects: the requests of ProjectService, and its results."""
+"""Requests of ProjectService, and their results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from keyauthority import convert
-from keyauthority._requests.arguments import as_invalid_argument, fresh_id, update_mask
+from keyauthority._requests.arguments import as_invalid_argument, request_id_or_new, update_mask
 from keyauthority.model import Project, RateLimit
 from keyauthority.requests import NewProject, ProjectUpdate, Unchanged
 from keyauthority.v1 import project_service_pb2
@@ -24,7 +24,7 @@ def create_project(
             display_name=display_name,
             labels=labels or {},
             rate_limit=rate_limit,
-            request_id=fresh_id(request_id),
+            request_id=request_id_or_new(request_id),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Tokens: what one may do, and whose it is."""
+"""Requests of Verify, BatchVerify and GetProjectId."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
-def presentation(
+def verify_query(
     secret_key: str,
     access_key: str,
     project_id: str,
@@ -27,7 +27,7 @@ def presentation(
     explain: bool,
     include_record: bool,
 ) -> VerifyQuery:
-    """Return what is asked of a token. By position: a verifier makes one each microsecond or so."""
+    """Return the query of Verify. Positional arguments: a verifier builds one per microsecond."""
     facts = Facts(
         access_key,
         project_id,
@@ -42,19 +42,19 @@ def presentation(
 
 
 @as_invalid_argument
-def verify(asked: VerifyQuery) -> service_pb2.VerifyRequest:
+def verify(query: VerifyQuery) -> service_pb2.VerifyRequest:
     """Return the request of Verify."""
-    return convert.presentation_to_proto(asked._replace(secret_key=_sendable(asked.secret_key)))
+    return convert.verify_query_to_proto(query._replace(secret_key=_sendable(query.secret_key)))
 
 
 @as_invalid_argument
 def batch_verify(presentations: Iterable[VerifyQuery | str]) -> service_pb2.BatchVerifyRequest:
-    """Return the request of BatchVerify; a string is a token with nothing further asked."""
+    """Return the request of BatchVerify; a string is a token without further checks."""
     return convert.batch_to_proto(
-        VerifyQuery(secret_key=_sendable(one))
-        if isinstance(one, str)
-        else one._replace(secret_key=_sendable(one.secret_key))
-        for one in presentations
+        VerifyQuery(secret_key=_sendable(query))
+        if isinstance(query, str)
+        else query._replace(secret_key=_sendable(query.secret_key))
+        for query in presentations
     )
 
 
@@ -65,10 +65,9 @@ def get_project_id(access_key: str | None, secret_key: str) -> service_pb2.GetPr
 
 
 def _sendable(secret_key: str) -> str:
-    """Return the token, or if it is no text another that is MALFORMED as it is.
+    """Return the token with lone surrogates replaced, so that it can be sent as UTF-8.
 
-    A token is never a bad argument; half a surrogate pair, which Python's strings can hold, cannot
-    be sent.
+    A token is never an invalid argument: with or without the replacement it is MALFORMED.
     """
     if secret_key.isascii():
         return secret_key

@@ -1,7 +1,7 @@
-"""Failures on the way to the authority, in the words of those who configure it.
+"""Messages for transport failures, in the terms of addresses, TLS and certificates.
 
-gRPC describes them in terms of its own layers. The texts below are matched in order against that
-description; they were produced by real servers and are tested against them.
+gRPC describes a failure in terms of its own layers. The patterns below are matched in order against
+that description; they were recorded from real servers and are tested against them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 CA: Final = "Tls(ca=…)"
-"""How a program names the issuer's certificate; the command line has an option for it."""
+"""The CA argument as programs write it; the command line shows its own option instead."""
 
 _CAUSES: Final = (
     (
@@ -43,7 +43,7 @@ _CAUSES: Final = (
     ),
     (
         "expected settings frame|received http2 header with status|trying to connect an http1",
-        "{address} is no gRPC server; is it the right port?",
+        "{address} is not a gRPC server; is it the right port?",
     ),
     (
         "failed to connect|connect failed|timed? ?out|unreachable",
@@ -53,7 +53,7 @@ _CAUSES: Final = (
 
 
 def unavailable(address: str, details: str) -> str:
-    """Return the message of a call that did not reach the authority."""
+    """Return the message of a call that failed to reach the authority."""
     for pattern, message in _CAUSES:
         if re.search(pattern, details, re.IGNORECASE):
             return message.format(address=address, details=details, ca=CA)
@@ -61,5 +61,5 @@ def unavailable(address: str, details: str) -> str:
 
 
 def unanswered(address: str) -> str:
-    """Return the message of a call whose deadline passed without an answer."""
+    """Return the message of a call that exceeded its deadline without a response."""
     return f"no answer from {address} in time"

@@ -1,4 +1,4 @@
-"""Usage: the requests of UsageService."""
+"""Requests of UsageService."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from keyauthority import convert
-from keyauthority._requests.arguments import as_invalid_argument, fresh_id, parse_enum
+from keyauthority._requests.arguments import as_invalid_argument, parse_enum, request_id_or_new
 from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery, UsageReport
 from keyauthority.v1 import usage_service_pb2
@@ -22,7 +22,7 @@ def usage_query(
     granularity: UsageGranularity | str,
     page_size: int,
 ) -> UsageQuery:
-    """Return what GetUsage is asked for. InvalidArgument for a granularity that is none."""
+    """Return the query of GetUsage. Raises InvalidArgument for an unknown granularity."""
     return UsageQuery(
         project_id=project_id,
         access_key=access_key,
@@ -45,8 +45,10 @@ def report_usage(
     rows: Iterable[UsageRow], batch_id: str | None
 ) -> usage_service_pb2.ReportUsageRequest:
     """Return the request of ReportUsage."""
-    return convert.usage_report_to_proto(UsageReport(batch_id=fresh_id(batch_id), rows=tuple(rows)))
+    return convert.usage_report_to_proto(
+        UsageReport(batch_id=request_id_or_new(batch_id), rows=tuple(rows))
+    )
 
 
 def nothing(response: usage_service_pb2.ReportUsageResponse) -> None:
-    """Return the result of ReportUsage, which says nothing."""
+    """Return the result of ReportUsage, which is empty."""

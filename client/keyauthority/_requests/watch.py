@@ -1,4 +1,4 @@
-"""Watching: the request of WatchChanges."""
+"""Request of WatchChanges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The client for asyncio: the names of `client`, awaited."""
+"""The asyncio client: the methods of `client`, awaited.
+
+One module per group of RPCs, each a mixin of `AsyncClient`. They hold no rules of their own:
+requests are built in `_requests` and translated in `convert`. Begin with `connection`, which makes
+every call.
+"""
 
 from __future__ import annotations
 
@@ -21,34 +26,36 @@ class AsyncClient(
     AsyncAuditCalls,
     AsyncWatchCalls,
 ):
-    """Calls the authority at an address: `host:port` or `unix:/path`.
+    """Client of the authority at an address: `host:port` or `unix:/path`.
 
-    Several servers of one authority are `10.0.0.1:50051,10.0.0.2:50051`, or a name that has them
-    all, `dns:///name:50051`, which is also how they are reached with TLS. Calls take turns over
-    those that serve, as their health service tells.
+    For several servers of one authority list their addresses, `10.0.0.1:50051,10.0.0.2:50051`, or
+    use a DNS name that resolves to all of them, `dns:///name:50051`; TLS requires the name. Calls
+    are balanced round-robin over the servers whose health service reports SERVING.
 
-    Make one anywhere, and close it in the end (it is an async context manager). Any number of tasks
-    may share it; each event loop that uses it has a connection of its own. A process that is forked
-    while it is connected cannot use asyncio with gRPC: fork first, or start processes by spawn.
-    `operator_key` is the caller's credential; without one only `get_project_id`, and `revoke_key`
-    by secret, can be called. `timeout` is in seconds, for every call that names none itself.
+    Create one client, share it between tasks, and close it when done (it is an async context
+    manager). It may be created outside an event loop; each loop that uses it has its own
+    connection. A process forked while it is connected cannot use asyncio with gRPC: fork before
+    the first call, or start processes by spawn.
 
-    `tls` is True for TLS with an authority that a public issuer vouches for, or a `Tls` with your
-    own; a client certificate that the authority knows stands in for the operator key. Without TLS
-    an address beyond this machine raises InvalidArgument, since keys would cross the network in
-    plaintext; `allow_plaintext=True` permits it, for networks that encrypt by themselves.
+    `operator_key` is the caller's credential; without it only `get_project_id`, and `revoke_key`
+    by secret, can be called. `timeout` is the default timeout of a call, in seconds.
 
-    Each call raises a `KeyAuthorityError`: what the authority answered, or Unavailable and
-    DeadlineExceeded if no answer came. A call that ends with Unavailable is repeated a few times
-    within the timeout, if a second attempt does no harm:
+    `tls` is True to trust gRPC's default roots, or a `Tls` with explicit certificates; a client
+    certificate registered with the authority replaces the operator key. Without TLS an address
+    outside this machine raises InvalidArgument, since keys would cross the network in plaintext;
+    `allow_plaintext=True` permits it, for networks that are encrypted at a lower layer.
 
-    - reads, verifications among them; one whose answer was lost may so be drawn from its limits
+    Every failed call raises a `KeyAuthorityError`: the authority's error, or Unavailable or
+    DeadlineExceeded if no response arrived. A call that fails with Unavailable is retried, up to 4
+    attempts within the timeout, if it is safe to repeat:
+
+    - reads and verifications. A verification whose response was lost may be charged to its limits
       twice;
-    - create_key, rotate_key and create_project: all attempts carry one request_id, a fresh one
-      unless you give yours, and make one key or project. With your own the call can be repeated
-      after DeadlineExceeded too, within 24 hours, and gives the same secret;
-    - revoke_key, since a key is revoked once, and report_usage, whose batch_id counts once.
+    - create_key, rotate_key and create_project: all attempts carry the same request_id, generated
+      unless passed, and create one key or project. Pass your own request_id to repeat the call
+      yourself after DeadlineExceeded, within 24 hours; it returns the same secret;
+    - revoke_key, which is idempotent, and report_usage, which counts each batch_id once.
 
-    update_key and update_project are not repeated: after an attempt that succeeded unseen the next
-    would be refused for its etag, or, without one, undo what somebody else has changed since.
+    update_key and update_project are not retried: if the first attempt was committed, a second one
+    would fail on its etag or, without an etag, overwrite a concurrent change.
     """

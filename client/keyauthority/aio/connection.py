@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class AsyncListing(Generic[T]):
-    """A list that the authority holds: iterate with `async for`, or take it by pages."""
+    """A paged list on the server: iterate with `async for`, or fetch page by page."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[Page[T]]]) -> None:
         self._fetch = fetch
@@ -53,14 +53,14 @@ class AsyncListing(Generic[T]):
                 yield item
 
     async def page(self, page_token: str = "") -> Page[T]:
-        """Return one page: the first, or that which a page's `next_page_token` leads to."""
+        """Return one page: the first, or the one for the `next_page_token` of another page."""
         return await self._fetch(page_token)
 
 
 class AsyncWatch(Generic[T]):
-    """A stream of what the authority tells: iterate with `async for`, and close it in the end.
+    """A stream of updates: iterate with `async for`, and close it when done.
 
-    It is an asynchronous context manager. Any task may close it, and the iteration ends.
+    It is an async context manager. Any task may close it, which ends the iteration.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class AsyncWatch(Generic[T]):
     ) -> None:
         self._address = address
         self._call = call
-        self._read: Callable[[Any], T] = lambda response: _requests.answer(read, response)
+        self._read: Callable[[Any], T] = lambda response: _requests.parse_response(read, response)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -93,7 +93,7 @@ class AsyncWatch(Generic[T]):
                 raise StopAsyncIteration from None
             raise _requests.error_of(failed, self._address) from None
         except asyncio.CancelledError:
-            if self._closed:  # the call was, not the task
+            if self._closed:  # the call was cancelled, not the task
                 raise StopAsyncIteration from None
             raise
         if response is grpc.aio.EOF:
@@ -101,13 +101,13 @@ class AsyncWatch(Generic[T]):
         return self._read(response)
 
     async def close(self) -> None:
-        """Let go of the stream."""
+        """Cancel the stream."""
         self._closed = True
         self._call.cancel()
 
 
 class _Live(NamedTuple):
-    """A channel of one event loop, and the stubs on it."""
+    """The channel of one event loop and its stubs."""
 
     channel: grpc.aio.Channel
     keys: KeyAuthorityServiceAsyncStub
@@ -116,7 +116,7 @@ class _Live(NamedTuple):
     audit: AuditServiceAsyncStub
 
 
-def _live(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
+def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
     channel = (
         grpc.aio.insecure_channel(*target)
         if pem is None
@@ -151,7 +151,7 @@ class AsyncConnection:
         self._closed = False
         self._metadata = _channel.metadata(operator_key)
         parsed = parse(address)
-        self._pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
+        self._pem = _channel.credentials(parsed, tls, allow_plaintext=allow_plaintext)
         self._target = _channel.target(parsed, tls)
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         on_fork(self)
@@ -173,7 +173,7 @@ class AsyncConnection:
         return self._connected().audit
 
     def _connected(self) -> _Live:
-        """Return the channel of the running loop: gRPC binds each to the loop that made it."""
+        """Return the channel of the running loop; gRPC binds each channel to one loop."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -185,9 +185,9 @@ class AsyncConnection:
             raise _requests.closed()
         refuse_green_threads(asyncio=True)
         refuse_after_fork()
-        for ended in [one for one in list(self._live) if one.is_closed()]:
-            self._live.pop(ended, None)
-        return self._live.setdefault(loop, _live(self._target, self._pem))
+        for closed_loop in [open_loop for open_loop in self._live if open_loop.is_closed()]:
+            self._live.pop(closed_loop, None)
+        return self._live.setdefault(loop, _open(self._target, self._pem))
 
     def _forked(self) -> None:
         if self._live:
@@ -247,4 +247,4 @@ class AsyncConnection:
             raise _requests.error_of(failed, self._address) from None
         except grpc.aio.UsageError:
             raise _requests.closed() from None
-        return _requests.answer(read, response)
+        return _requests.parse_response(read, response)

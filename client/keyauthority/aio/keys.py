@@ -1,4 +1,4 @@
-"""The calls about keys, awaited."""
+"""Calls of KeyAuthorityService, awaited: keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keyauthority.results import CreatedKey, RevokedKey, RotatedKey, WrittenKey
 
 
 class AsyncKeyCalls(AsyncConnection):
-    """Makes, shows, changes, rotates and revokes keys."""
+    """Creates, reads, updates, rotates and revokes keys."""
 
     async def create_key(
         self,
@@ -44,10 +44,13 @@ class AsyncKeyCalls(AsyncConnection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> CreatedKey:
-        """Make a key; the result holds its secret, which is never shown again.
+        """Create a key and return it with its secret, which cannot be retrieved again.
 
-        It ends at `expire_time` or after `ttl`, or never. Only an operator's key has no project_id
-        and needs no mode.
+        The key expires at `expire_time`, after `ttl`, or never; pass at most one. `project_id` and
+        `mode` are required unless `kind` is "operator", which takes no project_id. A repeated
+        `request_id`, a UUID, returns the key of the first call, for 24 hours; AlreadyExists if the
+        other arguments differ. Raises InvalidArgument for an argument out of bounds, NotFound for
+        an unknown project, PermissionDenied for an operator key that exceeds the caller's own.
         """
         request = keys.create_key(
             project_id,
@@ -69,7 +72,10 @@ class AsyncKeyCalls(AsyncConnection):
         )
 
     async def get_key(self, access_key: str, *, timeout: float | None = None) -> Key:
-        """Return one key, without its secret. NotFound if it is absent or not yours."""
+        """Return one key, without its secret.
+
+        Raises NotFound if it does not exist or the caller may not see it.
+        """
         return await self._call(self._keys.GetKey, keys.get_key(access_key), keys.key_of, timeout)
 
     def list_keys(
@@ -86,12 +92,12 @@ class AsyncKeyCalls(AsyncConnection):
         page_size: int = 0,
         timeout: float | None = None,
     ) -> AsyncListing[Key]:
-        """Return the keys for which all that is given holds, oldest first.
+        """Return the keys that match all given filters, oldest first.
 
-        Without a project_id, of all your projects. Operators' keys are listed with kind "operator"
-        and without project_id only. `page_size` is 1 to 1000, 0 means 100.
+        Without `project_id`: the keys of all projects of the caller. Operator keys are listed only
+        with kind "operator" and without a project_id. `page_size` is 1 to 1000; 0 means 100.
         """
-        wanted = keys.key_filter(
+        key_filter = keys.key_filter(
             mode=mode,
             kind=kind,
             state=state,
@@ -103,7 +109,7 @@ class AsyncKeyCalls(AsyncConnection):
         return AsyncListing(
             lambda page_token: self._call(
                 self._keys.ListKeys,
-                keys.list_keys(project_id, wanted, page_size, page_token),
+                keys.list_keys(project_id, key_filter, page_size, page_token),
                 convert.key_page_from_proto,
                 timeout,
             )
@@ -124,11 +130,11 @@ class AsyncKeyCalls(AsyncConnection):
         etag: str = "",
         timeout: float | None = None,
     ) -> WrittenKey:
-        """Change what is given of a key, and leave the rest; None clears a field.
+        """Update the given fields of a key; None clears a field, UNCHANGED keeps it.
 
-        Permissions, restrictions and labels are given whole. `etag`, that of the key as you read
-        it, makes the call Aborted if somebody has changed the key since. FailedPrecondition for a
-        key that is superseded or revoked.
+        Permissions, restrictions and labels are replaced as a whole. With `etag`, as read from the
+        key, the call raises Aborted if the key has changed since. Raises NotFound for an unknown
+        key, FailedPrecondition for a key that is superseded or revoked.
         """
         request = keys.update_key(
             access_key,
@@ -155,12 +161,12 @@ class AsyncKeyCalls(AsyncConnection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> RotatedKey:
-        """Replace a key by a successor with all its settings; the result holds the new secret.
+        """Replace a key by a successor with the same settings; return it with the new secret.
 
-        The old key works on for `overlap`: 24 hours unless given, at most 7 days, and not at all
-        for 0; never beyond its own expiry. The successor ends at `expire_time`, else after as long
-        a life as the old key was given. FailedPrecondition for a key that is disabled, revoked, or
-        rotated before.
+        The old key remains valid for `overlap`: 24 hours by default, 0 to 7 days, never beyond its
+        own expiry. The successor expires at `expire_time`, by default after the lifetime that the
+        old key was created with. Raises NotFound for an unknown key, FailedPrecondition for a key
+        that is disabled, revoked or already rotated.
         """
         request = keys.rotate_key(access_key, overlap, expire_time, request_id)
         return await self._call(
@@ -176,9 +182,12 @@ class AsyncKeyCalls(AsyncConnection):
         note: str = "",
         timeout: float | None = None,
     ) -> RevokedKey:
-        """Revoke one key for good, by its access key, its secret, or both, which then must match.
+        """Revoke one key permanently, by its access key, its secret, or both.
 
-        A key that was revoked before is left as it is.
+        If both are given they must match. Once the call returns, every later Verify rejects the
+        key. Idempotent: a key that is already revoked is left unchanged. `note` is stored with the
+        key, at most 200 characters. Raises NotFound for an unknown access key, Unauthenticated for
+        a secret that does not match a key.
         """
         request = keys.revoke_key(access_key, secret_key, reason, note)
         return await self._call(

@@ -1,4 +1,4 @@
-"""The calls about projects, awaited."""
+"""Calls of ProjectService, awaited: projects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keyauthority.results import WrittenProject
 
 
 class AsyncProjectCalls(AsyncConnection):
-    """Makes, shows and changes projects."""
+    """Creates, reads and updates projects."""
 
     async def create_project(
         self,
@@ -24,7 +24,11 @@ class AsyncProjectCalls(AsyncConnection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Project:
-        """Make a project."""
+        """Create a project.
+
+        A repeated `request_id`, a UUID, returns the project of the first call, for 24 hours;
+        AlreadyExists if the other arguments differ.
+        """
         request = projects.create_project(display_name, labels, rate_limit, request_id)
         written = await self._call(
             self._projects.CreateProject, request, convert.created_project_from_proto, timeout
@@ -32,7 +36,10 @@ class AsyncProjectCalls(AsyncConnection):
         return written.project
 
     async def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
-        """Return one project. NotFound if it is absent or not yours."""
+        """Return one project.
+
+        Raises NotFound if it does not exist or the caller may not see it.
+        """
         return await self._call(
             self._projects.GetProject,
             projects.get_project(project_id),
@@ -43,7 +50,7 @@ class AsyncProjectCalls(AsyncConnection):
     def list_projects(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncListing[Project]:
-        """Return your projects, oldest first. `page_size` is 1 to 1000, 0 means 100."""
+        """Return the caller's projects, oldest first. `page_size` is 1 to 1000; 0 means 100."""
         return AsyncListing(
             lambda page_token: self._call(
                 self._projects.ListProjects,
@@ -64,10 +71,11 @@ class AsyncProjectCalls(AsyncConnection):
         etag: str = "",
         timeout: float | None = None,
     ) -> WrittenProject:
-        """Change what is given of a project, and leave the rest; None clears a field.
+        """Update the given fields of a project; None clears a field, UNCHANGED keeps it.
 
-        While a project is suspended, all its keys are denied. `etag`, that of the project as you
-        read it, makes the call Aborted if somebody has changed the project since.
+        While a project is suspended, all its keys are denied. With `etag`, as read from the
+        project, the call raises Aborted if the project has changed since. Raises NotFound for an
+        unknown project.
         """
         request = projects.update_project(
             project_id,

@@ -1,4 +1,4 @@
-"""The call that watches, awaited."""
+"""Calls of KeyAuthorityService, awaited: the watch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keyauthority.results import WatchUpdate
 
 
 class AsyncWatchCalls(AsyncConnection):
-    """Follows the log of all changes."""
+    """Streams committed changes."""
 
     def watch_changes(
         self,
@@ -20,18 +20,19 @@ class AsyncWatchCalls(AsyncConnection):
         snapshot: bool = False,
         timeout: float | None = None,
     ) -> AsyncWatch[WatchUpdate]:
-        """Return the changes behind a revision, as they are committed; None: from now on.
+        """Stream changes after `from_revision` (default: now) as they are committed.
 
-        The revision counts in the log `log_id`; an empty one is not checked. With `snapshot` comes
-        first every record that you may see, as if it were created now; it is whole at the first
-        checkpoint. An update comes at least each 500 ms, with changes or without: a watch that is
-        silent for longer has lost its connection. After one that says `resync` there is no more:
-        begin anew, with a snapshot.
+        `log_id` is the log that the revision belongs to; empty is not checked. With `snapshot` the
+        stream begins with every record that the caller may see, as if created now; the snapshot is
+        complete at the first checkpoint. An update arrives at least every 500 ms, with or without
+        changes: a longer silence means a lost connection. After an update with `resync` the stream
+        ends; open a new one with `snapshot`.
 
-        The watch ends with Unauthenticated or PermissionDenied when your right to it does, and with
-        Unavailable when the server goes: go on from the last checkpoint. `timeout` is in seconds,
-        for all of it; None means no end. NotFound for a project that is absent or not yours,
-        FailedPrecondition for a revision that the authority has not come to.
+        Raises Unauthenticated or PermissionDenied when the caller loses the right to watch, and
+        Unavailable when the server stops: resume from the last checkpoint. `timeout` limits the
+        whole stream, in seconds; None means no limit. Raises NotFound for a project that does not
+        exist or that the caller may not see, FailedPrecondition for a revision that the authority
+        has not reached.
         """
         request = watch.watch_changes(
             project_id, from_revision=from_revision, log_id=log_id, snapshot=snapshot

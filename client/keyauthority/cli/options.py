@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from keyauthority._requests.arguments import fresh_id
+from keyauthority._requests.arguments import request_id_or_new
 from keyauthority.cli import parameters
 from keyauthority.model import Restrictions
 
@@ -64,7 +64,7 @@ _SHARED_FIELDS: Final = (
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
-    request_id = fresh_id(value)
+    request_id = request_id_or_new(value)
     context.meta["keyauthority.request_id"] = request_id  # for a command that fails
     return request_id
 

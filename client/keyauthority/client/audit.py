@@ -1,4 +1,4 @@
-"""The calls about the log of all changes."""
+"""Calls of AuditService: the audit log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keyauthority.results import Event
 
 
 class AuditCalls(Connection):
-    """Reads the log of all changes as evidence."""
+    """Reads the audit log."""
 
     def list_events(
         self,
@@ -25,11 +25,12 @@ class AuditCalls(Connection):
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Listing[Event]:
-        """Return the changes that were committed in [start_time, end_time), oldest first.
+        """Return the changes committed in [start_time, end_time), oldest first.
 
-        Without a project_id, of all your projects, and of operators' keys if you are confined to
-        none. Of a key, the change that made it is among them, a rotation too. `page_size` is 1 to
-        1000, 0 means 100. NotFound for a project or key that is absent or not yours.
+        Without `project_id`: the changes of all projects of the caller, and of operator keys if
+        the caller is not confined to projects. The changes of an access key include its creation
+        or the rotation that created it. `page_size` is 1 to 1000; 0 means 100. Raises NotFound for
+        a project or key that does not exist or that the caller may not see.
         """
         query = EventQuery(
             project_id=project_id,

@@ -1,4 +1,4 @@
-"""The connection of a client: its channel, how one call is made on it, and lists by pages."""
+"""Connection of a blocking client: its channel, unary and streaming calls, paged lists."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Listing(Generic[T]):
-    """A list that the authority holds: iterate over all of it, or take it by pages."""
+    """A paged list on the server: iterate over all items, or fetch page by page."""
 
     def __init__(self, fetch: Callable[[str], Page[T]]) -> None:
         self._fetch = fetch
@@ -38,14 +38,14 @@ class Listing(Generic[T]):
             yield from page.items
 
     def page(self, page_token: str = "") -> Page[T]:
-        """Return one page: the first, or that which a page's `next_page_token` leads to."""
+        """Return one page: the first, or the one for the `next_page_token` of another page."""
         return self._fetch(page_token)
 
 
 class Watch(Generic[T]):
-    """A stream of what the authority tells: iterate over it, and close it in the end.
+    """A stream of updates: iterate over it, and close it when done.
 
-    It is a context manager. Any thread may close it, and the iteration ends.
+    It is a context manager. Any thread may close it, which ends the iteration.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Watch(Generic[T]):
         address: str,
     ) -> None:
         self._address = address
-        self._updates = (_requests.answer(read, one) for one in responses)
+        self._updates = (_requests.parse_response(read, response) for response in responses)
         self._cancel = cancel
         self._closed = False
 
@@ -83,13 +83,13 @@ class Watch(Generic[T]):
             raise _requests.error_of(failed, self._address) from None
 
     def close(self) -> None:
-        """Let go of the stream."""
+        """Cancel the stream."""
         self._closed = True
         self._cancel()
 
 
 class _Live(NamedTuple):
-    """A channel of this process, and the stubs on it."""
+    """The channel of this process and its stubs."""
 
     channel: grpc.Channel
     keys: KeyAuthorityServiceStub
@@ -98,7 +98,7 @@ class _Live(NamedTuple):
     audit: AuditServiceStub
 
 
-def _live(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
+def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
     channel = (
         grpc.insecure_channel(*target)
         if pem is None
@@ -114,7 +114,7 @@ def _live(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _
 
 
 class Connection:
-    """A channel to the authority, the credential and the timeout that calls on it have."""
+    """A channel to the authority, with the credential and default timeout of its calls."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Connection:
         self._closed = False
         self._metadata = _channel.metadata(operator_key)
         parsed = parse(address)
-        self._pem = _channel.handshake(parsed, tls, allow_plaintext=allow_plaintext)
+        self._pem = _channel.credentials(parsed, tls, allow_plaintext=allow_plaintext)
         self._target = _channel.target(parsed, tls)
         self._lock = Lock()
         self._live: _Live | None = None
@@ -154,13 +154,13 @@ class Connection:
         return (self._live or self._connect()).audit
 
     def _connect(self) -> _Live:
-        """Make the channel at the first call: a process that forks before has nothing to lose."""
+        """Create the channel on the first call, so that an earlier fork costs no connection."""
         with self._lock:
             if self._closed:
                 raise _requests.closed()
             if self._live is None:
-                refuse_green_threads(asyncio=False)  # patched since, perhaps
-                self._live = _live(self._target, self._pem)
+                refuse_green_threads(asyncio=False)  # threads may have been patched since __init__
+                self._live = _open(self._target, self._pem)
             return self._live
 
     def _forked(self) -> None:
@@ -184,7 +184,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; calls that are under way end."""
+        """Close the connection; calls in progress fail."""
         with self._lock:
             self._closed = True
             if self._live is not None:
@@ -223,7 +223,7 @@ class Connection:
         except ValueError:
             self._refuse_if_closed()
             raise
-        return _requests.answer(read, response)
+        return _requests.parse_response(read, response)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

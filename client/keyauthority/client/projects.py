@@ -1,4 +1,4 @@
-"""The calls about projects."""
+"""Calls of ProjectService: projects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keyauthority.v1.project_service_pb2 import CreateProjectRequest
 
 
 class ProjectCalls(Connection):
-    """Makes, shows and changes projects."""
+    """Creates, reads and updates projects."""
 
     def create_project(
         self,
@@ -25,7 +25,11 @@ class ProjectCalls(Connection):
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Project:
-        """Make a project."""
+        """Create a project.
+
+        A repeated `request_id`, a UUID, returns the project of the first call, for 24 hours;
+        AlreadyExists if the other arguments differ.
+        """
         request = projects.create_project(display_name, labels, rate_limit, request_id)
         return self._create_project(request, timeout).project
 
@@ -37,7 +41,10 @@ class ProjectCalls(Connection):
         )
 
     def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
-        """Return one project. NotFound if it is absent or not yours."""
+        """Return one project.
+
+        Raises NotFound if it does not exist or the caller may not see it.
+        """
         return self._call(
             self._projects.GetProject,
             projects.get_project(project_id),
@@ -48,7 +55,7 @@ class ProjectCalls(Connection):
     def list_projects(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> Listing[Project]:
-        """Return your projects, oldest first. `page_size` is 1 to 1000, 0 means 100."""
+        """Return the caller's projects, oldest first. `page_size` is 1 to 1000; 0 means 100."""
         return Listing(
             lambda page_token: self._call(
                 self._projects.ListProjects,
@@ -69,10 +76,11 @@ class ProjectCalls(Connection):
         etag: str = "",
         timeout: float | None = None,
     ) -> WrittenProject:
-        """Change what is given of a project, and leave the rest; None clears a field.
+        """Update the given fields of a project; None clears a field, UNCHANGED keeps it.
 
-        While a project is suspended, all its keys are denied. `etag`, that of the project as you
-        read it, makes the call Aborted if somebody has changed the project since.
+        While a project is suspended, all its keys are denied. With `etag`, as read from the
+        project, the call raises Aborted if the project has changed since. Raises NotFound for an
+        unknown project.
         """
         request = projects.update_project(
             project_id,

@@ -1,4 +1,4 @@
-"""The calls about tokens."""
+"""Calls of KeyAuthorityService: verification of tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keyauthority.requests import VerifyQuery
 
 
 class TokenCalls(Connection):
-    """Verifies tokens, and tells whose they are."""
+    """Verifies tokens and resolves their projects."""
 
     def verify(
         self,
@@ -33,12 +33,14 @@ class TokenCalls(Connection):
         include_record: bool = False,
         timeout: float | None = None,
     ) -> Verdict:
-        """Tell whether a token may do what is asked. A denial is a verdict, not an exception.
+        """Verify a token and return the verdict. A denial is a verdict, not an exception.
 
-        What is empty is not asked; `explain` fills the verdict's `failed`, and `include_record` its
-        `key` and `project`. An exception means that nobody can tell: treat it as neither.
+        Empty arguments are not checked. `cost` is the number of units charged to the limits of the
+        key; 0 reads them only. `explain` fills the verdict's `failed`, `include_record` its `key`
+        and `project`. An exception means that the validity is unknown: treat the token as neither
+        valid nor denied.
         """
-        asked = tokens.presentation(
+        query = tokens.verify_query(
             secret_key,
             access_key,
             project_id,
@@ -55,16 +57,16 @@ class TokenCalls(Connection):
             include_record,
         )
         return self._call(
-            self._keys.Verify, tokens.verify(asked), convert.verdict_from_proto, timeout
+            self._keys.Verify, tokens.verify(query), convert.verdict_from_proto, timeout
         )
 
     def batch_verify(
         self, presentations: Iterable[VerifyQuery | str], *, timeout: float | None = None
     ) -> tuple[Verdict, ...]:
-        """Verify 1 to 1000 tokens on one revision; the verdicts are in their order.
+        """Verify 1 to 1000 tokens at one revision; verdicts are in the order of the tokens.
 
-        A string is a token of which nothing further is asked. The verdicts have no labels,
-        permissions and records.
+        A string is a token without further checks. The verdicts have no labels, permissions or
+        records.
         """
         request = tokens.batch_verify(presentations)
         return self._call(self._keys.BatchVerify, request, convert.verdicts_from_proto, timeout)
@@ -72,10 +74,10 @@ class TokenCalls(Connection):
     def get_project_id(
         self, access_key: str | None, secret_key: str, *, timeout: float | None = None
     ) -> str:
-        """Return the project that a key belongs to, for whoever holds its secret.
+        """Return the project ID of a key; its secret is the only credential.
 
-        The access key, if there is one, must match. Sends no operator key. Unauthenticated if the
-        secret does not prove an existing key that is neither revoked nor superseded.
+        The access key, if given, must match. The operator key is not sent. Raises Unauthenticated
+        if the secret does not match an existing key, or the key is revoked or superseded.
         """
         return self._call(
             self._keys.GetProjectId,

@@ -1,4 +1,4 @@
-"""The calls about usage."""
+"""Calls of UsageService: counts of verifications."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keyauthority.model import UsageGranularity, UsageRow
 
 
 class UsageCalls(Connection):
-    """Reads the counts of verifications, and adds to them."""
+    """Reads and reports counts of verifications."""
 
     def get_usage(
         self,
@@ -27,8 +27,9 @@ class UsageCalls(Connection):
     ) -> Listing[UsageRow]:
         """Return the counts in [start_time, end_time), by time, access key and verdict.
 
-        One row for each hour or day, in UTC, in which there was something to count. Without a
-        project_id, of all your projects. `page_size` is 1 to 1000, 0 means 100.
+        One row per hour or day, in UTC; hours and days without verifications are omitted. Without
+        `project_id`: the counts of all projects of the caller. `page_size` is 1 to 1000; 0 means
+        100.
         """
         query = usage.usage_query(
             project_id,
@@ -54,10 +55,10 @@ class UsageCalls(Connection):
         batch_id: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Add verifications that were made elsewhere, at most 1000 rows; one batch_id counts once.
+        """Report verifications made outside the server, at most 1000 rows.
 
-        A fresh batch_id is made unless you give one, a UUID, to be able to repeat the call. Rows of
-        keys that are not yours are left out.
+        Each `batch_id`, a UUID, is counted once; pass your own to repeat the call safely (default:
+        a new one per call). Rows for keys that the caller may not see are ignored.
         """
         request = usage.report_usage(rows, batch_id)
         self._call(self._usage.ReportUsage, request, usage.nothing, timeout)

@@ -59,7 +59,7 @@ def api_target_from_proto(proto: service_pb2.ApiTarget) -> ApiTarget:
     return ApiTarget(proto.service, proto.method)
 
 
-def presentation_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyRequest:
+def verify_query_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyRequest:
     """Return the request as a proto; a cost of 1 is left unset, which means the same."""
     facts = presentation.facts
     return service_pb2.VerifyRequest(
@@ -80,7 +80,7 @@ def presentation_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyReques
     )
 
 
-def presentation_from_proto(proto: service_pb2.VerifyRequest) -> VerifyQuery:
+def verify_query_from_proto(proto: service_pb2.VerifyRequest) -> VerifyQuery:
     """Return the request. InvalidArgument if the mode is not a value of its enum."""
     return VerifyQuery(
         proto.secret_key,
@@ -109,13 +109,13 @@ def facts_from_proto(proto: service_pb2.VerifyRequest) -> Facts:
 
 def batch_to_proto(presentations: Iterable[VerifyQuery]) -> service_pb2.BatchVerifyRequest:
     """Return the requests as one batch."""
-    return service_pb2.BatchVerifyRequest(requests=map(presentation_to_proto, presentations))
+    return service_pb2.BatchVerifyRequest(requests=map(verify_query_to_proto, presentations))
 
 
 def batch_item_from_proto(place: int, proto: service_pb2.VerifyRequest) -> VerifyQuery:
     """Return one request of a batch. InvalidArgument names `requests[place].field`."""
     try:
-        return presentation_from_proto(proto)
+        return verify_query_from_proto(proto)
     except InvalidArgument as error:
         field, description = error.fields[0]
         raise bad_field(f"requests[{place}].{field}", description) from None

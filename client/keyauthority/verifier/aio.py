@@ -1,4 +1,4 @@
-"""`AsyncVerifier`: judges in the process, kept fresh by a task that watches."""
+"""`AsyncVerifier`: evaluates in the process; a task keeps its records up to date."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 
 from keyauthority._requests.arguments import texts
 from keyauthority._requests.processes import on_fork
-from keyauthority._requests.tokens import presentation
+from keyauthority._requests.tokens import verify_query
 from keyauthority.aio import AsyncClient
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition, KeyAuthorityError
@@ -27,17 +27,17 @@ from keyauthority.verifier.policy import (
     WATCH,
     LogOnce,
     Policy,
-    answer,
-    not_reported,
-    question_of,
+    handle_report_failure,
+    server_arguments,
+    strip_records,
 )
 
 
 class AsyncVerifier:
-    """`Verifier` for asyncio: the same names, awaited.
+    """`Verifier` for asyncio: the same methods, awaited.
 
-    What can be judged here is, without giving way to other tasks. It watches in the event loop that
-    it was opened in, and in the next that uses it once that one is closed.
+    A local verdict does not yield to other tasks. The watch runs in the event loop that opened the
+    verifier; after that loop is closed, in the next one that uses it.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class AsyncVerifier:
         return self
 
     def _start(self) -> None:
-        """Watch in the running loop, unless another one that is not closed does so."""
+        """Start the watch in the running loop, unless another open loop runs it."""
         if not self._opened or not (self._loop is None or self._loop.is_closed()):
             return
         self._loop = asyncio.get_running_loop()
         self._fresh = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._tend())]
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._report_loop())]
 
     def _forked(self) -> None:
-        """Know nothing, and have no task yet; in a forked process too."""
-        self._judge = self._policy.judge()
-        self._trouble = LogOnce()
+        """Set the initial state, also in a forked process: an empty cache, no tasks."""
+        self._evaluator = self._policy.evaluator()
+        self._failures = LogOnce()
         self._fresh = asyncio.Event()
         self._loop, self._tasks = None, []
 
@@ -98,16 +98,16 @@ class AsyncVerifier:
 
     @property
     def revision(self) -> int:
-        """The newest change that it has been told of; 0 before the first word of the watch."""
-        return self._judge.memory.state.revision
+        """The newest revision received; 0 before the first update of the watch."""
+        return self._evaluator.cache.generation.revision
 
     @property
     def staleness(self) -> timedelta | None:
-        """How old what it knows may be; None before the first word of the watch."""
-        return self._judge.age(monotonic())
+        """The maximum age of the local records; None before the first update of the watch."""
+        return self._evaluator.age(monotonic())
 
     async def wait_until_fresh(self, timeout: float) -> bool:  # noqa: ASYNC109 - as `Verifier` has it
-        """Wait for the first word of the watch; False if none has come within `timeout` seconds."""
+        """Wait for the first update of the watch; return False after `timeout` seconds."""
         self._start()
         self._require_loop()
         with contextlib.suppress(TimeoutError):
@@ -133,12 +133,13 @@ class AsyncVerifier:
         explain: bool = False,
         include_record: bool = False,
     ) -> Verdict:
-        """Tell whether a token may do what is asked: `AsyncClient.verify`, from what is known here.
+        """Verify a token: `AsyncClient.verify`, evaluated locally where possible.
 
-        An exception means that nobody can tell: treat it neither as valid nor as denied.
+        An exception means that the validity is unknown: treat the token as neither valid nor
+        denied.
         """
         needed = texts(permissions, "permissions")
-        question = (
+        arguments = (
             access_key,
             project_id,
             mode,
@@ -153,12 +154,12 @@ class AsyncVerifier:
             explain,
             include_record,
         )
-        return self._judge.again(secret_key, question, monotonic()) or await self._verify(
-            presentation(secret_key, *question)
-        )
+        return self._evaluator.cached_verdict(
+            secret_key, arguments, monotonic()
+        ) or await self._verify(verify_query(secret_key, *arguments))
 
     async def close(self) -> None:
-        """Report what was judged, and end the watch. What is verified later, the authority does."""
+        """Report local verdicts and end the watch; later calls of `verify` use the authority."""
         self._opened = False
         if self._loop is not None and not self._loop.is_closed():
             self._require_loop()
@@ -166,26 +167,26 @@ class AsyncVerifier:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._report()
-        self._judge.forget()
+        self._evaluator.forget()
 
-    async def _verify(self, asked: VerifyQuery) -> Verdict:
+    async def _verify(self, query: VerifyQuery) -> Verdict:
         if self._loop is None or self._loop.is_closed():
             self._start()
-        judge, at = self._judge, monotonic()
-        known = judge.judge(asked, at) or judge.instead(asked, at)
-        if known is not None:
-            return known
+        evaluator, now = self._evaluator, monotonic()
+        local = evaluator.evaluate(query, now) or evaluator.fail_static_cached(query, now)
+        if local is not None:
+            return local
         try:
             verdict = await self._authority.verify(
-                asked.secret_key, **question_of(asked), timeout=self._policy.timeout
+                query.secret_key, **server_arguments(query), timeout=self._policy.timeout
             )
         except CANNOT_TELL:
-            known = judge.unanswered(asked, monotonic())
-            if known is None:
+            local = evaluator.after_failure(query, monotonic())
+            if local is None:
                 raise
-            return known
-        judge.learn(asked, verdict)
-        return answer(asked, verdict)
+            return local
+        evaluator.learn(query, verdict)
+        return strip_records(query, verdict)
 
     async def _watch(self) -> None:
         pause = RETRY_FIRST
@@ -194,16 +195,16 @@ class AsyncVerifier:
                 await self._follow()
                 pause = RETRY_FIRST
             except FailedPrecondition as failure:
-                self._judge.forget()  # the authority is behind what it has told: another state
-                if failure.reason is None:  # refused by this library
-                    self._trouble.say(WATCH, failure)
+                self._evaluator.forget()  # the authority lost revisions: it was restored
+                if failure.reason is None:  # raised by this library
+                    self._failures.warn(WATCH, failure)
             except KeyAuthorityError as failure:
-                self._trouble.say(WATCH, failure)
+                self._failures.warn(WATCH, failure)
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_MAX)
 
     async def _follow(self) -> None:
-        resume = self._judge.resume(monotonic())
+        resume = self._evaluator.resume(monotonic())
         async with self._authority.watch_changes(
             from_revision=resume.from_revision, log_id=resume.log_id
         ) as stream:
@@ -211,25 +212,25 @@ class AsyncVerifier:
                 try:
                     async with asyncio.timeout(SILENCE_MAX):  # `wait_for` may lose a cancellation
                         update = await anext(stream)
-                except (TimeoutError, StopAsyncIteration):  # silent, or ended by the server
+                except (TimeoutError, StopAsyncIteration):  # silent, or closed by the server
                     return
-                if not self._judge.take(update, monotonic()):
+                if not self._evaluator.apply(update, monotonic()):
                     return
                 self._fresh.set()
-                self._trouble.over(WATCH)
+                self._failures.clear(WATCH)
 
-    async def _tend(self) -> None:
+    async def _report_loop(self) -> None:
         while True:
             await asyncio.sleep(self._policy.report_interval.total_seconds())
             await self._report()
 
     async def _report(self) -> None:
-        reports = self._judge.reports()
+        reports = self._evaluator.reports()
         try:
             while reports:
                 await self._authority.report_usage(reports[0].rows, batch_id=reports[0].batch_id)
                 reports.popleft()
         except KeyAuthorityError as failure:
-            not_reported(self._judge, self._trouble, failure)
+            handle_report_failure(self._evaluator, self._failures, failure)
         else:
-            self._trouble.over(USAGE)
+            self._failures.clear(USAGE)

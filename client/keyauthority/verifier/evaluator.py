@@ -1,7 +1,7 @@
-"""The sans-IO core of both verifiers: what can be judged in this process, and what the server must.
+"""Sans-IO core of both verifiers: local verdicts, or None where the server must be called.
 
-It says None where it cannot tell: on first sight of a token, where a limit has to be drawn, where a
-newer state or the records are asked for, and when the watch has been silent for too long.
+It returns None on first use of a token, where a limit must be charged, where a newer revision or
+the records are requested, and when the watch has been silent for too long.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
 from keyauthority.results import WatchUpdate
 from keyauthority.token import parse
-from keyauthority.verifier.key_cache import CachedKey, Generation, Memory
+from keyauthority.verifier.key_cache import CachedKey, Generation, KeyCache
 from keyauthority.verifier.usage_buffer import Count, Report, UsageBuffer
 from keyauthority.watch import ResumePoint, WatchSession
 
 _PERMISSIONS_MAX: Final = 100
-_TEXT_MAX: Final = 255  # characters; what is longer is for the server to refuse
-_COST_MAX: Final = 2**31  # sums of it can be reported, however many there are
-_SILENT_SECONDS: Final = 1.0  # in which an authority that did not answer is not asked again
+_TEXT_MAX: Final = 255  # characters; longer texts go to the server, which rejects them
+_COST_MAX: Final = 2**31  # sums of costs stay within int64
+_SILENT_SECONDS: Final = 1.0  # between two calls to an authority that does not respond
 
 _NEVER: Final = float("-inf")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,164 +32,172 @@ _HOUR: Final = timedelta(hours=1)
 
 
 class Answer(NamedTuple):
-    """A verdict on one question, which holds until a moment unless the watch moves on."""
+    """A cached verdict, valid until a time unless the watch advances first."""
 
     verdict: Verdict
     until: float
-    """In the server's seconds since the Unix epoch, whatever its clock does."""
+    """Server time, in seconds since the Unix epoch."""
     counter: Count
     cost: int
 
 
 class LocalEvaluator:
-    """Judges by what a watch tells. Threads may do all else while one calls `take`."""
+    """Evaluates queries on the records of a watch.
+
+    Thread-safe, except that only one thread may call `apply`.
+    """
 
     def __init__(self, keys: int, bound: float, static: float | None = None) -> None:
-        """What is known is believed for `bound` seconds; for `static` if nobody answers."""
+        """Cache at most `keys` keys and use them for `bound` seconds after the last update.
+
+        `static` replaces `bound` while the authority does not respond.
+        """
         self.fresh_until = _NEVER
-        """When what is known becomes too old, in this process's seconds."""
-        self.memory: Memory[Answer] = Memory(keys)
-        self.tally = UsageBuffer()
+        """Time at which the records exceed `bound`, in seconds of `monotonic`."""
+        self.cache: KeyCache[Answer] = KeyCache(keys)
+        self.usage = UsageBuffer()
         self._bound = bound
         self._static = static
         self._silent_until = _NEVER
         self._session = WatchSession()
 
-    def age(self, at: float) -> timedelta | None:
-        """Return how old what is known may be; None if nothing is."""
+    def age(self, now: float) -> timedelta | None:
+        """Return the maximum age of the records; None before the first update."""
         if self.fresh_until == _NEVER:
             return None
-        return timedelta(seconds=max(at + self._bound - self.fresh_until, 0.0))
+        return timedelta(seconds=max(now + self._bound - self.fresh_until, 0.0))
 
     def forget(self) -> None:
-        """Begin anew: the authority is not where it was."""
+        """Drop all records and start again without a revision."""
         self.fresh_until = _NEVER
-        self.memory.clear()
+        self.cache.clear()
         self._session.forget()
 
     def reports(self) -> deque[Report]:
-        """Return what is to be reported, oldest first; the caller pops what he has reported."""
-        return self.tally.reports(self._session.moment)
+        """Return the pending reports, oldest first; the caller pops each one it has sent."""
+        return self.usage.reports(self._session.to_server_time)
 
-    def resume(self, at: float) -> ResumePoint:
-        """Return what the stream that is opened now has to ask for."""
-        return self._session.resume(at)
+    def resume(self, now: float) -> ResumePoint:
+        """Return the arguments of the WatchChanges stream that is opened now."""
+        return self._session.resume(now)
 
-    def take(self, update: WatchUpdate, at: float) -> bool:
-        """Take in a message of the watch; False if the stream should be opened anew."""
+    def apply(self, update: WatchUpdate, now: float) -> bool:
+        """Apply an update of the watch; return False if the stream must be reopened."""
         session, ahead = self._session, self._session.ahead
-        told = session.receive(update, at)
-        if told.reset:
+        delta = session.receive(update, now)
+        if delta.reset:
             self.fresh_until = _NEVER
-            self.memory.clear()
-        if session.ahead < ahead:  # an answer that held until a moment may have held to its end
-            self.memory.renew()
-        self.memory.apply(told.changes, session.revision, session.log_id)
+            self.cache.clear()
+        if session.ahead < ahead:  # answers may have been given past their `until`
+            self.cache.drop_answers()
+        self.cache.apply(delta.changes, session.revision, session.log_id)
         self.fresh_until = session.fresh_until(self._bound)
-        return not update.resync and not session.due(at)
+        return not update.resync and not session.due(now)
 
-    def again(self, secret_key: str, question: tuple[object, ...], at: float) -> Verdict | None:
-        """Return what was answered before, if it still holds: what most verifications come to.
+    def cached_verdict(
+        self, secret_key: str, arguments: tuple[object, ...], now: float
+    ) -> Verdict | None:
+        """Return the verdict of an earlier identical query, if still valid; the fast path.
 
-        The question is what `VerifyQuery` holds beside the token, all of it side by side.
+        `arguments` are the fields of `VerifyQuery` except the token, flattened.
         """
-        if at >= self.fresh_until:
+        if now >= self.fresh_until:
             return None
-        memory = self.memory
-        answer = memory.state.answers.get((memory.name(secret_key), question))
-        if answer is None or at + self._session.ahead >= answer.until:
+        cache = self.cache
+        answer = cache.generation.answers.get((cache.token_hash(secret_key), arguments))
+        if answer is None or now + self._session.ahead >= answer.until:
             return None
-        self.tally.add(answer.counter, answer.cost, at)
+        self.usage.add(answer.counter, answer.cost, now)
         return answer.verdict
 
-    def judge(self, asked: VerifyQuery, at: float) -> Verdict | None:
-        """Return the verdict, or None if only the server can tell."""
-        return self._judge(asked, at, self.fresh_until)
+    def evaluate(self, query: VerifyQuery, now: float) -> Verdict | None:
+        """Return the verdict, or None if only the server can give it."""
+        return self._evaluate(query, now, self.fresh_until)
 
-    def instead(self, asked: VerifyQuery, at: float) -> Verdict | None:
-        """Return the verdict in place of an authority that has just failed to answer, else None.
+    def fail_static_cached(self, query: VerifyQuery, now: float) -> Verdict | None:
+        """Return the fail-static verdict while the authority is known not to respond, else None.
 
-        It is asked again once in a while: who finds that it is time does so for all.
+        Once a second one caller gets None and retries the authority on behalf of all.
         """
         if self._silent_until == _NEVER:
             return None
-        if at >= self._silent_until:
-            self._silent_until = at + _SILENT_SECONDS
+        if now >= self._silent_until:
+            self._silent_until = now + _SILENT_SECONDS
             return None
-        return self._judge(asked, at, self._static_until())
+        return self._evaluate(query, now, self._static_until())
 
-    def unanswered(self, asked: VerifyQuery, at: float) -> Verdict | None:
-        """Return the verdict although the authority did not answer; None if nobody can tell."""
-        self._silent_until = at + _SILENT_SECONDS
-        return self._judge(asked, at, self._static_until())
+    def after_failure(self, query: VerifyQuery, now: float) -> Verdict | None:
+        """Return the fail-static verdict after a failed call; None if there is none."""
+        self._silent_until = now + _SILENT_SECONDS
+        return self._evaluate(query, now, self._static_until())
 
-    def learn(self, asked: VerifyQuery, verdict: Verdict) -> None:
-        """Take in what the server has answered, records included."""
+    def learn(self, query: VerifyQuery, verdict: Verdict) -> None:
+        """Cache the records of a server's verdict."""
         self._silent_until = _NEVER
-        token = parse(asked.secret_key)
+        token = parse(query.secret_key)
         if token is not None:
-            self.memory.learn(self.memory.name(asked.secret_key), token.access_key, verdict)
+            self.cache.learn(self.cache.token_hash(query.secret_key), token.access_key, verdict)
 
     def _static_until(self) -> float:
         return _NEVER if self._static is None else self.fresh_until - self._bound + self._static
 
-    def _judge(self, asked: VerifyQuery, at: float, until: float) -> Verdict | None:
-        state = self.memory.state  # before anything that is of it
+    def _evaluate(self, query: VerifyQuery, now: float, until: float) -> Verdict | None:
+        generation = self.cache.generation  # before any read of its records
         if (
-            asked.include_record  # changes do not tell all of a record
-            or asked.at_least_revision > state.revision
-            or asked.log_id not in ("", state.log_id)
-            or not _well_formed(asked)
+            query.include_record  # changes do not carry all fields of a record
+            or query.at_least_revision > generation.revision
+            or query.log_id not in ("", generation.log_id)
+            or not _well_formed(query)
         ):
             return None
-        name = self.memory.name(asked.secret_key)
-        known = self.memory.find(name)
-        if known is not None:
-            return self._judged(known, name, asked, state, at) if at < until else None
-        if parse(asked.secret_key) is None:
+        token_hash = self.cache.token_hash(query.secret_key)
+        cached = self.cache.find(token_hash)
+        if cached is not None:
+            if now >= until:
+                return None
+            return self._evaluate_key(cached, token_hash, query, generation, now)
+        if parse(query.secret_key) is None:
             code = VerdictCode.MALFORMED
-        elif at < until and self.memory.is_refused(name):
+        elif now < until and self.cache.is_unknown(token_hash):
             code = VerdictCode.UNKNOWN
         else:
             return None
-        return denied(code, asked, state.revision, state.log_id)
+        return denied(code, query, generation.revision, generation.log_id)
 
-    def _judged(
+    def _evaluate_key(
         self,
-        known: CachedKey,
-        name: bytes,
-        asked: VerifyQuery,
-        state: Generation[Answer],
-        at: float,
+        cached: CachedKey,
+        token_hash: bytes,
+        query: VerifyQuery,
+        generation: Generation[Answer],
+        now: float,
     ) -> Verdict | None:
-        key, project = known.key, known.project.record
-        now = self._session.server_time(at)
-        verdict = build_verdict(key, project, asked, now, state.revision, state.log_id)
-        if has_limits(key, project) and (verdict.valid or asked.explain):
-            return None  # what is denied already draws nothing
-        hour = now.replace(minute=0, second=0, microsecond=0)
-        moments = [hour + _HOUR]
-        moments += [
-            time
-            for time in (key.expire_time, key.supersede_time)
-            if time is not None and time > now
+        key, project = cached.key, cached.project.record
+        time = self._session.server_time(now)
+        verdict = build_verdict(key, project, query, time, generation.revision, generation.log_id)
+        if has_limits(key, project) and (verdict.valid or query.explain):
+            return None  # a denied verdict is not charged
+        hour = time.replace(minute=0, second=0, microsecond=0)
+        ends = [hour + _HOUR]
+        ends += [
+            end for end in (key.expire_time, key.supersede_time) if end is not None and end > time
         ]
         answer = Answer(
             verdict=verdict,
-            until=(min(moments) - _EPOCH).total_seconds(),
+            until=(min(ends) - _EPOCH).total_seconds(),
             counter=Count(key.access_key, verdict.code, hour),
-            cost=asked.cost if verdict.valid else 0,
+            cost=query.cost if verdict.valid else 0,
         )
-        if len(asked.facts.referrer) <= _TEXT_MAX:
-            question = (*asked.facts, *asked[2:])
-            self.memory.answered(state, (name, question), answer)
-        self.tally.add(answer.counter, answer.cost, at)
+        if len(query.facts.referrer) <= _TEXT_MAX:
+            arguments = (*query.facts, *query[2:])
+            self.cache.store_answer(generation, (token_hash, arguments), answer)
+        self.usage.add(answer.counter, answer.cost, now)
         return verdict
 
 
-def _well_formed(asked: VerifyQuery) -> bool:
-    """True if the server would certainly not refuse the arguments; it says what is wrong."""
-    facts = asked.facts
+def _well_formed(query: VerifyQuery) -> bool:
+    """Return True if the server would accept the arguments; otherwise it reports the error."""
+    facts = query.facts
     try:
         if facts.client_ip:
             check_ip(facts.client_ip)
@@ -198,8 +206,8 @@ def _well_formed(asked: VerifyQuery) -> bool:
     except ValueError:
         return False
     return (
-        0 <= asked.cost <= _COST_MAX
-        and asked.at_least_revision >= 0
+        0 <= query.cost <= _COST_MAX
+        and query.at_least_revision >= 0
         and len(facts.permissions) <= _PERMISSIONS_MAX
         and all(map(is_concrete, facts.permissions))
         and facts.referrer.isprintable()

@@ -1,8 +1,8 @@
-"""What a verifier knows: keys and projects as of one revision, found by the hash of their tokens.
+"""Cache of a verifier: keys and projects at one revision, found by the hash of the token.
 
-Bounded, and never older than the revision that it names: a record that comes by another way than
-the watch is taken in only if it is as new. A token is kept as a hash only, under a key that is made
-anew in each process.
+The cache is bounded. Its records are never older than its revision: a record from a Verify response
+is stored only if it is at least as new. Tokens are stored only as hashes, keyed with a random value
+per process.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from keyauthority.model import Change, Key, Project, Verdict, VerdictCode
 
 T = TypeVar("T")
 
-REFUSED_MAX: Final = 16_384  # unknown tokens, some 5 MB; the oldest makes room
-ANSWERS_MIN: Final = 1_024  # answers that are kept even of few keys
+UNKNOWN_MAX: Final = 16_384  # unknown tokens, some 5 MB; the oldest is evicted
+ANSWERS_MIN: Final = 1_024  # lower bound of the number of cached answers
 
-_HASH_BYTES: Final = 16  # without the key nobody can look for two tokens with one hash
+_HASH_BYTES: Final = 16  # collisions cannot be searched for without the hash key
 _KEY_BYTES: Final = 32
 
 
 class Generation(NamedTuple, Generic[T]):
-    """What all that is known is of. When any of it changes, there is another state.
+    """One state of the cache; every change of a record starts a new generation.
 
-    A thread that is late writes its answer into a state that nobody reads any more.
+    A thread that finishes late writes its answer into an old generation, which is never read again.
     """
 
     revision: int
     log_id: str
     answers: dict[object, T]
-    """What was answered in this state."""
+    """Answers given in this generation."""
 
 
 class CachedKey:
-    """A key whose token has been seen, and its project."""
+    """A key whose token has been verified before, with its project."""
 
     __slots__ = ("key", "project")
 
@@ -47,7 +47,7 @@ class CachedKey:
 
 
 class CachedProject:
-    """A project, which all its keys point to."""
+    """A project, shared by its cached keys."""
 
     __slots__ = ("keys", "record")
 
@@ -56,106 +56,102 @@ class CachedProject:
         self.keys = 0
 
 
-class Memory(Generic[T]):
-    """See the module's text. Threads may read while others write; they read `state` first."""
+class KeyCache(Generic[T]):
+    """The cache. Threads may read during a write, provided they read `generation` first."""
 
     def __init__(self, size: int) -> None:
-        self.state: Generation[T] = Generation(0, "", {})
+        self.generation: Generation[T] = Generation(0, "", {})
         self._size = size
         self._answers_max = max(size, ANSWERS_MIN)
         self._lock = Lock()
-        # Before the token, not as BLAKE2's key: that would be a block of its own in each hash.
+        # Hashed before the token instead of as BLAKE2's key, which adds a block to every hash.
         self._hash = blake2b(secrets.token_bytes(_KEY_BYTES), digest_size=_HASH_BYTES)
         self._keys: dict[bytes, CachedKey] = {}
-        self._names: dict[str, bytes] = {}
+        self._hashes: dict[str, bytes] = {}
         self._projects: dict[str, CachedProject] = {}
-        self._refused: dict[bytes, str] = {}
-        self._refused_names: dict[str, set[bytes]] = {}
+        self._unknown: dict[bytes, str] = {}
+        self._unknown_hashes: dict[str, set[bytes]] = {}
         self.find = self._keys.get
-        self.is_refused = self._refused.__contains__
+        self.is_unknown = self._unknown.__contains__
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def name(self, secret_key: str) -> bytes:
-        """Return what a token is found by."""
+    def token_hash(self, secret_key: str) -> bytes:
+        """Return the hash that a token is stored under."""
         hashed = self._hash.copy()
         hashed.update(secret_key.encode("utf-8", "surrogatepass"))
         return hashed.digest()
 
-    def answered(self, state: Generation[T], question: object, answer: T) -> None:
-        """Keep an answer for as long as the state is what it was. It was read before all else."""
-        if len(state.answers) >= self._answers_max:
+    def store_answer(self, generation: Generation[T], question: object, answer: T) -> None:
+        """Store an answer in the generation that was read before it was computed."""
+        if len(generation.answers) >= self._answers_max:
             with self._lock:
-                if self.state is state:
-                    self._move(state.revision, state.log_id)
+                if self.generation is generation:
+                    self._advance(generation.revision, generation.log_id)
             return
-        state.answers[question] = answer
+        generation.answers[question] = answer
 
-    def learn(self, name: bytes, access_key: str, verdict: Verdict) -> None:
-        """Take in what the server has answered about a token, unless the watch knows better."""
+    def learn(self, token_hash: bytes, access_key: str, verdict: Verdict) -> None:
+        """Store the records of a server's verdict, unless the watch has newer state."""
         with self._lock:
-            revision, log_id, _ = self.state
+            revision, log_id, _ = self.generation
             if verdict.log_id != log_id or verdict.revision < revision:
-                return  # a change of the key may have been told since
+                return  # the watch may have delivered a change of the key since
             if verdict.key is not None:
-                self._keep(name, verdict.key, verdict.project)
+                self._add(token_hash, verdict.key, verdict.project)
             elif verdict.code is VerdictCode.UNKNOWN:
-                self._refuse(name, access_key)
+                self._add_unknown(token_hash, access_key)
 
     def apply(self, changes: Iterable[Change], revision: int, log_id: str) -> None:
-        """Bring what is known up to a revision that the watch has reached."""
+        """Apply changes from the watch and advance to its revision."""
         with self._lock:
             for change in changes:
                 for key in change.keys:
                     self._update(key)
                 if change.project is not None:
                     self._update_project(change.project)
-            if (revision, log_id) != self.state[:2]:
-                self._move(revision, log_id)  # last: readers look at it first
+            if (revision, log_id) != self.generation[:2]:
+                self._advance(revision, log_id)  # last: readers read it first
 
-    def renew(self) -> None:
-        """Forget what was answered."""
+    def drop_answers(self) -> None:
+        """Drop all answers and keep the records."""
         with self._lock:
-            self._move(self.state.revision, self.state.log_id)
+            self._advance(self.generation.revision, self.generation.log_id)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all records and answers."""
         with self._lock:
-            for kept in (
-                self._keys,
-                self._names,
-                self._projects,
-                self._refused,
-                self._refused_names,
-            ):
-                kept.clear()
-            self._move(0, "")
+            self._keys.clear()
+            self._hashes.clear()
+            self._projects.clear()
+            self._unknown.clear()
+            self._unknown_hashes.clear()
+            self._advance(0, "")
 
-    def _move(self, revision: int, log_id: str) -> None:
-        self.state = Generation(revision, log_id, {})
+    def _advance(self, revision: int, log_id: str) -> None:
+        self.generation = Generation(revision, log_id, {})
 
-    def _keep(self, name: bytes, key: Key, project: Project | None) -> None:
-        known = self._keys.get(name)
-        if known is not None:
+    def _add(self, token_hash: bytes, key: Key, project: Project | None) -> None:
+        if token_hash in self._keys:
             self._update(key)
         else:
             if len(self._keys) >= self._size:
-                self._drop(next(iter(self._keys)))
+                self._evict(next(iter(self._keys)))
             shared = self._projects.setdefault(key.project_id, CachedProject(project))
             shared.keys += 1
-            self._keys[name] = CachedKey(key, shared)
-            self._names[key.access_key] = name
+            self._keys[token_hash] = CachedKey(key, shared)
+            self._hashes[key.access_key] = token_hash
         if project is not None:
             self._update_project(project)
 
     def _update(self, key: Key) -> None:
-        name = self._names.get(key.access_key)
-        if name is not None and key.revision > self._keys[name].key.revision:
-            self._keys[name].key = key
-            self._overtake(key.revision)
-        for refused in self._refused_names.pop(key.access_key, ()):  # made since, perhaps
-            del self._refused[refused]
+        token_hash = self._hashes.get(key.access_key)
+        if token_hash is not None and key.revision > self._keys[token_hash].key.revision:
+            self._keys[token_hash].key = key
+            self._invalidate_before(key.revision)
+        for unknown in self._unknown_hashes.pop(key.access_key, ()):  # the key may be new
+            del self._unknown[unknown]
 
     def _update_project(self, project: Project) -> None:
         shared = self._projects.get(project.project_id)
@@ -163,28 +159,28 @@ class Memory(Generic[T]):
             shared.record is None or project.revision > shared.record.revision
         ):
             shared.record = project
-            self._overtake(project.revision)
+            self._invalidate_before(project.revision)
 
-    def _overtake(self, revision: int) -> None:
-        """Answer nothing from before a change that the watch is yet to tell."""
-        if revision > self.state.revision:
-            self._move(self.state.revision, self.state.log_id)
+    def _invalidate_before(self, revision: int) -> None:
+        """Drop answers that predate a change the watch has not delivered yet."""
+        if revision > self.generation.revision:
+            self._advance(self.generation.revision, self.generation.log_id)
 
-    def _drop(self, name: bytes) -> None:
-        known = self._keys.pop(name)
-        del self._names[known.key.access_key]
-        known.project.keys -= 1
-        if not known.project.keys:
-            del self._projects[known.key.project_id]
+    def _evict(self, token_hash: bytes) -> None:
+        evicted = self._keys.pop(token_hash)
+        del self._hashes[evicted.key.access_key]
+        evicted.project.keys -= 1
+        if not evicted.project.keys:
+            del self._projects[evicted.key.project_id]
 
-    def _refuse(self, name: bytes, access_key: str) -> None:
-        if name in self._refused:
+    def _add_unknown(self, token_hash: bytes, access_key: str) -> None:
+        if token_hash in self._unknown:
             return
-        if len(self._refused) >= REFUSED_MAX:
-            oldest, owner = next(iter(self._refused.items()))
-            del self._refused[oldest]
-            self._refused_names[owner].discard(oldest)
-            if not self._refused_names[owner]:
-                del self._refused_names[owner]
-        self._refused[name] = access_key
-        self._refused_names.setdefault(access_key, set()).add(name)
+        if len(self._unknown) >= UNKNOWN_MAX:
+            oldest, owner = next(iter(self._unknown.items()))
+            del self._unknown[oldest]
+            self._unknown_hashes[owner].discard(oldest)
+            if not self._unknown_hashes[owner]:
+                del self._unknown_hashes[owner]
+        self._unknown[token_hash] = access_key
+        self._unknown_hashes.setdefault(access_key, set()).add(token_hash)

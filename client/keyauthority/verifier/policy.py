@@ -1,4 +1,4 @@
-"""When a verifier asks the server, what it takes for "cannot tell", and how it begins again."""
+"""Options of a verifier, its timeouts and retries, and its handling of failures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from keyauthority.requests import VerifyQuery
 from keyauthority.verifier.evaluator import LocalEvaluator
 
 CANNOT_TELL: Final = (Unavailable, DeadlineExceeded, ResourceExhausted)
-"""What the server answers, or the way to it, when nobody knows whether a token is valid."""
+"""Failures of the server or the network after which the validity of a token is unknown."""
 
 BOUND: Final = timedelta(seconds=2)  # four heartbeats of the watch
-SILENCE_MAX: Final = 5.0  # seconds after which a stream is given up: ten heartbeats
+SILENCE_MAX: Final = 5.0  # seconds of silence after which a stream is closed: ten heartbeats
 RETRY_FIRST: Final = 0.05  # seconds
-RETRY_MAX: Final = 1.0  # seconds; a server that is back is found this soon
-
+RETRY_MAX: Final = 1.0  # seconds; the longest delay until a restarted server is found
 
 WATCH: Final = "the watch has ended"
 USAGE: Final = "usage is not reported"
@@ -35,7 +34,7 @@ _log: Final = logging.getLogger("keyauthority.verifier")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How a verifier was told to behave; see `Verifier`."""
+    """The options of a verifier; see `Verifier`."""
 
     max_staleness: timedelta
     fail_static: timedelta | None
@@ -47,12 +46,12 @@ class Policy:
         if self.max_staleness <= timedelta(0) or self.report_interval <= timedelta(0):
             raise ValueError("max_staleness and report_interval must be positive")
         if self.fail_static is not None and self.fail_static < self.max_staleness:
-            raise ValueError("fail_static is counted as max_staleness is, and must not be less")
+            raise ValueError("fail_static must not be less than max_staleness")
         if self.max_keys < 1 or self.timeout <= 0:
             raise ValueError("max_keys and timeout must be positive")
 
-    def judge(self) -> LocalEvaluator:
-        """Return who judges so."""
+    def evaluator(self) -> LocalEvaluator:
+        """Return a new evaluator with these options."""
         static = self.fail_static
         return LocalEvaluator(
             self.max_keys,
@@ -62,45 +61,47 @@ class Policy:
 
 
 class LogOnce:
-    """Says in the log what goes wrong: once, until something else does."""
+    """Logs a failure once per subject, until its text changes or it is cleared."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def say(self, what: str, failure: KeyAuthorityError) -> None:
-        """Note a failure."""
+    def warn(self, subject: str, failure: KeyAuthorityError) -> None:
+        """Log a failure, unless it was the last one logged for the subject."""
         text = f"{failure.status}: {failure}"
-        if self._said.get(what) != text:
-            self._said[what] = text
-            _log.warning("%s: %s", what, text)
+        if self._logged.get(subject) != text:
+            self._logged[subject] = text
+            _log.warning("%s: %s", subject, text)
 
-    def over(self, what: str) -> None:
-        """Note that it has gone well."""
-        self._said.pop(what, None)
+    def clear(self, subject: str) -> None:
+        """Record a success: the next failure is logged again."""
+        self._logged.pop(subject, None)
 
 
-def not_reported(judge: LocalEvaluator, trouble: LogOnce, failure: KeyAuthorityError) -> None:
-    """See to usage that the authority did not take: it is kept, unless it will never be taken."""
-    trouble.say(USAGE, failure)
+def handle_report_failure(
+    evaluator: LocalEvaluator, failures: LogOnce, failure: KeyAuthorityError
+) -> None:
+    """Keep unreported usage for the next attempt; drop a report that can never succeed."""
+    failures.warn(USAGE, failure)
     if isinstance(failure, InvalidArgument):
-        judge.tally.give_up()
-    lost = judge.tally.lost()
+        evaluator.usage.drop_oldest()
+    lost = evaluator.usage.lost()
     if lost:
         _log.error("usage of %d verifications is lost", lost)
 
 
-def question_of(presentation: VerifyQuery) -> dict[str, Any]:
-    """Return the arguments of `Client.verify` that ask the same, and for the records besides."""
+def server_arguments(query: VerifyQuery) -> dict[str, Any]:
+    """Return the arguments of `Client.verify` for the query, with the records included."""
     return {
-        **presentation.facts._asdict(),
-        "cost": presentation.cost,
-        "at_least_revision": presentation.at_least_revision,
-        "log_id": presentation.log_id,
-        "explain": presentation.explain,
+        **query.facts._asdict(),
+        "cost": query.cost,
+        "at_least_revision": query.at_least_revision,
+        "log_id": query.log_id,
+        "explain": query.explain,
         "include_record": True,
     }
 
 
-def answer(presentation: VerifyQuery, verdict: Verdict) -> Verdict:
-    """Return the server's verdict without the records, unless they were asked for."""
-    return verdict if presentation.include_record else verdict._replace(key=None, project=None)
+def strip_records(query: VerifyQuery, verdict: Verdict) -> Verdict:
+    """Return the server's verdict without records that the query did not ask for."""
+    return verdict if query.include_record else verdict._replace(key=None, project=None)

@@ -1,4 +1,4 @@
-"""`Verifier`: judges in the process, kept fresh by a thread that watches."""
+"""`Verifier`: evaluates in the process; a thread keeps its records up to date."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Self
 
 from keyauthority._requests.arguments import texts
 from keyauthority._requests.processes import on_fork
-from keyauthority._requests.tokens import presentation
+from keyauthority._requests.tokens import verify_query
 from keyauthority.client import Client, Watch
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition, KeyAuthorityError
@@ -27,35 +27,37 @@ from keyauthority.verifier.policy import (
     WATCH,
     LogOnce,
     Policy,
-    answer,
-    not_reported,
-    question_of,
+    handle_report_failure,
+    server_arguments,
+    strip_records,
 )
 
 
 class Verifier:
-    """Verifies tokens in this process, with the server's own verdict, in microseconds.
+    """Verifies tokens in this process, with the server's verdict, in microseconds.
 
-    The first time that it sees a token, and whenever a limit or quota has to be drawn, it asks the
-    authority; after that it judges by itself, on records that WatchChanges keeps fresh. It needs
-    an operator key with `keys:verify`, `keys:read`, `changes:watch` and `usage:report`. Without one
-    of the first two `verify` raises PermissionDenied. Without `changes:watch` it asks the authority
-    each time, and without `usage:report` what it judges is not counted: the log
-    `keyauthority.verifier` says so, once. For an operator who is confined to projects the keys of
-    all others are UNKNOWN.
+    It calls the authority on the first use of a token, and whenever a limit or quota must be
+    charged; every other verdict is evaluated locally, on records that WatchChanges keeps up to
+    date. It needs an operator key with `keys:verify`, `keys:read`, `changes:watch` and
+    `usage:report`. Without one of the first two `verify` raises PermissionDenied. Without
+    `changes:watch` it calls the authority every time; without `usage:report` local verdicts are not
+    counted. The log `keyauthority.verifier` reports either once. For an operator confined to
+    projects, the keys of all other projects are UNKNOWN.
 
-    What it knows is at most `max_staleness` old; when the watch is silent for longer it asks the
-    authority each time, and if that cannot be reached it raises Unavailable: nobody can tell. Told
-    to `fail_static`, a span counted from the last word of the watch, it goes on for so long with
-    what it knows instead, and tries the authority once a second; a revocation that is made
-    meanwhile is not seen. It recovers by itself, within some 2 s of the authority's return, or 10 s
-    of that of a network that had dropped its packets.
+    Local records are at most `max_staleness` old. If the watch is silent for longer, every `verify`
+    calls the authority, and raises Unavailable if it cannot be reached: the validity is unknown.
+    With `fail_static`, counted from the last update of the watch, it continues with the local
+    records for that long, and retries the authority once a second; revocations made in this time
+    are not seen. It recovers automatically: within some 2 s of a restart of the authority, 10 s of
+    the end of a network outage.
 
-    It keeps `max_keys` keys, some 3 KB each, and of a token a hash only. What it has judged is
-    reported each `report_interval`, so that usage and last use stay true to that span. `timeout`,
-    in seconds, is how long the authority may take to answer. The client stays yours to close.
+    It caches at most `max_keys` keys, some 3 KB each, and only a hash of each token. Local verdicts
+    are reported every `report_interval`, so usage and last-used times lag by at most that much.
+    `timeout` limits a call to the authority, in seconds. Closing the verifier does not close the
+    client. Raises ValueError for an option that is not positive, or a `fail_static` below
+    `max_staleness`.
 
-    Any thread may use it. In a forked process it begins again by itself, at the first use.
+    Thread-safe. A forked process starts with an empty cache on first use.
     """
 
     def __init__(
@@ -78,16 +80,16 @@ class Verifier:
         )
         self._closed = threading.Event()
         self._opened = False
-        self._begin()
+        self._reset()
         on_fork(self)
 
-    def _begin(self) -> None:
-        """Know nothing, and have no thread yet."""
-        self._judge = self._policy.judge()
-        self._trouble = LogOnce()
+    def _reset(self) -> None:
+        """Set the initial state: an empty cache, no threads."""
+        self._evaluator = self._policy.evaluator()
+        self._failures = LogOnce()
         self._fresh = threading.Event()
         self._stream: Watch[WatchUpdate] | None = None
-        self._heard = monotonic()
+        self._last_update = monotonic()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
@@ -97,24 +99,24 @@ class Verifier:
         return self
 
     def _start(self) -> None:
-        """Start the threads of this process, unless it has them."""
+        """Start the threads of this process, if they are not running."""
         with self._lock:
             if self._threads or not self._opened or self._closed.is_set():
                 return
             self._threads = [
                 threading.Thread(target=self._watch, name="keyauthority-watch", daemon=True),
-                threading.Thread(target=self._tend, name="keyauthority-report", daemon=True),
+                threading.Thread(target=self._report_loop, name="keyauthority-report", daemon=True),
             ]
             for thread in self._threads:
                 thread.start()
 
     def _forked(self) -> None:
-        """Begin again in a forked process: threads are not copied, and counts are the parent's."""
+        """Reset in a forked process: threads are not copied, and the parent reports its counts."""
         closed = self._closed.is_set()
-        self._closed = threading.Event()  # the parent's may have been held by a thread
+        self._closed = threading.Event()  # a thread of the parent may hold the lock of the old one
         if closed:
             self._closed.set()
-        self._begin()
+        self._reset()
 
     def __exit__(
         self,
@@ -126,16 +128,16 @@ class Verifier:
 
     @property
     def revision(self) -> int:
-        """The newest change that it has been told of; 0 before the first word of the watch."""
-        return self._judge.memory.state.revision
+        """The newest revision received; 0 before the first update of the watch."""
+        return self._evaluator.cache.generation.revision
 
     @property
     def staleness(self) -> timedelta | None:
-        """How old what it knows may be; None before the first word of the watch."""
-        return self._judge.age(monotonic())
+        """The maximum age of the local records; None before the first update of the watch."""
+        return self._evaluator.age(monotonic())
 
     def wait_until_fresh(self, timeout: float) -> bool:
-        """Wait for the first word of the watch; False if none has come within `timeout` seconds."""
+        """Wait for the first update of the watch; return False after `timeout` seconds."""
         self._start()
         return self._fresh.wait(timeout)
 
@@ -157,12 +159,13 @@ class Verifier:
         explain: bool = False,
         include_record: bool = False,
     ) -> Verdict:
-        """Tell whether a token may do what is asked: `Client.verify`, from what is known here.
+        """Verify a token: `Client.verify`, evaluated locally where possible.
 
-        An exception means that nobody can tell: treat it neither as valid nor as denied.
+        An exception means that the validity is unknown: treat the token as neither valid nor
+        denied.
         """
         needed = texts(permissions, "permissions")
-        question = (
+        arguments = (
             access_key,
             project_id,
             mode,
@@ -177,37 +180,37 @@ class Verifier:
             explain,
             include_record,
         )
-        return self._judge.again(secret_key, question, monotonic()) or self._verify(
-            presentation(secret_key, *question)
+        return self._evaluator.cached_verdict(secret_key, arguments, monotonic()) or self._verify(
+            verify_query(secret_key, *arguments)
         )
 
     def close(self) -> None:
-        """Report what was judged, and end the watch. What is verified later, the authority does."""
+        """Report local verdicts and end the watch; later calls of `verify` use the authority."""
         self._closed.set()
         if self._stream is not None:
             self._stream.close()
         for thread in self._threads:
             thread.join()
-        self._judge.forget()
+        self._evaluator.forget()
 
-    def _verify(self, asked: VerifyQuery) -> Verdict:
+    def _verify(self, query: VerifyQuery) -> Verdict:
         if not self._threads:
             self._start()
-        judge, at = self._judge, monotonic()
-        known = judge.judge(asked, at) or judge.instead(asked, at)
-        if known is not None:
-            return known
+        evaluator, now = self._evaluator, monotonic()
+        local = evaluator.evaluate(query, now) or evaluator.fail_static_cached(query, now)
+        if local is not None:
+            return local
         try:
             verdict = self._authority.verify(
-                asked.secret_key, **question_of(asked), timeout=self._policy.timeout
+                query.secret_key, **server_arguments(query), timeout=self._policy.timeout
             )
         except CANNOT_TELL:
-            known = judge.unanswered(asked, monotonic())
-            if known is None:
+            local = evaluator.after_failure(query, monotonic())
+            if local is None:
                 raise
-            return known
-        judge.learn(asked, verdict)
-        return answer(asked, verdict)
+            return local
+        evaluator.learn(query, verdict)
+        return strip_records(query, verdict)
 
     def _watch(self) -> None:
         pause = RETRY_FIRST
@@ -216,37 +219,37 @@ class Verifier:
                 self._follow()
                 pause = RETRY_FIRST
             except FailedPrecondition as failure:
-                self._judge.forget()  # the authority is behind what it has told: another state
-                if failure.reason is None:  # refused by this library
-                    self._trouble.say(WATCH, failure)
+                self._evaluator.forget()  # the authority lost revisions: it was restored
+                if failure.reason is None:  # raised by this library
+                    self._failures.warn(WATCH, failure)
             except KeyAuthorityError as failure:
-                self._trouble.say(WATCH, failure)
+                self._failures.warn(WATCH, failure)
             self._closed.wait(pause)
             pause = min(2 * pause, RETRY_MAX)
 
     def _follow(self) -> None:
-        self._heard = monotonic()
-        resume = self._judge.resume(self._heard)
+        self._last_update = monotonic()
+        resume = self._evaluator.resume(self._last_update)
         with self._authority.watch_changes(
             from_revision=resume.from_revision, log_id=resume.log_id
         ) as stream:
             self._stream = stream
-            if self._closed.is_set():  # by who has not seen this stream
+            if self._closed.is_set():  # `close` ran before the stream was assigned
                 return
             for update in stream:
-                self._heard = monotonic()
-                if not self._judge.take(update, self._heard):
+                self._last_update = monotonic()
+                if not self._evaluator.apply(update, self._last_update):
                     return
                 self._fresh.set()
-                self._trouble.over(WATCH)
+                self._failures.clear(WATCH)
 
-    def _tend(self) -> None:
-        """Report at each interval and at the end, and give up a stream that has fallen silent."""
+    def _report_loop(self) -> None:
+        """Report at every interval and at the end; close a stream that has fallen silent."""
         interval = self._policy.report_interval.total_seconds()
         reported = monotonic()
         while not self._closed.wait(min(interval, SILENCE_MAX / 4)):
             now = monotonic()
-            if now - self._heard > SILENCE_MAX and self._stream is not None:
+            if now - self._last_update > SILENCE_MAX and self._stream is not None:
                 self._stream.close()
             if now - reported >= interval:
                 self._report()
@@ -254,12 +257,12 @@ class Verifier:
         self._report()
 
     def _report(self) -> None:
-        reports = self._judge.reports()
+        reports = self._evaluator.reports()
         try:
             while reports:
                 self._authority.report_usage(reports[0].rows, batch_id=reports[0].batch_id)
                 reports.popleft()
         except KeyAuthorityError as failure:
-            not_reported(self._judge, self._trouble, failure)
+            handle_report_failure(self._evaluator, self._failures, failure)
         else:
-            self._trouble.over(USAGE)
+            self._failures.clear(USAGE)

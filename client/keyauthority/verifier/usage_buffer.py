@@ -1,4 +1,4 @@
-"""Verifications that were judged in this process, summed up until they are reported."""
+"""Counts of local verifications, summed until they are reported."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Final, NamedTuple
 
 from keyauthority.model import UsageRow, VerdictCode
 
-ROWS_MAX: Final = 1_000  # in one report: as many as ReportUsage takes
-BATCHES_MAX: Final = 100  # reports kept while the authority takes none; what is older is lost
-_TAKEN_AT_ONCE: Final = 1_000  # counts: those who verify wait for less than a millisecond
+ROWS_MAX: Final = 1_000  # rows of one report, the limit of ReportUsage
+BATCHES_MAX: Final = 100  # reports kept while the authority is unreachable; older ones are lost
+_TAKEN_AT_ONCE: Final = 1_000  # counts per hold of the lock: blocks `add` for less than 1 ms
 
 _HOUR: Final = timedelta(hours=1)
 _TICK: Final = timedelta(microseconds=1)
 
 
 class Count:
-    """The verifications of one key with one verdict in one hour, since they were last taken."""
+    """Verifications of one key with one verdict in one hour, since the last report."""
 
     __slots__ = ("access_key", "code", "cost", "hour", "number", "time")
 
@@ -31,69 +31,69 @@ class Count:
         self.number = 0
         self.cost = 0
         self.time = 0.0
-        """When the newest was, in this process's seconds."""
+        """Time of the newest verification, in seconds of `monotonic`."""
 
 
 class Report(NamedTuple):
-    """What is reported at once, and the id that it counts once under."""
+    """Rows of one ReportUsage call, and its idempotency ID."""
 
     batch_id: str
     rows: tuple[UsageRow, ...]
 
 
 class UsageBuffer:
-    """Counts. Any thread may count; one reports."""
+    """Counters of verifications. Any thread may add; one thread reports."""
 
     def __init__(self) -> None:
         self._lost = 0
         self._lock = Lock()
         self._counted: list[Count] = []
-        self.kept: deque[Report] = deque()
-        """What was to be reported before, and was not yet, oldest first."""
+        self.pending: deque[Report] = deque()
+        """Reports that the authority has not accepted yet, oldest first."""
 
-    def add(self, count: Count, cost: int, at: float) -> None:
+    def add(self, count: Count, cost: int, now: float) -> None:
         """Count one verification."""
         with self._lock:
             if not count.number:
                 self._counted.append(count)
             count.number += 1
             count.cost += cost
-            count.time = at
+            count.time = now
 
-    def reports(self, moment: Callable[[float], datetime]) -> deque[Report]:
-        """Return what is to be reported, oldest first; the caller pops what he has reported.
+    def reports(self, to_server_time: Callable[[float], datetime]) -> deque[Report]:
+        """Return the pending reports, oldest first; the caller pops each one it has sent.
 
-        `moment` turns this process's seconds into the server's time.
+        `to_server_time` converts seconds of `monotonic` to the server's time.
         """
-        rows = self._taken(moment)
+        rows = self._take_rows(to_server_time)
         fresh = [
             Report(str(uuid.uuid4()), tuple(rows[first : first + ROWS_MAX]))
             for first in range(0, len(rows), ROWS_MAX)
         ]
-        while self.kept and len(self.kept) + len(fresh) > BATCHES_MAX:
-            self.give_up()
-        self.kept += fresh  # all of them, however many keys there are: nobody has refused them
-        return self.kept
+        while self.pending and len(self.pending) + len(fresh) > BATCHES_MAX:
+            self.drop_oldest()
+        self.pending += fresh  # never dropped before a first attempt, regardless of their number
+        return self.pending
 
-    def give_up(self) -> None:
-        """Report the oldest to nobody."""
-        self._lost += sum(row.count for row in self.kept.popleft().rows)
+    def drop_oldest(self) -> None:
+        """Drop the oldest report and count its verifications as lost."""
+        self._lost += sum(row.count for row in self.pending.popleft().rows)
 
     def lost(self) -> int:
-        """Return how many verifications nobody could be told of since this was last asked."""
+        """Return the number of verifications lost since the last call."""
         lost, self._lost = self._lost, 0
         return lost
 
-    def _taken(self, moment: Callable[[float], datetime]) -> list[UsageRow]:
+    def _take_rows(self, to_server_time: Callable[[float], datetime]) -> list[UsageRow]:
         with self._lock:
             counted, self._counted = self._counted, []
         sums: dict[tuple[str, VerdictCode, datetime], tuple[int, int, float]] = {}
         for first in range(0, len(counted), _TAKEN_AT_ONCE):
             with self._lock:
                 for count in counted[first : first + _TAKEN_AT_ONCE]:
-                    name = (count.access_key, count.code, count.hour)
-                    number, cost, time = sums.get(name, (0, 0, 0.0))
-                    sums[name] = (
+                    row_key = (count.access_key, count.code, count.hour)
+                    number, cost, time = sums.get(row_key, (0, 0, 0.0))
+                    sums[row_key] = (
                         number + count.number,
                         cost + count.cost,
                         max(time, count.time),
@@ -106,7 +106,7 @@ class UsageBuffer:
                 bucket_time=hour,
                 count=number,
                 cost=cost,
-                last_used_time=min(moment(time), hour + _HOUR - _TICK),
+                last_used_time=min(to_server_time(time), hour + _HOUR - _TICK),
             )
             for (access_key, code, hour), (number, cost, time) in sums.items()
         ]

@@ -110,7 +110,7 @@ class KeyAuthorityServicer:
         self, credential: Credential | CertificateIdentity, request: pb.VerifyRequest
     ) -> pb.VerifyResponse:
         """See the proto."""
-        query = convert.presentation_from_proto(request)
+        query = convert.verify_query_from_proto(request)
         verdict = await self._verification.verify(credential, query)
         self._count_verdicts((verdict.code,))
         return convert.verdict_to_proto(verdict)
