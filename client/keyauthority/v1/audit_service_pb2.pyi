@@ -34,24 +34,24 @@ class ListEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """Only of this project; empty means all that the caller may see."""
+    """Only events of this project; empty means all in the caller's scope."""
     access_key: _builtins.str
-    """Only of this key; empty means all. The rotation that made it is among them."""
+    """Only events of this key, with the rotation that created it; empty means all."""
     actor: _builtins.str
-    """Only by this actor; empty means all. At most 200 characters."""
+    """Only events by this actor; empty means all. At most 200 characters."""
     page_size: _builtins.int
-    """How many at most: 1 to 1000; 0 means 100."""
+    """The maximum number of events: 1 to 1000; 0 means 100."""
     page_token: _builtins.str
-    """The next_page_token of the page before; empty for the first. Serves its own caller and
-    filter only.
+    """The next_page_token of the previous page; empty for the first. Valid only for the same caller
+    and filter.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From here on, included; unset means from the beginning."""
+        """The start, inclusive; unset means the beginning."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Up to here, excluded; unset means up to now."""
+        """The end, exclusive; unset means now."""
 
     def __init__(
         self,
@@ -102,9 +102,7 @@ Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
-    """One change, as evidence: who, when, from where, what was before and after, and its place in the
-    chain.
-    """
+    """One change, as evidence: actor, time, address, values before and after, and hash in the chain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -121,30 +119,30 @@ class Event(_message.Message):
     revision: _builtins.int
     """The number of the change."""
     type: _key_authority_service_pb2.ChangeType.ValueType
-    """What was done."""
+    """The operation."""
     actor: _builtins.str
-    """Who did it: an operator's access key, the name in a client certificate, `secret` for
-    self-revocation; `setup`, `machine` and `restore` for what was done on the machine itself, at
+    """The actor: an operator's access key, the name in a client certificate, or `secret` for
+    self-revocation; `setup`, `machine` and `restore` for changes made on the machine itself, at
     the first start, by `operator create` and by `restore`.
     """
     peer: _builtins.str
-    """The address it came from."""
+    """The address of the caller."""
     project_id: _builtins.str
     """The project that was changed, or that the changed key belongs to."""
     access_key: _builtins.str
     """The key that was changed; for a rotation the old one. Empty for a change of a project."""
     hash: _builtins.bytes
-    """HMAC-SHA-256 over the event and the hash before it, under the audit key: see docs/audit.md."""
+    """HMAC-SHA-256 over the event and previous_hash, under the audit key: see docs/audit.md."""
     previous_hash: _builtins.bytes
-    """The hash of the event before; empty for the first."""
+    """The hash of the previous event; empty for the first."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
 
     @_builtins.property
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
-        """Each field that the change touched; of a new record each that is set. Not `revision`,
-        `update_time` and `etag`, which every change touches.
+        """Each field that the change modified; for a new record each field that is set. Not `revision`,
+        `update_time` and `etag`, which every change modifies.
         """
 
     def __init__(
@@ -179,15 +177,13 @@ class FieldChange(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """The field's path in the record: `disabled`; after a rotation with the key's access key in
-    front: `KA7Q2M9X4T8B3N6W5R1P.expire_time`.
+    """The field's path in the record: `disabled`; for a rotation prefixed by the key's access key:
+    `KA7Q2M9X4T8B3N6W5R1P.expire_time`.
     """
     before: _builtins.str
-    """Its value before, as the protos' JSON with the names of fields as they stand here; empty if it
-    was not set.
-    """
+    """Its value before, in protobuf JSON with the original field names; empty if it was not set."""
     after: _builtins.str
-    """Its value after, likewise; empty if it is not set."""
+    """Its value after, in the same form; empty if it is not set."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditServiceStub(object):
-    """Shows who changed what. Every call needs an operator key.
+    """Reads the events of changes. Every call needs an operator key.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,14 @@ class AuditServiceStub(object):
 
 
 class AuditServiceServicer(object):
-    """Shows who changed what. Every call needs an operator key.
+    """Reads the events of changes. Every call needs an operator key.
     """
 
     def ListEvents(self, request, context):
-        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). All filters
-        hold at once. A caller who is confined to projects sees their events only, none of operator
-        keys. NOT_FOUND: a project or key that is absent or not the caller's, or a key that is not of the
-        project. A page may be short, even empty, while next_page_token is set.
+        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). An event must
+        match every filter. A caller confined to projects receives their events only, none of operator
+        keys. NOT_FOUND: a project or key that is absent or outside the caller's scope, or a key of
+        another project. A page may be short, even empty, while next_page_token is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +73,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService(object):
-    """Shows who changed what. Every call needs an operator key.
+    """Reads the events of changes. Every call needs an operator key.
     """
 
     @staticmethod

@@ -27,33 +27,33 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuditServiceStub:
-    """Shows who changed what. Every call needs an operator key."""
+    """Reads the events of changes. Every call needs an operator key."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]
-    """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). All filters
-    hold at once. A caller who is confined to projects sees their events only, none of operator
-    keys. NOT_FOUND: a project or key that is absent or not the caller's, or a key that is not of the
-    project. A page may be short, even empty, while next_page_token is set.
+    """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). An event must
+    match every filter. A caller confined to projects receives their events only, none of operator
+    keys. NOT_FOUND: a project or key that is absent or outside the caller's scope, or a key of
+    another project. A page may be short, even empty, while next_page_token is set.
     """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
-    """Shows who changed what. Every call needs an operator key."""
+    """Reads the events of changes. Every call needs an operator key."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). All filters
-    hold at once. A caller who is confined to projects sees their events only, none of operator
-    keys. NOT_FOUND: a project or key that is absent or not the caller's, or a key that is not of the
-    project. A page may be short, even empty, while next_page_token is set.
+    """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). An event must
+    match every filter. A caller confined to projects receives their events only, none of operator
+    keys. NOT_FOUND: a project or key that is absent or outside the caller's scope, or a key of
+    another project. A page may be short, even empty, while next_page_token is set.
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows who changed what. Every call needs an operator key."""
+    """Reads the events of changes. Every call needs an operator key."""
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -61,10 +61,10 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.ListEventsResponse, _abc.Awaitable[_audit_service_pb2.ListEventsResponse]]:
-        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). All filters
-        hold at once. A caller who is confined to projects sees their events only, none of operator
-        keys. NOT_FOUND: a project or key that is absent or not the caller's, or a key that is not of the
-        project. A page may be short, even empty, while next_page_token is set.
+        """Lists changes, oldest first. Right: `audit:read`. Times are [start_time, end_time). An event must
+        match every filter. A caller confined to projects receives their events only, none of operator
+        keys. NOT_FOUND: a project or key that is absent or outside the caller's scope, or a key of
+        another project. A page may be short, even empty, while next_page_token is set.
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

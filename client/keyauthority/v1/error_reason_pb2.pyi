@@ -4,8 +4,8 @@ isort:skip_file
 The machine-readable reasons of errors.
 
 Every error carries a `google.rpc.ErrorInfo` with domain `keyauthority` and, as reason, the name
-of one of these values. Bad input carries a `google.rpc.BadRequest` besides, which names the
-fields; a refusal for load carries a `google.rpc.RetryInfo`.
+of one of these values. Invalid input also carries a `google.rpc.BadRequest`, which names the
+fields; a call shed under load carries a `google.rpc.RetryInfo`.
 """
 
 from google.protobuf import descriptor as _descriptor
@@ -34,9 +34,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     carries none. Example: `grpcurl HOST keyauthority.v1.ProjectService/ListProjects` without `-H`.
     """
     ERROR_REASON_CREDENTIAL_INVALID: _ErrorReason.ValueType  # 2
-    """UNAUTHENTICATED: what was presented is not a working credential: damaged, unknown, revoked,
-    superseded, expired, disabled, a project's key where an operator key is needed, or a
-    publishable key. One answer for all. Example: `authorization: Bearer op_live_wrong`.
+    """UNAUTHENTICATED: the credential does not work: damaged, unknown, revoked, superseded, expired,
+    disabled, a project's key where an operator key is needed, or a publishable key. The error is
+    the same for all. Example: `authorization: Bearer op_live_wrong`.
     """
     ERROR_REASON_CREDENTIAL_AMBIGUOUS: _ErrorReason.ValueType  # 3
     """UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once."""
@@ -49,19 +49,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     of its allowed_ips.
     """
     ERROR_REASON_BEYOND_OWN_RIGHTS: _ErrorReason.ValueType  # 6
-    """PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects,
-    addresses or expiry. Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
+    """PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses
+    or expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
     characters.
     """
     ERROR_REASON_INVALID_MESSAGE: _ErrorReason.ValueType  # 8
-    """INVALID_ARGUMENT: the bytes are no message of the request's type. Example: random bytes."""
+    """INVALID_ARGUMENT: malformed request message. Example: random bytes."""
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 9
-    """NOT_FOUND: no such key, or not yours. Example: GetKey with a key of another's project."""
+    """NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of another
+    tenant's project.
+    """
     ERROR_REASON_PROJECT_NOT_FOUND: _ErrorReason.ValueType  # 10
-    """NOT_FOUND: no such project, or not yours. Example: CreateKey in a project that does not exist."""
+    """NOT_FOUND: the project is absent or outside the caller's scope. Example: CreateKey in a project
+    that does not exist.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 11
     """ALREADY_EXISTS: the request_id was used with other content. Example: CreateKey twice with one
     request_id and two purposes.
@@ -69,8 +73,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 12
     """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
     ERROR_REASON_KEY_STATE: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION: the key's state does not allow it; the metadata entry `state` of ErrorInfo
-    names the state, or `successor_access_key` the successor of a key that was rotated already.
+    """FAILED_PRECONDITION: the key's state does not allow the call; the metadata entry `state` of
+    ErrorInfo names the state, or `successor_access_key` the successor of a key rotated before.
     Example: UpdateKey of a revoked key.
     """
     ERROR_REASON_REPLAY_REVOKED: _ErrorReason.ValueType  # 14
@@ -89,18 +93,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
-    says when to come back. Example: open-loop load at four times the capacity.
+    gives the delay before a retry. Example: open-loop load at four times the capacity.
     """
     ERROR_REASON_DISK_LOW: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works.
+    """RESOURCE_EXHAUSTED: the disk is full and records cannot be added; RevokeKey still works.
     Example: CreateKey with less than 512 KiB free.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 20
-    """UNAVAILABLE: the store cannot answer now; nothing is known of the outcome of a write, and a
-    retry with the same request_id settles it. Example: the database is down.
+    """UNAVAILABLE: the store is unavailable; the outcome of a write is unknown, and a retry with the
+    same request_id settles it. Example: the database is down.
     """
     ERROR_REASON_STALE: _ErrorReason.ValueType  # 21
-    """UNAVAILABLE: the server cannot know how stale its answer would be. Example: Verify while
+    """UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while
     PostgreSQL has not answered for longer than `--max-staleness`.
     """
     ERROR_REASON_CLOCK_JUMPED: _ErrorReason.ValueType  # 22
@@ -110,8 +114,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 23
     """UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
-    """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
-    the server's log; nothing else is said. Example: a bug.
+    """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo identifies it
+    in the server's log; the error has no other details. Example: a bug.
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 25
     """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.
@@ -130,7 +134,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed. A denied verification is not among them: it is a verdict, not an error."""
+    """The reason of a failed call. A denied verification is a verdict, not an error."""
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
@@ -139,9 +143,9 @@ ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 1
 carries none. Example: `grpcurl HOST keyauthority.v1.ProjectService/ListProjects` without `-H`.
 """
 ERROR_REASON_CREDENTIAL_INVALID: ErrorReason.ValueType  # 2
-"""UNAUTHENTICATED: what was presented is not a working credential: damaged, unknown, revoked,
-superseded, expired, disabled, a project's key where an operator key is needed, or a
-publishable key. One answer for all. Example: `authorization: Bearer op_live_wrong`.
+"""UNAUTHENTICATED: the credential does not work: damaged, unknown, revoked, superseded, expired,
+disabled, a project's key where an operator key is needed, or a publishable key. The error is
+the same for all. Example: `authorization: Bearer op_live_wrong`.
 """
 ERROR_REASON_CREDENTIAL_AMBIGUOUS: ErrorReason.ValueType  # 3
 """UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once."""
@@ -154,19 +158,23 @@ ERROR_REASON_ADDRESS_NOT_ALLOWED: ErrorReason.ValueType  # 5
 of its allowed_ips.
 """
 ERROR_REASON_BEYOND_OWN_RIGHTS: ErrorReason.ValueType  # 6
-"""PERMISSION_DENIED: an operator key would go beyond its maker's own rights, projects,
-addresses or expiry. Example: an operator with `keys:*` and `operators:create` makes one with `*:*`.
+"""PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses
+or expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
 characters.
 """
 ERROR_REASON_INVALID_MESSAGE: ErrorReason.ValueType  # 8
-"""INVALID_ARGUMENT: the bytes are no message of the request's type. Example: random bytes."""
+"""INVALID_ARGUMENT: malformed request message. Example: random bytes."""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 9
-"""NOT_FOUND: no such key, or not yours. Example: GetKey with a key of another's project."""
+"""NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of another
+tenant's project.
+"""
 ERROR_REASON_PROJECT_NOT_FOUND: ErrorReason.ValueType  # 10
-"""NOT_FOUND: no such project, or not yours. Example: CreateKey in a project that does not exist."""
+"""NOT_FOUND: the project is absent or outside the caller's scope. Example: CreateKey in a project
+that does not exist.
+"""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 11
 """ALREADY_EXISTS: the request_id was used with other content. Example: CreateKey twice with one
 request_id and two purposes.
@@ -174,8 +182,8 @@ request_id and two purposes.
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 12
 """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
 ERROR_REASON_KEY_STATE: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION: the key's state does not allow it; the metadata entry `state` of ErrorInfo
-names the state, or `successor_access_key` the successor of a key that was rotated already.
+"""FAILED_PRECONDITION: the key's state does not allow the call; the metadata entry `state` of
+ErrorInfo names the state, or `successor_access_key` the successor of a key rotated before.
 Example: UpdateKey of a revoked key.
 """
 ERROR_REASON_REPLAY_REVOKED: ErrorReason.ValueType  # 14
@@ -194,18 +202,18 @@ CreateKey at the old server after `keyauthority-server copy`.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
-says when to come back. Example: open-loop load at four times the capacity.
+gives the delay before a retry. Example: open-loop load at four times the capacity.
 """
 ERROR_REASON_DISK_LOW: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED: the disk is full, so that nothing can be added; revoking still works.
+"""RESOURCE_EXHAUSTED: the disk is full and records cannot be added; RevokeKey still works.
 Example: CreateKey with less than 512 KiB free.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 20
-"""UNAVAILABLE: the store cannot answer now; nothing is known of the outcome of a write, and a
-retry with the same request_id settles it. Example: the database is down.
+"""UNAVAILABLE: the store is unavailable; the outcome of a write is unknown, and a retry with the
+same request_id settles it. Example: the database is down.
 """
 ERROR_REASON_STALE: ErrorReason.ValueType  # 21
-"""UNAVAILABLE: the server cannot know how stale its answer would be. Example: Verify while
+"""UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while
 PostgreSQL has not answered for longer than `--max-staleness`.
 """
 ERROR_REASON_CLOCK_JUMPED: ErrorReason.ValueType  # 22
@@ -215,8 +223,8 @@ restart. Example: the clock is set forward by a day.
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 23
 """UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
-"""INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo finds it in
-the server's log; nothing else is said. Example: a bug.
+"""INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo identifies it
+in the server's log; the error has no other details. Example: a bug.
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.

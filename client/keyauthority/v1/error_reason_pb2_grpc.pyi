@@ -4,8 +4,8 @@ isort:skip_file
 The machine-readable reasons of errors.
 
 Every error carries a `google.rpc.ErrorInfo` with domain `keyauthority` and, as reason, the name
-of one of these values. Bad input carries a `google.rpc.BadRequest` besides, which names the
-fields; a refusal for load carries a `google.rpc.RetryInfo`.
+of one of these values. Invalid input also carries a `google.rpc.BadRequest`, which names the
+fields; a call shed under load carries a `google.rpc.RetryInfo`.
 """
 
 from collections import abc as _abc

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class KeyAuthorityServiceStub(object):
-    """The life of keys.
+    """Manages and verifies keys.
     """
 
     def __init__(self, channel):
@@ -88,83 +88,85 @@ class KeyAuthorityServiceStub(object):
 
 
 class KeyAuthorityServiceServicer(object):
-    """The life of keys.
+    """Manages and verifies keys.
     """
 
     def CreateKey(self, request, context):
-        """Makes a key and shows its secret, once. Right: `keys:create`, for kind OPERATOR
-        `operators:create`. Nobody makes an operator key with more rights, other projects, other
-        addresses or a longer life than his own: PERMISSION_DENIED. One that an operator confined to
-        projects makes belongs to no project, so he does not see it again: who is not confined
-        manages it, or its bearer revokes it.
+        """Creates a key and returns its secret, once. Right: `keys:create`, for kind OPERATOR
+        `operators:create`. An operator key with more rights, other projects, other addresses or a
+        longer life than the caller's own is PERMISSION_DENIED. An operator key created by a caller
+        confined to projects belongs to no project and is invisible to that caller: an operator that is
+        not confined manages it, or its bearer revokes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """Gives one key, without its secret. Right: `keys:read`. NOT_FOUND if it is absent or not the
-        caller's, in the same bytes.
+        """Returns one key, without its secret. Right: `keys:read`. NOT_FOUND, in the same bytes, if it is
+        absent or outside the caller's scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists the caller's keys, oldest first. Right: `keys:read`. Without project_id and with
-        filter.kind OPERATOR, lists the operator keys; they are in no other list, and an operator
-        confined to projects has none. A page may be short, even empty, while next_page_token is set.
+        """Lists the keys in the caller's scope, oldest first. Right: `keys:read`. Without project_id and
+        with filter.kind OPERATOR, lists the operator keys; no other list contains them, and the list is
+        empty for an operator confined to projects. A page may be short, even empty, while
+        next_page_token is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKey(self, request, context):
-        """Changes the fields of a key that update_mask names. Right: `keys:update`. A key that is
-        ACTIVE, DISABLED or EXPIRED may be changed, an expired one also extended; SUPERSEDED and
-        REVOKED are FAILED_PRECONDITION. An update that changes nothing makes no change and answers
-        the present revision. Any operator key may be narrowed; one that is widened, prolonged or
-        enabled again must end within the caller's own rights, addresses and life, else
-        PERMISSION_DENIED. To a caller confined to projects an operator key is NOT_FOUND.
+        """Updates the fields of a key that update_mask names. Right: `keys:update`. ACTIVE, DISABLED and
+        EXPIRED keys can be updated, and an expired key extended; SUPERSEDED and REVOKED are
+        FAILED_PRECONDITION. An update without effect makes no change and returns the current revision.
+        Any operator key may be narrowed; one that is widened, prolonged or enabled again must stay
+        within the caller's own rights, addresses and expiry, else PERMISSION_DENIED. To a caller
+        confined to projects an operator key is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Makes a successor with all settings and a new secret; the old key stays ACTIVE for the
+        """Creates a successor with all settings and a new secret; the old key stays ACTIVE for the
         overlap. Right: `keys:rotate`. ACTIVE and EXPIRED keys can be rotated; DISABLED, SUPERSEDED,
-        REVOKED and already rotated ones are FAILED_PRECONDITION. An operator key beyond the caller's
-        own is PERMISSION_DENIED, and so is a successor that would outlive it: a caller whose own key
-        ends gives an expire_time. To a caller confined to projects an operator key is NOT_FOUND.
+        REVOKED and already rotated keys are FAILED_PRECONDITION. An operator key that exceeds the
+        caller's own is PERMISSION_DENIED, and so is a successor that would expire later than it: a
+        caller whose own key expires must give an expire_time. To a caller confined to projects an
+        operator key is NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Revokes the one key named, for good; never its successor. Right: `keys:revoke`, or the
-        secret itself: with secret_key no metadata is needed, and the answer then holds access_key,
-        project_id, state, revoke_time and revision only. A key that is revoked already answers OK,
-        unchanged. A wrong or damaged secret, and a publishable key, is UNAUTHENTICATED. Any operator
-        key may be revoked with `operators:revoke`, the last one with `*:*` too: on the machine itself
-        `keyauthority-server operator create` makes another.
+        """Revokes one key permanently; never its successor. Right: `keys:revoke`, or the secret itself:
+        with secret_key no metadata is needed, and the response then has only access_key, project_id,
+        state, revoke_time and revision. A key revoked before returns OK, unchanged. A wrong or damaged
+        secret, and a publishable key, is UNAUTHENTICATED. Any operator key may be revoked with
+        `operators:revoke`, even the last one with `*:*`: on the machine itself
+        `keyauthority-server operator create` creates another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Tells whether a token may do what is asked. Right: `keys:verify`. A denial is a verdict in
-        an OK answer; "cannot tell" is the status UNAVAILABLE and never a verdict.
+        """Returns the verdict on a token. Right: `keys:verify`. A denial is a verdict in an OK response;
+        a server that cannot decide returns the status UNAVAILABLE, never a verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchVerify(self, request, context):
-        """Verifies up to 1000 tokens on one revision; limits are drawn in the order of the requests.
-        Right: `keys:verify`. Bad arguments in one item refuse the batch and name
+        """Verifies up to 1000 tokens on one revision; limits are spent in the order of the requests.
+        Right: `keys:verify`. An invalid argument in one item rejects the batch and names
         `requests[i].field`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -172,28 +174,28 @@ class KeyAuthorityServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetProjectId(self, request, context):
-        """Tells which project a key belongs to, to whoever holds its secret; needs no metadata. A key
-        that is ACTIVE, DISABLED or EXPIRED answers; SUPERSEDED, REVOKED, operator and publishable
-        keys, and wrong or damaged secrets, are UNAUTHENTICATED.
+        """Returns the project of a key to the bearer of its secret; needs no metadata. Works for ACTIVE,
+        DISABLED and EXPIRED keys; SUPERSEDED, REVOKED, operator and publishable keys, and wrong or
+        damaged secrets, are UNAUTHENTICATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchChanges(self, request, context):
-        """Delivers every change as it is committed, in order of revision. Right: `changes:watch`. The
-        caller is judged again at each message; when his right ends the stream ends with
-        UNAUTHENTICATED or PERMISSION_DENIED. A caller who is confined to projects sees what is theirs:
-        revisions are those of all, so his have gaps, and of operator keys he sees nothing.
+        """Streams every change as it is committed, in order of revision. Right: `changes:watch`. The
+        caller is authenticated again before each message; when its right ends, the stream ends with
+        UNAUTHENTICATED or PERMISSION_DENIED. A caller confined to projects receives their changes only,
+        and none of operator keys; revisions count all changes, so the ones it receives have gaps.
 
-        A heartbeat, which is a checkpoint without changes, comes at least each 500 ms from the first
-        checkpoint on; before it, while records are sent or changes are read again, messages come as
-        fast as they are read, empty ones among them. A server that goes away ends the stream with
-        UNAVAILABLE when it has told what there was. So does one that cannot read its store. It may end
-        at other times too, as connections do: go on from the last checkpoint.
+        A heartbeat, which is a checkpoint without changes, comes at least every 500 ms after the first
+        checkpoint; before it, while records are sent or changes are read again, messages come as fast
+        as they are read, some of them empty. A server that shuts down delivers the pending changes and
+        ends the stream with UNAVAILABLE; one that cannot read its store ends it with UNAVAILABLE too.
+        The stream may also end at other times, as connections do: continue from the last checkpoint.
 
-        Resync is for whoever is more than 100,000 changes behind at the start, and for a reader who is
-        so slow that 4,096 changes, or 16 MiB of them, have come since he took the last message.
+        A caller receives a resync if it starts more than 100,000 changes behind, or reads so slowly
+        that 4,096 changes, or 16 MiB of them, were committed since it read the last message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,7 +263,7 @@ def add_KeyAuthorityServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyAuthorityService(object):
-    """The life of keys.
+    """Manages and verifies keys.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ProjectServiceStub(object):
-    """Makes, shows and changes projects. Every call needs an operator key.
+    """Creates, reads and updates projects. Every call needs an operator key.
     """
 
     def __init__(self, channel):
@@ -58,35 +58,36 @@ class ProjectServiceStub(object):
 
 
 class ProjectServiceServicer(object):
-    """Makes, shows and changes projects. Every call needs an operator key.
+    """Creates, reads and updates projects. Every call needs an operator key.
     """
 
     def CreateProject(self, request, context):
-        """Makes a project. Right: `projects:create`. An operator confined to projects is refused with
-        PERMISSION_DENIED.
+        """Creates a project. Right: `projects:create`. PERMISSION_DENIED for an operator confined to
+        projects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProject(self, request, context):
-        """Gives one project. Right: `projects:read`. NOT_FOUND if it is absent or not the caller's.
+        """Returns one project. Right: `projects:read`. NOT_FOUND if it is absent or outside the caller's
+        scope.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProjects(self, request, context):
-        """Lists the caller's projects, oldest first. Right: `projects:read`.
+        """Lists the projects in the caller's scope, oldest first. Right: `projects:read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateProject(self, request, context):
-        """Changes the fields of a project that update_mask names. Right: `projects:update`. While a
-        project is suspended its keys are refused with PROJECT_SUSPENDED. An update that changes
-        nothing makes no change and answers the present revision.
+        """Updates the fields of a project that update_mask names. Right: `projects:update`. While a
+        project is suspended, the verdict on its keys is PROJECT_SUSPENDED. An update without effect
+        makes no change and returns the current revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +125,7 @@ def add_ProjectServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectService(object):
-    """Makes, shows and changes projects. Every call needs an operator key.
+    """Creates, reads and updates projects. Every call needs an operator key.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UsageServiceStub(object):
-    """Gives and takes counts of verifications. Every call needs an operator key.
+    """Reads and adds counts of verifications. Every call needs an operator key.
     """
 
     def __init__(self, channel):
@@ -48,11 +48,11 @@ class UsageServiceStub(object):
 
 
 class UsageServiceServicer(object):
-    """Gives and takes counts of verifications. Every call needs an operator key.
+    """Reads and adds counts of verifications. Every call needs an operator key.
     """
 
     def GetUsage(self, request, context):
-        """Gives the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
+        """Returns the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
         a second old on the server that verified; a server that is killed may lose its last second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -60,10 +60,10 @@ class UsageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportUsage(self, request, context):
-        """Adds verifications that an in-process verifier has made. Right: `usage:report`. The same
-        batch_id counts once, whoever sends it. Rows of keys that are not the caller's, or not of the
-        project named, are left out; a last_used_time in the future is taken as now. The verdicts
-        MALFORMED and UNKNOWN, which name no key, and a cost on a denial are INVALID_ARGUMENT.
+        """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
+        regardless of the sender. Rows of keys outside the caller's scope, or of another project than
+        the row names, are skipped; a last_used_time in the future is stored as now. The verdicts
+        MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +91,7 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService(object):
-    """Gives and takes counts of verifications. Every call needs an operator key.
+    """Reads and adds counts of verifications. Every call needs an operator key.
     """
 
     @staticmethod
