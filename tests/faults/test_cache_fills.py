@@ -78,7 +78,7 @@ async def revoke(world: World, created: CreatedKey) -> int:
 async def _update(world: World, created: CreatedKey, **fields: object) -> int:
     update = KeyUpdate(access_key=created.key.access_key, paths=frozenset(fields), **fields)  # type: ignore[arg-type]  # as named
     caller = await world.writer.caller("keys:update")
-    return (await world.writer.authority.updating.key(caller, update)).revision
+    return (await world.writer.authority.updates.key(caller, update)).revision
 
 
 async def disable(world: World, created: CreatedKey) -> int:
@@ -95,7 +95,7 @@ async def rotate(world: World, created: CreatedKey) -> int:
     """Rotate the key without an overlap."""
     caller = await world.writer.caller("keys:rotate")
     rotation = Rotation(access_key=created.key.access_key, overlap=_AT_ONCE)
-    return (await world.writer.authority.rotating.rotate(caller, rotation, b"")).revision
+    return (await world.writer.authority.key_rotation.rotate(caller, rotation, b"")).revision
 
 
 async def suspend(world: World, created: CreatedKey) -> int:
@@ -108,7 +108,7 @@ async def _suspended(world: World, *, suspended: bool) -> int:
         project_id=world.project_id, paths=frozenset({"suspended"}), suspended=suspended
     )
     caller = await world.writer.caller("projects:update")
-    return (await world.writer.authority.updating.project(caller, update)).revision
+    return (await world.writer.authority.updates.project(caller, update)).revision
 
 
 CHANGES: Final[tuple[Callable[[World, CreatedKey], Awaitable[int]], ...]] = (

@@ -24,11 +24,11 @@ async def test_stored_key_with_an_unknown_right_is_read_changed_and_rotated(tmp_
         name = (await authority.keys.create(caller, new, b"")).key.access_key
         assert ("keys:verfy",) == (await authority.keys.get(caller, name)).permissions
         renamed = KeyUpdate(access_key=name, paths=frozenset({"purpose"}), purpose="old")
-        assert "old" == (await authority.updating.key(caller, renamed)).key.purpose
+        assert "old" == (await authority.updates.key(caller, renamed)).key.purpose
         again = KeyUpdate(
             access_key=name, paths=frozenset({"permissions"}), permissions=("keys:verfy",)
         )
         with pytest.raises(InvalidArgument, match="the rights are"):
-            await authority.updating.key(caller, again)
-        rotated = await authority.rotating.rotate(caller, Rotation(access_key=name), b"")
+            await authority.updates.key(caller, again)
+        rotated = await authority.key_rotation.rotate(caller, Rotation(access_key=name), b"")
         assert ("keys:verfy",) == rotated.key.permissions

@@ -50,7 +50,7 @@ async def test_replays_of_a_narrowed_caller_are_judged_by_its_present_confinemen
     one: Process,
 ) -> None:
     """CreateKey, RotateKey and CreateProject: the same bytes from the same name, fewer projects."""
-    keys, rotating = one.authority.keys, one.authority.rotating
+    keys, rotating = one.authority.keys, one.authority.key_rotation
     mine = await one.project()
     written = await one.authority.projects.create(certificate(), NewProject(), b"other")
     other = written.project.project_id
@@ -100,10 +100,10 @@ async def test_replay_of_an_operator_key_beyond_the_caller_s_present_rights_is_r
     )
     created = await one.authority.keys.create(certificate(), new, b"operator")
     rotation = Rotation(access_key=created.key.access_key, request_id=str(uuid.uuid4()))
-    await one.authority.rotating.rotate(certificate(), rotation, b"rotate")
+    await one.authority.key_rotation.rotate(certificate(), rotation, b"rotate")
     with pytest.raises(PermissionDenied, match="own"):
         await one.authority.keys.create(narrowed, new, b"operator")
     with pytest.raises(KeyAuthorityError) as refused:
-        await one.authority.rotating.rotate(narrowed, rotation, b"rotate")
+        await one.authority.key_rotation.rotate(narrowed, rotation, b"rotate")
     expected = NotFound if narrowed.scope else PermissionDenied
     assert expected is type(refused.value)

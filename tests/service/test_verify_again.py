@@ -100,7 +100,7 @@ async def create(one: Process, **wanted: object) -> CreatedKey:
 async def update(one: Process, created: CreatedKey, **fields: object) -> None:
     """Change fields of a key."""
     update = KeyUpdate(access_key=created.key.access_key, paths=frozenset(fields), **fields)  # type: ignore[arg-type]  # as named
-    await one.authority.updating.key(await one.caller("keys:update"), update)
+    await one.authority.updates.key(await one.caller("keys:update"), update)
 
 
 async def revoked(one: Process, created: CreatedKey) -> None:
@@ -131,7 +131,7 @@ async def suspended(one: Process, created: CreatedKey) -> None:
     wanted = ProjectUpdate(
         project_id=created.key.project_id, paths=frozenset({"suspended"}), suspended=True
     )
-    await one.authority.updating.project(await one.caller("projects:update"), wanted)
+    await one.authority.updates.project(await one.caller("projects:update"), wanted)
 
 
 @pytest.mark.parametrize(

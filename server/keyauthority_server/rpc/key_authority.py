@@ -68,14 +68,14 @@ class KeyAuthorityServicer:
     ) -> pb.UpdateKeyResponse:
         """See the proto."""
         update = convert.key_update_from_proto(as_masked(request, request.update_mask))
-        return convert.written_key_to_proto(await self._authority.updating.key(caller, update))
+        return convert.written_key_to_proto(await self._authority.updates.key(caller, update))
 
     async def rotate_key(
         self, caller: Principal, request: pb.RotateKeyRequest
     ) -> pb.RotateKeyResponse:
         """See the proto."""
         rotation = convert.rotation_from_proto(request)
-        rotated = await self._authority.rotating.rotate(caller, rotation, content_of(request))
+        rotated = await self._authority.key_rotation.rotate(caller, rotation, content_of(request))
         return convert.rotated_key_to_proto(rotated)
 
     async def revoke_key(

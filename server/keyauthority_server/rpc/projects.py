@@ -13,7 +13,7 @@ class ProjectServicer:
 
     def __init__(self, authority: Authority) -> None:
         self._projects = authority.projects
-        self._updating = authority.updating
+        self._updates = authority.updates
 
     async def create_project(
         self, caller: Principal, request: pb.CreateProjectRequest
@@ -43,4 +43,4 @@ class ProjectServicer:
     ) -> pb.UpdateProjectResponse:
         """See the proto."""
         update = convert.project_update_from_proto(as_masked(request, request.update_mask))
-        return convert.written_project_to_proto(await self._updating.project(caller, update))
+        return convert.written_project_to_proto(await self._updates.project(caller, update))

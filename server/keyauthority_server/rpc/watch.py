@@ -18,15 +18,15 @@ class WatchServicer:
 
     def __init__(self, authority: Authority) -> None:
         self._log_id = authority.log_id
-        self._watching = authority.watching
-        self.end = authority.watching.end
+        self._watch = authority.watch
+        self.end = authority.watch.end
 
     async def watch_changes(
         self, caller: Principal, authenticate: Authenticate, request: pb.WatchChangesRequest
     ) -> AsyncGenerator[bytes]:
         """See the proto."""
         query = convert.watch_query_from_proto(request)
-        async with aclosing(self._watching.watch(caller, authenticate, query)) as updates:
+        async with aclosing(self._watch.watch(caller, authenticate, query)) as updates:
             async for update in updates:
                 for message in self._messages(update):
                     yield message

@@ -54,12 +54,12 @@ class Authority:
         self.keys_under_old_peppers = context.keys_under_old_peppers
         self.keys = Keys(context)
         self.projects = Projects(context)
-        self.rotating = KeyRotation(context)
-        self.updating = Updates(context)
+        self.key_rotation = KeyRotation(context)
+        self.updates = Updates(context)
         self.usage = Usage(context)
         self.audit = Audit(context, denials)
         self.verification = Verification(context, counters, meter)
-        self.watching = Watch(context, ReplayBuffer(feed))
+        self.watch = Watch(context, ReplayBuffer(feed))
 
     async def can_answer(self) -> bool:
         """True if the server could answer a Verify of any key now; reads the store once."""
