@@ -40,7 +40,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help serve test prove check format proto docs bench build clean \
-	check-format check-lint check-types check-imports check-rules check-proto check-stubs
+	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -55,7 +55,7 @@ test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n a
 prove: .venv/.dev ## Prove what docs/reliability.md promises, with a report (PROVE=n for n times as much)
 	PROVE=$(PROVE) $(BIN)/pytest -m "prove or case" --timeout $(PROVE_SECONDS) $(PYTEST_ARGS)
 
-check: check-format check-lint check-types check-imports check-rules check-proto check-stubs ## Check everything but the tests: format, lint, types, imports, rules, protos, stubs
+check: check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs ## Check all but the tests: format, lint, types, imports, rules, prose, protos, stubs
 
 format: .venv/.dev ## Format Python and protos, and mend what the linter can mend
 	$(BIN)/ruff check --fix-only --quiet
@@ -96,6 +96,9 @@ check-imports: .venv/.dev
 check-rules: .venv/.dev
 	$(BIN)/python .ci/check_sizes.py
 	$(BIN)/python .ci/check_rules.py
+
+check-prose: .venv/.dev
+	$(BIN)/python .ci/check_prose.py
 
 check-proto: .venv/.dev
 	$(BIN)/buf lint protos
