@@ -1,4 +1,4 @@
-"""`python -m keyauthority_server` is the program `keyauthority-server`."""
+"""Entry point of `python -m keyauthority_server`, the same as `keyauthority-server`."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_nothing_that_is_printed_steers_a_terminal_or_forges_a_line(
     lines = text.splitlines()
     assert all(line.isprintable() for line in lines)
     assert not any(line.startswith("log is whole") for line in lines)
-    assert lines[-1].endswith("findings: the log is not as it was written")
+    assert lines[-1].endswith("findings: the log was altered")
 
 
 def test_log_id_that_is_no_uuid_is_refused_at_open(folder: Folder) -> None:
@@ -269,7 +269,7 @@ def test_backup_whose_records_were_altered_is_not_restored(first: Path, tmp_path
     assert "" == whole.unknown
     made.run(WIDENED)
     back_up(made.data / "keyauthority.db", file)
-    with pytest.raises(ConfigError, match=r"not as it was written: revision 1: .*permissions"):
+    with pytest.raises(ConfigError, match=r"was altered: revision 1: .*permissions"):
         restore(settings(first), file, accept_unknown=True, dry_run=True)
 
 
@@ -281,7 +281,7 @@ def test_restore_over_a_database_whose_records_were_altered_asks(
     shutil.copytree(first, made.data)
     back_up(made.data / "keyauthority.db", file)
     made.run(WIDENED)
-    with pytest.raises(RestoreRefused, match=r"not as it was written.*--accept-unknown"):
+    with pytest.raises(RestoreRefused, match=r"was altered.*--accept-unknown"):
         restore(made.settings, file, accept_unknown=False, dry_run=False)
 
 

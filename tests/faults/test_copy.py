@@ -245,7 +245,7 @@ def test_source_with_a_broken_chain_is_not_opened_anew_elsewhere(
     target = cluster.create()
     with place(source) as opened:
         opened.rows.run("UPDATE key SET permissions = '[\"a:b\"]' WHERE kind = 'secret'")
-    with pytest.raises(ConfigError, match="stays closed, its log is not as it was written"):
+    with pytest.raises(ConfigError, match="stays closed, its log was altered"):
         run_copy(data, "--from", source, "--to", target)
     run_copy(data, "--abandon", "--from", source, "--to", target)
     with place(source) as one, place(target) as other:

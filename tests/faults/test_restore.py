@@ -244,7 +244,7 @@ def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_pa
 
     during(settings, go_on)
     with pytest.raises(
-        restore.RestoreRefused, match=r"does not go on from this backup.*--accept-unknown"
+        restore.RestoreRefused, match=r"does not continue this backup.*--accept-unknown"
     ):
         restored(settings, newer)
     done = restored(settings, newer, accept_unknown=True)

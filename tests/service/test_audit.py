@@ -195,7 +195,7 @@ def test_evidence_is_read_on_the_machine_beside_the_server(
     whole = shared().run("audit", "verify", *folder, "--save-head", saved)
     assert (0, "") == (whole.code, whole.log)
     head = json.loads(Path(saved).read_text(encoding="ascii"))
-    assert f"log {head['log_id']} is whole up to revision {head['revision']}\n" == whole.output
+    assert f"log {head['log_id']} is intact up to revision {head['revision']}\n" == whole.output
     Path(saved).write_text(json.dumps(head | {"revision": 99}), encoding="ascii")
     cut = shared().run("audit", "verify", *folder, "--head", saved)
     assert 1 == cut.code

@@ -235,18 +235,18 @@ def test_workers_0_is_one_a_core() -> None:
 )
 def test_unknown_variable_is_refused(variable: str) -> None:
     """A setting that the server does not know is a slip, and not silently ignored."""
-    assert f"{variable} is no setting of the server" == refusal({}, {variable: "1"})
+    assert f"{variable} is not a server setting: see serve --help" == refusal({}, {variable: "1"})
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("worker = 1", "worker in {} is no setting of the server"),
-        ("config = 'x'", "config in {} is no setting of the server"),
+        ("worker = 1", "worker in {} is not a server setting: see serve --help"),
+        ("config = 'x'", "config in {} is not a server setting: see serve --help"),
         ("workers = [1]", "workers in {} must be a string, a number, true or false"),
         ("workers = 1.5", "workers in {} must be a string, a number, true or false"),
         ("workers = 999", "workers in {}: must be a number from 0 to 256"),
-        ("workers =", "{} is no TOML: "),
+        ("workers =", "{} is not valid TOML: "),
     ],
 )
 def test_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:

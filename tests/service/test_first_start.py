@@ -58,7 +58,7 @@ def test_must_exist_founds_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     absent = run("serve", "--must-exist", data=data)
     assert (2, False) == (absent.code, data.exists())
-    assert f"--must-exist: {data}/pepper is not there" in absent.log
+    assert f"--must-exist: {data}/pepper is missing" in absent.log
     data.mkdir(mode=0o700)
     empty = run("serve", data=data, KEYAUTHORITY_MUST_EXIST="true")
     assert (2, []) == (empty.code, list(data.iterdir()))
@@ -66,7 +66,7 @@ def test_must_exist_founds_nothing(tmp_path: Path) -> None:
     database = data / "keyauthority.db"
     kept = database.read_bytes()
     database.unlink()
-    assert f"--must-exist: {database} is not there" in run("serve", "--must-exist", data=data).log
+    assert f"--must-exist: {database} is missing" in run("serve", "--must-exist", data=data).log
     database.touch(mode=0o600)
     refused = run("serve", "--must-exist", data=data)
     assert (2, 0) == (refused.code, database.stat().st_size)

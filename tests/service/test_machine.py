@@ -49,7 +49,7 @@ def test_pepper_is_rotated_and_dropped_beside_a_server(start_server: Start) -> N
         ]
         project = new_project(callers[0])
         secrets = [new_key(callers[0], project).secret_key for _ in range(3)]
-        assert "version 2 is the current one\n" == told(server, "pepper", "rotate")
+        assert "version 2 is current\n" == told(server, "pepper", "rotate")
         for caller in callers:
             secrets.append(new_key(caller, project).secret_key)
             assert {"VALID"} == {verdict(other, secrets[-1]) for other in callers}

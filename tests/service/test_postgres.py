@@ -79,7 +79,7 @@ def test_key_files_beside_an_empty_database_are_refused(url: str, tmp_path: Path
     assert 0 == shared().run("init", "--data", str(data)).code
     refused = shared().run("init", "--data", str(data), "--store", url)
     assert 2 == refused.code
-    assert "is there, but postgresql:" in refused.log
+    assert "exists, but postgresql:" in refused.log
 
 
 def test_server_without_the_driver_says_what_is_missing(url: str, tmp_path: Path) -> None:

@@ -101,10 +101,11 @@ def test_unix_socket_of_a_foreign_server_is_refused(tmp_path: Path) -> None:
 
 
 def test_file_in_the_place_of_the_unix_socket_is_left_alone(tmp_path: Path) -> None:
-    """What is no socket is somebody's, and stays."""
+    """A file that is not a socket blocks the start and stays."""
     path = tmp_path / "socket"
     path.write_text("mine")
-    assert f"{path} exists and is no socket" == refusal(tmp_path / "data", listen=f"unix:{path}")
+    expected = f"{path} exists and is not a socket: remove it, or choose another path"
+    assert expected == refusal(tmp_path / "data", listen=f"unix:{path}")
     assert "mine" == path.read_text()
 
 

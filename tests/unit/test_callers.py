@@ -86,7 +86,7 @@ def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
         ),
         (
             "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nprojects = ['x']",
-            "entry 1: 'x' is no project_id",
+            "entry 1: 'x' is not a project_id",
         ),
         (
             "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nprojects = []",
@@ -94,7 +94,7 @@ def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
         ),
         (
             "[[callers]]\nsan = 'a'\npermissions = ['keys:read']\nrole = 'x'",
-            "entry 1: 'role' is no field",
+            "entry 1: 'role' is not a field",
         ),
         (
             2 * "[[callers]]\nsan = 'A'\npermissions = ['keys:verify']\n",
@@ -112,7 +112,7 @@ def test_bad_callers_are_refused_with_the_reason(tmp_path: Path, text: str, reas
 
 def test_callers_without_client_certificates_are_refused(tmp_path: Path) -> None:
     """Nobody could ever be one of them."""
-    with pytest.raises(ConfigError, match="give --tls-client-ca"):
+    with pytest.raises(ConfigError, match="set --tls-client-ca"):
         told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['keys:read']", "")
 
 

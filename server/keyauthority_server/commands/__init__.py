@@ -1,8 +1,11 @@
-"""The program `keyauthority-server`, a module for each family of commands.
+"""The program `keyauthority-server`: one module per family of commands.
 
-Exit codes: 0 done; 1 refused by the authority, or `audit verify` has found something; 2 used or
-configured wrongly, which another try would not change; 3 the cause may pass by itself: a store that
-cannot be reached, an address or folder in use, a full disk. 1 to 3 come with one line.
+Commands parse flags, call `runtime`, `services` or `store`, and print; they hold no rule about
+keys. Begin with `main`, which maps exceptions to exit codes, then read `serving`.
+
+Exit codes: 0 done; 1 refused by the authority, or findings of `audit verify`; 2 wrong usage or
+configuration, which a retry does not change; 3 a cause that may pass: an unreachable store, an
+address or folder in use, a full disk. Codes 1 to 3 come with one line on standard error.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ DONE, REFUSED, WRONG, UNCERTAIN = range(4)  # exit codes
 
 
 class OutputError(Exception):
-    """Standard output cannot be written to."""
+    """Writing to standard output failed."""
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output, whose errors are told from those of other files."""
+    """Standard output that raises OutputError, unlike other files."""
 
     def write(self, text: str, /) -> int:
         with _output():
@@ -61,10 +64,10 @@ def _output() -> Iterator[None]:
 def cli() -> None:
     """Issue, revoke and verify API keys.
 
-    Each flag can also be set by the environment, --log-format as KEYAUTHORITY_LOG_FORMAT, and in
-    the file that --config names. Flags win over the environment, and that over the file.
+    Each flag can also be set in the environment, as KEYAUTHORITY_LOG_FORMAT for --log-format, and
+    in the file named by --config. Flags override the environment, which overrides the file.
 
-    Exit codes: 0 done, 1 refused, 2 used or configured wrongly, 3 cannot be done now.
+    Exit codes: 0 done, 1 refused, 2 wrong usage or configuration, 3 temporary failure.
     """
 
 
@@ -86,35 +89,35 @@ for _command in (
 def main() -> None:
     """Run the command line and exit."""
     if not _open_standard_streams():
-        sys.exit(_told("standard output is closed", WRONG))
+        sys.exit(_print_error("standard output is closed", WRONG))
     try:
         code = cli.main(prog_name="keyauthority-server", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         code = WRONG
     except click.ClickException as error:
-        code = _told(error.format_message(), error.exit_code)
+        code = _print_error(error.format_message(), error.exit_code)
     except RestoreRefused as error:
-        code = _told(str(error), REFUSED)
+        code = _print_error(str(error), REFUSED)
     except ConfigError as error:
-        code = _told(str(error), WRONG)
+        code = _print_error(str(error), WRONG)
     except (CrashLoop, StoreUnavailable, TransientError) as error:
-        code = _told(str(error), UNCERTAIN)
+        code = _print_error(str(error), UNCERTAIN)
     except OutputError as error:
         code = _output_failed(error)
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        code = _told(f"{named}{error.strerror or error}", UNCERTAIN)
+        prefix = f"{error.filename}: " if error.filename else ""
+        code = _print_error(f"{prefix}{error.strerror or error}", UNCERTAIN)
     except click.Abort:
         code = UNCERTAIN
     sys.exit(code)
 
 
 def _open_standard_streams() -> bool:
-    """Make the standard streams fit to be written to; False if standard output is closed.
+    """Make the standard streams writable; False if standard output is closed.
 
-    A descriptor that is closed would become that of a lock or database, into which a later line is
-    written. A character that the terminal's encoding lacks is escaped.
+    A lock or database could otherwise get the number of a closed descriptor, and later output
+    would be written into it. A character that the terminal's encoding lacks is escaped.
     """
     is_open = sys.stdout is not None
     for descriptor in range(3):
@@ -131,14 +134,14 @@ def _open_standard_streams() -> bool:
 
 
 def _output_failed(error: OutputError) -> int:
-    """Write no more to standard output, and tell why, unless its reader has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed at the end
+    """Silence standard output and print the reason, unless the reader closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at exit
     if isinstance(error.__cause__, BrokenPipeError):
         return UNCERTAIN
-    return _told(f"cannot write to standard output: {error}", UNCERTAIN)
+    return _print_error(f"cannot write to standard output: {error}", UNCERTAIN)
 
 
-def _told(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     with suppress(OSError):
         say(f"keyauthority-server: {' '.join(message.split())}", err=True)
     return code

@@ -1,4 +1,4 @@
-"""`audit verify` and `audit refused`: the evidence, read on the machine itself."""
+"""`audit verify` and `audit refused`: read the log on the server's machine."""
 
 from __future__ import annotations
 
@@ -20,49 +20,54 @@ from keyauthority_server.store.types import DeniedMutation
 
 @click.group("audit")
 def audit_group() -> None:
-    """Verify the log of all changes, and show what was refused."""
+    """Verify the log of all changes, and show denied mutations."""
 
 
 @audit_group.command()
-@click.option("--head", metavar="FILE", help="A head saved before: the log must hold it.")
-@click.option("--save-head", metavar="FILE", help="Save the head of a log that is whole.")
+@click.option("--head", metavar="FILE", help="Saved head that the log must contain.")
+@click.option("--save-head", metavar="FILE", help="Save the head here if the log is intact.")
 @options(*STORE)
 def verify(head: str | None, save_head: str | None, **flags: str | bool | None) -> int:
-    """Verify every entry of the log, and the keys and projects that it made.
+    """Verify every entry of the log, and the keys and projects that it created.
 
-    Prints each finding with its revision and exits 1; exits 0 if there is none. A server may run.
+    Prints each finding with its revision and exits 1; exits 0 without findings. A server may run.
     """
     settings = load(flags)
     try:
         saved = SavedHead.load(Path(head)) if head else None
         verified = asyncio.run(_verified(settings, saved))
-        for revision, what in verified.findings:
-            say(f"revision {revision}: {what}")
+        for revision, finding in verified.findings:
+            say(f"revision {revision}: {finding}")
         if verified.findings:
-            say(f"{len(verified.findings)} findings: the log is not as it was written")
+            say(f"{len(verified.findings)} findings: the log was altered")
             return 1
         if save_head:
             verified.head.save(Path(save_head))
     except HeadError as failure:
         raise ConfigError(str(failure)) from failure
-    say(f"log {verified.head.log_id} is whole up to revision {verified.head.revision}")
+    say(f"log {verified.head.log_id} is intact up to revision {verified.head.revision}")
     return 0
 
 
 @audit_group.command()
 @click.option(
-    "--limit", type=click.IntRange(1, REFUSED_KEPT), default=100, show_default=True, metavar="N"
+    "--limit",
+    type=click.IntRange(1, REFUSED_KEPT),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Number of mutations to show.",
 )
 @options(*STORE)
 def refused(limit: int, **flags: str | bool | None) -> None:
-    """Show the newest mutations that were refused, oldest first."""
-    for one in asyncio.run(_refused(load(flags), limit)):
-        named = {"project_id": one.project_id, "access_key": one.access_key}
+    """Show the newest denied mutations, oldest first."""
+    for denial in asyncio.run(_refused(load(flags), limit)):
+        subject = {"project_id": denial.project_id, "access_key": denial.access_key}
         words = [
-            one.time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            f"{one.times}x",
-            *(one.actor, one.peer, one.method, one.reason),
-            *(f"{name}={text}" for name, text in named.items() if text),
+            denial.time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            f"{denial.times}x",
+            *(denial.actor, denial.peer, denial.method, denial.reason),
+            *(f"{name}={text}" for name, text in subject.items() if text),
         ]
         say(" ".join(words))
 

@@ -1,4 +1,4 @@
-"""`backup` and `restore`: a copy of the database, and the way back."""
+"""`backup` copies the database; `restore` replaces it with a backup."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ from keyauthority_server.runtime.restore import restore as restore_store
 from keyauthority_server.runtime.supervisor import hold_folder
 from keyauthority_server.store.sqlite.backup import Content, back_up
 
-NICE: Final = 10  # servers come first
-LISTED: Final = 20  # names of a kind; the rest are counted, and in --json
+NICE: Final = 10  # lower priority than servers
+LISTED: Final = 20  # names per heading; --json has all of them
 
 
 @click.command()
 @click.argument("file")
 @options(*STORE)
 def backup(file: str, **flags: str | bool | None) -> None:
-    """Copy the database to FILE, while servers run, and check the copy.
+    """Copy the database to FILE and check the copy; servers may run.
 
-    FILE must not be there. The pepper and the audit key are not in it: keep them elsewhere.
+    FILE must not exist. It does not contain the pepper and the audit key: keep copies elsewhere.
     """
     settings = load(flags)
     os.nice(NICE)
     with reported():
         content = back_up(settings.store.sqlite_path, Path(file).absolute())
     say(_line(content))
-    say("the pepper and audit.key are not in it: keep copies of them elsewhere", err=True)
+    say("the backup lacks the pepper and audit.key: keep copies of them elsewhere", err=True)
 
 
 @click.command()
 @click.argument("file")
-@click.option("--accept-unknown", is_flag=True, help="Restore, even if revocations are unknown.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and restore nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all names.")
+@click.option(
+    "--accept-unknown", is_flag=True, help="Restore even if later revocations are unknown."
+)
+@click.option("--dry-run", is_flag=True, help="Print the report without restoring.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all names.")
 @options(*STORE)
 def restore(
     file: str, accept_unknown: bool, dry_run: bool, as_json: bool, **flags: str | bool | None
 ) -> None:
-    """Put the backup FILE in place of the database; no server may run.
+    """Replace the database with the backup FILE; no server may run.
 
-    What the present database knows to be revoked or rotated stays so. It is kept aside. Keys and
-    projects that go back to wider settings are named: look at each.
+    Keys that the present database has as revoked or rotated stay so. The present database is
+    renamed, not deleted. Review the keys and projects listed: they return to wider settings.
     """
     settings = load(flags)
     with hold_folder(settings.data):
@@ -60,18 +62,18 @@ def restore(
     if as_json:
         click.echo(json.dumps(_object(restored, dry_run=dry_run), indent=2))
         return
-    for line in _told(restored):
+    for line in _report(restored):
         say(line)
     if dry_run:
         say("nothing was restored")
         return
     if restored.aside is not None:
-        say(f"the database that was there is kept as {restored.aside}")
+        say(f"the previous database is kept as {restored.aside}")
     say(_line(restored.content))
 
 
 def _object(restored: Restored, *, dry_run: bool) -> dict[str, object]:
-    """Return the report of a restore as JSON has it, with every name."""
+    """Return the JSON report of a restore, with every name."""
     undone = restored.undone
     return {
         "dryRun": dry_run,
@@ -98,31 +100,40 @@ def _line(content: Content) -> str:
     return f"log_id={content.log_id} revision={content.revision} keys={content.keys}"
 
 
-def _told(restored: Restored) -> list[str]:
+def _report(restored: Restored) -> list[str]:
     undone = restored.undone
-    names = (
+    sections = (
         (restored.revoked, "revocations would have been undone, and are kept"),
         (restored.rotated, "rotations would have been undone, and are kept"),
-        (restored.lost, "keys were made since then, and are lost"),
-        (undone.disabled_keys, "keys that were disabled since are enabled: disable them again"),
-        (undone.shortened_keys, "keys that were to expire earlier go back to their old expiry"),
-        (undone.narrowed_keys, "keys go back to their old permissions or restrictions"),
-        (undone.suspended_projects, "projects that were suspended since are not: suspend them"),
-        (undone.lost_projects, "projects that were made since are lost"),
+        (restored.lost, "keys were created after the backup, and are lost"),
+        (undone.disabled_keys, "keys disabled after the backup are enabled: disable them again"),
+        (
+            undone.shortened_keys,
+            "keys with an expiry shortened after the backup get back the old one",
+        ),
+        (undone.narrowed_keys, "keys get back their old permissions or restrictions"),
+        (
+            undone.suspended_projects,
+            "projects suspended after the backup are active: suspend them again",
+        ),
+        (undone.lost_projects, "projects were created after the backup, and are lost"),
     )
     return [
         f"the backup is of log {restored.backup.log_id}, revision {restored.backup.revision}",
-        *([f"revocations since then are unknown: {restored.unknown}"] * bool(restored.unknown)),
-        *(line for listed, what in names for line in _listed(listed, what)),
+        *(
+            [f"revocations after the backup are unknown: {restored.unknown}"]
+            * bool(restored.unknown)
+        ),
+        *(line for names, heading in sections for line in _section(names, heading)),
     ]
 
 
-def _listed(names: Sequence[str], what: str) -> list[str]:
+def _section(names: Sequence[str], heading: str) -> list[str]:
     if not names:
         return []
     more = len(names) - LISTED
     return [
-        f"{len(names)} {what}:",
+        f"{len(names)} {heading}:",
         *(f"  {name}" for name in names[:LISTED]),
         *([f"  and {more} more"] if more > 0 else []),
     ]

@@ -1,4 +1,4 @@
-"""`config show`: the settings in force."""
+"""`config show`: print the effective settings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from keyauthority_server.commands.options import SERVE, STORE, load, options
 
 @click.group("config")
 def config_group() -> None:
-    """Look at the configuration."""
+    """Inspect the configuration."""
 
 
 @config_group.command()
 @options(*STORE, *SERVE)
 def show(**flags: str | bool | None) -> None:
-    """Print the settings in force, without passwords, as they would stand in the file."""
+    """Print the effective settings as a TOML file, without passwords."""
     settings = load(flags)
     for name, value in settings.shown().items():
         click.echo(f"{name} = {_toml(value)}")
@@ -29,6 +29,6 @@ def show(**flags: str | bool | None) -> None:
 
 
 def _toml(value: str | int | bool | list[str]) -> str:
-    """Return a value as TOML writes it, in ASCII: as JSON does, but for DEL and pairs."""
+    """Return a value as ASCII TOML: JSON, except for DEL and surrogate pairs."""
     text = json.dumps(value, ensure_ascii=False)
-    return re.sub(r"[\x7f-\U0010ffff]", lambda found: f"\\U{ord(found[0]):08x}", text)
+    return re.sub(r"[\x7f-\U0010ffff]", lambda match: f"\\U{ord(match[0]):08x}", text)

@@ -1,4 +1,4 @@
-"""`copy`: the whole store into another, of whatever engine."""
+"""`copy`: move a whole store into another one, of either engine."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from keyauthority_server.store import factory, transfer
 from keyauthority_server.store.sql.queries import digests
 from keyauthority_server.store.transfer import COUNTERS, CopiedLog, Endpoint
 
-NICE: Final = 10  # servers come first
+NICE: Final = 10  # lower priority than servers
 
 
 @click.command("copy")
-@click.option("--from", "source_url", metavar="URL", required=True, help="The store that there is.")
+@click.option("--from", "source_url", metavar="URL", required=True, help="Source store URL.")
 @click.option(
-    "--to", "target_url", metavar="URL", help="An empty one; to abandon a copy, what was copied."
+    "--to", "target_url", metavar="URL", help="Target store URL: empty, or the unfinished copy."
 )
 @click.option(
-    "--abandon", is_flag=True, help="Open the source of a copy again, if --to is an unfinished one."
+    "--abandon",
+    is_flag=True,
+    help="Reopen the source for writing, if the copy in --to is unfinished.",
 )
 @options(*STORE)
 def copy(
     source_url: str, target_url: str | None, abandon: bool, **flags: str | bool | None
 ) -> None:
-    """Copy the whole store, and close the source for writing for good.
+    """Copy the whole store and close the source for writing.
 
-    Servers on the source go on verifying, and refuse all changes, until they are started on the
-    target. Killed at any point and started again it goes on; until it is done no server starts on
-    the target. The pepper and the audit key stay in the data folder, which must be that of the
-    source.
+    Servers on the source still verify keys and reject all changes, until they are restarted on the
+    target. An interrupted copy resumes when it is run again; no server starts on the target before
+    the copy is complete. --data must be the data folder of the source: the pepper and the audit key
+    stay there.
     """
     settings = load(flags)
     source = _url("--from", source_url)
@@ -65,50 +67,50 @@ def _url(flag: str, text: str) -> StoreUrl:
 
 def _copy(settings: Config, source_url: StoreUrl, target_url: StoreUrl) -> None:
     audit_key = Keyring.load(settings.data / AUDIT_KEY)
-    with _place(source_url, source=True) as source:
+    with _endpoint(source_url, source=True) as source:
         head = transfer.head_of(source)
-        filled = head.revision and not (head.closed and not head.hash)  # else it is refused below
+        filled = head.revision and not (head.closed and not head.hash)  # else rejected below
         versions = digests.versions_in_use(source.rows, SystemClock().now())
         verify_against([audit_key], versions, empty=not filled)
         factory.migrate(target_url)
-        with _place(target_url, source=False) as target:
+        with _endpoint(target_url, source=False) as target:
             head = transfer.close_source(source, target, str(target_url))
             say(f"{source_url} is closed for writing at revision {head.revision}")
             transfer.copy_rows(source, target, head)
             compared = transfer.compare(source, target, head)
             verified = asyncio.run(verify(CopiedLog(target), audit_key))
             if verified.findings:
-                revision, what = verified.findings[0]
+                revision, finding = verified.findings[0]
                 raise ConfigError(
-                    f"the copy stays closed, its log is not as it was written: "
-                    f"revision {revision}: {what}; see audit verify"
+                    f"the copy stays closed, its log was altered: "
+                    f"revision {revision}: {finding}; run audit verify"
                 )
             counters = transfer.copy_counters(source, target, head)
             transfer.finish(source, target, head)
     rows = {**compared, COUNTERS.name: counters}
     say(" ".join(f"{name}={count}" for name, count in rows.items()))
-    say(f"log_id={head.log_id} revision={head.revision}: all rows and the chain are checked")
+    say(f"log_id={head.log_id} revision={head.revision}: all rows and the chain verified")
     say(
-        f"start the servers with the URL of --to as their --store, at once: those on the source "
-        f"answer as of revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: each "
-        f"server's data folder needs those of {settings.data}",
+        f"restart the servers now with the URL of --to as their --store: those on the source "
+        f"answer as of revision {head.revision}. The pepper and {AUDIT_KEY} are not copied: put "
+        f"those of {settings.data} into the data folder of each server",
         err=True,
     )
 
 
 def _abandon(source_url: StoreUrl, target_url: StoreUrl | None) -> None:
-    with ExitStack() as places:
+    with ExitStack() as endpoints:
         target = None
         if target_url is not None:
             if not factory.is_made(target_url):
-                raise ConfigError(f"there is no store at {target_url}, so no copy")
-            target = places.enter_context(_place(target_url, source=False))
-        source = places.enter_context(_place(source_url, source=True))
+                raise ConfigError(f"no copy found: there is no store at {target_url}")
+            target = endpoints.enter_context(_endpoint(target_url, source=False))
+        source = endpoints.enter_context(_endpoint(source_url, source=True))
         head = transfer.reopen_source(source, target)
-    say(f"{source_url} is open again at revision {head.revision}; what was copied is not")
+    say(f"{source_url} accepts writes again from revision {head.revision}; the copy stays closed")
 
 
 @contextmanager
-def _place(url: StoreUrl, *, source: bool) -> Iterator[Endpoint]:
-    with closing(factory.open_endpoint(url, source=source)) as place:
-        yield place
+def _endpoint(url: StoreUrl, *, source: bool) -> Iterator[Endpoint]:
+    with closing(factory.open_endpoint(url, source=source)) as endpoint:
+        yield endpoint

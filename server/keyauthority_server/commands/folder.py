@@ -1,4 +1,4 @@
-"""`init` and `migrate`: what is done to a data folder before a server runs on it."""
+"""`init` and `migrate`: prepare a data folder and its store for a server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keyauthority_server.store import factory
 @click.command()
 @options(*STORE)
 def init(**flags: str | bool | None) -> None:
-    """Make the data folder ready: keys, store, first operator key, first project."""
+    """Initialise the data folder: keys, store, first operator key, first project."""
     settings = load(flags)
     with hold_folder(settings.data):
         if asyncio.run(bootstrap.prepare(settings)):
@@ -28,7 +28,7 @@ def init(**flags: str | bool | None) -> None:
 @click.command()
 @options(*STORE)
 def migrate(**flags: str | bool | None) -> None:
-    """Bring the store up to the schema of this version."""
+    """Upgrade the store to the schema of this version."""
     settings = load(flags)
     with hold_folder(settings.data), bootstrap.reported():
         factory.migrate(settings.store)

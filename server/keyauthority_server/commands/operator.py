@@ -1,4 +1,4 @@
-"""`operator create`: an operator key for whoever has the data folder, when no other will do."""
+"""`operator create`: create an operator key with access to the data folder alone."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SPAN: Final = re.compile(r"([0-9]{1,9})([dhms])", re.ASCII)  # 9 digits: within
 def _span(text: str) -> timedelta:
     match = _SPAN.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a number with d, h, m or s behind it.")
+        raise click.BadParameter(f"{text!r} is not a number followed by d, h, m or s.")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 @click.group("operator")
 def operator_group() -> None:
-    """Make operator keys on the machine itself."""
+    """Create operator keys on the server's machine."""
 
 
 @operator_group.command()
@@ -45,17 +45,22 @@ def operator_group() -> None:
     metavar="PERMISSION",
     multiple=True,
     default=("*:*",),
-    help="May be repeated.  [default: *:*]",
+    help="Permission of the key; repeatable.  [default: *:*]",
 )
 @click.option(
     "--operator-project",
     "operator_projects",
     metavar="PROJECT_ID",
     multiple=True,
-    help="Confine it to this project; may be repeated.",
+    help="Project the key is confined to; repeatable.  [default: all]",
 )
-@click.option("--purpose", metavar="TEXT", default="", help="What it is for.")
-@click.option("--ttl", type=_span, metavar="DURATION", help="As 90d, 12h, 30m or 10s.")
+@click.option("--purpose", metavar="TEXT", default="", help="Purpose of the key.")
+@click.option(
+    "--ttl",
+    type=_span,
+    metavar="DURATION",
+    help="Lifetime, such as 90d, 12h, 30m or 10s.  [default: no expiry]",
+)
 def create(
     permissions: tuple[str, ...],
     operator_projects: tuple[str, ...],
@@ -63,7 +68,7 @@ def create(
     ttl: timedelta | None,
     **flags: str | bool | None,
 ) -> None:
-    """Make an operator key and print its secret, once: beside a running server, too."""
+    """Create an operator key and print its secret once; a server may run."""
     settings = load(flags)
     request = pb.CreateKeyRequest(
         kind=key_pb2.KEY_KIND_OPERATOR,
@@ -78,13 +83,13 @@ def create(
         raise click.ClickException(f"{violations[0].field}: {violations[0].description}")
     try:
         created = asyncio.run(_create(settings, request))
-    except KeyAuthorityError as refused:
-        raise click.ClickException(str(refused)) from refused
-    say(f"made {created.key.access_key}; its secret is shown only now:", err=True)
+    except KeyAuthorityError as error:
+        raise click.ClickException(str(error)) from error
+    say(f"created {created.key.access_key}; its secret is shown only once:", err=True)
     click.echo(created.secret_key.reveal())
 
 
 async def _create(settings: Config, request: pb.CreateKeyRequest) -> CreatedKey:
-    async with open_admin(settings) as machine:
+    async with open_admin(settings) as session:
         new = convert.new_key_from_proto(request)
-        return await create_operator(machine.store, machine.peppers, new)
+        return await create_operator(session.store, session.peppers, new)

@@ -1,4 +1,4 @@
-"""What commands print: each line escaped, since it may hold what others wrote."""
+"""Printed lines, escaped because they may contain text from other users."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from keyauthority.text import one_line
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print a line. What could break it, or steer the terminal, is written out."""
+    """Print one line; line breaks and terminal control characters are escaped."""
     click.echo(one_line(line), err=err)

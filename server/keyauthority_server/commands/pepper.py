@@ -1,4 +1,4 @@
-"""`pepper`: rotation of the secret that digests are made under, beside a server that may run."""
+"""`pepper`: rotate the secret that keys token digests; a server may run."""
 
 from __future__ import annotations
 
@@ -20,72 +20,73 @@ T = TypeVar("T")
 
 @click.group("pepper")
 def pepper_group() -> None:
-    """Rotate the pepper, the secret that digests of tokens are made under."""
+    """Rotate the pepper, the secret that keys token digests."""
 
 
 @pepper_group.command()
 @options(*STORE)
-@click.option("--prepare", is_flag=True, help="Only add it to the file: copy that to all servers.")
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Add the version to the file only; then copy the file to all servers.",
+)
 def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
-    """Add a version to the file `pepper` and put it to use, or the one that waits."""
+    """Add a version to the file `pepper` and activate it, or activate a prepared one."""
 
-    async def work(machine: AdminSession) -> int:
+    async def work(session: AdminSession) -> int:
         return await pepper_rotation.rotate(
-            machine.store, machine.peppers, machine.known, prepare=prepare
+            session.store, session.peppers, session.known, prepare=prepare
         )
 
-    version = _on_machine(flags, work)
-    state = "waits for pepper rotate" if prepare else "is the current one"
+    version = _run(flags, work)
+    state = "is waiting: run pepper rotate to activate it" if prepare else "is current"
     say(f"version {version} {state}")
 
 
 @pepper_group.command()
 @options(*STORE)
 def status(**flags: str | bool | None) -> None:
-    """Show each version, what was made under it, and whether it may be dropped."""
+    """Show each version, the keys that use it, and whether it may be dropped."""
 
-    async def work(machine: AdminSession) -> list[Version]:
-        now = (await clock_of(machine.store)).now()
+    async def work(session: AdminSession) -> list[Version]:
+        now = (await clock_of(session.store)).now()
         return list(
-            await pepper_rotation.status(machine.store, machine.peppers, machine.known, now)
+            await pepper_rotation.status(session.store, session.peppers, session.known, now)
         )
 
-    versions = _on_machine(flags, work)
+    versions = _run(flags, work)
     say(_LINE.format("version", "state", "keys", "over", "sealed", "may be dropped"))
-    for one in versions:
-        made = one.digests
-        say(
-            _LINE.format(
-                one.number, one.state, made.needing, made.over, made.sealed, droppable(one)
-            )
-        )
+    for entry in versions:
+        usage = entry.digests
+        counts = (usage.needing, usage.over, usage.sealed)
+        say(_LINE.format(entry.number, entry.state, *counts, droppable(entry)))
 
 
 @pepper_group.command()
 @options(*STORE)
 @click.argument("version", type=click.IntRange(min=1))
 def drop(version: int, **flags: str | bool | None) -> None:
-    """Drop a VERSION that no key needs any more, from the database and the file."""
+    """Drop a VERSION that no key needs, from the database and the file."""
 
-    async def work(machine: AdminSession) -> bool:
-        now = (await clock_of(machine.store)).now()
-        return await pepper_rotation.drop(machine.store, machine.peppers, version, now)
+    async def work(session: AdminSession) -> bool:
+        now = (await clock_of(session.store)).now()
+        return await pepper_rotation.drop(session.store, session.peppers, version, now)
 
-    dropped = _on_machine(flags, work)
-    say(f"version {version} {'is dropped' if dropped else 'is removed from the file'}")
+    dropped = _run(flags, work)
+    say(f"version {version} is {'dropped' if dropped else 'removed from the file'}")
 
 
 _LINE = "{:>7}  {:<8}{:>10}{:>10}{:>8}  {}"
 
 
-def _on_machine(flags: Flags, work: Callable[[AdminSession], Awaitable[T]]) -> T:
+def _run(flags: Flags, work: Callable[[AdminSession], Awaitable[T]]) -> T:
     settings = load(flags)
 
     async def run() -> T:
-        async with open_admin(settings) as machine:
-            return await work(machine)
+        async with open_admin(settings) as session:
+            return await work(session)
 
     try:
         return asyncio.run(run())
-    except DropRefused as refused:
-        raise click.ClickException(str(refused)) from refused
+    except DropRefused as error:
+        raise click.ClickException(str(error)) from error

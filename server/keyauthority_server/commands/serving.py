@@ -1,4 +1,4 @@
-"""`serve`: the supervisor and its workers, from the configuration to the last drain."""
+"""`serve`: run the supervisor and its workers until they are drained."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ _log = structlog.get_logger("keyauthority_server")
 @click.command()
 @options(*STORE, *SERVE)
 def serve(**flags: str | bool | None) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM.
+
+    The server is ready when it prints `keyauthority-server ready on ADDRESS`.
+    """
     settings = load(flags)
     if settings.tls:
-        certificates.load(settings.tls, SystemClock().now())  # before anything is made
+        certificates.load(settings.tls, SystemClock().now())  # fails before any file is created
     bootstrap.check_exists(settings)
     with bootstrap.reported():
         factory.check_workers(settings.store, settings.workers)
@@ -42,21 +45,21 @@ def serve(**flags: str | bool | None) -> None:
             return
         if founded:
             welcome(settings)
-        sums = endpoint.MetricsAggregator()
+        aggregator = endpoint.MetricsAggregator()
         if settings.metrics:
-            port = endpoint.serve(settings.metrics, sums, *_disk(settings))
+            port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
             _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
-        told = dataclasses.replace(settings, listen=address.listen)
+        bound = dataclasses.replace(settings, listen=address.listen)
         inherited = (lock, *address.descriptors)
 
         async def supervise() -> None:
-            await Supervisor(told, address.shown, inherited, sums).run()
+            await Supervisor(bound, address.display, inherited, aggregator).run()
 
         asyncio.run(supervise())
 
 
 async def _prepare(settings: Config) -> bool | None:
-    """Prepare the data folder as soon as the store can be reached; None if told to stop first."""
+    """Prepare the data folder once the store is reachable; None if stopped before that."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,11 +68,11 @@ async def _prepare(settings: Config) -> bool | None:
 
 
 def welcome(settings: Config) -> None:
-    """Say on a terminal which version has founded an authority, and the next step."""
+    """Print the version and the next step after a first start, on a terminal only."""
     if not sys.stderr.isatty():
         return
     click.echo(
-        f"keyauthority-server {version('keyauthority')}: this was the first start. The first "
+        f"keyauthority-server {version('keyauthority')}: new authority created. The first "
         f"operator key is in {settings.data / bootstrap.OPERATOR_KEY}; in another terminal:\n"
         f"  export KEYAUTHORITY_OPERATOR_KEY_FILE={settings.data / bootstrap.OPERATOR_KEY}\n"
         f"  keyauthority projects list --address {settings.listen}",
@@ -78,5 +81,5 @@ def welcome(settings: Config) -> None:
 
 
 def _disk(settings: Config) -> list[Disk]:
-    """Return what looks at the database's disk, if that is this machine's."""
+    """Return the collector for the disk of an SQLite database."""
     return [] if settings.store.is_postgres else [Disk(reserve_path(settings.store.sqlite_path))]

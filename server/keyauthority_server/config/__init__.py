@@ -1,6 +1,8 @@
-"""What the server was told to do: file < environment < flags, checked once, then frozen.
+"""Server configuration: file < environment < flags, checked once, then frozen.
 
-Nothing in here touches what it names, and no value that may hold a password is ever printed.
+It opens no file, socket or database that a setting names, except settings files, and prints no
+value that may contain a password. Begin with `settings.load`; `values`, `store_url` and `callers`
+parse the single values.
 """
 
 from keyauthority_server.config.callers import Callers, CertificateCaller, SanKind

@@ -1,4 +1,4 @@
-"""`[[callers]]`: the client certificates that stand for an operator, and what each may do."""
+"""`[[callers]]`: client certificates that identify operators, with their permissions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Final
 from keyauthority.permissions import is_grant
 from keyauthority_server.rights import not_rights
 
-SAN_MAX: Final = 200  # characters, as of a purpose: ListEvents finds an actor by no more
-LIST_MAX: Final = 100  # permissions, projects: as an operator key has
+SAN_MAX: Final = 200  # characters, as of a purpose: the longest actor that ListEvents filters by
+LIST_MAX: Final = 100  # permissions or projects, as for an operator key
 
 _FIELDS: Final = frozenset({"san", "permissions", "projects"})
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -23,11 +23,11 @@ _EMAIL: Final = re.compile(r"[!-?A-~]+@[!-?A-~]+", re.ASCII)
 _PROJECT_ID: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
 )
-_ACTORS: Final = frozenset({"machine", "restore", "secret", "setup"})  # who else the log knows
+_ACTORS: Final = frozenset({"machine", "restore", "secret", "setup"})  # other actors in the log
 
 
 class SanKind(StrEnum):
-    """What kind of name a SAN is; a name of one kind never stands for one of another."""
+    """The type of a subject alternative name; names of different types never match."""
 
     DNS = "dns"
     URI = "uri"
@@ -36,16 +36,16 @@ class SanKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CertificateCaller:
-    """An operator who is known by a name in his certificate."""
+    """An operator identified by a name in the client certificate."""
 
     kind: SanKind
     san: str
     permissions: tuple[str, ...]
     projects: tuple[str, ...] = ()
-    """The projects that he is confined to; empty means all."""
+    """Projects that the operator is confined to; empty means all."""
 
     def table(self) -> Mapping[str, str | list[str]]:
-        """Return it as it stands in the file."""
+        """Return the entry as its table in the file."""
         table: dict[str, str | list[str]] = {
             "san": self.san,
             "permissions": list(self.permissions),
@@ -55,7 +55,7 @@ class CertificateCaller:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """All of them. As text they are JSON: a list of the file's tables."""
+    """All entries; their text form is a JSON list of the file's tables."""
 
     entries: tuple[CertificateCaller, ...] = ()
 
@@ -67,7 +67,7 @@ class Callers:
 
     @classmethod
     def parse(cls, text: str) -> Callers:
-        """Read the text; ValueError says what is wrong in which entry."""
+        """Parse the text; raises ValueError that names the invalid entry."""
         try:
             tables = json.loads(text)
         except ValueError:
@@ -91,22 +91,24 @@ def _entry(table: object) -> CertificateCaller:
         raise ValueError("must be a table with san, permissions and projects")
     unknown = sorted(str(name) for name in table.keys() - _FIELDS)
     if unknown:
-        raise ValueError(f"{unknown[0]!a} is no field of a caller")
+        raise ValueError(
+            f"{unknown[0]!a} is not a field of a caller: use san, permissions, projects"
+        )
     kind, san = _san(table.get("san"))
     permissions = _texts(table, "permissions")
     for permission in permissions:
         if not is_grant(permission):
             raise ValueError(f"{permission!a} is not a permission, such as keys:verify")
-    for place, why in not_rights(permissions):
-        raise ValueError(f"{permissions[place]!a} is {why}")
+    for index, reason in not_rights(permissions):
+        raise ValueError(f"{permissions[index]!a} is {reason}")
     if not permissions:
         raise ValueError("permissions must list at least one")
     projects = _texts(table, "projects")
     for project_id in projects:
         if not _PROJECT_ID.fullmatch(project_id):
-            raise ValueError(f"{project_id!a} is no project_id: a lower-case UUID version 4")
+            raise ValueError(f"{project_id!a} is not a project_id: use a lower-case UUID version 4")
     if "projects" in table and not projects:
-        raise ValueError("projects must list at least one; without it they are all his")
+        raise ValueError("projects must list at least one; leave it out to permit all")
     return CertificateCaller(kind, san, permissions, projects)
 
 
@@ -121,7 +123,7 @@ def _san(san: object) -> tuple[SanKind, str]:
         return SanKind.EMAIL, san
     name = san.lower()  # RFC 4343
     if not _DNS.fullmatch(name) or name in _ACTORS:
-        raise ValueError(f"san {san!a} is no DNS name, URI or email that can be a caller")
+        raise ValueError(f"san {san!a} is not a DNS name, URI or email that can identify a caller")
     return SanKind.DNS, name
 
 

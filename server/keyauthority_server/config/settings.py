@@ -1,8 +1,8 @@
-"""The settings by name, where they come from, and the rules between them.
+"""Settings by name, their three sources, and the rules between them.
 
-Every setting is one text, whichever of the three it comes from: `workers` in the file is
-`KEYAUTHORITY_WORKERS` in the environment and `--workers` on the command line. What is unknown or
-wrong is refused with one line.
+Every setting is one text in each source: `workers` in the file is `KEYAUTHORITY_WORKERS` in the
+environment and `--workers` on the command line. An unknown name or an invalid value raises
+ConfigError with one line.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from keyauthority_server.config.values import (
 )
 from keyauthority_server.private_files import GROUP_READS, UnsafeFile, check_status
 
-WORKERS_MAX: Final = 256  # more processes than any machine has use for: a slip of the finger
-STALENESS_MIN: Final = Span(500)  # a fifth is for proving it: half of that a commit may take
-STALENESS_MAX: Final = Span(60_000)  # who wants more wants no revocations
+WORKERS_MAX: Final = 256  # beyond any useful number of processes: a typing error
+STALENESS_MIN: Final = Span(500)  # a fifth is for the proof; a commit may take half of that
+STALENESS_MAX: Final = Span(60_000)  # beyond this, revocations take effect too late
 STALENESS_DEFAULT: Final = Span(1_000)
-UNIX_PATH_MAX: Final = 107  # bytes that fit in sockaddr_un beside the closing NUL (unix(7))
+UNIX_PATH_MAX: Final = 107  # bytes in sockaddr_un without the closing NUL (unix(7))
 
 _PREFIX: Final = "KEYAUTHORITY_"
 _CLIENT: Final = frozenset(
@@ -63,7 +63,7 @@ _BOOLEANS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A configuration that keeps all rules that can be checked without touching anything."""
+    """A validated configuration; validation opens no file, socket or database."""
 
     data: Path
     store: StoreUrl
@@ -80,11 +80,11 @@ class Config:
     tls_client_ca: Path | None = None
     callers: Callers = field(default_factory=Callers)
     must_exist: bool = False
-    """Refuse to found a new authority: folder and store must have been initialised before."""
+    """Never create a new authority: folder and store must be initialised already."""
     socket_mode: str = "0666"
-    """Of a unix socket, in octal digits."""
+    """Mode of a unix socket, in octal digits."""
     max_staleness: Span = STALENESS_DEFAULT
-    """How old an answer may be; with SQLite none is old at all."""
+    """Maximum age of an answer on PostgreSQL; answers on SQLite are always current."""
 
     def __post_init__(self) -> None:
         self._check_tls()
@@ -94,19 +94,19 @@ class Config:
             if self.transport is Transport.NATIVE:
                 raise ConfigError(
                     f"the native transport serves loopback and unix sockets only, "
-                    f"not {self.listen}: take --transport grpcio"
+                    f"not {self.listen}: use --transport grpcio"
                 )
             if not self.allow_plaintext and self.tls is None:
                 raise ConfigError(
-                    f"{self.listen} is not loopback: keys would cross the network in plaintext, "
-                    f"which only --allow-plaintext permits"
+                    f"{self.listen} is not loopback: keys would cross the network in plaintext; "
+                    f"use --tls-cert, or permit plaintext with --allow-plaintext"
                 )
 
     def _check_tls(self) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key belong together: give both")
         if self.callers.entries and self.tls_client_ca is None:
-            raise ConfigError("callers are known by their certificates: give --tls-client-ca")
+            raise ConfigError("callers are identified by client certificates: set --tls-client-ca")
         if self.tls_client_ca and self.tls_cert is None:
             raise ConfigError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.tls is None:
@@ -115,18 +115,18 @@ class Config:
             raise ConfigError("a unix socket is served in plaintext: leave out --tls-cert")
         if self.transport is Transport.NATIVE:
             raise ConfigError(
-                "the native transport serves plaintext only: take --transport grpcio for TLS"
+                "the native transport serves plaintext only: use --transport grpcio for TLS"
             )
 
     @property
     def tls(self) -> TlsFiles | None:
-        """The files that TLS is served with; None for plaintext."""
+        """The certificate and key files; None for plaintext."""
         if self.tls_cert is None or self.tls_key is None:
             return None
         return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
 
     def settings(self) -> dict[str, str]:
-        """Return each setting as the text that `parse` reads, passwords included."""
+        """Return each setting as text for `parse`, passwords included."""
         texts = {
             field.name: _text(getattr(self, field.name))
             for field in dataclasses.fields(self)
@@ -135,7 +135,7 @@ class Config:
         return texts | {"store": self.store.reveal()}
 
     def shown(self) -> dict[str, str | int | bool]:
-        """Return each setting but the callers, without passwords, with its type in the file."""
+        """Return the settings as typed in the file, without callers and passwords."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
             name: value if isinstance(value, int) else str(value)
@@ -145,9 +145,9 @@ class Config:
 
 
 def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
-    """Return the configuration of a process. ConfigError says what is wrong, and where.
+    """Return the configuration of a process; raises ConfigError that names the setting.
 
-    `flags` are the settings of the command line by name, without those that were not given.
+    `flags` are the settings given on the command line, by name.
     """
     environment = _environment(environ)
     file = flags.get("config") or environment.get("config")
@@ -160,7 +160,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str]) -> Config:
 
 
 def parse(settings: Mapping[str, str]) -> Config:
-    """Return the configuration that `Config.settings` gave; ConfigError if it is none."""
+    """Rebuild the configuration from `Config.settings`; raises ConfigError."""
     return _merged([_parsed(settings, str)])
 
 
@@ -183,7 +183,7 @@ def _merged(layers: list[dict[str, object]]) -> Config:
     settings.pop("config", None)
     if "store" not in settings:
         settings["store"] = StoreUrl.sqlite(Path(str(settings["data"])) / "keyauthority.db")
-    return Config(**settings)  # type: ignore[arg-type]  # each was made by its own parser
+    return Config(**settings)  # type: ignore[arg-type]  # each value has passed its own parser
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -193,8 +193,8 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
         if name == variable or name in _CLIENT or _is_service_link(name, text):
             continue
         if name != name.upper() or name.lower() not in SETTINGS:
-            raise ConfigError(f"{_printable(variable)} is no setting of the server")
-        if text:  # a variable that was emptied is one that was not set
+            raise ConfigError(f"{_printable(variable)} is not a server setting: see serve --help")
+        if text:  # an empty variable counts as unset
             settings[name.lower()] = text
     return settings
 
@@ -210,14 +210,16 @@ def _file(path: Path) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML: {_printable(str(error))}") from error
+        raise ConfigError(f"{path} is not valid TOML: {_printable(str(error))}") from error
     for name, value in table.items():
         if name not in SETTINGS or name == "config":
-            raise ConfigError(f"{_printable(name)} in {path} is no setting of the server")
+            raise ConfigError(
+                f"{_printable(name)} in {path} is not a server setting: see serve --help"
+            )
         if name == "callers":
             table[name] = json.dumps(value, default=str)
         elif name == "socket_mode" and not isinstance(value, str):
-            raise ConfigError(f'{name} in {path} must be a string, as "0660"')
+            raise ConfigError(f'{name} in {path} must be a string, such as "0660"')
         elif not isinstance(value, str | bool | int):
             raise ConfigError(f"{name} in {path} must be a string, a number, true or false")
     texts = {name: _text(value) for name, value in table.items()}
@@ -233,7 +235,7 @@ def _file(path: Path) -> dict[str, object]:
 
 def _parsed(layer: Mapping[str, str], label: Callable[[str], str]) -> dict[str, object]:
     if "store" in layer and "store_file" in layer:
-        raise ConfigError("store and store_file are two ways to say the same: give one")
+        raise ConfigError("store and store_file exclude each other: set one of them")
     settings = {}
     for name, text in layer.items():
         try:
@@ -256,7 +258,7 @@ def _path(text: str) -> Path:
         raise ValueError("must be a path")
     try:
         text.encode()
-    except UnicodeEncodeError:  # the store's URL and the file could not say the same
+    except UnicodeEncodeError:  # neither the store's URL nor the file could represent it
         raise ValueError("must be a path in UTF-8") from None
     return Path(text).absolute()
 
@@ -269,7 +271,7 @@ def _store_file(text: str) -> StoreUrl:
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise ValueError(f"{path} must hold the URL of the store, and is no text") from None
+        raise ValueError(f"{path} must contain the store URL as UTF-8 text") from None
     try:
         store = StoreUrl.parse(url)
     except ValueError as error:
@@ -311,7 +313,7 @@ def _staleness(text: str) -> Span:
 
 def _mode(text: str) -> str:
     if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
-        raise ValueError("must be a mode in octal digits, as 0660")
+        raise ValueError("must be a mode in octal digits, such as 0660")
     return text.zfill(4)
 
 
@@ -351,4 +353,4 @@ SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "log_format": _one_of(LogFormat),
     "log_level": _one_of(LogLevel),
 }
-"""Every setting, and what reads its text; ValueError says what is wrong."""
+"""The parser of each setting; raises ValueError with the reason."""

@@ -1,4 +1,4 @@
-"""The URL of the store: read by the rules of its engine, shown without what is secret."""
+"""The store URL: parsed by the rules of its engine, printed without secrets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from urllib.parse import unquote
 
 from keyauthority_server.config.values import ConfigError
 
-# Parameters of libpq whose value is a secret. It marks some of them itself, as `*`; not these.
+# Secret parameters of libpq that it does not mark as secret (`*`) itself.
 _SECRET: Final = frozenset({"password", "sslpassword", "scram_client_key", "scram_server_key"})
 _MARKED_SECRET: Final = b"*"
 
-# The only form in which nobody can take a password for something else. libpq alone would read the
-# `/` of postgresql://user:pass/word@host/db as the end of the hosts.
+# The only form in which no part of a password can be misread. libpq by itself reads the `/` of
+# postgresql://user:pass/word@host/db as the end of the hosts.
 _POSTGRES: Final = re.compile(
     r"postgres(?:ql)?://(?:(?P<user>[^\s:@/?#\[\]]*)(?::[^\s@/?#\[\]]*)?@)?"
     r"(?P<hosts>[^\s@/?#]*)(?P<database>/[^\s@/?#]*)?(?:\?(?P<query>[^\s@#]*))?"
@@ -25,12 +25,12 @@ _SQLITE: Final = re.compile(r"sqlite:///+([^?#]+)")
 
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """Where the store is. Only `reveal` gives the whole of it; what is printed has no password."""
+    """Location of the store; only `reveal` returns it with its password."""
 
     _url: str = field(repr=False)
     _shown: str
     has_password: bool = False
-    """True if whoever reads the URL can use a password."""
+    """True if the URL contains a password."""
 
     def __str__(self) -> str:
         return self._shown
@@ -39,19 +39,19 @@ class StoreUrl:
         return f"StoreUrl('{self}')"
 
     def reveal(self) -> str:
-        """Return the URL with all that it holds."""
+        """Return the complete URL, password included."""
         return self._url
 
     @property
     def is_postgres(self) -> bool:
-        """True if it names a database of PostgreSQL, else a file of SQLite."""
+        """True for a PostgreSQL database, False for an SQLite file."""
         return self._url.startswith("postgres")
 
     @property
     def sqlite_path(self) -> Path:
-        """The database file of an SQLite store; ConfigError if it is none."""
+        """The database file of an SQLite store; raises ConfigError for PostgreSQL."""
         if self.is_postgres:
-            raise ConfigError(f"this is done to a file of SQLite, not to {self}")
+            raise ConfigError(f"this command needs an SQLite store, not {self}")
         return Path(unquote(self._url.removeprefix("sqlite://")))
 
     @classmethod
@@ -64,8 +64,8 @@ class StoreUrl:
     def parse(cls, text: str) -> Self:
         """Read `sqlite:///ABSOLUTE/PATH`, or `postgresql://…` as libpq reads it.
 
-        ValueError says what is wrong, and repeats nothing of the text: what could not be split may
-        hold a password anywhere.
+        The message of a ValueError quotes no part of the text: a URL that cannot be parsed may
+        contain a password anywhere.
         """
         if re.match(r"postgres(?:ql)?://", text):
             return cls._postgres(text)
@@ -89,14 +89,18 @@ class StoreUrl:
         if not (settings.keys() & {"dbname", "service"}):
             raise ValueError("must be postgresql://USER@HOST/DATABASE")
         parameters = (found["query"] or "").split("&")
-        shown = "&".join(one for one in parameters if unquote(one.partition("=")[0]) not in secret)
+        shown = "&".join(
+            parameter
+            for parameter in parameters
+            if unquote(parameter.partition("=")[0]) not in secret
+        )
         user = f"{found['user']}@" if found["user"] else ""
-        place = f"postgresql://{user}{found['hosts']}{found['database'] or ''}"
-        return cls(text, f"{place}?{shown}" if shown else place, not secret.isdisjoint(settings))
+        base = f"postgresql://{user}{found['hosts']}{found['database'] or ''}"
+        return cls(text, f"{base}?{shown}" if shown else base, not secret.isdisjoint(settings))
 
 
 def _read_by_libpq(url: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Return what libpq reads in a URL, and the names of its parameters that are secret."""
+    """Parse a URL with libpq; return its settings and the names of secret parameters."""
     try:
         from psycopg import OperationalError, pq
     except ImportError:
@@ -106,16 +110,18 @@ def _read_by_libpq(url: str) -> tuple[dict[str, str], frozenset[str]]:
     try:
         options = pq.Conninfo.parse(url.encode())
         settings = {
-            one.keyword.decode(): one.val.decode() for one in options if one.val is not None
+            option.keyword.decode(): option.val.decode()
+            for option in options
+            if option.val is not None
         }
     except OperationalError as error:
         if str(error).startswith("invalid URI query parameter"):
-            raise ValueError("has a parameter that libpq does not know") from None
-        raise ValueError("is malformed for libpq") from None
+            raise ValueError("has a parameter unknown to libpq") from None
+        raise ValueError("is malformed according to libpq") from None
     except UnicodeError:
         raise ValueError("is not UTF-8") from None
     ports = settings.get("port", "").split(",")
     if not all(re.fullmatch(r"[0-9]{0,5}", port, re.ASCII) for port in ports):
         raise ValueError("has a port that is not a number: is @HOST missing?")
-    marked = {one.keyword.decode() for one in options if one.dispchar == _MARKED_SECRET}
+    marked = {option.keyword.decode() for option in options if option.dispchar == _MARKED_SECRET}
     return settings, _SECRET | marked

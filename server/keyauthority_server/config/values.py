@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: each reads its own text, and prints no password."""
+"""Value types of settings; each parses its own text."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from keyauthority_server.private_files import PASSING, explain
 
 
 class ConfigError(Exception):
-    """The server must not start like this; the message is one line for whoever starts it."""
+    """The configuration or environment prevents a start; the message is one line."""
 
 
 class TransientError(Exception):
-    """It cannot be done now, though another try may succeed; the message is one line."""
+    """A failure that may pass, so that a retry may succeed; the message is one line."""
 
 
 def refusal(error: OSError, failed: str) -> ConfigError | TransientError:
-    """Return the end of a start after an error of the system; `failed` names what was tried."""
+    """Return the exception for an OSError; `failed` names the attempted operation."""
     line = explain(error, failed)
     return TransientError(line) if error.errno in PASSING else ConfigError(line)
 
 
 class Transport(StrEnum):
-    """What carries the calls."""
+    """The gRPC implementation that serves the calls."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -34,14 +34,14 @@ class Transport(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a log line is written."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """The least severe log line that is written."""
+    """The least severe level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -51,7 +51,7 @@ class LogLevel(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A TCP address; `str` gives it as gRPC writes it, an IPv6 address in brackets."""
+    """A TCP address; `str` returns it in gRPC's form, with IPv6 in brackets."""
 
     host: str
     port: int
@@ -61,7 +61,7 @@ class HostPort:
 
     @property
     def is_local(self) -> bool:
-        """True if only this machine can reach it. Of names, that is known of `localhost` alone."""
+        """True for loopback addresses and the name `localhost`."""
         try:
             address = ipaddress.ip_address(self.host)
         except ValueError:
@@ -71,7 +71,7 @@ class HostPort:
 
     @classmethod
     def parse(cls, text: str) -> HostPort:
-        """Read `HOST:PORT` or `[IPV6]:PORT`; ValueError says what is wrong."""
+        """Parse `HOST:PORT` or `[IPV6]:PORT`; raises ValueError."""
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         host = host[1:-1] if bracketed else host
@@ -84,7 +84,7 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class UnixPath:
-    """A unix socket; `str` gives it as gRPC writes it."""
+    """A unix socket; `str` returns it in gRPC's form."""
 
     path: Path
 
@@ -99,22 +99,22 @@ Listen = HostPort | UnixPath
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """The files that TLS is served with, in PEM."""
+    """Certificate and key files for TLS, in PEM."""
 
     cert: Path
-    """The server's certificate, and those between it and its authority's."""
+    """The server's certificate, then the intermediate certificates."""
     key: Path
     client_ca: Path | None
-    """The authorities of client certificates, which are demanded then."""
+    """CA certificates for client certificates; if set, these are mandatory."""
 
     def paths(self) -> tuple[Path, ...]:
-        """Return all that there are."""
+        """Return the paths that are set."""
         return tuple(path for path in (self.cert, self.key, self.client_ca) if path)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of time; `str` gives it in whole milliseconds, as `parse` reads it."""
+    """A duration; `str` returns it in whole milliseconds, in the form of `parse`."""
 
     milliseconds: int
 
@@ -123,13 +123,13 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """The same in seconds."""
+        """The duration in seconds."""
         return self.milliseconds / 1000
 
     @classmethod
     def parse(cls, text: str) -> Span:
-        """Read a whole number and its unit, `s` or `ms`; ValueError says what is wrong."""
+        """Parse a whole number with the unit `s` or `ms`; raises ValueError."""
         found = re.fullmatch(r"([0-9]{1,9})(s|ms)", text, re.ASCII)
         if found is None:
-            raise ValueError("must be a whole number with its unit, as 1s or 500ms")
+            raise ValueError("must be a whole number with its unit, such as 1s or 500ms")
         return cls(int(found[1]) * (1000 if found[2] == "s" else 1))

@@ -1,5 +1,5 @@
-"""Puts a process together: first start, workers, their supervisor, and restore.
+"""Process lifecycle: first start, supervisor, workers and restore.
 
-It wires the other packages up and holds no rule of its own about keys. Begin with `bootstrap`,
-which opens an authority, then `worker`, which serves it.
+It connects the other packages and must not contain rules about keys. Begin with `bootstrap`, which
+opens an authority, then read `worker`, which serves it.
 """

@@ -1,7 +1,7 @@
-"""How a data folder comes to life: migration, first start, and the parts of one process.
+"""Opening an authority: migration, first start, and the components of one process.
 
-Everything that can be wrong with the folder's files is found here, before anything is served, and
-told in one line.
+All checks of the data folder's files happen here, before a call is served. Each failure is one
+line.
 """
 
 from __future__ import annotations
@@ -57,29 +57,29 @@ _WRONG: Final = (KeyringError, StoreUnusable, StoreReadOnly, StoreDenied, StoreD
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Report failures of the store and of key files, each in one line.
+    """Convert failures of the store and of key files into one-line errors.
 
-    ConfigError for what only another configuration mends, TransientError for what may pass by
-    itself; StoreUnavailable passes, since a start may wait for its end.
+    Raises ConfigError if only a changed configuration helps, TransientError if the cause may pass.
+    StoreUnavailable propagates, since a start may wait for the store.
     """
     try:
         yield
     except (KeyringError, StoreError) as failure:
         cause = failure.__cause__
-        passing = isinstance(cause, OSError) and cause.errno in PASSING
-        if isinstance(failure, _WRONG) and not passing:
+        is_transient = isinstance(cause, OSError) and cause.errno in PASSING
+        if isinstance(failure, _WRONG) and not is_transient:
             raise ConfigError(str(failure)) from failure
         if isinstance(failure, StoreUnavailable):
             raise
-        full = "the disk is full or nearly so: " if isinstance(failure, StoreFull) else ""
-        raise TransientError(f"{full}{failure}") from failure
+        prefix = "the disk is full or nearly so: " if isinstance(failure, StoreFull) else ""
+        raise TransientError(f"{prefix}{failure}") from failure
 
 
 async def prepare(config: Config) -> bool:
-    """Bring the data folder into the state that workers need, the first time from nothing.
+    """Prepare the data folder and the store for workers; create them at the first start.
 
-    Returns True if that has founded a new authority. Raises as `reported` does. Killed at any
-    point, it goes on where it was.
+    Returns True if it created a new authority. Raises the errors of `reported`. After a kill at any
+    point, the next call resumes.
     """
     with reported():
         return await _prepare(config)
@@ -87,39 +87,39 @@ async def prepare(config: Config) -> bool:
 
 @asynccontextmanager
 async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[Authority]:
-    """Give the use cases on the prepared folder, for as long as the context lasts.
+    """Open the services on a prepared folder.
 
-    Exactly one of the processes that serve it runs `checkpoints`.
+    Exactly one serving process has `checkpoints` set.
     """
     peppers, audit_key = (Keyring.load(config.data / name) for name in _KEY_FILES)
     async with (
         _opened(config, sealer(audit_key), checkpoints=checkpoints) as store,
         _counters(config, checkpoints=checkpoints) as counters,
         metering(store) as meter,
-        rehasher(store, peppers) as keeper,
+        rehasher(store, peppers) as rehash,
         refusing(store) as denials,
         following(store) as feed,
         _caching(config, store, feed, peppers) as records,
     ):
         clock = await clock_of(store)
-        await keeper.reload_peppers()
-        yield Authority(store, counters, meter, clock, keeper, denials, feed, records)
+        await rehash.reload_peppers()
+        yield Authority(store, counters, meter, clock, rehash, denials, feed, records)
 
 
 class AdminSession(NamedTuple):
-    """What a command on the machine itself works with, beside a server that may run."""
+    """Dependencies of an administrative command; a server may run."""
 
     store: Store
     peppers: Keyring
     known: Mapping[str, bytes]
-    """The check values that the database holds."""
+    """Check values of key versions, from the database."""
 
 
 @asynccontextmanager
 async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
-    """Give the store of a data folder that is in use, or was.
+    """Open the store of an initialised data folder.
 
-    Raises ConfigError with one line if it is not initialised, or its files are not right.
+    Raises ConfigError if the folder is not initialised, or its key files are invalid.
     """
     with reported():
         if not factory.is_made(config.store):
@@ -141,7 +141,7 @@ async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
 
 
 class AuditSession(NamedTuple):
-    """What a verification of the log reads."""
+    """Dependencies of a log verification."""
 
     store: Store
     audit_key: Keyring
@@ -149,22 +149,22 @@ class AuditSession(NamedTuple):
 
 @asynccontextmanager
 async def open_audit(config: Config) -> AsyncIterator[AuditSession]:
-    """Give the store of a data folder for reading, whatever may be wrong with what its log says.
+    """Open the store of a data folder for reading, even if its log was altered.
 
-    A server may run on it. Raises ConfigError with one line if it cannot be read at all.
+    A server may run. Raises ConfigError if the store cannot be read at all.
     """
     with reported():
         audit_key = Keyring.load(config.data / AUDIT_KEY)
         async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
             head = await store.log_head()
-            unfinished = head.closed and not head.hash  # as a copy is, of which rows are missing
+            unfinished = head.closed and not head.hash  # an unfinished copy lacks rows
             versions = await _versions_in_use(store)
             verify_against([audit_key], versions, empty=unfinished or not head.revision)
             yield AuditSession(store, audit_key)
 
 
 def check_exists(config: Config) -> None:
-    """Raise ConfigError if `must_exist` is set and the data folder or its database is not there."""
+    """Raise ConfigError if `must_exist` is set and a key file or the database is missing."""
     if not config.must_exist:
         return
     paths = [config.data / name for name in _KEY_FILES]
@@ -174,13 +174,13 @@ def check_exists(config: Config) -> None:
         try:
             size = path.lstat().st_size
         except OSError as error:
-            raise ConfigError(f"--must-exist: {path} is not there: {error.strerror}") from error
+            raise ConfigError(f"--must-exist: {path} is missing: {error.strerror}") from error
         if not size:
             raise ConfigError(f"--must-exist: {path} is empty")
 
 
 async def _prepare(config: Config) -> bool:
-    """Prepare the folder; return True if that has founded an authority."""
+    """Prepare the folder; return True if that created an authority."""
     check_exists(config)
     _check_private(config)
     paths = [config.data / name for name in _KEY_FILES]
@@ -188,8 +188,8 @@ async def _prepare(config: Config) -> bool:
         raise ConfigError(f"--must-exist: {config.store} is empty")
     if paths[0].exists() and not factory.is_made(config.store):
         raise ConfigError(
-            f"{paths[0]} is there, but {config.store} is not: restore the database, or start anew "
-            f"in an empty data folder"
+            f"{paths[0]} exists, but {config.store} does not: restore the database, or start with "
+            f"an empty data folder"
         )
     factory.migrate(config.store)
     async with _opened(config, _unsealed) as store:
@@ -224,9 +224,9 @@ async def _prepare(config: Config) -> bool:
 async def _claim(
     config: Config, store: Store, keyrings: Sequence[Keyring], made: Sequence[Path]
 ) -> None:
-    """Raise ConfigError if another server has just initialised the store under other key files.
+    """Raise ConfigError if another server initialised the store with other key files.
 
-    Those that this one made for it are of no use then, and are removed.
+    Removes the key files in `made`, which are useless then.
     """
     known = await store.key_checks()
     try:
@@ -247,12 +247,12 @@ def _initialised_elsewhere(config: Config) -> ConfigError:
 
 
 async def _versions_in_use(store: Store) -> VersionsInUse:
-    """Return what `recognise` takes: no audit key has proven the newest time yet."""
+    """Return the versions for `verify_against`; no audit key has proven the newest time yet."""
     return await store.versions_in_use((await clock_of(store, proven=False)).now())
 
 
 async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
-    """Make the first records, and log what they found; False if another server was first."""
+    """Create the first records and log the new authority; False if another server did."""
     operator_key = config.data / OPERATOR_KEY
     if not await make_first_records(store, peppers, operator_key):
         return False
@@ -269,9 +269,9 @@ async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
 def verify_against(
     keyrings: Iterable[Keyring], versions: VersionsInUse, *, empty: bool = False
 ) -> None:
-    """Raise KeyringError unless the key files are those that a database was filled under.
+    """Raise KeyringError unless the key files match the database.
 
-    One that is not empty has to know each version that it was filled under.
+    A database that is not `empty` must have a check value for each version in use.
     """
     used = {PEPPER: versions.pepper, AUDIT_KEY: versions.audit_key}
     for ring in keyrings:
@@ -281,18 +281,18 @@ def verify_against(
 
 
 def _check_open(config: Config, head: LogHead) -> None:
-    """Raise StoreClosed for a store that a copy has closed: a start on it would serve the past."""
+    """Raise StoreReadOnly if a copy closed the store: it would serve outdated records."""
     if head.closed and head.hash:
         raise StoreReadOnly(
-            f"{config.store} was copied to another store and closed: serve that one; or, if this "
-            f"is the copy, run copy again"
+            f"{config.store} was copied to another store and closed: serve the other store; or, if "
+            f"this is the copy, run copy again"
         )
     if head.closed:
         raise StoreReadOnly(f"{config.store} is a copy that was not finished: run copy again")
 
 
 def _check_private(config: Config) -> None:
-    """Raise ConfigError if others can read, write or redirect a file of the store, or a secret."""
+    """Raise ConfigError if other users can read, write or redirect a private file."""
     names = (*_KEY_FILES, OPERATOR_KEY)
     groups: dict[int, Path] = {}
     for path in (*(config.data / name for name in names), *factory.files(config.store)):
@@ -330,11 +330,11 @@ async def _counters(config: Config, *, checkpoints: bool) -> AsyncIterator[Count
 async def _caching(
     config: Config, store: Store, feed: Feed, peppers: Keyring
 ) -> AsyncIterator[RecordCache]:
-    """Give the record cache, with the rule of the store's engine for when it is current."""
+    """Open the record cache with the freshness rule of the store's engine."""
     if isinstance(store, LocalLog):
         yield RecordCache(store, ExactFreshness(store), peppers)
         return
-    assert isinstance(store, FreshnessProver)  # noqa: S101 - an engine offers one of the two
+    assert isinstance(store, FreshnessProver)  # noqa: S101 - each engine implements one of the two
     max_staleness = config.max_staleness.seconds
     await store.prove_each(heartbeat_seconds(max_staleness))
     records = RecordCache(store, ProvenFreshness(store, feed, max_staleness), peppers)
@@ -346,4 +346,4 @@ async def _caching(
 
 
 def _unsealed(content: Entry | NewestTime, key_version: int | None = None) -> NoReturn:
-    raise StoreUnusable("nothing can be sealed, or proven, before the audit key is known")
+    raise StoreUnusable("the audit key is not loaded yet: entries cannot be signed or verified")

@@ -1,4 +1,4 @@
-"""What a new authority begins with: an operator key, in a file of its own, and a project."""
+"""First records of a new authority: an operator key in its own file, and a project."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.types import Mutation, StoredKey
 
 FIRST_PROJECT: Final = "default"
-_SETUP: Final = "setup"  # the actor of the first operator key: nobody called
+_SETUP: Final = "setup"  # actor of the first operator key, which no caller created
 _log = structlog.get_logger("keyauthority_server")
 
 
 async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool:
-    """Make the first operator key, in a file before it is in the database, and a project.
+    """Create the first operator key and project; the key is in its file first.
 
-    Returns False if another server of the same key files was first.
+    Returns False if another server with the same key files was first.
     """
     token_text, made = _first_operator_token(path)
     token = parse(token_text)
     if token is None or token.kind is not KeyKind.OPERATOR:
-        raise ConfigError(f"{path} holds no operator key; remove it to have one made")
+        raise ConfigError(f"{path} contains no operator key; remove the file to create one")
 
     now = (await clock_of(store)).now()
 
@@ -71,19 +71,19 @@ async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool
 
     written = await store.write(work)
     if made and not written:
-        remove_made([path])  # its key is in no store
+        remove_made([path])  # the store lacks its key
         _log.warning("initialised_by_another_server", operator_key="in that server's data folder")
     return written
 
 
 def remove_made(paths: Iterable[Path]) -> None:
-    """Remove key files that this process has made and nothing was done under."""
+    """Remove unused key files that this process created."""
     for path in paths:
         path.unlink()
 
 
 def _first_operator_token(path: Path) -> tuple[str, bool]:
-    """Return the token in the file, and whether it was made: for its owner alone to read."""
+    """Return the token in the file, mode 0600, and whether the file was created."""
     try:
         made = not path.exists()
         if made:
@@ -93,4 +93,4 @@ def _first_operator_token(path: Path) -> tuple[str, bool]:
     except OSError as error:
         raise refusal(error, f"cannot use {path}") from error
     except UnicodeDecodeError:
-        return "", False  # no operator key
+        return "", False  # reported as no operator key

@@ -1,9 +1,9 @@
-"""A restore brings no key back to life: what was final in the present database is taken over.
+"""Restoring a backup without reviving revoked or rotated keys.
 
-Revocations are made again, with their time, reason and note. Rotations are taken over whole, the
-old key's end and its successor with its secret: either alone would lock out or let in. All of it is
-changes of the restored log, by the actor `restore`. What is not final goes back to what the backup
-says, since that is what one restores for; it is counted, and told.
+Revocations in the present database are repeated with their time, reason and note. Rotations are
+carried over whole, with the old key's end and the successor's secret: either alone would lock a
+caller out or let one in. Both become changes in the restored log, by the actor `restore`. All other
+state returns to that of the backup; the report counts and names the differences.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ACTOR: Final = "restore"
 
 
 class RestoreRefused(Exception):
-    """Revocations are unknown, and nobody has accepted that; the message is one line."""
+    """Later revocations are unknown, and that was not accepted; the message is one line."""
 
 
 _NOTHING: Final = Undone()
@@ -47,73 +47,73 @@ _NOTHING: Final = Undone()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore has done, or would do."""
+    """The report of a restore or a dry run."""
 
     backup: Content
     content: Content
-    """What the database holds then."""
+    """Content of the database after the restore."""
     aside: Path | None
-    """Where the database is that was there before."""
+    """Path of the previous database."""
     revoked: Sequence[str]
-    """Access keys whose revocation would have been undone, and is not."""
+    """Access keys whose later revocation was carried over."""
     rotated: Sequence[str]
-    """Access keys whose rotation would have been undone, and is not."""
+    """Access keys whose later rotation was carried over."""
     lost: Sequence[str]
-    """Access keys that only the present database knew."""
+    """Access keys that only the present database had."""
     undone: Undone
     unknown: str
-    """Why revocations that are newer than the backup are not known; empty if they are."""
+    """Why revocations after the backup are unknown; empty if they are known."""
 
 
 def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) -> Restored:
-    """Put what `file` holds in place of the database, which no server may have open.
+    """Replace the database with the backup in `file`; no server may have it open.
 
-    Raises ConfigError or TransientError with one line, and changes nothing, if the file or the key
-    files are not right; RestoreRefused if revocations are unknown and that is not accepted.
+    Raises ConfigError or TransientError and changes nothing if the file or the key files are
+    unusable; RestoreRefused if later revocations are unknown and that is not accepted.
     """
     database = config.store.sqlite_path
     with reported(), drafted(file, database) as draft:
         audit_key = _audit_key(config.data, draft)
         altered = _altered(draft.log, audit_key)
         if altered:
-            raise ConfigError(f"{file} is not as it was written: {altered}; see audit verify")
+            raise ConfigError(f"the log in {file} was altered: {altered}; run audit verify")
         present, unknown = _present(draft, database, audit_key)
         if unknown and not (accept_unknown or dry_run):
             raise RestoreRefused(
-                f"{unknown}: keys that were revoked after revision {draft.content.revision} "
-                f"would verify again, and nobody can say which; --accept-unknown restores"
+                f"{unknown}: unknown keys that were revoked after revision "
+                f"{draft.content.revision} would verify again; --accept-unknown restores anyway"
             )
-        taken = _CarriedOver()
-        draft.change(sealer(audit_key), lambda transaction: taken.work(transaction, present))
+        carried = _CarriedOver()
+        draft.change(sealer(audit_key), lambda transaction: carried.work(transaction, present))
         aside = _aside(database)
         content = draft.content if dry_run else draft.install(database, aside)
     return Restored(
         backup=draft.content,
         content=content,
         aside=aside if aside.exists() else None,
-        revoked=taken.revoked,
-        rotated=taken.rotated,
-        lost=taken.lost,
+        revoked=carried.revoked,
+        rotated=carried.rotated,
+        lost=carried.lost,
         undone=present.undone if present else _NOTHING,
         unknown=unknown,
     )
 
 
 def _audit_key(data: Path, draft: Draft) -> Keyring:
-    """Return the audit key; KeyringError unless the folder's files are those of the backup."""
+    """Return the audit key; raises KeyringError if the key files do not match the backup."""
     pepper, audit_key = (Keyring.load(data / name) for name in (PEPPER, AUDIT_KEY))
     verify_against((pepper, audit_key), draft.versions_in_use(SystemClock().now()))
     return audit_key
 
 
 def _altered(log: FileLog, audit_key: Keyring) -> str:
-    """Return the first thing that a verification of the chain finds; empty if all is whole."""
+    """Return the first finding of a verification of the chain; empty without findings."""
     findings = asyncio.run(verify(log, audit_key)).findings
     return f"revision {findings[0].revision}: {findings[0].what}" if findings else ""
 
 
 def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present | None, str]:
-    """Return what the present database says more, and why that may not be all; empty if it is."""
+    """Return the newer state of the present database, and why it may be incomplete."""
     if not database.exists():
         return None, f"there is no database at {database}"
     try:
@@ -127,13 +127,13 @@ def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present 
         with present_log(database) as log:
             altered = _altered(log, audit_key)
         if altered:  # a revocation may have been undone in it
-            return None, f"{database} is not as it was written: {altered}"
+            return None, f"the log in {database} was altered: {altered}"
         return present, ""
     known = draft.key_checks()
     if any(known.get(name, check) != check for name, check in present.key_checks.items()):
-        return None, f"{database} was made under another pepper or audit key"
+        return None, f"{database} uses another pepper or audit key"
     return present, (
-        f"{database} does not go on from this backup: it was made anew, or of an older backup"
+        f"{database} does not continue this backup: it is new, or restored from an older backup"
     )
 
 
@@ -143,7 +143,7 @@ def _aside(database: Path) -> Path:
 
 
 class _CarriedOver:
-    """What was taken over from the present database into the restored log."""
+    """State carried over from the present database into the restored log."""
 
     def __init__(self) -> None:
         self.revoked: list[str] = []
@@ -151,12 +151,12 @@ class _CarriedOver:
         self.lost: list[str] = []
 
     def work(self, transaction: SqlTransaction, present: Present | None) -> None:
-        """Make the changes that take over what is final."""
+        """Apply the later revocations and rotations."""
         if present is None:
             return
         now = SystemClock(transaction.newest_time).now()
         newer = {stored.key.access_key: stored for stored in present.keys}
-        transaction.set_key_checks(present.key_checks)  # of digests that come with successors
+        transaction.set_key_checks(present.key_checks)  # for the digests of successors
         for name, stored in newer.items():
             older = transaction.key(name, None)
             if older is None:
@@ -174,7 +174,7 @@ class _CarriedOver:
 def _rotate(
     transaction: Transaction, older: StoredKey, newer: Key, successor: StoredKey, now: datetime
 ) -> StoredKey:
-    """Rotate a key as it was rotated; its successor is as yet neither rotated nor revoked."""
+    """Repeat a rotation; the successor starts neither rotated nor revoked."""
     fresh = replace(
         successor.key,
         supersede_time=None,

@@ -1,8 +1,8 @@
-"""One worker process: puts the parts together, serves, and ends when it is told to or left alone.
+"""One worker process: opens the authority, serves it, and exits on SIGTERM or an orphaned pipe.
 
-Started by the supervisor, which sends the configuration as one line of JSON on standard input and
-keeps that pipe open for as long as it lives. On standard output the worker reports, a line of JSON
-each: `ready`, then `counts` of its metrics; or `refused`, why it must not serve.
+The supervisor sends the configuration as one JSON line on standard input, and keeps that pipe open
+while it lives. The worker reports JSON lines on standard output: `ready`, then `counts` of its
+metrics; or `refused`, with the reason why it must not serve.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.transport import Server, loop_factory
 
-DRAIN_SECONDS: Final = 30  # as long as Kubernetes gives a pod before it kills
+DRAIN_SECONDS: Final = 30  # the default grace period of Kubernetes
 REPORT_SECONDS: Final = 0.25  # metrics are at most this old
-MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms, none next to nothing
-SWITCH_SECONDS: Final = 0.0005  # else a write, which gives way some 30 times, waits 5 ms for each
+MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms
+SWITCH_SECONDS: Final = 0.0005  # at the default 5 ms, a write waits that long some 30 times
 
 _log = structlog.get_logger("keyauthority_server.runtime.worker")
 
 
 def main() -> None:
-    """Serve until the supervisor says otherwise."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor acts
+    """Serve until the supervisor stops the worker."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal signals every process; the supervisor handles it
     sys.setswitchinterval(SWITCH_SECONDS)
-    report = _take_over_standard_output()
+    report = _redirect_standard_output()
     order = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_supervisor, name="lifeline", daemon=True).start()
+    threading.Thread(target=_exit_with_supervisor, name="lifeline", daemon=True).start()
     settings = config.parse(order["settings"])
     logs.configure(settings.log_format, settings.log_level, worker=order["worker"])
     try:
@@ -59,7 +61,7 @@ def main() -> None:
     except (StoreUnavailable, TransientError) as failure:
         _log.error("worker_failed", reason=str(failure))
         sys.exit(3)
-    except Exception:  # noqa: BLE001 - the last stop: the reason belongs into the log, on one line
+    except Exception:  # noqa: BLE001 - last resort: log the reason on one line
         _log.exception("worker_failed")
         sys.exit(1)
 
@@ -79,7 +81,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         server = Server(settings, services(authority, metrics), metrics, authority.can_answer)
         await server.start()
         gc.collect()
-        gc.freeze()  # what has been made so far lasts: later collections need not look at it
+        gc.freeze()  # objects so far are permanent: later collections skip them
         _send(report, {"ready": server.transport})
         async with (
             _reported(metrics, authority, report),
@@ -95,7 +97,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
 async def _reported(
     metrics: Metrics | None, authority: Authority, report: BinaryIO
 ) -> AsyncIterator[None]:
-    """Report what is counted inside, all of it when the context ends."""
+    """Report metrics periodically, and the rest when the context ends."""
     if metrics is None:
         yield
         return
@@ -110,7 +112,7 @@ async def _reported(
 
 @asynccontextmanager
 async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run a task for as long as the context lasts."""
+    """Run a task until the context ends."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -121,7 +123,7 @@ async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:
-    """Compare the store's time with the machine's clock, every now and then."""
+    """Compare the store's time with the machine's clock every `MEASURE_SECONDS`."""
     watch = ClockWatch(authority.clock)
     while True:
         ahead = watch.look()
@@ -131,9 +133,9 @@ async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:
 
 
 async def _measure(metrics: Metrics | None, authority: Authority) -> None:
-    """Measure, every now and then, what one worker measures for all."""
+    """Update the gauges that one worker measures for all, every `MEASURE_SECONDS`."""
     while metrics is not None:
-        with contextlib.suppress(StoreError, ClockJumped):  # it goes on with what it knows
+        with contextlib.suppress(StoreError, ClockJumped):  # keeps the previous value
             metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
         metrics.gauge(STALENESS, authority.records.staleness)
         metrics.gauge(CACHED, authority.records.keys)
@@ -156,17 +158,17 @@ def _send(report: BinaryIO, message: object) -> None:
     report.flush()
 
 
-def _take_over_standard_output() -> BinaryIO:
-    """Return the pipe to the supervisor; whatever is printed from now on goes to the log."""
+def _redirect_standard_output() -> BinaryIO:
+    """Return the pipe to the supervisor; later output goes to standard error."""
     report = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return report
 
 
-def _end_with_supervisor() -> None:
-    """End the process at once when the supervisor is gone, whatever the event loop is doing.
+def _exit_with_supervisor() -> None:
+    """Exit at once when the supervisor ends, even if the event loop is blocked.
 
-    To the store that is a kill, which it stands; nothing that was answered is lost.
+    For the store this equals a kill; acknowledged writes are durable.
     """
     while os.read(sys.stdin.fileno(), 1):
         pass

@@ -1,6 +1,7 @@
-"""The main process: holds the data folder and the address, keeps N workers alive, drains them.
+"""The main process: locks the data folder and the address, restarts workers, drains them.
 
-It knows no call and no store, so that nothing that goes wrong in a worker can reach it.
+It must not handle calls or open the store, so that a fault in a worker cannot affect it. Begin with
+`workers.Supervisor`; `locks` excludes a second server.
 """
 
 from keyauthority_server.runtime.supervisor.locks import hold_address, hold_folder

@@ -1,8 +1,8 @@
-"""What one server holds so that no second one takes it: the data folder and the address.
+"""Exclusive locks on the data folder and the address.
 
-SO_REUSEPORT lets a second server join a port in silence, and binding a unix socket silently
-replaces another's. Locks are those of flock(2): the kernel lets go of them when the last process
-that has the descriptor ends, however it ends.
+With SO_REUSEPORT a second server could silently join a port, and binding a unix socket silently
+replaces another's. Locks use flock(2): the kernel releases them when the last process with the
+descriptor ends, even by a kill.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from keyauthority_server.config import (
 )
 from keyauthority_server.private_files import NO_LOCKS, make_folder, open_private
 
-WORKERS_LEAVE_SECONDS: Final = 10  # orphans end at once; a busy machine may take its time
+WORKERS_LEAVE_SECONDS: Final = 10  # orphans exit at once; a busy machine may need longer
 RETRY_SECONDS: Final = 0.05
 
 _log = structlog.get_logger("keyauthority_server")
@@ -41,21 +41,21 @@ _WORKERS_LOCK: Final = "workers.lock"
 
 @dataclass(frozen=True, slots=True)
 class BoundAddress:
-    """An address that is held: what to tell the workers, and what they inherit."""
+    """A locked address, with the descriptors that workers inherit."""
 
     listen: Listen
-    """Where the workers bind: numeric, with the real port."""
-    shown: str
-    """The address as it was asked for, with the real port."""
+    """Bind address of the workers: numeric, with the actual port."""
+    display: str
+    """The configured address with the actual port."""
     descriptors: tuple[int, ...]
 
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[int]:
-    """Hold the data folder, made with mode 0700 if it is absent; give what workers inherit.
+    """Lock the data folder and yield the descriptor that workers inherit.
 
-    Raises ConfigError if it cannot be written, TransientError if another server has it. Workers
-    that a killed supervisor left behind are waited for.
+    Creates a missing folder with mode 0700. Raises ConfigError if it is not writable,
+    TransientError if another server uses it. Waits for orphaned workers of a killed supervisor.
     """
     try:
         group = make_folder(folder)
@@ -76,18 +76,18 @@ def hold_folder(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def hold_address(listen: Listen) -> Iterator[BoundAddress]:
-    """Hold the address for the workers.
+    """Lock the address for the workers.
 
-    TransientError if it is taken or not there yet, ConfigError if it cannot be had.
+    Raises TransientError if the address is in use or not assigned yet, else ConfigError.
     """
     hold = _hold_path(listen) if isinstance(listen, UnixPath) else _hold_port(listen)
-    with hold as stored:
-        yield stored
+    with hold as address:
+        yield address
 
 
 @contextmanager
 def _lock(path: Path, patience: float, taken: str) -> Iterator[int]:
-    """Hold a lock file, after `patience` seconds at most; then TransientError says `taken`."""
+    """Lock a file within `patience` seconds, else raise TransientError(`taken`)."""
     try:
         descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
@@ -119,9 +119,11 @@ def _hold_path(listen: UnixPath) -> Iterator[BoundAddress]:
     in_use = f"{listen} is in use by another server"
     with _lock(path.with_name(path.name + ".lock"), 0, in_use) as descriptor:
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-            raise ConfigError(f"{path} exists and is no socket")
+            raise ConfigError(
+                f"{path} exists and is not a socket: remove it, or choose another path"
+            )
         with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(os.fsencode(path)) == 0:  # of a server that knows no such lock
+            if probe.connect_ex(os.fsencode(path)) == 0:  # a server without this lock file
                 raise TransientError(in_use)
         yield BoundAddress(listen, str(listen), (descriptor,))
         path.unlink(missing_ok=True)
@@ -129,9 +131,9 @@ def _hold_path(listen: UnixPath) -> Iterator[BoundAddress]:
 
 @contextmanager
 def _hold_port(listen: HostPort) -> Iterator[BoundAddress]:
-    """Hold the port by a socket that is bound and never listens: all workers join it.
+    """Reserve the port with a bound socket that never listens; all workers join it.
 
-    The probe, which shares with nobody, finds a listener that would let us join.
+    The probe binds without SO_REUSEPORT, so it detects a listener that would permit joining.
     """
     try:
         found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Worker processes: started by exec, watched, replaced when they die, drained at the end."""
+"""Worker processes: started by exec, restarted after a death, drained at the end."""
 
 from __future__ import annotations
 
@@ -18,31 +18,35 @@ import structlog
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.metrics.endpoint import MetricsAggregator
 
-DRAIN_MAX_SECONDS: Final = 35  # the 30 that a worker takes to drain, and some to close its store
-LOOP_DEATHS: Final = 5  # so many deaths of one worker
-LOOP_SECONDS: Final = 30  # within so long are a crash loop
+DRAIN_MAX_SECONDS: Final = 35  # 30 for a worker to drain, 5 to close its store
+LOOP_DEATHS: Final = 5  # deaths of one worker
+LOOP_SECONDS: Final = 30  # within this time are a crash loop
 BACKOFF_SECONDS: Final = 0.1  # before the first replacement; doubles with each death in the window
-RESTART_SECONDS: Final = 1.0  # until a worker that could not be started is tried again
-REPORT_BYTES_MAX: Final = 1024 * 1024  # one report; all methods counted take some 10 KB
+RESTART_SECONDS: Final = 1.0  # until the next attempt to start a worker
+REPORT_BYTES_MAX: Final = 1024 * 1024  # one report; with all methods it has some 10 KB
 
 _log = structlog.get_logger(__name__)
 
 
 class CrashLoop(Exception):
-    """A worker dies as often as it is started."""
+    """A worker keeps dying after each start."""
 
 
 class Supervisor:
-    """Keeps the workers of one configuration alive until it is told to stop."""
+    """Runs the workers of one configuration until SIGTERM or SIGINT."""
 
     def __init__(
-        self, config: Config, shown: str, inherited: Sequence[int], sums: MetricsAggregator
+        self,
+        config: Config,
+        address: str,
+        inherited: Sequence[int],
+        metrics: MetricsAggregator,
     ) -> None:
-        """`inherited` are the locks' descriptors: they stay held while any worker lives."""
+        """`inherited` are lock descriptors: they stay locked while any worker lives."""
         self._config = config
-        self._shown = shown
+        self._address = address
         self._inherited = tuple(inherited)
-        self._sums = sums
+        self._metrics = metrics
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._serving: set[int] = set()
         self._restarts = 0
@@ -57,7 +61,7 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+            loop.add_signal_handler(number, self._handle_signal)
         slots = [asyncio.create_task(self._keep(slot)) for slot in range(self._config.workers)]
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait([*slots, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -72,8 +76,8 @@ class Supervisor:
             if isinstance(result, BaseException):
                 raise result
 
-    def _signalled(self) -> None:
-        if self._stopping.is_set():  # asked twice: whoever asks does not want to wait
+    def _handle_signal(self) -> None:
+        if self._stopping.is_set():  # the second signal skips the drain
             self._signal_workers(signal.SIGKILL)
         self._stopping.set()
 
@@ -82,12 +86,12 @@ class Supervisor:
             process.send_signal(number)
 
     async def _keep(self, slot: int) -> None:
-        """Keep one worker alive."""
+        """Run one worker, and restart it after each death."""
         deaths: deque[float] = deque(maxlen=LOOP_DEATHS)
         while not self._stopping.is_set():
             try:
                 code = await self._run_worker(slot)
-            except OSError as failure:  # no descriptor or no memory is left: the others go on
+            except OSError as failure:  # no descriptors or memory left: the other workers continue
                 if not self._started:
                     raise
                 _log.error("worker_not_started", worker=slot, reason=str(failure))
@@ -107,17 +111,17 @@ class Supervisor:
             await self._wait(BACKOFF_SECONDS * 2 ** (recent - 1))
 
     async def _wait(self, seconds: float) -> None:
-        """Wait, unless the server is to stop."""
+        """Wait, or return early when the server stops."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
 
     async def _run_worker(self, slot: int) -> int:
-        """Start a worker, listen to it until it ends, and return its exit code."""
-        environ = {  # its settings may hold a password, and anybody of this user can read it
+        """Start a worker, read its reports until it ends, and return its exit code."""
+        environ = {  # settings may contain a password, readable in /proc by this user
             name: text for name, text in os.environ.items() if not name.startswith("KEYAUTHORITY_")
         }
-        # Else grpcio writes a line of its own, in no format, for each handshake that fails.
+        # Otherwise grpcio writes an unformatted line for each failed handshake.
         environ.setdefault("GRPC_VERBOSITY", "NONE")
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -132,20 +136,20 @@ class Supervisor:
         if self._stopping.is_set():
             process.terminate()
         try:
-            assert process.stdin  # noqa: S101 - a pipe, as asked for
+            assert process.stdin  # noqa: S101 - requested as a pipe
             assert process.stdout  # noqa: S101 - as above
             order = {"worker": slot, "settings": self._config.settings()}
             process.stdin.write(json.dumps(order).encode() + b"\n")
             async for line in process.stdout:
-                self._heard(slot, process.pid, json.loads(line))
+                self._handle_report(slot, process.pid, json.loads(line))
             return await process.wait()
         finally:
             self._serving.discard(slot)
             self._count_workers()
-            self._sums.streams(slot, 0)
+            self._metrics.streams(slot, 0)
             del self._processes[slot]
 
-    def _heard(self, slot: int, pid: int, report: dict[str, object]) -> None:
+    def _handle_report(self, slot: int, pid: int, report: dict[str, object]) -> None:
         match report:
             case {"ready": transport}:
                 _log.info("worker_serves", worker=slot, pid=pid, transport=transport)
@@ -156,12 +160,12 @@ class Supervisor:
                 self._refusal = reason
                 _log.error("worker_refused", worker=slot, reason=reason)
             case {"counts": counts}:
-                self._sums.add(slot, counts)  # type: ignore[arg-type]  # as Metrics.take made them
+                self._metrics.add(slot, counts)  # type: ignore[arg-type]  # from Metrics.take
 
     def _announce(self) -> None:
         if not self._started and len(self._serving) == self._config.workers:
             self._started = True
-            print(f"keyauthority-server ready on {self._shown}", flush=True)  # noqa: T201
+            print(f"keyauthority-server ready on {self._address}", flush=True)  # noqa: T201
 
     def _count_workers(self) -> None:
-        self._sums.workers(len(self._serving), self._restarts)
+        self._metrics.workers(len(self._serving), self._restarts)
