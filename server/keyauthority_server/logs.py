@@ -1,7 +1,7 @@
-"""Logging: structured lines on standard error, one line an event whatever it holds.
+"""Logging: structured events on standard error, always one line per event.
 
-Nothing here knows of secrets, since none is ever given to it. Whatever callers do, the log grows no
-faster than `LINES_MAX` a window for each of the few events that the server has names for.
+There is no redaction, since no secret is passed to the log. For each of the server's few event
+names, the log grows by at most `LINES_MAX` lines per window, under any load.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from keyauthority_server.config import LogFormat, LogLevel
 
-LINES_MAX: Final = 50  # of one event in a window: enough to see what is going on
+LINES_MAX: Final = 50  # of one event per window: enough for diagnosis
 WINDOW_SECONDS: Final = 10.0
 
-# C0 and C1 controls, line and paragraph separators, marks that turn the direction of text, and
-# surrogates, which no encoder takes.
+# C0 and C1 controls, line and paragraph separators, bidirectional controls, and surrogates, which
+# cannot be encoded.
 _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_BARE: Final = re.compile(r"[^\s\"=\\]+")  # a value that needs no quotes
+_BARE: Final = re.compile(r"[^\s\"=\\]+")  # a value without need for quotes
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets through so many lines of one event in a window, and says in the next how many it kept.
+    """Passes `LINES_MAX` lines of an event per window; the next window reports the rest.
 
-    An event is a logger's message before anything is put into it. DEBUG is not bounded: whoever
-    turns that on wants it all.
+    An event is a logger's message before formatting. DEBUG is unbounded, since it is enabled to see
+    everything.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -43,32 +43,32 @@ class RateLimitFilter(logging.Filter):
         self._now = now
         self._end = now() + WINDOW_SECONDS
         self._lines: Counter[tuple[str, int, str]] = Counter()
-        self._kept: Counter[tuple[str, int, str]] = Counter()
+        self._dropped: Counter[tuple[str, int, str]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for a line too many."""
+        """Return False for a line beyond the limit."""
         if record.levelno <= logging.DEBUG:
             return True
         if self._now() >= self._end:
             self._end = self._now() + WINDOW_SECONDS
-            self._kept = self._lines - Counter(dict.fromkeys(self._lines, LINES_MAX))
+            self._dropped = self._lines - Counter(dict.fromkeys(self._lines, LINES_MAX))
             self._lines.clear()
-        given: object = record.msg  # structlog hands over the event's whole dictionary
-        text = given.get("event") if isinstance(given, dict) else given
+        message: object = record.msg  # structlog passes the event's dictionary
+        text = message.get("event") if isinstance(message, dict) else message
         event = (record.name, record.levelno, str(text))
         self._lines[event] += 1
-        kept = self._kept.pop(event, 0)
-        if kept and isinstance(given, dict):
-            record.msg = {**given, "not_shown": kept}
-        elif kept:
-            record.__dict__["not_shown"] = kept
+        dropped = self._dropped.pop(event, 0)
+        if dropped and isinstance(message, dict):
+            record.msg = {**message, "not_shown": dropped}
+        elif dropped:
+            record.__dict__["not_shown"] = dropped
         return self._lines[event] <= LINES_MAX
 
 
 def configure(log_format: LogFormat, level: LogLevel, **bound: object) -> None:
-    """Write structlog's and the standard library's events to standard error, from a level on.
+    """Write events of structlog and `logging` at or above a level to standard error.
 
-    `bound` goes into each line.
+    `bound` is added to each line.
     """
 
     def bind(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -109,7 +109,7 @@ def configure(log_format: LogFormat, level: LogLevel, **bound: object) -> None:
 
 
 def _text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """Render `time level event name=value …`, with all that could forge a line escaped."""
+    """Render `time level event name=value …`; escape characters that could forge a line."""
     words = [event.pop("timestamp"), event.pop("level"), event.pop("event")]
     pairs = [f"{name}={_quoted(value)}" for name, value in sorted(event.items())]
     return _UNSAFE.sub(_escaped, " ".join([*map(str, words), *pairs]))

@@ -1,8 +1,8 @@
-"""Files that the server creates or trusts, and their folders: one rule for all of them.
+"""One access rule for the files and folders that the server creates or trusts.
 
-The owner is the process's user or root, others have no access, and the name is no symbolic link:
-else another user of the machine could put in place, read or redirect keys. Access by one of the
-process's own groups is accepted, since Kubernetes hands volumes over that way.
+The owner is the process's user or root, other users have no access, and the name is not a symbolic
+link: otherwise another user of the machine could plant, read or redirect keys. A group of the
+process may have access, since Kubernetes mounts volumes that way.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ GROUP: Final = 0o070
 GROUP_READS: Final = 0o040
 OWNER_ONLY: Final = 0o600
 
-# Errors of the system that may pass by themselves: no space, no descriptors, a network file system
-# that does not answer, an address that is taken or not there yet.
+# System errors that may pass: no space, no descriptors, an unresponsive network file system, an
+# address in use or not assigned yet.
 PASSING: Final = frozenset(
     {
         *(errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.EBUSY, errno.EDQUOT),
@@ -29,11 +29,11 @@ PASSING: Final = frozenset(
     }
 )
 
-NO_LOCKS: Final = "cannot lock {}, put it on a file system with locks, a local disk"
+NO_LOCKS: Final = "cannot lock {}, move it to a file system with locks, such as a local disk"
 
 
 class UnsafeFile(PermissionError):
-    """A file or folder breaks the rule; `str` says which, how, and the remedy."""
+    """A file or folder breaks the rule; `str` names it, the breach and the remedy."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EPERM, reason)
@@ -43,7 +43,7 @@ class UnsafeFile(PermissionError):
 
 
 def explain(failure: OSError, failed: str) -> str:
-    """Return one line about a failure; `failed` says what could not be done, and names the path."""
+    """Return one line for a failure; `failed` names the operation and the path."""
     return str(failure) if isinstance(failure, UnsafeFile) else f"{failed}: {failure.strerror}"
 
 
@@ -55,11 +55,11 @@ def open_private(
     group: int = GROUP,
     any_group: bool = False,
 ) -> int:
-    """Open a regular file, made with mode 0600 if the flags say so; return its descriptor.
+    """Open a regular file and return its descriptor; O_CREAT creates it with mode 0600.
 
     Raises UnsafeFile if it breaks the rule, else OSError. `follow` permits a symbolic link, for
-    files that an administrator names: Kubernetes and certbot hand over such. `group` are the mode
-    bits that a group may have, of `any_group` or of the process's own.
+    files that an administrator names: Kubernetes and certbot create such links. `group` are the
+    permitted mode bits for a group of the process, or for every group with `any_group`.
     """
     flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)  # a FIFO would block
     try:
@@ -77,15 +77,15 @@ def open_private(
 
 
 def read_private(path: Path) -> str:
-    """Return the text of a file that keeps the rule; raises OSError, and UnicodeDecodeError."""
+    """Return the ASCII text of a private file; raises OSError or UnicodeDecodeError."""
     with os.fdopen(open_private(path), encoding="ascii") as file:
         return file.read()
 
 
 def write_private(path: Path, text: str, *, replace: bool = False) -> None:
-    """Make a durable file of mode 0600, all or nothing.
+    """Create a durable file of mode 0600 atomically.
 
-    Raises OSError; FileExistsError if it is there already, unless it is to be replaced.
+    Raises OSError; FileExistsError if it exists, unless `replace` is set.
     """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -98,7 +98,7 @@ def write_private(path: Path, text: str, *, replace: bool = False) -> None:
         if replace:
             draft.replace(path)
         else:
-            os.link(draft, path)  # unlike a rename it never replaces what is there
+            os.link(draft, path)  # unlike a rename, it never replaces a file
     finally:
         draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -109,9 +109,9 @@ def write_private(path: Path, text: str, *, replace: bool = False) -> None:
 
 
 def check_private(path: Path) -> int | None:
-    """Return the group that has access to a file, None if none has or there is no such file.
+    """Return the group with access to a file; None without one, or without the file.
 
-    For files that a library opens by name. Raises UnsafeFile if it breaks the rule, and OSError.
+    For files that a library opens by name. Raises UnsafeFile if it breaks the rule, else OSError.
     """
     try:
         status = path.lstat()
@@ -123,12 +123,12 @@ def check_private(path: Path) -> int | None:
 
 
 def make_folder(path: Path) -> int | None:
-    """Make a folder of mode 0700, or check the one that is there; see `check_private`.
+    """Create a folder of mode 0700, or check an existing one; see `check_private`.
 
-    An empty folder of the process's own is made private: it is a fresh volume.
+    An empty folder that the process's user owns is made private: it is a new volume.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.stat()  # itself it may be a link: systemd makes such
+    status = path.stat()  # the folder may be a link: systemd creates such links
     is_own = status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode)
     if is_own and _is_open(status, GROUP) and next(path.iterdir(), None) is None:
         path.chmod(0o700)
@@ -144,13 +144,13 @@ def check_status(
     group: int = GROUP,
     any_group: bool = False,
 ) -> int | None:
-    """Return the group that has access, None if none has; raise UnsafeFile. See `open_private`."""
+    """Return the group with access, or None; raises UnsafeFile. See `open_private`."""
     mode = status.st_mode
     if stat.S_IFMT(mode) != kind:
-        raise UnsafeFile(f"{path} is no {'file' if kind == stat.S_IFREG else 'folder'}")
+        raise UnsafeFile(f"{path} is not a {'regular file' if kind == stat.S_IFREG else 'folder'}")
     if status.st_uid not in (os.geteuid(), 0):
         raise UnsafeFile(
-            f"{path} belongs to another user, uid {status.st_uid}: if it is to be trusted, "
+            f"{path} belongs to another user, uid {status.st_uid}: if you trust it, "
             f"chown {os.geteuid()} {path}"
         )
     if _is_open(status, group, any_group=any_group):
@@ -164,4 +164,4 @@ def _is_open(status: os.stat_result, group: int, *, any_group: bool = False) -> 
     return bool(status.st_mode & (OTHERS | GROUP & ~(group if own else 0)))
 
 
-_LINK: Final = "{} is a symbolic link, which is not followed: put the file itself there"
+_LINK: Final = "{} is a symbolic link: replace it with the file itself"

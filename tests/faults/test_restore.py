@@ -262,7 +262,7 @@ def test_restore_over_a_database_that_was_begun_anew_asks(settings: Config, befo
     asyncio.run(bootstrap.prepare(settings))
     for one, text in zip(keys, kept, strict=True):
         one.write_bytes(text)
-    with pytest.raises(restore.RestoreRefused, match=r"under another pepper.*--accept-unknown"):
+    with pytest.raises(restore.RestoreRefused, match=r"uses another pepper.*--accept-unknown"):
         restored(settings, before.file)
     done = restored(settings, before.file, accept_unknown=True)
     assert ("another pepper" in done.unknown, []) == (True, done.lost)

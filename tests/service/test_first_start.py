@@ -107,7 +107,7 @@ def test_file_system_without_locks_is_told_in_one_line(tmp_path: Path, words: st
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     outcome = processes.run(*words.split(), "--data", str(data), settings={"PYTHONPATH": path})
     line = (
-        f"keyauthority-server: cannot lock {data}/supervisor.lock, put it on a file system with "
-        f"locks, a local disk: No locks available\n"
+        f"keyauthority-server: cannot lock {data}/supervisor.lock, move it to a file system with "
+        f"locks, such as a local disk: No locks available\n"
     )
     assert (2, line) == (outcome.code, outcome.log)

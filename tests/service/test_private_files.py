@@ -100,7 +100,7 @@ def test_file_of_another_user_is_refused(data: Path, name: str) -> None:
     os.chown(data / name, USER, GROUP)
     outcome = shared().run("init", "--data", str(data))
     assert 2 == outcome.code
-    belongs = f"{data / name} belongs to another user, uid {USER}: if it is to be trusted, chown 0"
+    belongs = f"{data / name} belongs to another user, uid {USER}: if you trust it, chown 0"
     assert outcome.log.startswith(f"keyauthority-server: {belongs}")
 
 
@@ -128,7 +128,7 @@ def test_symbolic_link_is_not_followed(data: Path, tmp_path: Path, name: str) ->
     path.symlink_to(target)
     outcome = shared().run("init", "--data", str(data))
     assert (2, False, 1) == (outcome.code, target.exists(), outcome.log.count("\n"))
-    assert f"{path} is a symbolic link, which is not followed" in outcome.log
+    assert f"{path} is a symbolic link: replace it with the file itself" in outcome.log
 
 
 def test_dangling_link_in_the_way_of_a_new_key_file_is_refused(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_dangling_link_in_the_way_of_a_new_key_file_is_refused(tmp_path: Path) -
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """A FIFO would hold up the start for ever."""
     make(tmp_path / "pepper")
-    with pytest.raises(OSError, match=r"is no file|Is a directory"):
+    with pytest.raises(OSError, match=r"is not a regular file|Is a directory"):
         open_private(tmp_path / "pepper", os.O_RDWR | os.O_CREAT)
-    with pytest.raises(UnsafeFile, match="is no file"):
+    with pytest.raises(UnsafeFile, match="is not a regular file"):
         check_private(tmp_path / "pepper")
 
 

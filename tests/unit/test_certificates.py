@@ -72,16 +72,16 @@ def test_group_may_read_the_key(files: TlsFiles) -> None:
         (lambda files: files.key.unlink(), "cannot read {key}: No such file"),
         (lambda files: files.key.chmod(0o604), "{key} is open to others"),
         (lambda files: files.key.chmod(0o620), "{key} is open to others"),
-        (lambda files: files.key.write_bytes(b"x"), "{key} holds no private key in PEM"),
-        (lambda files: files.cert.write_bytes(b"x"), "{cert} holds no certificate in PEM"),
+        (lambda files: files.key.write_bytes(b"x"), "{key} contains no private key in PEM"),
+        (lambda files: files.cert.write_bytes(b"x"), "{cert} contains no certificate in PEM"),
         (
             lambda files: files.key.write_bytes(ISSUER.issue().key),
-            "the key in {key} is not that of the certificate in {cert}",
+            "the key in {key} does not match the certificate in {cert}",
         ),
         (expire, "the certificate in {cert} expired 20"),
         (postpone, "the certificate in {cert} is not valid yet"),
         (no_authority, "cannot read {ca}: No such file"),
-        (empty_authority, "{ca} holds no certificate in PEM"),
+        (empty_authority, "{ca} contains no certificate in PEM"),
     ],
 )
 def test_files_that_are_not_fit_are_refused_in_one_line(
@@ -119,7 +119,7 @@ def test_kinds_of_keys_are_accepted_by_name(files: TlsFiles, kind: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(files, datetime.now(UTC))
     line = (
-        f"a certificate in {files.cert} has {kind}: take RSA with 2048 to 8192 bits, P-256 or P-384"
+        f"a certificate in {files.cert} has {kind}: use RSA with 2048 to 8192 bits, P-256 or P-384"
     )
     assert line == str(refused.value)
 

@@ -1,7 +1,8 @@
-"""What is counted in the workers, and the one endpoint that shows the sums of all of them.
+"""Metrics: counted in the workers, summed and exported by the supervisor.
 
-Counting is a few operations on plain numbers; the workers send what they have counted to the
-supervisor, which alone knows Prometheus. No label holds what a caller can choose.
+Counting must stay a few operations on plain numbers, workers must not import Prometheus, and no
+label may contain a value that a caller can choose. Begin with `counting.Metrics`, then read
+`endpoint.MetricsAggregator`.
 """
 
 from keyauthority_server.metrics.counting import (

@@ -1,4 +1,4 @@
-"""Counting in a worker: plain numbers in memory, taken from time to time."""
+"""Counters of one worker: plain numbers in memory, collected periodically."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ CLOCK_AHEAD: Final = "keyauthority_clock_ahead_seconds"
 STALENESS: Final = "keyauthority_staleness_seconds"
 CACHED: Final = "keyauthority_cached_keys"
 GAUGES: Final[Mapping[str, str]] = {
-    OLD_PEPPERS: "Keys whose digest is under a version of the pepper before the current one.",
-    CLOCK_AHEAD: "How far the store's time is ahead of the machine's clock; negative: behind.",
-    STALENESS: "How old the state may be that one worker answers Verify from; 0 on SQLite.",
-    CACHED: "Keys that one worker keeps in memory.",
+    OLD_PEPPERS: "Keys whose digest uses an older version of the pepper.",
+    CLOCK_AHEAD: "Store time minus the machine's clock.",
+    STALENESS: "Maximum age of the state behind Verify in one worker; 0 on SQLite.",
+    CACHED: "Keys cached in one worker.",
 }
-"""What one worker measures of the whole authority, and what it means."""
+"""Gauges that one worker measures for the whole authority, with their help texts."""
 
 
 class CallCounts(TypedDict):
-    """What was counted of one method."""
+    """Counts of one method."""
 
     type: str
-    """As gRPC's metrics name it: `unary`, `server_stream`."""
+    """The type in gRPC's metrics: `unary` or `server_stream`."""
     service: str
     method: str
     codes: dict[str, int]
     buckets: list[int]
-    """Calls by duration: up to each of `BOUNDS`, and one more for the longer ones."""
+    """Calls by duration: one bucket per bound in `BOUNDS`, and one for longer calls."""
     seconds: float
 
 
 class Counts(TypedDict):
-    """What a worker has counted since it was asked last."""
+    """Counts of one worker since the previous collection."""
 
     calls: list[CallCounts]
     verifications: dict[str, int]
     refusals: dict[str, int]
-    """Calls that were turned away, by the ground."""
+    """Calls rejected as OVERLOADED, by ground."""
     looks: dict[str, int]
-    """Looks at records, by what answered them: `memory` or `store`."""
+    """Events of the record cache: `hit`, `miss`, `catch_up`."""
     streams: int | None
-    """How many are open in this worker; None if as many as before."""
+    """Streams open in this worker; None if unchanged."""
     gauges: dict[str, float]
-    """What was measured anew, by its name in `GAUGES`."""
+    """Updated gauges, by name in `GAUGES`."""
 
 
 class CallMetrics:
-    """The calls of one method."""
+    """Counters for the calls of one method."""
 
     type: ClassVar[str] = "unary"
 
@@ -85,13 +85,13 @@ class CallMetrics:
         self._seconds = 0.0
 
     def finished(self, code: str, seconds: float) -> None:
-        """Count one call that ended with the status `code` after `seconds`. Takes 0.5 µs."""
+        """Count one call that ended with the status `code` after `seconds`; costs 0.5 µs."""
         self._codes[code] += 1
         self._buckets[bisect_left(BOUNDS, seconds)] += 1
         self._seconds += seconds
 
     def take(self) -> CallCounts | None:
-        """Return what was counted since the last time, None if that is nothing."""
+        """Return and reset the counts; None without calls."""
         if not self._codes:
             return None
         counts = CallCounts(
@@ -107,38 +107,38 @@ class CallMetrics:
 
 
 class StreamMetrics(CallMetrics):
-    """The calls of one method that answers with a stream."""
+    """Counters for the calls of one server-streaming method."""
 
     type = "server_stream"
 
     def __init__(self, service: str, method: str) -> None:
         super().__init__(service, method)
         self.open = 0
-        """How many are open now."""
+        """Streams open now."""
 
     def streams(self, number: int) -> None:
-        """Count streams that were opened; less than 0 for those that have ended."""
+        """Change the count of open streams; `number` is negative for ended streams."""
         self.open += number
 
 
 class Metrics:
-    """All that one worker counts. Used in its event loop only."""
+    """All counters of one worker; must be used in its event loop only."""
 
     def __init__(self) -> None:
         self._calls: dict[tuple[str, str], CallMetrics] = {}
         self._streams: dict[tuple[str, str], StreamMetrics] = {}
-        self._streams_told = 0
+        self._streams_reported = 0
         self._verifications: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._looks: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
 
     def call(self, service: str, method: str) -> CallMetrics:
-        """Return the counter of a method: look it up at registration, not at each call."""
+        """Return the counters of a method; look them up at registration, not per call."""
         return self._calls.setdefault((service, method), CallMetrics(service, method))
 
     def stream(self, service: str, method: str) -> StreamMetrics:
-        """Return the counter of a method that answers with a stream."""
+        """Return the counters of a server-streaming method."""
         return self._streams.setdefault((service, method), StreamMetrics(service, method))
 
     def verification(self, verdict: str) -> None:
@@ -146,20 +146,20 @@ class Metrics:
         self._verifications[verdict] += 1
 
     def refused(self, ground: str, calls: int = 1) -> None:
-        """Count calls that were turned away."""
+        """Count calls rejected as OVERLOADED."""
         self._refusals[ground] += calls
 
     def looked(self, counts: Mapping[str, int]) -> None:
-        """Add what became of reads of single records."""
+        """Add counts of record cache events."""
         self._looks.update(counts)
 
     def gauge(self, name: str, value: float) -> None:
-        """Set what was measured."""
+        """Set a gauge."""
         self._gauges[name] = value
 
     def take(self) -> Counts | None:
-        """Return what was counted since the last time, None if that is nothing."""
-        streams = sum(one.open for one in self._streams.values())
+        """Return and reset the counts; None if nothing changed."""
+        streams = sum(stream.open for stream in self._streams.values())
         taken: Iterable[CallCounts | None] = (
             call.take() for call in (*self._calls.values(), *self._streams.values())
         )
@@ -168,10 +168,10 @@ class Metrics:
             verifications=dict(self._verifications),
             refusals=dict(self._refusals),
             looks=dict(self._looks),
-            streams=None if streams == self._streams_told else streams,
+            streams=None if streams == self._streams_reported else streams,
             gauges=self._gauges,
         )
-        self._streams_told = streams
+        self._streams_reported = streams
         self._verifications.clear()
         self._refusals.clear()
         self._looks.clear()

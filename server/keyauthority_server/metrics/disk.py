@@ -1,4 +1,4 @@
-"""The disk that the database is on, as it is when somebody asks."""
+"""Free space on the database's disk, read at each scrape."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from prometheus_client.registry import Collector
 
 
 class Disk(Collector):
-    """Shows the space that is free, and how much of the reserve is left."""
+    """Exports the free space and the remaining reserve."""
 
     def __init__(self, reserve: Path) -> None:
         self._reserve = reserve
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics as they are now; none of what cannot be seen."""
+        """Return the current values; nothing if they cannot be read."""
         try:
-            found = os.statvfs(self._reserve.parent)
-            kept = self._reserve.stat().st_size
+            disk = os.statvfs(self._reserve.parent)
+            reserve = self._reserve.stat().st_size
         except OSError:
             return
         yield GaugeMetricFamily(
             "keyauthority_disk_free_bytes",
-            "Space that is free where the database is.",
-            found.f_bavail * found.f_frsize,
+            "Free space on the database's disk.",
+            disk.f_bavail * disk.f_frsize,
         )
         yield GaugeMetricFamily(
             "keyauthority_disk_reserve_bytes",
-            "Space kept in reserve for RevokeKey; it shrinks while the disk is full.",
-            kept,
+            "Space reserved for RevokeKey; shrinks while the disk is full.",
+            reserve,
         )

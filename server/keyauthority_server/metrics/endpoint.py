@@ -1,4 +1,4 @@
-"""The sums over all workers, shown to Prometheus over HTTP by the supervisor."""
+"""Sums over all workers, exported to Prometheus by the supervisor over HTTP."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _BUCKETS: Final = (*map(floatToGoString, BOUNDS), "+Inf")
 
 
 class MetricsAggregator(Collector):
-    """What all workers have counted since the supervisor started, also those that have ended.
+    """Counts of all workers since the supervisor started, ended workers included.
 
-    May be used in any thread.
+    Safe for use in any thread.
     """
 
     def __init__(self) -> None:
@@ -41,14 +41,14 @@ class MetricsAggregator(Collector):
         self._serving = 0
 
     def add(self, worker: int, counts: Counts) -> None:
-        """Add what a worker has counted."""
+        """Add the counts of a worker."""
         with self._lock:
             for call in counts["calls"]:
                 method = (call["type"], call["service"], call["method"])
                 for code, count in call["codes"].items():
                     self._handled[(*method, code)] += count
-                known = self._buckets.get(method, [0] * len(_BUCKETS))
-                self._buckets[method] = [a + b for a, b in zip(known, call["buckets"], strict=True)]
+                total = self._buckets.get(method, [0] * len(_BUCKETS))
+                self._buckets[method] = [a + b for a, b in zip(total, call["buckets"], strict=True)]
                 self._seconds[method] += call["seconds"]
             self._verifications.update(counts["verifications"])
             self._refusals.update(counts["refusals"])
@@ -58,23 +58,23 @@ class MetricsAggregator(Collector):
             self.streams(worker, streams)
 
     def streams(self, worker: int, number: int) -> None:
-        """Set how many streams are open in a worker; none in one that has ended."""
+        """Set the number of streams open in a worker; 0 for an ended one."""
         self._streams[worker] = number
 
     def workers(self, serving: int, restarts: int) -> None:
-        """Set how many workers serve, and how many were started in place of one that ended."""
+        """Set the numbers of serving workers and of restarts."""
         self._serving = serving
         self._restarts = restarts
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics as they are now."""
+        """Return the current values."""
         with self._lock:
             return iter([*self._calls(), *self._outcomes()])
 
     def _calls(self) -> Iterator[Metric]:
         handled = CounterMetricFamily(
             "grpc_server_handled",
-            "Calls that have ended, by their status.",
+            "Completed calls, by status code.",
             labels=(*_LABELS, "grpc_code"),
         )
         for labels, count in self._handled.items():
@@ -82,7 +82,7 @@ class MetricsAggregator(Collector):
         yield handled
         handling = HistogramMetricFamily(
             "grpc_server_handling_seconds",
-            "Time from the call's arrival at its handler to its answer.",
+            "Time from the start of the handler to its response.",
             labels=_LABELS,
         )
         for method, counts in self._buckets.items():
@@ -96,43 +96,46 @@ class MetricsAggregator(Collector):
 
     def _outcomes(self) -> Iterator[Metric]:
         verifications = CounterMetricFamily(
-            "keyauthority_verifications", "Verifications, by their verdict.", labels=("verdict",)
+            "keyauthority_verifications", "Verifications, by verdict.", labels=("verdict",)
         )
         for verdict, count in self._verifications.items():
             verifications.add_metric((verdict,), count)
         yield verifications
         refusals = CounterMetricFamily(
             "keyauthority_refusals",
-            "Calls turned away as OVERLOADED, by the ground: waiting, lane or peer.",
+            "Calls rejected as OVERLOADED, by ground: waiting, lane or peer.",
             labels=("ground",),
         )
         for ground, count in self._refusals.items():
             refusals.add_metric((ground,), count)
         yield refusals
-        looks = CounterMetricFamily(
+        cache_events = CounterMetricFamily(
             "keyauthority_record_cache",
-            "Tokens found proven in memory (hit), reads of the store (miss), records that were "
-            "dropped or replaced because the log had changes of them (catch_up).",
+            "Tokens verified from the cache (hit), store reads (miss), records dropped or "
+            "replaced because of changes in the log (catch_up).",
             labels=("event",),
         )
         for event, count in self._looks.items():
-            looks.add_metric((event,), count)
-        yield looks
-        for name, measured in self._gauges.items():
-            yield GaugeMetricFamily(name, GAUGES[name], measured)
+            cache_events.add_metric((event,), count)
+        yield cache_events
+        for name, value in self._gauges.items():
+            yield GaugeMetricFamily(name, GAUGES[name], value)
         yield GaugeMetricFamily(
-            "keyauthority_watchers", "Watches that are open.", sum(self._streams.values())
+            "keyauthority_watchers", "Open watches.", sum(self._streams.values())
         )
-        yield GaugeMetricFamily("keyauthority_workers", "Workers that serve.", self._serving)
+        yield GaugeMetricFamily("keyauthority_workers", "Serving workers.", self._serving)
         yield CounterMetricFamily(
             "keyauthority_worker_restarts",
-            "Workers that were started in place of one that ended.",
+            "Workers restarted after a death.",
             self._restarts,
         )
 
 
 def serve(address: HostPort, *collectors: Collector) -> int:
-    """Show what they collect, in a thread, and return the port; TransientError if it is taken."""
+    """Serve the collectors in a thread and return the port.
+
+    Raises TransientError if the port is in use.
+    """
     registry = CollectorRegistry()
     for collector in collectors:
         registry.register(collector)

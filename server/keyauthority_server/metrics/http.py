@@ -1,4 +1,4 @@
-"""The HTTP server of the metrics: one path, and a bounded number of connections."""
+"""The HTTP server for metrics: one path, bounded connections."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from prometheus_client.exposition import choose_encoder
 from keyauthority_server.config import HostPort
 
 PATH: Final = "/metrics"
-CONNECTIONS_MAX: Final = 32  # at once, a thread each; a scrape takes some milliseconds
-READ_SECONDS: Final = 5.0  # for the next bytes of a request
-PAUSE_SECONDS: Final = 0.1  # until a connection is taken again, after that has failed
+CONNECTIONS_MAX: Final = 32  # at once, one thread each; a scrape takes some milliseconds
+READ_SECONDS: Final = 5.0  # timeout for the next bytes of a request
+PAUSE_SECONDS: Final = 0.1  # before the next accept after a failed one
 
 
 class MetricsServer(ThreadingHTTPServer):
-    """Serves the metrics of a registry. Where there are too many connections, the oldest ends."""
+    """Serves the metrics of a registry; beyond `CONNECTIONS_MAX` it closes the oldest."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, address: HostPort, registry: CollectorRegistry) -> None:
-        """Bind; OSError if the address cannot be had."""
+        """Bind the address; raises OSError."""
         family, *_, found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -38,7 +38,7 @@ class MetricsServer(ThreadingHTTPServer):
         super().__init__((str(found[0]), int(found[1])), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Take a connection. Without descriptors it fails, and is tried again after a pause."""
+        """Accept a connection; pause after a failure, such as without descriptors."""
         try:
             return super().get_request()
         except OSError:
@@ -46,7 +46,7 @@ class MetricsServer(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread; end the oldest if there are too many."""
+        """Serve a connection in a thread; close the oldest if there are too many."""
         with self._changing:
             oldest = next(iter(self._open)) if len(self._open) >= CONNECTIONS_MAX else None
             if oldest is not None:
@@ -62,7 +62,7 @@ class MetricsServer(ThreadingHTTPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a connection that failed: anybody can make one fail."""
+        """Log nothing: any client can make its connection fail."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer with all metrics."""
+        """Respond with all metrics."""
         if self.path.partition("?")[0] != PATH:
             self.send_error(404)
             return
@@ -89,5 +89,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _cut(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has ended already
+    with suppress(OSError):  # already closed
         connection.shutdown(socket.SHUT_RDWR)
