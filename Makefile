@@ -1,13 +1,13 @@
 # `make help` lists the targets. Needs GNU make, a POSIX shell and Python 3.11 or newer; all else
-# is installed into .venv, which a change of pyproject.toml brings up to date.
+# is installed into .venv, which is updated when pyproject.toml changes.
 
 PYTHON ?= python3
 ARGS ?=
 PYTEST_ARGS ?=
 PROVE ?= 1
-# How long one proof may take: two minutes, and as much more as there is more of it.
+# Time limit of one proof: two minutes, times PROVE.
 PROVE_SECONDS = $(shell expr 120 \* $(PROVE))
-# Tests at once: two a core, since most of them wait for a server.
+# Parallel tests: two per core, since most of them wait for a server.
 WORKERS ?= $(shell expr 2 \* $$(nproc))
 
 BIN := .venv/bin
@@ -15,10 +15,10 @@ PROTO_BIN := .venv-proto/bin
 STUBS := client/keyauthority/v1
 BASELINE := protos/baseline.binpb
 
-# The stubs name the oldest grpcio and protobuf that they run with: pyproject.toml's lower bounds.
+# These versions set the oldest grpcio and protobuf for the stubs: the lower bounds in pyproject.toml.
 PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
 
-# Libraries that check API keys in the caller's process: `make bench` measures them beside ours.
+# Libraries that check API keys in the caller's process: `make bench` compares them with ours.
 LIBRARIES := "keyshield[aiocache,argon2,sqlalchemy]" aiosqlite greenlet \
 	djangorestframework djangorestframework-api-key
 
@@ -34,7 +34,7 @@ endef
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
-# Tests start the program some hundred times; none of them shall compile it anew.
+# Tests start the program some hundred times; bytecode is cached between the starts.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
@@ -46,29 +46,29 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 		printf '  make %-16s %s\n' "$$name" "$$text"; done
 
-serve: .venv/.serve ## Install what the server needs and serve on 127.0.0.1:50051 (ARGS=... for flags)
+serve: .venv/.serve ## Install the server and serve on 127.0.0.1:50051 (ARGS=... for flags)
 	@exec $(BIN)/keyauthority-server serve $(ARGS)
 
-test: .venv/.dev ## Run all tests (PYTEST_ARGS=... for a part, WORKERS=n for n at once)
+test: .venv/.dev ## Run all tests (PYTEST_ARGS=... selects, WORKERS=n sets parallelism)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
-prove: .venv/.dev ## Prove what docs/reliability.md promises, with a report (PROVE=n for n times as much)
+prove: .venv/.dev ## Run the proofs of docs/reliability.md with a report (PROVE=n multiplies the work)
 	PROVE=$(PROVE) $(BIN)/pytest -m "prove or case" --timeout $(PROVE_SECONDS) $(PYTEST_ARGS)
 
 check: check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs ## Check all but the tests: format, lint, types, imports, rules, prose, protos, stubs
 
-format: .venv/.dev ## Format Python and protos, and mend what the linter can mend
+format: .venv/.dev ## Format Python and protos, and apply lint fixes
 	$(BIN)/ruff check --fix-only --quiet
 	$(BIN)/ruff format
 	$(BIN)/buf format --write protos
 
-proto: .venv/.dev .venv-proto/.tools ## Make the stubs and the baseline anew; refuses a breaking change
+proto: .venv/.dev .venv-proto/.tools ## Regenerate the stubs and the baseline; fails on a breaking change
 	$(BIN)/buf breaking protos --against $(BASELINE)
 	rm -f $(STUBS)/*.py $(STUBS)/*.pyi
 	$(call generate,client)
 	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
 
-bench: .venv/.dev .venv-bench/.tried ## Measure all that is fast or slow, beside others, some 25 minutes (ARGS="--only verify" for a part)
+bench: .venv/.dev .venv-bench/.tried ## Run the benchmarks, some 25 minutes (ARGS="--only verify" for one part)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 build: .venv/.dev ## Build the wheel into dist/
@@ -109,9 +109,9 @@ check-stubs: .venv/.dev .venv-proto/.tools
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) --no-print-directory made OUT="$$made" && \
 		diff -r --exclude=__pycache__ $(STUBS) "$$made/keyauthority/v1" && \
 		cmp $(BASELINE) "$$made/baseline.binpb" || \
-		{ echo 'The stubs or the baseline are not what the protos say: run `make proto`.' >&2; exit 1; }
+		{ echo 'The stubs or the baseline do not match the protos: run `make proto`.' >&2; exit 1; }
 
-# What `make proto` would make, into the folder OUT.
+# Generate the stubs and the baseline into the folder OUT.
 .PHONY: made
 .SILENT: made
 made:
@@ -120,10 +120,10 @@ made:
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo 'Key Authority needs Python 3.11 or newer; "$(PYTHON)" is none. Name one: make PYTHON=python3.13' >&2; \
+		echo 'Key Authority needs Python 3.11 or newer; "$(PYTHON)" is missing or older: make PYTHON=python3.13' >&2; \
 		exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
-		echo '"$(PYTHON)" cannot make virtual environments; on Debian install python3-venv.' >&2; exit 1; }
+		echo '"$(PYTHON)" cannot create virtual environments; on Debian install python3-venv.' >&2; exit 1; }
 
 .venv/.serve: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[server,native,cli]'
@@ -134,7 +134,7 @@ made:
 	-$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hypercorn-0.17 hypercorn==0.17.3
 	@touch .venv/.serve $@
 
-# What cannot be installed is left out of the measurement, which says so.
+# Libraries that cannot be installed are skipped; the report lists them.
 .venv-bench/.tried: Makefile | .venv/bin/python
 	$(BIN)/python -m venv .venv-bench
 	-.venv-bench/bin/pip install --quiet $(LIBRARIES)

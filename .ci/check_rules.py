@@ -1,4 +1,4 @@
-"""Holds the code to rules that no linter knows; prints each breach with its rule.
+"""Checks rules that no linter has; prints each breach with its rule.
 
 1. Secrets and digests are compared with `hmac.compare_digest` only, never with `==`.
 2. SQL is written in `store/` and nowhere else, and no statement is built by formatting in the call
@@ -41,7 +41,7 @@ def name_of(node: ast.expr) -> str:
 
 
 def is_formatted(node: ast.expr) -> bool:
-    """True for a string that is put together where it stands."""
+    """True for a string built by an expression in place."""
     match node:
         case ast.JoinedStr() | ast.BinOp(op=ast.Add() | ast.Mod()):
             return True
@@ -65,7 +65,7 @@ def breach(node: ast.AST, path: Path) -> str | None:
         case ast.Call(func=ast.Attribute(attr=method), args=[statement, *_]) if (
             method in EXECUTES and is_formatted(statement)
         ):
-            return "no SQL is built by formatting; hand values over as parameters"
+            return "no SQL is built by formatting; pass values as parameters"
         case ast.Constant(value=str(text)) if STATEMENT.match(text):
             if not path.is_relative_to(STORE):
                 return "SQL is written in store/ only"

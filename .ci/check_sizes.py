@@ -1,4 +1,4 @@
-"""Holds files and functions to a size that is read at a glance; prints each that is beyond it.
+"""Limits the sizes of files and functions; prints each that exceeds its limit.
 
 Generated stubs are exempt. Exits 1 if anything was printed.
 """
@@ -17,7 +17,7 @@ GENERATED = ROOT / "client/keyauthority/v1"
 
 
 def sources() -> Iterator[Path]:
-    """Yield every Python file that people write."""
+    """Yield every Python file that is not generated."""
     for folder in ("client", "server", "tests", "benchmarks", "examples", ".ci"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if not path.is_relative_to(GENERATED):
@@ -25,7 +25,7 @@ def sources() -> Iterator[Path]:
 
 
 def offences(path: Path) -> Iterator[str]:
-    """Yield a line for each thing in the file that is too long."""
+    """Yield a line for the file and each function in it if too long."""
     text = path.read_text(encoding="utf-8")
     name = path.relative_to(ROOT)
     lines = len(text.splitlines())
@@ -35,8 +35,8 @@ def offences(path: Path) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES_MAX:
-                place = f"{name}:{node.lineno}: {node.name}"
-                yield f"{place}: {length} lines, more than {FUNCTION_LINES_MAX}"
+                function = f"{name}:{node.lineno}: {node.name}"
+                yield f"{function}: {length} lines, more than {FUNCTION_LINES_MAX}"
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
-"""What Key Authority costs, measured beside the systems that one would use in its place.
+"""Benchmarks of Key Authority and of the alternatives to it.
 
-`make bench` runs it. `parts` measures, one module for each subject; the modules here are what all
-parts share: servers, loads, figures and the report. Nothing in here is part of the product.
+`make bench` runs them. Each module in `parts` measures one subject; the modules here are shared:
+servers, loads, figures and the report. No benchmark code may become part of the product. Begin with
+`__main__`.
 """

@@ -26,7 +26,7 @@ NEEDED: Final = ("orders:read",)
 CLIENT_IP: Final = "10.1.2.3"
 ALLOWED: Final = keyauthority.Restrictions(allowed_ips=("10.0.0.0/8", "2001:db8::/32"))
 ASKED: Final[dict[str, Any]] = {"permissions": NEEDED, "client_ip": CLIENT_IP}
-"""What a key made with `strict` is verified for."""
+"""The required permissions of a key made with `strict`."""
 SHARED: Final = ("pepper", "audit.key", "operator.key")
 """The files that all servers of an authority have."""
 _CALL_SECONDS: Final = 30
@@ -40,7 +40,7 @@ class Authority:
     client: keyauthority.Client
     project_id: str
     ca: Path | None = None
-    """The certificate of whoever vouches for the server, if it speaks TLS."""
+    """The CA certificate of the server, if it uses TLS."""
 
     def create(self, **fields: Any) -> keyauthority.CreatedKey:
         """Make a key."""
@@ -118,8 +118,8 @@ def serving(
     folder.mkdir()
     ca = None
     if tls:
-        ca, told = _certified(folder)
-        flags = (*flags, *told)
+        ca, certificate_flags = _certified(folder)
+        flags = (*flags, *certificate_flags)
     data = folder / "data"
     if data_from is not None:
         shutil.copytree(data_from, data)
@@ -161,7 +161,7 @@ def quota() -> keyauthority.Quota:
 
 
 def _certified(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """Return the certificate to trust, and a server's flags to show one that it vouches for."""
+    """Return a CA certificate, and server flags for a certificate that it issued."""
     issuer = Issuer()
     ca = folder / "ca.pem"
     ca.write_bytes(issuer.pem)

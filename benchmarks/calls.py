@@ -1,7 +1,7 @@
-"""Calls that each have a message of their own, which h2load cannot make: by a client in Python.
+"""Calls with different messages, which h2load cannot make, from a client in Python.
 
-It takes a part of what it measures for itself; it says so where its figures are shown, and stands
-beside an empty call of its own.
+The client uses part of the measured time; the report notes that beside the figures and lists an
+empty call of the same client.
 """
 
 from __future__ import annotations

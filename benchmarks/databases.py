@@ -1,4 +1,4 @@
-"""A PostgreSQL on the servers' core, and what a commit costs without a service around it."""
+"""A PostgreSQL on the servers' core, and the cost of a bare commit."""
 
 from __future__ import annotations
 

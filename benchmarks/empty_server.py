@@ -1,4 +1,4 @@
-"""A server whose one method does nothing: what gRPC itself costs in Python.
+"""A server whose one method does nothing: the cost of gRPC itself in Python.
 
 `python -m benchmarks.empty_server KIND` prints its address and serves until it is ended. KIND is
 `native` (the front that Key Authority serves loopback with), `aio` or `threads` (grpcio's two).

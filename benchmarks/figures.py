@@ -1,4 +1,4 @@
-"""What was measured: figures by round, ratios of figures, and the part that they belong to."""
+"""Measurements: figures by round, ratios of figures, and the parts of a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing that was measured, once in each round."""
+    """One measured quantity, with a value per round."""
 
     name: str
     unit: str
@@ -18,36 +18,36 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """What counts."""
+        """The reported value."""
         return statistics.median(self.rounds)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One figure over another, round by round: what slows the machine slows both."""
+    """One figure divided by another per round, since a slower machine slows both."""
 
     name: str
     rounds: tuple[float, ...]
     aim: str = ""
-    """What it should be, such as `≥ 5`; empty if nobody has said."""
+    """The target, such as `≥ 5`; empty without one."""
 
     @property
     def median(self) -> float:
-        """What counts."""
+        """The reported value."""
         return statistics.median(self.rounds)
 
 
 @dataclass
 class Part:
-    """All that was measured of one subject."""
+    """All measurements of one subject."""
 
     title: str
     text: str
-    """How it was measured, and what to know when reading the figures."""
+    """The method, and notes on the figures."""
     figures: list[Figure] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """What could not be measured here, and why."""
+    """Measurements skipped on this machine, with the reasons."""
     commit: str = ""
     taken: str = ""
 
@@ -57,24 +57,24 @@ class Part:
 
     def compare(self, name: str, over: str, under: str, aim: str = "") -> None:
         """Add the ratio of two figures, unless one of them was left out."""
-        known = {figure.name: figure.rounds for figure in self.figures}
-        if over in known and under in known:
-            pairs = zip(known[over], known[under], strict=True)
-            self.ratios.append(Ratio(name, tuple(one / other for one, other in pairs), aim))
+        by_name = {figure.name: figure.rounds for figure in self.figures}
+        if over in by_name and under in by_name:
+            pairs = zip(by_name[over], by_name[under], strict=True)
+            self.ratios.append(Ratio(name, tuple(upper / lower for upper, lower in pairs), aim))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `part_from` reads."""
+        """Return the part as JSON values for `part_from`."""
         return asdict(self)
 
 
 def part_from(stored: Mapping[str, Any]) -> Part:
-    """Return a part as it was when `as_json` was called."""
-    figures = [Figure(one["name"], one["unit"], tuple(one["rounds"])) for one in stored["figures"]]
-    ratios = [Ratio(one["name"], tuple(one["rounds"]), one["aim"]) for one in stored["ratios"]]
+    """Rebuild a part from the result of `as_json`."""
+    figures = [Figure(row["name"], row["unit"], tuple(row["rounds"])) for row in stored["figures"]]
+    ratios = [Ratio(row["name"], tuple(row["rounds"]), row["aim"]) for row in stored["ratios"]]
     return Part(**{**stored, "figures": figures, "ratios": ratios})
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """Return the value that `share` of all are not above."""
+    """Return the value that `share` of all values do not exceed."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]

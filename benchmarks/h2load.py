@@ -37,7 +37,7 @@ def require() -> None:
 
 
 class LoadFailed(Exception):
-    """Not every call was answered as it should be; the message is what h2load says."""
+    """A call failed or returned a wrong response; the message is the output of h2load."""
 
 
 class Target(NamedTuple):
@@ -53,13 +53,13 @@ class Target(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a load has shown."""
+    """The result of a load."""
 
     calls: int
     rate: float
     """Calls a second."""
     core_share: float
-    """What h2load itself took of a core."""
+    """The share of a core used by h2load itself."""
     latencies: tuple[float, ...]
     """Seconds of each call, if they were asked for."""
 
@@ -70,7 +70,7 @@ class Load:
     def __init__(
         self, run: Run, target: Target, *, connections: int = CONNECTIONS, streams: int = STREAMS
     ) -> None:
-        """Size the first round by guess: each after it by what the last has shown."""
+        """Size the first round by a guess, later rounds by the previous rate."""
         self._run = run
         self._target = target
         self._callers = (connections, streams)
@@ -107,15 +107,15 @@ class Load:
         request.write_bytes(b"\0" + len(target.body).to_bytes(4) + target.body)
         connections, streams = self._callers
         scheme = "" if "://" in target.address else "http://"
-        told = ["-n", str(calls), "-c", str(connections), "-m", str(streams), "-t", "1"]
-        told += ["-d", str(request), *(("--log-file", str(folder / "log")) if timed else ())]
+        arguments = ["-n", str(calls), "-c", str(connections), "-m", str(streams), "-t", "1"]
+        arguments += ["-d", str(request), *(("--log-file", str(folder / "log")) if timed else ())]
         for header in ("content-type: application/grpc", "te: trailers", *target.headers):
-            told += ["-H", header]
-        return ["h2load", *told, f"{scheme}{target.address}{target.path}"]
+            arguments += ["-H", header]
+        return ["h2load", *arguments, f"{scheme}{target.address}{target.path}"]
 
 
 def rate_of(output: str, calls: int, answer: int) -> float:
-    """Return the calls a second that h2load tells of; LoadFailed unless all were answered right."""
+    """Return the calls per second of h2load; raises LoadFailed unless all responses are right."""
     done, rate, data = _DONE.search(output), _RATE.search(output), _DATA.search(output)
     if not (done and rate and data) or int(done[1]) != calls:
         raise LoadFailed(output)

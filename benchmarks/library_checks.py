@@ -1,7 +1,7 @@
 """How often a second a library checks a valid key; run by the Python that it is installed in.
 
-`python library_checks.py NAME SECONDS FOLDER` prints the rate. Standard library only, but for the
-one that is measured, so that nothing else needs to be installed beside it.
+`python library_checks.py NAME SECONDS FOLDER` prints the rate. It imports the
+standard library and the measured library only, so that nothing else needs to be installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 
 def django(folder: Path, seconds: float) -> float:
-    """djangorestframework-api-key: `APIKey.objects.is_valid`, what its permission class calls."""
+    """djangorestframework-api-key: `APIKey.objects.is_valid`, as in its permission class."""
     import django as framework
     from django.conf import settings
 

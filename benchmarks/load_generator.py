@@ -32,7 +32,7 @@ class Bodies(NamedTuple):
 
 @dataclass(frozen=True)
 class Traffic:
-    """Calls of one method, and what each right answer looks like."""
+    """Calls of one method, and the expected response of each."""
 
     address: str
     path: str
@@ -99,8 +99,8 @@ class TrafficLoad:
             "--items": str(traffic.items),
         }
         needed = (traffic.address, traffic.path, str(traffic.bodies.path), str(self._seconds))
-        told = (text for option in options.items() for text in option)
-        return [*self._run.pinned(self._run.load_core), str(self._program), *needed, *told]
+        arguments = (text for option in options.items() for text in option)
+        return [*self._run.pinned(self._run.load_core), str(self._program), *needed, *arguments]
 
 
 def write_bodies(path: Path, bodies: Iterable[bytes]) -> Bodies:
@@ -115,13 +115,13 @@ def write_bodies(path: Path, bodies: Iterable[bytes]) -> Bodies:
 
 def loaded_of(output: str, core_share: float) -> Loaded:
     """Return the generator's figures; raises LoadFailed unless every answer was right."""
-    told = json.loads(output)
-    if not told["calls"] or told["errors"] or told["wrong"]:
-        counted = f"{told['errors']} of {told['calls']} calls failed"
-        raise LoadFailed(f"{counted} and {told['wrong']} had another answer: {told['told']}")
-    calls, to_ms = told["calls"], 1e-3
-    rate = calls / told["seconds"]
-    return Loaded(calls, rate, told["p50"] * to_ms, told["p99"] * to_ms, core_share)
+    result = json.loads(output)
+    if not result["calls"] or result["errors"] or result["wrong"]:
+        counted = f"{result['errors']} of {result['calls']} calls failed"
+        raise LoadFailed(f"{counted} and {result['wrong']} had another answer: {result['told']}")
+    calls, to_ms = result["calls"], 1e-3
+    rate = calls / result["seconds"]
+    return Loaded(calls, rate, result["p50"] * to_ms, result["p99"] * to_ms, core_share)
 
 
 def _children_seconds() -> float:

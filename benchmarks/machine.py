@@ -1,4 +1,4 @@
-"""What the figures were taken on: machine, versions and commit."""
+"""The machine, versions and commit behind the figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VERSION: Final = re.compile(r"\d+(?:\.\d+)+")
 
 
 def machine() -> dict[str, str]:
-    """Return what the machine is."""
+    """Return the hardware, kernel and load of the machine."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
@@ -39,7 +39,7 @@ def machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that was measured, of what is installed."""
+    """Return the versions of the installed programs and packages."""
     found = {"Python": platform.python_version(), "SQLite": pysqlite3.sqlite_version}
     for package in _PACKAGES:
         try:

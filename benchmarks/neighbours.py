@@ -1,7 +1,7 @@
-"""The systems that one would use in place of Key Authority, and empty servers to compare with.
+"""Alternatives to Key Authority, and empty servers for comparison.
 
-Each runs on the servers' core, on this machine, without TLS, as its package comes; what is asked
-of it is the nearest to "look this key up". What is not installed is left out.
+Each runs on the servers' core, on this machine, without TLS, with the defaults of its
+package; the request is the closest to "look up this key". Programs not installed are left out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def redis(run: Run) -> Iterator[Measure]:
     port = free_address().rpartition(":")[2]
     command = [*run.pinned(), "redis-server", "--port", port, "--bind", "127.0.0.1"]
     with running([*command, "--save", "", "--appendonly", "no", "--dir", str(run.folder)]):
-        told = ["redis-benchmark", "-p", port, "-c", str(CALLERS), "--csv"]
+        arguments = ["redis-benchmark", "-p", port, "-c", str(CALLERS), "--csv"]
         name, value = KEY.decode(), VALUE
         wait_until(partial(_succeeds, ["redis-cli", "-p", port, "SET", name, value], {}))
         rate = 20_000.0
@@ -92,7 +92,7 @@ def redis(run: Run) -> Iterator[Measure]:
         def measure() -> float:
             nonlocal rate
             calls = str(int(rate * run.seconds))
-            table = _output([*run.pinned(run.load_core), *told, "-n", calls, "GET", name])
+            table = _output([*run.pinned(run.load_core), *arguments, "-n", calls, "GET", name])
             rate = float(table.splitlines()[-1].rpartition('"GET')[2].split('","')[1])
             return rate
 
@@ -105,13 +105,13 @@ def postgres(run: Run) -> Iterator[Measure]:
     with databases.postgres(run) as cluster:
         pgbench = [str(binaries() / "pgbench"), "-h", str(cluster.folder), "-U", "postgres"]
         _output([*pgbench, "--initialize", "--quiet", "postgres"])
-        told = ["-n", "-S", "-M", "prepared", "-c", str(CALLERS), "postgres"]
+        arguments = ["-n", "-S", "-M", "prepared", "-c", str(CALLERS), "postgres"]
         rate = 5_000.0
 
         def measure() -> float:
             nonlocal rate
             each = max(int(rate * run.seconds / CALLERS), 1)
-            output = _output([*run.pinned(run.load_core), *pgbench, "-t", str(each), *told])
+            output = _output([*run.pinned(run.load_core), *pgbench, "-t", str(each), *arguments])
             found = _TRANSACTIONS.search(output)
             if found is None:
                 raise LoadFailed(output)

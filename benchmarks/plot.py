@@ -33,7 +33,9 @@ _OURS_BEGIN: Final = ("Verify", "CreateKey", "RevokeKey")
 
 def traffic_svg(part: Part) -> str:
     """Return the drawing of one part: its usual figures, without the variations of the keys."""
-    usual = [one for one in part.figures if not any(word in one.name for word in _NOT_IN_SHORT)]
+    usual = [
+        figure for figure in part.figures if not any(word in figure.name for word in _NOT_IN_SHORT)
+    ]
     return svg({"traffic": replace(part, figures=usual)})
 
 
@@ -43,7 +45,7 @@ def svg(parts: Mapping[str, Part]) -> str:
     height = 0
     for name, unit in DRAWN.items():
         part = parts.get(name)
-        figures = [one for one in part.figures if one.unit == unit] if part else []
+        figures = [figure for figure in part.figures if figure.unit == unit] if part else []
         if part and figures:
             drawn += _panel(part.title, unit, figures, height, ours=name not in _BESIDE_OTHERS)
             height += _TITLE + _BAR * len(figures) + 16
@@ -60,14 +62,16 @@ def _panel(
 ) -> Iterator[str]:
     """Yield a title and a bar for each figure, to one scale; a line shows least and most."""
     room = _WIDTH - _NAMES - _NUMBERS
-    scale = room / max(max(one.rounds) for one in figures)
+    scale = room / max(max(figure.rounds) for figure in figures)
     yield f'<text x="8" y="{top + 24}" font-weight="bold">{escape(f"{title}, {unit}")}</text>'
-    for place, one in enumerate(figures):
-        y = top + _TITLE + place * _BAR
-        colour = _OURS if ours or one.name.startswith(_OURS_BEGIN) else _THEIRS
-        end, text = _NAMES + one.median * scale, y + 15
-        least, most = (_NAMES + number * scale for number in (min(one.rounds), max(one.rounds)))
-        yield f'<text x="{_NAMES - 8}" y="{text}" text-anchor="end">{escape(one.name)}</text>'
+    for index, figure in enumerate(figures):
+        y = top + _TITLE + index * _BAR
+        colour = _OURS if ours or figure.name.startswith(_OURS_BEGIN) else _THEIRS
+        end, text = _NAMES + figure.median * scale, y + 15
+        least, most = (
+            _NAMES + number * scale for number in (min(figure.rounds), max(figure.rounds))
+        )
+        yield f'<text x="{_NAMES - 8}" y="{text}" text-anchor="end">{escape(figure.name)}</text>'
         yield (
             f'<rect x="{_NAMES}" y="{y + 3}" width="{end - _NAMES:.1f}" height="{_BAR - 6}" '
             f'fill="{colour}"/>'
@@ -75,4 +79,4 @@ def _panel(
         yield (
             f'<line x1="{least:.1f}" x2="{most:.1f}" y1="{y + 11}" y2="{y + 11}" stroke="#333"/>'
         )
-        yield f'<text x="{_WIDTH - _NUMBERS + 4}" y="{text}">{one.median:,.0f}</text>'
+        yield f'<text x="{_WIDTH - _NUMBERS + 4}" y="{text}">{figure.median:,.0f}</text>'

@@ -1,4 +1,4 @@
-"""Programs that run as long as a context lasts."""
+"""Programs that run until a context ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def running(command: list[str], *, ready: bool = False) -> Iterator[str]:
-    """Run a program; give the first line that it prints, if it prints one when it is ready."""
+    """Run a program; yield the first line of its output if `ready` is set."""
     output = subprocess.PIPE if ready else subprocess.DEVNULL
     with subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -20,7 +20,7 @@ def running(command: list[str], *, ready: bool = False) -> Iterator[str]:
 
 
 def free_address() -> str:
-    """Return an address that nobody listens on."""
+    """Return an unused address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"

@@ -27,8 +27,8 @@ def markdown(
 ) -> str:
     """Return the report."""
     lines = [_INTRODUCTION, "| machine | |", "|---|---|"]
-    lines += [f"| {name} | {told} |" for name, told in machine.items()]
-    lines += [f"| {name} | {told} |" for name, told in versions.items()]
+    lines += [f"| {name} | {value} |" for name, value in machine.items()]
+    lines += [f"| {name} | {value} |" for name, value in versions.items()]
     for part in parts.values():
         lines += ["", f"## {part.title}", "", part.text, "", *_table(part)]
         lines += ["", f"Measured {part.taken} at commit {part.commit}."]

@@ -1,4 +1,4 @@
-"""How one run measures: how long, how often, on which cores, and who has his turn when."""
+"""Settings of one run: durations, rounds, cores, and the order of measurements."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Measure = Callable[[], float]
-"""Measures one side for the time of a round."""
+"""Measures one side for one round."""
 
 
 class LeftOut(Exception):
-    """Something cannot be measured on this machine; the message says why, on one line."""
+    """A measurement is impossible on this machine; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What all parts are told."""
+    """Settings shared by all parts."""
 
     folder: Path
-    """Where servers keep what they write: figures of durable writes are those of its disk."""
+    """Folder for server data; its disk determines the figures of durable writes."""
     stores: Path
-    """Where stores full of keys are kept for the next run."""
+    """Folder of filled stores, kept for the next run."""
     rounds: int
     seconds: float
-    """How long a side is measured in each round."""
+    """Duration of one measurement, per side and round."""
     keys: tuple[int, ...]
-    """How many keys the stores have that are compared."""
+    """Numbers of keys in the stores to compare."""
     cases: int
-    """Changes and revocations whose way is timed one by one."""
+    """Number of changes and revocations timed individually."""
     watchers: tuple[int, ...]
 
     @property
     def server_core(self) -> int:
-        """The core of whatever is measured."""
+        """The core of the measured process."""
         return min(os.sched_getaffinity(os.getppid()))
 
     @property
     def load_core(self) -> int:
-        """The core of whatever makes the load: another, where there is another."""
+        """The core of the load generator: a different one, if the machine has several."""
         return max(os.sched_getaffinity(os.getppid()))
 
     def pinned(self, *cores: int) -> tuple[str, ...]:
-        """Return what to put before a command so that it runs on these cores only."""
+        """Return the command prefix that confines a process to these cores."""
         return ("taskset", "-c", ",".join(map(str, cores or (self.server_core,))))
 
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Run this thread, and what it starts, on one core while the context lasts."""
+    """Run this thread and its children on one core until the context ends."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -61,9 +61,9 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def take_turns(sides: Mapping[str, Measure], rounds: int) -> dict[str, list[float]]:
-    """Measure all sides in each round, after a turn that only warms them up.
+    """Measure all sides in each round, after a warm-up that is not counted.
 
-    Every other round goes backwards: what gets slower or faster meanwhile favours nobody.
+    Every second round runs in reverse order, so that drift of the machine favours no side.
     """
     for measure in sides.values():
         measure()
@@ -77,7 +77,7 @@ def take_turns(sides: Mapping[str, Measure], rounds: int) -> dict[str, list[floa
 
 
 def steps_a_second(step: Callable[[], object], seconds: float) -> float:
-    """Return how often a second a step is taken."""
+    """Return the rate of a step, per second."""
     begun = time.perf_counter()
     steps = 0
     while (taken := time.perf_counter() - begun) < seconds:

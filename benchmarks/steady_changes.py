@@ -1,9 +1,9 @@
 """Changes at a steady rate beside a load, made by a process on the load's core.
 
 `python -m benchmarks.steady_changes keys ADDRESS PROJECT_ID OPERATOR_KEY_FILE [CA]` creates,
-updates and revokes keys in turn, which nobody verifies. `… puts ADDRESS` puts other keys into etcd.
-Each line of the input is a rate per second; an empty line ends the stretch. A change is sent when
-its time has come, whether or not the one before was answered.
+updates and revokes keys in turn, which no load verifies. `… puts ADDRESS` puts other keys into
+etcd. Each line of the input is a rate per second; an empty line ends the stretch. A change is sent
+at its scheduled time, even if the previous one is unanswered.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Made(NamedTuple):
     """Those that were answered before the load had ended."""
     failed: int
     seconds: float
-    told: str
+    error: str
     """The first failure."""
 
 
@@ -72,8 +72,8 @@ class SteadyChanges:
         assert self._process.stdout
         outcome.append(Made(*json.loads(self._process.stdout.readline())))
         if outcome[0].failed:
-            made, _, failed, _, told = outcome[0]
-            raise ChangesFailed(f"{failed} of {made} changes failed: {told}")
+            made, _, failed, _, error = outcome[0]
+            raise ChangesFailed(f"{failed} of {made} changes failed: {error}")
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin
@@ -154,8 +154,8 @@ def _stretch(change: Change, rate: float, until: Callable[[], object]) -> Made:
     ended.set()
     thread.join()
     failures = [call for call in calls if call.exception() is not None]
-    told = f"{failures[0].code().name} {failures[0].details()}" if failures else ""
-    return Made(len(calls), answered, len(failures), seconds, told)
+    error = f"{failures[0].code().name} {failures[0].details()}" if failures else ""
+    return Made(len(calls), answered, len(failures), seconds, error)
 
 
 def _channel(address: str, ca: bytes | None) -> grpc.Channel:
@@ -177,7 +177,7 @@ def _puts(channel: grpc.Channel) -> Change:
 
 
 def _key_changes(channel: grpc.Channel, project_id: str, key_file: str) -> Change:
-    """Return what creates, updates and revokes keys in turn."""
+    """Return a function that creates, updates and revokes keys in turn."""
     metadata = (("x-auth-token", Path(key_file).read_text(encoding="ascii").strip()),)
     names: deque[str] = deque()
     turn = 0

@@ -82,7 +82,7 @@ def open_sealed(settings: Config) -> SqliteStore:
 def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> None:
     """Make the keys that are missing, each with its entry in the log as if by a call.
 
-    Nothing waits for the disk, and nobody else may have the store open: a loss of power spoils it.
+    Writes are not synced, so a power loss corrupts the store; no other process may have it open.
     """
     peppers = Keyring.load(settings.data / bootstrap.PEPPER)
     seal = sealer(Keyring.load(settings.data / bootstrap.AUDIT_KEY))
@@ -96,16 +96,16 @@ def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> 
             rows.run(setting)
         for first in missing[::BATCH]:
             rows.run("BEGIN IMMEDIATE")
-            transaction, kept = SqlTransaction(rows, seal), []
+            transaction, sample = SqlTransaction(rows, seal), []
             for place in range(first, min(first + BATCH, missing.stop)):
                 held, token = _new_key(project_id, peppers, fields(place))
                 change, now = ChangeType.KEY_CREATED, held.key.create_time
                 transaction.apply(Mutation(type=change, time=now, actor="", peer="", keys=(held,)))
                 if place % every == 0:
-                    kept.append(token + "\n")
+                    sample.append(token + "\n")
             transaction.finish()
             rows.run("COMMIT")
-            tokens.writelines(kept)
+            tokens.writelines(sample)
             tokens.flush()
 
 

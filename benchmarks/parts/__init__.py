@@ -1,5 +1,5 @@
-"""One module for each subject that is measured, and the order in which they are run.
+"""The measurements: one module per subject, run in the order of `__main__.PARTS`.
 
-A part starts what it measures, lets all sides take turns, and returns its figures. It prints
-nothing and writes nothing but into the run's folder.
+A part starts its programs, measures all sides in turns, and returns its figures. It must not print,
+or write outside the folder of the run. Begin with `verify`.
 """

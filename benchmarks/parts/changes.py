@@ -93,7 +93,7 @@ def measure(run: Run) -> Part:
 
 
 def _slowed(run: Run) -> tuple[str, ...]:
-    """Return what to put before a server's command so that its syncs take longer."""
+    """Return a command prefix that slows the syncs of a server."""
     compiler = shutil.which("gcc")
     if compiler is None:
         raise LeftOut("gcc is not installed (Debian: gcc)")

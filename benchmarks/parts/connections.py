@@ -32,8 +32,8 @@ def measure(run: Run) -> Part:
             part.add("calls/s", {name: rates[name]})
             times = load.measure(timed=True).latencies
             for share in (0.5, 0.99):
-                told = f"{name}, p{share * 100:.0f}"
-                part.add("ms", {told: [quantile(times, share) * 1e3]})
+                label = f"{name}, p{share * 100:.0f}"
+                part.add("ms", {label: [quantile(times, share) * 1e3]})
     part.compare("1,000 connections to 4", _name(1_000), _name(4))
     return part
 

@@ -1,4 +1,4 @@
-"""What restrictions, limits and counting cost of a Verify."""
+"""The cost of restrictions, limits and counting in a Verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several servers on one PostgreSQL: how soon the last refuses, and what a first look costs.
+"""Several servers on one PostgreSQL: the delay of a revocation, and the cost of a first read.
 
 The database is that of the tests, whose commits do not wait for a disk.
 """
@@ -56,8 +56,8 @@ def measure(run: Run) -> Part:
         sqlite = stack.enter_context(serving(run, "fresh-sqlite"))
         for engine, authority in (("PostgreSQL", first), ("SQLite", sqlite)):
             for look, times in zip(("first", "second"), _looks(authority), strict=True):
-                told = f"{look} look of a server on {engine}, p50"
-                part.add("ms", {told: [quantile(times, 0.5) * 1e3]})
+                label = f"{look} look of a server on {engine}, p50"
+                part.add("ms", {label: [quantile(times, 0.5) * 1e3]})
     return part
 
 

@@ -1,4 +1,4 @@
-"""What many keys cost: Verify, a page of ListKeys, the start, files and memory.
+"""The cost of many keys: Verify, a page of ListKeys, the start, files and memory.
 
 Verify is timed from the request's bytes to the answer's, in this process, all stores in turn: the
 transport would only dilute the ratio.

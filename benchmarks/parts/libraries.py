@@ -17,7 +17,7 @@ from benchmarks.run import Measure, Run, on_core, steps_a_second, take_turns
 from keyauthority import Verifier
 
 LIBRARIES: Final = {
-    # name in the table: what `library_checks.py` calls it
+    # name in the table: name in `library_checks.py`
     "djangorestframework-api-key, is_valid": "django",
     "keyshield, verify_key, no delay": "keyshield",
     "keyshield, verify_key, as it comes": "keyshield-delayed",
@@ -35,7 +35,7 @@ what another process has revoked."""
 
 
 def measure(run: Run) -> Part:
-    """Measure what is installed, in turn."""
+    """Measure the installed libraries in turn."""
     part = Part("Libraries in the caller's process", _TEXT)
     with (
         serving(run, "libraries") as authority,

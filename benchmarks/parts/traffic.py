@@ -79,9 +79,9 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Its name in the report."""
-        told = ["Verify", self.engine, "TLS" if self.tls else "plaintext"]
-        told += [_kind(zipf=self.zipf), *(["rate limit"] if self.limited else [])]
-        return f"{', '.join(told)}, {self.changes} changes/s"
+        words = ["Verify", self.engine, "TLS" if self.tls else "plaintext"]
+        words += [_kind(zipf=self.zipf), *(["rate limit"] if self.limited else [])]
+        return f"{', '.join(words)}, {self.changes} changes/s"
 
 
 def _kind(*, zipf: bool) -> str:
@@ -224,7 +224,7 @@ def _started(stack: ExitStack, program: AbstractContextManager[T]) -> tuple[T, l
 
 
 def _work_of(pids: Sequence[int]) -> Callable[[], float]:
-    """Return what tells the seconds that these processes and their children have worked."""
+    """Return a function for the CPU seconds of these processes and their children."""
     return lambda: sum(map(worked, pids))
 
 
@@ -266,8 +266,8 @@ def _copied(run: Run, store: Filled, name: str, url: str) -> str:
     data = run.folder / f"{name}-copied"
     shutil.copytree(store.settings.data, data)
     source = f"sqlite://{data / store.settings.store.sqlite_path.name}"
-    told = ["copy", "--data", str(data), "--from", source, "--to", url]
-    subprocess.run([*command(), *told], check=True, capture_output=True)
+    arguments = ["copy", "--data", str(data), "--from", source, "--to", url]
+    subprocess.run([*command(), *arguments], check=True, capture_output=True)
     return url
 
 
@@ -293,10 +293,10 @@ def _compare(part: Part) -> None:
     part.compare("SQLite to an empty handler of C++", usual, _CPP, "≥ 0.6")
     for engine, tls in product(("SQLite", "PostgreSQL"), (False, True)):
         still = Cell(engine, tls, changes=0).name
-        told = f"{engine}{', TLS' if tls else ''}"
+        label = f"{engine}{', TLS' if tls else ''}"
         for changes in _RATES[1:]:
             busy = Cell(engine, tls, changes=changes).name
-            part.compare(f"{told}: {changes} changes/s to none", busy, still)
+            part.compare(f"{label}: {changes} changes/s to none", busy, still)
     part.compare("Zipf to uniform", zipf, usual)
     part.compare("rate limit to none", Cell("SQLite", limited=True).name, usual, "≥ 0.5")
     part.compare("PostgreSQL to SQLite", Cell("PostgreSQL").name, usual, "≥ 0.9")

@@ -113,7 +113,7 @@ def _spans(verifier: Verifier, asked: Sequence[Question]) -> list[int]:
 
 
 def _changes(authority: Authority, verifier: Verifier, cases: int) -> dict[str, list[float]]:
-    """Return the ms until the verifier knows, by what has changed."""
+    """Return the delay until the verifier knows a change, in ms, by kind of change."""
     client = authority.client
     changes: dict[str, Callable[[CreatedKey], object]] = {
         "revoked": lambda one: client.revoke_key(one.key.access_key),
@@ -149,7 +149,7 @@ def _until_known(
 
 
 def _memory(keys: int) -> float:
-    """Return the bytes that a key takes which the server has told of, with an answer to it."""
+    """Return the bytes per cached key, its verdict included."""
     now = datetime.now(UTC)
     project = Project(
         project_id="2f3bfb4f-0f4e-4a5e-8f0b-0d7b2f1c9a10",

@@ -1,4 +1,4 @@
-"""What those who watch cost the others, and how soon the last of them knows of a revocation."""
+"""The cost of watchers for other calls, and the delay of a revocation to the last one."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Crowd:
         await self._known.setdefault(access_key, asyncio.Event()).wait()
 
     def read(self, update: pb.WatchChangesResponse) -> None:
-        """Count what one of them has read."""
+        """Count the changes read by one watcher."""
         for change in update.changes:
             for key in change.keys:
                 left = self._left.get(key.access_key, self._number) - 1

@@ -1,4 +1,4 @@
-"""Verify with one worker and with two, and what share of the machine the load itself takes."""
+"""Verify with one worker and with two, and the CPU share of the load generator."""
 
 from __future__ import annotations
 

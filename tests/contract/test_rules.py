@@ -13,7 +13,7 @@ import pytest
 from tests.contract.documents import ROOT
 
 COMPARED: Final = "compare secrets with hmac.compare_digest"
-FORMATTED: Final = "no SQL is built by formatting; hand values over as parameters"
+FORMATTED: Final = "no SQL is built by formatting; pass values as parameters"
 ELSEWHERE: Final = "SQL is written in store/ only"
 
 BREACHES: Final = {

@@ -201,7 +201,7 @@ def test_time_of_an_older_version_is_that_of_the_last_entry(folder: Folder) -> N
         " time = (SELECT time FROM change WHERE change.revision = log.revision)"
     )
     asyncio.run(opened(folder))
-    assert (0, True) == (lambda told: (told[0], "is whole" in told[1]))(
+    assert (0, True) == (lambda told: (told[0], "is intact" in told[1]))(
         folder.command("audit", "verify")
     )
     assert 0 == folder.command("operator", "create")[0]

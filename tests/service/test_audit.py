@@ -209,5 +209,5 @@ def test_evidence_is_read_on_the_machine_beside_the_server(
     reader = Reader(page, server.address)
     listed, verified, shown = (reader.run(block) for block in blocks(page))
     assert "project_created" in listed
-    assert 2 == verified.count(f"log {head['log_id']} is whole")
+    assert 2 == verified.count(f"log {head['log_id']} is intact")
     assert 2 == len(shown.splitlines())

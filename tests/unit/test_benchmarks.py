@@ -1,4 +1,4 @@
-"""The measuring programme itself: what counts, and that no failed call does."""
+"""The benchmark program: counting of rounds, and rejection of failed calls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_load_with_a_call_that_was_not_answered_right_is_no_figure(output: str) 
 
 
 def test_sides_take_turns_there_and_back_after_a_turn_to_warm_up() -> None:
-    """What gets slower or faster meanwhile favours nobody, and no first turn counts."""
+    """Rounds alternate in direction, and the warm-up is not counted."""
     taken: list[str] = []
 
     def side(name: str) -> float:
@@ -68,7 +68,7 @@ def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
 
 
 def test_report_names_what_was_measured_and_what_was_left_out() -> None:
-    """Whoever reads the table knows what is missing, and why."""
+    """The report lists skipped measurements with their reasons."""
     part = Part("Verify", "As it is.", left_out=["etcd: it is not installed"])
     part.add("calls/s", {"<ours>": [9_000.0, 10_000.0, 12_000.0]})
     table = markdown({"verify": part}, {"cores": "2"}, {"Python": "3.11"})
