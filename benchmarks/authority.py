@@ -109,10 +109,10 @@ def serving(
     data_from: Path | None = None,
     before: Sequence[str] = (),
 ) -> Iterator[Authority]:
-    """Give a server of the run's own, on the servers' core unless others are named.
+    """Run a server, on the servers' core unless `cores` are given.
 
-    `beside` another it is a further server of the same authority. With `data_from` it begins with a
-    copy of that data folder. What is to come `before` its command is put there.
+    `beside` names a server whose authority it shares. With `data_from` it starts with a copy of
+    that data folder. `before` is a prefix of its command.
     """
     folder = run.folder / name
     folder.mkdir()

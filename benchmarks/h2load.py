@@ -21,7 +21,7 @@ from benchmarks.run import LeftOut, Run
 
 CONNECTIONS: Final = 4
 STREAMS: Final = 16  # calls at once on each connection
-FIRST_CALLS: Final = 20  # for each caller: from them on it is known how many take a round
+FIRST_CALLS: Final = 20  # per caller; the later rounds use the measured rate
 FRAME: Final = 5  # bytes before each message
 TOLERANCE: Final = 0.9  # of the answer's length: the digits of a revision or a limit may be fewer
 

@@ -105,7 +105,7 @@ async def rotate(data: Path, *, prepare: bool = False) -> int:
 
     async def work(machine: AdminSession) -> int:
         return await pepper_rotation.rotate(
-            machine.store, machine.peppers, machine.known, prepare=prepare
+            machine.store, machine.peppers, machine.key_checks, prepare=prepare
         )
 
     return await on_machine(data, work)
@@ -126,7 +126,7 @@ async def states(data: Path) -> dict[int, tuple[str, int]]:
 
     async def work(machine: AdminSession) -> dict[int, tuple[str, int]]:
         versions = await pepper_rotation.status(
-            machine.store, machine.peppers, machine.known, SystemClock().now()
+            machine.store, machine.peppers, machine.key_checks, SystemClock().now()
         )
         return {one.number: (one.state, one.digests.needing) for one in versions}
 

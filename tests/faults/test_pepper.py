@@ -184,7 +184,7 @@ async def test_rotation_that_was_killed_goes_on_where_it_was(data: Path) -> None
     """Between file and database a server starts, and the same command finishes the same version."""
 
     async def add(machine: AdminSession) -> int:
-        return add_version(machine.peppers.path, machine.known)
+        return add_version(machine.peppers.path, machine.key_checks)
 
     assert 2 == await on_machine(data, add)
     await prepare(settings(data))

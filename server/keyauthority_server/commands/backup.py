@@ -103,8 +103,8 @@ def _line(content: Content) -> str:
 def _report(restored: Restored) -> list[str]:
     undone = restored.undone
     sections = (
-        (restored.revoked, "revocations would have been undone, and are kept"),
-        (restored.rotated, "rotations would have been undone, and are kept"),
+        (restored.revoked, "revocations after the backup are kept"),
+        (restored.rotated, "rotations after the backup are kept"),
         (restored.lost, "keys were created after the backup, and are lost"),
         (undone.disabled_keys, "keys disabled after the backup are enabled: disable them again"),
         (

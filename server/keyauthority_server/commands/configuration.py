@@ -20,7 +20,7 @@ def config_group() -> None:
 def show(**flags: str | bool | None) -> None:
     """Print the effective settings as a TOML file, without passwords."""
     settings = load(flags)
-    for name, value in settings.shown().items():
+    for name, value in settings.displayed().items():
         click.echo(f"{name} = {_toml(value)}")
     for caller in settings.callers:
         click.echo("\n[[callers]]")

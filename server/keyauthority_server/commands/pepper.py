@@ -35,7 +35,7 @@ def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
 
     async def work(session: AdminSession) -> int:
         return await pepper_rotation.rotate(
-            session.store, session.peppers, session.known, prepare=prepare
+            session.store, session.peppers, session.key_checks, prepare=prepare
         )
 
     version = _run(flags, work)
@@ -51,7 +51,7 @@ def status(**flags: str | bool | None) -> None:
     async def work(session: AdminSession) -> list[Version]:
         now = (await clock_of(session.store)).now()
         return list(
-            await pepper_rotation.status(session.store, session.peppers, session.known, now)
+            await pepper_rotation.status(session.store, session.peppers, session.key_checks, now)
         )
 
     versions = _run(flags, work)

@@ -134,7 +134,7 @@ class Config:
         }
         return texts | {"store": self.store.reveal()}
 
-    def shown(self) -> dict[str, str | int | bool]:
+    def displayed(self) -> dict[str, str | int | bool]:
         """Return the settings as typed in the file, without callers and passwords."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {

@@ -111,7 +111,7 @@ class AdminSession(NamedTuple):
 
     store: Store
     peppers: Keyring
-    known: Mapping[str, bytes]
+    key_checks: Mapping[str, bytes]
     """Check values of key versions, from the database."""
 
 
@@ -135,9 +135,8 @@ async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
                 )
             versions = await _versions_in_use(store)
             verify_against(keyrings, versions)
-            known = versions.checks
-            keyrings[0].use(known)
-            yield AdminSession(store, keyrings[0], known)
+            keyrings[0].use(versions.checks)
+            yield AdminSession(store, keyrings[0], versions.checks)
 
 
 class AuditSession(NamedTuple):
@@ -196,11 +195,10 @@ async def _prepare(config: Config) -> bool:
         head = await store.log_head()
         versions, empty = await _versions_in_use(store), not head.revision
         _check_open(config, head)
-    known = versions.checks
-    if config.must_exist and (empty or not known):
+    if config.must_exist and (empty or not versions.checks):
         raise ConfigError(f"--must-exist: {config.store} was never initialised")
     made: list[Path] = []
-    if empty and not known:
+    if empty and not versions.checks:
         made = [path for path in paths if not path.exists()]
         for path in made:
             Keyring.create(path)
@@ -210,7 +208,7 @@ async def _prepare(config: Config) -> bool:
     checks: dict[str, bytes] = {}
     verify_against(keyrings, versions, empty=empty)
     for ring in keyrings:
-        if not (ring.name == PEPPER and newest_version(PEPPER, known)):
+        if not (ring.name == PEPPER and newest_version(PEPPER, versions.checks)):
             checks.update(ring.check_values())  # a version of the pepper waits for `pepper rotate`
     async with _opened(config, sealer(keyrings[1])) as store:
         await store.set_key_checks(checks)
@@ -228,10 +226,10 @@ async def _claim(
 
     Removes the key files in `made`, which are useless then.
     """
-    known = await store.key_checks()
+    key_checks = await store.key_checks()
     try:
         for ring in keyrings:
-            ring.verify_against(known)
+            ring.verify_against(key_checks)
     except KeyringError:
         if not made:
             raise

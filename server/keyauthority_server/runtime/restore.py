@@ -129,8 +129,8 @@ def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present 
         if altered:  # a revocation may have been undone in it
             return None, f"the log in {database} was altered: {altered}"
         return present, ""
-    known = draft.key_checks()
-    if any(known.get(name, check) != check for name, check in present.key_checks.items()):
+    key_checks = draft.key_checks()
+    if any(key_checks.get(name, check) != check for name, check in present.key_checks.items()):
         return None, f"{database} uses another pepper or audit key"
     return present, (
         f"{database} does not continue this backup: it is new, or restored from an older backup"
