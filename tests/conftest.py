@@ -16,7 +16,7 @@ from tests.postgres import Cluster, running_cluster
 from tests.proofs import note_case, proof, pytest_terminal_summary
 from tests.service import processes
 from tests.service.callers import Caller, new_project
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess
 
 __all__ = ["proof", "pytest_terminal_summary"]

@@ -19,7 +19,7 @@ from keyauthority.errors import REASONS
 from keyauthority.v1 import key_pb2
 from tests.conftest import TRANSPORTS
 from tests.service.callers import ABSENT_KEY, MIB, Caller, absent_project, new_operator
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 
 pytestmark = pytest.mark.xdist_group("errors")  # one for all
 

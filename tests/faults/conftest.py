@@ -1,4 +1,4 @@
-"""One nursery for all tests of a process: the disk and the clock of its servers can be altered."""
+"""One fork server per pytest process, with a disk and a clock that tests alter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from keyauthority_server import config
 from keyauthority_server.config import Config
 from keyauthority_server.runtime import bootstrap
-from tests.faults.altered import environment
+from tests.faults.bitflips import environment
 from tests.faults.clocks import shift
-from tests.faults.journal import PostgresStore, SqliteStore, Store
-from tests.service.nursery import Nursery, nursery
+from tests.faults.oracle import PostgresStore, SqliteStore, Store
+from tests.service.forkserver import ForkServer, forkserver
 
 
 class Ground(NamedTuple):
@@ -54,10 +54,10 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def nurse(order_path: Path, clock: Path) -> Iterator[Nursery]:
-    """What starts servers; they are the test's to end."""
-    with nursery(environment(failing=order_path, clock=clock)) as one:
-        yield one
+def forks(order_path: Path, clock: Path) -> Iterator[ForkServer]:
+    """The fork server; each test stops the servers that it starts."""
+    with forkserver(environment(failing=order_path, clock=clock)) as started:
+        yield started
 
 
 @pytest.fixture

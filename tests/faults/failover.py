@@ -31,7 +31,7 @@ import grpc
 import psycopg
 
 from keyauthority.v1 import key_authority_service_pb2 as service
-from tests.faults.journal import CREATE, REVOKE, Journal, PostgresStore, judge, write_half
+from tests.faults.oracle import CREATE, REVOKE, Journal, PostgresStore, judge, write_half
 from tests.postgres import START_SECONDS, Cluster, end_sessions
 from tests.service.callers import Caller, new_project, verify
 from tests.service.processes import ServerProcess, start, wait_until

@@ -23,7 +23,7 @@ import grpc.aio
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import project_service_pb2
 from tests.conftest import TRANSPORTS
-from tests.faults.nasty import Source
+from tests.faults.hostile_inputs import Source
 from tests.service.callers import (
     ABSENT_KEY,
     DETAILS,

@@ -29,7 +29,7 @@ from tests.service.callers import (
     new_project,
     revoke,
 )
-from tests.service.lives import update
+from tests.service.lifecycle import update
 from tests.service.processes import wait_until
 
 NO_MESSAGE: Final = b"\xff\xff\xff"

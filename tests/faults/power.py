@@ -31,11 +31,11 @@ from keyauthority_server.rpc import services
 from keyauthority_server.rpc_types import Call, Services
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.runtime.bootstrap import open_authority
-from tests.faults.altered import environment
+from tests.faults.bitflips import environment
 from tests.faults.disk.images import Disk
 from tests.faults.disk.recording import TOLD, Entry, Recorder, read
 from tests.faults.folders import settings
-from tests.faults.journal import CREATE, OK, REVOKE, Journal, Line, SqliteStore, judge, write_half
+from tests.faults.oracle import CREATE, OK, REVOKE, Journal, Line, SqliteStore, judge, write_half
 from tests.service.callers import METHODS, Caller, bearer
 from tests.service.processes import ServerProcess, start, wait_until
 

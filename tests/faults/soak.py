@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from keyauthority.v1 import audit_service_pb2, project_service_pb2, usage_service_pb2
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.service.callers import CALL_SECONDS, METHODS, Caller, key_request, new_key, new_project
-from tests.service.lives import update_request
+from tests.service.lifecycle import update_request
 from tests.service.processes import ServerProcess
 
 CLIENTS: Final = 4

@@ -12,8 +12,8 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.conftest import TRANSPORTS
-from tests.faults.altered import environment
 from tests.faults.attacks import MIB, Cost, metered, resident
+from tests.faults.bitflips import environment
 from tests.proofs import PROVE, Proof, scaled
 from tests.service.callers import Caller, bearer, new_key, new_operator, new_project
 from tests.service.processes import ServerProcess, start

@@ -18,10 +18,10 @@ from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.sqlite import backup
 from keyauthority_server.store.sqlite.backup import Content, back_up
 from tests.conftest import Start
-from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
+from tests.faults.oracle import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
 from tests.faults.test_kills import calling
 from tests.service.callers import new_project
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import command, environment, wait_until
 from tests.store.engines import Sqlite
 

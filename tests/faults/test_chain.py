@@ -25,7 +25,7 @@ from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.integrity import compared_key
 from keyauthority_server.store.sqlite.connection import sqlite3
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.making import NOON, create_project, key, mutation, put
+from tests.store.factories import NOON, create_project, key, mutation, put
 
 UNLOCKED = ("DROP TRIGGER change_is_not_updated", "DROP TRIGGER change_is_not_deleted")
 TRIGGERS = "SELECT sql FROM sqlite_schema WHERE type = 'trigger'"

@@ -22,11 +22,11 @@ from tests.faults.clocks import shift
 from tests.faults.conftest import Ground
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
-from tests.service.lives import passed, seconds
-from tests.service.nursery import Nursery
+from tests.service.forkserver import ForkServer
+from tests.service.lifecycle import passed, seconds
 from tests.service.processes import ServerProcess, wait_until
 
-pytestmark = pytest.mark.xdist_group("nursery")  # one for all
+pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
 HOUR: Final = 3600.0
 JUMPS: Final = {"hour": HOUR + 60, "day": 24 * HOUR, "year": 365 * 24 * HOUR}
@@ -51,7 +51,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def world(ground: Ground, nurse: Nursery, clock: Path) -> Iterator[World]:
+def world(ground: Ground, forks: ForkServer, clock: Path) -> Iterator[World]:
     """A store of its own for each test."""
     shift(clock, 0)
     running: list[ServerProcess] = []
@@ -60,7 +60,7 @@ def world(ground: Ground, nurse: Nursery, clock: Path) -> Iterator[World]:
         for one in running:
             if one.process.poll() is None:
                 one.stop()
-        running.append(nurse.start(ground.data, *ground.flags))
+        running.append(forks.start(ground.data, *ground.flags))
         return running[-1]
 
     yield World(start, clock)
@@ -152,19 +152,19 @@ def test_clock_set_back_between_two_starts_brings_no_key_back(
 
 
 def test_server_with_a_wrong_clock_freezes_no_limit_of_the_others(
-    ground: Ground, nurse: Nursery, clock: Path
+    ground: Ground, forks: ForkServer, clock: Path
 ) -> None:
     """A second server 50 minutes ahead draws, dates and ends by the same time as the first."""
     if "--store" not in ground.flags:
         pytest.skip("on SQLite all processes have one clock")
     shift(clock, 0)
-    first = nurse.start(ground.data, *ground.flags)
+    first = forks.start(ground.data, *ground.flags)
     beside = ground.data.with_name("beside")
     beside.mkdir(mode=0o700)
     for name in ("pepper", "audit.key", "operator.key"):
         shutil.copy2(ground.data / name, beside / name)
     shift(clock, 50 * 60)
-    second = nurse.start(beside, *ground.flags)
+    second = forks.start(beside, *ground.flags)
     try:
         with calling(first) as root, calling(second) as ahead:
             project = new_project(root)

@@ -16,7 +16,7 @@ from typing import Final
 import grpc
 import pytest
 
-from tests.faults.altered import environment
+from tests.faults.bitflips import environment
 from tests.faults.disk.failing import (
     FULL,
     IOERR_FSYNC,
@@ -26,13 +26,13 @@ from tests.faults.disk.failing import (
     met,
     ordered,
 )
-from tests.faults.journal import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
+from tests.faults.oracle import CREATE, REVOKE, Journal, SqliteStore, judge, write_half
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verdict
-from tests.service.nursery import Nursery, nursery
+from tests.service.forkserver import ForkServer, forkserver
 from tests.service.processes import ServerProcess, wait_until
 
-pytestmark = pytest.mark.xdist_group("nursery")  # one for all
+pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
 DATABASE: Final = "keyauthority.db"
 FAULTS: Final = {
@@ -109,15 +109,15 @@ def fail_under_load(
     return refusals(journal), acknowledged(callers, journal)
 
 
-def world(nurse: Nursery, data: Path, fault: str, order_path: Path) -> tuple[int, int]:
+def world(forks: ForkServer, data: Path, fault: str, order_path: Path) -> tuple[int, int]:
     """Serve, let the disk fail, kill everything, start again, and judge."""
-    server = nurse.start(data, "--workers", "2")
+    server = forks.start(data, "--workers", "2")
     try:
         with connections(server) as callers:
             journal = Journal(new_project(callers[0]))
             found = fail_under_load(callers, journal, FAULTS[fault], order_path)
         server.kill()
-        server = nurse.start(data, "--workers", "2")
+        server = forks.start(data, "--workers", "2")
         with connections(server) as callers:
             judge(journal, callers[0], SqliteStore(data))
             assert CONNECTIONS == acknowledged(callers, journal)
@@ -129,12 +129,12 @@ def world(nurse: Nursery, data: Path, fault: str, order_path: Path) -> tuple[int
 @pytest.mark.case(20)
 @pytest.mark.parametrize("fault", FAULTS if PROVE else SHORT)
 def test_disk_that_fails_is_no_false_acknowledgement(
-    nurse: Nursery, order_path: Path, tmp_path: Path, fault: str, proof: Proof
+    forks: ForkServer, order_path: Path, tmp_path: Path, fault: str, proof: Proof
 ) -> None:
     """What could not be written is refused; a process whose sync failed acknowledges no more."""
     refused = 0
     for number in range(ROUNDS):
-        failed, served = world(nurse, tmp_path / f"data-{number}", fault, order_path)
+        failed, served = world(forks, tmp_path / f"data-{number}", fault, order_path)
         refused += failed
         assert (0 if fault in ENDS else CONNECTIONS) == served
         assert failed or FAULTS[fault].file == DATABASE
@@ -146,7 +146,7 @@ def test_process_that_goes_on_after_a_failed_sync_is_found(
     order_path: Path, tmp_path: Path, proof: Proof
 ) -> None:
     """The control: without the rule, the process acknowledges as if nothing had been."""
-    with nursery(environment(failing=order_path, forgiving="1")) as forgiving:
+    with forkserver(environment(failing=order_path, forgiving="1")) as forgiving:
         _, served = world(forgiving, tmp_path / "data", "sync-eio", order_path)
     assert served
     proof.control(f"a process that forgives acknowledged {served} of {CONNECTIONS} after it")

@@ -30,12 +30,12 @@ from tests.faults.failover import (
     start_server,
     world,
 )
-from tests.faults.journal import judge
+from tests.faults.oracle import judge
 from tests.postgres import Cluster
 from tests.proofs import Proof, scaled
 from tests.service.callers import verify
 from tests.service.processes import wait_until
-from tests.store.making import seal
+from tests.store.factories import seal
 
 pytestmark = pytest.mark.prove
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import each_transport
 from tests.faults.fuzz import LEAKS, bodies, fault_in, run
-from tests.faults.nasty import Source
+from tests.faults.hostile_inputs import Source
 from tests.proofs import Proof
 from tests.service.callers import METHODS, MIB, Caller
 from tests.service.processes import ServerProcess

@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from tests.conftest import Start
-from tests.faults.journal import (
+from tests.faults.oracle import (
     CREATE,
     OK,
     REVOKE,
@@ -32,7 +32,7 @@ from tests.faults.journal import (
 from tests.postgres import Cluster
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project
-from tests.service.nursery import nursery
+from tests.service.forkserver import forkserver
 from tests.service.processes import ServerProcess, is_alive, wait_until
 
 SHORT: Final = 2  # cycles of each engine in `make test`
@@ -163,14 +163,14 @@ def test_many_kills_keep_what_was_acknowledged(
     drawn = random.Random(seed := random.randrange(2**32))
     killed = {"worker": 0, "supervisor": 0, "all": 0}
     created = revoked = unknown = cycles = 0
-    with nursery() as nurse:
+    with forkserver() as forks:
         while cycles < CYCLES[engine]:
             data = tmp_path / f"generation-{cycles}"
             url = ""
             if engine == "postgres":
                 cluster: Cluster = request.getfixturevalue("cluster")
                 url = cluster.create()
-            one = world(lambda data, flags: nurse.start(data, *flags), data, url, drawn)
+            one = world(lambda data, flags: forks.start(data, *flags), data, url, drawn)
             try:
                 for number in range(GENERATION):
                     one.cycle(number)

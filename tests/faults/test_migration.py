@@ -15,14 +15,14 @@ import pytest
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS
 from keyauthority_server.store.sqlite.connection import sqlite3
 from tests.faults.conftest import Ground
-from tests.faults.journal import Journal, judge
+from tests.faults.oracle import Journal, judge
 from tests.postgres import Cluster, execute
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verify
-from tests.service.nursery import Nursery
+from tests.service.forkserver import ForkServer
 from tests.service.processes import ServerProcess, environment
 
-pytestmark = pytest.mark.xdist_group("nursery")  # one for all
+pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
 STATEMENTS_MIN: Final = 20  # a migration from nothing has more; else it is not what is killed
 UNDONE: Final = {
@@ -135,15 +135,15 @@ def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
 @pytest.mark.case(25)
 @pytest.mark.parametrize("oldest", list(UNDONE) if PROVE else ["0003_usage"])
 def test_database_of_each_older_version_is_upgraded_with_all_that_is_in_it(
-    engine: str, oldest: str, nurse: Nursery, ground: Ground, proof: Proof
+    engine: str, oldest: str, forks: ForkServer, ground: Ground, proof: Proof
 ) -> None:
     """A server that finds an older schema, filled, brings it up; the oracle holds over its keys."""
     run = executing(engine, ground.url or str(ground.data / "keyauthority.db"))
-    server = nurse.start(ground.data, *ground.flags)
+    server = forks.start(ground.data, *ground.flags)
     journal = filled(server)
     server.stop()
     undo(run, engine, oldest)
-    server = nurse.start(ground.data, *ground.flags)
+    server = forks.start(ground.data, *ground.flags)
     try:
         with grpc.insecure_channel(server.address) as channel:
             caller = Caller(channel, server.metadata)

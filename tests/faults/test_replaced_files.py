@@ -34,7 +34,7 @@ from keyauthority_server.store.sqlite.rollback_guard import head_path
 from keyauthority_server.store.sqlite.store import SqliteStore, open_store
 from keyauthority_server.store.types import StoredKey
 from tests.store.engines import Sqlite
-from tests.store.making import NOON, SECOND, create, create_project, key, put, seal
+from tests.store.factories import NOON, SECOND, create, create_project, key, put, seal
 
 KEYS: Final = 20
 FLIPS: Final = 30 * int(os.environ.get("PROVE", "1"))

@@ -17,7 +17,7 @@ from keyauthority_server.store.interface import Store, StoreFull
 from keyauthority_server.store.sqlite import writer
 from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES, STEP_BYTES, reserve_path
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.making import applying, create_project, mutation, project, seal
+from tests.store.factories import applying, create_project, mutation, project, seal
 
 
 @pytest.fixture

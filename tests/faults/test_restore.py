@@ -21,9 +21,9 @@ from keyauthority_server.runtime import bootstrap, restore
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sqlite.backup import back_up
 from keyauthority_server.store.sqlite.store import open_store
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.store.engines import Sqlite
-from tests.store.making import (
+from tests.store.factories import (
     NOON,
     applying,
     create,

@@ -29,7 +29,7 @@ from tests.service.callers import (
     verify,
     with_other_secret,
 )
-from tests.service.lives import rotate, update
+from tests.service.lifecycle import rotate, update
 from tests.service.processes import ServerProcess, children, run
 from tests.service.test_metrics import scrape
 

@@ -20,15 +20,15 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.faults.conftest import Ground
 from tests.faults.disk.failing import Order, give
 from tests.faults.disk.vfs import OK
-from tests.faults.journal import CREATE, Journal, Store, judge
+from tests.faults.oracle import CREATE, Journal, Store, judge
 from tests.faults.test_failing_disk import DATABASE, connections
 from tests.postgres import execute
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, new_project
-from tests.service.nursery import Nursery
+from tests.service.forkserver import ForkServer
 from tests.service.processes import ServerProcess, wait_until
 
-pytestmark = pytest.mark.xdist_group("nursery")  # one for all
+pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
 ROUNDS: Final = scaled(short=1, each=2)
 IN_TIME: Final = 15.0  # seconds for a refusal: thrice what the store waits, on a busy machine
@@ -164,11 +164,11 @@ def living(server: ServerProcess, request: Any) -> Iterator[Caller]:
 @pytest.mark.case(27)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
-    nurse: Nursery, order_path: Path, engine: str, ground: Ground, proof: Proof
+    forks: ForkServer, order_path: Path, engine: str, ground: Ground, proof: Proof
 ) -> None:
     """SQLite: writers are refused until it goes on. PostgreSQL ends its session, and they go on."""
     url = ground.url
-    server = nurse.start(ground.data, "--workers", "2", *ground.flags)
+    server = forks.start(ground.data, "--workers", "2", *ground.flags)
 
     def in_transaction() -> bool:
         return execute(url, _IN_TRANSACTION) == [(1,)]
@@ -193,11 +193,11 @@ def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
 
 @pytest.mark.case(27)
 def test_worker_stopped_outside_of_a_write_holds_up_nobody_at_all(
-    nurse: Nursery, tmp_path: Path, proof: Proof
+    forks: ForkServer, tmp_path: Path, proof: Proof
 ) -> None:
     """The control: it is the write that is stopped which the others wait for, and nothing else."""
     data, worker = tmp_path / "data", 0
-    server = nurse.start(data, "--workers", "2")
+    server = forks.start(data, "--workers", "2")
     try:
         with connections(server) as callers:
             journal = Journal(new_project(callers[0]))

@@ -15,7 +15,7 @@ import pytest
 from keyauthority import Client, CreatedKey, VerdictCode, _channel
 from keyauthority.errors import DeadlineExceeded, Unavailable
 from tests.conftest import Start, each_transport, one_server
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, wait_until
 from tests.service.proxy import proxy_to
 from tests.service.verifiers import VERIFIERS, Opens, Verifies, told

@@ -46,7 +46,7 @@ from tests.service.callers import (
     revoke,
     with_other_secret,
 )
-from tests.service.lives import update
+from tests.service.lifecycle import update
 from tests.service.processes import ServerProcess
 
 TURNED_AWAY: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")

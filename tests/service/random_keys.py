@@ -12,7 +12,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
 from keyauthority.v1.project_service_pb2 import GetProjectRequest
 from tests.service.callers import Caller, get_key, new_key, revoke
-from tests.service.lives import from_now, rotate, update
+from tests.service.lifecycle import from_now, rotate, update
 
 FAR: Final = timedelta(days=1)  # no moment of a test is near enough to be passed in it
 

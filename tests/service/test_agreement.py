@@ -16,7 +16,7 @@ from keyauthority.model import VerdictCode
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.conftest import Start
 from tests.service.callers import Caller, new_project
-from tests.service.lives import update_project
+from tests.service.lifecycle import update_project
 from tests.service.random_keys import Subject, presentation, subject
 
 KEYS: Final = 500

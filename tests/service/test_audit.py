@@ -24,8 +24,8 @@ from tests.service.callers import (
     new_project,
     revoke,
 )
-from tests.service.lives import rotate, update, update_project
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
+from tests.service.lifecycle import rotate, update, update_project
 from tests.service.processes import wait_until
 
 ListEvents = audit_service_pb2.ListEventsRequest

@@ -22,7 +22,7 @@ from keyauthority_server.config import (
     UnixPath,
 )
 from keyauthority_server.transport.grpcio import choose
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 
 _TLS = {"tls_cert": "c", "tls_key": "k"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import command, environment
 
 

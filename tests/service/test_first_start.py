@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.service import processes
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import command, environment
 from tests.service.test_refusals import shim
 

@@ -21,7 +21,7 @@ from keyauthority.v1 import key_authority_service_pb2, key_pb2
 from tests.conftest import Start, postgres_servers, sqlite_servers
 from tests.proofs import scaled
 from tests.service.callers import Caller, new_key, new_project, revoke, verdict, verify
-from tests.service.lives import HOUR, from_now, update, update_project
+from tests.service.lifecycle import HOUR, from_now, update, update_project
 from tests.service.processes import ServerProcess
 
 KEYS: Final = scaled(short=500, each=1000)

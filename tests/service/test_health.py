@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.postgres import Cluster
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import STOP_SECONDS, command, environment, wait_until
 
 SECONDS: Final = 2.0

@@ -20,7 +20,7 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, wait_until
 from tests.service.test_metrics import scrape, value
 

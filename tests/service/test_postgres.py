@@ -10,7 +10,7 @@ import pytest
 
 import keyauthority
 from tests.postgres import Cluster
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, command, run
 
 PASSWORD = "hidden-in-the-url"

@@ -39,10 +39,10 @@ from tests.service.callers import (
     revoke,
     verify,
 )
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, wait_until
 from tests.service.test_metrics import scrape, value
-from tests.store.making import create, operator, seal
+from tests.store.factories import create, operator, seal
 
 pytestmark = pytest.mark.prove
 

@@ -23,7 +23,7 @@ from tests.service.callers import (
     verify,
     with_other_secret,
 )
-from tests.service.lives import HOUR, from_now, passed, rotate, update, update_project
+from tests.service.lifecycle import HOUR, from_now, passed, rotate, update, update_project
 
 THREADS: Final = 8  # that make cases at once
 OVERLAP_SECONDS: Final = 1.0  # in which a key is still changed before it is superseded

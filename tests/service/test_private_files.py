@@ -14,7 +14,7 @@ import pytest
 
 from keyauthority_server import private_files
 from keyauthority_server.private_files import UnsafeFile, check_private, make_folder, open_private
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import Outcome, environment
 
 USER: Final = 64_001  # of nobody: any number will do

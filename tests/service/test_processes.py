@@ -25,7 +25,7 @@ from keyauthority.v1 import (
 )
 from tests.conftest import Start
 from tests.service import processes
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, is_alive, kill, wait_until
 
 CALL_SECONDS = 10

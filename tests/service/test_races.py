@@ -14,7 +14,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.conftest import postgres_servers, sqlite_servers
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, get_key, new_key, refusal, revoke, verdict, verify
-from tests.service.lives import rotate, state, update
+from tests.service.lifecycle import rotate, state, update
 from tests.service.processes import ServerProcess
 
 ROUNDS: Final = scaled(short=8, each=50)

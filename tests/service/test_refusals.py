@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Start
 from tests.service import processes
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 
 
 def refusal(

@@ -34,7 +34,7 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
-from tests.service.lives import IN_STATE, rotate, update, update_project
+from tests.service.lifecycle import IN_STATE, rotate, update, update_project
 from tests.service.processes import ServerProcess, wait_until
 
 AT_ONCE: Final = 200

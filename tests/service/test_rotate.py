@@ -22,7 +22,7 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
-from tests.service.lives import (
+from tests.service.lifecycle import (
     HOUR,
     IN_STATE,
     from_now,

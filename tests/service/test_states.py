@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.service.callers import Caller, get_key, lasting, new_key, revoke, verdict
-from tests.service.lives import (
+from tests.service.lifecycle import (
     HOUR,
     IN_STATE,
     from_now,

@@ -11,7 +11,7 @@ from cryptography import x509
 from keyauthority_server import config
 from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.service.certificates import LOOPBACK, Issuer
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 
 PAGE = ROOT / "docs" / "deployment.md"
 

@@ -25,8 +25,8 @@ from tests.service.callers import (
     revoke,
     verdict,
 )
-from tests.service.lives import HOUR, from_now, rotate, seconds, update, update_project
-from tests.service.lives import update_request as request
+from tests.service.lifecycle import HOUR, from_now, rotate, seconds, update, update_project
+from tests.service.lifecycle import update_request as request
 
 DAY: Final = Duration(seconds=86_400)
 NEXT_YEAR: Final = from_now(timedelta(days=365))

@@ -15,7 +15,7 @@ from keyauthority.model import VerdictCode
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.conftest import one_server
 from tests.service.callers import Caller, new_project, with_other_secret
-from tests.service.lives import update_project
+from tests.service.lifecycle import update_project
 from tests.service.processes import ServerProcess
 from tests.service.random_keys import presentation, subject
 from tests.service.verifiers import threads, told

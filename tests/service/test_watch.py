@@ -21,7 +21,7 @@ from tests.service.callers import (
     new_project,
     revoke,
 )
-from tests.service.lives import from_now, rotate, state, update, update_project
+from tests.service.lifecycle import from_now, rotate, state, update, update_project
 from tests.service.processes import ServerProcess
 from tests.service.watches import Watch, following, watching
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import keyauthority
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import WAIT_SECONDS, ServerProcess, environment
 
 

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from keyauthority import Client, Tls
 from tests.service.certificates import LOOPBACK, Issuer, Pair
-from tests.service.nursery import shared
+from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess
 
 GATEWAY: Final = "spiffe://example.org/gateway"

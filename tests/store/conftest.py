@@ -11,7 +11,7 @@ from keyauthority_server.store.interface import Store
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from tests.postgres import Cluster
 from tests.store.engines import ENGINES, POSTGRES, Engine
-from tests.store.making import seal
+from tests.store.factories import seal
 
 
 @pytest.fixture(params=ENGINES)

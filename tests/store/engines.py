@@ -17,7 +17,7 @@ from keyauthority_server.store.sqlite.connection import sqlite3
 from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
 from tests.postgres import Cluster, execute, holding
-from tests.store.making import seal
+from tests.store.factories import seal
 
 
 class Engine(Protocol):

@@ -26,7 +26,7 @@ from keyauthority_server.store.sqlite.restore import drafted
 from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
 from keyauthority_server.store.sqlite.transfer import SqliteEndpoint
 from tests.postgres import Cluster, execute
-from tests.store.making import create_project, seal
+from tests.store.factories import create_project, seal
 
 SMUGGLED: Final = (
     "CREATE TRIGGER undo AFTER UPDATE ON key WHEN NEW.revoke_time IS NOT NULL BEGIN"

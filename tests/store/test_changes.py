@@ -17,7 +17,7 @@ from keyauthority_server.store.interface import Store, StoreError, StoreReadOnly
 from keyauthority_server.store.sql.row_codec import flat_key, flat_project, time_from
 from keyauthority_server.store.types import Applied, Entry, Mutation
 from tests.store.engines import TABLES, Engine, digests
-from tests.store.making import (
+from tests.store.factories import (
     NOON,
     SECOND,
     applying,

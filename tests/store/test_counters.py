@@ -12,8 +12,8 @@ from keyauthority_server.store.counters import Counter, Counters, CounterState, 
 from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.sqlite import writer
 from keyauthority_server.store.sqlite.counters import counters_path
+from tests.store.engine_only import only
 from tests.store.engines import Engine
-from tests.store.excuses import only
 from tests.store.test_processes import Starter
 from tests.store.test_processes import start as start  # the fixture
 

@@ -9,7 +9,7 @@ from keyauthority.model import ChangeType, Revision
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.types import DigestUpgrade, IdempotencyRecord, PepperUsage
 from tests.store.engines import Engine, digests
-from tests.store.making import NOON, SECOND, create, create_project, held, key, put
+from tests.store.factories import NOON, SECOND, create, create_project, held, key, put
 
 NEW = b"d" * 32
 

@@ -18,9 +18,9 @@ from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import denied_mutations, events
 from keyauthority_server.store.types import DeniedMutation, Scope, SignedEntry
+from tests.store.engine_only import only
 from tests.store.engines import Engine
-from tests.store.excuses import only
-from tests.store.making import (
+from tests.store.factories import (
     NOON,
     SECOND,
     applying,

@@ -18,7 +18,7 @@ from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.schema import RECORDS
 from keyauthority_server.store.sqlite.store import affected_library, migrate, open_store
 from tests.store.engines import Sqlite, digests
-from tests.store.making import create_project, seal
+from tests.store.factories import create_project, seal
 
 SQLITE = Sqlite()
 

@@ -15,7 +15,7 @@ from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import lists
 from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine
-from tests.store.making import NOON, SECOND, create, create_project, key, operator, put
+from tests.store.factories import NOON, SECOND, create, create_project, key, operator, put
 
 ALL = KeyFilter()
 

@@ -10,7 +10,7 @@ from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.row_codec import time_from
 from keyauthority_server.store.types import Snapshot, Snapshots, StoredKey
 from tests.store.engines import Engine
-from tests.store.making import NOON, create, create_project, held, key, operator, put
+from tests.store.factories import NOON, create, create_project, held, key, operator, put
 
 ABSENT = "KAZZZZZZZZZZZZZZZZZZ"
 

@@ -15,7 +15,7 @@ from keyauthority_server.metering import usage
 from keyauthority_server.metering.usage import Meter, metering
 from keyauthority_server.store.interface import Store, StoreUnavailable
 from tests.store.engines import Engine
-from tests.store.making import NOON, SECOND
+from tests.store.factories import NOON, SECOND
 from tests.store.test_usage import keys_of
 
 VALID, EXPIRED = VerdictCode.VALID, VerdictCode.EXPIRED

@@ -42,7 +42,7 @@ from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.writer import PATIENCE
 from tests.postgres import Cluster, end_sessions, execute
 from tests.store.engines import POSTGRES, digests
-from tests.store.making import applying, create_project, mutation, project, seal
+from tests.store.factories import applying, create_project, mutation, project, seal
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from keyauthority_server.store.postgres.heartbeat import BEAT_PATIENCE
 from keyauthority_server.store.postgres.rows import PostgresRows
 from tests.postgres import Cluster, commits_held_up, end_sessions, execute
 from tests.service.processes import wait_until
-from tests.store.making import create_project, seal
+from tests.store.factories import create_project, seal
 
 
 async def test_commits_wait_for_the_disk_though_the_database_is_told_otherwise_meanwhile(

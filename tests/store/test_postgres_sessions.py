@@ -21,7 +21,7 @@ from keyauthority_server.store.postgres import (
 from tests.pgbouncer import needs_pgbouncer, pooler
 from tests.postgres import Cluster, commits_held_up, execute
 from tests.service.processes import wait_until
-from tests.store.making import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, seal
 
 ROLE: Final = "hostile"
 WORKS: Final = {

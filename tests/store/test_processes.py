@@ -14,7 +14,7 @@ import pytest
 from keyauthority.model import ChangeType
 from keyauthority_server.store.interface import Store
 from tests.store.engines import Engine
-from tests.store.making import create, create_project, key, put, seal
+from tests.store.factories import create, create_project, key, put, seal
 from tests.store.test_changes import entries
 
 ROOT = Path(__file__).parents[2]

@@ -37,7 +37,7 @@ from keyauthority_server.store.sql.row_codec import (
     values_of,
 )
 from tests.store.engines import POSTGRES, Engine
-from tests.store.making import NOON, SECOND, create, create_project, key, project
+from tests.store.factories import NOON, SECOND, create, create_project, key, project
 
 EVERYTHING = key(
     "p",

@@ -9,7 +9,7 @@ from keyauthority.model import Revision
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.types import IdempotencyRecord
 from tests.store.engines import Engine
-from tests.store.making import NOON, create_project
+from tests.store.factories import NOON, create_project
 
 
 def keep(one: IdempotencyRecord, now: datetime) -> Callable[[Transaction], None]:

@@ -19,7 +19,7 @@ from keyauthority_server.store.interface import Store, StoreDamaged
 from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.types import SignedEntry
 from tests.store.engines import Engine
-from tests.store.making import NOON, create, create_project, key, operator, put
+from tests.store.factories import NOON, create, create_project, key, operator, put
 
 ROW: Final = "SELECT * FROM {} WHERE {} = '{}'"
 WRITE: Final = "UPDATE {} SET {} WHERE {} = '{}'"

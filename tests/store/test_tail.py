@@ -9,7 +9,7 @@ from keyauthority.clock import monotonic
 from keyauthority.model import ChangeType
 from keyauthority_server.store.interface import Store
 from tests.store.engines import Engine
-from tests.store.making import create, create_project, key, put
+from tests.store.factories import create, create_project, key, put
 
 PATIENCE = 20.0  # seconds; of a test that hangs
 

@@ -16,7 +16,7 @@ from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.sql.queries import usage
 from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine, Sqlite, digests
-from tests.store.making import NOON, SECOND, create, create_project, key
+from tests.store.factories import NOON, SECOND, create, create_project, key
 
 HOUR = timedelta(hours=1)
 LONG = timedelta(hours=24)

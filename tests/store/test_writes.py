@@ -17,9 +17,9 @@ from keyauthority_server.store.interface import Store, StoreFull, StoreUnavailab
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.sqlite import writer
 from keyauthority_server.store.sqlite.connection import SqliteRows, sqlite3
+from tests.store.engine_only import only
 from tests.store.engines import Engine, digests
-from tests.store.excuses import only
-from tests.store.making import applying, create, create_project, key, mutation, operator, project
+from tests.store.factories import applying, create, create_project, key, mutation, operator, project
 
 
 async def test_caller_who_goes_away_does_not_stop_his_write(

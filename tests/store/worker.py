@@ -14,7 +14,7 @@ import sys
 from keyauthority_server.store.counters import Counter, Counters, Spend
 from keyauthority_server.store.interface import Store
 from tests.store.engines import ENGINES
-from tests.store.making import create, create_project, key
+from tests.store.factories import create, create_project, key
 
 
 def say(line: str) -> None:

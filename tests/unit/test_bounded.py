@@ -11,7 +11,7 @@ import pytest
 from keyauthority.decision import decide
 from keyauthority.model import NO_FACTS, AndroidApp, ApiTargetRestriction, Key, Restrictions
 from keyauthority_server.weighted_cache import USUAL_BYTES, WeightedCache, weight_of
-from tests.store.making import key, project
+from tests.store.factories import key, project
 
 
 def test_newest_are_kept() -> None:

@@ -15,7 +15,7 @@ from keyauthority_server.change_feed import Feed, ReplayBuffer, encode_change, f
 from keyauthority_server.store.interface import Store, StoreUnavailable
 from keyauthority_server.store.sqlite.store import migrate, open_store
 from keyauthority_server.store.types import ChangePage
-from tests.store.making import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, seal
 from tests.unit.waiting import PATIENCE, until
 
 

@@ -12,8 +12,8 @@ from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import ExactFreshness, RecordCache
 from keyauthority_server.records.freshness import NAMES_MAX
 from keyauthority_server.store.types import ReadOptions, StoredKey
-from tests.store.making import held, operator
-from tests.unit.told import Told
+from tests.store.factories import held, operator
+from tests.unit.fake_store import FakeStore
 
 
 class Log:
@@ -45,7 +45,7 @@ def log() -> Log:
 @pytest.fixture
 async def cache(log: Log) -> RecordCache:
     """A cache that follows the log."""
-    return RecordCache(Told(), ExactFreshness(log), Keyring(Path("pepper"), {1: bytes(32)}))
+    return RecordCache(FakeStore(), ExactFreshness(log), Keyring(Path("pepper"), {1: bytes(32)}))
 
 
 async def cached(cache: RecordCache, *keys: Key) -> list[bool]:
@@ -57,7 +57,7 @@ async def cached(cache: RecordCache, *keys: Key) -> list[bool]:
 async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
     """Read keys at the head of the log, and prove their tokens."""
     store = cache._store
-    assert isinstance(store, Told)
+    assert isinstance(store, FakeStore)
     assert cache.is_current()
     store.head = log.head()
     keys = [operator(revision=1) for _ in range(count)]
@@ -93,7 +93,7 @@ async def test_read_that_a_change_overtook_is_not_kept(cache: RecordCache, log: 
     """The log moved between the read and the look at its head: nobody knows what has changed."""
     (key,) = await put(cache, log, 1)
     store = cache._store
-    assert isinstance(store, Told)
+    assert isinstance(store, FakeStore)
     log.names += [key.access_key, key.access_key]
     store.head = Revision(2)
     snapshots = await cache.read([key.access_key], None)

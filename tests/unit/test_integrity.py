@@ -15,7 +15,7 @@ from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, HELD_ROW
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.making import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, seal
 
 PURPOSE = HELD_ROW.index("purpose")
 LAST_USED = HELD_ROW.index("last_used_time")

@@ -1,4 +1,4 @@
-"""Records in memory: never older than what was told, never shown when nobody knows how old."""
+"""The record cache: never behind the changes it has applied, unused when freshness is unproven."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from keyauthority_server.records import CacheCounts, ProvenFreshness, RecordCach
 from keyauthority_server.records.cache import TOKEN_MAX
 from keyauthority_server.store.interface import StoreStale, StoreUnavailable
 from keyauthority_server.store.types import ANY, ReadOptions, StoredKey
-from tests.store.making import NOON, held, key, operator, project
-from tests.unit.told import Told
+from tests.store.factories import NOON, held, key, operator, project
+from tests.unit.fake_store import FakeStore
 
 MAX_STALENESS = 60.0  # seconds: longer than a test takes
 LONG_AGO = -1_000.0
@@ -28,9 +28,9 @@ ABSENT = new_access_key()
 
 
 @pytest.fixture
-async def told() -> Told:
+async def store() -> FakeStore:
     """A store."""
-    return Told()
+    return FakeStore()
 
 
 @pytest.fixture
@@ -40,29 +40,29 @@ def peppers() -> Keyring:
 
 
 @pytest.fixture
-def cache(told: Told, peppers: Keyring) -> RecordCache:
+def cache(store: FakeStore, peppers: Keyring) -> RecordCache:
     """A cache of it, at its head."""
-    return made(told, peppers)
+    return made(store, peppers)
 
 
 @pytest.fixture
-def mine(told: Told) -> Key:
+def mine(store: FakeStore) -> Key:
     """A key of a project."""
     of = project(revision=1)
-    told.projects[of.project_id] = of
-    return put(told, key(of.project_id, revision=1))
+    store.projects[of.project_id] = of
+    return put(store, key(of.project_id, revision=1))
 
 
-def made(told: Told, peppers: Keyring, **bounds: Any) -> RecordCache:
+def made(store: FakeStore, peppers: Keyring, **bounds: Any) -> RecordCache:
     """Return a cache of a store, at its head."""
-    cache = RecordCache(told, ProvenFreshness(told, told, MAX_STALENESS), peppers, **bounds)
-    cache.position = told.head
+    cache = RecordCache(store, ProvenFreshness(store, store, MAX_STALENESS), peppers, **bounds)
+    cache.position = store.head
     return cache
 
 
-def put(told: Told, record: Key) -> Key:
+def put(store: FakeStore, record: Key) -> Key:
     """Have a key in the store."""
-    told.keys[record.access_key] = held(record)
+    store.keys[record.access_key] = held(record)
     return record
 
 
@@ -93,147 +93,153 @@ async def look(cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -
     return Seen(snapshots.head, found, project)
 
 
-async def reads(told: Told, cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -> int:
+async def reads(
+    store: FakeStore, cache: RecordCache, access_key: str, wanted: ReadOptions = ANY
+) -> int:
     """Look at a key; return how often the store was asked."""
-    before = told.reads
+    before = store.reads
     await look(cache, access_key, wanted)
-    return told.reads - before
+    return store.reads - before
 
 
 async def test_token_proven_once_is_answered_from_memory(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """With its project, as one state: the store is asked once."""
     read = await look(cache, mine.access_key)
-    assert (1, held(mine), told.projects[mine.project_id]) == read
+    assert (1, held(mine), store.projects[mine.project_id]) == read
     assert read == await look(cache, mine.access_key)
-    assert 1 == told.reads
+    assert 1 == store.reads
     assert CacheCounts(hit=1, miss=1, catch_up=0) == cache.take_counts()
     assert CacheCounts(0, 0, 0) == cache.take_counts()
     assert 1 == cache.keys
 
 
 async def test_token_that_proves_nothing_is_read_each_time(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """Another token of a cached key, and that of no key: memory answers neither."""
     await look(cache, mine.access_key)
     assert cache.proven("another token") is None
     assert cache.proven("x" * (TOKEN_MAX + 1)) is None
-    assert [1, 1] == [await reads(told, cache, ABSENT) for _ in range(2)]
+    assert [1, 1] == [await reads(store, cache, ABSENT) for _ in range(2)]
 
 
 async def test_proof_holds_for_the_record_it_was_made_with(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """A record that has changed since it was read is not proven by the older one."""
     snapshots = await cache.read((mine.access_key,), None)
     ((older, _),) = snapshots.pairs
-    tell(cache, told.change(replace(mine, disabled=True)))
+    tell(cache, store.change(replace(mine, disabled=True)))
     assert older is not None
     cache.prove("token", older)
     assert cache.proven("token") is None
 
 
 async def test_operator_in_memory_is_read_again_only_if_the_log_has_moved(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """It is of one state with the keys that are read, or read with them."""
-    root = put(told, operator(revision=1))
+    root = put(store, operator(revision=1))
     await look(cache, root.access_key)
     cached = cache.proven(root.access_key)
     assert held(root) == (await cache.read((mine.access_key,), cached)).operator
-    assert 2 == told.reads
-    told.change(replace(root, disabled=True))
+    assert 2 == store.reads
+    store.change(replace(root, disabled=True))
     found = (await cache.read((mine.access_key,), cached)).operator
     assert found is not None
     assert found.key.disabled
-    assert 4 == told.reads
+    assert 4 == store.reads
 
 
-async def test_change_is_made_to_what_is_kept(told: Told, cache: RecordCache, mine: Key) -> None:
+async def test_change_is_made_to_what_is_kept(
+    store: FakeStore, cache: RecordCache, mine: Key
+) -> None:
     """All but digest and last use, which no change tells of; the answer is of its revision."""
-    told.keys[mine.access_key] = held(replace(mine, last_used_time=NOON))
+    store.keys[mine.access_key] = held(replace(mine, last_used_time=NOON))
     await look(cache, mine.access_key)
-    tell(cache, told.change(replace(mine, disabled=True)))
+    tell(cache, store.change(replace(mine, disabled=True)))
     seen = await look(cache, mine.access_key)
     disabled = replace(mine, disabled=True, last_used_time=NOON, revision=2)
     assert (2, held(disabled)) == (seen.head, seen.stored)
-    assert 1 == told.reads
+    assert 1 == store.reads
 
 
 async def test_key_that_was_revoked_is_not_kept_unless_it_is_asked_for(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """Few ask for it again, and it would be kept for all time: it is read, as revoked."""
     await look(cache, mine.access_key)
-    tell(cache, told.change(replace(mine, revoke_time=NOON)))
+    tell(cache, store.change(replace(mine, revoke_time=NOON)))
     assert 0 == cache.keys
     for _ in range(2):
         seen = await look(cache, mine.access_key)
         assert seen.stored is not None
-        assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, told.reads)
+        assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, store.reads)
     assert 1 == cache.keys
 
 
 async def test_change_of_a_project_is_made_to_what_is_kept(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """A project that was suspended is, for each of its keys."""
     await look(cache, mine.access_key)
-    tell(cache, told.change(replace(told.projects[mine.project_id], suspended=True)))
+    tell(cache, store.change(replace(store.projects[mine.project_id], suspended=True)))
     seen = await look(cache, mine.access_key)
-    assert (2, True, 1) == (seen.head, seen.project and seen.project.suspended, told.reads)
+    assert (2, True, 1) == (seen.head, seen.project and seen.project.suspended, store.reads)
 
 
 async def test_what_was_read_before_a_change_was_told_is_thrown_away(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """A read that was under way undoes no revocation, whatever its own caller is answered."""
-    told.gate.clear()
+    store.gate.clear()
     reading = asyncio.create_task(look(cache, mine.access_key))
-    await told.reading.wait()
-    tell(cache, told.change(replace(mine, revoke_time=NOON)))
-    told.gate.set()
+    await store.reading.wait()
+    tell(cache, store.change(replace(mine, revoke_time=NOON)))
+    store.gate.set()
     assert 1 == (await reading).head
     seen = await look(cache, mine.access_key)
     assert seen.stored is not None
-    assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, told.reads)
+    assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, store.reads)
 
 
-async def test_key_that_is_newer_than_what_was_told_waits(told: Told, cache: RecordCache) -> None:
+async def test_key_that_is_newer_than_what_was_told_waits(
+    store: FakeStore, cache: RecordCache
+) -> None:
     """It is shown from its revision on."""
-    mine = put(told, operator(revision=1))
-    changes = [told.change(operator(revision=0)), told.change(replace(mine, disabled=True))]
+    mine = put(store, operator(revision=1))
+    changes = [store.change(operator(revision=0)), store.change(replace(mine, disabled=True))]
     assert 3 == (await look(cache, mine.access_key)).head
     for change in changes:
-        assert 1 == await reads(told, cache, mine.access_key)
+        assert 1 == await reads(store, cache, mine.access_key)
         tell(cache, change)
     seen = await look(cache, mine.access_key)
     assert seen.stored is not None
-    assert (3, True, 3) == (seen.head, seen.stored.key.disabled, told.reads)
+    assert (3, True, 3) == (seen.head, seen.stored.key.disabled, store.reads)
 
 
 async def test_project_that_is_newer_than_what_was_told_waits(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """As a key does: what was read of another key of the project, later, is not shown with it."""
-    of = told.projects[mine.project_id]
-    other = put(told, key(of.project_id, revision=1))
+    of = store.projects[mine.project_id]
+    other = put(store, key(of.project_id, revision=1))
     await look(cache, mine.access_key)
-    changes = [told.change(operator(revision=0)), told.change(replace(of, suspended=True))]
+    changes = [store.change(operator(revision=0)), store.change(replace(of, suspended=True))]
     await look(cache, other.access_key)
     for change in changes:
-        assert 1 == await reads(told, cache, mine.access_key)
+        assert 1 == await reads(store, cache, mine.access_key)
         tell(cache, change)
     seen = await look(cache, mine.access_key)
-    assert (3, told.projects[of.project_id]) == (seen.head, seen.project)
+    assert (3, store.projects[of.project_id]) == (seen.head, seen.project)
 
 
 async def test_position_is_told_when_all_changes_are_made(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """Nobody is shown half of what was told under the revision of all of it."""
+    """Readers see all of a published batch of changes under its revision, or none of it."""
     await look(cache, mine.access_key)
     positions = []
 
@@ -244,115 +250,117 @@ async def test_position_is_told_when_all_changes_are_made(
                 yield one
             positions.append(cache.position)
 
-    changes = [told.change(replace(mine, purpose=str(number))) for number in range(2)]
-    cache.changed(Watched(changes), told.head)
+    changes = [store.change(replace(mine, purpose=str(number))) for number in range(2)]
+    cache.changed(Watched(changes), store.head)
     assert ([1, 1, 1], 3) == (positions, cache.position)
 
 
-async def test_log_that_was_lost_is_forgotten(told: Told, cache: RecordCache, mine: Key) -> None:
+async def test_log_that_was_lost_is_forgotten(
+    store: FakeStore, cache: RecordCache, mine: Key
+) -> None:
     """Key, project and proof: all is read again."""
     await look(cache, mine.access_key)
     cache.lost(Revision(1))
     assert 0 == cache.keys
-    assert 1 == await reads(told, cache, mine.access_key)
+    assert 1 == await reads(store, cache, mine.access_key)
 
 
 async def test_what_was_being_read_when_the_log_was_lost_is_no_answer(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """It may be of the log that is no more, though its number is high enough."""
-    told.gate.clear()
+    store.gate.clear()
     reading = asyncio.create_task(look(cache, mine.access_key))
-    await told.reading.wait()
+    await store.reading.wait()
     cache.lost(Revision(0))
-    told.gate.set()
+    store.gate.set()
     with pytest.raises(StoreUnavailable):
         await reading
     assert 0 == cache.keys
 
 
 async def test_digest_is_shown_under_the_current_pepper_only(
-    told: Told, mine: Key, tmp_path: Path
+    store: FakeStore, mine: Key, tmp_path: Path
 ) -> None:
     """Until it was made anew, which no change tells of, the record is read each time."""
     write_private(tmp_path / "pepper", f"1 {'0' * 64}\n2 {'1' * 64}\n")
     peppers = Keyring.load(tmp_path / "pepper")
     known = dict(peppers.check_values())
     peppers.use({"pepper/1": known["pepper/1"]})
-    cache = made(told, peppers)
-    assert [1, 0] == [await reads(told, cache, mine.access_key) for _ in range(2)]
+    cache = made(store, peppers)
+    assert [1, 0] == [await reads(store, cache, mine.access_key) for _ in range(2)]
     peppers.use(known)
-    assert [1, 1] == [await reads(told, cache, mine.access_key) for _ in range(2)]
-    told.keys[mine.access_key] = held(mine, pepper_version=2)
-    assert [1, 0] == [await reads(told, cache, mine.access_key) for _ in range(2)]
+    assert [1, 1] == [await reads(store, cache, mine.access_key) for _ in range(2)]
+    store.keys[mine.access_key] = held(mine, pepper_version=2)
+    assert [1, 0] == [await reads(store, cache, mine.access_key) for _ in range(2)]
     assert held(mine, pepper_version=2) == (await look(cache, mine.access_key)).stored
 
 
-async def test_cache_is_bounded_by_weight(told: Told, peppers: Keyring) -> None:
+async def test_cache_is_bounded_by_weight(store: FakeStore, peppers: Keyring) -> None:
     """The oldest make room, and their proofs go with them."""
-    cache = made(told, peppers, keys_max=2)
-    names = [put(told, operator(revision=1)).access_key for _ in range(3)]
+    cache = made(store, peppers, keys_max=2)
+    names = [put(store, operator(revision=1)).access_key for _ in range(3)]
     for name in names:
         await look(cache, name)
     assert 2 == cache.keys
     assert 2 == len(cache._proofs)
-    assert [0, 0, 1] == [await reads(told, cache, name) for name in reversed(names)]
+    assert [0, 0, 1] == [await reads(store, cache, name) for name in reversed(names)]
 
 
-async def test_heavy_keys_take_the_room_of_several(told: Told, peppers: Keyring) -> None:
+async def test_heavy_keys_take_the_room_of_several(store: FakeStore, peppers: Keyring) -> None:
     """Those that are read, and those that grow by a change."""
     many = tuple(f"{number:0100}" for number in range(100))
-    cache = made(told, peppers, keys_max=4)
-    names = [put(told, operator(revision=1)).access_key for _ in range(3)]
+    cache = made(store, peppers, keys_max=4)
+    names = [put(store, operator(revision=1)).access_key for _ in range(3)]
     for name in names:
         await look(cache, name)
-    heavy = put(told, replace(operator(revision=1), operator_projects=many))
+    heavy = put(store, replace(operator(revision=1), operator_projects=many))
     await look(cache, heavy.access_key)
     assert 1 == cache.keys
     for name in names:
         await look(cache, name)
     assert 3 == cache.keys
-    grown = replace(told.keys[names[-1]].key, operator_projects=many)
-    tell(cache, told.change(grown))
+    grown = replace(store.keys[names[-1]].key, operator_projects=many)
+    tell(cache, store.change(grown))
     assert 1 == cache.keys
 
 
 async def test_old_position_is_not_shown_but_read_through(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """A feed that lags does not matter while reads prove themselves."""
     await look(cache, mine.access_key)
-    told.as_of = LONG_AGO
-    assert 1 == await reads(told, cache, mine.access_key)
+    store.as_of = LONG_AGO
+    assert 1 == await reads(store, cache, mine.access_key)
     assert MAX_STALENESS < cache.staleness
 
 
 async def test_nothing_is_asked_when_no_commit_proves_the_store(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """Nobody can tell then what a read is worth: it fails at once."""
     await look(cache, mine.access_key)
-    told.as_of = told.proven_at = LONG_AGO
+    store.as_of = store.proven_at = LONG_AGO
     with pytest.raises(StoreStale):
         await look(cache, mine.access_key)
-    assert 1 == told.reads
+    assert 1 == store.reads
 
 
 async def test_read_that_proves_nothing_is_no_answer(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """An old primary answers as ever; that a commit was made elsewhere does not make it fresh."""
-    told.read_as_of = LONG_AGO
+    store.read_as_of = LONG_AGO
     with pytest.raises(StoreStale):
         await look(cache, mine.access_key)
     assert 0 == cache.keys
 
 
 async def test_unproven_read_serves_what_is_judged_again_and_is_not_kept(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """Who wants to change something is admitted: his commit tells whether he could."""
-    told.as_of = told.proven_at = told.read_as_of = LONG_AGO
+    store.as_of = store.proven_at = store.read_as_of = LONG_AGO
     unproven = ReadOptions(proven=False)
     assert held(mine) == (await look(cache, mine.access_key, unproven)).stored
     assert 0 == cache.keys
@@ -360,21 +368,21 @@ async def test_unproven_read_serves_what_is_judged_again_and_is_not_kept(
 
 @pytest.mark.parametrize("wanted", [ReadOptions(at_least=2), ReadOptions(bookkeeping=True)])
 async def test_what_memory_is_not_good_enough_for_is_read(
-    told: Told, cache: RecordCache, mine: Key, wanted: ReadOptions
+    store: FakeStore, cache: RecordCache, mine: Key, wanted: ReadOptions
 ) -> None:
     """A revision beyond the position, and the last use as it is now."""
     await look(cache, mine.access_key)
-    assert 1 == await reads(told, cache, mine.access_key, wanted)
-    assert 0 == await reads(told, cache, mine.access_key, ReadOptions(at_least=1))
+    assert 1 == await reads(store, cache, mine.access_key, wanted)
+    assert 0 == await reads(store, cache, mine.access_key, ReadOptions(at_least=1))
 
 
 async def test_own_change_that_was_not_told_yet_is_read(
-    told: Told, cache: RecordCache, mine: Key
+    store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """The process that has acknowledged a revocation refuses the key from then on."""
     await look(cache, mine.access_key)
-    revoked = told.change(replace(mine, revoke_time=NOON))
-    told.acknowledged = told.head
+    revoked = store.change(replace(mine, revoke_time=NOON))
+    store.acknowledged = store.head
     assert 2 == (await look(cache, mine.access_key)).head
     tell(cache, revoked)
-    assert 0 == await reads(told, cache, mine.access_key)
+    assert 0 == await reads(store, cache, mine.access_key)

@@ -23,7 +23,7 @@ from keyauthority_server.services.principal import Principal
 from keyauthority_server.services.watch import Update, Watch
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.making import create_project, operator, seal
+from tests.store.factories import create_project, operator, seal
 
 PATIENCE = 20.0  # seconds; of a test that hangs
 KEPT = 4

@@ -12,7 +12,7 @@ from structlog.testing import CapturingLogger
 from keyauthority_server.store.batching import write_batch as under_test
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
-from tests.store.making import seal
+from tests.store.factories import seal
 from tests.unit.waiting import settle
 
 

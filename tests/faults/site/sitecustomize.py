@@ -1,4 +1,4 @@
-"""Alters each process of a server as `tests.faults.altered` says.
+"""Alters each process of a server as `tests.faults.bitflips` says.
 
 Python imports this by itself where this folder is in PYTHONPATH.
 """
@@ -9,7 +9,7 @@ import gc
 import os
 from pathlib import Path
 
-from tests.faults.altered import (
+from tests.faults.bitflips import (
     CLOCK,
     FAILING,
     FORGIVING,

@@ -3,7 +3,7 @@
 What runs is the program itself, supervisor and workers, each a process of its own. Only exec is
 left out, so that thousands of them can be started where one start takes half a second.
 
-`python -m tests.service.nursery` reads a line of JSON for each: `argv`, `cwd` and `environ`, and
+`python -m tests.service.forkserver` reads a line of JSON for each: `argv`, `cwd` and `environ`, and
 the files that take what it prints, what it logs and how it ended. It prints the new process.
 """
 
@@ -45,7 +45,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class Forked:
-    """A process that a nursery has made, in the place of `subprocess.Popen`."""
+    """A process made by the fork server, used in place of `subprocess.Popen`."""
 
     def __init__(self, pid: int, printed: Path, ended: Path) -> None:
         self.pid = pid
@@ -86,7 +86,7 @@ class Forked:
                 os.kill(self.pid, number)
 
 
-class Nursery:
+class ForkServer:
     """Runs the program in processes of their own."""
 
     def __init__(
@@ -145,27 +145,27 @@ class Nursery:
 
 
 @contextmanager
-def nursery(settings: Mapping[str, str] | None = None) -> Iterator[Nursery]:
-    """Give a nursery. `settings` are variables of its environment, and of all that it runs."""
+def forkserver(settings: Mapping[str, str] | None = None) -> Iterator[ForkServer]:
+    """Run a fork server. `settings` are environment variables, inherited by its processes."""
     with tempfile.TemporaryDirectory() as folder:
         # A worker that is killed leaves its temporary files behind.
-        told = {"GRPC_VERBOSITY": "NONE", "TMPDIR": folder, **(settings or {})}
+        variables = {"GRPC_VERBOSITY": "NONE", "TMPDIR": folder, **(settings or {})}
         with subprocess.Popen(
-            [sys.executable, "-m", "tests.service.nursery"],
+            [sys.executable, "-m", "tests.service.forkserver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment(told),
+            env=environment(variables),
             text=True,
         ) as process:
-            yield Nursery(process, told, Path(folder))
+            yield ForkServer(process, variables, Path(folder))
 
 
 @cache
-def shared() -> Nursery:
-    """Return the nursery of this process of pytest's, with which it ends."""
+def shared() -> ForkServer:
+    """Return the fork server of this pytest process; both end together."""
     ending = ExitStack()
     atexit.register(ending.close)
-    return ending.enter_context(nursery())
+    return ending.enter_context(forkserver())
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What an engine is excused from, and why."""
+"""Tests that run on one engine only, each with its reason."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import pytest
 
 
 def only(engine: str, *, because: str) -> pytest.MarkDecorator:
-    """Excuse all other engines from a test; `because` says why."""
+    """Run a test on one engine only; `because` is the reason."""
     excused = pytest.param(engine, id=f"{engine} only: {because}")
     return pytest.mark.parametrize("engine", [excused], indirect=True)

@@ -1,4 +1,4 @@
-"""A store and the feed of its log, told by hand: what a test of the cache stands on."""
+"""A fake store with a change feed that a test scripts, for tests of the record cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import replace
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Change, ChangeType, Key, Project, Revision
 from keyauthority_server.store.types import DatedSnapshot, Snapshots, StoredKey
-from tests.store.making import NOON, held
+from tests.store.factories import NOON, held
 
 
-class Told:
-    """A store, and the feed of its log, that say what a test makes them say."""
+class FakeStore:
+    """A store and its change feed, with contents that a test sets."""
 
     def __init__(self) -> None:
         self.head = Revision(1)
@@ -40,12 +40,12 @@ class Told:
         return DatedSnapshot(snapshots, self.read_as_of)
 
     def pair(self, name: str) -> tuple[StoredKey | None, Project | None]:
-        """What there is of a key."""
+        """Return a key and its project, None for each that is absent."""
         found = self.keys.get(name)
         return found, self.projects.get(found.key.project_id) if found else None
 
     def change(self, *records: Key | Project) -> Change:
-        """Commit a change of these records, and return it as the feed would tell it."""
+        """Commit a change of these records, and return it as the feed would publish it."""
         self.head = Revision(self.head + 1)
         keys = [replace(one, revision=self.head) for one in records if isinstance(one, Key)]
         projects = [one for one in records if isinstance(one, Project)]

@@ -1,4 +1,4 @@
-"""Real servers with something altered inside: the disk below their SQLite, or their clock.
+"""Environment that injects faults into real servers: in the disk below SQLite, or the clock.
 
 Each process of a server that is started with `environment` imports `site/sitecustomize.py` first,
 which alters what the variables say. Nothing of the program's own code is different.
@@ -27,9 +27,9 @@ _HERE: Final = Path(__file__).parent
 _ROOT: Final = _HERE.parents[1]
 
 
-def environment(**told: Path | str) -> dict[str, str]:
+def environment(**variables: Path | str) -> dict[str, str]:
     """Return the variables that alter a server: `recording`, `failing`, `clock` and so on."""
     paths = (str(_HERE / "site"), str(_ROOT), os.environ.get("PYTHONPATH", ""))
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | {
-        f"ALTERED_{name.upper()}": str(value) for name, value in told.items()
+        f"ALTERED_{name.upper()}": str(value) for name, value in variables.items()
     }

@@ -1,4 +1,4 @@
-"""The life of a key as its callers make it: updated, rotated, expired, in each of its states."""
+"""Lifecycle calls that bring keys into each state: update, rotate, expire."""
 
 from __future__ import annotations
 

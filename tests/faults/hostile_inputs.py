@@ -1,4 +1,4 @@
-"""Messages that nobody would send: made from the descriptors, of values that have broken others."""
+"""Hostile messages, built from the descriptors with values known to break parsers."""
 
 from __future__ import annotations
 

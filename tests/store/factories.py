@@ -1,4 +1,4 @@
-"""What the tests of the store write: records, mutations, and a seal over all of an entry."""
+"""Factories of records and mutations for store tests, and a MAC over a whole entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle: what clients were told, held against what a server and its store say after a fault.
+"""The oracle: compares the answers that clients got with server and store after a fault.
 
 Clients write down each operation in a `Journal`, before and after it. Then `judge` asks the server
 over the wire, and the store by the engine's own means (`Store`), and fails at the first
