@@ -49,7 +49,7 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     small = tmp_path / "small"
     small.mkdir()
     if not can_mount(small):
-        pytest.skip("no mount namespace here; test_reserve.py has the rule in process")
+        pytest.skip("no mount namespace here; test_disk_reserve.py tests the rule in process")
     program = [*_APART, _MOUNTED, str(small), *command()]
     running = start(
         small / "data",

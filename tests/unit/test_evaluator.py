@@ -23,7 +23,7 @@ from keyauthority.requests import VerifyQuery
 from keyauthority.results import WatchUpdate
 from keyauthority.verifier.evaluator import LocalEvaluator
 from keyauthority.verifier.key_cache import ANSWERS_MIN
-from tests.unit.judging import (
+from tests.unit.evaluator_inputs import (
     KEY,
     LOG,
     NOW,

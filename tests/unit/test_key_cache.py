@@ -21,7 +21,7 @@ from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.verifier import usage_buffer
 from keyauthority.verifier.evaluator import LocalEvaluator
 from keyauthority.verifier.usage_buffer import BATCHES_MAX
-from tests.unit.judging import (
+from tests.unit.evaluator_inputs import (
     ACCESS_KEY,
     KEY,
     LOG,
