@@ -1,4 +1,4 @@
-"""A database with a trigger, view or whatever else that no migration made is not opened.
+"""A database whose schema differs from that of its migrations is not opened.
 
 What was smuggled into a backup could undo each revocation from then on.
 """
@@ -167,8 +167,8 @@ async def differences(store: Store) -> list[str]:
 
 
 @pytest.mark.parametrize("name", SQLITE)
-def test_sqlite_file_whose_schema_was_altered_is_refused(path: Path, name: str) -> None:
-    """At open, migrate, backup, restore, and at either end of a copy; audit verify tells it."""
+def test_sqlite_with_altered_schema_is_refused(path: Path, name: str) -> None:
+    """Open, migrate, backup, restore and copy refuse it; audit verify reports it."""
     script, told = SQLITE[name]
     alter(path, script)
     spare = path.with_name("spare.db")
@@ -190,8 +190,8 @@ def test_sqlite_file_whose_schema_was_altered_is_refused(path: Path, name: str) 
     assert any(told in line for line in lines)
 
 
-def test_sqlite_counters_whose_schema_was_altered_are_refused(path: Path) -> None:
-    """A trigger there could give back what a limit has counted."""
+def test_sqlite_counters_with_altered_schema_are_refused(path: Path) -> None:
+    """A trigger on the counters could give back units that a limit has spent."""
     open_counters(path)
     alter(
         counters_path(path),
@@ -203,8 +203,8 @@ def test_sqlite_counters_whose_schema_was_altered_are_refused(path: Path) -> Non
         migrate(path)
 
 
-def test_sqlite_file_that_was_analyzed_and_vacuumed_is_opened(path: Path) -> None:
-    """What SQLite makes by itself is no alteration."""
+def test_sqlite_after_analyze_and_vacuum_is_opened(path: Path) -> None:
+    """Tables that SQLite itself creates do not count as alterations."""
     alter(path, "ANALYZE; VACUUM; REINDEX")
     assert [] == asyncio.run(differences(open_store(path, seal)))
     migrate(path)
@@ -219,8 +219,8 @@ def url(cluster: Cluster) -> Iterator[str]:
     cluster.release()
 
 
-def test_postgres_database_whose_schema_was_altered_is_refused(url: str) -> None:
-    """At open, migrate, for the counters, and at either end of a copy; audit verify tells it."""
+def test_postgres_with_altered_schema_is_refused(url: str) -> None:
+    """Open, migrate, the counters and copy refuse it; audit verify reports it."""
     script, told = POSTGRES["trigger"]
     execute(url, script)
     for attempt in (
@@ -236,8 +236,8 @@ def test_postgres_database_whose_schema_was_altered_is_refused(url: str) -> None
     assert any(told in line for line in lines)
 
 
-def test_postgres_schema_that_was_altered_is_told(url: str) -> None:
-    """Each way to make a statement do something else, or a row disappear, is seen."""
+def test_postgres_altered_schema_objects_are_reported(url: str) -> None:
+    """Every object that could change the effect of a statement or hide a row is reported."""
     rows = PostgresRows(parameters(url), PATIENCE, lambda _: None)
     rows.ready()
     try:
@@ -251,8 +251,8 @@ def test_postgres_schema_that_was_altered_is_told(url: str) -> None:
         rows.drop()
 
 
-def test_postgres_database_with_an_extension_is_opened(url: str) -> None:
-    """Its tables, views, functions and operators are its own affair."""
+def test_postgres_with_an_extension_is_opened(url: str) -> None:
+    """Tables, views, functions and operators that an extension owns are ignored."""
     names = ("pg_stat_statements", "citext", "pg_trgm", "btree_gin")
     known = "SELECT name FROM pg_available_extensions"
     available = {name for (name,) in execute(url, known)} & set(names)
@@ -263,10 +263,10 @@ def test_postgres_database_with_an_extension_is_opened(url: str) -> None:
     postgres.migrate(url)
 
 
-def test_postgres_role_without_temporary_tables_is_told_so(
+def test_postgres_role_without_temporary_tables_gets_clear_error(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The expected schema is made of temporary tables, whose right is PUBLIC's by default."""
+    """The schema check needs the TEMPORARY privilege, which PUBLIC has by default."""
     monkeypatch.setattr("keyauthority_server.store.postgres.schema_shape._expected", {})
     database = execute(url, "SELECT current_database()")[0][0]
     for statement in (

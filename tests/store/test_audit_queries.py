@@ -1,4 +1,4 @@
-"""The log as evidence: its pages, whatever they are filtered by, and refused mutations."""
+"""Reading the audit log: pages, filters, and denied mutations."""
 
 from __future__ import annotations
 
@@ -74,8 +74,10 @@ async def two_projects(store: Store) -> tuple[Project, Project, Key, Key]:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 1000])
-async def test_events_are_those_of_the_filter_whatever_the_page(store: Store, limit: int) -> None:
-    """Each filter narrows, all hold at once, and each entry comes once, in order."""
+async def test_event_pages_hold_exactly_the_filtered_entries_in_order(
+    store: Store, limit: int
+) -> None:
+    """Filters combine with AND; each entry appears once, whatever the page size."""
     shop, other, old, successor = await two_projects(store)
     own = frozenset({shop.project_id})
     both = frozenset({shop.project_id, other.project_id})
@@ -108,8 +110,8 @@ async def test_events_are_those_of_the_filter_whatever_the_page(store: Store, li
         assert (expected, query) == (await listed(store, scope, limit, **query), query)
 
 
-async def test_events_bear_the_chain(store: Store) -> None:
-    """An event is the entry that was sealed, with the hash of the one before it."""
+async def test_events_carry_the_hash_chain(store: Store) -> None:
+    """An event is the signed entry together with the hash of the previous one."""
     await two_projects(store)
     ((*_, last),) = await pages(store)
     ((found,),) = await pages(store, start_time=last.entry.time)
@@ -117,10 +119,10 @@ async def test_events_bear_the_chain(store: Store) -> None:
     assert seal(found.entry) == found.seal
 
 
-async def test_page_of_events_reads_so_many_rows_only(
+async def test_event_page_reads_a_bounded_number_of_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few match, a call ends, with a place to go on from."""
+    """If few entries match, the call returns early with a cursor to continue from."""
     monkeypatch.setattr(events, "SCAN_ROWS", 2)
     shop, other, *_ = await two_projects(store)
     both = frozenset({shop.project_id, other.project_id})
@@ -129,10 +131,10 @@ async def test_page_of_events_reads_so_many_rows_only(
     assert 2 < len(await pages(store, actor=ANOTHER, project_id=shop.project_id))
 
 
-async def test_page_of_events_is_cut_before_it_is_too_large(
+async def test_event_page_is_cut_at_its_size_limit(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page fits the clients' messages, and holds one event at least."""
+    """A page fits into a client's message limit and holds at least one event."""
     monkeypatch.setattr(events, "PAGE_CHARACTERS", 1)
     await two_projects(store)
     assert [1] * 8 == [len(page) for page in await pages(store)][:8]
@@ -140,10 +142,10 @@ async def test_page_of_events_is_cut_before_it_is_too_large(
 
 
 @only("sqlite", because="other engines explain their plans in other words")
-async def test_list_of_events_walks_no_more_than_its_page(
+async def test_event_queries_use_an_index_for_every_filter(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Every filter has its index: no list sorts the log, or reads it from its beginning."""
+    """No query sorts the log or scans it from its start."""
     await two_projects(store)
     for source in (events._OF_KEY, events._BY_ACTOR, events._OF_PROJECT):
         for statement in (source.bound, source.page + " ORDER BY revision LIMIT 1"):
@@ -164,8 +166,8 @@ def attempt(number: int = 0, **fields: str) -> DeniedCall:
     return DeniedCall(**(given | fields))
 
 
-async def test_refusals_are_kept_with_how_often(store: Store) -> None:
-    """The same within a flush is one record, with the time of the last."""
+async def test_repeated_denials_are_stored_once_with_a_count(store: Store) -> None:
+    """Equal denials of one flush become one row with the time of the last."""
     noted = DenialLog(store)
     for number in (1, 2, 1):
         noted.note(attempt(number), NOON + number * SECOND)
@@ -177,10 +179,10 @@ async def test_refusals_are_kept_with_how_often(store: Store) -> None:
     assert [second] == await store.list_refused(1)
 
 
-async def test_refusals_are_bounded_in_number_and_length(
+async def test_denials_are_bounded_in_number_and_length(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is asked how often, a flush writes no more than so much, and one line for each."""
+    """A flush writes a bounded number of rows with bounded text, whatever was requested."""
     monkeypatch.setattr(denials, "NOTED_MAX", 3)
     noted = DenialLog(store)
     for number in range(10):
@@ -192,8 +194,8 @@ async def test_refusals_are_bounded_in_number_and_length(
     assert all(one.project_id.isprintable() for one in found)
 
 
-async def test_name_of_a_certificate_is_kept_whole(store: Store) -> None:
-    """Two callers whose names differ in their last character only are told apart."""
+async def test_certificate_names_are_stored_untruncated(store: Store) -> None:
+    """Two callers whose names differ only in the last character stay distinct."""
     noted = DenialLog(store)
     names = ["spiffe://example.org/".ljust(SAN_MAX - 1, "x") + last for last in "ab"]
     for name in names:
@@ -202,8 +204,10 @@ async def test_name_of_a_certificate_is_kept_whole(store: Store) -> None:
     assert names == [one.actor for one in await store.list_refused(10)]
 
 
-async def test_newest_refusals_only_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table cannot fill the disk."""
+async def test_only_the_newest_denials_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of denials cannot fill the disk."""
     monkeypatch.setattr(denied_mutations, "REFUSED_KEPT", 3)
     for first in (0, 2, 4):
         rows = [DeniedMutation(NOON, 1, *attempt(first + one)) for one in range(2)]
@@ -211,8 +215,8 @@ async def test_newest_refusals_only_are_kept(store: Store, monkeypatch: pytest.M
     assert ["3", "4", "5"] == [one.access_key for one in await store.list_refused(100)]
 
 
-async def test_refusals_make_no_change(store: Store) -> None:
-    """They are bookkeeping: no revision, no entry."""
+async def test_denials_make_no_change(store: Store) -> None:
+    """Recording denials uses no revision and writes no log entry."""
     row = DeniedMutation(NOON, 1, *attempt())
     await store.write(partial(_record, row))
     assert 0 == (await store.log_head()).revision

@@ -1,4 +1,4 @@
-"""The end of the log: what followers read, and when they are woken."""
+"""Pages of changes: what followers read from the end of the log, and what wakes them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.store.factories import create, create_project, key, put
 PATIENCE = 20.0  # seconds; of a test that hangs
 
 
-async def test_changes_behind_a_revision_are_read_in_pages(store: Store) -> None:
-    """In order and without a gap, with the head, up to the last."""
+async def test_changes_after_a_revision_are_read_in_pages(store: Store) -> None:
+    """Pages come in order, without a gap, with the head, up to the last change."""
     project = await create_project(store)
     keys = [await create(store, key(project.project_id)) for _ in range(5)]
     first = await store.read_changes(0, 4)
@@ -30,14 +30,14 @@ async def test_changes_behind_a_revision_are_read_in_pages(store: Store) -> None
     assert [*first.changes, *rest.changes] == list(whole.changes)
 
 
-async def test_empty_log_has_a_head_of_nothing(store: Store) -> None:
+async def test_empty_log_has_head_zero(store: Store) -> None:
     """A log without changes is at revision 0."""
     tail = await store.read_changes(0, 4)
     assert ([], 0) == (list(tail.changes), tail.head)
 
 
-async def test_tail_says_how_fresh_it_is(store: Store) -> None:
-    """What was committed before `as_of` is in it: a moment after the commit, before the answer."""
+async def test_page_as_of_covers_every_earlier_commit(store: Store) -> None:
+    """A change committed before `as_of` is in the page, even if it is not acknowledged yet."""
     await create_project(store)
     committed = monotonic()
     tail = await store.read_changes(0, 4)
@@ -45,8 +45,8 @@ async def test_tail_says_how_fresh_it_is(store: Store) -> None:
     assert 1 == tail.head
 
 
-async def test_commit_ends_the_wait_of_a_follower(engine: Engine, place: str, store: Store) -> None:
-    """Whichever process makes it, and also if it was made since he has read."""
+async def test_commit_wakes_a_follower(engine: Engine, place: str, store: Store) -> None:
+    """A commit of any process ends the wait, also one made since the follower's last read."""
     other = engine.open(place)
     try:
         for writer in (store, other):
@@ -62,14 +62,14 @@ async def test_commit_ends_the_wait_of_a_follower(engine: Engine, place: str, st
         await other.close()
 
 
-async def test_wait_of_a_follower_ends_by_itself(store: Store) -> None:
-    """Without a commit it lasts as long as he says."""
+async def test_wait_of_a_follower_times_out(store: Store) -> None:
+    """Without a commit the wait lasts as long as requested."""
     await store.read_changes(0, 4)
     await asyncio.wait_for(store.moved(0.01), PATIENCE)
 
 
-async def test_change_that_is_made_twice_is_two_changes(store: Store) -> None:
-    """Records are as they were after each change, not as they are now."""
+async def test_repeated_change_of_a_record_yields_two_changes(store: Store) -> None:
+    """Records are shown as they were after each change, not as they are now."""
     project = await create_project(store)
     for name in ("first", "second"):
         await put(store, ChangeType.PROJECT_UPDATED, replace(project, display_name=name))

@@ -1,4 +1,4 @@
-"""Changes: revisions, entries, the chain, and what one unit of work does to another."""
+"""Changes: revisions, audit entries, the hash chain, and isolation between units of work."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def life(store: Store) -> tuple[Project, list[Applied]]:
 async def test_every_change_has_one_entry_with_before_and_after(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """The log holds of each change the records after it, and what it overwrote, in order."""
+    """Each entry holds the records after the change and the ones it replaced, in order."""
     owner, (updated, rotated, revoked, suspended) = await life(store)
     log = [entry for entry, _ in entries(engine, place)]
     assert list(range(1, 7)) == [entry.revision for entry in log]
@@ -99,10 +99,10 @@ async def test_every_change_has_one_entry_with_before_and_after(
     assert ["", *[updated.keys[0].access_key] * 4, ""] == [entry.access_key for entry in log]
 
 
-async def test_chain_can_be_made_again_from_the_log(
+async def test_chain_recomputed_from_the_log_matches(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Each hash seals the stored entry and the hash before it; the counter row has the last."""
+    """Each hash covers the stored entry and the previous hash; the counter row has the last."""
     await life(store)
     log = entries(engine, place)
     assert [seal(entry).hash for entry, _ in log] == [stored for _, stored in log]
@@ -110,8 +110,8 @@ async def test_chain_can_be_made_again_from_the_log(
     assert len(log) == len({entry.salt for entry, _ in log})
 
 
-async def test_records_are_stamped_by_apply(store: Store) -> None:
-    """Revision and update_time are the change's; create_time is that of the first and stays."""
+async def test_apply_stamps_records_with_revision_and_time(store: Store) -> None:
+    """Revision and update_time come from the change; create_time never changes."""
     owner = await create_project(store)
     first = await create(store, key(owner.project_id))
     later = NOON + SECOND
@@ -121,16 +121,16 @@ async def test_records_are_stamped_by_apply(store: Store) -> None:
     assert (3, NOON, later) == (second.revision, second.create_time, second.update_time)
 
 
-async def test_time_before_the_newest_is_lifted_to_it(store: Store) -> None:
-    """A change is never earlier than the one before it."""
+async def test_change_time_before_the_newest_is_raised_to_it(store: Store) -> None:
+    """No change is dated earlier than the one before it."""
     await put(store, ChangeType.PROJECT_CREATED, project(), time=NOON)
     earlier = await put(store, ChangeType.PROJECT_CREATED, project(), time=NOON - timedelta(days=1))
     assert earlier.project is not None
     assert NOON == earlier.project.create_time == await store.newest_time()
 
 
-async def test_lineage_is_kept_as_it_was_made(store: Store, engine: Engine, place: str) -> None:
-    """A key's lineage is what it was made with; no later change of the key moves it."""
+async def test_lineage_of_a_key_never_changes(store: Store, engine: Engine, place: str) -> None:
+    """A key keeps the lineage that it was created with through every later change."""
     owner = await create_project(store)
     first = await create(store, key(owner.project_id))
     await put(store, ChangeType.KEY_ROTATED, first, key(owner.project_id), lineage=first.access_key)
@@ -138,10 +138,10 @@ async def test_lineage_is_kept_as_it_was_made(store: Store, engine: Engine, plac
     assert [(first.access_key,)] == engine.rows(place, "SELECT DISTINCT lineage FROM key")
 
 
-async def test_each_mutation_changes_exactly_the_rows_named(
+async def test_mutation_changes_exactly_the_rows_it_names(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """A change touches its records, the counter row and one new entry, and nothing else."""
+    """A change writes its records, the counter row and one new entry, and nothing else."""
     owner = await create_project(store)
     others = [await create(store, key(owner.project_id)) for _ in range(3)]
     target = others[1]
@@ -175,10 +175,10 @@ def changed(
 
 
 @pytest.mark.parametrize("type_", [ChangeType.KEY_CREATED, ChangeType.KEY_UPDATED])
-async def test_records_that_are_not_the_types_are_refused(
+async def test_apply_of_records_that_do_not_fit_the_type_is_refused(
     store: Store, engine: Engine, place: str, type_: ChangeType
 ) -> None:
-    """A creation of what exists, and a change of what does not, are refused and write nothing."""
+    """Creating an existing record or changing an absent one fails and writes nothing."""
     owner = await create_project(store)
     existing = await create(store, key(owner.project_id))
     record = existing if type_ is ChangeType.KEY_CREATED else key(owner.project_id)
@@ -188,10 +188,10 @@ async def test_records_that_are_not_the_types_are_refused(
     assert before == digests(engine, place)
 
 
-async def test_work_that_raises_undoes_its_own_part_only(
+async def test_failed_unit_in_a_group_commit_undoes_only_itself(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Of units committed together, the one that raises leaves nothing, not even a revision."""
+    """A unit that raises leaves nothing behind, not even a revision; the others commit."""
 
     def spoilt(transaction: Transaction) -> None:
         transaction.apply(mutation(ChangeType.PROJECT_CREATED, project(display_name="spoilt")))
@@ -216,10 +216,10 @@ async def test_work_that_raises_undoes_its_own_part_only(
     ]
 
 
-async def test_unit_of_work_with_several_changes_is_one(
+async def test_unit_with_several_changes_is_atomic(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """If the second change of a unit fails, the first was never made."""
+    """If the second change of a unit fails, the first is rolled back."""
 
     def work(transaction: Transaction) -> None:
         transaction.apply(mutation(ChangeType.PROJECT_CREATED, project()))
@@ -231,10 +231,10 @@ async def test_unit_of_work_with_several_changes_is_one(
     assert before == digests(engine, place)
 
 
-async def test_change_left_half_made_is_not_committed(
+async def test_unit_that_continues_after_a_failed_apply_commits_nothing(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Work that goes on after apply has raised commits nothing: no record without its entry."""
+    """No record is ever stored without its entry."""
 
     def work(transaction: Transaction) -> None:
         wanted = replace(mutation(ChangeType.PROJECT_CREATED, project()), actor=None)  # type: ignore[arg-type]
@@ -249,8 +249,8 @@ async def test_change_left_half_made_is_not_committed(
     assert before == digests(engine, place)
 
 
-async def test_transaction_sees_its_own_changes_and_ends_with_its_work(store: Store) -> None:
-    """Inside, head and records are those of the work itself; afterwards nothing can be done."""
+async def test_transaction_reads_its_own_changes_and_closes_with_its_unit(store: Store) -> None:
+    """Head and records include the unit's own writes; after it every use raises."""
     leaked: list[Transaction] = []
 
     def work(transaction: Transaction) -> None:
@@ -277,8 +277,8 @@ async def test_transaction_sees_its_own_changes_and_ends_with_its_work(store: St
         leaked[0].key("KA000000000000000000", None)
 
 
-async def test_operator_key_is_out_of_every_scope(store: Store) -> None:
-    """Who is confined to projects does not see operator keys, not even by their name."""
+async def test_operator_key_is_outside_every_project_scope(store: Store) -> None:
+    """A caller confined to projects cannot read an operator key, even by its access key."""
     root = await create(store, operator())
     assert root == await store.get_key(root.access_key, None)
     for scope in (frozenset[str](), frozenset({""}), frozenset({"p"})):
@@ -290,8 +290,8 @@ def _key_in(access_key: str, scope: frozenset[str], transaction: Transaction) ->
     return transaction.key(access_key, scope)
 
 
-async def test_digest_goes_with_its_key(store: Store) -> None:
-    """An update stores the digest and the pepper's version that it is given."""
+async def test_update_stores_digest_and_pepper_version(store: Store) -> None:
+    """An update stores the digest and the pepper version that it is given."""
     owner = await create_project(store)
     record = await create(store, key(owner.project_id))
     anew = held(record, pepper_version=2)._replace(digest=hashlib.sha256(b"anew").digest())
@@ -305,8 +305,10 @@ async def test_digest_goes_with_its_key(store: Store) -> None:
     assert (anew.digest, 2) == (found.digest, found.pepper_version)
 
 
-async def test_closed_log_takes_no_change(store: Store, engine: Engine, place: str) -> None:
-    """The source of a copy refuses changes and goes on answering."""
+async def test_closed_log_refuses_changes_and_serves_reads(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """The source of a completed copy refuses changes and still answers reads."""
     owner = await create_project(store)
     engine.rows(place, "UPDATE log SET closed = 1")
     with pytest.raises(StoreReadOnly):
@@ -314,7 +316,9 @@ async def test_closed_log_takes_no_change(store: Store, engine: Engine, place: s
     assert owner == await store.get_project(owner.project_id, None)
 
 
-async def test_entry_cannot_be_altered_or_deleted(store: Store, engine: Engine, place: str) -> None:
+async def test_log_entry_cannot_be_updated_or_deleted(
+    store: Store, engine: Engine, place: str
+) -> None:
     """The database itself refuses UPDATE and DELETE on the log of changes."""
     await create_project(store)
     for statement in ("UPDATE change SET actor = 'x'", "DELETE FROM change"):
@@ -323,8 +327,8 @@ async def test_entry_cannot_be_altered_or_deleted(store: Store, engine: Engine, 
     assert [("KA7Q2M9X4T8B3N6W5R1P",)] == engine.rows(place, "SELECT actor FROM change")
 
 
-async def test_check_values_are_recorded_once(store: Store, engine: Engine, place: str) -> None:
-    """A name's first check value stays; recording makes no change."""
+async def test_check_value_is_recorded_once(store: Store, engine: Engine, place: str) -> None:
+    """The first check value of a name stays; recording one makes no change."""
     await store.set_key_checks({"pepper-1": b"one"})
     await store.set_key_checks({"pepper-1": b"other", "audit": b"two"})
     assert {"pepper-1": b"one", "audit": b"two"} == await store.key_checks()

@@ -1,4 +1,4 @@
-"""Counters of limits: exact, all or nothing, over processes, and through kill -9."""
+"""Limit counters: exact, all or nothing, shared by processes, and durable through kill -9."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ async def draw(counters: Counters, cost: int, *wanted: Counter, take: bool = Tru
         (2**63 - 1, (2**63 - 1, 1), (True, False)),
     ],
 )
-async def test_draw_fits_just_while_there_is_room(
+async def test_spend_fits_while_units_are_left(
     counters: Counters, limit: int, costs: tuple[int, ...], fit: tuple[bool, ...]
 ) -> None:
-    """A cost fits if it is left; a cost of 0 takes nothing, and fits while a unit is left."""
+    """A cost fits if as many units are left; cost 0 takes none, and fits while one is left."""
     used = 0
     for cost, fits in zip(costs, fit, strict=True):
         used += cost if fits else 0
         assert (CounterState(HOUR, used, fits),) == await draw(counters, cost, counter(limit=limit))
 
 
-async def test_denied_draw_takes_nothing_from_any_counter(counters: Counters) -> None:
-    """If one of three counters has no room, all three are left as they are."""
+async def test_denied_spend_takes_nothing_from_any_counter(counters: Counters) -> None:
+    """If one of three counters has too few units, all three keep theirs."""
     three = (counter("a", 9), counter("b", 5), counter("c", 7))
     await draw(counters, 4, *three)
     for cost, fits in ((2, (True, False, True)), (4, (True, False, False))):
@@ -69,25 +69,25 @@ async def test_denied_draw_takes_nothing_from_any_counter(counters: Counters) ->
     assert (4, 4, 4) == tuple(level.used for level in await draw(counters, 0, *three))
 
 
-async def test_look_takes_nothing(counters: Counters) -> None:
-    """A draw that only looks tells whether its cost would fit, and leaves it there."""
+async def test_dry_run_spend_takes_nothing(counters: Counters) -> None:
+    """A dry run reports whether its cost would fit and takes no units."""
     for _ in range(2):
         assert (CounterState(HOUR, 0, True),) == await draw(counters, 10, counter(), take=False)
     assert (CounterState(HOUR, 0, False),) == await draw(counters, 11, counter(), take=False)
 
 
-async def test_batch_is_drawn_in_its_order(counters: Counters) -> None:
-    """The first draws of a batch get what is left; a later, smaller one may still fit."""
+async def test_batch_is_spent_in_order(counters: Counters) -> None:
+    """Earlier items get the units that are left; a later, smaller one may still fit."""
     drawn = await counters.draw([Spend((counter(),), cost) for cost in (6, 5, 4, 1)])
     assert [(6, True), (6, False), (10, True), (10, False)] == [
         (level.used, level.fits) for (level,) in drawn
     ]
 
 
-async def test_new_window_begins_anew_and_an_older_one_is_never_opened_again(
+async def test_new_window_starts_empty_and_no_older_one_reopens(
     counters: Counters,
 ) -> None:
-    """Whoever's clock is behind draws in the newest window that anyone has drawn in."""
+    """A process with a slow clock spends in the newest window that any process has opened."""
     await draw(counters, 10, counter(start=HOUR))
     assert (CounterState(2 * HOUR, 4, True),) == await draw(counters, 4, counter(start=2 * HOUR))
     assert (CounterState(2 * HOUR, 10, True),) == await draw(counters, 6, counter(start=HOUR))
@@ -95,17 +95,15 @@ async def test_new_window_begins_anew_and_an_older_one_is_never_opened_again(
     assert (CounterState(3 * HOUR, 1, True),) == await draw(counters, 1, counter(start=3 * HOUR))
 
 
-async def test_changed_limit_is_in_force_at_once(counters: Counters) -> None:
-    """A limit that was raised has room; one lowered below what was used has none."""
+async def test_changed_limit_applies_to_the_next_spend(counters: Counters) -> None:
+    """A raised limit has units left; one lowered below its usage has none."""
     await draw(counters, 8, counter(limit=10))
     assert (CounterState(HOUR, 8, False),) == await draw(counters, 1, counter(limit=5))
     assert (CounterState(HOUR, 12, True),) == await draw(counters, 4, counter(limit=12))
 
 
-async def test_concurrent_draws_of_two_stores_give_just_the_limit(
-    engine: Engine, place: str
-) -> None:
-    """Of 600 draws through two connections against 250, 250 fit."""
+async def test_concurrent_spends_of_two_stores_total_the_limit(engine: Engine, place: str) -> None:
+    """Of 600 spends through two connections against a limit of 250, exactly 250 fit."""
     pair = [engine.counters(place) for _ in range(2)]
     wanted = counter(limit=250)
     drawn = await asyncio.gather(*(draw(pair[i % 2], 1, wanted) for i in range(600)))
@@ -115,10 +113,10 @@ async def test_concurrent_draws_of_two_stores_give_just_the_limit(
         await one.close()
 
 
-def test_killed_process_forgets_no_draw_that_was_answered(
+def test_killed_process_loses_no_acknowledged_spend(
     engine: Engine, place: str, start: Starter
 ) -> None:
-    """Of what processes draw that are killed in the middle, all that they had said is counted."""
+    """Every spend that a process acknowledged before kill -9 is counted."""
     said = 0
     for lines in (1, 30, 60):
         drawers = [start(place, "draw", "100000") for _ in range(2)]
@@ -139,10 +137,10 @@ async def _look(engine: Engine, place: str, wanted: Counter) -> Drawn:
     return drawn
 
 
-async def test_draw_that_cannot_be_made_in_time_is_neither_room_nor_denial(
+async def test_spend_that_times_out_is_unavailable_and_never_counted(
     counters: Counters, engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While others hold the counters up the answer is StoreUnavailable; nothing is drawn later."""
+    """While the counters are locked a spend is StoreUnavailable; it is not made later."""
     _, draw_timeout = engine.timeouts
     monkeypatch.setattr(draw_timeout, 0.05)
     with engine.drawers_held_up(place), pytest.raises(StoreUnavailable):
@@ -151,10 +149,10 @@ async def test_draw_that_cannot_be_made_in_time_is_neither_room_nor_denial(
     assert (CounterState(HOUR, 1, True),) == await draw(counters, 1, counter())
 
 
-async def test_caller_who_goes_away_before_his_turn_draws_nothing(
+async def test_cancelled_spend_in_the_queue_is_not_made(
     counters: Counters, engine: Engine, place: str
 ) -> None:
-    """A draw whose caller has gone before it began is not made."""
+    """A spend whose caller is cancelled before its turn takes nothing."""
     with engine.drawers_held_up(place):
         gone = asyncio.create_task(draw(counters, 1, counter()))
         await asyncio.sleep(0)
@@ -165,10 +163,10 @@ async def test_caller_who_goes_away_before_his_turn_draws_nothing(
 
 
 @only("sqlite", because="the others have no file to exchange")
-async def test_exchanged_counters_are_noticed(
+async def test_replaced_counter_file_is_noticed(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When their file was put aside nothing is drawn from it any more."""
+    """After the file was moved away, every spend on the old file fails."""
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     opened = engine.counters(place)
     await draw(opened, 1, counter())
@@ -179,8 +177,8 @@ async def test_exchanged_counters_are_noticed(
     await opened.close()
 
 
-async def test_closing_answers_the_draws_that_were_handed_in(engine: Engine, place: str) -> None:
-    """Draws handed in before close are made; later ones are refused."""
+async def test_close_finishes_queued_spends(engine: Engine, place: str) -> None:
+    """Spends queued before close are made; later ones are refused."""
     opened = engine.counters(place)
     drawing = [asyncio.create_task(draw(opened, 1, counter(limit=30))) for _ in range(30)]
     await asyncio.sleep(0)
@@ -190,8 +188,8 @@ async def test_closing_answers_the_draws_that_were_handed_in(engine: Engine, pla
         await draw(opened, 1, counter())
 
 
-async def test_window_further_ahead_than_one_period_is_replaced(counters: Counters) -> None:
-    """A clock that was wrong has opened it: a limit does not stand still until its time comes."""
+async def test_window_beyond_one_period_ahead_is_replaced(counters: Counters) -> None:
+    """A wrong clock opened it; the limit does not block until that time comes."""
     at = counter()._replace(period=HOUR)
     ahead = at._replace(start=at.start + HOUR)
     assert (CounterState(ahead.start, 1, True),) == await draw(counters, 1, ahead)

@@ -1,4 +1,4 @@
-"""Digests and peppers: what is exchanged, counted, listed and dropped."""
+"""Digests and pepper versions: upgraded, counted, listed and dropped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from tests.store.factories import NOON, SECOND, create, create_project, held, ke
 NEW = b"d" * 32
 
 
-async def test_digest_is_exchanged_without_a_change(
-    store: Store, engine: Engine, place: str
-) -> None:
-    """The next look shows it; no revision is taken, and nothing but the key's row changes."""
+async def test_digest_upgrade_makes_no_change(store: Store, engine: Engine, place: str) -> None:
+    """The next read shows the new digest; no revision is used and only the key's row changes."""
     made = await create(store, key((await create_project(store)).project_id))
     before, found = digests(engine, place), held(made)
     anew = DigestUpgrade(made.access_key, found.digest, 1, NEW, 2)
@@ -33,10 +31,10 @@ async def test_digest_is_exchanged_without_a_change(
     assert {"key"} == {table for table in before if before[table] != after[table]}
 
 
-async def test_digest_that_is_another_by_now_stays(
+async def test_digest_upgrade_of_a_changed_digest_is_skipped(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Neither one under another version nor one of another token is overwritten."""
+    """A digest of another pepper version or another token is not overwritten."""
     made = await create(store, key((await create_project(store)).project_id))
     before, found = digests(engine, place), held(made)
     late = [
@@ -48,8 +46,8 @@ async def test_digest_that_is_another_by_now_stays(
     assert before == digests(engine, place)
 
 
-async def test_transaction_sees_the_digest_that_it_has_exchanged(store: Store) -> None:
-    """Though it has read the key before."""
+async def test_transaction_reads_its_own_digest_upgrade(store: Store) -> None:
+    """The transaction sees the new digest even if it had read the key before."""
     made = await create(store, key((await create_project(store)).project_id))
 
     def work(transaction: Transaction) -> tuple[bytes, bytes]:
@@ -62,8 +60,8 @@ async def test_transaction_sees_the_digest_that_it_has_exchanged(store: Store) -
     assert (held(made).digest, NEW) == await store.write(work)
 
 
-async def test_keys_that_are_over_need_their_pepper_no_more(store: Store) -> None:
-    """Revoked or superseded: not needed. Disabled, expired, in its overlap: needed."""
+async def test_ended_keys_do_not_hold_a_pepper_version(store: Store) -> None:
+    """Revoked and superseded keys are not counted; disabled, expired and overlapping ones are."""
     project = (await create_project(store)).project_id
     kept = [
         await create(store, key(project)),
@@ -91,8 +89,8 @@ async def test_keys_that_are_over_need_their_pepper_no_more(store: Store) -> Non
     )
 
 
-async def test_sealed_tokens_are_counted_until_their_end(store: Store) -> None:
-    """What has ended, or was forgotten, holds no version of the pepper."""
+async def test_sealed_tokens_hold_a_pepper_version_until_they_expire(store: Store) -> None:
+    """Expired and dropped requests hold no pepper version."""
     await create_project(store)
     ends = NOON + timedelta(hours=1)
     sealed = [
@@ -116,8 +114,8 @@ async def test_sealed_tokens_are_counted_until_their_end(store: Store) -> None:
     assert [ends + SECOND, None, None] == until
 
 
-async def test_check_value_is_kept_once_and_dropped_for_good(store: Store) -> None:
-    """The first value of a name stays until it is dropped; other names are left alone."""
+async def test_dropped_check_value_stays_dropped(store: Store) -> None:
+    """The first value of a name stays until it is dropped; other names are unaffected."""
     await store.set_key_checks({"pepper/1": b"first", "audit.key/1": b"other"})
 
     def work(transaction: Transaction) -> None:

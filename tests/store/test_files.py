@@ -1,4 +1,4 @@
-"""SQLite's files: which are opened, which are refused, and how the schema comes into them."""
+"""SQLite files: which are opened, which are refused, and how migrations apply the schema."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(path: Path) -> str:
 
 
 def test_database_of_another_application_is_refused(tmp_path: Path) -> None:
-    """A database with somebody else's application_id, or tables and none, is not touched."""
+    """A foreign application_id, or tables without one, is refused and left untouched."""
     for number, statement in enumerate(("PRAGMA application_id = 7", "CREATE TABLE theirs (a)")):
         path = tmp_path / f"{number}.db"
         SQLITE.rows(str(path), statement)
@@ -44,8 +44,8 @@ def test_database_of_another_application_is_refused(tmp_path: Path) -> None:
         assert "another application" in refusal(path)
 
 
-def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """A text file is not taken for a database."""
+def test_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    """A text file is not opened as a database."""
     path = tmp_path / "keys.db"
     path.touch(mode=0o600)
     path.write_text("not a database\n" * 1000)
@@ -53,7 +53,7 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 async def test_truncated_database_is_refused(tmp_path: Path) -> None:
-    """A database that has lost its end is refused at once, not found to be empty."""
+    """A database that lost its end is refused at open instead of read as empty."""
     path = Path(SQLITE.make(tmp_path))
     store = open_store(path, seal)
     await create_project(store)
@@ -64,7 +64,7 @@ async def test_truncated_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.case(25)
 def test_newer_schema_is_refused(tmp_path: Path) -> None:
-    """A database that a newer version has migrated is not opened, nor migrated."""
+    """A database migrated by a newer version is neither opened nor migrated."""
     path = Path(SQLITE.make(tmp_path))
     SQLITE.rows(
         str(path),
@@ -74,8 +74,8 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
     assert "9999_later" in refusal(path)
 
 
-def test_missing_or_empty_database_is_not_made_by_opening(tmp_path: Path) -> None:
-    """Only migrate makes a database."""
+def test_open_creates_no_database(tmp_path: Path) -> None:
+    """Opening a missing or empty file fails; only migrate creates a database."""
     for path in (tmp_path / "none.db", tmp_path / "none" / "none.db", tmp_path):
         with pytest.raises(StoreUnusable):
             open_store(path, seal)
@@ -87,8 +87,8 @@ def test_missing_or_empty_database_is_not_made_by_opening(tmp_path: Path) -> Non
         migrate(tmp_path / "none" / "none.db")
 
 
-async def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
-    """Migrate may be called at every start."""
+async def test_migrate_twice_changes_nothing(tmp_path: Path) -> None:
+    """Migrate may run at every start."""
     place = SQLITE.make(tmp_path)
     store = open_store(Path(place), seal)
     await create_project(store)
@@ -98,10 +98,10 @@ async def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     assert before == digests(SQLITE, place)
 
 
-def test_failed_step_leaves_nothing_and_can_be_repeated(
+def test_failed_migration_rolls_back_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If one step fails none is done, and the schema is too old; the next start does them all."""
+    """If one step fails none is applied; the next start applies them all."""
     path = Path(SQLITE.make(tmp_path))
     failing = [True]
 
@@ -122,8 +122,8 @@ def test_failed_step_leaves_nothing_and_can_be_repeated(
     assert [(1,)] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")
 
 
-def test_new_database_is_marked_private_and_has_a_log(tmp_path: Path) -> None:
-    """It carries the application's id, is its owner's only, and its log has an id of its own."""
+def test_new_database_is_private_and_has_a_log_id(tmp_path: Path) -> None:
+    """It has our application_id, owner-only permissions and a log_id of its own."""
     place = SQLITE.make(tmp_path)
     for file, mark in ((Path(place), b"KeyA"), (counters_path(Path(place)), b"KeyC")):
         asked = SQLITE.rows(str(file), "PRAGMA application_id")
@@ -134,7 +134,7 @@ def test_new_database_is_marked_private_and_has_a_log(tmp_path: Path) -> None:
 
 
 def test_connection_is_durable_and_checked(tmp_path: Path) -> None:
-    """Every connection has the settings that the architecture asks for."""
+    """Every connection has the settings that the architecture requires."""
     connection = connect(Path(SQLITE.make(tmp_path)), 50)
     wanted = {
         "PRAGMA journal_mode": "wal",
@@ -150,16 +150,16 @@ def test_connection_is_durable_and_checked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "affected"), [((3, 51, 2), True), ((3, 51, 3), False)])
-def test_library_that_corrupts_is_told(
+def test_sqlite_with_the_corruption_bug_is_detected(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], affected: bool
 ) -> None:
-    """Every SQLite before 3.51.3 is told from those that several processes may write with."""
+    """Every SQLite before 3.51.3 is recognized as unsafe for several writing processes."""
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     assert affected is affected_library()
 
 
-def test_pages_and_looks_use_their_indexes(tmp_path: Path) -> None:
-    """No look scans a table, and no page of keys sorts or scans the table of one project."""
+def test_reads_and_pages_use_indexes(tmp_path: Path) -> None:
+    """No read scans a table, and no page of keys sorts or scans a project's table."""
     place = SQLITE.make(tmp_path)
     page = statements.keys_page(statements.Source.PROJECT, ()).replace("?", "1")
     for statement in (statements.LOOK.replace("?", "'a'"), page):

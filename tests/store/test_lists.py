@@ -1,4 +1,4 @@
-"""Lists: order, pages, filters, scope, and the bound on what one call reads."""
+"""Lists: order, pages, filters, scope, and the bound on rows read per call."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def of(keys: Sequence[Key], *projects: str) -> list[Key]:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 20, 1000])
-async def test_pages_give_every_key_once_in_order_of_creation(store: Store, limit: int) -> None:
-    """Whatever the page size, all keys come once, oldest first; operator keys do not."""
+async def test_pages_hold_every_key_once_in_creation_order(store: Store, limit: int) -> None:
+    """Each project key appears once, oldest first, for any page size; operator keys do not."""
     projects, keys = await shop(store)
     await create(store, operator())
     assert keys == await every(store, limit=limit)
@@ -73,14 +73,14 @@ async def test_pages_give_every_key_once_in_order_of_creation(store: Store, limi
     assert keys == await every(store, scope=frozenset(projects), limit=limit)
 
 
-async def test_page_knows_that_it_is_the_last(store: Store) -> None:
-    """A page that holds all there is has no place to go on from."""
+async def test_last_page_has_no_cursor(store: Store) -> None:
+    """A page that reaches the end of the list returns no cursor."""
     _, keys = await shop(store)
     assert (keys, None) == await store.list_keys(None, None, KeyFilter(), NOON, 0, len(keys))
 
 
-async def test_scope_bounds_every_list(store: Store) -> None:
-    """A confined caller lists what is his, by project or without, and never an operator key."""
+async def test_scope_restricts_every_list(store: Store) -> None:
+    """A confined caller lists only its own projects' keys, and never an operator key."""
     (mine, foreign), keys = await shop(store)
     root = await create(store, operator())
     scope = frozenset({mine})
@@ -113,10 +113,10 @@ async def test_scope_bounds_every_list(store: Store) -> None:
         ),
     ],
 )
-async def test_filter_gives_just_the_keys_that_match(
+async def test_filter_returns_exactly_the_matching_keys(
     store: Store, wanted: KeyFilter, matches: Any
 ) -> None:
-    """All that a filter names must hold, in every way to list."""
+    """All conditions of a filter must hold, in every kind of list."""
     projects, keys = await shop(store)
     expected = [one for one in keys if matches(one)]
     assert expected == await every(store, wanted=wanted)
@@ -124,7 +124,9 @@ async def test_filter_gives_just_the_keys_that_match(
     assert of(expected, projects[0]) == await every(store, projects[0], wanted=wanted)
 
 
-async def test_filter_by_last_use(store: Store, engine: Engine, place: str) -> None:
+async def test_filter_by_last_use_excludes_unused_keys(
+    store: Store, engine: Engine, place: str
+) -> None:
     """A key that was never used is not among those used before a time."""
     _, keys = await shop(store)
     engine.rows(place, "UPDATE key SET last_used_time = created_revision WHERE revision < 10")
@@ -135,8 +137,8 @@ async def test_filter_by_last_use(store: Store, engine: Engine, place: str) -> N
     assert keys[len(used) :] == await every(store, wanted=never)
 
 
-async def test_every_key_is_listed_under_just_its_state(store: Store) -> None:
-    """The state in a filter is the one that `decision.state_of` gives, at any time."""
+async def test_state_filter_matches_state_of(store: Store) -> None:
+    """A key is listed under exactly the state that `decision.state_of` returns, at any time."""
     owner = (await create_project(store)).project_id
     times = (None, NOON, NOON + 2 * SECOND)
     keys = [
@@ -162,10 +164,10 @@ async def test_every_key_is_listed_under_just_its_state(store: Store) -> None:
 
 
 @pytest.mark.parametrize("by_label", [True, False])
-async def test_one_call_reads_a_bounded_number_of_rows(
+async def test_list_call_reads_a_bounded_number_of_rows(
     store: Store, monkeypatch: pytest.MonkeyPatch, by_label: bool
 ) -> None:
-    """A call that finds nothing within its bound answers an empty page and where to go on."""
+    """A call that finds nothing within its bound returns an empty page and a cursor."""
     monkeypatch.setattr(lists, "SCAN_ROWS", 6)
     monkeypatch.setattr(lists, "LABEL_ROWS", 6)
     (first, second), keys = await shop(store)
@@ -182,8 +184,8 @@ async def test_one_call_reads_a_bounded_number_of_rows(
         assert ([], True) == ([*page], following is not None and following < last.revision)
 
 
-async def test_list_goes_on_where_it_stood_while_keys_are_made(store: Store) -> None:
-    """Keys that are made or changed between two pages neither hide nor repeat another."""
+async def test_list_continues_correctly_while_keys_are_created(store: Store) -> None:
+    """Keys created or changed between two pages neither hide nor repeat another."""
     projects, keys = await shop(store)
     page, following = await store.list_keys(None, None, KeyFilter(), NOON, 0, 10)
     assert following is not None
@@ -195,8 +197,8 @@ async def test_list_goes_on_where_it_stood_while_keys_are_made(store: Store) -> 
     assert changed.keys[0] == (await every(store))[3]
 
 
-async def test_projects_are_listed_in_order_of_creation(store: Store) -> None:
-    """Projects come in pages, oldest first, also after a change."""
+async def test_projects_are_listed_in_creation_order(store: Store) -> None:
+    """Projects are paged oldest first, also after one is changed."""
     projects = [await create_project(store) for _ in range(5)]
     renamed = await put(store, ChangeType.PROJECT_UPDATED, replace(projects[0], display_name="a"))
     assert renamed.project is not None

@@ -1,4 +1,4 @@
-"""Metering: what is counted in memory reaches the store once, whatever happens on the way."""
+"""Metering: counts kept in memory reach the store exactly once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def one_key(store: Store) -> Key:
 
 
 async def test_verifications_are_counted_by_hour_and_verdict(store: Store) -> None:
-    """Each verification is in the row of its hour and verdict; a denied one costs nothing."""
+    """Each verification adds to the row of its hour and verdict; a denied one costs nothing."""
     key, meter = await one_key(store), Meter(store)
     next_hour = NOON.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     for code, cost, time in (
@@ -73,18 +73,18 @@ async def test_verifications_are_counted_by_hour_and_verdict(store: Store) -> No
     assert next_hour == used.last_used_time
 
 
-async def test_flush_of_nothing_writes_nothing(store: Store, engine: Engine, place: str) -> None:
-    """A server without calls does not write each second."""
+async def test_empty_flush_writes_nothing(store: Store, engine: Engine, place: str) -> None:
+    """An idle server does not write every second."""
     meter = Meter(store)
     await meter.flush()
     assert [] == engine.rows(place, "SELECT 1 FROM usage_batch")
 
 
 @pytest.mark.parametrize("committed", [True, False])
-async def test_flush_whose_answer_was_lost_counts_once(
+async def test_flush_with_lost_answer_counts_once(
     store: Store, engine: Engine, place: str, committed: bool
 ) -> None:
-    """What the store may have taken is handed in again, and counts once; nothing is lost."""
+    """A flush with unknown outcome is submitted again and counts once; nothing is lost."""
     key, failing = await one_key(store), Failing(store)
     meter = Meter(failing)
     meter.count(key, VALID, 1, NOON)
@@ -99,8 +99,8 @@ async def test_flush_whose_answer_was_lost_counts_once(
     assert 1 == len(engine.rows(place, "SELECT 1 FROM usage_batch"))
 
 
-async def test_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the store takes nothing, no more than so many counts are kept; known ones go on."""
+async def test_counts_in_memory_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store is down, new counts are capped and known ones go on."""
     monkeypatch.setattr(usage, "COUNTS_MAX", 2)
     keys, meter = await keys_of(store, 1, 3), Meter(store)
     for key in (*keys, *keys):
@@ -109,8 +109,8 @@ async def test_memory_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) 
     assert [2, 2] == [row.count for row in await rows(store)]
 
 
-async def test_flush_leaves_room_for_a_revocation_between_its_transactions(store: Store) -> None:
-    """However many keys were verified, none of its transactions is a long one."""
+async def test_flush_yields_to_a_revocation_between_its_transactions(store: Store) -> None:
+    """However many keys were verified, each of its transactions is short."""
     keys = await keys_of(store, 1, usage.BATCH_ROWS + 1)
     sizes: list[int] = []
 
@@ -129,10 +129,8 @@ async def test_flush_leaves_room_for_a_revocation_between_its_transactions(store
     assert usage.BATCH_ROWS <= 200, "a RevokeKey waits for as long as one takes"
 
 
-async def test_many_counts_are_flushed_before_the_second_ends(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full memory does not wait for its turn."""
+async def test_full_buffer_is_flushed_early(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full buffer is flushed before the second is over."""
     monkeypatch.setattr(usage, "COUNTS_EARLY", 2)
     monkeypatch.setattr(usage, "FLUSH_SECONDS", 60)
     keys, watched = await keys_of(store, 1, 2), Failing(store)
@@ -144,10 +142,8 @@ async def test_many_counts_are_flushed_before_the_second_ends(
         assert 2 == len(await rows(store))
 
 
-async def test_what_is_left_is_flushed_at_the_end(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When metering ends all is in the store, an older batch that was held up included."""
+async def test_close_flushes_all_counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After close everything is stored, including an older batch that was delayed."""
     monkeypatch.setattr(usage, "FLUSH_SECONDS", 60)
     key, failing = await one_key(store), Failing(store)
     async with metering(failing) as meter:

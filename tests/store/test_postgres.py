@@ -1,4 +1,4 @@
-"""PostgreSQL: which databases are opened, what becomes of lost connections, and who is believed."""
+"""PostgreSQL: which databases are opened, and recovery from lost connections."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def refusal(url: str) -> str:
 
 
 def test_database_of_another_application_is_refused(empty: str) -> None:
-    """A database with somebody else's tables is not touched."""
+    """A database with foreign tables is refused and left untouched."""
     execute(empty, "CREATE TABLE theirs (a INT)")
     assert "another application" in refusal(empty)
     assert [("theirs",)] == execute(
@@ -72,14 +72,14 @@ def test_database_of_another_application_is_refused(empty: str) -> None:
 
 @pytest.mark.case(25)
 def test_newer_schema_is_refused(empty: str) -> None:
-    """A database that a newer version has migrated is not opened, nor migrated."""
+    """A database migrated by a newer version is neither opened nor migrated."""
     migrate(empty)
     execute(empty, "INSERT INTO keyauthority_migration VALUES ('9999_later')")
     assert "9999_later" in refusal(empty)
 
 
-def test_empty_database_is_made_by_migrate_alone(empty: str) -> None:
-    """Opening refuses an empty database and leaves it so."""
+def test_only_migrate_initializes_an_empty_database(empty: str) -> None:
+    """Opening refuses an empty database and leaves it empty."""
     assert not is_made(empty)
     with pytest.raises(StoreUnusable, match="run migrate"):
         open_store(empty, seal)
@@ -90,10 +90,10 @@ def test_empty_database_is_made_by_migrate_alone(empty: str) -> None:
     assert is_made(empty)
 
 
-def test_failed_step_leaves_nothing_and_can_be_repeated(
+def test_failed_migration_rolls_back_and_can_be_repeated(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If one step fails none is done; the next start does them all."""
+    """If one step fails none is applied; the next start applies them all."""
     failing = [True]
 
     def last(run: Run, dialect: Dialect) -> None:
@@ -110,16 +110,16 @@ def test_failed_step_leaves_nothing_and_can_be_repeated(
     assert [(0,)] == execute(empty, "SELECT count(*) FROM last")
 
 
-async def test_migrating_again_changes_nothing(url: str, open_one: Store) -> None:
-    """Migrate may be called at every start, beside a server that runs."""
+async def test_migrate_twice_changes_nothing(url: str, open_one: Store) -> None:
+    """Migrate may run at every start, beside a running server."""
     await create_project(open_one)
     before = digests(POSTGRES, url)
     migrate(url)
     assert before == digests(POSTGRES, url)
 
 
-def test_every_text_is_compared_by_its_bytes(url: str) -> None:
-    """No text sorts as the database's language would: pages have the same order everywhere."""
+def test_text_columns_compare_bytewise(url: str) -> None:
+    """No text uses the database's collation; pages have the same order everywhere."""
     assert [("C",)] == execute(
         url,
         "SELECT DISTINCT collation_name FROM information_schema.columns"
@@ -127,8 +127,8 @@ def test_every_text_is_compared_by_its_bytes(url: str) -> None:
     )
 
 
-async def test_commits_wait_for_the_disk_whatever_the_role_says(url: str) -> None:
-    """A role with synchronous_commit off does not make acknowledged changes forgettable."""
+async def test_commits_are_synchronous_for_every_role_setting(url: str) -> None:
+    """A role with synchronous_commit off does not make acknowledged changes losable."""
     seen: list[str] = []
     store = open_store(f"{url}&options=-csynchronous_commit%3Doff", seal)
 
@@ -141,8 +141,8 @@ async def test_commits_wait_for_the_disk_whatever_the_role_says(url: str) -> Non
     assert ["on"] == seen
 
 
-def test_standby_is_no_store_and_a_session_that_holds_up_is_ended(url: str) -> None:
-    """Connections ask for a primary, and a transaction that goes on no more is ended by it."""
+def test_standby_is_refused_and_idle_transactions_end(url: str) -> None:
+    """Connections require a primary, and the server ends an idle transaction."""
     assert "read-write" == parameters(url)["target_session_attrs"]
     connection = connect(parameters(url), PATIENCE)
     row = connection.execute("SHOW idle_in_transaction_session_timeout").fetchone()
@@ -150,8 +150,8 @@ def test_standby_is_no_store_and_a_session_that_holds_up_is_ended(url: str) -> N
     assert (f"{PATIENCE.idle}s",) == row
 
 
-async def test_lost_connections_are_made_anew_and_nobody_notices(url: str, open_one: Store) -> None:
-    """After its sessions were ended, a store reads, writes and draws as if nothing had been."""
+async def test_lost_connections_are_replaced_transparently(url: str, open_one: Store) -> None:
+    """After its sessions were ended, a store reads, writes and spends without an error."""
     counters = open_counters(url)
     wanted = (Spend((Counter("a", 0, 9),), 1),)
     for revision in (1, 2, 3):
@@ -165,10 +165,10 @@ async def test_lost_connections_are_made_anew_and_nobody_notices(url: str, open_
     await counters.close()
 
 
-async def test_work_whose_connection_is_lost_before_the_commit_is_done_once(
+async def test_work_that_lost_its_connection_before_commit_runs_once(
     url: str, open_one: Store
 ) -> None:
-    """Of a transaction that never came to its COMMIT nothing is left: it is safely run again."""
+    """A transaction that never sent COMMIT left nothing and is safely retried."""
     runs: list[int] = []
     make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
 
@@ -184,10 +184,10 @@ async def test_work_whose_connection_is_lost_before_the_commit_is_done_once(
     assert [(1, 1)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 
 
-async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothing(
+async def test_connection_reset_at_any_statement_neither_loses_nor_repeats(
     url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever statement finds it gone: the change is made once, or was never begun to commit."""
+    """Whichever statement hits the reset, the change is made once or never sent to commit."""
     run, left = PostgresRows._run, [0]
     writer_rows = open_one._writer._job._rows  # type: ignore[attr-defined]
     steps: list[str] = []
@@ -217,8 +217,8 @@ async def test_connection_reset_at_each_step_of_a_write_loses_and_repeats_nothin
     assert [(made, made)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 
 
-async def test_serialization_failure_is_done_once(url: str, open_one: Store) -> None:
-    """The server undoes the whole transaction then: the work is run anew, and its neighbours'."""
+async def test_serialization_failure_is_retried_once(url: str, open_one: Store) -> None:
+    """The server rolls back the whole group; its units run again, each taking effect once."""
     runs: list[int] = []
     make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
 
@@ -234,10 +234,10 @@ async def test_serialization_failure_is_done_once(url: str, open_one: Store) -> 
     assert [(3, 3)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 
 
-async def test_commit_without_an_answer_is_unknown_and_not_repeated(
+async def test_commit_with_lost_answer_is_unknown_and_not_repeated(
     url: str, open_one: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When a COMMIT was sent and its answer is lost, the caller is told that nobody knows."""
+    """If the answer to COMMIT is lost, the caller learns that the outcome is unknown."""
     runs: list[int] = []
     make = applying(mutation(ChangeType.PROJECT_CREATED, project()))
     commit = PostgresRows.commit
@@ -259,10 +259,10 @@ async def test_commit_without_an_answer_is_unknown_and_not_repeated(
     assert 1 == len(runs)
 
 
-async def test_server_that_says_nothing_is_given_up_in_time(
+async def test_silent_server_times_out_and_recovers(
     url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that hangs makes looks UNAVAILABLE within their time, and it heals."""
+    """A hanging server makes reads UNAVAILABLE within their deadline; later they recover."""
     monkeypatch.setattr(reader, "READ_SECONDS", 0.2)
     await open_one.read(None, None)
     with frozen_sessions(url), pytest.raises(StoreUnavailable):
@@ -271,8 +271,8 @@ async def test_server_that_says_nothing_is_given_up_in_time(
     assert 0 == (await open_one.read(None, None)).head
 
 
-def test_statement_that_takes_too_long_loses_its_connection_and_is_not_cancelled(url: str) -> None:
-    """What is waited for too long is given up, and goes on without its connection: as a COMMIT."""
+def test_slow_statement_is_abandoned_with_its_connection(url: str) -> None:
+    """A statement past its deadline is not cancelled, like a COMMIT; its connection is dropped."""
     impatient = Patience(statement=0.2, server=0, lock=1, idle=1)
     rows = PostgresRows(parameters(url), impatient, lambda _: None)
     rows.ready()
@@ -301,8 +301,8 @@ def frozen_sessions(url: str) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-async def test_counters_drawn_in_opposite_order_do_not_lock_each_other_out(url: str) -> None:
-    """Two servers that draw the same counters at once, named in another order, both draw."""
+async def test_counters_spent_in_opposite_order_do_not_deadlock(url: str) -> None:
+    """Two servers that spend the same counters in opposite order both succeed."""
     names = [f"c{number:02}" for number in range(20)]
     pair = [open_counters(url) for _ in range(2)]
     orders = [tuple(Counter(name, 0, 9) for name in one) for one in (names, names[::-1])]
@@ -329,10 +329,8 @@ _WAITING = (
 )
 
 
-async def test_swallowed_failure_of_a_statement_undoes_its_own_work_only(
-    url: str, open_one: Store
-) -> None:
-    """Work that goes on after a statement has failed is not committed; its neighbours' is."""
+async def test_swallowed_statement_failure_undoes_only_its_unit(url: str, open_one: Store) -> None:
+    """A unit that continues after a failed statement does not commit; its neighbours do."""
 
     def careless(transaction: Transaction) -> None:
         rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""PostgreSQL: which database is believed, and whose word wakes who follows the log."""
+"""PostgreSQL: which server is trusted after a failover, and what wakes followers of the log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.service.processes import wait_until
 from tests.store.factories import create_project, seal
 
 
-async def test_commits_wait_for_the_disk_though_the_database_is_told_otherwise_meanwhile(
+async def test_commits_stay_synchronous_when_defaults_change_meanwhile(
     cluster: Cluster, url: str, open_one: Store
 ) -> None:
-    """A default that is changed while connections are open changes none of those that commit."""
+    """Changing a default under open connections does not affect their commits."""
     seen: list[str] = []
 
     def work(transaction: Transaction) -> None:
@@ -49,7 +49,7 @@ async def test_commits_wait_for_the_disk_though_the_database_is_told_otherwise_m
     ],
     ids=["changes lost", "another log"],
 )
-async def test_database_that_lacks_what_was_seen_answers_nothing(
+async def test_database_behind_the_observed_head_is_refused(
     url: str, open_one: Store, exchange: str
 ) -> None:
     """A failover to a server without acknowledged changes, or to another log, is refused."""
@@ -65,10 +65,10 @@ async def test_database_that_lacks_what_was_seen_answers_nothing(
         await open_one.read_changes(0, 1)
 
 
-async def test_database_whose_log_went_another_way_answers_nothing(
+async def test_database_with_a_diverged_log_is_refused(
     cluster: Cluster, url: str, open_one: Store
 ) -> None:
-    """As after a failover that lost changes, once others were made under their numbers.
+    """A failover lost changes and others took their revision numbers.
 
     Who has seen what was lost would never be told of what took its place.
     """
@@ -105,10 +105,10 @@ async def anew(url: str) -> None:
     await store.close()
 
 
-async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
+async def test_read_without_a_committed_heartbeat_moves_to_another_connection(
     url: str, open_one: PostgresStore
 ) -> None:
-    """A connection to a database that was replaced is given up, though it answers as ever."""
+    """A connection to a replaced database is dropped though it still answers."""
     await open_one.prove_each(60)
     before = (await open_one.read_dated((), None)).as_of
     tailed = (await open_one.read_changes(0, 1)).as_of
@@ -123,10 +123,10 @@ async def test_read_where_a_committed_beat_is_missing_is_made_elsewhere(
             await read()
 
 
-async def test_word_of_a_commit_ends_the_wait_and_nothing_rests_on_it(
+async def test_commit_notification_wakes_followers_and_is_not_required(
     url: str, open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A follower is told of another process's change; deaf he looks for himself."""
+    """A notification ends a follower's wait; without notifications it polls."""
     monkeypatch.setattr(postgres_store, "HEARING_POLL_SECONDS", HANGING)
     other = open_store(url, seal)
     listening = open_one._listening
@@ -153,8 +153,8 @@ _END_LISTENERS = (
 )
 
 
-async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one: Store) -> None:
-    """A connection that ends before a revision that this process has committed gives no answer."""
+async def test_old_primary_that_still_answers_is_rejected(url: str, open_one: Store) -> None:
+    """A connection whose log ends before an observed revision gives no answer."""
     for _ in range(2):
         await create_project(open_one)
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
@@ -170,10 +170,10 @@ async def test_old_primary_that_still_answers_is_not_believed(url: str, open_one
             await read()
 
 
-async def test_commit_that_is_cancelled_before_a_standby_has_it_is_no_answer(
+async def test_commit_cancelled_before_replication_is_unknown(
     cluster: Cluster, url: str, open_one: Store
 ) -> None:
-    """The server says COMMIT then, and warns: the caller is told that nobody knows."""
+    """The server reports COMMIT with a warning; the caller gets an unknown outcome."""
     await create_project(open_one)
     with commits_held_up(cluster):
         writing = asyncio.create_task(create_project(open_one))
@@ -189,8 +189,8 @@ _CANCEL_WAITING = (
 )
 
 
-def test_host_that_is_gone_without_a_word_is_left_within_the_bound(url: str) -> None:
-    """The longest silence of each kind, and a first host that says nothing either, fit into it."""
+def test_silent_host_is_abandoned_within_the_bound(url: str) -> None:
+    """The longest timeouts of all kinds, plus a silent first host, fit into the bound."""
     told = parameters(url)
     silences = (reader.PATIENCE.statement, BEAT_PATIENCE, told["tcp_user_timeout"] / 1000)
     assert max(silences) + told["connect_timeout"] <= RECOVERY_SECONDS

@@ -1,4 +1,4 @@
-"""No setting of a role, and no pooler, takes anything from durability, freshness or meaning."""
+"""PostgreSQL sessions: no role setting and no pooler weakens durability or freshness."""
 
 from __future__ import annotations
 
@@ -122,10 +122,8 @@ async def looked(store: PostgresStore, access_key: str) -> str | None:
 
 
 @pytest.mark.parametrize("name", WORKS)
-async def test_setting_of_the_role_makes_no_difference(
-    name: str, url: str, hostile: Cluster
-) -> None:
-    """Each transaction sets for itself all that it rests on."""
+async def test_role_settings_make_no_difference(name: str, url: str, hostile: Cluster) -> None:
+    """Each transaction sets every parameter that it depends on."""
     execute(
         url, "CREATE SCHEMA IF NOT EXISTS elsewhere; CREATE TABLE IF NOT EXISTS elsewhere.log()"
     )
@@ -137,7 +135,7 @@ async def test_setting_of_the_role_makes_no_difference(
 def test_setting_that_cannot_be_overridden_is_refused(
     name: str, url: str, hostile: Cluster
 ) -> None:
-    """Triggers that are off, a session that only reads, tables that cannot be found."""
+    """Disabled triggers, a read-only session and an unusable search_path are refused."""
     value, told = REFUSED[name]
     with role_set(hostile, name, value), pytest.raises(StoreError, match=told) as refused:
         open_store(as_role(url), seal)
@@ -147,7 +145,7 @@ def test_setting_that_cannot_be_overridden_is_refused(
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 async def test_pooler_makes_no_difference(mode: str, url: str, hostile: Cluster) -> None:
-    """In both modes, under a role that would take everything away; statements are not prepared."""
+    """Both pool modes work under a hostile role; no statements are prepared."""
     database = url.partition("?")[0].rpartition("/")[2]
     hostile.execute(f"ALTER ROLE {ROLE} RESET ALL")
     for name, value in WORKS.items():
@@ -163,10 +161,10 @@ async def test_pooler_makes_no_difference(mode: str, url: str, hostile: Cluster)
 
 
 @needs_pgbouncer
-async def test_revocation_by_way_of_a_pooler_waits_for_its_standby(
+async def test_revocation_through_a_pooler_waits_for_the_standby(
     url: str, hostile: Cluster
 ) -> None:
-    """Transaction mode, synchronous_commit off for the role: no standby, so no answer."""
+    """In transaction mode with synchronous_commit off, no standby means no answer."""
     database = url.partition("?")[0].rpartition("/")[2]
     with (
         role_set(hostile, "synchronous_commit", "off"),
@@ -184,10 +182,10 @@ async def test_revocation_by_way_of_a_pooler_waits_for_its_standby(
             await store.close()
 
 
-async def test_cancelled_replication_is_noticed_whatever_messages_the_role_gets(
+async def test_cancelled_replication_is_noticed_at_any_message_level(
     url: str, hostile: Cluster
 ) -> None:
-    """The warning that a COMMIT was not replicated arrives under client_min_messages=error."""
+    """The warning about an unreplicated COMMIT arrives under client_min_messages=error."""
     with role_set(hostile, "client_min_messages", "error"):
         store = open_store(as_role(url), seal)
         try:
@@ -210,10 +208,10 @@ def cancelled(url: str) -> bool:
     return bool(execute(url, waiting) == [(True,)])
 
 
-async def test_role_that_is_changed_while_a_store_runs_is_no_way_out(
+async def test_role_changed_under_a_running_store_makes_no_difference(
     url: str, hostile: Cluster
 ) -> None:
-    """New sessions of a running store have the settings as well."""
+    """New sessions of a running store apply their own settings as well."""
     store = open_store(as_role(url), seal)
     try:
         await create_project(store)
@@ -237,8 +235,8 @@ _END_OTHERS: Final = (
 )
 
 
-def test_extension_in_the_schema_is_nobodys_application(cluster: Cluster) -> None:
-    """Tables that an extension owns do not make a database another application's."""
+def test_extension_in_the_schema_is_ignored(cluster: Cluster) -> None:
+    """Tables owned by an extension do not make a database foreign."""
     empty = cluster.create()
     execute(empty, "CREATE TABLE owned (a INT)")
     execute(empty, "ALTER EXTENSION plpgsql ADD TABLE owned")

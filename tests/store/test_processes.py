@@ -1,4 +1,4 @@
-"""Several processes on one store: order, freshness, and what survives kill -9."""
+"""Several processes on one store: order, freshness, and durability through kill -9."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def assert_whole(engine: Engine, place: str) -> int:
     return len(log)
 
 
-def test_writers_of_several_processes_leave_no_gap(
+def test_concurrent_writers_leave_no_gap_in_revisions(
     engine: Engine, place: str, start: Starter
 ) -> None:
-    """Revisions of concurrent writers are each given once, in one chain."""
+    """Each revision is assigned once, in one chain."""
     writers = [start(place, "write", "64", "8") for _ in range(3)]
     lines = [
         line.split() for one in writers for line in one.communicate(timeout=60)[0].splitlines()
@@ -71,10 +71,10 @@ def test_writers_of_several_processes_leave_no_gap(
     assert (192, 195) == (len(lines), assert_whole(engine, place))
 
 
-async def test_acknowledged_change_is_in_the_next_look_of_another_process(
+async def test_acknowledged_change_is_in_the_next_snapshot_of_another_process(
     store: Store, place: str, start: Starter
 ) -> None:
-    """A look that another process begins after the answer sees the change, every time."""
+    """A read that another process starts after the acknowledgement sees the change."""
     record = await create(store, key((await create_project(store)).project_id))
     looker = start(place, "look", record.access_key)
     assert looker.stdin is not None
@@ -86,10 +86,10 @@ async def test_acknowledged_change_is_in_the_next_look_of_another_process(
         assert str(record.revision) == looker.stdout.readline().strip()
 
 
-def test_killed_writer_loses_nothing_that_was_acknowledged(
+def test_killed_writer_loses_no_acknowledged_change(
     engine: Engine, place: str, start: Starter
 ) -> None:
-    """After kill -9 every acknowledged change is there, and what is there is whole."""
+    """After kill -9 every acknowledged change is present and every record is complete."""
     acknowledged: set[str] = set()
     for lines in (1, 40, 90):
         writers = [start(place, "write", "100000", "8") for _ in range(2)]
@@ -106,8 +106,10 @@ def test_killed_writer_loses_nothing_that_was_acknowledged(
     assert assert_whole(engine, place) == len(kept) + 6
 
 
-def test_several_starters_make_one_database(engine: Engine, tmp_path: Path, start: Starter) -> None:
-    """Processes that start at once on nothing make one database, and find the same log."""
+def test_concurrent_first_starts_create_one_database(
+    engine: Engine, tmp_path: Path, start: Starter
+) -> None:
+    """Processes that start together without a database create one, and share its log."""
     place = engine.nowhere(tmp_path)
     starters = [start(place, "start") for _ in range(4)]
     log_ids = {one.communicate(timeout=60)[0] for one in starters}

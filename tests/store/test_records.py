@@ -1,4 +1,4 @@
-"""Records survive the way into flat records, rows and back, to the microsecond."""
+"""Records survive conversion to rows and JSON and back, to the microsecond."""
 
 from __future__ import annotations
 
@@ -72,16 +72,16 @@ EVERYTHING = key(
 
 
 @pytest.mark.parametrize("record", [EVERYTHING, key("p"), key("")], ids=["all", "bare", "operator"])
-def test_key_through_row_and_json_is_the_same(record: Key) -> None:
-    """A flat record is the same after a row and after JSON, and gives the same key."""
+def test_key_roundtrips_through_row_and_json(record: Key) -> None:
+    """A key is the same after a row and after JSON."""
     flat = flat_key(record)
     assert flat == flat_from(KEY_COLUMNS, values_of(KEY_COLUMNS, flat))
     assert flat == json.loads(to_json(flat))
     assert record == key_from(flat)
 
 
-def test_project_through_row_and_json_is_the_same() -> None:
-    """A project survives as a key does."""
+def test_project_roundtrips_through_row_and_json() -> None:
+    """A project is the same after a row and after JSON."""
     record = project(
         display_name="Shop", labels={"a": "b"}, suspended=True, rate_limit=RateLimit(0, SECOND)
     )
@@ -91,21 +91,21 @@ def test_project_through_row_and_json_is_the_same() -> None:
     assert record == project_from(flat)
 
 
-def test_bare_key_leaves_out_what_is_unset() -> None:
-    """What is unset is not in the flat record; a limit of 0 is set."""
+def test_unset_fields_are_omitted_from_flat_records() -> None:
+    """Unset fields are left out; a limit of 0 is set."""
     bare = {"access_key", "project_id", "mode", "kind", "create_time", "update_time", "revision"}
     assert bare == set(flat_key(key("p")))
     assert 0 == flat_key(EVERYTHING)["rate_limit_limit"]
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_time_through_microseconds_is_exact(time: datetime) -> None:
-    """Every time that Python knows survives exactly."""
+def test_time_roundtrips_through_microseconds_exactly(time: datetime) -> None:
+    """Every time that Python can represent survives exactly."""
     assert time == time_from(microseconds(time))
 
 
-async def test_key_through_the_store_is_the_same(store: Store, engine: Engine) -> None:
-    """All fields of a key come back from the store as they went in, bar those that apply stamps."""
+async def test_key_roundtrips_through_the_store(store: Store, engine: Engine) -> None:
+    """All fields of a key come back unchanged, except those that apply stamps."""
     owner = await create_project(store)
     record = key(
         owner.project_id,

@@ -1,4 +1,4 @@
-"""An older row that is written back over a newer one, behind the store's back, is believed nowhere.
+"""An older row written back into the database is never trusted.
 
 Whoever does it can write the database, and has neither pepper nor audit key.
 """
@@ -118,10 +118,10 @@ async def look(store: Store, of: Target) -> None:
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 @pytest.mark.parametrize("kind", ["key", "operator", "project"])
-async def test_row_put_back_is_neither_judged_nor_shown_nor_built_on(
+async def test_reinstated_row_is_not_verified_listed_or_changed(
     engine: Engine, place: str, kind: str, warm: bool
 ) -> None:
-    """By no look, no read, no list, no change: the log has a later entry of the record."""
+    """Snapshots, reads, lists and changes reject it: the log has a later entry."""
     async with put_back_under(engine, place, kind, warm=warm) as (store, of):
         with pytest.raises(StoreDamaged):
             await store.read(of.name, None)
@@ -144,8 +144,8 @@ async def test_row_put_back_is_neither_judged_nor_shown_nor_built_on(
             await store.list_keys(None, None, wanted, NOON, 0, 10)
 
 
-async def test_damaged_record_fails_only_those_who_ask_for_it(engine: Engine, place: str) -> None:
-    """Callers whose looks are made in one statement with it have their answers."""
+async def test_damaged_record_fails_only_its_own_readers(engine: Engine, place: str) -> None:
+    """Callers whose reads share a statement with it still get their answers."""
     async with put_back_under(engine, place, "key", warm=False) as (store, of):
         other = await create(store, key(of.project_id))
         asked = [store.read(of.name, None), *(store.read(other.access_key, None) for _ in range(3))]
@@ -157,10 +157,10 @@ async def test_damaged_record_fails_only_those_who_ask_for_it(engine: Engine, pl
         assert [other] * 3 == keys
 
 
-async def test_control_without_the_look_for_later_entries_the_row_is_believed(
+async def test_without_the_later_entry_check_a_reinstated_row_is_accepted(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old row and the entry that it names agree: nothing else contradicts it."""
+    """Control: the old row agrees with the entry that it names, so only this check finds it."""
     monkeypatch.setattr(integrity, "check_newest", lambda _: None)
     async with put_back_under(engine, place, "key", warm=False) as (store, of):
         held = (await store.read(of.name, None)).stored
@@ -169,10 +169,10 @@ async def test_control_without_the_look_for_later_entries_the_row_is_believed(
 
 
 @pytest.mark.parametrize("kind", ["key", "operator", "project"])
-async def test_change_built_on_a_row_put_back_contradicts_the_log_for_ever(
+async def test_change_based_on_a_reinstated_row_contradicts_the_log(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Its `before` is not what the newest earlier entry left; all other entries follow."""
+    """Its `before` differs from the newest earlier entry; all other entries are consistent."""
     monkeypatch.setattr(integrity, "check_newest", lambda _: None)  # a server that believes it
     async with put_back_under(engine, place, kind, warm=False) as (store, of):
         honest = ChangeType.PROJECT_UPDATED if kind == "project" else ChangeType.KEY_UPDATED
@@ -186,8 +186,8 @@ async def test_change_built_on_a_row_put_back_contradicts_the_log_for_ever(
         ]
 
 
-async def test_every_honest_change_follows_from_the_log(engine: Engine, place: str) -> None:
-    """Keys made, rotated, rotated again, updated and revoked; projects; operator keys."""
+async def test_every_regular_change_follows_from_the_log(engine: Engine, place: str) -> None:
+    """Creation, repeated rotation, update and revocation, of keys, projects and operators."""
     store = engine.open(place)
     try:
         owner = await create_project(store)
@@ -211,8 +211,8 @@ async def test_every_honest_change_follows_from_the_log(engine: Engine, place: s
         await store.close()
 
 
-async def test_counter_row_put_back_is_not_believed(engine: Engine, place: str) -> None:
-    """A head before one that was seen is no state that the log was ever in again."""
+async def test_reinstated_counter_row_is_rejected(engine: Engine, place: str) -> None:
+    """A head before an observed one is a state that the log never returns to."""
     store = engine.open(place)
     try:
         owner = await create_project(store)

@@ -1,4 +1,4 @@
-"""What is kept of requests that carry a request_id."""
+"""Idempotency records: the stored requests that carried a request_id."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def keep(one: IdempotencyRecord, now: datetime) -> Callable[[Transaction], None]
     return lambda transaction: transaction.remember(one, now)
 
 
-async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Store) -> None:
-    """After its end a request is not found, and its name can be kept anew, dropped or not."""
+async def test_expired_request_is_not_found_and_its_id_is_reusable(store: Store) -> None:
+    """An expired request is not found, and its id can be stored again, deleted or not."""
     name, ends = b"n" * 32, NOON + timedelta(hours=24)
     others = [
         IdempotencyRecord(bytes([number]) * 32, b"", Revision(1), "", None, 1, NOON)
@@ -41,10 +41,10 @@ async def test_request_whose_end_has_come_is_as_if_it_had_never_been(store: Stor
     assert again._replace(sealed=None) == await store.write(find(ends))
 
 
-async def test_requests_that_have_ended_go_faster_than_they_come(
+async def test_expired_requests_are_deleted_faster_than_new_ones_arrive(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """With each one kept some of them are dropped, the oldest first, and none before its end."""
+    """Each insert deletes several expired requests, oldest first, and no others."""
     await create_project(store)
     last = NOON + timedelta(hours=20)
     for hours in range(21):

@@ -1,4 +1,4 @@
-"""Looks: one consistent state, never an older one, whichever store wrote it."""
+"""Snapshot reads: one consistent state, never older than an acknowledged change of any store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.store.factories import NOON, create, create_project, held, key, opera
 ABSENT = "KAZZZZZZZZZZZZZZZZZZ"
 
 
-async def test_look_gives_key_project_operator_and_head_of_one_state(store: Store) -> None:
-    """A look names the head and gives each part, or None for what is absent."""
+async def test_snapshot_holds_key_project_operator_and_head_of_one_state(store: Store) -> None:
+    """A snapshot names the head and holds each record, or None if it is absent."""
     owner = await create_project(store)
     mine, root = await create(store, key(owner.project_id)), await create(store, operator())
     for _ in range(2):  # decoded, then remembered
@@ -33,10 +33,10 @@ async def test_look_gives_key_project_operator_and_head_of_one_state(store: Stor
     assert Snapshot(Revision(3), None, None, None) == await store.read(None, None)
 
 
-async def test_change_by_one_store_is_in_the_next_look_of_another(
+async def test_change_of_one_store_is_in_the_next_snapshot_of_another(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """What one store has acknowledged, another one's very next look sees, remembered or not."""
+    """Another store's next snapshot shows an acknowledged change, cached or not."""
     other = engine.open(place)
     owner = await create_project(store)
     mine, root = await create(store, key(owner.project_id)), await create(store, operator())
@@ -59,10 +59,10 @@ async def test_change_by_one_store_is_in_the_next_look_of_another(
     await other.close()
 
 
-async def test_bookkeeping_is_read_from_the_row_each_time(
+async def test_bookkeeping_columns_are_read_fresh_each_time(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Digest, pepper's version and last use make no revision, and are fresh in a remembered key."""
+    """Digest, pepper version and last use have no revision; a cached key shows them fresh."""
     owner = await create_project(store)
     mine = await create(store, key(owner.project_id))
     await store.read(mine.access_key, mine.access_key)
@@ -86,8 +86,8 @@ async def test_bookkeeping_is_read_from_the_row_each_time(
     assert time_from(7) == (await store.get_key(renamed.access_key, None)).last_used_time  # type: ignore[union-attr]
 
 
-async def test_look_many_keeps_order_and_duplicates(store: Store) -> None:
-    """Each access key asked for has its pair, in the same place, however often it comes."""
+async def test_read_of_many_keeps_order_and_duplicates(store: Store) -> None:
+    """Each requested access key gets its pair at its position, however often it is repeated."""
     first, second = await create_project(store), await create_project(store)
     one, two = (
         await create(store, key(first.project_id)),
@@ -109,10 +109,10 @@ async def test_look_many_keeps_order_and_duplicates(store: Store) -> None:
     assert Snapshots(Revision(5), [], None) == await store.read_many([], None)
 
 
-async def test_looks_during_writes_never_mix_two_states(
+async def test_snapshots_during_writes_never_mix_two_states(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """Key and project of one look belong to the head that it names, while both keep changing."""
+    """Key and project of a snapshot belong to its head while both keep changing."""
     owner = await create_project(store)
     mine = await create(store, key(owner.project_id))
     other = engine.open(place)
@@ -138,8 +138,8 @@ async def test_looks_during_writes_never_mix_two_states(
     assert looks > 0
 
 
-async def test_scope_hides_what_is_of_another_project(store: Store) -> None:
-    """Outside of his projects a confined caller finds nothing."""
+async def test_scope_hides_records_of_other_projects(store: Store) -> None:
+    """Outside its projects a confined caller finds nothing."""
     owner, foreign = await create_project(store), await create_project(store)
     mine = await create(store, key(owner.project_id))
     scope, foreign_scope = frozenset({owner.project_id}), frozenset({foreign.project_id})
@@ -150,10 +150,10 @@ async def test_scope_hides_what_is_of_another_project(store: Store) -> None:
     assert await store.get_project("absent", None) is None
 
 
-async def test_newest_time_and_log_id_are_the_logs(
+async def test_newest_time_and_log_id_belong_to_the_log(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """The log_id is one and the same for all who open it; an empty log has no newest time."""
+    """Every store on a log reads the same log_id; an empty log has no newest time."""
     other = engine.open(place)
     assert store.log_id == other.log_id
     assert await store.newest_time() is None

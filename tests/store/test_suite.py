@@ -1,4 +1,4 @@
-"""The suite cannot lose a test in silence: its tests are just those of `promises.txt`."""
+"""The suite cannot lose a test silently: its tests are exactly those of `promises.txt`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def test_suite_is_what_it_promises() -> None:
-    """No test goes, is renamed, or hides another of the same name, but by a change of the list."""
+def test_suite_matches_promises_txt() -> None:
+    """Removing, renaming or shadowing a test requires a change of the list."""
     promised = (HERE / "promises.txt").read_text(encoding="utf-8").split()
     written = [
         f"{path.stem}.{node.name}"

@@ -1,4 +1,4 @@
-"""Counts of verifications: how they add up, and how they are listed."""
+"""Usage rows: how verification counts add up, and how they are listed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def hour(time: datetime) -> datetime:
 
 
 async def test_counts_of_one_hour_add_up(store: Store) -> None:
-    """Counts with the same key, hour and verdict are one row with sums and the newest use."""
+    """Counts of one key, hour and verdict share a row with their sum and the newest use."""
     (one,) = await keys_of(store, 1, 1)
     later = hour(NOON) + HOUR - SECOND
     await count(store, row(one, 3, cost=7), row(one, 2, bucket_time=later, last_used_time=later))
@@ -85,8 +85,8 @@ async def test_counts_of_one_hour_add_up(store: Store) -> None:
     assert [valid, denied] == await listed(store)
 
 
-async def test_days_are_the_sums_of_their_hours(store: Store) -> None:
-    """A day's row sums up its 24 hours in UTC, and no other."""
+async def test_day_rows_sum_their_hours(store: Store) -> None:
+    """A day's row is the sum of its 24 hours in UTC."""
     (one,) = await keys_of(store, 1, 1)
     start = hour(NOON) - 12 * HOUR
     for number in range(-1, 25):
@@ -103,8 +103,8 @@ async def test_days_are_the_sums_of_their_hours(store: Store) -> None:
     assert 26 == len(await listed(store))
 
 
-async def test_batch_counts_once(store: Store, engine: Engine, place: str) -> None:
-    """A batch that comes again changes nothing while it is remembered."""
+async def test_repeated_batch_counts_once(store: Store, engine: Engine, place: str) -> None:
+    """A batch submitted again changes nothing while its id is stored."""
     (one,) = await keys_of(store, 1, 1)
     await count(store, row(one, 5), batch_id="b")
     before = digests(engine, place)
@@ -114,8 +114,8 @@ async def test_batch_counts_once(store: Store, engine: Engine, place: str) -> No
     assert [14] == [found.count for found in await listed(store)]
 
 
-async def test_batches_that_ended_are_dropped(store: Store, engine: Engine, place: str) -> None:
-    """What is kept of batches does not grow for ever; one that was forgotten is gone at once."""
+async def test_expired_batch_ids_are_deleted(store: Store, engine: Engine, place: str) -> None:
+    """Stored batch ids do not accumulate; a forgotten one is deleted at once."""
     for number in range(20):
         await count(store, batch_id=f"old {number}")
     for _ in range(5):
@@ -124,8 +124,8 @@ async def test_batches_that_ended_are_dropped(store: Store, engine: Engine, plac
     assert 5 == len(engine.rows(place, "SELECT 1 FROM usage_batch"))
 
 
-async def test_last_use_moves_forward_only(store: Store) -> None:
-    """The key says when it was used last, whatever the verdict and the order of the counts."""
+async def test_last_use_only_moves_forward(store: Store) -> None:
+    """The key shows its latest use, for any verdict and any order of the counts."""
     one, other = await keys_of(store, 1, 2)
     expected = None
     for seconds, newest in ((5, 5), (3, 5), (9, 9)):
@@ -137,8 +137,8 @@ async def test_last_use_moves_forward_only(store: Store) -> None:
     assert other == await store.get_key(other.access_key, None)
 
 
-async def test_transaction_sees_the_use_that_it_has_counted(store: Store) -> None:
-    """Though it has read the key before."""
+async def test_transaction_reads_its_own_usage(store: Store) -> None:
+    """The transaction sees the new last use even if it had read the key before."""
     (one,) = await keys_of(store, 1, 1)
 
     def work(transaction: Transaction) -> list[datetime | None]:
@@ -151,7 +151,7 @@ async def test_transaction_sees_the_use_that_it_has_counted(store: Store) -> Non
 
 
 async def test_counting_makes_no_change(store: Store, engine: Engine, place: str) -> None:
-    """Usage is bookkeeping: no revision, no entry, no other row than that of the key's last use."""
+    """Usage uses no revision and no entry, and writes no row but its own and the last use."""
     one, _ = await keys_of(store, 1, 2)
     before = digests(engine, place)
     await count(store, row(one))
@@ -168,8 +168,8 @@ async def test_counting_makes_no_change(store: Store, engine: Engine, place: str
     }
 
 
-async def test_sums_stay_at_the_largest_number(store: Store) -> None:
-    """What would not fit into 64 bits stays at the largest number, and breaks nothing."""
+async def test_sums_saturate_at_the_largest_integer(store: Store) -> None:
+    """A sum beyond 64 bits stays at the largest number and raises no error."""
     (one,) = await keys_of(store, 1, 1)
     most = 2**63 - 1
     await count(store, row(one, most), row(one, 1))
@@ -177,8 +177,8 @@ async def test_sums_stay_at_the_largest_number(store: Store) -> None:
     assert [(most, most)] == [(found.count, found.cost) for found in await listed(store)]
 
 
-async def test_rows_come_in_order_of_time_key_and_verdict(store: Store) -> None:
-    """Pages give each row once, in order, whatever they are filtered by."""
+async def test_usage_pages_are_ordered_by_time_key_and_verdict(store: Store) -> None:
+    """Pages hold each row once, in order, under every filter."""
     keys = await keys_of(store, 3, 4)
     verdicts = (VerdictCode.VALID, VerdictCode.REVOKED, VerdictCode.DISABLED)
     rows = [
@@ -208,8 +208,8 @@ async def test_rows_come_in_order_of_time_key_and_verdict(store: Store) -> None:
         )
 
 
-async def test_scope_bounds_what_a_query_names(store: Store) -> None:
-    """A project or key beyond the scope has no rows, whoever asks for it by name."""
+async def test_scope_restricts_usage_queries(store: Store) -> None:
+    """A project or key outside the scope has no rows, even if named."""
     mine, foreign = await keys_of(store, 2, 1)
     await count(store, row(mine, 1), row(foreign, 1))
     scope = frozenset({mine.project_id})
@@ -231,10 +231,10 @@ async def test_scope_bounds_what_a_query_names(store: Store) -> None:
         (2 * HOUR, HOUR, set()),
     ],
 )
-async def test_interval_takes_its_start_and_leaves_its_end(
+async def test_interval_includes_start_and_excludes_end(
     store: Store, start: timedelta | None, end: timedelta | None, hours: set[int]
 ) -> None:
-    """start_time is rounded down to the hour and included, end_time is excluded."""
+    """start_time is rounded down to the hour and included; end_time is excluded."""
     (one,) = await keys_of(store, 1, 1)
     base = hour(NOON)
     await count(store, *(row(one, 1, bucket_time=base + number * HOUR) for number in range(4)))
@@ -248,16 +248,16 @@ async def test_interval_takes_its_start_and_leaves_its_end(
         assert hours == {(each.bucket_time - base) // HOUR for each in found}
 
 
-async def test_times_before_the_epoch_are_rounded_down_too(store: Store) -> None:
-    """An hour is the one that a moment lies in, in whatever year."""
+async def test_times_before_the_epoch_round_down(store: Store) -> None:
+    """An instant belongs to the hour that contains it, in any year."""
     (one,) = await keys_of(store, 1, 1)
     time = datetime(1, 1, 1, 5, 30, tzinfo=UTC)
     await count(store, row(one, 1, bucket_time=time, last_used_time=time))
     assert [time.replace(minute=0)] == [found.bucket_time for found in await listed(store)]
 
 
-def test_pages_of_usage_use_their_indexes(tmp_path: Path) -> None:
-    """No page scans the table, or sorts more than it gives."""
+def test_usage_pages_use_indexes(tmp_path: Path) -> None:
+    """No page scans the table or sorts more rows than it returns."""
     place = Sqlite().make(tmp_path)
     for statement in (usage._LIST_ALL, usage._LIST_PROJECT, usage._LIST_KEY):
         plan = "EXPLAIN QUERY PLAN " + statement.replace("?", "1")
@@ -266,10 +266,10 @@ def test_pages_of_usage_use_their_indexes(tmp_path: Path) -> None:
         assert "TEMP B-TREE" not in told
 
 
-async def test_counting_moves_the_newest_time_forward_and_never_back(
+async def test_counting_only_moves_the_newest_time_forward(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """A clock that was set back starts behind no verification, nor has a change an earlier time."""
+    """A clock set back cannot start behind a verification or date a change earlier."""
     record = await create(store, key((await create_project(store)).project_id))
     for now in (NOON + HOUR, NOON + SECOND):
         await count(store, row(record, last_used_time=now), now=now)

@@ -1,4 +1,4 @@
-"""Writes that wait, are given up, do not fit, or hit a failing disk."""
+"""Writes that wait, time out, do not fit, or hit a failing disk."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.store.engines import Engine, digests
 from tests.store.factories import applying, create, create_project, key, mutation, operator, project
 
 
-async def test_caller_who_goes_away_does_not_stop_his_write(
+async def test_cancelled_caller_does_not_stop_its_write(
     store: Store, engine: Engine, place: str
 ) -> None:
-    """A cancelled write that was handed in commits as if its caller had stayed."""
+    """A cancelled write that was submitted commits as if its caller had stayed."""
     gone = project()
     with engine.writers_held_up(place):
         writing = asyncio.create_task(
@@ -40,10 +40,10 @@ async def test_caller_who_goes_away_does_not_stop_his_write(
     assert [(2,)] == engine.rows(place, "SELECT revision FROM log")
 
 
-async def test_write_that_never_got_its_turn_is_answered_and_skipped(
+async def test_write_that_timed_out_in_the_queue_is_never_executed(
     store: Store, engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who was told UNAVAILABLE before his work began finds nothing written later; then it heals."""
+    """UNAVAILABLE before the unit started means nothing is written later; writes recover."""
     write_timeout, _ = engine.timeouts
     monkeypatch.setattr(write_timeout, 0.05)
     late = project()
@@ -56,10 +56,10 @@ async def test_write_that_never_got_its_turn_is_answered_and_skipped(
     assert await store.get_project(late.project_id, None) is None
 
 
-async def test_write_that_has_begun_may_be_committed_after_the_answer(
+async def test_write_that_timed_out_while_running_may_commit(
     store: Store, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who was told UNAVAILABLE after his work began does not know; it may be there, and whole."""
+    """UNAVAILABLE after the unit started means an unknown outcome: complete or absent."""
     write_timeout, _ = engine.timeouts
     monkeypatch.setattr(write_timeout, 0.05)
     begun, go_on, slow = threading.Event(), threading.Event(), project()
@@ -78,10 +78,10 @@ async def test_write_that_has_begun_may_be_committed_after_the_answer(
     assert await store.get_project(slow.project_id, None) is not None
 
 
-async def test_what_is_waiting_is_committed_together(
+async def test_waiting_writes_share_a_commit(
     store: Store, engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writes that wait for the same commit share it."""
+    """Writes that wait at the same time are committed together."""
     commits: list[str] = []
     run, commit = SqliteRows.run, PostgresRows.commit
 
@@ -102,8 +102,10 @@ async def test_what_is_waiting_is_committed_together(
     assert 1 <= len(commits) <= 2
 
 
-async def test_what_was_undone_is_not_read_again(store: Store, engine: Engine, place: str) -> None:
-    """Not even by who makes, of the same records, the change that takes the same revision."""
+async def test_rolled_back_records_are_not_read_again(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """A later change that takes the same revision does not see the undone records."""
     owner = await create_project(store)
     made = await create(store, key(owner.project_id))
 
@@ -134,8 +136,8 @@ async def test_what_was_undone_is_not_read_again(store: Store, engine: Engine, p
     assert ["second", "second"] == await done
 
 
-async def test_closing_finishes_what_was_handed_in(engine: Engine, place: str) -> None:
-    """Writes handed in before close are committed and answered; later ones are refused."""
+async def test_close_finishes_submitted_writes(engine: Engine, place: str) -> None:
+    """Writes submitted before close are committed and answered; later ones are refused."""
     store = engine.open(place)
     writing = [asyncio.create_task(create_project(store)) for _ in range(30)]
     await asyncio.sleep(0)
@@ -147,8 +149,10 @@ async def test_closing_finishes_what_was_handed_in(engine: Engine, place: str) -
 
 
 @only("sqlite", because="no limit can be set to what PostgreSQL's disk holds")
-async def test_full_database_refuses_and_heals(store: Store, engine: Engine, place: str) -> None:
-    """Without space a write is StoreFull and leaves nothing; reads go on; with space it writes."""
+async def test_full_database_refuses_writes_and_recovers(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """Without space a write is StoreFull and leaves nothing; reads work; with space it works."""
     owner = await create_project(store)
     root = await create(store, operator())
     await store.write(_limit_pages(1))
@@ -199,10 +203,10 @@ class FailingCursor(sqlite3.Cursor):
 
 
 @only("sqlite", because="PostgreSQL ends itself when a sync fails")
-async def test_failed_commit_is_the_last_that_is_acknowledged(
+async def test_failed_commit_stops_all_acknowledgements(
     engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failed sync nothing is acknowledged any more, though the disk seems well again."""
+    """After a failed sync nothing is acknowledged, even if the disk seems to work again."""
     connect = sqlite3.connect
     monkeypatch.setattr(
         sqlite3,
@@ -223,10 +227,10 @@ async def test_failed_commit_is_the_last_that_is_acknowledged(
 
 
 @only("sqlite", because="the others have no file to exchange")
-async def test_exchanged_database_is_noticed(
+async def test_replaced_database_file_is_noticed(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When its file was put aside, a store answers nothing instead of an old state for ever."""
+    """After its file was moved away, a store raises instead of serving an old state."""
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     place = engine.make(tmp_path)
     store = engine.open(place)
