@@ -1,4 +1,4 @@
-"""Server and client judge alike: 10,000 random verifications, here by `decide`, there by Verify."""
+"""Server and client agree on 10,000 random verifications: Verify against `decide`."""
 
 from __future__ import annotations
 
@@ -43,10 +43,8 @@ def judged_there(answer: pb.VerifyResponse) -> tuple[str, ...]:
     return tuple(name.removeprefix("VERDICT_") for name in named)
 
 
-def test_server_and_library_agree_on_random_keys_and_requests(
-    start_server: Start, transport: str
-) -> None:
-    """Verdict and explanation are those of `decide` on the records that the API gives."""
+def test_verify_agrees_with_decide_on_random_requests(start_server: Start, transport: str) -> None:
+    """Verdict and explanation equal those of `decide` on the records that the API returns."""
     server = start_server("--transport", transport, "--workers", "2")
     chance = random.Random(SEED)
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(THREADS) as pool:

@@ -1,4 +1,4 @@
-"""ListEvents: who changed what, for whom it may be seen; and what is kept of refused mutations."""
+"""ListEvents: actor, fields and scope of each event, and the stored denials."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def changed(event: Any) -> dict[str, tuple[str, str]]:
     return {one.field: (one.before, one.after) for one in event.changed}
 
 
-def test_event_says_who_what_and_from_where(root: Caller, project: str) -> None:
-    """Each field that a change touched is there, before and after, as the protos' JSON."""
+def test_event_names_actor_fields_and_origin(root: Caller, project: str) -> None:
+    """Each changed field appears before and after, as the protos' JSON."""
     operator = new_operator(root, "*:*")
     key = new_key(operator, project, "RESTRICTED", labels={"team": "a"}).key
     update(operator, key.access_key, permissions=["orders:write"], labels={})
@@ -86,8 +86,8 @@ def test_event_says_who_what_and_from_where(root: Caller, project: str) -> None:
     assert {"revoke_time": ("", time), "revoke_note": ("", '"gone"')} == ended
 
 
-def test_rotation_shows_both_keys_and_is_found_by_either(root: Caller, project: str) -> None:
-    """The event names the old key; its fields have the access key of theirs in front."""
+def test_rotation_event_is_found_by_either_key(root: Caller, project: str) -> None:
+    """The event names the old key; each field is prefixed with the access key of its record."""
     old = new_key(root, project).key.access_key
     successor = rotate(root, old, 60).key.access_key
     (event,) = events(root, access_key=successor)
@@ -99,8 +99,8 @@ def test_rotation_shows_both_keys_and_is_found_by_either(root: Caller, project: 
     assert {old, successor} == {field.partition(".")[0] for field in fields}
 
 
-def test_events_are_linked_and_filtered(root: Caller, project: str) -> None:
-    """Project, actor and time narrow; pages hold every event once; each bears the one before."""
+def test_events_are_chained_and_filtered(root: Caller, project: str) -> None:
+    """Filters by project, actor and time combine; pages hold each event once with its hash."""
     operator = new_operator(root, "*:*")
     made = [new_key(caller, project) for caller in (root, operator, root)]
     update_project(operator, project, display_name="x")
@@ -118,8 +118,8 @@ def test_events_are_linked_and_filtered(root: Caller, project: str) -> None:
         assert former.hash == event.previous_hash
 
 
-def test_confined_operator_sees_what_is_his(root: Caller, project: str) -> None:
-    """His projects' events; not operators', nor others'; what is foreign is as if absent."""
+def test_confined_operator_lists_events_of_its_projects_only(root: Caller, project: str) -> None:
+    """Events of operators and foreign projects are hidden; foreign ids behave as absent."""
     other = new_project(root)
     mine, theirs = (new_key(root, one).key.access_key for one in (project, other))
     confined = new_operator(root, "audit:read", projects=[project])
@@ -137,8 +137,8 @@ def test_confined_operator_sees_what_is_his(root: Caller, project: str) -> None:
         assert refused == confined.refused(absent)
 
 
-def test_page_token_of_events_serves_its_own_caller_and_filter(root: Caller, project: str) -> None:
-    """Another caller or filter, or a token of another list: INVALID_ARGUMENT."""
+def test_event_page_token_is_bound_to_caller_and_filter(root: Caller, project: str) -> None:
+    """A token of another caller, filter or list is INVALID_ARGUMENT."""
     request = ListEvents(project_id=project, page_size=1)
     new_key(root, project)
     request.page_token = root.ask(request).next_page_token
@@ -162,16 +162,16 @@ def test_page_token_of_events_serves_its_own_caller_and_filter(root: Caller, pro
     ("field", "value"),
     [("project_id", "x"), ("access_key", "x"), ("actor", "x\n"), ("actor", "x" * 201)],
 )
-def test_bad_filter_of_events_is_named(root: Caller, field: str, value: str) -> None:
-    """INVALID_ARGUMENT names the field."""
+def test_invalid_event_filter_names_the_field(root: Caller, field: str, value: str) -> None:
+    """INVALID_ARGUMENT names the invalid field."""
     fields: dict[str, Any] = {field: value}
     assert {field} == root.refused(ListEvents(**fields)).fields
 
 
-def test_evidence_is_read_on_the_machine_beside_the_server(
+def test_audit_commands_work_beside_a_running_server(
     start_server: Start, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands work while the server runs, as docs/audit.md shows; a bad head is one line."""
+    """The commands of docs/audit.md work during service; a bad head is one error line."""
     server, saved = start_server(), str(tmp_path / "head")
     folder = ("--data", str(data))
     with grpc.insecure_channel(server.address) as channel:

@@ -1,4 +1,4 @@
-"""Fields at their limits and beyond, bytes that are no message: refused by name, nothing broken."""
+"""Fields at and beyond their limits, and malformed messages: rejected by name, no side effect."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def tells_nothing(details: str) -> bool:
 
 
 @pytest.mark.parametrize("name", AT_THE_LIMIT)
-def test_field_at_its_limit_is_taken(root: Caller, project: str, name: str) -> None:
-    """The bounds that are written down are within."""
+def test_field_at_its_limit_is_accepted(root: Caller, project: str, name: str) -> None:
+    """The documented bounds are inclusive."""
     root.ask(sent(AT_THE_LIMIT[name], project))
 
 
 def test_field_beyond_its_limit_is_named(root: Caller, project: str) -> None:
-    """INVALID_ARGUMENT with BadRequest, which names this field and no other."""
+    """INVALID_ARGUMENT carries a BadRequest with exactly this field."""
     wrong = {}
     for place, (field, request) in enumerate(BEYOND):
         refused = root.refused(sent(request, project))
@@ -71,8 +71,8 @@ def test_field_beyond_its_limit_is_named(root: Caller, project: str) -> None:
     assert not root.ask(_keys.ListKeysRequest(project_id=project)).keys
 
 
-def test_many_bad_fields_still_make_an_answer_that_clients_take(root: Caller, project: str) -> None:
-    """The first fields are named, the rest counted: clients refuse trailers over 8 KiB."""
+def test_many_invalid_fields_fit_the_client_trailer_limit(root: Caller, project: str) -> None:
+    """The first fields are named and the rest counted: clients reject trailers over 8 KiB."""
     bad = ["?"] * 100
     everywhere = key_pb2.Restrictions(
         allowed_ips=bad, allowed_referrers=bad, ios_bundle_ids=[""] * 100
@@ -106,10 +106,10 @@ def damaged(request: Message, seed: str) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_random_bytes_are_refused_or_answered(
+def test_random_bytes_are_rejected_or_answered(
     server: ServerProcess, root: Caller, nobody: Caller, method: str
 ) -> None:
-    """No decoder fails otherwise than it should, no process ends, no detail tells of the inside."""
+    """No decoder crashes, no process ends, and no error detail shows internals."""
     workers = server.worker_pids()
     for caller in (root, nobody):
         for body in random_bodies(method):
@@ -121,10 +121,10 @@ def test_random_bytes_are_refused_or_answered(
     assert "Traceback" not in server.log_text()
 
 
-def test_damaged_messages_are_refused_or_answered(
+def test_damaged_messages_are_rejected_or_answered(
     server: ServerProcess, root: Caller, project: str
 ) -> None:
-    """A message that is nearly one is read as what it says, or refused."""
+    """A nearly valid message is read as its bytes say, or rejected."""
     token = new_key(root, project).secret_key
     request = _keys.VerifyRequest(
         secret_key=token, permissions=["a:b"], client_ip="::1", app=_keys.App(ios_bundle_id="a")
@@ -139,23 +139,23 @@ def test_damaged_messages_are_refused_or_answered(
 @pytest.mark.parametrize(
     "body", [b"\xff\xff\xff", b"\x0a", b"\x0a\xff", b"\x0a\x02\xc3\x28", b"\x07"]
 )
-def test_bytes_that_are_no_message_are_named_so(root: Caller, body: bytes) -> None:
-    """INVALID_MESSAGE, for text that is not UTF-8 too."""
+def test_malformed_message_is_invalid_message(root: Caller, body: bytes) -> None:
+    """The reason is INVALID_MESSAGE, also for text that is not UTF-8."""
     for method in ("Verify", "CreateKey", "CreateProject"):
         refused = root.outcome(method, body)
         assert refused is not None
         assert ("INVALID_ARGUMENT", "INVALID_MESSAGE") == (refused.code.name, refused.reason)
 
 
-def test_fields_of_a_newer_version_are_passed_over(root: Caller, project: str) -> None:
-    """An unknown field is no error, as protobuf has it."""
+def test_unknown_fields_are_ignored(root: Caller, project: str) -> None:
+    """A field of a newer version is no error, as in protobuf generally."""
     body = _keys.VerifyRequest(secret_key=new_key(root, project).secret_key).SerializeToString()
     answer = root.send("Verify", body + b"\xfa\x7f\x01x")
     assert _keys.VerifyResponse.FromString(answer).valid
 
 
-def test_two_messages_on_a_unary_call_make_one_thing_at_most(root: Caller) -> None:
-    """The handler runs once, whether the call is answered or refused."""
+def test_two_messages_on_a_unary_call_execute_at_most_once(root: Caller) -> None:
+    """The handler runs once, whether the call is answered or rejected."""
     name = f"twice {new_project(root)}"
     request = _projects.CreateProjectRequest(display_name=name).SerializeToString()
     call: Any = root.channel.stream_unary("/keyauthority.v1.ProjectService/CreateProject")

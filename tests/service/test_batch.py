@@ -1,4 +1,4 @@
-"""BatchVerify: many verdicts on one revision, or none."""
+"""BatchVerify: all verdicts on one revision, or an error for the whole batch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ One = key_authority_service_pb2.VerifyRequest
 LEFT_OUT = ("permissions", "labels", "key", "project")
 
 
-def test_verdicts_are_those_of_verify_in_the_order_of_the_requests(
-    root: Caller, project: str
-) -> None:
-    """Each answer is that of Verify, but for labels, permissions and records."""
+def test_batch_verdicts_equal_verify_in_request_order(root: Caller, project: str) -> None:
+    """Each answer equals that of Verify, without labels, permissions and records."""
     made = new_key(root, project, "RESTRICTED", labels={"team": "a"})
     gone = new_key(root, project)
     revoke(root, access_key=gone.key.access_key)
@@ -48,8 +46,8 @@ def test_verdicts_are_those_of_verify_in_the_order_of_the_requests(
         assert single == answer
 
 
-def test_batch_of_the_most_and_one_more(root: Caller, project: str) -> None:
-    """1000 are served, one of them repeated; 1001 and none are refused."""
+def test_batch_size_limits_are_enforced(root: Caller, project: str) -> None:
+    """1000 items are served, one of them repeated; 1001 and none are rejected."""
     token = new_key(root, project).secret_key
     answers = root.ask(Batch(requests=[One(secret_key=token)] * 1000)).responses
     assert 1000 == sum(answer.valid for answer in answers)
@@ -68,17 +66,17 @@ def test_batch_of_the_most_and_one_more(root: Caller, project: str) -> None:
         ("referrer", One(referrer="x" * 5000)),
     ],
 )
-def test_bad_argument_in_one_item_refuses_the_batch(
+def test_invalid_item_rejects_the_batch(
     root: Caller, project: str, field: str, bad: key_authority_service_pb2.VerifyRequest
 ) -> None:
-    """The item is named, counted from 0; nothing is answered of the others."""
+    """The item is named by its index from 0; no other item is answered."""
     good = One(secret_key=new_key(root, project).secret_key)
     refused = root.refused(Batch(requests=[good, good, bad]))
     assert ("INVALID_ARGUMENT", {f"requests[2].{field}"}) == (refused.code.name, refused.fields)
 
 
-def test_demands_of_one_item_refuse_the_batch(root: Caller, project: str) -> None:
-    """A revision that is ahead, another log, a record without the right: a status, no verdict."""
+def test_unmet_demand_of_one_item_rejects_the_batch(root: Caller, project: str) -> None:
+    """A future revision, another log or a record without the right is a status, not a verdict."""
     good = One(secret_key=new_key(root, project).secret_key)
     for bad, reason in (
         (One(at_least_revision=2**62), "REVISION_AHEAD"),
@@ -93,8 +91,8 @@ def test_demands_of_one_item_refuse_the_batch(root: Caller, project: str) -> Non
     assert {"permission": "keys:read"} == refused.metadata  # a right comes before every state
 
 
-def test_batch_is_judged_at_the_head(root: Caller, project: str) -> None:
-    """The one revision of the answers is not older than the last change."""
+def test_batch_is_evaluated_at_the_head(root: Caller, project: str) -> None:
+    """The common revision of the answers is not older than the last change."""
     made = new_key(root, project)
     revoked = revoke(root, access_key=made.key.access_key)
     (answer,) = root.ask(Batch(requests=[One(secret_key=made.secret_key)])).responses

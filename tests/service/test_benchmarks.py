@@ -1,4 +1,4 @@
-"""`make bench` in its shortest form, on a machine without h2load, and the load generator."""
+"""`make bench` in its shortest form without h2load, and the load generator."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SHORT = ("--rounds", "1", "--seconds", "0.02", "--cases", "5", "--keys", "30")
 
 
 @pytest.mark.timeout(300)
-def test_run_without_h2load_measures_the_rest_and_says_what_it_left_out(
+def test_bench_without_h2load_measures_the_rest_and_lists_omissions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What needs no h2load is measured as ever; nothing is left out in silence."""
+    """All measurements that need no h2load run; each omission is reported."""
     taskset = shutil.which("taskset")
     assert taskset is not None
     (tmp_path / "bin").mkdir()
@@ -67,8 +67,8 @@ def compiled(run: Run) -> Run:
 
 
 @pytest.mark.xdist_group("load generator")  # compiled once
-def test_load_generator_counts_calls_that_bring_no_right_answer(compiled: Run) -> None:
-    """Another status, another answer and an item that is missing are each seen."""
+def test_load_generator_counts_wrong_answers(compiled: Run) -> None:
+    """Another status, another answer and a missing item are each counted."""
     run, bodies = compiled, write_bodies(compiled.folder / "few", [b"a", b"bc"])
     with empty_python(run, "native") as target:
         answered = Traffic(target.address, target.path, bodies)
@@ -88,8 +88,8 @@ def test_load_generator_counts_calls_that_bring_no_right_answer(compiled: Run) -
 
 
 @pytest.mark.xdist_group("load generator")
-def test_load_generator_asks_a_batch_of_valid_keys_over_tls(compiled: Run) -> None:
-    """Each verdict of a batch counts, and the server has to show its certificate."""
+def test_load_generator_verifies_batches_over_tls(compiled: Run) -> None:
+    """Each verdict of a batch counts, and the server must present its certificate."""
     with serving(compiled, "batch", tls=True) as authority:
         created = [authority.create() for _ in range(2)]
         items = [pb.VerifyRequest(secret_key=one.secret_key.reveal()) for one in created]
@@ -116,8 +116,8 @@ def _batches(
     return TrafficLoad(run, traffic, run.seconds)
 
 
-def test_changes_beside_a_load_are_made_at_their_rate_and_fail_loudly(run: Run) -> None:
-    """A server that refuses changes would look fast."""
+def test_changes_beside_a_load_keep_their_rate_and_report_failures(run: Run) -> None:
+    """Without the report a server that refuses changes would look fast."""
     with serving(run, "changes") as authority, changing_keys(run, authority) as changer:
         side = UnderChanges(lambda: Event().wait(0.5) or 1.0, changer, 20)
         assert 1.0 == side()

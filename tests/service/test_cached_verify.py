@@ -1,4 +1,4 @@
-"""A Verify that is made again and again: nothing of it is ever older than the last change.
+"""Repeated Verify of one key: a cached answer is never older than the last change.
 
 Two processes of the authority on one store: what one of them remembers, the other changes.
 """
@@ -145,13 +145,13 @@ async def suspended(one: Process, created: CreatedKey) -> None:
     ],
 )
 @pytest.mark.parametrize("limit", [None, RateLimit(1_000, DAY)], ids=["free", "limited"])
-async def test_change_of_another_process_ends_what_is_remembered(
+async def test_change_by_another_process_invalidates_cached_verdicts(
     data: Path,
     change: Callable[[Process, CreatedKey], Awaitable[None]],
     verdict: str,
     limit: RateLimit | None,
 ) -> None:
-    """The very next Verify is judged anew."""
+    """The very next Verify is evaluated on the new record."""
     async with process(data) as one, process(data) as other:
         created = await create(one, rate_limit=limit)
         kept, asker = await create(one), Asker(one)
@@ -163,8 +163,8 @@ async def test_change_of_another_process_ends_what_is_remembered(
         assert verdict == (await asker.ask_each(created, kept))[0]
 
 
-async def test_key_that_ends_by_itself_is_not_remembered_beyond(data: Path) -> None:
-    """Time makes no change: the moment is kept with the answer."""
+async def test_cached_verdict_ends_at_the_keys_own_end(data: Path) -> None:
+    """Expiry is no change, so the cache keeps its time with the answer."""
     async with process(data) as one:
         created, asker = await create(one, ttl=SOON), Asker(one)
         with counted() as made:
@@ -177,8 +177,8 @@ async def test_key_that_ends_by_itself_is_not_remembered_beyond(data: Path) -> N
         assert 2 == len(made)
 
 
-async def test_operator_who_ended_has_nothing_answered_again(data: Path) -> None:
-    """His own key's revocation is a change as any."""
+async def test_cached_verdicts_are_not_served_to_an_ended_operator(data: Path) -> None:
+    """The revocation of the caller's own key is a change like any other."""
     async with process(data) as one, process(data) as other:
         created, asker = await create(one), Asker(one)
         assert "VERDICT_VALID" == await asker.ask(created)
@@ -186,8 +186,8 @@ async def test_operator_who_ended_has_nothing_answered_again(data: Path) -> None
         assert "invalid credential" == await asker.ask(created)
 
 
-async def test_verification_made_again_is_counted(data: Path) -> None:
-    """The same call is worked out once, and counted each time; so is each of a batch."""
+async def test_cached_verification_is_counted_each_time(data: Path) -> None:
+    """The answer is computed once and counted per call and per batch item."""
     async with process(data) as one:
         created, asker = await create(one), Asker(one)
         with counted() as made:
@@ -203,8 +203,8 @@ async def test_verification_made_again_is_counted(data: Path) -> None:
         assert [(13, 23)] == [(row.count, row.cost) for row in page.items]
 
 
-async def test_limits_are_drawn_each_time(data: Path) -> None:
-    """In two processes, which draw in turn, each answer is the one that is worked out."""
+async def test_limits_are_spent_on_every_cached_verify(data: Path) -> None:
+    """In two processes taking turns, each answer equals the computed one."""
     limits = {"quota": Quota(13, QuotaPeriod.TOTAL), "rate_limit": RateLimit(1_000, DAY)}
     async with process(data) as one, process(data) as other:
         created = await create(one, **limits)
@@ -227,8 +227,8 @@ async def test_limits_are_drawn_each_time(data: Path) -> None:
         assert 0 == (await askers[1].answer(created, cost=0)).quota_standing.remaining
 
 
-async def test_limit_that_was_lowered_is_in_force_with_the_next_draw(data: Path) -> None:
-    """A limit is part of the record, which no answer outlives."""
+async def test_lowered_limit_applies_to_the_next_spend(data: Path) -> None:
+    """A limit is part of the record, which no cached answer outlives."""
     async with process(data) as one, process(data) as other:
         created, asker = await create(one, quota=Quota(9, QuotaPeriod.TOTAL)), Asker(one)
         assert [8, 7] == [(await asker.answer(created)).quota_standing.remaining for _ in "12"]
@@ -236,8 +236,8 @@ async def test_limit_that_was_lowered_is_in_force_with_the_next_draw(data: Path)
         assert ["VERDICT_QUOTA_EXCEEDED"] * 2 == [await asker.ask(created) for _ in "12"]
 
 
-async def test_limits_of_a_batch_are_drawn_each_time(data: Path) -> None:
-    """A batch with a limited key in it is worked out."""
+async def test_limits_of_a_batch_are_spent_each_time(data: Path) -> None:
+    """A batch with a limited key is evaluated in full."""
     async with process(data) as one:
         created, free = await create(one, quota=Quota(3, QuotaPeriod.TOTAL)), await create(one)
         asker = Asker(one)
@@ -254,10 +254,10 @@ async def test_limits_of_a_batch_are_drawn_each_time(data: Path) -> None:
     ],
     ids=["with its record", "limited, with its record", "denied"],
 )
-async def test_what_rests_on_more_than_records_is_worked_out_each_time(
+async def test_answer_that_depends_on_more_than_records_is_not_cached(
     data: Path, wanted: dict[str, object], asked: dict[str, object]
 ) -> None:
-    """The last use is shown, and a denial takes as long as any other."""
+    """The last use is current, and a denial takes as long as any other."""
     async with process(data) as one:
         created, asker = await create(one, **wanted), Asker(one)
         with counted() as made:
@@ -266,8 +266,8 @@ async def test_what_rests_on_more_than_records_is_worked_out_each_time(
         assert 3 == len(made)
 
 
-async def test_key_in_steady_use_has_its_digest_made_anew(data: Path) -> None:
-    """What was remembered under the old pepper is worked out once more under the new one."""
+async def test_key_in_steady_use_gets_its_digest_upgraded(data: Path) -> None:
+    """An answer cached under the old pepper is evaluated again under the new one."""
     async with process(data) as one:
         created, asker = await create(one), Asker(one)
         assert "VERDICT_VALID" == await asker.ask(created)
@@ -281,8 +281,8 @@ async def test_key_in_steady_use_has_its_digest_made_anew(data: Path) -> None:
             raise AssertionError("the digest stayed under the old pepper")
 
 
-async def test_clock_that_jumped_answers_nothing_again(data: Path) -> None:
-    """Nobody can tell then whether a key has ended."""
+async def test_clock_jump_disables_cached_verdicts(data: Path) -> None:
+    """Expiry is undecidable until the clock is confirmed."""
     async with process(data) as one:
         created, asker = await create(one), Asker(one)
         assert "VERDICT_VALID" == await asker.ask(created)

@@ -1,4 +1,4 @@
-"""What the server is told, where from, and what it refuses."""
+"""Server configuration: its sources, their precedence, and the values it rejects."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def refusal(flags: dict[str, str] | None = None, environ: dict[str, str] | None 
     return str(refused.value)
 
 
-def test_nothing_given_takes_the_defaults_of_the_contract() -> None:
-    """Without any setting: one process on loopback with SQLite in ./keyauthority-data."""
+def test_configuration_without_settings_uses_documented_defaults() -> None:
+    """The default is one process on loopback with SQLite in ./keyauthority-data."""
     data = Path.cwd() / "keyauthority-data"
     assert (
         Config(
@@ -62,21 +62,21 @@ def test_nothing_given_takes_the_defaults_of_the_contract() -> None:
 
 
 @pytest.mark.parametrize(("text", "span"), [("1s", 1_000), ("500ms", 500), ("60s", 60_000)])
-def test_staleness_is_a_number_with_its_unit(text: str, span: int) -> None:
-    """In seconds or milliseconds, and kept when the configuration is handed on."""
+def test_staleness_is_a_number_with_a_unit(text: str, span: int) -> None:
+    """Seconds and milliseconds are accepted and survive serialization."""
     settings = load({"max_staleness": text})
     assert Span(span) == settings.max_staleness
     assert settings == config.parse(settings.settings())
 
 
 @pytest.mark.parametrize("text", ["", "1", "1m", "-1s", "1.5s", "499ms", "61s", "9" * 30 + "s"])
-def test_staleness_that_cannot_be_proven_or_is_none_is_refused(text: str) -> None:
-    """Below half a second a late heartbeat would end service; over a minute is a slip."""
+def test_staleness_out_of_range_is_rejected(text: str) -> None:
+    """Below 0.5 s one late heartbeat would end service; over a minute is a typing error."""
     assert "--max-staleness" in refusal({"max_staleness": text})
 
 
-def test_file_environment_and_flags_the_later_wins(tmp_path: Path) -> None:
-    """A flag wins over the environment, and that over the file."""
+def test_configuration_precedence_is_flag_environment_file(tmp_path: Path) -> None:
+    """A flag overrides the environment, which overrides the file."""
     file = tmp_path / "server.toml"
     file.write_text(
         'listen = "127.0.0.1:1"\nworkers = 3\nno_reflection = true\nmetrics = "[::1]:9"'
@@ -93,16 +93,16 @@ def test_file_environment_and_flags_the_later_wins(tmp_path: Path) -> None:
     )
 
 
-def test_a_false_in_the_environment_takes_back_what_the_file_allows(tmp_path: Path) -> None:
-    """A boolean can be switched off by a layer above."""
+def test_false_in_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    """A higher layer can switch a boolean off."""
     file = tmp_path / "server.toml"
     file.write_text("no_reflection = true")
     environ = {"KEYAUTHORITY_CONFIG": str(file), "KEYAUTHORITY_NO_REFLECTION": "false"}
     assert load({}, environ).no_reflection is False
 
 
-def test_a_store_given_above_replaces_a_store_file_given_below(tmp_path: Path) -> None:
-    """Store and store_file say the same thing, so the later of either wins."""
+def test_store_flag_overrides_store_file_below(tmp_path: Path) -> None:
+    """The settings store and store_file are one: the higher layer of either wins."""
     file = tmp_path / "store-url"
     file.write_text("sqlite:///srv/from-file.db\n")
     below = {"KEYAUTHORITY_STORE_FILE": str(file)}
@@ -111,8 +111,8 @@ def test_a_store_given_above_replaces_a_store_file_given_below(tmp_path: Path) -
     assert Path("/srv/from-flag.db") == load(above, below).store.sqlite_path
 
 
-def test_settings_of_a_configuration_read_back_as_the_same(tmp_path: Path) -> None:
-    """What the supervisor sends to a worker is what it was told itself."""
+def test_configuration_roundtrips_to_a_worker(tmp_path: Path) -> None:
+    """The settings that the supervisor sends to a worker equal its own."""
     told = load({"data": str(tmp_path / "ä b%20c"), "metrics": "127.0.0.1:0", "workers": "4"})
     assert told == config.parse(json.loads(json.dumps(told.settings())))
     assert told.data / "keyauthority.db" == told.store.sqlite_path
@@ -130,13 +130,13 @@ def test_settings_of_a_configuration_read_back_as_the_same(tmp_path: Path) -> No
         ("DNS_PORT_53_UDP_ADDR", "10.0.0.1"),
     ],
 )
-def test_service_links_of_kubernetes_are_left_alone(variable: str, text: str) -> None:
-    """Kubernetes describes Services whose names begin with keyauthority in such variables."""
+def test_kubernetes_service_links_are_ignored(variable: str, text: str) -> None:
+    """Kubernetes sets such variables for Services whose names begin with keyauthority."""
     assert load() == load({}, {f"KEYAUTHORITY_{variable}": text})
 
 
-def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
-    """The client's variables, and those that Kubernetes makes for a Service, are no settings."""
+def test_client_and_kubernetes_variables_are_ignored() -> None:
+    """The client's variables, and those that Kubernetes sets for a Service, are no settings."""
     foreign = (
         "KEYAUTHORITY_ADDRESS",
         "KEYAUTHORITY_OPERATOR_KEY",
@@ -190,8 +190,8 @@ def test_variables_of_the_client_and_of_kubernetes_are_left_alone() -> None:
         ),
     ],
 )
-def test_bad_settings_are_refused_with_the_reason(flags: dict[str, str], reason: str) -> None:
-    """A wrong value is refused by a line that names it, and never shows a password."""
+def test_invalid_settings_are_rejected_with_a_reason(flags: dict[str, str], reason: str) -> None:
+    """The error names the wrong value and never shows a password."""
     line = refusal(flags)
     assert line.startswith(reason)
     assert "\n" not in line
@@ -201,31 +201,31 @@ def test_bad_settings_are_refused_with_the_reason(flags: dict[str, str], reason:
 @pytest.mark.parametrize(
     "listen", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1"]
 )
-def test_loopback_needs_no_permission_for_plaintext(listen: str) -> None:
-    """All of loopback is local: IPv4, IPv6, mapped, and the name that always means it."""
+def test_plaintext_on_loopback_needs_no_permission(listen: str) -> None:
+    """IPv4, IPv6 and mapped loopback addresses and localhost are all local."""
     assert listen == str(load({"listen": listen}).listen)
 
 
-def test_tls_beyond_the_machine_needs_no_permission() -> None:
-    """With TLS an address that others reach is served, by grpcio."""
+def test_tls_on_a_public_address_needs_no_permission() -> None:
+    """With TLS a public address is served, by grpcio."""
     served = load(_TLS | {"listen": "0.0.0.0:1"})
     assert Transport.GRPCIO is choose(served)
     assert Transport.GRPCIO is choose(load(_TLS))
 
 
-def test_plaintext_beyond_the_machine_is_served_when_it_is_allowed() -> None:
-    """--allow-plaintext permits an address that others reach."""
+def test_plaintext_on_a_public_address_needs_allow_plaintext() -> None:
+    """--allow-plaintext permits an address that other machines reach."""
     allowed = load({"listen": "0.0.0.0:1", "allow_plaintext": "true"})
     assert HostPort("0.0.0.0", 1) == allowed.listen  # noqa: S104 - nothing is bound
 
 
-def test_unix_socket_is_read_as_an_absolute_path() -> None:
-    """A relative path is one from the working directory."""
+def test_unix_socket_path_becomes_absolute() -> None:
+    """A relative path is resolved against the working directory."""
     assert UnixPath(Path.cwd() / "s") == load({"listen": "unix:s"}).listen
 
 
-def test_workers_0_is_one_a_core() -> None:
-    """0 workers means as many as the process may use cores."""
+def test_workers_0_is_one_per_core() -> None:
+    """0 workers means one for each core that the process may use."""
     assert len(os.sched_getaffinity(0)) == load({"workers": "0"}).workers
 
 
@@ -233,8 +233,8 @@ def test_workers_0_is_one_a_core() -> None:
     "variable",
     ["KEYAUTHORITY_WORKER", "KEYAUTHORITY_TLS_CERTIFICATE", "KEYAUTHORITY_METRICS_PORT"],
 )
-def test_unknown_variable_is_refused(variable: str) -> None:
-    """A setting that the server does not know is a slip, and not silently ignored."""
+def test_unknown_variable_is_rejected(variable: str) -> None:
+    """A setting that the server does not know is an error, not ignored."""
     assert f"{variable} is not a server setting: see serve --help" == refusal({}, {variable: "1"})
 
 
@@ -249,8 +249,8 @@ def test_unknown_variable_is_refused(variable: str) -> None:
         ("workers =", "{} is not valid TOML: "),
     ],
 )
-def test_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
-    """The line names the setting and the file."""
+def test_invalid_file_is_rejected_with_a_reason(tmp_path: Path, text: str, reason: str) -> None:
+    """The error names the setting and the file."""
     file = tmp_path / "server.toml"
     file.write_text(text)
     assert refusal({"config": str(file)}).startswith(reason.format(file))
@@ -260,10 +260,10 @@ def test_bad_file_is_refused_with_the_reason(tmp_path: Path, text: str, reason: 
 @pytest.mark.parametrize(
     "url", ["postgresql://u:hidden@h/d", "postgresql://u@h/d?sslmode=require&password=hidden"]
 )
-def test_file_with_a_password_that_is_open_to_others_is_refused(
+def test_file_with_a_password_open_to_others_is_rejected(
     tmp_path: Path, url: str, mode: int
 ) -> None:
-    """Neither the store's own file nor the configuration; read by the owner and his group it is."""
+    """This holds for store file and configuration; owner and group may read them."""
     store, server = tmp_path / "store", tmp_path / "server.toml"
     store.write_text(url)
     server.write_text(f"store = '{url}'")
@@ -277,7 +277,7 @@ def test_file_with_a_password_that_is_open_to_others_is_refused(
 
 
 def test_file_without_a_password_may_be_open(tmp_path: Path) -> None:
-    """What libpq reads from elsewhere is not in it."""
+    """A password that libpq reads from elsewhere is not in the file."""
     store = tmp_path / "store"
     store.write_text("postgresql://u@h/d")
     store.chmod(0o644)
@@ -297,16 +297,16 @@ def test_file_without_a_password_may_be_open(tmp_path: Path) -> None:
         ("serve", "--store", "postgresql://user:hid/den@127.0.0.1:1/database"),
     ],
 )
-def test_bad_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:
-    """Whatever is wrong is told in one line on standard error, with exit code 2."""
+def test_invalid_command_line_exits_2_with_one_line(arguments: tuple[str, ...]) -> None:
+    """Every usage error is one line on standard error and exit code 2."""
     outcome = shared().run(*arguments)
     assert (2, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n"))
     assert outcome.log.startswith("keyauthority-server: ")
     assert "hidden" not in outcome.log
 
 
-def test_config_show_prints_a_file_that_means_the_same(tmp_path: Path) -> None:
-    """What `config show` prints can be used as the configuration file."""
+def test_config_show_output_is_an_equivalent_configuration(tmp_path: Path) -> None:
+    """The output of `config show` can be used as the configuration file."""
     flags = ("--data", f"{tmp_path}/ä\x7f\N{KEY}", "--listen", "[::1]:0", "--no-reflection")
     tls = ("--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a")
     callers = {"KEYAUTHORITY_CALLERS": '[{"san": "a", "permissions": ["keys:verify"]}]'}

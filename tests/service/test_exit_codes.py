@@ -1,4 +1,4 @@
-"""How each command ends when it cannot do its work, and when nobody can hear it."""
+"""Exit codes of the commands: failures, and standard streams that are full or closed."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def ended(*arguments: str, stdout: int | None = None, **environ: str) -> tuple[i
 
 
 @pytest.mark.parametrize("words", ["config show", "--version", "operator create"])
-def test_output_that_cannot_be_written_is_told_in_one_line(data: Path, words: str) -> None:
-    """A full device behind standard output: exit code 3, and no traceback, at the end neither."""
+def test_unwritable_output_is_one_error_line(data: Path, words: str) -> None:
+    """A full device on standard output gives exit code 3 and no traceback, even at exit."""
     with Path("/dev/full").open("w", encoding="ascii") as full:
         code, log = ended(*words.split(), stdout=full.fileno(), KEYAUTHORITY_DATA=str(data))
     line = "keyauthority-server: cannot write to standard output: No space left on device\n"
@@ -49,30 +49,30 @@ def test_output_that_cannot_be_written_is_told_in_one_line(data: Path, words: st
 
 
 @pytest.mark.parametrize("words", ["config show", "operator create"])
-def test_closed_standard_output_is_refused_before_anything_is_done(data: Path, words: str) -> None:
-    """A secret that is shown once would be lost; a lock file could take the descriptor."""
+def test_closed_standard_output_is_refused_before_any_effect(data: Path, words: str) -> None:
+    """A secret shown once would be lost; a lock file could take the descriptor."""
     told = ended(*words.split(), KEYAUTHORITY_DATA=str(data))
     assert (2, "keyauthority-server: standard output is closed\n") == told
 
 
-def test_closed_standard_error_harms_nothing(tmp_path: Path) -> None:
-    """There is nobody to tell; the work is done all the same."""
+def test_closed_standard_error_does_no_harm(tmp_path: Path) -> None:
+    """The command does its work although it cannot report errors."""
     words = command("init", "--data", str(tmp_path / "data"))
     closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *words]
     done = subprocess.run(closed, stdout=subprocess.PIPE, env=environment(), check=True, timeout=90)
     assert f"{tmp_path}/data is ready\n" == done.stdout.decode()
 
 
-def test_reader_that_leaves_ends_the_command_without_a_word(data: Path) -> None:
-    """As `| head` does."""
+def test_closed_pipe_ends_the_command_silently(data: Path) -> None:
+    """The reader may leave early, as `head` does."""
     reading, writing = os.pipe()
     os.close(reading)
     assert (3, "") == ended("config", "show", stdout=writing, KEYAUTHORITY_DATA=str(data))
     os.close(writing)
 
 
-def test_characters_that_the_terminal_lacks_are_escaped(data: Path) -> None:
-    """An ASCII terminal: what is printed is whole, and `config show` is still TOML."""
+def test_characters_missing_in_the_terminal_are_escaped(data: Path) -> None:
+    """On an ASCII terminal the output is complete, and `config show` is still TOML."""
     reading, writing = os.pipe()
     told = ended(
         *("config", "show"), stdout=writing, KEYAUTHORITY_DATA=str(data), PYTHONIOENCODING="ascii"
@@ -83,16 +83,16 @@ def test_characters_that_the_terminal_lacks_are_escaped(data: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [(), ("config",), ("pepper",)])
-def test_program_without_a_command_prints_its_usage(words: tuple[str, ...]) -> None:
-    """Readable: a line for each command, as --help has it."""
+def test_program_without_a_command_prints_usage(words: tuple[str, ...]) -> None:
+    """The usage has a line for each command, as --help does."""
     outcome = shared().run(*words)
     assert (2, "") == (outcome.code, outcome.output)
     assert outcome.log.startswith("Usage: ")
     assert outcome.log.count("\n") >= 8
 
 
-def test_version_is_that_of_the_package() -> None:
-    """One line: the program and its version."""
+def test_version_flag_prints_the_package_version() -> None:
+    """The output is one line: the program and its version."""
     expected = (0, f"keyauthority-server {version('keyauthority')}\n", "")
     assert expected == shared().run("--version")
 
@@ -111,15 +111,15 @@ def test_version_is_that_of_the_package() -> None:
         (3, "audit verify --store postgresql://u:p@127.0.0.1:1/d"),
     ],
 )
-def test_exit_code_says_whether_another_try_can_help(data: Path, code: int, words: str) -> None:
-    """1 refused, 2 used or configured wrongly, 3 cannot be done now; one line each."""
+def test_exit_code_tells_if_a_retry_can_help(data: Path, code: int, words: str) -> None:
+    """1 refused, 2 usage or configuration, 3 not possible now; one line each."""
     outcome = shared().run(*words.split(), settings={"KEYAUTHORITY_DATA": str(data)})
     assert (code, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n")), outcome.log
     assert outcome.log.startswith("keyauthority-server: ")
 
 
-def test_address_in_use_may_be_free_later(data: Path) -> None:
-    """Exit code 3: systemd starts the server again."""
+def test_address_in_use_exits_3(data: Path) -> None:
+    """With exit code 3 systemd starts the server again."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         outcome = shared().run("serve", "--data", str(data), "--listen", address)

@@ -1,4 +1,4 @@
-"""What a first start founds and says, and how a start refuses to found anything."""
+"""The first start: what it creates and prints, and starts that refuse to create."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def run(*words: str, data: Path, **settings: str) -> processes.Outcome:
     return shared().run(*words, settings={"KEYAUTHORITY_DATA": str(data), **settings})
 
 
-def test_first_start_says_at_warning_what_it_has_founded(tmp_path: Path) -> None:
-    """Folder, log_id and the operator key's file; a second start says nothing."""
+def test_first_start_logs_what_it_created(tmp_path: Path) -> None:
+    """It logs folder, log_id and operator key file as a warning; a second start does not."""
     data = tmp_path / "data"
     first, second = (run("init", "--log-format", "json", data=data) for _ in range(2))
     (line,) = map(json.loads, first.log.splitlines())
@@ -35,8 +35,8 @@ def test_first_start_says_at_warning_what_it_has_founded(tmp_path: Path) -> None
     assert (0, "") == (second.code, second.log)
 
 
-def test_first_start_on_a_terminal_says_version_and_next_step(tmp_path: Path) -> None:
-    """A person is told where the operator key is, and a command that works with it."""
+def test_first_start_on_a_terminal_prints_version_and_next_step(tmp_path: Path) -> None:
+    """The output names the operator key file and a command that works with it."""
     master, terminal = pty.openpty()
     subprocess.run(
         command("init", "--data", str(tmp_path / "data")),
@@ -53,8 +53,8 @@ def test_first_start_on_a_terminal_says_version_and_next_step(tmp_path: Path) ->
     assert f"export KEYAUTHORITY_OPERATOR_KEY_FILE={tmp_path}/data/operator.key" in told
 
 
-def test_must_exist_founds_nothing(tmp_path: Path) -> None:
-    """No folder, an empty one, one without a database, an empty database: nothing is made."""
+def test_must_exist_creates_nothing(tmp_path: Path) -> None:
+    """With a missing or empty folder or database, --must-exist fails and creates nothing."""
     data = tmp_path / "data"
     absent = run("serve", "--must-exist", data=data)
     assert (2, False) == (absent.code, data.exists())
@@ -74,14 +74,14 @@ def test_must_exist_founds_nothing(tmp_path: Path) -> None:
     database.write_bytes(kept)
 
 
-def test_must_exist_serves_what_was_initialised(start_server: Start, data: Path) -> None:
+def test_must_exist_serves_an_initialized_folder(start_server: Start, data: Path) -> None:
     """A folder and store that were used before are served."""
     assert 0 == shared().run("init", "--data", str(data)).code
     assert 0 == start_server("--must-exist").stop().code
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o660])
-def test_unix_socket_has_its_mode_whatever_the_umask(
+def test_unix_socket_mode_is_independent_of_umask(
     start_server: Start, transport: str, tmp_path: Path, mode: int
 ) -> None:
     """By default the folder decides who connects; --socket-mode narrows it."""
@@ -100,8 +100,8 @@ fcntl.flock = refuse
 
 
 @pytest.mark.parametrize("words", ["init", "serve --listen 127.0.0.1:0", "migrate"])
-def test_file_system_without_locks_is_told_in_one_line(tmp_path: Path, words: str) -> None:
-    """With the path, the cause and the remedy; another start would not help."""
+def test_file_system_without_locks_is_one_error_line(tmp_path: Path, words: str) -> None:
+    """It names path, cause and remedy; the exit code says that a retry is useless."""
     folder = shim(tmp_path / "shim", NO_FLOCK)
     data = tmp_path / "data"
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""Revoke through one connection, verify through others at full rate: no VALID after the answer.
+"""Revocation under full verification load: no VALID after the acknowledgement.
 
 Every time is of one monotonic clock, taken before a verification is sent and after a revocation
 was answered, so that what is found stale is stale.
@@ -154,10 +154,10 @@ def connections(server: ServerProcess, stack: ExitStack, count: int) -> list[Cal
 
 
 @pytest.mark.case(26)
-def test_no_verify_says_valid_after_a_revocation_was_answered(
+def test_no_verify_is_valid_after_an_acknowledged_revocation(
     start_server: Start, transport: str
 ) -> None:
-    """Over two workers; a judge that remembers his verdicts is caught by the same checker."""
+    """Holds over two workers; the same checker catches a server that caches verdicts."""
     server = start_server("--transport", transport, "--workers", "2")
     with ExitStack() as stack, ThreadPoolExecutor(THREADS) as pool:
         root, *others = connections(server, stack, 1 + CONNECTIONS)
@@ -188,10 +188,10 @@ def everywhere(server: ServerProcess) -> Iterator[list[Caller]]:
 
 
 @postgres_servers
-def test_change_is_in_force_everywhere_for_who_names_its_revision(
+def test_change_applies_on_every_server_for_callers_naming_its_revision(
     root: Caller, project: str, everywhere: list[Caller]
 ) -> None:
-    """Whichever process made it, an answer of at least its revision is judged by it."""
+    """An answer of at least a change's revision applies that change, on any process."""
     made = new_key(root, project)
     for disabled, expected in ((True, "DISABLED"), (False, "VALID")):
         changed = update(root, made.key.access_key, disabled=disabled)
@@ -203,10 +203,10 @@ def test_change_is_in_force_everywhere_for_who_names_its_revision(
 
 @pytest.mark.case(26)
 @sqlite_servers
-def test_change_is_in_force_at_the_next_verify_everywhere(
+def test_change_applies_to_the_next_verify_on_every_worker(
     root: Caller, project: str, everywhere: list[Caller]
 ) -> None:
-    """Whichever worker made it, each worker's first Verify after the answer judges by it."""
+    """Each worker's first Verify after the acknowledgement applies the change."""
     made = new_key(root, project, "RESTRICTED", permissions=["orders:read", "orders:write"])
     access_key = made.key.access_key
 

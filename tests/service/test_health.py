@@ -1,4 +1,4 @@
-"""Health follows what a server can answer, within two seconds, both ways, on each transport."""
+"""Health follows the server's ability to answer within two seconds, on each transport."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def unreachable(cluster: Cluster, url: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])
 def test_health_follows_the_database(transport: str, cluster: Cluster, tmp_path: Path) -> None:
-    """Overall and per service, Check and Watch: down with the database, and up with it again."""
+    """Check and Watch, overall and per service, turn down with the database and up again."""
     url = cluster.create()
     server = shared().start(tmp_path / "data", "--store", url, "--transport", transport)
     try:
@@ -71,10 +71,10 @@ def test_health_follows_the_database(transport: str, cluster: Cluster, tmp_path:
 
 
 @pytest.mark.parametrize("reached", [False, True])
-def test_start_waits_for_a_database_that_cannot_be_reached(
+def test_start_waits_for_an_unreachable_database(
     reached: bool, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The server logs why and serves as soon as it can; told to stop before, it exits 0."""
+    """The server logs the cause and serves when it can; stopped before, it exits 0."""
     url, log = cluster.create(), tmp_path / "log"
     flags = ("--data", str(tmp_path / "data"), "--store", url, "--listen", "127.0.0.1:0")
     with unreachable(cluster, url), log.open("w") as log_file:
@@ -106,19 +106,17 @@ def test_start_waits_for_a_database_that_cannot_be_reached(
         ("postgresql://postgres@/postgres?host=/nowhere", 3),
     ],
 )
-def test_command_tells_what_another_configuration_mends_from_what_time_does(
+def test_unreachable_store_exit_code_tells_configuration_from_outage(
     url: str, code: int, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """A role or database that is not there is 2; a server that is not there is 3, on one line."""
+    """An unknown role or database is 2; an unreachable server is 3; one line each."""
     given = url.format(folder=cluster.folder)
     refused = shared().run("init", "--data", str(tmp_path / "data"), "--store", given)
     assert (code, 1) == (refused.code, len(refused.log.splitlines()))
 
 
-def test_server_without_room_for_its_connections_waits_for_it(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    """With too small a CONNECTION LIMIT it logs why; no worker ends, nor the server."""
+def test_server_without_free_connections_waits_for_one(cluster: Cluster, tmp_path: Path) -> None:
+    """Under a small CONNECTION LIMIT it logs the cause; no worker and no server ends."""
     cluster.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 2")
     url, log = cluster.create(), tmp_path / "log"
     name = url.partition("?")[0].rpartition("/")[2]

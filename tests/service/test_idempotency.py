@@ -1,4 +1,4 @@
-"""request_id: the same call again is answered the same again, and makes nothing."""
+"""request_id: a repeated call gets the first answer and has no second effect."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ def refused(caller: Caller, request: Message) -> tuple[str, str]:
 
 
 @pytest.mark.case(15)
-def test_requests_with_one_id_at_once_make_one_of_each(
+def test_concurrent_requests_with_one_id_execute_once(
     two_workers: ServerProcess, connect: Connect
 ) -> None:
-    """200 CreateKey, and some RotateKey and CreateProject: one answer, one change, each."""
+    """200 CreateKey, and some RotateKey and CreateProject: one answer and one change each."""
     callers = connect(two_workers)
     root = callers[0]
     project = new_project(root)
@@ -128,10 +128,8 @@ def test_requests_with_one_id_at_once_make_one_of_each(
 
 
 @pytest.mark.case(15)
-def test_answer_thrown_away_anywhere_is_given_again(
-    two_workers: ServerProcess, connect: Connect
-) -> None:
-    """Cut off by its deadline or by the client, at any time, then repeated: one key each."""
+def test_lost_answer_is_repeated_on_retry(two_workers: ServerProcess, connect: Connect) -> None:
+    """A call cut off at any time by deadline or client, then retried, creates one key."""
     callers = connect(two_workers)
     root, chance = callers[0], random.Random(15)
     project = new_project(root)
@@ -163,10 +161,10 @@ def test_answer_thrown_away_anywhere_is_given_again(
 
 
 @pytest.mark.case(15)
-def test_kill_between_call_and_retry_makes_no_second_key(
+def test_retry_after_a_kill_creates_no_second_key(
     start_server: Start, transport: str, connect: Connect
 ) -> None:
-    """After kill -9 a retry gives what was answered, or what was committed and not answered."""
+    """After kill -9 a retry gets the committed answer, acknowledged before or not."""
     flags = ("--transport", transport, "--workers", "2")
     server = start_server(*flags)
     callers = connect(server)
@@ -193,8 +191,10 @@ def test_kill_between_call_and_retry_makes_no_second_key(
     assert {"VALID"} == {verdict(root, one.secret_key) for one in retried}
 
 
-def test_neither_id_nor_token_is_in_the_files(two_workers: ServerProcess, connect: Connect) -> None:
-    """A hash of the id is kept, and a sealed token; access keys, which are public, are found."""
+def test_request_id_and_token_are_not_in_the_files(
+    two_workers: ServerProcess, connect: Connect
+) -> None:
+    """The id is stored as a hash, the token sealed; public access keys are found."""
     root = connect(two_workers)[0]
     project, request_id = new_project(root), new_id()
     made = root.ask(key_request(project, request_id=request_id))
@@ -217,8 +217,8 @@ def test_neither_id_nor_token_is_in_the_files(two_workers: ServerProcess, connec
         assert uuid.UUID(one).bytes not in kept
 
 
-def test_request_is_answered_as_it_was_the_first_time(root: Caller, project: str) -> None:
-    """What has happened to the records since does not show: it is the first answer."""
+def test_retry_returns_the_first_answer(root: Caller, project: str) -> None:
+    """Later changes of the records do not show in it."""
     creating = key_request(project, request_id=new_id(), ttl=Duration(seconds=3600))
     made = root.ask(creating)
     rotating = pb.RotateKeyRequest(access_key=made.key.access_key, request_id=new_id())
@@ -233,8 +233,8 @@ def test_request_is_answered_as_it_was_the_first_time(root: Caller, project: str
     assert first == root.ask(wanted)
 
 
-def test_rotation_of_a_used_key_is_answered_the_same_again(root: Caller, project: str) -> None:
-    """The last use, which counting has written beside the record, is in both answers or none."""
+def test_retried_rotation_of_a_used_key_returns_the_same_answer(root: Caller, project: str) -> None:
+    """The last use, written beside the record, is in both answers or in neither."""
     made = new_key(root, project)
     verdict(root, made.secret_key)
     wait_until(lambda: get_key(root, made.key.access_key).HasField("last_used_time"))
@@ -242,8 +242,8 @@ def test_rotation_of_a_used_key_is_answered_the_same_again(root: Caller, project
     assert root.ask(request) == root.ask(request)
 
 
-def test_other_content_under_the_same_id_is_refused(root: Caller, project: str) -> None:
-    """Any other field, and any other of the three calls; what was made stays as it was."""
+def test_reused_id_with_other_content_is_refused(root: Caller, project: str) -> None:
+    """Any other field or method is refused; the existing record stays unchanged."""
     request_id = new_id()
     made = root.ask(key_request(project, request_id=request_id, purpose="one"))
     for other in (
@@ -259,10 +259,8 @@ def test_other_content_under_the_same_id_is_refused(root: Caller, project: str) 
     assert [made.key.access_key] == keys_of(root, project)
 
 
-def test_other_content_is_refused_after_all_that_is_wrong_with_it_but_the_state(
-    root: Caller, project: str
-) -> None:
-    """INVALID_ARGUMENT and NOT_FOUND come before ALREADY_EXISTS, FAILED_PRECONDITION after it."""
+def test_reused_id_error_precedes_only_state_errors(root: Caller, project: str) -> None:
+    """INVALID_ARGUMENT and NOT_FOUND come before ALREADY_EXISTS, FAILED_PRECONDITION after."""
     old = new_key(root, project).key.access_key
     first = pb.RotateKeyRequest(access_key=old, request_id=new_id())
     successor = root.ask(first).key
@@ -281,22 +279,22 @@ def test_other_content_is_refused_after_all_that_is_wrong_with_it_but_the_state(
         assert expected == refused(root, other)
 
 
-def test_id_in_other_letters_is_the_same_id(root: Caller, project: str) -> None:
-    """A UUID is a number: upper case or lower."""
+def test_request_id_is_case_insensitive(root: Caller, project: str) -> None:
+    """A UUID is a number, in upper or lower case."""
     request_id = new_id()
     made = root.ask(key_request(project, request_id=request_id))
     assert made == root.ask(key_request(project, request_id=request_id.upper()))
 
 
-def test_requests_without_an_id_make_one_key_each(root: Caller, project: str) -> None:
-    """Nothing is remembered of a call that does not ask for it."""
+def test_requests_without_an_id_create_one_key_each(root: Caller, project: str) -> None:
+    """Only calls with an id are remembered."""
     for _ in range(2):
         new_key(root, project)
     assert 2 == len(keys_of(root, project))
 
 
-def test_id_belongs_to_the_operator_s_lineage(root: Caller, project: str) -> None:
-    """Another operator's same id makes another key; the successor of an operator is himself."""
+def test_request_id_is_scoped_to_the_operator_lineage(root: Caller, project: str) -> None:
+    """Another operator's equal id creates another key; a rotated operator keeps its own."""
     one, other = (new_operator(root, "*:*") for _ in range(2))
     request = key_request(project, request_id=new_id())
     made = one.ask(request)
@@ -307,8 +305,8 @@ def test_id_belongs_to_the_operator_s_lineage(root: Caller, project: str) -> Non
 
 
 @pytest.mark.parametrize("by", ["access key", "secret"])
-def test_replay_after_the_revocation_is_refused(root: Caller, project: str, by: str) -> None:
-    """No revoked secret is given again, whoever revoked it; the key stays revoked."""
+def test_retry_after_the_revocation_is_refused(root: Caller, project: str, by: str) -> None:
+    """A revoked secret is never returned again; the key stays revoked."""
     creating = key_request(project, request_id=new_id())
     made = root.ask(creating)
     rotating = pb.RotateKeyRequest(access_key=made.key.access_key, request_id=new_id())
@@ -321,8 +319,8 @@ def test_replay_after_the_revocation_is_refused(root: Caller, project: str, by: 
     assert 2 == len(keys_of(root, project))
 
 
-def test_revoked_predecessor_leaves_the_rotation_s_answer(root: Caller, project: str) -> None:
-    """The secret that is given again is the successor's, which is not revoked."""
+def test_retried_rotation_succeeds_after_the_old_key_is_revoked(root: Caller, project: str) -> None:
+    """The returned secret is the successor's, which is not revoked."""
     made = new_key(root, project)
     request = pb.RotateKeyRequest(access_key=made.key.access_key, request_id=new_id())
     rotated = root.ask(request)
@@ -330,8 +328,8 @@ def test_revoked_predecessor_leaves_the_rotation_s_answer(root: Caller, project:
     assert rotated == root.ask(request)
 
 
-def test_request_that_failed_is_not_remembered(root: Caller, project: str) -> None:
-    """The id of a refused call is free: what it could not do before it does now."""
+def test_failed_request_is_not_remembered(root: Caller, project: str) -> None:
+    """The id of a refused call is free: the call succeeds once it can."""
     made = IN_STATE["DISABLED"](root, project)
     request = pb.RotateKeyRequest(access_key=made.key.access_key, request_id=new_id())
     assert ("FAILED_PRECONDITION", "KEY_STATE") == refused(root, request)
@@ -341,8 +339,8 @@ def test_request_that_failed_is_not_remembered(root: Caller, project: str) -> No
     assert lasting(rotated.key) == get_key(root, rotated.key.access_key)
 
 
-def test_operator_who_lost_the_right_gets_no_secret_again(root: Caller, project: str) -> None:
-    """A replay needs what the call itself needs."""
+def test_retry_without_the_right_is_refused(root: Caller, project: str) -> None:
+    """A retry needs the same right as the first call."""
     operator = new_operator(root, "keys:create")
     request = key_request(project, request_id=new_id())
     operator.ask(request)

@@ -1,4 +1,4 @@
-"""A replay by a caller whose rights or projects were narrowed since gives no secret beyond them."""
+"""A retry by a caller with narrowed rights or projects returns no secret beyond them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ async def one(tmp_path: Path) -> AsyncIterator[Process]:
         yield running
 
 
-async def test_replays_of_a_narrowed_caller_are_judged_by_its_present_confinement(
+async def test_retries_respect_the_present_confinement(
     one: Process,
 ) -> None:
-    """CreateKey, RotateKey and CreateProject: the same bytes from the same name, fewer projects."""
+    """CreateKey, RotateKey, CreateProject: same bytes and caller, fewer projects."""
     keys, rotating = one.authority.keys, one.authority.key_rotation
     mine = await one.project()
     written = await one.authority.projects.create(certificate(), NewProject(), b"other")
@@ -88,10 +88,10 @@ async def test_replays_of_a_narrowed_caller_are_judged_by_its_present_confinemen
     ],
     ids=["rights", "end", "projects"],
 )
-async def test_replay_of_an_operator_key_beyond_the_caller_s_present_rights_is_refused(
+async def test_retry_for_an_operator_key_beyond_present_rights_is_refused(
     one: Process, narrowed: Principal
 ) -> None:
-    """Its secret would give back what the caller has lost."""
+    """Its secret would restore rights that the caller has lost."""
     new = NewKey(
         project_id="",
         kind=KeyKind.OPERATOR,

@@ -1,4 +1,4 @@
-"""CreateKey and GetKey: what each kind and mode answers, and what is never told again."""
+"""CreateKey and GetKey: the answer for each kind and mode, and secrets shown only once."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ RESTRICTIONS = key_pb2.Restrictions(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", PREFIXES)
-def test_key_of_each_kind_and_mode_is_answered_with_its_token(
+def test_created_key_returns_a_token_of_its_kind_and_mode(
     root: Caller, project: str, kind: str, mode: str
 ) -> None:
-    """A token says its kind and mode, names its key, and is found by the published pattern."""
+    """A token states kind and mode, names its key, and matches the published pattern."""
     made = new_key(root, project, kind, mode=key_pb2.KeyMode.Value(f"KEY_MODE_{mode}"))
     prefix = f"{PREFIXES[kind]}_{mode.lower()}_{made.key.access_key}_"
     assert made.secret_key.startswith(prefix)
@@ -51,8 +51,8 @@ def test_key_of_each_kind_and_mode_is_answered_with_its_token(
     assert f"KEY_KIND_{kind}" == key_pb2.KeyKind.Name(made.key.kind)
 
 
-def test_new_key_is_answered_with_who_made_it_and_when(root: Caller, project: str) -> None:
-    """The record names its maker, his address, one time for both, and the change's revision."""
+def test_created_key_records_its_maker_and_time(root: Caller, project: str) -> None:
+    """The record has actor, peer address, one time for both fields and the revision."""
     operator = new_operator(root, "keys:*")
     made = new_key(operator, project)
     assert (project, key_pb2.KEY_STATE_ACTIVE) == (made.key.project_id, made.key.state)
@@ -64,7 +64,7 @@ def test_new_key_is_answered_with_who_made_it_and_when(root: Caller, project: st
 
 
 @pytest.mark.parametrize("kind", ["SECRET", "RESTRICTED", "OPERATOR"])
-def test_secret_is_told_at_creation_only(root: Caller, project: str, kind: str) -> None:
+def test_secret_is_returned_at_creation_only(root: Caller, project: str, kind: str) -> None:
     """Neither the answer's record nor GetKey nor ListKeys holds any part of the secret."""
     made = new_key(root, "" if kind == "OPERATOR" else project, kind)
     secret = made.secret_key[SECRET_AT:].encode()
@@ -79,8 +79,8 @@ def test_secret_is_told_at_creation_only(root: Caller, project: str, kind: str) 
         assert b"" == getattr(answer, "publishable_key", "").encode()
 
 
-def test_publishable_key_is_shown_again(root: Caller, project: str) -> None:
-    """What is public can be read again by whoever may read the key."""
+def test_publishable_token_is_returned_again(root: Caller, project: str) -> None:
+    """A caller who may read the key may read its public token again."""
     made = new_key(root, project, "PUBLISHABLE")
     assert made.secret_key == made.key.publishable_key
     assert made.secret_key == get_key(root, made.key.access_key).publishable_key
@@ -88,7 +88,7 @@ def test_publishable_key_is_shown_again(root: Caller, project: str) -> None:
     assert [made.secret_key] == [key.publishable_key for key in listed.keys]
 
 
-def test_settings_of_a_key_come_back_as_they_were_given(root: Caller, project: str) -> None:
+def test_created_key_settings_are_returned_unchanged(root: Caller, project: str) -> None:
     """Each setting is in the answer and in GetKey, unusual characters included."""
     request = key_request(
         project,
@@ -110,10 +110,10 @@ def test_settings_of_a_key_come_back_as_they_were_given(root: Caller, project: s
             assert (field, getattr(request, field)) == (field, getattr(key, field))
 
 
-def test_certificate_of_an_app_is_stored_without_colons_in_lower_case(
+def test_app_certificate_is_normalized_to_lower_case_without_colons(
     root: Caller, project: str
 ) -> None:
-    """The two usual spellings of a SHA-1 are one certificate."""
+    """The two common spellings of a SHA-1 are one certificate."""
     colons = ":".join(["AB"] * 20)
     restrictions = key_pb2.Restrictions(
         android_apps=[key_pb2.AndroidApp(package="example.shop", sha1=colons)]
@@ -122,27 +122,27 @@ def test_certificate_of_an_app_is_stored_without_colons_in_lower_case(
     assert "ab" * 20 == made.key.restrictions.android_apps[0].sha1
 
 
-def test_life_that_is_given_as_a_span_counts_from_the_commit(root: Caller, project: str) -> None:
-    """The expiry lies the ttl behind create_time, to the microsecond."""
+def test_ttl_counts_from_the_commit(root: Caller, project: str) -> None:
+    """expire_time is create_time plus ttl, to the microsecond."""
     made = new_key(root, project, ttl=Duration(seconds=3600, nanos=5_000)).key
     life = made.expire_time.ToDatetime() - made.create_time.ToDatetime()
     assert timedelta(hours=1, microseconds=5) == life
 
 
 def test_key_without_an_end_has_no_expire_time(root: Caller, project: str) -> None:
-    """Unset means never."""
+    """An unset expire_time means never."""
     assert not new_key(root, project).key.HasField("expire_time")
 
 
 def test_key_past_its_end_is_shown_as_expired(root: Caller, project: str) -> None:
-    """The state is that of the moment of the answer."""
+    """The state is evaluated at the time of the answer."""
     made = new_key(root, project, ttl=Duration(nanos=1_000_000))
     wait_until(
         lambda: key_pb2.KEY_STATE_EXPIRED == get_key(root, made.key.access_key).state, seconds=5
     )
 
 
-def test_two_keys_have_nothing_in_common(root: Caller, project: str) -> None:
+def test_two_keys_share_no_random_part(root: Caller, project: str) -> None:
     """Access keys and secrets are random."""
     first, second = new_key(root, project), new_key(root, project)
     assert first.key.access_key != second.key.access_key
@@ -150,29 +150,29 @@ def test_two_keys_have_nothing_in_common(root: Caller, project: str) -> None:
 
 
 def test_each_change_takes_the_next_revision(root: Caller, project: str) -> None:
-    """Revisions grow; what is written later has the higher one."""
+    """Revisions grow; a later write has the higher revision."""
     revisions = [new_key(root, project).revision for _ in range(5)]
     assert sorted(set(revisions)) == revisions
 
 
-def test_operator_key_is_live_and_of_no_project(root: Caller) -> None:
-    """Its mode may be left out or said."""
+def test_operator_key_is_live_and_has_no_project(root: Caller) -> None:
+    """Its mode may be omitted or given."""
     for mode in (key_pb2.KEY_MODE_UNSPECIFIED, key_pb2.KEY_MODE_LIVE):
         made = new_key(root, "", "OPERATOR", mode=mode, permissions=["keys:read"])
         assert made.secret_key.startswith(f"op_live_{made.key.access_key}_")
         assert ("", key_pb2.KEY_MODE_LIVE) == (made.key.project_id, made.key.mode)
 
 
-def test_operator_key_says_which_projects_it_is_confined_to(root: Caller, project: str) -> None:
+def test_operator_key_lists_its_projects(root: Caller, project: str) -> None:
     """The confinement is part of the record."""
     operator = new_operator(root, "*:*", projects=[project])
     assert [project] == get_key(root, operator.key.access_key).operator_projects
 
 
-def test_project_that_is_absent_and_one_that_is_not_yours_are_one_answer(
+def test_create_key_in_absent_and_foreign_project_returns_identical_bytes(
     root: Caller, project: str
 ) -> None:
-    """CreateKey tells nobody which projects exist."""
+    """CreateKey does not reveal which projects exist."""
     confined = new_operator(root, "*:*", projects=[new_project(root)])
     absent = confined.refused(key_request(absent_project()))
     assert ("NOT_FOUND", "PROJECT_NOT_FOUND") == (absent.code.name, absent.reason)
@@ -180,10 +180,10 @@ def test_project_that_is_absent_and_one_that_is_not_yours_are_one_answer(
     assert absent == root.refused(key_request(absent_project()))
 
 
-def test_key_that_is_absent_and_one_that_is_not_yours_are_one_answer(
+def test_get_and_revoke_of_absent_and_foreign_key_return_identical_bytes(
     root: Caller, project: str
 ) -> None:
-    """GetKey and RevokeKey tell nobody which keys exist, and change none."""
+    """GetKey and RevokeKey do not reveal which keys exist, and change none."""
     made = new_key(root, project)
     confined = new_operator(root, "*:*", projects=[new_project(root)])
     for request in (
@@ -197,8 +197,10 @@ def test_key_that_is_absent_and_one_that_is_not_yours_are_one_answer(
     assert made.key == get_key(root, made.key.access_key)
 
 
-def test_confined_operator_makes_and_shows_keys_of_his_projects(root: Caller, project: str) -> None:
-    """Confinement takes nothing away within it."""
+def test_confined_operator_creates_and_reads_keys_of_its_projects(
+    root: Caller, project: str
+) -> None:
+    """Inside its projects a confined operator has all its rights."""
     confined = new_operator(root, "keys:*", projects=[project])
     made = new_key(confined, project)
     assert made.key == get_key(confined, made.key.access_key)
@@ -206,7 +208,7 @@ def test_confined_operator_makes_and_shows_keys_of_his_projects(root: Caller, pr
 
 
 def test_refused_creation_changes_nothing(root: Caller, project: str) -> None:
-    """Neither a key nor a revision is left of a call that was refused."""
+    """A refused call leaves neither a key nor a revision."""
     before = new_key(root, project)
     root.refused(key_request(project, purpose="x" * 201))
     root.refused(key_request(absent_project()))

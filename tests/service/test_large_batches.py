@@ -1,4 +1,4 @@
-"""A batch that takes much work: it is bounded, and other calls are served meanwhile."""
+"""Expensive batches: bounded work, and other calls served meanwhile."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def batch(created: CreatedKey, items: int, **asked: object) -> bytes:
 
 
 async def test_batch_of_many_permissions_against_many_grants_is_bounded(one: Process) -> None:
-    """1,000 items of 100 permissions, 100 grants with wildcards: not 10,000,000 comparisons."""
+    """1,000 items of 100 permissions, 100 wildcard grants: not 10,000,000 comparisons."""
     asker = Asker(one)
     created = await create(
         one,
@@ -69,10 +69,10 @@ async def test_batch_of_many_permissions_against_many_grants_is_bounded(one: Pro
     assert {pb.VERDICT_VALID} == {item.verdict for item in answer.responses}
 
 
-async def test_loop_has_a_turn_between_the_items_of_a_batch(
+async def test_event_loop_runs_between_the_items_of_a_batch(
     one: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once to read each item, once to judge it."""
+    """It runs after reading each item and after evaluating it."""
     monkeypatch.setattr(time_slices, "SLICE_SECONDS", 0.0)
     created = await create(one)
     answered = asyncio.create_task(Asker(one).answer_batch(batch(created, 50)))
@@ -84,8 +84,8 @@ async def test_loop_has_a_turn_between_the_items_of_a_batch(
     assert turns >= 100
 
 
-async def test_bad_item_is_named_and_rights_come_first(one: Process) -> None:
-    """A batch is refused for its first bad items; who may not verify learns of the right only."""
+async def test_batch_checks_rights_before_items(one: Process) -> None:
+    """A batch is rejected for its first bad items; without the right, for the right only."""
     created = await create(one)
     body = pb.BatchVerifyRequest(
         requests=[
@@ -107,7 +107,7 @@ async def test_bad_item_is_named_and_rights_come_first(one: Process) -> None:
 
 
 async def test_repeated_token_of_a_batch_is_looked_up_once(one: Process) -> None:
-    """The time of a thousand lookups of one key would tell a foreign key from an unknown one."""
+    """The time of 1,000 lookups would tell a foreign key from an unknown one."""
     first, second = await create(one), await create(one)
     looked: list[list[str]] = []
     records = one.authority.records

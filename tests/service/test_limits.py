@@ -1,4 +1,4 @@
-"""Rate limits and quotas over the wire: exact over all workers, and through kill -9."""
+"""Rate limits and quotas over the wire: exact over all workers and through kill -9."""
 
 from __future__ import annotations
 
@@ -88,19 +88,19 @@ def storm() -> Iterator[Any]:
 
 
 @pytest.mark.case(17)
-def test_callers_at_once_get_exactly_the_limit(
+def test_concurrent_callers_get_exactly_the_limit(
     server: ServerProcess, root: Caller, project_id: str, storm: Any
 ) -> None:
-    """Of 1,600 calls by 32 callers against a limit of 1,000 just 1,000 are VALID."""
+    """Of 1,600 calls by 32 callers against a limit of 1,000 exactly 1,000 are VALID."""
     made = new_key(root, project_id, rate_limit=rate(1000))
     assert Storm(Counter({VALID: 1000, LIMITED: 600}), 0) == storm(server, made.secret_key, 1600)
 
 
 @pytest.mark.case(17)
-def test_quota_that_the_cost_does_not_divide_is_never_overdrawn(
+def test_quota_not_divisible_by_the_cost_is_never_overdrawn(
     server: ServerProcess, root: Caller, project_id: str, storm: Any
 ) -> None:
-    """A quota of 777 takes a cost of 3 exactly 259 times."""
+    """A quota of 777 admits a cost of 3 exactly 259 times."""
     made = new_key(root, project_id, quota=quota(777))
     wanted = Storm(Counter({VALID: 259, EXCEEDED: 61}), 0)
     assert wanted == storm(server, made.secret_key, 320, 3)
@@ -108,8 +108,10 @@ def test_quota_that_the_cost_does_not_divide_is_never_overdrawn(
 
 @pytest.mark.case(17)
 @pytest.mark.parametrize("transport", ["native"], indirect=True)
-def test_killed_worker_opens_no_limit(start_server: Start, transport: str, storm: Any) -> None:
-    """With a worker killed in the middle, no more than the limit are VALID, and few are lost."""
+def test_killed_worker_never_exceeds_a_limit(
+    start_server: Start, transport: str, storm: Any
+) -> None:
+    """With a worker killed midway at most the limit are VALID, and few units are lost."""
     server = start_server("--transport", transport, "--workers", "2")
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as killer:
         root = Caller(channel, server.metadata)
@@ -131,8 +133,8 @@ def test_killed_worker_opens_no_limit(start_server: Start, transport: str, storm
 
 
 @pytest.mark.case(17)
-def test_killed_server_opens_no_limit(start_server: Start, storm: Any) -> None:
-    """With the whole server killed in the middle, the next goes on where it stood."""
+def test_killed_server_never_exceeds_a_limit(start_server: Start, storm: Any) -> None:
+    """With the whole server killed midway, the next one continues at the same count."""
     server = start_server("--workers", "2")
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as killer:
         root = Caller(channel, server.metadata)
@@ -167,8 +169,8 @@ def _remaining(root: Caller, secret_key: str) -> int:
         return 1000
 
 
-def test_answer_tells_how_each_limit_stands(root: Caller) -> None:
-    """Standings name limit, what is left, and when the next window begins; denied answers too."""
+def test_answer_reports_the_standing_of_each_limit(root: Caller) -> None:
+    """Standings hold limit, remaining units and next window, also in denied answers."""
     project = root.ask(project_service_pb2.CreateProjectRequest(rate_limit=rate(5))).project
     limits: dict[str, Any] = {"rate_limit": rate(4), "quota": quota(3, "MONTH")}
     made = new_key(root, project.project_id, **limits)
@@ -194,8 +196,8 @@ def test_key_without_limits_has_no_standings(root: Caller, project_id: str) -> N
     assert not any(answer.HasField(one) for one in fields)
 
 
-def test_denied_call_draws_nothing_from_any_counter(root: Caller) -> None:
-    """Whichever check denies, key rate, project rate and quota are as they were."""
+def test_denied_verify_spends_from_no_counter(root: Caller) -> None:
+    """Whichever check denies, key rate, project rate and quota keep their units."""
     project = root.ask(project_service_pb2.CreateProjectRequest(rate_limit=rate(9))).project
     limits: dict[str, Any] = {"rate_limit": rate(7), "quota": quota(5)}
     made = new_key(root, project.project_id, "RESTRICTED", **limits)
@@ -221,9 +223,7 @@ def test_denied_call_draws_nothing_from_any_counter(root: Caller) -> None:
     assert (6, 8, 4) == left()
 
 
-def test_rate_limit_denies_before_the_quota_and_explain_names_both(
-    root: Caller, project_id: str
-) -> None:
+def test_rate_limit_precedes_quota_and_explain_lists_both(root: Caller, project_id: str) -> None:
     """RATE_LIMITED comes first; `failed` lists every failing check in the contract's order."""
     made = new_key(root, project_id, "RESTRICTED", rate_limit=rate(0), quota=quota(0))
     answer = verify(root, made.secret_key, explain=True)
@@ -234,8 +234,8 @@ def test_rate_limit_denies_before_the_quota_and_explain_names_both(
     assert [pb.VERDICT_MISSING_PERMISSION, *both] == list(answer.failed)
 
 
-def test_cost_counts_in_units(root: Caller, project_id: str) -> None:
-    """Unset is 1, 0 asks whether a unit is left, more than the limit is denied; 0 denies all."""
+def test_cost_is_counted_in_units(root: Caller, project_id: str) -> None:
+    """Unset is 1; 0 asks if a unit is left; over the limit is denied; limit 0 denies all."""
     made = new_key(root, project_id, rate_limit=rate(3))
     for cost, name in ((4, LIMITED), (0, VALID), (2, VALID), (None, VALID), (0, LIMITED)):
         assert name == verdict(root, made.secret_key, cost=cost)
@@ -243,8 +243,8 @@ def test_cost_counts_in_units(root: Caller, project_id: str) -> None:
     assert [LIMITED] * 2 == [verdict(root, none.secret_key, cost=cost) for cost in (0, 1)]
 
 
-def test_limit_of_the_project_is_shared_by_its_keys(root: Caller) -> None:
-    """All keys of a project draw from one counter, and no other project's do."""
+def test_project_limit_is_shared_by_its_keys(root: Caller) -> None:
+    """All keys of a project spend from one counter, and no other project's do."""
     request = project_service_pb2.CreateProjectRequest(rate_limit=rate(2))
     first, second = (root.ask(request).project.project_id for _ in range(2))
     keys = [new_key(root, first).secret_key for _ in range(3)]
@@ -252,8 +252,8 @@ def test_limit_of_the_project_is_shared_by_its_keys(root: Caller) -> None:
     assert VALID == verdict(root, new_key(root, second).secret_key)
 
 
-def test_batch_draws_in_its_order(root: Caller, project_id: str) -> None:
-    """The items of a batch draw one after the other; a small one may fit behind one denied."""
+def test_batch_items_spend_in_order(root: Caller, project_id: str) -> None:
+    """Items spend one after the other; a small one may fit after a denied one."""
     first = new_key(root, project_id, rate_limit=rate(5)).secret_key
     other = new_key(root, project_id, quota=quota(1)).secret_key
     items = ((first, 3), (other, 1), (first, 3), (first, 2), (other, 1), (first, 1))
@@ -265,7 +265,7 @@ def test_batch_draws_in_its_order(root: Caller, project_id: str) -> None:
 
 
 def test_window_rolls_over(root: Caller, project_id: str) -> None:
-    """A limit of one a second lets one through in each second, and says when the next begins."""
+    """A limit of one per second admits one each second and reports the next window."""
     made = new_key(root, project_id, rate_limit=rate(1, timedelta(seconds=1)))
     seen: Counter[str] = Counter()
     while len(seen) < 4:
@@ -276,7 +276,7 @@ def test_window_rolls_over(root: Caller, project_id: str) -> None:
 
 
 def test_lineage_shares_its_counters(root: Caller, project_id: str) -> None:
-    """A rotated key goes on where its predecessor stands, and draws from the same."""
+    """A rotated key continues its predecessor's count and spends from the same counters."""
     old = new_key(root, project_id, rate_limit=rate(4), quota=quota(9))
     verify(root, old.secret_key, cost=2)
     new = root.ask(pb.RotateKeyRequest(access_key=old.key.access_key))
@@ -286,8 +286,8 @@ def test_lineage_shares_its_counters(root: Caller, project_id: str) -> None:
     assert LIMITED == verdict(root, new.secret_key)
 
 
-def test_changed_limit_is_in_force_at_once(root: Caller, project_id: str) -> None:
-    """More room at once, less room at once; with another period it counts anew."""
+def test_changed_limit_applies_at_once(root: Caller, project_id: str) -> None:
+    """A raised or lowered limit applies at once; a new period counts from zero."""
     made = new_key(root, project_id, rate_limit=rate(2))
     verify(root, made.secret_key, cost=2)
     for limit, remaining in (
@@ -306,8 +306,8 @@ def test_changed_limit_is_in_force_at_once(root: Caller, project_id: str) -> Non
         assert remaining == verify(root, made.secret_key, cost=0).key_standing.remaining
 
 
-def test_counters_that_are_gone_are_no_verdict(start_server: Start, transport: str) -> None:
-    """Without its counters a limited key is neither VALID nor denied; others are judged."""
+def test_missing_counters_give_no_verdict(start_server: Start, transport: str) -> None:
+    """Without counters a limited key is neither VALID nor denied; others are evaluated."""
     server = start_server("--transport", transport)
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)

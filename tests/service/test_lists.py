@@ -1,4 +1,4 @@
-"""ListKeys: pages that miss nothing, filters, and tokens that serve their own list only."""
+"""ListKeys: complete pages, filters, and page tokens bound to their list."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def listed(caller: Caller, project_id: str, **fields: Any) -> list[str]:
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 7, 1000, 0])
 def test_pages_hold_every_key_once_oldest_first(root: Caller, project: str, page_size: int) -> None:
-    """Whatever the size of the page, the list is the same."""
+    """The list is the same for any page size."""
     made = [new_key(root, project).key.access_key for _ in range(7)]
     found = list(pages(root, project, page_size=page_size))
     assert made == [one for page in found for one in page]
     assert all(len(page) <= (page_size or 100) for page in found)
 
 
-def test_list_of_long_keys_fits_any_client(root: Caller, project: str) -> None:
-    """A page is cut before it is larger than a message that gRPC's clients take: 4 MiB."""
+def test_page_of_large_keys_fits_the_client_message_limit(root: Caller, project: str) -> None:
+    """A page ends before it exceeds 4 MiB, the default limit of gRPC clients."""
     permissions = [f"r{number}:{'a' * 400}" for number in range(100)]
     made = [
         new_key(root, project, "RESTRICTED", permissions=permissions).key.access_key
@@ -65,8 +65,8 @@ def test_list_of_long_keys_fits_any_client(root: Caller, project: str) -> None:
     assert made == listed(root, project, page_size=1000)
 
 
-def test_key_that_is_made_between_two_pages_is_at_the_end(root: Caller, project: str) -> None:
-    """A list that is under way misses no key and shows none twice."""
+def test_key_created_between_two_pages_is_listed_last(root: Caller, project: str) -> None:
+    """A list in progress misses no key and repeats none."""
     made = [new_key(root, project).key.access_key for _ in range(3)]
     found = pages(root, project, page_size=2)
     first = next(found)
@@ -74,7 +74,7 @@ def test_key_that_is_made_between_two_pages_is_at_the_end(root: Caller, project:
     assert made == first + [one for page in found for one in page]
 
 
-def test_filters_hold_all_at_once(root: Caller, project: str) -> None:
+def test_list_filters_combine(root: Caller, project: str) -> None:
     """Mode, kind, labels and expiry each narrow the list."""
     live = key_pb2.KEY_MODE_LIVE
     a = new_key(root, project, labels={"team": "a", "env": "x"}).key.access_key
@@ -98,8 +98,8 @@ def test_filters_hold_all_at_once(root: Caller, project: str) -> None:
         assert (wanted, expected) == (wanted, listed(root, project, filter=wanted))
 
 
-def test_filter_by_state_is_that_of_the_moment(root: Caller, project: str) -> None:
-    """ACTIVE, EXPIRED and REVOKED are told apart by the time of the call."""
+def test_state_filter_is_evaluated_at_the_call(root: Caller, project: str) -> None:
+    """ACTIVE, EXPIRED and REVOKED are decided by the time of the call."""
     active = new_key(root, project).key.access_key
     brief = new_key(root, project, ttl=Duration(nanos=1_000_000)).key.access_key
     gone = new_key(root, project).key.access_key
@@ -114,15 +114,15 @@ def test_filter_by_state_is_that_of_the_moment(root: Caller, project: str) -> No
         assert expected == listed(root, project, filter=Filter(state=state))
 
 
-def test_list_of_a_project_has_its_keys_only(root: Caller, project: str) -> None:
-    """Neither the list of another project nor that of all mixes them up."""
+def test_project_list_holds_its_own_keys_only(root: Caller, project: str) -> None:
+    """Lists of another project and of all projects keep them apart."""
     other = new_project(root)
     mine, theirs = new_key(root, project).key.access_key, new_key(root, other).key.access_key
     assert ([mine], [theirs]) == (listed(root, project), listed(root, other))
 
 
-def test_confined_operator_lists_what_is_his(root: Caller, project: str) -> None:
-    """Without a project: his own; a foreign one: NOT_FOUND, in the bytes of an absent one."""
+def test_confined_operator_lists_its_projects_only(root: Caller, project: str) -> None:
+    """Without project_id it gets its own keys; a foreign id equals an absent one."""
     second, foreign = new_project(root), new_project(root)
     made = [new_key(root, one).key.access_key for one in (project, foreign, second, project)]
     confined = new_operator(root, "keys:read", projects=[project, second])
@@ -134,8 +134,8 @@ def test_confined_operator_lists_what_is_his(root: Caller, project: str) -> None
     assert refused == confined.refused(request(project_id=absent_project()))
 
 
-def test_page_token_serves_its_own_caller_and_filter_only(root: Caller, project: str) -> None:
-    """Another operator, project or filter, or a changed character: INVALID_ARGUMENT."""
+def test_page_token_is_bound_to_caller_and_filter(root: Caller, project: str) -> None:
+    """Another operator, project, filter or character is INVALID_ARGUMENT."""
     for _ in range(3):
         new_key(root, project)
     request = key_authority_service_pb2.ListKeysRequest(project_id=project, page_size=1)
@@ -158,8 +158,8 @@ def test_page_token_serves_its_own_caller_and_filter_only(root: Caller, project:
         assert ("INVALID_ARGUMENT", {"page_token"}) == (refused.code.name, refused.fields)
 
 
-def test_page_token_serves_its_own_list_with_pages_of_any_size(root: Caller, project: str) -> None:
-    """No other list takes it, though what is asked of both is spelt with the same bytes."""
+def test_page_token_is_bound_to_its_list_for_any_page_size(root: Caller, project: str) -> None:
+    """No other list accepts it, even for a request with the same bytes."""
     for _ in range(3):
         verify(root, new_key(root, project).secret_key)
     asked: dict[str, Any] = {"project_id": project, "page_size": 1}

@@ -1,4 +1,4 @@
-"""What is done on the machine itself, with the data folder, beside a server that serves."""
+"""Local administration of a data folder while its server runs."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def told(server: ServerProcess, *arguments: str) -> str:
     return outcome.output
 
 
-def test_pepper_is_rotated_and_dropped_beside_a_server(start_server: Start) -> None:
-    """No worker ever fails to verify a key, old or new; the metric says when the old may go."""
+def test_pepper_is_rotated_and_dropped_beside_a_running_server(start_server: Start) -> None:
+    """No worker fails to verify any key; the metric shows when the old version may go."""
     server = start_server("--workers", "2", "--metrics", "127.0.0.1:0")
     with ExitStack() as stack:
         options = (("grpc.use_local_subchannel_pool", 1),)
@@ -72,8 +72,8 @@ def test_pepper_is_rotated_and_dropped_beside_a_server(start_server: Start) -> N
         assert 0 == value(scrape(server), "grpc_server_handled_total", 'grpc_code="UNAVAILABLE"')
 
 
-def test_last_operator_key_is_replaced_on_the_machine(start_server: Start) -> None:
-    """Revoking the last `*:*` key locks everyone out, until `operator create` makes another."""
+def test_last_operator_key_is_replaced_locally(start_server: Start) -> None:
+    """Revoking the last `*:*` key locks everyone out until `operator create` makes another."""
     server = start_server()
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)
@@ -106,8 +106,8 @@ def test_last_operator_key_is_replaced_on_the_machine(start_server: Start) -> No
         assert 3600 == key.expire_time.seconds - key.create_time.seconds
 
 
-def test_operator_create_refuses_a_misspelt_right(tmp_path: Path) -> None:
-    """It lists the rights, before it opens anything."""
+def test_operator_create_rejects_an_unknown_right(tmp_path: Path) -> None:
+    """It lists the valid rights and opens nothing."""
     flags = ("--data", str(tmp_path / "none"), "--permission", "keys:verfy")
     outcome = shared().run("operator", "create", *flags)
     assert outcome.code != 0
@@ -115,10 +115,10 @@ def test_operator_create_refuses_a_misspelt_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("operator", "create"), ("pepper", "status")])
-def test_commands_on_a_folder_that_is_none_are_refused_with_one_line(
+def test_command_on_an_uninitialized_folder_is_one_error_line(
     command: tuple[str, str], data: Path
 ) -> None:
-    """Nothing is made; the line says what to do first."""
+    """Nothing is created; the line names the first step."""
     outcome = shared().run(*command, "--data", str(data))
     assert (2, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n"))
     assert f"{data} is not initialised: run keyauthority-server init, or serve" in outcome.log

@@ -1,4 +1,4 @@
-"""The log: one line an event, whatever it holds."""
+"""The log: one line per event for any content."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def logging_as_before() -> Iterator[None]:
 def test_hostile_text_stays_on_its_line(
     log_format: LogFormat, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No event, value or traceback breaks a line or reaches a terminal as a control."""
+    """No event, value or traceback breaks a line or sends a control character."""
     logs.configure(log_format, LogLevel.INFO, worker=1)
     structlog.get_logger("one").info(FORGED, value=FORGED)
     logging.getLogger("two").error("%s", FORGED)
@@ -45,14 +45,14 @@ def test_hostile_text_stays_on_its_line(
     assert 3 == written.count("worker")
 
 
-def test_json_keeps_the_text_exactly(capfd: pytest.CaptureFixture[str]) -> None:
-    """What was escaped reads back as it was."""
+def test_json_log_preserves_text_exactly(capfd: pytest.CaptureFixture[str]) -> None:
+    """Escaped text reads back unchanged."""
     logs.configure(LogFormat.JSON, LogLevel.INFO)
     structlog.get_logger("one").info("event", value=FORGED)
     assert FORGED == json.loads(capfd.readouterr().err)["value"]
 
 
-def test_level_leaves_out_what_is_less_severe(capfd: pytest.CaptureFixture[str]) -> None:
+def test_log_level_drops_less_severe_events(capfd: pytest.CaptureFixture[str]) -> None:
     """Only events of the level and above are written."""
     logs.configure(LogFormat.TEXT, LogLevel.WARNING)
     structlog.get_logger("one").info("quiet")

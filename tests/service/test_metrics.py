@@ -1,4 +1,4 @@
-"""The metrics' endpoint: the sums over all workers, also over those that have ended."""
+"""The metrics endpoint: sums over all workers, including ended ones."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def verify(server: ServerProcess) -> None:
         )
 
 
-def test_endpoint_shows_the_sums_of_all_workers(start_server: Start, transport: str) -> None:
-    """Calls are counted whichever worker served them, and stay counted when it has died."""
+def test_metrics_are_summed_over_all_workers(start_server: Start, transport: str) -> None:
+    """Calls of every worker count, and still count after it has died."""
     server = start_server("--transport", transport, "--workers", "2", "--metrics", "127.0.0.1:0")
     labels = ('grpc_method="Verify"', 'grpc_code="OK"', 'grpc_type="unary"')
     for _ in range(CALLS):
@@ -62,8 +62,8 @@ def test_endpoint_shows_the_sums_of_all_workers(start_server: Start, transport: 
     assert SECRET not in text
 
 
-def test_every_metric_is_in_the_documents(start_server: Start) -> None:
-    """And no other; those that only PostgreSQL has are in GAUGES."""
+def test_documented_metrics_match_the_endpoint(start_server: Start) -> None:
+    """Both lists are equal; metrics that only PostgreSQL has are in GAUGES."""
     shown = re.findall(
         r"^# HELP (\w+)", scrape(start_server("--metrics", "127.0.0.1:0")), re.MULTILINE
     )
@@ -72,15 +72,15 @@ def test_every_metric_is_in_the_documents(start_server: Start) -> None:
     assert sorted({*shown, *GAUGES}) == sorted(told)
 
 
-def test_no_endpoint_and_no_counting_without_the_flag(start_server: Start) -> None:
-    """Without --metrics nothing listens besides the server."""
+def test_metrics_are_off_without_the_flag(start_server: Start) -> None:
+    """Without --metrics only the server listens."""
     server = start_server()
     verify(server)
     assert "metrics" not in server.log_text()
 
 
-def test_counts_are_taken_once() -> None:
-    """What was taken is not counted again, and nothing counted is lost between two takings."""
+def test_counts_are_collected_once() -> None:
+    """Collected counts are not counted again, and none is lost between two collections."""
     metrics = Metrics()
     call = metrics.call("service", "Method")
     taken: Counter[str] = Counter()

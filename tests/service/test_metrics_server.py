@@ -1,4 +1,4 @@
-"""The HTTP server of the metrics: one path, bounded connections, and no end of the supervisor."""
+"""The HTTP server of the metrics: one path, bounded connections, no risk to the supervisor."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def address_of(server: ServerProcess) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-def test_other_path_is_not_found(start_server: Start) -> None:
-    """Only /metrics is served; a query is let pass."""
+def test_metrics_other_path_is_not_found(start_server: Start) -> None:
+    """Only /metrics is served; a query string is ignored."""
     server = start_server("--metrics", "127.0.0.1:0")
     host, port = address_of(server)
     for path in ("/", "/metric", "/metrics/x", "/healthz"):
@@ -36,8 +36,8 @@ def test_other_path_is_not_found(start_server: Start) -> None:
     assert "keyauthority_workers" in scrape(server)
 
 
-def test_idle_connections_neither_stop_scrapes_nor_the_supervisor(start_server: Start) -> None:
-    """Their threads are bounded; without descriptors a dead worker is replaced once there are."""
+def test_idle_connections_block_neither_scrapes_nor_the_supervisor(start_server: Start) -> None:
+    """Threads are bounded; a dead worker is replaced when descriptors are free again."""
     server = start_server("--metrics", "127.0.0.1:0")
     host, port = address_of(server)
     pid = server.process.pid

@@ -1,4 +1,4 @@
-"""Operator keys that an older version stored with permissions that are no rights."""
+"""Operator keys stored by an older version with permissions that are not rights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keyauthority_server.runtime.bootstrap import prepare
 from tests.faults.folders import process, settings
 
 
-async def test_stored_key_with_an_unknown_right_is_read_changed_and_rotated(tmp_path: Path) -> None:
-    """Only naming such a right again is refused."""
+async def test_stored_key_with_an_unknown_right_stays_usable(tmp_path: Path) -> None:
+    """It can be read, changed and rotated; only granting such a right again is rejected."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     await prepare(settings(folder))

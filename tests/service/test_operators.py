@@ -1,4 +1,4 @@
-"""Operator keys: nobody makes one beyond himself, and one that has ended admits nobody."""
+"""Operator keys: delegation stays within the maker's rights, and ended keys admit no call."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_operator_key_with_more_rights_than_its_maker_is_refused(root: Caller, w
 
 
 @pytest.mark.parametrize("wrong", ["keys:nonsense", "keys:verfy", "orders:*", "keys:write"])
-def test_permission_that_is_no_right_of_operators_is_refused(root: Caller, wrong: str) -> None:
-    """CreateKey and UpdateKey answer with the list of rights; keys of projects take any."""
+def test_unknown_operator_right_is_rejected(root: Caller, wrong: str) -> None:
+    """CreateKey and UpdateKey answer with the list of rights; project keys take any text."""
     made = new_operator(root, "keys:read")
     for request in (
         key_request("", "OPERATOR", permissions=["keys:read", wrong]),
@@ -60,8 +60,8 @@ def test_permission_that_is_no_right_of_operators_is_refused(root: Caller, wrong
     assert new_key(root, new_project(root), "RESTRICTED", permissions=[wrong])
 
 
-def test_operator_key_beyond_its_maker_s_projects_is_refused(root: Caller, project: str) -> None:
-    """A confined operator names projects, and only his own."""
+def test_operator_key_beyond_its_makers_projects_is_refused(root: Caller, project: str) -> None:
+    """A confined operator must name projects, and only its own."""
     other = new_project(root)
     maker = new_operator(root, "*:*", projects=[project])
     beyond(maker, permissions=["keys:read"])
@@ -70,8 +70,8 @@ def test_operator_key_beyond_its_maker_s_projects_is_refused(root: Caller, proje
     assert [project] == new_operator(maker, "keys:read", projects=[project]).key.operator_projects
 
 
-def test_operator_key_that_would_outlive_its_maker_is_refused(root: Caller) -> None:
-    """Neither a later end nor no end at all."""
+def test_operator_key_that_outlives_its_maker_is_refused(root: Caller) -> None:
+    """Neither a later end nor no end is allowed."""
     maker = new_operator(root, "*:*", ttl=HOUR)
     end = maker.key.expire_time
     beyond(maker, permissions=["keys:read"])
@@ -81,8 +81,8 @@ def test_operator_key_that_would_outlive_its_maker_is_refused(root: Caller) -> N
     assert end == new_operator(maker, "keys:read", expire_time=end).key.expire_time
 
 
-def test_keys_rights_do_not_reach_operator_keys(root: Caller) -> None:
-    """`keys:*` makes, shows, lists and revokes no operator key."""
+def test_keys_rights_do_not_cover_operator_keys(root: Caller) -> None:
+    """`keys:*` creates, reads, lists and revokes no operator key."""
     clerk = new_operator(root, "keys:*", "projects:*")
     kind = key_authority_service_pb2.KeyFilter(kind=key_pb2.KEY_KIND_OPERATOR)
     for request, right in (
@@ -97,8 +97,8 @@ def test_keys_rights_do_not_reach_operator_keys(root: Caller) -> None:
     assert key_pb2.KEY_STATE_ACTIVE == get_key(root, clerk.key.access_key).state
 
 
-def test_operators_rights_do_not_reach_project_keys(root: Caller, project: str) -> None:
-    """`operators:*` is not `keys:*`."""
+def test_operators_rights_do_not_cover_project_keys(root: Caller, project: str) -> None:
+    """`operators:*` does not imply `keys:*`."""
     made = new_key(root, project)
     registrar = new_operator(root, "operators:*")
     for request in (
@@ -110,8 +110,8 @@ def test_operators_rights_do_not_reach_project_keys(root: Caller, project: str) 
         assert "PERMISSION_MISSING" == registrar.refused(request).reason
 
 
-def test_operator_keys_are_listed_by_kind_and_nowhere_else(root: Caller, project: str) -> None:
-    """ListKeys without a project shows projects' keys; with kind OPERATOR, operators' only."""
+def test_operator_keys_are_listed_by_kind_only(root: Caller, project: str) -> None:
+    """ListKeys without a project lists project keys; with kind OPERATOR, operator keys."""
     made, operator = new_key(root, project), new_operator(root, "keys:read")
 
     def listed(kind: key_pb2.KeyKind.ValueType, created_by: str) -> set[str]:
@@ -134,8 +134,8 @@ def test_operator_keys_are_listed_by_kind_and_nowhere_else(root: Caller, project
     assert operator.key.access_key not in others
 
 
-def test_operator_key_that_is_revoked_admits_nobody(root: Caller) -> None:
-    """The next call is refused, and does not say why."""
+def test_revoked_operator_key_is_unauthenticated(root: Caller) -> None:
+    """The next call is rejected and the error does not state why."""
     operator = new_operator(root, "projects:read")
     operator.ask(LIST_PROJECTS)
     revoke(root, access_key=operator.key.access_key)
@@ -143,8 +143,8 @@ def test_operator_key_that_is_revoked_admits_nobody(root: Caller) -> None:
     assert ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (refused.code.name, refused.reason)
 
 
-def test_operator_key_past_its_end_admits_nobody(root: Caller) -> None:
-    """The call that starts at expire_time is refused, in the bytes of any bad credential."""
+def test_expired_operator_key_is_unauthenticated(root: Caller) -> None:
+    """A call at expire_time is rejected with the bytes of any bad credential."""
     operator = new_operator(root, "projects:read", ttl=Duration(nanos=1_000_000))
     end = operator.key.expire_time.ToDatetime(UTC)
     wait_until(lambda: datetime.now(UTC) > end + timedelta(milliseconds=1))
@@ -154,8 +154,8 @@ def test_operator_key_past_its_end_admits_nobody(root: Caller) -> None:
     assert absent.refused(LIST_PROJECTS) == refused
 
 
-def test_operator_who_revokes_himself_is_out(root: Caller) -> None:
-    """Revocation by the secret works for an operator key too, and needs no right."""
+def test_operator_that_revokes_itself_is_locked_out(root: Caller) -> None:
+    """Revocation by secret works for an operator key too and needs no right."""
     operator = new_operator(root, "projects:read")
     secret = operator.metadata[0][1].removeprefix("Bearer ")
     answer = revoke(Caller(root.channel), secret_key=secret)
@@ -165,14 +165,14 @@ def test_operator_who_revokes_himself_is_out(root: Caller) -> None:
 
 
 @pytest.mark.parametrize("allowed", ["127.0.0.1", "127.0.0.0/8", "::ffff:127.0.0.1"])
-def test_operator_key_is_admitted_from_its_allowed_addresses(root: Caller, allowed: str) -> None:
+def test_operator_key_is_accepted_from_its_allowed_addresses(root: Caller, allowed: str) -> None:
     """The peer's address is compared as a number."""
     restrictions = key_pb2.Restrictions(allowed_ips=["203.0.113.0/24", allowed])
     new_operator(root, "projects:read", restrictions=restrictions).ask(LIST_PROJECTS)
 
 
 def test_operator_key_from_another_address_is_refused(root: Caller) -> None:
-    """What metadata claims of the address is not believed."""
+    """An address in the metadata is not trusted."""
     restrictions = key_pb2.Restrictions(allowed_ips=["203.0.113.7"])
     operator = new_operator(root, "*:*", restrictions=restrictions)
     claims = (("x-forwarded-for", "203.0.113.7"), ("forwarded", "for=203.0.113.7"))
@@ -181,15 +181,15 @@ def test_operator_key_from_another_address_is_refused(root: Caller) -> None:
         assert ("PERMISSION_DENIED", "ADDRESS_NOT_ALLOWED") == (refused.code.name, refused.reason)
 
 
-def test_confined_operator_makes_no_project(root: Caller, project: str) -> None:
-    """A new project would lie outside of his confinement."""
+def test_confined_operator_creates_no_project(root: Caller, project: str) -> None:
+    """A new project would be outside its confinement."""
     confined = new_operator(root, "*:*", projects=[project])
     refused = confined.refused(project_service_pb2.CreateProjectRequest())
     assert "PERMISSION_DENIED" == refused.code.name
 
 
 def test_confined_operator_sees_no_operator_key(root: Caller, project: str) -> None:
-    """Operators belong to no project: to him they do not exist."""
+    """Operator keys belong to no project, so they do not exist for it."""
     confined = new_operator(root, "*:*", projects=[project])
     wanted = key_authority_service_pb2.KeyFilter(kind=key_pb2.KEY_KIND_OPERATOR)
     assert not confined.ask(key_authority_service_pb2.ListKeysRequest(filter=wanted)).keys
@@ -198,10 +198,10 @@ def test_confined_operator_sees_no_operator_key(root: Caller, project: str) -> N
     assert "KEY_NOT_FOUND" == confined.refused(request).reason
 
 
-def test_confined_operator_is_told_that_his_confinement_forbids_projects(
+def test_confined_operator_creating_a_project_gets_the_true_reason(
     root: Caller, project: str
 ) -> None:
-    """Before a bad argument is looked at, and without the untruth that he lacks the permission."""
+    """The error names the confinement, before any bad argument and not a missing right."""
     confined = new_operator(root, "*:*", projects=[project])
     for name in ("Shop", "x" * 201):
         refused = confined.refused(project_service_pb2.CreateProjectRequest(display_name=name))
@@ -209,8 +209,8 @@ def test_confined_operator_is_told_that_his_confinement_forbids_projects(
         assert "confined to projects" in refused.details
 
 
-def test_operator_key_for_more_addresses_than_its_maker_s_is_refused(root: Caller) -> None:
-    """Who may call from some addresses only makes no key for others, nor for all."""
+def test_operator_key_with_more_addresses_than_its_maker_is_refused(root: Caller) -> None:
+    """A caller limited to some addresses creates no key for others or for all."""
     own = key_pb2.Restrictions(allowed_ips=["127.0.0.0/8", "2001:db8::/32"])
     maker = new_operator(root, "*:*", restrictions=own)
     beyond(maker, permissions=["keys:read"])
@@ -223,8 +223,8 @@ def test_operator_key_for_more_addresses_than_its_maker_s_is_refused(root: Calle
     assert maker.ask(rotate).key.predecessor_access_key == made.key.access_key
 
 
-def test_operator_key_beyond_the_caller_may_be_narrowed_and_not_widened(root: Caller) -> None:
-    """Fewer rights, an earlier end, fewer addresses, disabled: yes. The way back, even half: no."""
+def test_operator_key_beyond_the_caller_can_only_be_narrowed(root: Caller) -> None:
+    """Fewer rights or addresses, an earlier end, disabling: yes. Any widening: no."""
     registrar = new_operator(root, "operators:*", "keys:read")
     strong = new_operator(root, "keys:*", "projects:*")
 

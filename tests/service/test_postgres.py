@@ -1,4 +1,4 @@
-"""Real servers on PostgreSQL: the first start, several servers, and the way to a wrong one."""
+"""Servers on PostgreSQL: first start, several servers, and mismatched stores."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def server(url: str, tmp_path: Path) -> Iterator[ServerProcess]:
         running.stop()
 
 
-def test_server_on_postgres_serves_and_leaves_the_key_files_to_be_copied(
+def test_postgres_servers_share_state_and_need_copied_key_files(
     server: ServerProcess, url: str, tmp_path: Path
 ) -> None:
-    """All workers and servers know what one has answered; a new one needs the key files."""
+    """Every worker and server knows an acknowledged change; a new one needs the key files."""
     with keyauthority.Client(server.address, operator_key=server.operator_key) as authority:
         project = authority.create_project("Shop")
         made = authority.create_key(
@@ -74,7 +74,7 @@ def _verdicts(
 
 
 def test_key_files_beside_an_empty_database_are_refused(url: str, tmp_path: Path) -> None:
-    """A pepper is made only with an empty database, and a database only with an empty folder."""
+    """A pepper is created only with an empty database, and the reverse."""
     data = tmp_path / "data"
     assert 0 == shared().run("init", "--data", str(data)).code
     refused = shared().run("init", "--data", str(data), "--store", url)
@@ -82,8 +82,8 @@ def test_key_files_beside_an_empty_database_are_refused(url: str, tmp_path: Path
     assert "exists, but postgresql:" in refused.log
 
 
-def test_server_without_the_driver_says_what_is_missing(url: str, tmp_path: Path) -> None:
-    """Without the extra `postgres` the server refuses with one line that names it."""
+def test_server_without_the_driver_names_the_missing_extra(url: str, tmp_path: Path) -> None:
+    """Without the extra `postgres` the start fails with one line that names it."""
     without = (
         "import sys; sys.modules['psycopg'] = None\n"
         "from keyauthority_server.commands import main; main()"

@@ -1,4 +1,4 @@
-"""Servers on one PostgreSQL: how stale an answer may be, and what is answered when nobody can tell.
+"""Servers on one PostgreSQL: bounded staleness, and behaviour without proof of freshness.
 
 Every time is of one monotonic clock, taken before a verification is sent and after a change was
 answered, so that what is found stale is stale.
@@ -145,8 +145,8 @@ def watch(
 
 
 @pytest.mark.case(26)
-def test_no_verify_says_valid_beyond_the_bound_after_a_revocation(servers: Servers) -> None:
-    """At the other server; none at all with the revocation's revision, nor at the server itself."""
+def test_no_verify_is_valid_beyond_the_bound_after_a_revocation(servers: Servers) -> None:
+    """The bound holds on the other server; with the revision, or at the writer, it is zero."""
     project = new_project(servers.one)
     made = [new_key(servers.one, project) for _ in range(KEYS)]
     tokens = [one.secret_key for one in made]
@@ -173,8 +173,8 @@ def test_no_verify_says_valid_beyond_the_bound_after_a_revocation(servers: Serve
 
 
 @pytest.mark.case(26)
-def test_each_narrowing_is_seen_with_its_revision(servers: Servers) -> None:
-    """By the server that had key and project in memory; one beyond the head is refused."""
+def test_each_narrowing_is_visible_at_its_revision(servers: Servers) -> None:
+    """A server with key and project cached applies it; a future revision is refused."""
     project = new_project(servers.one)
     made = servers.one.ask(key_request(project, "RESTRICTED"))
     named, revision = {"access_key": made.key.access_key}, made.revision
@@ -194,8 +194,8 @@ def test_each_narrowing_is_seen_with_its_revision(servers: Servers) -> None:
     assert ("FAILED_PRECONDITION", "REVISION_AHEAD") == (told.code.name, told.reason)
 
 
-def test_metrics_tell_what_memory_answers(servers: Servers) -> None:
-    """How often it did, how many keys are in it, and how old the state may be."""
+def test_metrics_report_the_record_cache(servers: Servers) -> None:
+    """They show cache hits, cached keys and the age of the state."""
     made = new_key(servers.one, new_project(servers.one))
     for _ in range(3):
         surely(servers.other, made.secret_key)
@@ -210,10 +210,10 @@ def test_metrics_tell_what_memory_answers(servers: Servers) -> None:
 
 
 @pytest.mark.case(30)
-def test_verifications_end_within_the_bound_when_nothing_proves_the_database(
+def test_verify_fails_within_the_bound_without_proof_of_freshness(
     servers: Servers,
 ) -> None:
-    """Though it can be read as ever, or when it is stopped; they go on by themselves after it."""
+    """With a readable or stopped database alike; it recovers by itself."""
     made = new_key(servers.one, new_project(servers.one))
     assert VALID == surely(servers.other, made.secret_key).verdict
     with commits_held_up(servers.cluster):
@@ -239,10 +239,10 @@ def test_verifications_end_within_the_bound_when_nothing_proves_the_database(
 
 
 @pytest.mark.case(30)
-async def test_heartbeat_is_what_tells_an_old_primary(
+async def test_without_the_heartbeat_an_old_primary_is_trusted(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: where a read is believed alone, a database whose commits hang says VALID."""
+    """Control: trusting reads alone, a database with hanging commits answers VALID."""
     store = open_store(cluster.take(), seal)
     root = await create(store, operator())
     try:

@@ -1,4 +1,4 @@
-"""Every verdict over the wire, and of every two that can fail at once the earlier one."""
+"""Precedence of verdicts: of every two failing checks the earlier decides."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def judged(root: Caller, case: Case) -> tuple[str, tuple[str, ...]]:
     return names([explained.verdict])[0], names(explained.failed)
 
 
-def test_of_two_that_fail_the_earlier_is_the_verdict(root: Caller, project: str) -> None:
-    """For each pair of the contract's order, and each alone; explain lists both in order."""
+def test_earlier_of_two_failing_checks_is_the_verdict(root: Caller, project: str) -> None:
+    """Each pair of the contract's order and each alone; explain lists both in order."""
     wanted = [*((one,) for one in ORDER), *PAIRS]
     with ThreadPoolExecutor(THREADS) as pool:
         cases = list(pool.map(lambda codes: make(root, project, codes), wanted))
@@ -127,15 +127,15 @@ def test_of_two_that_fail_the_earlier_is_the_verdict(root: Caller, project: str)
     assert expected == dict(zip(wanted, found, strict=True))
 
 
-def test_all_that_fail_at_once_are_explained_in_order(root: Caller, project: str) -> None:
-    """Everything that can be wrong with one key is told, the first of it as the verdict."""
+def test_all_failing_checks_are_explained_in_order(root: Caller, project: str) -> None:
+    """Every failure of a key is listed, the first one as the verdict."""
     together = tuple(code for code in ORDER if code not in ("SUPERSEDED", "DISABLED"))
     assert (together[0], together) == judged(root, make(root, project, together))
     assert ("VALID", ()) == judged(root, make(root, project, ()))
 
 
-def test_token_that_proves_nothing_is_told_nothing_else(root: Caller, project: str) -> None:
-    """MALFORMED before UNKNOWN before all others, and neither says what else would fail."""
+def test_unproven_token_gets_no_explanation(root: Caller, project: str) -> None:
+    """MALFORMED precedes UNKNOWN, both precede all others and list no other failure."""
     case = make(root, project, [code for code in ORDER if code != "SUPERSEDED"])
     token = case.secret_key
     damaged = token[:-1] + BASE62[(BASE62.index(token[-1]) + 1) % 62]
@@ -143,8 +143,8 @@ def test_token_that_proves_nothing_is_told_nothing_else(root: Caller, project: s
         assert (code, (code,)) == judged(root, Case(secret_key, case.facts))
 
 
-def test_batch_judges_each_item_by_the_same_order(root: Caller, project: str) -> None:
-    """A batch is no other judge: one item for each verdict, answered and explained in place."""
+def test_batch_uses_the_same_precedence(root: Caller, project: str) -> None:
+    """A batch with one item for each verdict is answered and explained in order."""
     cases = [make(root, project, [code]) for code in ORDER]
     for case in cases:
         case.ready()

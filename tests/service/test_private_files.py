@@ -1,4 +1,4 @@
-"""Who may own, read or redirect the files of a server, as its platform hands them over."""
+"""Ownership, modes and links of the server's files, as platforms provide them."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def fs_group(folder: Path) -> None:
 
 
 @as_root
-def test_volume_of_the_server_s_group_is_used_with_a_warning(volume: Path) -> None:
-    """A folder root:GID 2770 is initialised, and used again when all its files are 0660."""
+def test_group_owned_volume_is_used_with_a_warning(volume: Path) -> None:
+    """A folder root:GID 2770 is initialized, and used again with all files at 0660."""
     data = volume / "data"
     data.mkdir()
     fs_group(data)
@@ -96,7 +96,7 @@ def test_volume_of_the_server_s_group_is_used_with_a_warning(volume: Path) -> No
 @as_root
 @pytest.mark.parametrize("name", ["", "pepper", "audit.key", "operator.key", "keyauthority.db"])
 def test_file_of_another_user_is_refused(data: Path, name: str) -> None:
-    """A private file that another user has made is not the server's: he chose what is in it."""
+    """The other user could have chosen the content of the private file."""
     os.chown(data / name, USER, GROUP)
     outcome = shared().run("init", "--data", str(data))
     assert 2 == outcome.code
@@ -105,8 +105,8 @@ def test_file_of_another_user_is_refused(data: Path, name: str) -> None:
 
 
 @as_root
-def test_group_that_is_not_the_server_s_is_refused(data: Path) -> None:
-    """Another group may be anybody."""
+def test_foreign_group_is_refused(data: Path) -> None:
+    """Another group may contain any user."""
     os.chown(data / "pepper", 0, GROUP)
     (data / "pepper").chmod(0o640)
     outcome = shared().run("init", "--data", str(data))
@@ -122,7 +122,7 @@ NAMES: Final = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_symbolic_link_is_not_followed(data: Path, tmp_path: Path, name: str) -> None:
-    """Neither to a file that is there, nor to make one where the link says."""
+    """This holds for existing targets and for creating a file at the target."""
     path, target = data / name, tmp_path / "elsewhere"
     path.unlink(missing_ok=True)
     path.symlink_to(target)
@@ -131,8 +131,8 @@ def test_symbolic_link_is_not_followed(data: Path, tmp_path: Path, name: str) ->
     assert f"{path} is a symbolic link: replace it with the file itself" in outcome.log
 
 
-def test_dangling_link_in_the_way_of_a_new_key_file_is_refused(tmp_path: Path) -> None:
-    """A first start makes no key where somebody else has put a link."""
+def test_dangling_link_at_a_new_key_file_is_refused(tmp_path: Path) -> None:
+    """A first start creates no key through a link of another user."""
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
     (data / "pepper").symlink_to(tmp_path / "elsewhere")
@@ -141,8 +141,8 @@ def test_dangling_link_in_the_way_of_a_new_key_file_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("make", [lambda path: os.mkfifo(path, 0o600), lambda path: path.mkdir()])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A FIFO would hold up the start for ever."""
+def test_special_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Opening a FIFO would block the start."""
     make(tmp_path / "pepper")
     with pytest.raises(OSError, match=r"is not a regular file|Is a directory"):
         open_private(tmp_path / "pepper", os.O_RDWR | os.O_CREAT)
@@ -150,8 +150,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path
         check_private(tmp_path / "pepper")
 
 
-def test_file_is_made_private_whatever_the_umask(tmp_path: Path) -> None:
-    """A file, and a folder, are nobody else's from the moment they are there."""
+def test_files_are_created_private_for_any_umask(tmp_path: Path) -> None:
+    """Files and folders are private from their creation."""
     before = os.umask(0)
     try:
         os.close(open_private(tmp_path / "lock", os.O_RDWR | os.O_CREAT))
@@ -162,8 +162,8 @@ def test_file_is_made_private_whatever_the_umask(tmp_path: Path) -> None:
     assert ["0o600", "0o700"] == modes
 
 
-def test_key_that_is_mounted_as_a_link_is_followed_where_that_is_asked_for(tmp_path: Path) -> None:
-    """The files of a Secret are links to a folder that is exchanged; those of certbot too."""
+def test_mounted_key_link_is_followed_when_requested(tmp_path: Path) -> None:
+    """Kubernetes Secrets and certbot mount files as links into an exchanged folder."""
     (tmp_path / "there").touch(mode=0o440)
     (tmp_path / "tls.key").symlink_to(tmp_path / "there")
     os.close(open_private(tmp_path / "tls.key", follow=True, group=private_files.GROUP_READS))

@@ -1,4 +1,4 @@
-"""The process tree: ready line, replacement, drain, and what a kill leaves behind."""
+"""The process tree: ready line, worker replacement, drain, and state after a kill."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def purposes(server: ServerProcess) -> set[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_start_and_stop_say_one_line_and_exit_0(
+def test_start_prints_one_line_and_sigterm_exits_0(
     start_server: Start, transport: str, workers: int
 ) -> None:
-    """Standard output holds the ready line and nothing else; SIGTERM ends with 0."""
+    """Standard output holds the ready line only."""
     server = start_server("--transport", transport, "--workers", str(workers))
     assert health_pb2.HealthCheckResponse.SERVING == check_health(server).status
     outcome = server.stop()
@@ -96,8 +96,8 @@ def test_start_and_stop_say_one_line_and_exit_0(
     assert 0 == outcome.code
 
 
-def test_interrupt_of_the_whole_group_drains_like_sigterm(start_server: Start) -> None:
-    """Ctrl-C, which a terminal sends to the workers too, is an orderly end."""
+def test_interrupt_of_the_process_group_drains(start_server: Start) -> None:
+    """Ctrl-C, which the terminal also sends to workers, is an orderly stop."""
     server = start_server("--workers", "2")
     for pid in [*server.worker_pids(), server.process.pid]:
         os.kill(pid, signal.SIGINT)
@@ -107,7 +107,7 @@ def test_interrupt_of_the_whole_group_drains_like_sigterm(start_server: Start) -
 
 
 def test_data_folder_and_its_files_are_private(start_server: Start, data: Path) -> None:
-    """Nobody but the server's user can look into the data folder or its files."""
+    """Only the server's user can read the folder and its files."""
     start_server()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir()}
     assert 0o700 == stat.S_IMODE(data.stat().st_mode)
@@ -118,7 +118,7 @@ def test_data_folder_and_its_files_are_private(start_server: Start, data: Path) 
 def test_port_0_is_one_port_for_all_workers(
     start_server: Start, transport: str, listen: str
 ) -> None:
-    """The ready line names the host as it was given with the port that all workers share."""
+    """The ready line shows the given host with the port that all workers share."""
     server = start_server("--transport", transport, "--workers", "2", listen=listen)
     host, _, port = server.address.rpartition(":")
     assert listen.rpartition(":")[0] == host
@@ -126,18 +126,18 @@ def test_port_0_is_one_port_for_all_workers(
     assert health_pb2.HealthCheckResponse.SERVING == check_health(server).status
 
 
-def test_public_address_is_served_by_grpcio_when_plaintext_is_allowed(start_server: Start) -> None:
-    """--transport auto takes grpcio for an address that others can reach."""
+def test_public_address_is_served_by_grpcio_if_plaintext_is_allowed(start_server: Start) -> None:
+    """--transport auto selects grpcio for an address that other machines reach."""
     server = start_server("--allow-plaintext", "--workers", "2", listen="0.0.0.0:0")
     with grpc.insecure_channel(server.address.replace("0.0.0.0", "127.0.0.1")) as channel:  # noqa: S104
         health(channel).Check(health_pb2.HealthCheckRequest(), timeout=CALL_SECONDS)
     assert "transport=grpcio" in server.log_text()
 
 
-def test_unix_socket_serves_and_is_gone_at_the_end(
+def test_unix_socket_is_reused_after_a_kill_and_removed_on_exit(
     start_server: Start, transport: str, tmp_path: Path
 ) -> None:
-    """A socket left over by a killed server is taken over; an orderly end removes it."""
+    """The socket of a killed server is taken over; an orderly stop removes it."""
     path = tmp_path / "socket"
     listen = f"unix:{path}"
     start_server("--transport", transport, listen=listen).kill()
@@ -150,10 +150,8 @@ def test_unix_socket_serves_and_is_gone_at_the_end(
 
 
 @pytest.mark.case(28)
-def test_killed_worker_is_replaced_while_the_others_serve(
-    start_server: Start, transport: str
-) -> None:
-    """A worker's death takes nothing from new callers, and another takes its place."""
+def test_killed_worker_is_replaced_while_others_serve(start_server: Start, transport: str) -> None:
+    """New callers notice nothing, and another worker starts."""
     server = start_server("--transport", transport, "--workers", "2")
     first, second = server.worker_pids()
     kill(first)
@@ -169,8 +167,8 @@ def test_killed_worker_is_replaced_while_the_others_serve(
 
 
 @pytest.mark.case(28)
-def test_worker_that_keeps_dying_ends_the_server_with_the_reason(start_server: Start) -> None:
-    """Five deaths of a worker within 30 s are a crash loop: exit code 3 and a clear line."""
+def test_crash_loop_ends_the_server_with_the_reason(start_server: Start) -> None:
+    """Five deaths of a worker within 30 s give exit code 3 and a clear line."""
     server = start_server()
     for _ in range(5):
         wait_until(lambda: len(server.worker_pids()) == 1)
@@ -180,10 +178,8 @@ def test_worker_that_keeps_dying_ends_the_server_with_the_reason(start_server: S
     assert "keyauthority-server: worker 0 ended 5 times in 30 s" in outcome.log.splitlines()
 
 
-def test_killed_supervisor_takes_its_workers_along_and_a_new_server_starts(
-    start_server: Start, transport: str
-) -> None:
-    """After kill -9 no worker stays behind to hold the port or the folder."""
+def test_killed_supervisor_ends_its_workers(start_server: Start, transport: str) -> None:
+    """After kill -9 no worker keeps port or folder, and a new server starts."""
     server = start_server("--transport", transport, "--workers", "2")
     workers = server.worker_pids()
     server.kill()
@@ -193,10 +189,10 @@ def test_killed_supervisor_takes_its_workers_along_and_a_new_server_starts(
     assert health_pb2.HealthCheckResponse.SERVING == check_health(again).status
 
 
-def test_worker_stopped_by_a_signal_ends_with_its_supervisor_once_it_runs(
+def test_stopped_worker_ends_with_its_supervisor_once_it_continues(
     start_server: Start,
 ) -> None:
-    """A worker that could not notice the kill notices it as soon as it goes on; the start waits."""
+    """A SIGSTOPped worker ends as soon as it continues; a new start waits for it."""
     server = start_server()
     (worker,) = server.worker_pids()
     os.kill(worker, signal.SIGSTOP)
@@ -208,10 +204,10 @@ def test_worker_stopped_by_a_signal_ends_with_its_supervisor_once_it_runs(
 
 
 @pytest.mark.case(29)
-def test_drain_says_not_serving_first_and_lets_health_watchers_go(
+def test_drain_reports_not_serving_and_releases_health_watchers(
     start_server: Start, transport: str
 ) -> None:
-    """A watcher of health is told before the end, and does not hold it up."""
+    """A health watcher is notified before the end and does not delay it."""
     server = start_server("--transport", transport)
     with grpc.insecure_channel(server.address) as channel:
         watch = health(channel).Watch(health_pb2.HealthCheckRequest())
@@ -229,10 +225,10 @@ def test_drain_says_not_serving_first_and_lets_health_watchers_go(
 
 @pytest.mark.case(29)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_drain_under_load_cuts_no_call_that_was_admitted(
+def test_drain_under_load_cuts_no_admitted_call(
     start_server: Start, transport: str, workers: int
 ) -> None:
-    """What SIGTERM lets in is answered: the keys that exist are the keys that were acknowledged."""
+    """Calls admitted before SIGTERM are answered: the keys present are those acknowledged."""
     server = start_server("--transport", transport, "--workers", str(workers))
     acknowledged: set[str] = set()
     codes: set[grpc.StatusCode] = set()
@@ -268,8 +264,8 @@ def test_drain_under_load_cuts_no_call_that_was_admitted(
     assert purposes(start_server()) == acknowledged
 
 
-def test_settings_reach_the_workers_by_neither_arguments_nor_environment(data: Path) -> None:
-    """A store's URL, which may hold a password, is in no worker's /proc entries."""
+def test_settings_are_in_no_worker_argument_or_environment(data: Path) -> None:
+    """A store URL, which may hold a password, is in no worker's /proc entries."""
     store = data.with_name("elsewhere.db")
     server = processes.start(data, settings={"KEYAUTHORITY_STORE": f"sqlite://{store}"})
     try:
@@ -281,15 +277,15 @@ def test_settings_reach_the_workers_by_neither_arguments_nor_environment(data: P
         server.stop()
 
 
-def test_json_log_holds_one_object_a_line(start_server: Start) -> None:
+def test_json_log_has_one_object_per_line(start_server: Start) -> None:
     """With --log-format json every line of standard error is a JSON object."""
     outcome = start_server("--log-format", "json", "--workers", "2").stop()
     events = [json.loads(line)["event"] for line in outcome.log.splitlines()]
     assert {"authority_founded", "worker_serves", "stopping", "draining"} == set(events)
 
 
-def test_init_and_migrate_make_a_folder_that_serves(start_server: Start, data: Path) -> None:
-    """`init` makes what a first start makes; `migrate` brings a store up; both may be repeated."""
+def test_init_and_migrate_create_a_servable_folder(start_server: Start, data: Path) -> None:
+    """`init` equals a first start, `migrate` upgrades a store; both may be repeated."""
     for action in ("migrate", "init", "init", "migrate"):
         outcome = shared().run(action, "--data", str(data))
         assert 0 == outcome.code

@@ -1,4 +1,4 @@
-"""GetProjectId: which project a key belongs to, for whoever holds its secret."""
+"""GetProjectId: the project of a key, for the holder of its secret."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def asked(caller: Caller, secret_key: str, access_key: str = "") -> str:
 
 
 @pytest.mark.parametrize("kind", ["SECRET", "RESTRICTED"])
-def test_secret_alone_tells_its_project(
+def test_get_project_id_needs_only_the_secret(
     root: Caller, nobody: Caller, project: str, kind: str
 ) -> None:
-    """No metadata is needed; the access key may be given and then must match."""
+    """No metadata is needed; an access key may be given and must then match."""
     made = new_key(root, project, kind)
     assert project == asked(nobody, made.secret_key)
     assert project == asked(nobody, made.secret_key, made.key.access_key)
 
 
-def test_metadata_plays_no_part(root: Caller, project: str) -> None:
-    """A bad credential, two of them, or an operator of elsewhere: the secret counts."""
+def test_get_project_id_ignores_metadata(root: Caller, project: str) -> None:
+    """A bad, doubled or foreign operator credential makes no difference."""
     secret = new_key(root, project).secret_key
     elsewhere = new_operator(root, "keys:read", projects=[new_project(root)])
     bad = ("authorization", "Bearer op_live_wrong")
@@ -46,15 +46,19 @@ def test_metadata_plays_no_part(root: Caller, project: str) -> None:
         assert project == asked(caller, secret)
 
 
-def test_expired_key_still_tells_its_project(root: Caller, nobody: Caller, project: str) -> None:
+def test_get_project_id_of_an_expired_key_answers(
+    root: Caller, nobody: Caller, project: str
+) -> None:
     """EXPIRED answers, as ACTIVE does."""
     made = new_key(root, project, ttl=Duration(nanos=1_000_000))
     wait_until(lambda: "EXPIRED" == verdict(root, made.secret_key), seconds=5)
     assert project == asked(nobody, made.secret_key)
 
 
-def test_what_proves_nothing_is_one_answer(root: Caller, nobody: Caller, project: str) -> None:
-    """Revoked, damaged, wrong, publishable, operator, of another key: the same bytes."""
+def test_get_project_id_without_proof_returns_identical_bytes(
+    root: Caller, nobody: Caller, project: str
+) -> None:
+    """Revoked, damaged, wrong, publishable and operator tokens get one error."""
     token, other = new_key(root, project).secret_key, new_key(root, project)
     gone = new_key(root, project)
     revoke(root, access_key=gone.key.access_key)
@@ -77,8 +81,10 @@ def test_what_proves_nothing_is_one_answer(root: Caller, nobody: Caller, project
     assert ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (refused.code.name, refused.reason)
 
 
-def test_call_without_a_secret_is_refused(root: Caller, nobody: Caller, project: str) -> None:
-    """An access key alone proves nothing, and an operator key does not stand for the secret."""
+def test_get_project_id_without_a_secret_is_refused(
+    root: Caller, nobody: Caller, project: str
+) -> None:
+    """Neither an access key nor an operator key replaces the secret."""
     made = new_key(root, project)
     for caller in (nobody, root):
         refused = caller.refused(Request(access_key=made.key.access_key))

@@ -17,8 +17,8 @@ Get = project_service_pb2.GetProjectRequest
 List = project_service_pb2.ListProjectsRequest
 
 
-def test_project_comes_back_as_it_was_given(root: Caller) -> None:
-    """The answer and GetProject are one record; its id is a UUID version 4 in lower case."""
+def test_created_project_is_returned_unchanged(root: Caller) -> None:
+    """The answer equals GetProject; the id is a lower-case UUID version 4."""
     limit = key_pb2.RateLimit(limit=5, period=Duration(seconds=1))
     made = root.ask(Create(display_name="Caf\u00e9", labels={"a": "b"}, rate_limit=limit))
     project = made.project
@@ -36,20 +36,20 @@ def test_project_comes_back_as_it_was_given(root: Caller) -> None:
     assert project == root.ask(Get(project_id=project.project_id)).project
 
 
-def test_name_need_not_be_unique_nor_given(root: Caller) -> None:
-    """Projects are told apart by their ids."""
+def test_project_name_is_optional_and_not_unique(root: Caller) -> None:
+    """Projects are distinguished by their ids."""
     ids = {new_project(root, name) for name in ("", "", "Shop", "Shop")}
     assert 4 == len(ids)
 
 
 def test_first_project_is_named_default(root: Caller) -> None:
-    """The server makes one at its first start: it is the oldest."""
+    """The server creates it at its first start, so it is the oldest."""
     page = root.ask(List(page_size=1))
     assert ["default"] == [project.display_name for project in page.projects]
 
 
-def test_project_that_is_absent_or_not_yours_is_one_answer(root: Caller, project: str) -> None:
-    """GetProject tells nobody which projects exist."""
+def test_get_project_absent_and_foreign_returns_identical_bytes(root: Caller, project: str) -> None:
+    """GetProject does not reveal which projects exist."""
     confined = new_operator(root, "*:*", projects=[new_project(root)])
     absent = confined.refused(Get(project_id=absent_project()))
     assert ("NOT_FOUND", "PROJECT_NOT_FOUND") == (absent.code.name, absent.reason)
@@ -58,8 +58,8 @@ def test_project_that_is_absent_or_not_yours_is_one_answer(root: Caller, project
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 1000])
-def test_pages_of_projects_hold_each_once_oldest_first(root: Caller, page_size: int) -> None:
-    """A confined operator gets his own, whatever the size of the page."""
+def test_pages_hold_each_project_once_oldest_first(root: Caller, page_size: int) -> None:
+    """A confined operator gets its own projects for any page size."""
     made = [new_project(root) for _ in range(4)]
     new_project(root)
     confined = new_operator(root, "projects:read", projects=made[::-1])
@@ -75,8 +75,8 @@ def test_pages_of_projects_hold_each_once_oldest_first(root: Caller, page_size: 
     assert made == found
 
 
-def test_page_token_serves_its_own_caller_only(root: Caller) -> None:
-    """Another operator's token, and that of another list, is INVALID_ARGUMENT."""
+def test_project_page_token_is_bound_to_its_caller(root: Caller) -> None:
+    """A token of another operator or list is INVALID_ARGUMENT."""
     new_project(root)
     token = root.ask(List(page_size=1)).next_page_token
     other = new_operator(root, "projects:read")
@@ -86,7 +86,7 @@ def test_page_token_serves_its_own_caller_only(root: Caller) -> None:
 
 
 def test_client_lists_all_projects_over_pages(server: ServerProcess, root: Caller) -> None:
-    """The library's listing goes on from page to page by itself."""
+    """The library's list continues from page to page by itself."""
     made = [new_project(root) for _ in range(3)]
     with keyauthority.Client(server.address, operator_key=server.operator_key) as authority:
         found = [project.project_id for project in authority.list_projects(page_size=2)]
@@ -97,6 +97,6 @@ def test_client_lists_all_projects_over_pages(server: ServerProcess, root: Calle
         assert [] == list(authority.list_keys(made[0], mode="test"))
 
 
-def test_keys_of_one_project_are_no_keys_of_another(root: Caller, project: str) -> None:
-    """A key's project is the one that it was made in."""
+def test_keys_belong_to_the_project_of_their_creation(root: Caller, project: str) -> None:
+    """A key of one project is not a key of another."""
     assert project == new_key(root, project).key.project_id

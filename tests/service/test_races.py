@@ -1,4 +1,4 @@
-"""Rotate, revoke, update and verify of one key at once: some serial order explains every answer."""
+"""Concurrent rotate, revoke, update and verify of one key are linearizable."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ def race_often(server: ServerProcess, root: Caller, project: str, *, proven: boo
 
 @pytest.mark.case(16)
 @sqlite_servers
-def test_changes_and_verifications_at_once_are_as_one_after_the_other(
+def test_concurrent_changes_and_verifies_are_linearizable(
     server: ServerProcess, root: Caller, project: str, proof: Proof
 ) -> None:
-    """Each verdict is that of its revision, and after the revocation's answer all are REVOKED."""
+    """Each verdict fits its revision; after the revocation returns all are REVOKED."""
     proof.done(race_often(server, root, project, proven=False))
 
 
 @pytest.mark.case(16)
 @postgres_servers
-def test_changes_and_verifications_at_once_are_so_on_postgres(
+def test_concurrent_changes_and_verifies_are_linearizable_on_postgres(
     server: ServerProcess, root: Caller, project: str, proof: Proof
 ) -> None:
-    """The same, by who asks for at least the revision that the revocation's answer has named."""
+    """Callers demand at least the revision that the revocation returned."""
     proof.done(race_often(server, root, project, proven=True))

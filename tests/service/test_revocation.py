@@ -1,4 +1,4 @@
-"""RevokeKey: by right and by secret, once and for good."""
+"""RevokeKey by right and by secret: once and permanent."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def bad_credential(answer: Refusal) -> bool:
     return ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (answer.code.name, answer.reason)
 
 
-def test_revoked_key_is_answered_whole(root: Caller, project: str) -> None:
-    """The answer is the record with state, time, reason and note; GetKey gives the same."""
+def test_revoke_returns_the_revoked_record(root: Caller, project: str) -> None:
+    """The answer has state, time, reason and note; GetKey returns the same."""
     made = new_key(root, project, purpose="nightly export")
     reason = key_pb2.REVOKE_REASON_LEAKED
     answer = revoke(root, access_key=made.key.access_key, reason=reason, note="on a paste site")
@@ -47,7 +47,7 @@ def test_revoked_key_is_answered_whole(root: Caller, project: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SECRET", "RESTRICTED", "PUBLISHABLE"])
-def test_revoked_key_of_each_kind_is_refused_by_verify(
+def test_verify_of_a_revoked_key_of_each_kind_is_revoked(
     root: Caller, project: str, kind: str
 ) -> None:
     """The first Verify after the answer says REVOKED."""
@@ -56,8 +56,8 @@ def test_revoked_key_of_each_kind_is_refused_by_verify(
     assert "REVOKED" == verdict(root, made.secret_key)
 
 
-def test_key_that_is_revoked_twice_stays_as_it_was(root: Caller, project: str) -> None:
-    """The second call is OK, keeps the first time, reason and note, and makes no change."""
+def test_revoke_twice_keeps_the_first_revocation(root: Caller, project: str) -> None:
+    """The second call is OK, keeps time, reason and note, and makes no change."""
     made = new_key(root, project)
     first = revoke(root, access_key=made.key.access_key, note="first")
     second = revoke(
@@ -67,10 +67,10 @@ def test_key_that_is_revoked_twice_stays_as_it_was(root: Caller, project: str) -
     assert second.revision >= first.revision
 
 
-def test_secret_alone_revokes_its_key_and_is_told_little(
+def test_revoke_by_secret_needs_no_metadata_and_returns_little(
     root: Caller, nobody: Caller, project: str
 ) -> None:
-    """Self-revocation needs no metadata, and shows nothing that the secret does not say."""
+    """The answer shows only facts that the secret itself contains."""
     made = new_key(root, project, "RESTRICTED", purpose="internal")
     answer = revoke(nobody, secret_key=made.secret_key, note="leaked")
     assert SMALL == {field.name for field, _ in answer.key.ListFields()}
@@ -81,16 +81,14 @@ def test_secret_alone_revokes_its_key_and_is_told_little(
     assert "leaked" == get_key(root, made.key.access_key).revoke_note
 
 
-def test_secret_of_a_revoked_key_is_answered_unchanged(
-    root: Caller, nobody: Caller, project: str
-) -> None:
-    """Revoking twice by secret is OK, with the first time."""
+def test_revoke_by_secret_twice_is_unchanged(root: Caller, nobody: Caller, project: str) -> None:
+    """The second revocation is OK, with the first time."""
     made = new_key(root, project)
     first = revoke(nobody, secret_key=made.secret_key)
     assert first.key == revoke(nobody, secret_key=made.secret_key).key
 
 
-def test_access_key_and_secret_that_match_revoke(
+def test_revoke_with_matching_access_key_and_secret_succeeds(
     root: Caller, nobody: Caller, project: str
 ) -> None:
     """Both may be given, with and without a credential."""
@@ -100,10 +98,10 @@ def test_access_key_and_secret_that_match_revoke(
         assert "REVOKED" == verdict(root, made.secret_key)
 
 
-def test_access_key_and_secret_of_two_keys_revoke_neither(
+def test_revoke_with_mismatched_access_key_and_secret_is_refused(
     root: Caller, nobody: Caller, project: str
 ) -> None:
-    """Whoever gives both must mean one key, the first operator too."""
+    """Neither of the two keys is revoked, not even by the first operator."""
     one, other = new_key(root, project), new_key(root, project)
     for caller in (nobody, root):
         answer = refused(caller, access_key=one.key.access_key, secret_key=other.secret_key)
@@ -111,8 +109,8 @@ def test_access_key_and_secret_of_two_keys_revoke_neither(
     assert ["VALID"] * 2 == [verdict(root, made.secret_key) for made in (one, other)]
 
 
-def test_publishable_key_is_no_credential(root: Caller, nobody: Caller, project: str) -> None:
-    """What is public revokes nothing, alone or with its access key, for anybody."""
+def test_revoke_by_publishable_token_is_refused(root: Caller, nobody: Caller, project: str) -> None:
+    """A public token revokes nothing, alone or with its access key."""
     made = new_key(root, project, "PUBLISHABLE")
     for caller in (nobody, root):
         assert bad_credential(refused(caller, secret_key=made.secret_key))
@@ -121,10 +119,10 @@ def test_publishable_key_is_no_credential(root: Caller, nobody: Caller, project:
     assert "VALID" == verdict(root, made.secret_key)
 
 
-def test_what_is_no_working_secret_is_one_answer(
+def test_revoke_by_invalid_secret_returns_identical_bytes(
     root: Caller, nobody: Caller, project: str
 ) -> None:
-    """Damaged, unknown, wrong, no token at all, 1 MiB: the same bytes, and nothing happens."""
+    """Damaged, unknown, wrong, malformed or 1 MiB: one error and no effect."""
     made = new_key(root, project)
     token = made.secret_key
     damaged = token[:-1] + BASE62[(BASE62.index(token[-1]) + 1) % 62]
@@ -139,8 +137,8 @@ def test_what_is_no_working_secret_is_one_answer(
     assert "VALID" == verdict(root, token)
 
 
-def test_operator_without_the_right_revokes_by_the_secret(root: Caller, project: str) -> None:
-    """The secret is right enough; the answer is that of a stranger."""
+def test_revoke_by_secret_works_without_the_right(root: Caller, project: str) -> None:
+    """The answer equals that of a caller without a credential."""
     made = new_key(root, project)
     reader = new_operator(root, "keys:read")
     answer = refused(reader, access_key=made.key.access_key)
@@ -152,8 +150,8 @@ def test_operator_without_the_right_revokes_by_the_secret(root: Caller, project:
     assert SMALL == {field.name for field, _ in small.key.ListFields()}
 
 
-def test_operator_of_another_project_revokes_by_the_secret_only(root: Caller, project: str) -> None:
-    """A foreign key does not exist for him, until he proves it by its secret."""
+def test_revoke_of_a_foreign_key_needs_its_secret(root: Caller, project: str) -> None:
+    """A foreign key does not exist for the operator until it presents the secret."""
     made = new_key(root, project)
     confined = new_operator(root, "*:*", projects=[new_project(root)])
     assert "KEY_NOT_FOUND" == refused(confined, access_key=made.key.access_key).reason
@@ -161,16 +159,18 @@ def test_operator_of_another_project_revokes_by_the_secret_only(root: Caller, pr
     assert SMALL == {field.name for field, _ in small.key.ListFields()}
 
 
-def test_bad_operator_key_beside_a_good_secret_is_refused(root: Caller, project: str) -> None:
-    """A credential that is presented is judged, whatever else proves the call."""
+def test_revoke_with_bad_operator_key_and_good_secret_is_refused(
+    root: Caller, project: str
+) -> None:
+    """A presented credential must be valid, even if the secret would be enough."""
     made = new_key(root, project)
     stranger = root.bearing(("authorization", "Bearer op_live_wrong"))
     assert bad_credential(refused(stranger, secret_key=made.secret_key))
     assert "VALID" == verdict(root, made.secret_key)
 
 
-def test_revocation_of_one_key_leaves_the_others(root: Caller, project: str) -> None:
-    """Exactly the key that is named ends."""
+def test_revoke_leaves_other_keys_valid(root: Caller, project: str) -> None:
+    """Only the named key is revoked."""
     one, other = new_key(root, project), new_key(root, project)
     revoke(root, access_key=one.key.access_key)
     assert other.key == get_key(root, other.key.access_key)

@@ -1,4 +1,4 @@
-"""RotateKey: a successor with all settings, and an end for the old key that the caller chooses."""
+"""RotateKey: a successor with all settings, and a chosen overlap for the old key."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def refused(caller: Caller, access_key: str, **fields: Any) -> tuple[str, str, s
 
 @pytest.mark.parametrize("overlap", [None, 0, 1, 0.000_001, 7 * DAY])
 def test_old_key_ends_after_the_overlap(root: Caller, project: str, overlap: float | None) -> None:
-    """supersede_time is the time of the change and the overlap, a day if none is given."""
+    """supersede_time is the change's time plus the overlap; the default is a day."""
     made = new_key(root, project)
     answer = rotate(root, made.key.access_key, overlap)
     span = timedelta(seconds=DAY if overlap is None else overlap)
@@ -88,16 +88,16 @@ def test_old_key_ends_after_the_overlap(root: Caller, project: str, overlap: flo
 @pytest.mark.parametrize(
     "overlap", [seconds(7 * DAY + 0.000_001), Duration(seconds=-1), Duration(seconds=1, nanos=-1)]
 )
-def test_overlap_out_of_bounds_is_refused(root: Caller, project: str, overlap: Duration) -> None:
-    """More than 7 days, less than nothing, and what is no span, are INVALID_ARGUMENT."""
+def test_overlap_out_of_bounds_is_rejected(root: Caller, project: str, overlap: Duration) -> None:
+    """Over 7 days, negative and malformed durations are INVALID_ARGUMENT."""
     key = new_key(root, project).key
     expected = ("INVALID_ARGUMENT", "INVALID_FIELD", {"overlap"})
     assert expected == refused(root, key.access_key, overlap=overlap)
     assert key == get_key(root, key.access_key)
 
 
-def test_old_key_is_valid_until_its_very_end(root: Caller, project: str) -> None:
-    """It verifies through the overlap, then is SUPERSEDED; the successor does not notice."""
+def test_old_key_is_valid_until_the_end_of_the_overlap(root: Caller, project: str) -> None:
+    """It verifies until then and is SUPERSEDED after; the successor is unaffected."""
     made = new_key(root, project)
     answer = rotate(root, made.key.access_key, 0.5)
     end = time_of(answer.previous.supersede_time)
@@ -113,10 +113,10 @@ def test_old_key_is_valid_until_its_very_end(root: Caller, project: str) -> None
 
 
 @pytest.mark.parametrize("overlap", [None, 7 * DAY])
-def test_overlap_never_outlives_the_old_key(
+def test_overlap_ends_no_later_than_the_old_key(
     root: Caller, project: str, overlap: float | None
 ) -> None:
-    """A key that ends sooner is superseded at its own end, even one that has ended already."""
+    """A key that ends sooner is superseded at its own end, even an expired one."""
     made = new_key(root, project, ttl=HOUR)
     previous = rotate(root, made.key.access_key, overlap).previous
     assert previous.expire_time == previous.supersede_time
@@ -126,8 +126,8 @@ def test_overlap_never_outlives_the_old_key(
 
 
 @pytest.mark.parametrize("kind", ["SECRET", "RESTRICTED", "PUBLISHABLE"])
-def test_successor_takes_all_settings(root: Caller, project: str, kind: str) -> None:
-    """All but what names the key and its birth; both records link to each other."""
+def test_successor_inherits_all_settings(root: Caller, project: str, kind: str) -> None:
+    """Only names and creation facts differ; both records link to each other."""
     settings = {
         name: one for name, one in SETTINGS.items() if (kind, name) != ("SECRET", "permissions")
     }
@@ -149,7 +149,7 @@ def test_successor_takes_all_settings(root: Caller, project: str, kind: str) -> 
 
 
 def test_rotation_is_one_change_with_two_keys(root: Caller, project: str) -> None:
-    """Both records carry the revision of the answer, which is the only one between its sides."""
+    """Both records carry the answer's revision, the only one of the call."""
     made = new_key(root, project)
     answer = rotate(root, made.key.access_key)
     assert {answer.revision} == {answer.key.revision, answer.previous.revision}
@@ -158,8 +158,8 @@ def test_rotation_is_one_change_with_two_keys(root: Caller, project: str) -> Non
     assert answer.revision + 1 == new_key(root, project).revision
 
 
-def test_successor_lives_as_long_as_the_old_key_was_given(root: Caller, project: str) -> None:
-    """The lifetime counts anew; what an update has made of it counts; no end stays no end."""
+def test_successor_gets_the_full_lifetime_of_the_old_key(root: Caller, project: str) -> None:
+    """The lifetime, as updated, starts again; a key without an end stays so."""
     made = new_key(root, project, ttl=HOUR)
     key = rotate(root, made.key.access_key).key
     assert HOUR == time_of(key.expire_time) - time_of(key.create_time)
@@ -171,8 +171,8 @@ def test_successor_lives_as_long_as_the_old_key_was_given(root: Caller, project:
     assert not endless.HasField("expire_time")
 
 
-def test_expiry_of_the_request_is_the_successor_s(root: Caller, project: str) -> None:
-    """It takes the place of the old lifetime, and must lie in the future."""
+def test_rotation_with_an_expiry_sets_the_successors_end(root: Caller, project: str) -> None:
+    """It replaces the inherited lifetime and must be in the future."""
     for ttl in (None, HOUR):
         made = new_key(root, project, ttl=ttl)
         past = from_now(-HOUR)
@@ -185,16 +185,16 @@ def test_expiry_of_the_request_is_the_successor_s(root: Caller, project: str) ->
         assert made.key.expire_time == answer.previous.expire_time
 
 
-def test_expired_key_that_is_rotated_works_again(root: Caller, project: str) -> None:
-    """The client's way back is the new secret; the old one stays dead."""
+def test_rotation_of_an_expired_key_restores_service(root: Caller, project: str) -> None:
+    """The successor's secret works; the old one stays expired."""
     made = IN_STATE["EXPIRED"](root, project)
     answer = rotate(root, made.key.access_key, expire_time=from_now(HOUR))
     assert "VALID" == verdict(root, answer.secret_key)
     assert "SUPERSEDED" == verdict(root, made.secret_key)
 
 
-def test_rotated_key_is_not_rotated_again(root: Caller, project: str) -> None:
-    """Not in its overlap, nor after it: the lineage has one end, and that is what is rotated."""
+def test_rotated_key_cannot_be_rotated_again(root: Caller, project: str) -> None:
+    """Neither in its overlap nor after it: only the newest key of a lineage rotates."""
     made = new_key(root, project)
     first = rotate(root, made.key.access_key)
     again = root.refused(pb.RotateKeyRequest(access_key=made.key.access_key))
@@ -207,8 +207,10 @@ def test_rotated_key_is_not_rotated_again(root: Caller, project: str) -> None:
 
 
 @pytest.mark.parametrize("named", ["old", "new"])
-def test_revocation_ends_the_one_key_named(root: Caller, project: str, named: str) -> None:
-    """Old and new are two keys: the other goes on."""
+def test_revocation_ends_only_the_named_key_of_a_rotation(
+    root: Caller, project: str, named: str
+) -> None:
+    """Old key and successor are separate keys."""
     made = new_key(root, project)
     answer = rotate(root, made.key.access_key)
     access_key = {"old": made.key.access_key, "new": answer.key.access_key}[named]
@@ -217,8 +219,8 @@ def test_revocation_ends_the_one_key_named(root: Caller, project: str, named: st
     assert {"old": "VALID", "new": "VALID"} | {named: "REVOKED"} == found
 
 
-def test_key_in_its_overlap_is_changed_for_itself(root: Caller, project: str) -> None:
-    """An update of the old key neither reaches the successor nor moves the end of the overlap."""
+def test_update_in_the_overlap_changes_only_the_old_key(root: Caller, project: str) -> None:
+    """It neither reaches the successor nor moves the end of the overlap."""
     made = new_key(root, project)
     answer = rotate(root, made.key.access_key, 1)
     changed = update(root, made.key.access_key, purpose="old", expire_time=from_now(HOUR)).key
@@ -229,8 +231,8 @@ def test_key_in_its_overlap_is_changed_for_itself(root: Caller, project: str) ->
     assert {"state": "KEY_STATE_SUPERSEDED"} == late.metadata
 
 
-def test_operator_who_rotates_himself_is_admitted_with_both(root: Caller) -> None:
-    """Through the overlap the old and the new key admit; after it only the new one."""
+def test_rotated_operator_key_is_accepted_through_the_overlap(root: Caller) -> None:
+    """Old and new key work during the overlap, only the new one after it."""
     operator = new_operator(root, "operators:rotate", "projects:read")
     answer = rotate(operator, operator.key.access_key, 1)
     successor = root.bearing(bearer(answer.secret_key))
@@ -244,8 +246,10 @@ def test_operator_who_rotates_himself_is_admitted_with_both(root: Caller) -> Non
     assert operator.key.access_key == answer.key.created_by
 
 
-def test_operator_key_beyond_the_caller_s_own_is_not_rotated(root: Caller, project: str) -> None:
-    """Whoever gets the secret of a successor gets its rights: they must be his already."""
+def test_rotation_of_an_operator_key_beyond_the_caller_is_refused(
+    root: Caller, project: str
+) -> None:
+    """The successor's secret carries its rights, so the caller must hold them."""
     maker = new_operator(root, "operators:*", "keys:read", ttl=HOUR)
     beyond = ("PERMISSION_DENIED", "BEYOND_OWN_RIGHTS", set[str]())
     wider = new_operator(root, "keys:*", ttl=seconds(1800))
@@ -267,8 +271,10 @@ def root_key(root: Caller, made: Caller) -> str:
     return get_key(root, made.key.created_by).access_key  # type: ignore[no-any-return]
 
 
-def test_key_that_is_not_there_is_not_rotated(root: Caller, project: str) -> None:
-    """An absent key, and to a confined operator a foreign one, in the same bytes."""
+def test_rotation_of_absent_and_foreign_key_returns_identical_bytes(
+    root: Caller, project: str
+) -> None:
+    """A foreign key equals an absent one for a confined operator."""
     foreign = new_key(root, new_project(root)).key
     confined = new_operator(root, "*:*", projects=[project])
     assert ("NOT_FOUND", "KEY_NOT_FOUND", set()) == refused(root, ABSENT_KEY)

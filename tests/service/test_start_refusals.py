@@ -1,4 +1,4 @@
-"""What the server refuses to start with: exit code 2 or 3 and one line, nothing harmed."""
+"""Conditions that prevent a start: exit code 2 or 3, one line, no damage."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shim(folder: Path, code: str) -> Path:
 
 
 def test_second_server_on_the_same_folder_is_refused(start_server: Start, data: Path) -> None:
-    """A data folder has one server, whatever address the second asks for."""
+    """A data folder has one server, whatever address the second one uses."""
     server = start_server()
     assert f"another server is using the data folder {data}" == refusal(data, code=3)
     assert 0 == server.stop().code
@@ -52,14 +52,14 @@ def test_second_server_on_the_same_folder_is_refused(start_server: Start, data: 
 def test_port_of_another_server_is_refused(
     start_server: Start, transport: str, tmp_path: Path
 ) -> None:
-    """Sharing the port among workers lets no other server join it."""
+    """Workers share a port, but no other server may join it."""
     address = start_server("--transport", transport).address
     line = refusal(tmp_path / "other", "--transport", transport, listen=address, code=3)
     assert f"cannot listen on {address}: Address already in use" == line
 
 
 def test_port_of_a_foreign_listener_is_refused(tmp_path: Path) -> None:
-    """Even a listener that would share its port is noticed."""
+    """A foreign listener is noticed even if it would share its port."""
     with socket.socket() as foreign:
         foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         foreign.bind(("127.0.0.1", 0))
@@ -70,7 +70,7 @@ def test_port_of_a_foreign_listener_is_refused(tmp_path: Path) -> None:
 
 
 def test_metrics_port_in_use_is_refused(tmp_path: Path) -> None:
-    """An endpoint for metrics that cannot be had is no matter to start without."""
+    """The server does not start without its metrics endpoint."""
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.listen()
@@ -82,7 +82,7 @@ def test_metrics_port_in_use_is_refused(tmp_path: Path) -> None:
 def test_unix_socket_of_another_server_is_refused(
     start_server: Start, transport: str, tmp_path: Path
 ) -> None:
-    """A path that is being served is not silently taken over."""
+    """A served path is not taken over."""
     listen = f"unix:{tmp_path / 'socket'}"
     server = start_server("--transport", transport, listen=listen)
     line = refusal(tmp_path / "other", "--transport", transport, listen=listen, code=3)
@@ -91,7 +91,7 @@ def test_unix_socket_of_another_server_is_refused(
 
 
 def test_unix_socket_of_a_foreign_server_is_refused(tmp_path: Path) -> None:
-    """A listener that knows nothing of our lock is noticed too."""
+    """A listener that does not use our lock is noticed too."""
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(path))
@@ -100,8 +100,8 @@ def test_unix_socket_of_a_foreign_server_is_refused(tmp_path: Path) -> None:
     assert f"unix:{path} is in use by another server" == line
 
 
-def test_file_in_the_place_of_the_unix_socket_is_left_alone(tmp_path: Path) -> None:
-    """A file that is not a socket blocks the start and stays."""
+def test_file_at_the_unix_socket_path_is_kept(tmp_path: Path) -> None:
+    """A path that is not a socket is never deleted."""
     path = tmp_path / "socket"
     path.write_text("mine")
     expected = f"{path} exists and is not a socket: remove it, or choose another path"
@@ -109,15 +109,15 @@ def test_file_in_the_place_of_the_unix_socket_is_left_alone(tmp_path: Path) -> N
     assert "mine" == path.read_text()
 
 
-def test_native_transport_that_is_not_installed_is_refused(tmp_path: Path) -> None:
-    """Who asks for the native front gets it or is told."""
+def test_missing_native_transport_is_refused(tmp_path: Path) -> None:
+    """`--transport native` never falls back to another transport."""
     without = shim(tmp_path / "shim", "import sys; sys.modules['pygrpc_native'] = None")
     line = refusal(tmp_path / "data", "--transport", "native", shim=without)
     assert "--transport native needs pygrpc-native: install keyauthority[native]" == line
 
 
-def test_sqlite_that_corrupts_takes_one_worker_only(tmp_path: Path) -> None:
-    """An SQLite before 3.51.3 is not written by two processes."""
+def test_unsafe_sqlite_is_limited_to_one_worker(tmp_path: Path) -> None:
+    """Two processes must not write with SQLite before 3.51.3."""
     affected = shim(
         tmp_path / "shim",
         "import pysqlite3; pysqlite3.sqlite_version_info = (3, 51, 2)",
@@ -126,15 +126,15 @@ def test_sqlite_that_corrupts_takes_one_worker_only(tmp_path: Path) -> None:
     assert line.startswith("this SQLite can corrupt a database that several processes write")
 
 
-def test_pepper_that_others_can_read_is_refused(start_server: Start, data: Path) -> None:
-    """A pepper open to others is told, not used."""
+def test_pepper_readable_by_others_is_refused(start_server: Start, data: Path) -> None:
+    """The start reports an exposed pepper and does not use it."""
     start_server().stop()
     (data / "pepper").chmod(0o644)
     assert str(data / "pepper") in refusal(data)
 
 
-def test_folder_that_is_open_to_others_is_refused_if_it_is_not_ours(tmp_path: Path) -> None:
-    """A folder with foreign files is not closed to those who use them."""
+def test_open_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    """Closing it would lock out the users of those files."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "foreign").touch()
@@ -145,7 +145,7 @@ def test_folder_that_is_open_to_others_is_refused_if_it_is_not_ours(tmp_path: Pa
 
 
 def test_empty_folder_is_made_private(start_server: Start, data: Path) -> None:
-    """A fresh volume, open as it is mounted, is closed and used."""
+    """A fresh volume with the modes of its mount is closed and used."""
     data.mkdir()
     data.chmod(0o755)
     start_server()
@@ -153,10 +153,10 @@ def test_empty_folder_is_made_private(start_server: Start, data: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["init", "migrate"])
-def test_actions_on_a_folder_in_use_are_refused(
+def test_offline_commands_on_a_folder_in_use_are_refused(
     start_server: Start, data: Path, action: str
 ) -> None:
-    """What works on the folder alone does not run beside its server."""
+    """Commands that need the folder for themselves do not run beside its server."""
     start_server()
     outcome = shared().run(action, "--data", str(data))
     line = f"keyauthority-server: another server is using the data folder {data}\n"

@@ -1,4 +1,4 @@
-"""The table of states: what may be done to a key in each of them, cell by cell."""
+"""The state table: the effect of each call on a key in each state."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def _outcome(caller: Caller, request: Message) -> tuple[str, str, dict[str, str]
 
 
 @pytest.mark.parametrize(("call", "name", "outcome"), CELLS)
-def test_call_in_state_does_what_the_table_says(
+def test_call_in_each_state_follows_the_table(
     root: Caller, nobody: Caller, project: str, call: str, name: str, outcome: str
 ) -> None:
-    """Each cell; what is refused says in which state the key is, and leaves it as it was."""
+    """A refused call names the key's state and leaves the key unchanged."""
     made = IN_STATE[name](root, project)
     before = get_key(root, made.key.access_key)
     assert name == state(before)
@@ -82,25 +82,25 @@ def test_call_in_state_does_what_the_table_says(
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_verify_names_the_state(root: Caller, project: str, name: str) -> None:
+def test_verify_of_an_inactive_key_names_its_state(root: Caller, project: str, name: str) -> None:
     """A key that is not ACTIVE is denied with its state."""
     made = IN_STATE[name](root, project)
     expected = "VALID" if name == "ACTIVE" else name
     assert expected == verdict(root, made.secret_key)
 
 
-def test_project_is_told_while_the_key_may_come_back(
+def test_denied_verify_names_the_project_of_recoverable_keys(
     root: Caller, nobody: Caller, project: str
 ) -> None:
-    """Disabled and expired keys still say whose they are."""
+    """Disabled and expired keys still return their project."""
     for name in ("ACTIVE", "DISABLED", "EXPIRED"):
         made = IN_STATE[name](root, project)
         request = pb.GetProjectIdRequest(access_key=made.key.access_key, secret_key=made.secret_key)
         assert project == nobody.ask(request).project_id
 
 
-def test_expired_key_is_extended_and_lives_again(root: Caller, project: str) -> None:
-    """Neither its secret nor its access key changes; taking the end away does the same."""
+def test_expired_key_is_valid_again_after_extension(root: Caller, project: str) -> None:
+    """Secret and access key stay; removing the end has the same effect."""
     for end in (from_now(HOUR), None):
         made = IN_STATE["EXPIRED"](root, project)
         assert "EXPIRED" == verdict(root, made.secret_key)
@@ -108,15 +108,15 @@ def test_expired_key_is_extended_and_lives_again(root: Caller, project: str) -> 
         assert "VALID" == verdict(root, made.secret_key)
 
 
-def test_disabled_key_is_enabled_and_lives_again(root: Caller, project: str) -> None:
-    """Disabling is undone by the next update."""
+def test_disabled_key_is_valid_again_after_enabling(root: Caller, project: str) -> None:
+    """The next update can undo disabling."""
     made = IN_STATE["DISABLED"](root, project)
     assert "ACTIVE" == state(update(root, made.key.access_key, disabled=False).key)
     assert "VALID" == verdict(root, made.secret_key)
 
 
-def test_revoked_key_comes_back_by_nothing(root: Caller, project: str) -> None:
-    """Neither a new end, nor enabling, nor another revocation changes what is final."""
+def test_revoked_key_cannot_be_restored(root: Caller, project: str) -> None:
+    """A new end, enabling and another revocation change nothing."""
     made = IN_STATE["REVOKED"](root, project)
     before = get_key(root, made.key.access_key)
     for fields in ({"disabled": False}, {"expire_time": from_now(HOUR)}, {"purpose": "x"}):
@@ -125,7 +125,7 @@ def test_revoked_key_comes_back_by_nothing(root: Caller, project: str) -> None:
     assert "REVOKED" == verdict(root, made.secret_key)
 
 
-def test_several_ends_show_the_first_in_order(root: Caller, project: str) -> None:
+def test_several_end_states_show_the_first_in_order(root: Caller, project: str) -> None:
     """REVOKED before SUPERSEDED before EXPIRED before DISABLED."""
     made = new_key(root, project, ttl=HOUR)
     access_key = made.key.access_key
@@ -138,15 +138,15 @@ def test_several_ends_show_the_first_in_order(root: Caller, project: str) -> Non
 
 
 def test_update_of_an_expired_key_may_leave_it_expired(root: Caller, project: str) -> None:
-    """Every field may be changed while the key is expired; only a new end brings it back."""
+    """Every field may change; only a new end makes it active again."""
     made = IN_STATE["EXPIRED"](root, project)
     changed = update(root, made.key.access_key, purpose="kept for its name").key
     assert ("EXPIRED", "kept for its name") == (state(changed), changed.purpose)
     assert made.key.expire_time == changed.expire_time
 
 
-def test_disabled_key_that_has_expired_is_not_rotated(root: Caller, project: str) -> None:
-    """Its state is EXPIRED, but a successor with all settings would be disabled as well."""
+def test_disabled_and_expired_key_cannot_be_rotated(root: Caller, project: str) -> None:
+    """Its state is EXPIRED, but its successor would be disabled too."""
     made = IN_STATE["EXPIRED"](root, project)
     update(root, made.key.access_key, disabled=True)
     refused = root.refused(pb.RotateKeyRequest(access_key=made.key.access_key))

@@ -1,4 +1,4 @@
-"""TLS as clients meet it: who is let in, and as whom."""
+"""TLS client certificates: admission and identity of the caller."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     ],
     ids=["none", "self-signed", "other-authority", "expired"],
 )
-def test_certificate_that_is_not_vouched_for_lets_nobody_in(
+def test_untrusted_client_certificate_fails_the_handshake(
     world: World, pair: Callable[[World], Pair | None]
 ) -> None:
-    """The handshake fails: no call is made, whatever credential would have come with it."""
+    """No call is made, with any credential."""
     client = world.client(pair(world), world.server.operator_key)
     with pytest.raises(keyauthority.Unavailable) as failed:
         list(client.list_projects())
@@ -62,25 +62,23 @@ def test_certificate_that_is_not_vouched_for_lets_nobody_in(
     ],
     ids=lambda name: name.value,
 )
-def test_certificate_that_is_not_mapped_is_no_credential(
-    world: World, name: x509.GeneralName
-) -> None:
-    """Right authority, wrong SAN: he is let in, and is nobody without an operator key."""
+def test_unmapped_client_certificate_is_no_credential(world: World, name: x509.GeneralName) -> None:
+    """A trusted certificate without a mapped SAN still needs an operator key."""
     with pytest.raises(keyauthority.Unauthenticated) as failed:
         list(world.named(name).list_projects())
     assert keyauthority.ErrorReason.CREDENTIAL_MISSING is failed.value.reason
     assert list(world.named(name, operator_key=world.server.operator_key).list_projects())
 
 
-def test_common_name_is_nobody_s_name(world: World) -> None:
-    """A caller is known by a SAN; the subject says nothing (RFC 6125, section 6.4.4)."""
+def test_common_name_is_not_an_identity(world: World) -> None:
+    """Callers are identified by SAN, never by subject (RFC 6125, section 6.4.4)."""
     nobody = world.client(world.ours.issue(common_name=VERIFIER))
     with pytest.raises(keyauthority.Unauthenticated):
         nobody.verify("x")
 
 
-def test_mapped_certificate_needs_no_operator_key_and_is_the_actor(world: World) -> None:
-    """What a caller makes carries the name of his certificate."""
+def test_mapped_certificate_authenticates_and_is_the_actor(world: World) -> None:
+    """Records created by the call carry the certificate's name."""
     gateway = world.gateway()
     project = gateway.create_project("by certificate")
     made = gateway.create_key(project.project_id, mode="test", kind="secret")
@@ -95,7 +93,7 @@ def test_mapped_certificate_needs_no_operator_key_and_is_the_actor(world: World)
 
 
 def test_mapped_certificate_with_an_operator_key_is_ambiguous(world: World) -> None:
-    """Two credentials are none: nobody can tell as whom the call was meant."""
+    """Two credentials are rejected: the intended identity is unclear."""
     both = world.named(
         x509.UniformResourceIdentifier(GATEWAY), operator_key=world.server.operator_key
     )
@@ -104,8 +102,8 @@ def test_mapped_certificate_with_an_operator_key_is_ambiguous(world: World) -> N
     assert keyauthority.ErrorReason.CREDENTIAL_AMBIGUOUS is failed.value.reason
 
 
-def test_certificate_that_stands_for_two_callers_is_ambiguous(world: World) -> None:
-    """A certificate with two mapped names is two credentials."""
+def test_certificate_with_two_mapped_names_is_ambiguous(world: World) -> None:
+    """Each mapped name is a credential of its own."""
     both = world.named(x509.UniformResourceIdentifier(GATEWAY), x509.DNSName(VERIFIER))
     with pytest.raises(keyauthority.Unauthenticated) as failed:
         both.verify("x")
@@ -119,21 +117,21 @@ def test_certificate_that_stands_for_two_callers_is_ambiguous(world: World) -> N
         x509.UniformResourceIdentifier(f"{GATEWAY}\0.attacker.net"),
     ],
 )
-def test_name_that_goes_on_behind_a_nul_is_another(world: World, name: x509.GeneralName) -> None:
-    """The authority may issue names under attacker.net: none of them is a caller of ours."""
+def test_san_with_an_embedded_nul_does_not_match(world: World, name: x509.GeneralName) -> None:
+    """An authority for attacker.net must not be able to issue one of our callers."""
     with pytest.raises(keyauthority.Unauthenticated) as failed:
         world.named(name).verify("x")
     assert keyauthority.ErrorReason.CREDENTIAL_MISSING is failed.value.reason
 
 
-def test_caller_that_a_certificate_names_twice_is_one(world: World) -> None:
-    """One caller is one credential, however often its name is there."""
+def test_certificate_with_a_repeated_name_is_one_caller(world: World) -> None:
+    """A caller is one credential, however often the name appears."""
     twice = world.named(x509.DNSName(VERIFIER), x509.DNSName(VERIFIER.upper()))
     assert keyauthority.VerdictCode.MALFORMED is twice.verify("x").code
 
 
-def test_caller_by_certificate_may_what_is_listed_and_no_more(world: World) -> None:
-    """His permissions are those of the configuration."""
+def test_certificate_caller_has_the_configured_permissions_only(world: World) -> None:
+    """Its permissions are exactly those of the configuration."""
     verifier = world.named(x509.DNSName(VERIFIER))
     assert keyauthority.VerdictCode.MALFORMED is verifier.verify("x").code
     with pytest.raises(keyauthority.PermissionDenied) as failed:
@@ -141,8 +139,8 @@ def test_caller_by_certificate_may_what_is_listed_and_no_more(world: World) -> N
     assert {"permission": "projects:create"} == failed.value.metadata
 
 
-def test_confined_caller_by_certificate_does_not_know_what_is_not_his(world: World) -> None:
-    """What belongs to other projects does not exist for him, and makes no project."""
+def test_confined_certificate_caller_sees_its_projects_only(world: World) -> None:
+    """Other projects do not exist for it, and it creates none."""
     made = world.gateway().create_key(
         next(iter(world.gateway().list_projects())).project_id, mode="test", kind="secret"
     )
@@ -160,10 +158,10 @@ def test_confined_caller_by_certificate_does_not_know_what_is_not_his(world: Wor
     [(["*:*"], True), (["usage:read"], True), (["keys:read"], False)],
     ids=["everything", "another right", "no end"],
 )
-def test_caller_by_certificate_makes_no_operator_key_beyond_his_own(
+def test_certificate_caller_creates_no_operator_key_beyond_itself(
     world: World, permissions: list[str], expires: bool
 ) -> None:
-    """Neither beyond his permissions, nor one that outlives his certificate."""
+    """Neither more permissions nor a key that outlives its certificate."""
     with pytest.raises(keyauthority.PermissionDenied) as failed:
         world.gateway().create_key(
             kind="operator", permissions=permissions, ttl=MINUTE if expires else None
@@ -173,8 +171,8 @@ def test_caller_by_certificate_makes_no_operator_key_beyond_his_own(
     assert GATEWAY == made.key.created_by
 
 
-def test_request_id_belongs_to_the_certificate_s_name(world: World) -> None:
-    """The same name with another certificate gets the same answer; another name another key."""
+def test_request_id_is_scoped_to_the_certificate_name(world: World) -> None:
+    """A renewed certificate gets the same answer, another name another key."""
     request_id = str(uuid.uuid4())
     project_id = world.gateway().create_project("replayed").project_id
 
@@ -188,8 +186,8 @@ def test_request_id_belongs_to_the_certificate_s_name(world: World) -> None:
     assert first != made(operator)
 
 
-def test_client_that_does_not_trust_the_server_makes_no_call(world: World) -> None:
-    """Who vouches for the server is the client's to say, and so is its name."""
+def test_client_rejects_an_untrusted_server(world: World) -> None:
+    """The client decides which authority and which server name it trusts."""
     pair = world.ours.issue(x509.UniformResourceIdentifier(GATEWAY))
     for ca in (world.other.pem, None):
         tls = Tls(ca=ca, cert=pair.cert, key=pair.key)
@@ -200,8 +198,8 @@ def test_client_that_does_not_trust_the_server_makes_no_call(world: World) -> No
             client.verify("x")
 
 
-def test_plaintext_client_at_a_tls_port_makes_no_call(world: World) -> None:
-    """Nothing is served in plaintext beside TLS."""
+def test_plaintext_client_at_a_tls_port_is_rejected(world: World) -> None:
+    """A TLS port serves no plaintext."""
     with (
         Client(world.server.address, timeout=CALL_SECONDS) as client,
         pytest.raises(KeyAuthorityError) as failed,

@@ -1,4 +1,4 @@
-"""docs/deployment.md: its configuration is one, and its client's examples are run."""
+"""docs/deployment.md: its configuration is valid and its client examples work."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def settings_of(tmp_path: Path) -> config.Config:
     return config.load({"config": str(file)}, {})
 
 
-def test_configuration_of_the_page_is_one(tmp_path: Path) -> None:
-    """What the page shows of server.toml can be used as it stands."""
+def test_documented_configuration_is_valid(tmp_path: Path) -> None:
+    """The server.toml of the page works unmodified."""
     settings = settings_of(tmp_path)
     assert settings.tls
     assert ["spiffe://example.org/gateway", "provisioner.example.org"] == [
@@ -33,10 +33,8 @@ def test_configuration_of_the_page_is_one(tmp_path: Path) -> None:
     ]
 
 
-def test_clients_of_the_page_reach_a_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The examples of the library and of the command line do what they say."""
+def test_documented_clients_reach_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library and command line examples work as described."""
     ours, folder = Issuer(), tmp_path / "clients"
     folder.mkdir()
     (folder / "ca.pem").write_bytes(ours.pem)
@@ -59,8 +57,8 @@ def test_clients_of_the_page_reach_a_server(
         server.stop()
 
 
-def test_unit_of_the_page_starts_what_there_is() -> None:
-    """The unit's command line is the server's, and its data are where the page says."""
+def test_documented_systemd_unit_matches_the_server() -> None:
+    """Its command line is valid, and its data folder is that of the page."""
     (unit,) = (block.text for block in blocks(PAGE) if block.language == "ini")
     assert "keyauthority-server serve --must-exist --config /etc/keyauthority/server.toml" in unit
     first = next(block.text for block in blocks(PAGE) if block.language == "toml")

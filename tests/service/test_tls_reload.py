@@ -1,4 +1,4 @@
-"""TLS while it serves: certificates that change, old versions, connections that say nothing."""
+"""TLS during service: replaced certificates, old versions, silent connections."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_tls_older_than_1_2_is_refused(world: World) -> None:
-    """A client that knows nothing newer than TLS 1.1 is not spoken to; one with 1.2 is."""
+def test_tls_older_than_1_2_is_rejected(world: World) -> None:
+    """A client limited to TLS 1.1 fails; one with 1.2 connects."""
     pair = world.ours.issue(x509.UniformResourceIdentifier(GATEWAY)).write(world.folder, "old")
 
     def version(newest: ssl.TLSVersion) -> str | None:
@@ -56,8 +56,8 @@ def test_tls_older_than_1_2_is_refused(world: World) -> None:
         version(ssl.TLSVersion.TLSv1_1)
 
 
-def test_connections_that_say_nothing_harm_nobody(world: World) -> None:
-    """Others are served beside clients that connect and never begin their handshake."""
+def test_silent_tls_connections_do_not_block_others(world: World) -> None:
+    """Calls are served beside clients that never begin their handshake."""
     host, _, port = world.server.address.rpartition(":")
     with ExitStack() as silent:
         for _ in range(SILENT):
@@ -68,8 +68,8 @@ def test_connections_that_say_nothing_harm_nobody(world: World) -> None:
             assert keyauthority.VerdictCode.MALFORMED is gateway.verify("x").code
 
 
-def test_new_certificate_is_taken_over_with_no_failed_call(world: World) -> None:
-    """New handshakes use what the files hold now; what is not fit is logged, the old one serves."""
+def test_replaced_certificate_is_used_without_a_failed_call(world: World) -> None:
+    """New handshakes use valid new files; invalid ones are logged and the old serve on."""
     outcomes: list[str] = []
     ended = threading.Event()
 
@@ -106,10 +106,10 @@ def test_new_certificate_is_taken_over_with_no_failed_call(world: World) -> None
     assert {"MALFORMED"} == set(outcomes)
 
 
-def test_new_authorities_of_clients_are_taken_over(world: World) -> None:
-    """A certificate of an authority that is no longer listed lets nobody in, one of a new one does.
+def test_replaced_client_authorities_take_effect(world: World) -> None:
+    """A client certificate of a removed authority is rejected, one of a new authority accepted.
 
-    The connections that are open stay: they end with their age.
+    Open connections stay until they reach their maximum age.
     """
     theirs = world.other.issue(x509.UniformResourceIdentifier(GATEWAY))
     old = world.gateway()

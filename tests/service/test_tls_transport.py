@@ -1,4 +1,4 @@
-"""What a server's own transport holds, in this process: TLS beside plaintext, and time."""
+"""The native transport in this process: TLS beside plaintext, deadlines and limits."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ async def serving(address: str, transport: str) -> AsyncIterator[str]:
     await running.drain(0)
 
 
-async def test_call_without_a_deadline_gets_the_servers(
+async def test_call_without_a_deadline_gets_the_servers_deadline(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
-    """A unary call that names no deadline does not wait for ever; one that does, waits for it."""
+    """A unary call without a deadline ends at the server's; one with keeps its own."""
     monkeypatch.setattr(grpcio, "UNARY_SECONDS", 0.05)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
@@ -65,10 +65,10 @@ async def test_call_without_a_deadline_gets_the_servers(
         waiting.cancel()
 
 
-async def test_calls_at_once_are_bounded(
+async def test_concurrent_calls_are_bounded(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
-    """One call more than a process takes is refused, the others are not."""
+    """A call beyond the process limit is rejected; the others are served."""
     monkeypatch.setattr(grpcio, "CALLS_MAX", 3)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
@@ -83,10 +83,10 @@ async def test_calls_at_once_are_bounded(
         await asyncio.wait(held)
 
 
-async def test_connection_that_has_its_age_is_left_with_no_failed_call(
+async def test_connection_at_its_maximum_age_closes_without_a_failed_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Calls go on over a new connection when the server ends the old one."""
+    """The client continues on a new connection."""
     states: list[grpc.ChannelConnectivity] = []
     monkeypatch.setattr(grpcio, "_CLIENTS_OPTIONS", (("grpc.max_connection_age_ms", 50),))
     async with (
@@ -108,10 +108,8 @@ async def _watch(channel: grpc.aio.Channel, states: list[grpc.ChannelConnectivit
         states.append(state)
 
 
-async def test_tls_client_at_a_plaintext_server_makes_no_call(
-    transport: str, tmp_path: Path
-) -> None:
-    """A client that was told to use TLS never falls back to plaintext."""
+async def test_tls_client_never_falls_back_to_plaintext(transport: str, tmp_path: Path) -> None:
+    """At a plaintext server a TLS client makes no call."""
     async with serving(f"unix:{tmp_path}/s", transport) as address:
         trusted = grpc.ssl_channel_credentials(Issuer().pem)
         async with (

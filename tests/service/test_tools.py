@@ -1,4 +1,4 @@
-"""grpcurl and buf curl, by reflection alone: a key's whole life, and after a kill -9 still."""
+"""grpcurl and buf curl by reflection: the full lifecycle of a key."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def field(answer: dict[str, Any], name: str) -> Any:
 
 
 @pytest.mark.parametrize("tool", [grpcurl, buf], ids=["grpcurl", "buf"])
-def test_tools_carry_a_key_through_its_life(
+def test_tools_run_a_keys_lifecycle_by_reflection(
     start_server: Start, transport: str, tool: Callable[[ServerProcess], Call]
 ) -> None:
-    """Project, key, VALID, project id, revoked, REVOKED; the same after the server was killed."""
+    """Create, VALID, project id, revoke, REVOKED; still so after kill -9 of the server."""
     server = start_server("--transport", transport)
     call = tool(server)
     made = call(f"{PROJECTS}/CreateProject", {"display_name": "Shop"})

@@ -1,4 +1,4 @@
-"""What every server serves besides its own services, and the limits of what it takes."""
+"""Transport: health, reflection, malformed calls and size limits on every server."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_health_of_each_service_is_serving(channel: grpc.Channel, service: str) 
 
 
 def test_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) -> None:
-    """Check answers NOT_FOUND, Watch SERVICE_UNKNOWN, as the health protocol says."""
+    """Check answers NOT_FOUND, Watch SERVICE_UNKNOWN, as the health protocol defines."""
     request = health_pb2.HealthCheckRequest(service="no.such.Service")
     code = refused(channel, f"/{HEALTH}/Check", request.SerializeToString())
     assert grpc.StatusCode.NOT_FOUND == code
@@ -107,7 +107,7 @@ def test_health_list_names_the_server_and_each_service(channel: grpc.Channel) ->
     ],
 )
 def test_unknown_method_is_unimplemented(channel: grpc.Channel, path: str) -> None:
-    """A method that is not served is refused with a reason, as every call is."""
+    """The error carries a reason, like that of every refused call."""
     with pytest.raises(grpc.RpcError) as failed:
         call(channel, path)
     told = refusal(failed.value)
@@ -115,10 +115,10 @@ def test_unknown_method_is_unimplemented(channel: grpc.Channel, path: str) -> No
 
 
 @pytest.mark.parametrize("service", [HEALTH, *sorted(REFLECTION)])
-def test_bytes_that_are_no_message_are_refused_without_an_exception_s_text(
+def test_malformed_message_error_contains_no_exception_text(
     channel: grpc.Channel, service: str
 ) -> None:
-    """INVALID_ARGUMENT: it is the client's fault, and tells nothing of what happened inside."""
+    """It is INVALID_ARGUMENT, the client's fault, and shows no internals."""
 
     def send() -> object:
         if service == HEALTH:
@@ -133,17 +133,17 @@ def test_bytes_that_are_no_message_are_refused_without_an_exception_s_text(
     assert [] == [word for word in ("exception", "error:", "decode", "<class") if word in details]
 
 
-def test_message_over_4_mib_is_refused(root: Caller) -> None:
-    """A request larger than the limit is RESOURCE_EXHAUSTED before anything reads it."""
+def test_message_over_4_mib_is_rejected(root: Caller) -> None:
+    """It is RESOURCE_EXHAUSTED before the message is parsed."""
     request = key_authority_service_pb2.VerifyRequest(secret_key="x" * (4 * 1024 * 1024))
     told = root.refused(request)
     assert (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE") == (told.code, told.reason)
 
 
-def test_metadata_over_8_kib_is_refused(server: ServerProcess, channel: grpc.Channel) -> None:
-    """Metadata larger than the limit is refused, what is below it is read.
+def test_metadata_over_8_kib_is_rejected(server: ServerProcess, channel: grpc.Channel) -> None:
+    """Metadata over the limit is rejected, smaller metadata is read.
 
-    The native front refuses with HTTP's 431, which clients show as UNKNOWN.
+    The native transport answers HTTP 431, which clients report as UNKNOWN.
     """
     path = f"/{HEALTH}/Check"
     call(channel, path, metadata=(("x-filler", "x" * 7000),))
@@ -154,8 +154,8 @@ def test_metadata_over_8_kib_is_refused(server: ServerProcess, channel: grpc.Cha
     assert expected == status(failed.value).code()
 
 
-def test_grpcurl_lists_and_describes_by_reflection(server: ServerProcess) -> None:
-    """A client that knows only v1alpha finds every service."""
+def test_grpcurl_lists_and_describes_services_by_reflection(server: ServerProcess) -> None:
+    """A client that only knows v1alpha finds every service."""
     listed = tool("grpcurl", "-plaintext", server.address, "list")
     assert OURS | REFLECTION | {HEALTH} == set(listed.split())
     described = tool(
@@ -173,13 +173,15 @@ def test_grpcurl_lists_and_describes_by_reflection(server: ServerProcess) -> Non
         ("google.rpc.ErrorInfo", "string reason"),
     ],
 )
-def test_every_kind_of_symbol_is_described(server: ServerProcess, symbol: str, shown: str) -> None:
-    """A method, a message, and what only errors hold are found by their names."""
+def test_reflection_describes_every_kind_of_symbol(
+    server: ServerProcess, symbol: str, shown: str
+) -> None:
+    """Methods, messages and types used only in errors are found by name."""
     assert shown in tool("grpcurl", "-plaintext", server.address, "describe", symbol)
 
 
 def test_buf_lists_and_calls_by_reflection(server: ServerProcess) -> None:
-    """A client that asks for v1 finds every service, and calls one by what it found."""
+    """A client that asks for v1 finds every service and can call one."""
     curl = ("buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge")
     listed = tool(*curl, "--list-services", f"http://{server.address}")
     assert OURS | REFLECTION | {HEALTH} == set(listed.split())
@@ -187,10 +189,8 @@ def test_buf_lists_and_calls_by_reflection(server: ServerProcess) -> None:
     assert '{"status":"SERVING"}' == "".join(answer.split())
 
 
-def test_reflection_that_is_turned_off_is_unimplemented(
-    start_server: Start, transport: str
-) -> None:
-    """--no-reflection describes nothing."""
+def test_disabled_reflection_is_unimplemented(start_server: Start, transport: str) -> None:
+    """With --no-reflection nothing is described."""
     server = start_server("--transport", transport, "--no-reflection")
     with grpc.insecure_channel(server.address) as channel:
         for service in sorted(REFLECTION):
@@ -199,10 +199,10 @@ def test_reflection_that_is_turned_off_is_unimplemented(
             assert grpc.StatusCode.UNIMPLEMENTED == status(failed.value).code()
 
 
-def test_open_reflection_stream_does_not_hold_up_the_drain(
+def test_open_reflection_stream_does_not_delay_the_drain(
     start_server: Start, transport: str
 ) -> None:
-    """A client that keeps a stream open is let go, not waited for."""
+    """The server ends the stream of an idle client."""
     server = start_server("--transport", transport)
     ended = threading.Event()
 
@@ -220,7 +220,7 @@ def test_open_reflection_stream_does_not_hold_up_the_drain(
 
 
 def test_verify_is_served_on_every_connection(server: ServerProcess) -> None:
-    """Connections spread over the workers, and each of them serves."""
+    """Connections spread over the workers, and each worker serves."""
     for _ in range(16):
         options = (("grpc.use_local_subchannel_pool", 1),)
         with grpc.insecure_channel(server.address, options) as channel:

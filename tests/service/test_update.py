@@ -1,4 +1,4 @@
-"""UpdateKey and UpdateProject: by mask and etag, within the kind, in force at the next Verify."""
+"""UpdateKey and UpdateProject: field masks, etags, and limits of each kind."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def told(refusal: Refusal) -> tuple[str, str, set[str]]:
 
 
 @pytest.mark.parametrize("path", KEY_PATHS)
-def test_field_that_the_mask_names_changes_alone(root: Caller, project: str, path: str) -> None:
-    """Whatever else the request holds is ignored; the answer is what GetKey gives after it."""
+def test_update_changes_only_the_masked_fields(root: Caller, project: str, path: str) -> None:
+    """Other fields of the request are ignored; the answer equals a later GetKey."""
     made = new_key(root, project, "RESTRICTED", **FULL)
     answer = root.ask(request(made.key.access_key, [path], **KEY_PATHS))
     expected = key_pb2.Key()
@@ -97,8 +97,8 @@ def test_field_that_the_mask_names_changes_alone(root: Caller, project: str, pat
 
 
 @pytest.mark.parametrize("path", [path for path in KEY_PATHS if path != "permissions"])
-def test_named_field_that_is_unset_is_cleared(root: Caller, project: str, path: str) -> None:
-    """Unset is a value: no purpose, no end, no limit, no labels, enabled."""
+def test_masked_field_that_is_unset_is_cleared(root: Caller, project: str, path: str) -> None:
+    """Unset means no purpose, no end, no limit, no labels, enabled."""
     made = new_key(root, project, "RESTRICTED", **FULL)
     update(root, made.key.access_key, disabled=True)
     cleared = root.ask(request(made.key.access_key, [path])).key
@@ -106,8 +106,8 @@ def test_named_field_that_is_unset_is_cleared(root: Caller, project: str, path: 
     assert only(made.key, path, "disabled") == only(cleared, path, "disabled")
 
 
-def test_field_outside_of_the_mask_is_not_even_read(root: Caller, project: str) -> None:
-    """What is not named may be as bad as it likes."""
+def test_unmasked_field_is_not_validated(root: Caller, project: str) -> None:
+    """A field outside of the mask may hold any value."""
     made = new_key(root, project, "RESTRICTED", **FULL)
     bad: dict[str, Any] = {
         "permissions": ["no permission"],
@@ -128,8 +128,8 @@ def test_field_outside_of_the_mask_is_not_even_read(root: Caller, project: str) 
     assert ("new", False) == (answer.project.display_name, answer.project.HasField("rate_limit"))
 
 
-def test_unknown_path_and_empty_mask_are_refused(root: Caller, project: str) -> None:
-    """Nothing changes, not even what the same mask rightly names."""
+def test_unknown_path_and_empty_mask_are_rejected(root: Caller, project: str) -> None:
+    """Nothing changes, not even the valid fields of the same mask."""
     made = new_key(root, project)
     masks = [[], *([path] for path in UNKNOWN), ["purpose", "no_such_field"]]
     expected = ("INVALID_ARGUMENT", "INVALID_FIELD", {"update_mask"})
@@ -143,8 +143,8 @@ def test_unknown_path_and_empty_mask_are_refused(root: Caller, project: str) -> 
     assert made.key == get_key(root, made.key.access_key)
 
 
-def test_etag_of_an_older_version_aborts(root: Caller, project: str) -> None:
-    """The version that was read must be the one that is changed; before its state counts."""
+def test_stale_etag_is_aborted(root: Caller, project: str) -> None:
+    """The change must be based on the current version; this precedes the state check."""
     made = new_key(root, project)
     access_key, old = made.key.access_key, made.key.etag
     new = update(root, access_key, old, purpose="second").key.etag
@@ -161,8 +161,8 @@ def test_etag_of_an_older_version_aborts(root: Caller, project: str) -> None:
         update_project(root, project, first, display_name="Three")
 
 
-def test_update_that_changes_nothing_makes_no_change(root: Caller, project: str) -> None:
-    """Record, etag and update_time stay; the revision is the present one."""
+def test_update_without_effect_makes_no_change(root: Caller, project: str) -> None:
+    """Record, etag and update_time stay; the revision is the current one."""
     made = new_key(root, project, "RESTRICTED", **FULL)
     answer = update(root, made.key.access_key, **FULL, disabled=False)
     assert made.key == answer.key
@@ -172,8 +172,10 @@ def test_update_that_changes_nothing_makes_no_change(root: Caller, project: str)
     assert before.project == after.project
 
 
-def test_what_is_not_there_is_not_found(root: Caller, project: str) -> None:
-    """An absent key or project, and to a confined operator a foreign one, in the same bytes."""
+def test_update_of_absent_and_foreign_record_returns_identical_bytes(
+    root: Caller, project: str
+) -> None:
+    """A foreign key or project equals an absent one."""
     foreign = new_key(root, new_project(root)).key
     confined = new_operator(root, "*:*", projects=[project])
     absent = request(ABSENT_KEY, purpose="x", etag="r1")
@@ -199,26 +201,26 @@ def test_what_is_not_there_is_not_found(root: Caller, project: str) -> None:
         ("OPERATOR", {"restrictions": FULL["restrictions"]}, "restrictions"),
     ],
 )
-def test_what_the_kind_cannot_have_is_refused(
+def test_field_that_the_kind_cannot_have_is_rejected(
     root: Caller, project: str, kind: str, fields: dict[str, Any], named: str
 ) -> None:
-    """A key stays what its kind promises, and the answer names the field."""
+    """A key keeps the properties of its kind; the error names the field."""
     key = new_key(root, "" if kind == "OPERATOR" else project, kind).key
     refused = root.refused(request(key.access_key, **fields))
     assert ("INVALID_ARGUMENT", "INVALID_FIELD", {named}) == told(refused)
     assert key == get_key(root, key.access_key)
 
 
-def test_publishable_key_may_list_nothing(root: Caller, project: str) -> None:
-    """It identifies; what it may do can be taken away altogether."""
+def test_publishable_key_may_have_no_permissions(root: Caller, project: str) -> None:
+    """A publishable key can be reduced to identification only."""
     made = new_key(root, project, "PUBLISHABLE")
     assert "VALID" == verdict(root, made.secret_key, permissions=["orders:read"])
     update(root, made.key.access_key, permissions=[])
     assert "MISSING_PERMISSION" == verdict(root, made.secret_key, permissions=["orders:read"])
 
 
-def test_operator_key_is_not_changed_beyond_the_caller_s_own(root: Caller) -> None:
-    """Neither widened, nor prolonged, nor made endless; his own key no more than another's."""
+def test_operator_key_is_not_updated_beyond_the_caller(root: Caller) -> None:
+    """Neither widened, prolonged nor made endless; this includes the caller's own key."""
     maker = new_operator(root, "operators:*", "keys:read", ttl=HOUR)
     other = new_operator(maker, "keys:read", ttl=seconds(1800))
     end = maker.key.expire_time
@@ -237,7 +239,7 @@ def test_operator_key_is_not_changed_beyond_the_caller_s_own(root: Caller) -> No
     assert end == update(maker, other.key.access_key, expire_time=end).key.expire_time
 
 
-def test_operator_key_is_changed_with_the_right_for_operators_only(root: Caller) -> None:
+def test_operator_key_update_needs_the_operators_right(root: Caller) -> None:
     """`keys:*` changes no operator key, `operators:*` no other."""
     clerk, registrar = new_operator(root, "keys:*"), new_operator(root, "operators:*")
     made = new_key(root, new_project(root))
@@ -249,8 +251,8 @@ def test_operator_key_is_changed_with_the_right_for_operators_only(root: Caller)
         assert ("PERMISSION_DENIED", {"permission": right}) == (refused.code.name, refused.metadata)
 
 
-def test_operator_who_is_narrowed_or_disabled_loses_at_once(root: Caller, project: str) -> None:
-    """The next call is judged by the key as it is now."""
+def test_narrowed_or_disabled_operator_loses_rights_at_once(root: Caller, project: str) -> None:
+    """The next call is evaluated with the current key."""
     operator = new_operator(root, "keys:read", "keys:verify")
     made = new_key(root, project)
     assert "VALID" == verdict(operator, made.secret_key)
@@ -264,8 +266,8 @@ def test_operator_who_is_narrowed_or_disabled_loses_at_once(root: Caller, projec
 
 
 @pytest.mark.parametrize("path", PROJECT_PATHS)
-def test_project_s_field_that_the_mask_names_changes_alone(root: Caller, path: str) -> None:
-    """As with keys: named fields only, and an unset one is cleared."""
+def test_project_update_changes_only_the_masked_fields(root: Caller, path: str) -> None:
+    """Named fields only, and an unset one is cleared, as with keys."""
     project_id = new_project(root, "First")
     before = update_project(root, project_id, labels={"team": "a"}).project
     wanted = project_service_pb2.UpdateProjectRequest(
@@ -285,10 +287,10 @@ def test_project_s_field_that_the_mask_names_changes_alone(root: Caller, path: s
     assert path not in {field.name for field, _ in cleared.ListFields()}
 
 
-def test_suspended_project_still_has_its_keys_managed(
+def test_suspended_project_allows_key_management(
     root: Caller, nobody: Caller, project: str
 ) -> None:
-    """Suspension stops the use of keys, nothing else: they are made, changed, rotated, revoked."""
+    """Suspension stops verification only; keys can be created, changed and revoked."""
     made = new_key(root, project)
     update_project(root, project, suspended=True)
     fresh = new_key(root, project)

@@ -1,4 +1,4 @@
-"""Metering over the wire: what was verified is what is shown, to whom it belongs."""
+"""Usage over the wire: verifications are counted and shown to their owner."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def report(caller: Caller, *reported: Any, batch_id: str = "") -> None:
     caller.ask(ReportUsageRequest(batch_id=batch_id or str(uuid.uuid4()), rows=reported))
 
 
-def test_usage_is_what_was_verified_by_all_workers(server: ServerProcess, root: Caller) -> None:
-    """Over several connections, the sums of each verdict are those of the answers."""
+def test_usage_sums_the_verifications_of_all_workers(server: ServerProcess, root: Caller) -> None:
+    """Over several connections, the sum of each verdict equals the answers."""
     project_id = new_project(root)
     made = new_key(root, project_id, "RESTRICTED")
     expected: Counter[str] = Counter()
@@ -114,8 +114,8 @@ def test_usage_is_what_was_verified_by_all_workers(server: ServerProcess, root: 
     assert {0} == {one.bucket_time.seconds % 86_400 for one in days}
 
 
-def test_last_used_time_is_true_to_a_second(root: Caller) -> None:
-    """The key says when it was verified last, within a second, and a batch counts too."""
+def test_last_used_time_is_accurate_to_a_second(root: Caller) -> None:
+    """A key shows its last verification within a second, batches included."""
     made = new_key(root, new_project(root))
     get = pb.GetKeyRequest(access_key=made.key.access_key)
     assert not root.ask(get).key.HasField("last_used_time")
@@ -133,7 +133,7 @@ def test_last_used_time_is_true_to_a_second(root: Caller) -> None:
 
 
 def test_counting_makes_no_change(root: Caller) -> None:
-    """Verifications and reports move no revision, and no etag."""
+    """Verifications and reports change neither revision nor etag."""
     made = new_key(root, new_project(root))
     before = verify(root, made.secret_key).revision
     report(root, row(made.key.access_key))
@@ -142,8 +142,8 @@ def test_counting_makes_no_change(root: Caller) -> None:
     assert before == verify(root, made.secret_key).revision
 
 
-def test_drained_server_has_counted_everything(start_server: Start, transport: str) -> None:
-    """What was verified in the last moment before SIGTERM is there after the next start."""
+def test_drained_server_has_stored_all_counts(start_server: Start, transport: str) -> None:
+    """Verifications just before SIGTERM are counted after the next start."""
     server = start_server("--transport", transport, "--workers", "2")
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)
@@ -158,8 +158,10 @@ def test_drained_server_has_counted_everything(start_server: Start, transport: s
         assert Counter({"VALID": 50}) == counts(found)
 
 
-def test_killed_worker_loses_its_last_second_at_most(start_server: Start, transport: str) -> None:
-    """Counts are kept each second, and what was kept is there though the worker was killed."""
+def test_killed_worker_loses_at_most_one_second_of_counts(
+    start_server: Start, transport: str
+) -> None:
+    """Counts are flushed each second, and flushed counts survive the kill."""
     server = start_server("--transport", transport)
     verified, flushes = 0, [(0.0, 0)]
     with grpc.insecure_channel(server.address) as channel:
@@ -184,7 +186,7 @@ def test_killed_worker_loses_its_last_second_at_most(start_server: Start, transp
 
 
 def test_reported_batch_counts_once(root: Caller) -> None:
-    """The same batch_id again adds nothing, whatever it says; another adds up."""
+    """The same batch_id again adds nothing, whatever its rows; a new one adds."""
     project_id = new_project(root)
     access_key = new_key(root, project_id).key.access_key
     batch_id = str(uuid.uuid4())
@@ -194,8 +196,8 @@ def test_reported_batch_counts_once(root: Caller) -> None:
     assert (20, 14, project_id) == (found.count, found.cost, found.project_id)
 
 
-def test_report_moves_last_use_forward_and_never_into_the_future(root: Caller) -> None:
-    """An older use does not turn it back; one that is not yet is now."""
+def test_report_moves_last_use_forward_but_not_into_the_future(root: Caller) -> None:
+    """An older use does not move it back; a future one becomes now."""
     made = new_key(root, new_project(root))
     get = pb.GetKeyRequest(access_key=made.key.access_key)
     now = datetime.now(UTC)
@@ -211,8 +213,8 @@ def test_report_moves_last_use_forward_and_never_into_the_future(root: Caller) -
     assert now - timedelta(hours=1) < newest <= datetime.now(UTC)
 
 
-def test_confined_operator_sees_and_reports_his_own_only(root: Caller) -> None:
-    """A foreign id is NOT_FOUND with the bytes of an absent one; foreign rows are left out."""
+def test_confined_operator_reads_and_reports_its_own_usage_only(root: Caller) -> None:
+    """A foreign id is NOT_FOUND like an absent one; foreign rows are dropped."""
     own, foreign = (new_project(root) for _ in range(2))
     keys = {one: new_key(root, one).key.access_key for one in (own, foreign)}
     confined = new_operator(root, "usage:read", "usage:report", projects=[own])
@@ -236,8 +238,8 @@ def test_confined_operator_sees_and_reports_his_own_only(root: Caller) -> None:
     assert grpc.StatusCode.NOT_FOUND is root.refused(elsewhere).code
 
 
-def test_page_token_serves_its_own_caller_and_filter_only(root: Caller) -> None:
-    """A token of another caller, filter or list is refused."""
+def test_usage_page_token_is_bound_to_caller_and_filter(root: Caller) -> None:
+    """A token of another caller, filter or list is rejected."""
     project_id = new_project(root)
     for _ in range(3):
         report(root, row(new_key(root, project_id).key.access_key))
@@ -272,8 +274,8 @@ def test_page_token_serves_its_own_caller_and_filter_only(root: Caller) -> None:
         ("rows[0].last_used_time", {"last_used_time": Timestamp(nanos=-1)}),
     ],
 )
-def test_bad_row_refuses_the_batch(root: Caller, field: str, fields: dict[str, Any]) -> None:
-    """A row that breaks a rule is named, and nothing of its batch is counted."""
+def test_invalid_row_rejects_the_batch(root: Caller, field: str, fields: dict[str, Any]) -> None:
+    """The error names the row, and no row of the batch is counted."""
     project_id = new_project(root)
     good = new_key(root, project_id).key.access_key
     bad = row(**({"access_key": good} | fields))
@@ -283,7 +285,7 @@ def test_bad_row_refuses_the_batch(root: Caller, field: str, fields: dict[str, A
     assert [] == rows(root, project_id=project_id)
 
 
-def test_batch_needs_an_id_and_has_an_end(root: Caller) -> None:
+def test_batch_needs_an_id_and_has_a_size_limit(root: Caller) -> None:
     """batch_id is a UUID version 4; a batch has at most 1000 rows."""
     for batch_id in ("", "1", str(uuid.uuid1())):
         assert {"batch_id"} == root.refused(ReportUsageRequest(batch_id=batch_id)).fields
@@ -293,8 +295,8 @@ def test_batch_needs_an_id_and_has_an_end(root: Caller) -> None:
     report(root, *many[:1000])
 
 
-def test_usage_needs_its_own_rights(root: Caller) -> None:
-    """usage:read does not report, and usage:report does not read."""
+def test_usage_rights_are_separate(root: Caller) -> None:
+    """usage:read does not allow reports, usage:report does not allow reads."""
     reader, reporter = new_operator(root, "usage:read"), new_operator(root, "usage:report")
     request = ReportUsageRequest(batch_id=str(uuid.uuid4()))
     assert {"permission": "usage:report"} == reader.refused(request).metadata

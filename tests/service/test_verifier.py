@@ -1,4 +1,4 @@
-"""Both verifiers, at a real server: what they judge themselves, what they ask, what they report."""
+"""Both verifiers at a real server: local evaluation, calls, and reported usage."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ CHANGES: dict[str, tuple[Callable[[Client, CreatedKey], int], VerdictCode]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_is_seen_without_a_call(
+def test_verifier_sees_a_change_without_a_call(
     client: Client, verifier: Verifies, created: CreatedKey, change: str
 ) -> None:
-    """The watch tells it; the authority is asked on first sight and never again."""
+    """The watch delivers it; the server is asked only at the first use of a key."""
     calls = known(verifier, created)
     do, code = CHANGES[change]
     told(verifier, do(client, created))
@@ -120,10 +120,10 @@ def test_change_is_seen_without_a_call(
     assert calls == len(verifier.asked)
 
 
-def test_ends_that_time_brings_are_seen_without_a_call(
+def test_verifier_sees_expiry_without_a_call(
     client: Client, verifier: Verifies, created: CreatedKey
 ) -> None:
-    """A short overlap and a short life end by the server's clock, and nobody has to tell it."""
+    """A short overlap and a short life end by the server's clock, without a message."""
     dying = create(client, ttl=timedelta(seconds=0.8))
     known(verifier, dying)
     calls = known(verifier, created)
@@ -138,8 +138,8 @@ def test_ends_that_time_brings_are_seen_without_a_call(
     assert calls == len(verifier.asked)
 
 
-def test_limits_are_drawn_at_the_server(client: Client, verifier: Verifies) -> None:
-    """Every call that could draw is asked about; what is denied anyway is not."""
+def test_verifier_spends_limits_at_the_server(client: Client, verifier: Verifies) -> None:
+    """Every call that could spend is sent; one that is denied anyway is not."""
     limited = create(client, rate_limit=RateLimit(3, timedelta(days=1)))
     codes = [verifier.verify(limited.secret_key, **READ).code for _ in range(4)]
     assert [VerdictCode.VALID] * 3 + [VerdictCode.RATE_LIMITED] == codes
@@ -150,10 +150,10 @@ def test_limits_are_drawn_at_the_server(client: Client, verifier: Verifies) -> N
     assert calls == len(verifier.asked)
 
 
-def test_unknown_token_is_asked_about_once_until_its_key_changes(
+def test_verifier_asks_about_an_unknown_token_once(
     client: Client, verifier: Verifies, created: CreatedKey
 ) -> None:
-    """An attacker who repeats himself costs the authority nothing."""
+    """An attacker that repeats a token costs the server nothing until its key changes."""
     never = make(KeyKind.SECRET, KeyMode.TEST, new_access_key(), new_secret()).reveal()
     wrong = with_other_secret(created.secret_key.reveal())
     for token in (never, wrong) * 3:
@@ -164,10 +164,10 @@ def test_unknown_token_is_asked_about_once_until_its_key_changes(
     assert 3 == len(verifier.asked)
 
 
-def test_demanded_revision_is_never_older(
+def test_verifier_never_answers_below_a_demanded_revision(
     client: Client, verifier: Verifies, created: CreatedKey
 ) -> None:
-    """Who has just revoked a key can ask for a verdict that knows it, without waiting."""
+    """After a revocation the caller can demand its revision without waiting."""
     known(verifier, created)
     revision = client.revoke_key(created.key.access_key).revision
     verdict = verifier.verify(created.secret_key, at_least_revision=revision, **READ)
@@ -175,10 +175,10 @@ def test_demanded_revision_is_never_older(
     assert VerdictCode.REVOKED is verifier.verify(created.secret_key, **READ).code
 
 
-def test_records_are_the_authority_s(
+def test_verifier_fetches_records_from_the_server(
     client: Client, verifier: Verifies, created: CreatedKey
 ) -> None:
-    """A change does not tell all of a record: who wants it asks."""
+    """A watched change lacks parts of a record; include_record is a call."""
     known(verifier, created)
     told(verifier, client.revoke_key(created.key.access_key, note="left").revision)
     shown = verifier.verify(created.secret_key, include_record=True).key
@@ -189,8 +189,8 @@ def test_records_are_the_authority_s(
     )
 
 
-def test_closed_verifier_believes_nothing(client: Client, created: CreatedKey) -> None:
-    """Nobody tells it of changes any more, and nobody would report what it judges."""
+def test_closed_verifier_refuses_to_verify(client: Client, created: CreatedKey) -> None:
+    """It receives no changes and could report no usage."""
     with Verifier(client) as verifier:
         assert verifier.wait_until_fresh(WAIT_SECONDS)
         verifier.verify(created.secret_key)
@@ -205,13 +205,13 @@ def totals(client: Client, created: CreatedKey) -> dict[VerdictCode, int]:
     return {row.verdict: row.count for row in rows}
 
 
-def test_usage_is_reported_once_whatever_the_way_back_does(
+def test_usage_is_reported_once_despite_lost_answers(
     server: ServerProcess,
     opens: Opens,
     client: Client,
     created: CreatedKey,
 ) -> None:
-    """A report whose answer is lost is repeated under its id: what was verified is the sum."""
+    """A report with a lost answer is repeated under its batch_id; the sum is exact."""
     every = timedelta(seconds=0.2)
     with opens(server.address, server.operator_key, report_interval=every) as verifier:
         told(verifier, 1)
@@ -232,7 +232,7 @@ def test_usage_is_reported_once_whatever_the_way_back_does(
 
 
 @pytest.mark.parametrize("missing", RIGHTS)
-def test_operator_who_lacks_a_right(
+def test_verifier_without_a_right_degrades_or_fails(
     server: ServerProcess,
     opens: Opens,
     client: Client,
@@ -240,7 +240,7 @@ def test_operator_who_lacks_a_right(
     missing: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without keys:verify or keys:read nobody can tell; without the others it only costs more."""
+    """Without keys:verify or keys:read it cannot answer; without others it calls more."""
     rights = [right for right in RIGHTS if right != missing]
     operator = client.create_key(kind="operator", permissions=rights)
     with (
@@ -268,10 +268,10 @@ def test_operator_who_lacks_a_right(
     ]
 
 
-def test_confined_operator_verifies_what_is_his(
+def test_confined_verifier_verifies_its_projects_only(
     server: ServerProcess, opens: Opens, client: Client, created: CreatedKey
 ) -> None:
-    """The keys of another's projects are unknown to him, and remembered as that."""
+    """Keys of other projects are unknown to it, and cached as unknown."""
     foreign = create(client)
     operator = client.create_key(
         kind="operator", permissions=RIGHTS, operator_projects=[created.key.project_id]
@@ -289,10 +289,10 @@ def test_confined_operator_verifies_what_is_his(
         assert calls == len(verifier.asked)
 
 
-async def test_asynchronous_verifier_closes_at_any_moment(
+async def test_async_verifier_closes_during_a_watch_message(
     server: ServerProcess, client: Client
 ) -> None:
-    """A word of the watch that comes at that very moment keeps nobody waiting."""
+    """A message that arrives at that instant delays neither side."""
     async with AsyncClient(server.address, operator_key=server.operator_key) as authority:
         for _ in range(10):
             made = create(client)

@@ -1,4 +1,4 @@
-"""The server and the in-process verifier give one answer, field for field, to random requests."""
+"""Server and in-process verifier give equal answers to random requests, field by field."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def asked(chance: random.Random, request: pb.VerifyRequest) -> tuple[str, dict[s
     return token, facts._asdict() | {"explain": chance.random() < 0.5}
 
 
-def test_in_process_answer_is_the_server_s(server: ServerProcess) -> None:
-    """All that a verdict says is the same, but for the revision, which may have moved on."""
+def test_in_process_verdict_equals_the_servers(server: ServerProcess) -> None:
+    """All fields are equal except the revision, which may have advanced."""
     chance = random.Random(SEED)
     key = server.operator_key
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(THREADS) as pool:

@@ -1,4 +1,4 @@
-"""Verify over the wire: each verdict, the first that applies, and what it tells."""
+"""Verify over the wire: each verdict, its precedence, and the fields it returns."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Restrictions = key_pb2.Restrictions
 SHA1 = "0123456789abcdef" * 2 + "01234567"
 
 
-def test_valid_key_is_described(root: Caller, project: str) -> None:
-    """The answer holds what the key is, the state that it was judged on, and no record."""
+def test_verify_of_a_valid_key_describes_it(root: Caller, project: str) -> None:
+    """The answer holds the key's properties and the state's revision, but no record."""
     made = new_key(root, project, "RESTRICTED", labels={"team": "a"}, ttl=Duration(seconds=3600))
     answer = verify(root, made.secret_key, permissions=["orders:read"])
     assert (True, key_authority_service_pb2.VERDICT_VALID) == (answer.valid, answer.verdict)
@@ -56,16 +56,16 @@ def test_valid_key_is_described(root: Caller, project: str) -> None:
     ["", "x", "x" * MIB, "\u00e9" * 78, "\u00e9" * MIB, "\0", "sk_test_", "\U0001f511" * 35],
     ids=["empty", "x", "1 MiB", "letters", "2 MiB", "NUL", "prefix", "emoji"],
 )
-def test_what_is_no_token_is_malformed(root: Caller, token: str) -> None:
-    """secret_key is never INVALID_ARGUMENT, whatever it holds."""
+def test_verify_of_a_non_token_is_malformed(root: Caller, token: str) -> None:
+    """No value of secret_key is INVALID_ARGUMENT."""
     answer = verify(root, token, explain=True)
     assert key_authority_service_pb2.VERDICT_MALFORMED == answer.verdict
     assert [key_authority_service_pb2.VERDICT_MALFORMED] == list(answer.failed)
     assert not any(getattr(answer, field) for field in TOLD if field not in ("key", "project"))
 
 
-def test_token_with_a_damaged_character_is_malformed(root: Caller, project: str) -> None:
-    """Each character changed, dropped or doubled is noticed by the check digits."""
+def test_verify_of_a_damaged_token_is_malformed(root: Caller, project: str) -> None:
+    """The check digits detect each changed, dropped or doubled character."""
     token = new_key(root, project).secret_key
     for place in range(0, len(token), 7):
         other = BASE62[(BASE62.find(token[place]) + 1) % 62]
@@ -79,8 +79,10 @@ def test_token_with_a_damaged_character_is_malformed(root: Caller, project: str)
         assert "MALFORMED" == verdict(root, damaged)
 
 
-def test_what_is_unknown_is_one_answer(root: Caller, project: str) -> None:
-    """No such key, wrong secret, wrong kind, wrong mode, operator key: the same bytes."""
+def test_verify_of_unknown_key_and_wrong_secret_returns_identical_bytes(
+    root: Caller, project: str
+) -> None:
+    """Wrong kind, wrong mode and operator tokens return the same bytes."""
     token = new_key(root, project).secret_key
     restricted = new_key(root, project, "RESTRICTED").secret_key
     publishable = new_key(root, project, "PUBLISHABLE").secret_key
@@ -106,10 +108,10 @@ def test_what_is_unknown_is_one_answer(root: Caller, project: str) -> None:
     }
 
 
-def test_key_of_another_project_is_unknown_to_a_confined_operator(
+def test_verify_of_a_foreign_key_by_a_confined_operator_is_unknown(
     root: Caller, project: str
 ) -> None:
-    """He gets the bytes of a key that does not exist."""
+    """The bytes are those of a key that does not exist."""
     token = new_key(root, new_project(root)).secret_key
     confined = new_operator(root, "*:*", projects=[project])
     asked = {"explain": True, "include_record": True}
@@ -117,16 +119,16 @@ def test_key_of_another_project_is_unknown_to_a_confined_operator(
     assert "UNKNOWN" == verdict(confined, token)
 
 
-def test_expired_key_is_refused_from_its_expire_time_on(root: Caller, project: str) -> None:
-    """A key of one second is VALID now, and EXPIRED as soon as the second is over."""
+def test_verify_is_expired_from_expire_time_on(root: Caller, project: str) -> None:
+    """A key with a life of one second is VALID, then EXPIRED when it is over."""
     made = new_key(root, project, ttl=Duration(seconds=1))
     assert "VALID" == verdict(root, made.secret_key)
     wait_until(lambda: "EXPIRED" == verdict(root, made.secret_key), seconds=5)
     assert key_pb2.KEY_STATE_EXPIRED == get_key(root, made.key.access_key).state
 
 
-def test_facts_that_the_caller_expects_are_compared(root: Caller, project: str) -> None:
-    """Access key, project and mode: right ones and none pass, any other is its own verdict."""
+def test_verify_compares_the_expected_facts(root: Caller, project: str) -> None:
+    """Access key, project and mode: right or unset ones pass, others have a verdict each."""
     made = new_key(root, project)
     other = new_key(root, project).key.access_key
     for expected, facts in (
@@ -200,7 +202,7 @@ def test_facts_that_the_caller_expects_are_compared(root: Caller, project: str) 
     ],
     ids=["ip", "referrer", "android", "ios", "target"],
 )
-def test_restriction_is_met_by_the_facts_that_it_names(
+def test_verify_with_a_missing_fact_fails_its_restriction(
     root: Caller,
     project: str,
     expected: str,
@@ -208,7 +210,7 @@ def test_restriction_is_met_by_the_facts_that_it_names(
     allowed: list[dict[str, Any]],
     denied: list[dict[str, Any]],
 ) -> None:
-    """A fact that was not sent is not met; what is compared is compared after reading it."""
+    """A fact that was not sent meets no restriction; sent ones are parsed, then compared."""
     token = new_key(root, project, restrictions=restrictions).secret_key
     for facts in allowed:
         assert (facts, "VALID") == (facts, verdict(root, token, **facts))
@@ -229,7 +231,7 @@ def test_restriction_is_met_by_the_facts_that_it_names(
         ("orders:*", "orders.items:delete", False),
     ],
 )
-def test_permissions_are_covered_by_grants(
+def test_verify_covers_permissions_by_grants(
     root: Caller, project: str, grant: str, needed: str, covered: bool
 ) -> None:
     """The contract's examples, for a RESTRICTED and a PUBLISHABLE key."""
@@ -240,7 +242,7 @@ def test_permissions_are_covered_by_grants(
 
 
 def test_secret_key_holds_every_permission(root: Caller, project: str) -> None:
-    """SECRET lists none and holds `*:*`; all that are needed must be held."""
+    """A SECRET key lists none and holds `*:*`; every requested permission must be held."""
     secret = new_key(root, project).secret_key
     restricted = new_key(root, project, "RESTRICTED").secret_key
     assert "VALID" == verdict(root, secret, permissions=["a.b:c", "orders:delete"])
@@ -248,8 +250,8 @@ def test_secret_key_holds_every_permission(root: Caller, project: str) -> None:
     assert "MISSING_PERMISSION" == verdict(root, restricted, permissions=both)
 
 
-def test_explanation_lists_every_failing_check_in_order(root: Caller, project: str) -> None:
-    """The first of them is the verdict, with and without the explanation."""
+def test_explain_lists_every_failing_check_in_order(root: Caller, project: str) -> None:
+    """The first one is the verdict, with and without the explanation."""
     made = new_key(root, project, "RESTRICTED", restrictions=Restrictions(allowed_ips=["10.0.0.1"]))
     revoke(root, access_key=made.key.access_key)
     facts: dict[str, Any] = {
@@ -271,8 +273,8 @@ def test_explanation_lists_every_failing_check_in_order(root: Caller, project: s
     assert "WRONG_ACCESS_KEY" == verdict(root, made.secret_key, **facts)
 
 
-def test_record_is_shown_to_whom_may_read_keys(root: Caller, project: str) -> None:
-    """include_record needs keys:read besides, whatever the token is."""
+def test_include_record_needs_keys_read(root: Caller, project: str) -> None:
+    """The right is required for any token."""
     made = new_key(root, project, purpose="nightly export")
     answer = verify(root, made.secret_key, include_record=True)
     assert made.key == lasting(answer.key)
@@ -290,8 +292,8 @@ def test_record_is_shown_to_whom_may_read_keys(root: Caller, project: str) -> No
     assert not unknown.HasField("project")
 
 
-def test_revision_can_be_demanded(root: Caller, project: str) -> None:
-    """The head and what is before it is served; beyond it, or another log, is refused."""
+def test_verify_can_demand_a_revision(root: Caller, project: str) -> None:
+    """The head and earlier ones are served; a later one or another log is refused."""
     made = new_key(root, project)
     head = verify(root, "x").revision
     for at_least in (0, made.revision, head):
@@ -308,8 +310,8 @@ def test_revision_can_be_demanded(root: Caller, project: str) -> None:
         assert (grpc.StatusCode.FAILED_PRECONDITION, reason) == (refused.code, refused.reason)
 
 
-async def test_async_client_gets_what_the_wire_says(server: ServerProcess) -> None:
-    """The awaited client makes, verifies, lists and revokes as the contract's example does."""
+async def test_async_client_verifies_as_the_wire_does(server: ServerProcess) -> None:
+    """It creates, verifies, lists and revokes as the contract's example does."""
     async with keyauthority.AsyncClient(
         server.address, operator_key=server.operator_key
     ) as authority:

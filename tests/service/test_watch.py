@@ -1,4 +1,4 @@
-"""WatchChanges: what is told, to whom, and from where on."""
+"""WatchChanges: delivered changes, their audience, and the starting point."""
 
 from __future__ import annotations
 
@@ -51,10 +51,8 @@ def told(key: key_pb2.Key) -> key_pb2.Key:
     return copy
 
 
-def test_changes_come_as_they_are_committed_without_who_made_them(
-    root: Caller, project: str
-) -> None:
-    """Records are as they are after the change; actor, address and note are not told."""
+def test_changes_are_delivered_as_committed_without_the_actor(root: Caller, project: str) -> None:
+    """Records are shown as after the change; actor, address and note are omitted."""
     with following(root, project_id=project) as watch:
         key = new_key(root, project, purpose="first").key
         update(root, key.access_key, purpose="second")
@@ -75,8 +73,8 @@ def test_changes_come_as_they_are_committed_without_who_made_them(
         assert all(told(one) == one for one in change.keys)
 
 
-def test_changes_behind_a_revision_come_first(root: Caller, project: str) -> None:
-    """Those behind from_revision are read from the log again, and none of those before."""
+def test_changes_after_from_revision_come_first(root: Caller, project: str) -> None:
+    """Changes after from_revision are read from the log, and no earlier ones."""
     before = new_key(root, project)
     after = new_keys(root, project, 3)
     with watching(root, project_id=project, from_revision=before.revision) as watch:
@@ -87,22 +85,22 @@ def test_changes_behind_a_revision_come_first(root: Caller, project: str) -> Non
     assert [*after, later.key.access_key] == names
 
 
-def test_start_beyond_the_head_is_refused(root: Caller, project: str) -> None:
-    """A revision that the store has not come to is FAILED_PRECONDITION."""
+def test_start_after_the_head_is_refused(root: Caller, project: str) -> None:
+    """A revision that the store has not reached is FAILED_PRECONDITION."""
     with watching(root, from_revision=2**60) as watch:
         refused = watch.refused()
     assert (grpc.StatusCode.FAILED_PRECONDITION, "REVISION_AHEAD") == refused[:2]
 
 
-def test_start_in_another_log_is_told_to_resync(root: Caller, project: str) -> None:
-    """The only message says so, and the stream ends with OK."""
+def test_start_in_another_log_sends_resync(root: Caller, project: str) -> None:
+    """It is the only message, and the stream ends with OK."""
     with watching(root, from_revision=1, log_id=absent_project()) as watch:
         updates = list(watch.call)
     assert [(True, False)] == [(one.resync, one.checkpoint) for one in updates]
 
 
-def test_snapshot_is_every_record_and_then_what_changes(root: Caller, project: str) -> None:
-    """It is as ListKeys has it, also beyond a page, and ends with the first checkpoint."""
+def test_snapshot_holds_every_record_then_changes_follow(root: Caller, project: str) -> None:
+    """It equals ListKeys, also beyond a page, and ends with the first checkpoint."""
     names = new_keys(root, project, MORE_THAN_A_PAGE)
     revoke(root, access_key=names[0], note="a note")
     with watching(root, project_id=project, snapshot=True) as watch:
@@ -116,10 +114,10 @@ def test_snapshot_is_every_record_and_then_what_changes(root: Caller, project: s
     assert names[1] == watch.changes[-1].keys[0].access_key
 
 
-def test_checkpoint_is_complete_while_many_write(
+def test_checkpoints_are_complete_under_concurrent_writes(
     root: Caller, project: str, server: ServerProcess
 ) -> None:
-    """With writers in all workers no change is missing, told twice, or out of its order."""
+    """With writers in all workers no change is missing, repeated or out of order."""
 
     def write() -> None:
         pool = (("grpc.use_local_subchannel_pool", 1),)
@@ -149,7 +147,7 @@ def test_checkpoint_is_complete_while_many_write(
 
 
 def test_heartbeats_come_without_changes(root: Caller, project: str) -> None:
-    """They come within 500 ms, one that a busy machine holds up excepted; each tells the time."""
+    """One comes every 500 ms, bar a delay of a busy machine, and carries the time."""
     with following(root, project_id=project) as watch:
         beats = [watch.checkpoint() for _ in range(4)]
     assert not watch.changes
@@ -176,8 +174,8 @@ ENDS: Final[dict[str, tuple[Callable[[Caller, str], object], str]]] = {
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_right_that_ends_ends_the_stream(root: Caller, project: str, how: str) -> None:
-    """The caller is judged again at each message: he is not told even of his own end."""
+def test_lost_right_ends_the_stream(root: Caller, project: str, how: str) -> None:
+    """The caller is authorized at each message and does not see even its own end."""
     end, code = ENDS[how]
     operator = new_operator(root, "changes:watch")
     with following(operator) as watch:
@@ -190,8 +188,8 @@ def test_right_that_ends_ends_the_stream(root: Caller, project: str, how: str) -
         }
 
 
-def test_confined_operator_sees_his_projects_only(root: Caller, project: str) -> None:
-    """Neither another's keys nor operators', in a snapshot or after it; revisions show gaps."""
+def test_confined_operator_watches_its_projects_only(root: Caller, project: str) -> None:
+    """No foreign and no operator keys, in snapshot or stream; revisions have gaps."""
     other = new_project(root)
     operator = new_operator(root, "changes:watch", projects=[project])
     mine = new_keys(root, project, 2)
@@ -208,8 +206,8 @@ def test_confined_operator_sees_his_projects_only(root: Caller, project: str) ->
     assert last.revision == end.revision
 
 
-def test_unconfined_operator_sees_operator_keys(root: Caller, project: str) -> None:
-    """Their changes are of no project."""
+def test_unconfined_operator_watches_operator_keys(root: Caller, project: str) -> None:
+    """Changes of operator keys have no project."""
     with following(root) as watch:
         operator = new_operator(root, "keys:read")
         watch.checkpoint(operator.key.revision)
@@ -217,8 +215,10 @@ def test_unconfined_operator_sees_operator_keys(root: Caller, project: str) -> N
     assert ("", operator.key.access_key) == (change.project_id, change.keys[0].access_key)
 
 
-def test_foreign_project_is_answered_as_absent(root: Caller, project: str) -> None:
-    """NOT_FOUND with the same bytes, whether there is such a project or not."""
+def test_watch_of_absent_and_foreign_project_returns_identical_bytes(
+    root: Caller, project: str
+) -> None:
+    """NOT_FOUND does not reveal which projects exist."""
     operator = new_operator(root, "changes:watch", projects=[project])
     refusals = []
     for asked in (new_project(root), absent_project()):
@@ -228,8 +228,8 @@ def test_foreign_project_is_answered_as_absent(root: Caller, project: str) -> No
     assert refusals[0] == refusals[1]
 
 
-def test_admission_comes_before_the_message(root: Caller, nobody: Caller, project: str) -> None:
-    """A stranger learns nothing of messages; who may watch learns what is wrong with his."""
+def test_watch_authorizes_before_it_validates(root: Caller, nobody: Caller, project: str) -> None:
+    """Only a caller with the right learns that its message is invalid."""
     weak = new_operator(root, "keys:read")
     for caller, code in (
         (nobody, "UNAUTHENTICATED"),
@@ -241,8 +241,8 @@ def test_admission_comes_before_the_message(root: Caller, nobody: Caller, projec
         assert {"project_id", "from_revision"} == watch.refused().fields
 
 
-def test_address_of_the_watcher_is_judged(root: Caller, project: str) -> None:
-    """A key for this machine watches, one for others does not, whatever his metadata claims."""
+def test_watch_checks_the_callers_address(root: Caller, project: str) -> None:
+    """Allowed addresses are compared with the peer, not with metadata."""
 
     def operator(network: str) -> Caller:
         restrictions = key_pb2.Restrictions(allowed_ips=[network])

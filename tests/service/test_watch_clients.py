@@ -1,4 +1,4 @@
-"""The library and the command line watch a server."""
+"""Library and command line as watchers of a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def client(server: ServerProcess) -> Iterator[keyauthority.Client]:
 
 
 def test_client_watches_until_it_is_closed(client: keyauthority.Client) -> None:
-    """Updates are of the library's own types; another thread ends the iteration."""
+    """Updates have the library's types; another thread can end the iteration."""
     project_id = client.create_project("Shop").project_id
     with client.watch_changes(project_id, snapshot=True, timeout=WAIT_SECONDS) as watch:
         first = next(watch)
@@ -44,8 +44,8 @@ def test_client_watches_until_it_is_closed(client: keyauthority.Client) -> None:
         closing.join()
 
 
-def test_refusal_of_a_watch_is_an_exception(client: keyauthority.Client) -> None:
-    """It is raised by the iteration, with its reason."""
+def test_refused_watch_raises_in_the_iteration(client: keyauthority.Client) -> None:
+    """The exception carries the reason."""
     with (
         client.watch_changes(from_revision=2**60) as watch,
         pytest.raises(keyauthority.FailedPrecondition) as refused,
@@ -55,7 +55,7 @@ def test_refusal_of_a_watch_is_an_exception(client: keyauthority.Client) -> None
 
 
 async def test_async_client_watches_until_it_is_closed(server: ServerProcess) -> None:
-    """The same, awaited."""
+    """The asynchronous iteration behaves the same."""
     async with keyauthority.AsyncClient(
         server.address, operator_key=server.operator_key
     ) as authority:
@@ -86,13 +86,13 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("end", "flags"), [(signal.SIGINT, ("--json",)), (signal.SIGTERM, ())], ids=["json", "text"]
 )
-def test_command_prints_a_line_each_and_ends_when_told(
+def test_watch_command_prints_a_line_per_change_and_ends_on_interrupt(
     server: ServerProcess,
     client: keyauthority.Client,
     end: signal.Signals,
     flags: tuple[str, ...],
 ) -> None:
-    """Interrupted it exits with 0, and says nothing of it."""
+    """It exits with 0 and prints no message about the interrupt."""
     project = client.create_project("Shop \u202e")
     command = (sys.executable, "-m", "keyauthority.cli", "watch", "--snapshot")
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`keyauthority watch` goes on over restarts of the server."""
+"""`keyauthority watch` continues over restarts of the server."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_command_resumes_without_gap_when_the_server_restarts(tmp_path: Path) -> None:
-    """Drained or killed, each change is printed once, and the outage is told in one line."""
+def test_watch_command_resumes_without_a_gap_after_a_restart(tmp_path: Path) -> None:
+    """After a drain or kill each change is printed once, the outage in one line."""
     server = shared().start(tmp_path / "data")
     address, operator_key = server.address, server.operator_key
     settings = {"KEYAUTHORITY_ADDRESS": address, "KEYAUTHORITY_OPERATOR_KEY": operator_key}

@@ -1,4 +1,4 @@
-"""Watches when the server goes, and beside readers who have stopped reading."""
+"""Watches during a drain, and beside stalled readers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ DRAIN_SECONDS = 12  # less than the stalled have to their deadline, which would 
 
 
 @pytest.mark.case(34)
-def test_stalled_readers_harm_neither_others_nor_the_drain(
+def test_stalled_watchers_delay_neither_others_nor_the_drain(
     start_server: Start, transport: str
 ) -> None:
-    """A live watcher hears beside 50 stalled ones; at SIGTERM he is told, and the server ends."""
+    """A live watcher is served beside 50 stalled ones and is notified at SIGTERM."""
     server = start_server("--transport", transport, "--workers", "1")
     with ExitStack() as opened:
         channel = opened.enter_context(grpc.insecure_channel(server.address))
@@ -58,7 +58,7 @@ def test_stalled_readers_harm_neither_others_nor_the_drain(
 
 
 def test_open_watches_are_counted(start_server: Start) -> None:
-    """While they are open as watches, and when they have ended as calls of their type."""
+    """They count as watches while open, and as calls of their type when ended."""
     server = start_server("--metrics", "127.0.0.1:0")
     ended = ('grpc_method="WatchChanges"', 'grpc_type="server_stream"', 'grpc_code="CANCELLED"')
     with grpc.insecure_channel(server.address) as channel:
@@ -70,8 +70,8 @@ def test_open_watches_are_counted(start_server: Start) -> None:
 
 
 @pytest.mark.case(29)
-def test_watch_goes_on_at_another_server_without_gap_or_repeat(start_server: Start) -> None:
-    """What was committed before the drain is told before the end; the rest behind its revision."""
+def test_watch_continues_on_another_server_without_gap_or_repeat(start_server: Start) -> None:
+    """Changes before the drain arrive before the end, later ones after the resume."""
     server = start_server()
     names = []
     with grpc.insecure_channel(server.address) as channel:
