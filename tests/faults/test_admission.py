@@ -1,4 +1,4 @@
-"""Refused calls: decided on raw bytes, cheap, and gone without a trace."""
+"""Rejected calls are decided on raw bytes, cost little and leave nothing in memory."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def expected(who: str, name: str) -> str:
     return "INVALID_ARGUMENT" if known else "UNAUTHENTICATED"
 
 
-def test_costly_request_is_refused_before_it_is_parsed(world: World, proof: Proof) -> None:
-    """No refused call holds up the event loop, and all of them together leave nothing behind.
+def test_costly_request_is_rejected_before_it_is_parsed(world: World, proof: Proof) -> None:
+    """Rejected calls neither block the event loop nor leave anything in memory.
 
     A stranger is told that there is no credential, an operator which field is too long.
     """
@@ -140,8 +140,8 @@ def test_costly_request_is_refused_before_it_is_parsed(world: World, proof: Proo
     )
 
 
-def test_refused_calls_leave_nothing_behind_without_a_collector(world: World) -> None:
-    """Each refusal drops its request: a cycle of references would keep 400 KB of each."""
+def test_rejected_calls_leave_no_memory_without_a_collector(world: World) -> None:
+    """A reference cycle would keep 400 KB of each rejected request."""
     body = pb.VerifyRequest(secret_key="x" * LARGE).SerializeToString()
     names = ("BatchVerify", "GetProjectId", "RevokeKey", "CreateKey", "WatchChanges", "ReportUsage")
     for caller in world.attackers.values():

@@ -1,4 +1,4 @@
-"""A database altered by whoever can write it, without pepper and audit key, on both engines.
+"""A database altered by an attacker without pepper and audit key, on both engines.
 
 What a start, a restore and the commands believe of it, and what they print of it.
 """
@@ -125,10 +125,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
         ("name = 'audit.key/1'", "audit.key/1"),
     ],
 )
-def test_filled_database_that_lacks_check_values_starts_nothing(
+def test_database_without_check_values_is_refused(
     folder: Folder, condition: str, lacking: str
 ) -> None:
-    """Else any pepper would be taken for the right one, and no token verify again."""
+    """Otherwise any pepper would be accepted, and no token would verify again."""
     folder.run(FORGET.format(condition))
     assert lacking in folder.refusal()
     assert "damaged" in folder.refusal()
@@ -142,16 +142,16 @@ def test_filled_database_that_lacks_check_values_starts_nothing(
         assert (2, True) == (code, "lacks the check value of audit.key/1" in text)
 
 
-def test_check_value_of_one_version_of_several_is_missed(folder: Folder) -> None:
-    """Each version that a key or an entry was made under has to be known."""
+def test_missing_check_value_of_one_version_is_refused(folder: Folder) -> None:
+    """Each version used by a key or an entry must be known."""
     assert 0 == folder.command("pepper", "rotate")[0]
     asyncio.run(prepare(folder.settings))  # all is well: keys are under 1 still
     folder.run("DELETE FROM key_check WHERE name = 'pepper/1'")
     assert "pepper/1" in folder.refusal()
 
 
-def test_check_values_that_no_server_wrote_are_refused(folder: Folder) -> None:
-    """In one line, whatever the name says."""
+def test_foreign_check_values_are_refused(folder: Folder) -> None:
+    """The error is one line for any name."""
     folder.run("UPDATE key_check SET name = 'pepper/99999999999999999999' WHERE name = 'pepper/1'")
     assert "damaged" in folder.refusal()
 
@@ -171,8 +171,8 @@ TIMES: Final = {
 
 
 @pytest.mark.parametrize("name", TIMES)
-def test_clock_cannot_be_set_through_the_database(folder: Folder, name: str) -> None:
-    """A newest time that bears no seal starts nothing, and stops each change, in one line."""
+def test_newest_time_without_a_valid_mac_is_refused(folder: Folder, name: str) -> None:
+    """A start fails and every change is refused, each with one line."""
     folder.run(*TIMES[name].split(";"))
     with pytest.raises(ConfigError, match="time of the log"):
         asyncio.run(opened(folder))
@@ -194,8 +194,8 @@ async def opened(folder: Folder) -> None:
         raise ConfigError(str(failure)) from failure
 
 
-def test_time_of_an_older_version_is_that_of_the_last_entry(folder: Folder) -> None:
-    """A log whose time has no seal yet is served, and sealed with its next change."""
+def test_newest_time_of_an_older_version_is_that_of_the_last_entry(folder: Folder) -> None:
+    """A log whose newest time has no MAC yet is served and signed with its next change."""
     folder.run(
         "UPDATE log SET time_hash = NULL, time_key_version = NULL,"
         " time = (SELECT time FROM change WHERE change.revision = log.revision)"
@@ -217,8 +217,8 @@ EXTREMES: Final = ("9223372036854775807", "-9223372036854775808")
 
 
 @pytest.mark.parametrize("number", EXTREMES)
-def test_extreme_times_and_numbers_end_in_one_line(folder: Folder, number: str) -> None:
-    """In keys, projects, entries and denials, of all that a command reads."""
+def test_extreme_times_and_numbers_are_one_error_line(folder: Folder, number: str) -> None:
+    """In keys, projects, entries and denials, for every command that reads them."""
     folder.run(*(statement.format(number) for statement in SET_TIMES))
     code, text = folder.command("audit", "verify")
     assert (1, True) == (code, "altered" in text)
@@ -228,10 +228,10 @@ def test_extreme_times_and_numbers_end_in_one_line(folder: Folder, number: str) 
 
 
 @pytest.mark.parametrize("column", ["project_id", "display_name"])
-def test_nothing_that_is_printed_steers_a_terminal_or_forges_a_line(
+def test_printed_text_neither_steers_a_terminal_nor_forges_a_line(
     folder: Folder, column: str
 ) -> None:
-    """What audit verify tells of an altered row is one line a finding."""
+    """An altered row is one line of audit verify's output."""
     folder.run(RENAME.format(column, ESCAPES))
     code, text = folder.command("audit", "verify")
     assert 1 == code
@@ -241,8 +241,8 @@ def test_nothing_that_is_printed_steers_a_terminal_or_forges_a_line(
     assert lines[-1].endswith("findings: the log was altered")
 
 
-def test_log_id_that_is_no_uuid_is_refused_at_open(folder: Folder) -> None:
-    """By a start and by each command, in one line that shows nothing of it."""
+def test_malformed_log_id_is_refused_at_open(folder: Folder) -> None:
+    """A start and each command fail with one line that does not show it."""
     folder.run(LOG_ID.format(ESCAPES))
     assert "log_id" in folder.refusal()
     for words in (("audit", "verify"), ("pepper", "status"), ("operator", "create")):
@@ -251,8 +251,8 @@ def test_log_id_that_is_no_uuid_is_refused_at_open(folder: Folder) -> None:
         assert "\x1b" not in text
 
 
-def test_revision_that_no_log_comes_to_is_refused_at_open(folder: Folder) -> None:
-    """Though the last entry says the same."""
+def test_impossible_revision_is_refused_at_open(folder: Folder) -> None:
+    """It is refused even if the last entry has the same revision."""
     folder.run(*FAR)
     assert "revision" in folder.refusal()
 
@@ -260,8 +260,8 @@ def test_revision_that_no_log_comes_to_is_refused_at_open(folder: Folder) -> Non
 WIDENED: Final = "UPDATE key SET permissions = '[\"keys:*\"]'"
 
 
-def test_backup_whose_records_were_altered_is_not_restored(first: Path, tmp_path: Path) -> None:
-    """Its log is verified, and each record compared with it, before it is put in place."""
+def test_backup_with_altered_records_is_not_restored(first: Path, tmp_path: Path) -> None:
+    """Restore verifies the log and compares each record before it installs the backup."""
     file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)
     shutil.copytree(first, made.data)
     back_up(made.data / "keyauthority.db", tmp_path / "whole.db")
@@ -273,10 +273,8 @@ def test_backup_whose_records_were_altered_is_not_restored(first: Path, tmp_path
         restore(settings(first), file, accept_unknown=True, dry_run=True)
 
 
-def test_restore_over_a_database_whose_records_were_altered_asks(
-    first: Path, tmp_path: Path
-) -> None:
-    """A revocation that was undone in its row would not be taken over: nobody can tell."""
+def test_restore_over_altered_records_needs_confirmation(first: Path, tmp_path: Path) -> None:
+    """A revocation undone in its row would not be carried over."""
     file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)
     shutil.copytree(first, made.data)
     back_up(made.data / "keyauthority.db", file)
@@ -285,8 +283,8 @@ def test_restore_over_a_database_whose_records_were_altered_asks(
         restore(made.settings, file, accept_unknown=False, dry_run=False)
 
 
-def test_backup_that_lacks_check_values_is_not_restored(first: Path, tmp_path: Path) -> None:
-    """The wrong pepper would be taken for the right one after it."""
+def test_backup_without_check_values_is_not_restored(first: Path, tmp_path: Path) -> None:
+    """A wrong pepper would be accepted afterwards."""
     file, made = tmp_path / "backup.db", Folder(tmp_path / "data", None)
     shutil.copytree(first, made.data)
     made.run("DELETE FROM key_check")

@@ -1,4 +1,4 @@
-"""Every RPC by every kind of caller, generated from the descriptors: who is let in, and who is not.
+"""Authorization of every RPC for every kind of caller, generated from the descriptors.
 
 An RPC without a row fails. What a caller who is let in then gets is the matter of other modules:
 here it is neither UNAUTHENTICATED nor PERMISSION_DENIED.
@@ -91,8 +91,8 @@ def with_rights(
     return world.root.bearing(*operators[name].metadata)
 
 
-def test_every_rpc_has_a_row() -> None:
-    """Who adds an RPC says in the matrix who may call it."""
+def test_every_rpc_has_a_row_in_the_matrix() -> None:
+    """A new RPC needs a row that names the callers it admits."""
     assert set() == without_row(METHODS)
     assert {row.method for row in ROWS} | BY_SECRET == set(METHODS)
 
@@ -103,8 +103,8 @@ def loaded_by(file: FileDescriptor) -> list[FileDescriptor]:
     return [*dict.fromkeys(before), file]
 
 
-def test_rpc_that_is_added_has_no_row() -> None:
-    """A method more in a service, of which nobody has said who may call it, is found."""
+def test_added_rpc_without_a_row_is_reported() -> None:
+    """A new method of a service without a row in the matrix is found."""
     pool, proto = DescriptorPool(), FileDescriptorProto()
     for file in loaded_by(audit_service_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)
@@ -122,8 +122,10 @@ def test_rpc_that_is_added_has_no_row() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_rpc_without_a_policy_is_not_served(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose policy has a gap does not start."""
+def test_server_with_an_rpc_without_a_policy_does_not_start(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gap in the policy prevents the start."""
     assert rpc.services(Mock(log_id=""), None)
     monkeypatch.delitem(POLICY, METHODS[method].full_name)
     with pytest.raises(KeyError, match=method):
@@ -134,15 +136,15 @@ def test_rpc_without_a_policy_is_not_served(method: str, monkeypatch: pytest.Mon
 def test_call_without_a_credential_is_unauthenticated(
     world: World, nobody: Caller, row: Row
 ) -> None:
-    """CREDENTIAL_MISSING, before anything else of the call is looked at."""
+    """CREDENTIAL_MISSING precedes every other check of the call."""
     for refused in (outcome(nobody, world, row), nobody.outcome(row.method, NO_MESSAGE)):
         assert refused is not None
         assert ("UNAUTHENTICATED", "CREDENTIAL_MISSING") == (refused.code.name, refused.reason)
 
 
 @each_transport
-def test_credential_that_does_not_work_is_unauthenticated(world: World, row: Row) -> None:
-    """Malformed, unknown, revoked, expired, disabled, no operator's: one answer, in one wording."""
+def test_invalid_credential_returns_identical_errors(world: World, row: Row) -> None:
+    """Malformed, unknown, revoked, expired, disabled and project keys get one text."""
     token = world.root.metadata[0][1].removeprefix("Bearer ")
     bad = {
         **bad_credentials(world, token),
@@ -160,8 +162,8 @@ def test_credential_that_does_not_work_is_unauthenticated(world: World, row: Row
 
 
 @each_transport
-def test_more_than_one_credential_is_unauthenticated(world: World, row: Row) -> None:
-    """Even twice the same, and even if one of them would do."""
+def test_several_credentials_are_unauthenticated(world: World, row: Row) -> None:
+    """Repeating one credential is refused, even if one of them is valid."""
     (good,) = world.root.metadata
     for second in (good, ("x-auth-token", good[1].removeprefix("Bearer ")), ("x-auth-token", "x")):
         refused = outcome(world.root.bearing(good, second), world, row)
@@ -170,10 +172,10 @@ def test_more_than_one_credential_is_unauthenticated(world: World, row: Row) -> 
 
 
 @one_server
-def test_operator_with_every_right_but_the_needed_one_is_refused(
+def test_operator_without_the_needed_right_is_denied(
     world: World, server: ServerProcess, operators: dict[str, Caller], row: Row
 ) -> None:
-    """PERMISSION_DENIED names the right, and comes before what the request says is read."""
+    """PERMISSION_DENIED names the right and precedes validation of the request."""
     others = [right for right in RIGHTS if right != row.right]
     refused = outcome(with_rights(world, server.address, operators, others), world, row)
     assert refused is not None
@@ -187,10 +189,10 @@ def test_operator_with_every_right_but_the_needed_one_is_refused(
 
 
 @one_server
-def test_operator_with_the_needed_right_alone_is_let_in(
+def test_operator_with_only_the_needed_right_is_admitted(
     world: World, server: ServerProcess, operators: dict[str, Caller], row: Row
 ) -> None:
-    """By either header; what he sends is read then."""
+    """By either header; its request is validated then."""
     admitted = with_rights(world, server.address, operators, [row.right])
     refused = outcome(admitted, fresh(world, row), row)
     assert refused is None or refused.code.name not in TURNED_AWAY, refused
@@ -203,8 +205,8 @@ def test_operator_with_the_needed_right_alone_is_let_in(
 
 
 @one_server
-def test_operator_of_another_project_is_not_let_near(world: World, row: Row) -> None:
-    """All rights within his own project are none in another; what he may ask shows his own only."""
+def test_operator_of_another_project_is_denied_or_sees_nothing(world: World, row: Row) -> None:
+    """All rights in one project give none in another; lists show its own only."""
     refused = outcome(world.root.bearing(*world.elsewhere), world, row)
     assert row.elsewhere == (refused.code.name if refused else "OK")
 
@@ -212,8 +214,8 @@ def test_operator_of_another_project_is_not_let_near(world: World, row: Row) -> 
 @each_transport
 @pytest.mark.parametrize("method", sorted(STREAMS))
 @pytest.mark.parametrize("end", ["revoked", "disabled", "expired", "narrowed"])
-def test_stream_ends_when_the_right_does(root: Caller, method: str, end: str) -> None:
-    """The caller is judged again while it runs."""
+def test_stream_ends_when_its_right_is_lost(root: Caller, method: str, end: str) -> None:
+    """A running stream is authorized again."""
     (right,) = (row.right for row in ROWS if row.method == method)
     operator = new_operator(root, right)
     opened: Any = root.channel.unary_stream(
@@ -239,14 +241,14 @@ def test_stream_ends_when_the_right_does(root: Caller, method: str, end: str) ->
 
 @one_server
 @pytest.mark.parametrize("grant", ["*:*", "keys:*", "*:create"])
-def test_wildcard_right_is_a_right(root: Caller, project: str, grant: str) -> None:
-    """An operator's grants are those of any key."""
+def test_wildcard_grant_admits_like_the_right(root: Caller, project: str, grant: str) -> None:
+    """An operator's grants follow the rules of any key."""
     assert new_operator(root, grant).ask(key_request(project)).secret_key
 
 
 @one_server
-def test_right_is_demanded_before_the_fields_are_read(root: Caller, project: str) -> None:
-    """An operator with another right is not told which of his fields are bad."""
+def test_right_is_checked_before_the_fields(root: Caller, project: str) -> None:
+    """An operator with another right does not learn which fields are invalid."""
     long = "x" * 201
     for rights, request in (
         (["operators:create"], key_request(project, purpose=long)),
@@ -259,10 +261,8 @@ def test_right_is_demanded_before_the_fields_are_read(root: Caller, project: str
 
 
 @one_server
-def test_secret_is_judged_before_the_fields_are_read(
-    root: Caller, nobody: Caller, project: str
-) -> None:
-    """Where the secret is the credential, a wrong one is UNAUTHENTICATED whatever else is sent."""
+def test_secret_is_checked_before_the_fields(root: Caller, nobody: Caller, project: str) -> None:
+    """Where the secret is the credential, a wrong one is UNAUTHENTICATED for any fields."""
     token = new_key(root, project).secret_key
     for secret, code in (
         (with_other_secret(token), "UNAUTHENTICATED"),
@@ -277,7 +277,7 @@ def test_secret_is_judged_before_the_fields_are_read(
 
 
 @one_server
-def test_fields_are_read_before_the_store_is_asked(root: Caller) -> None:
-    """INVALID_ARGUMENT comes before NOT_FOUND."""
+def test_fields_are_checked_before_the_store_is_read(root: Caller) -> None:
+    """INVALID_ARGUMENT precedes NOT_FOUND."""
     refused = root.refused(key_request(absent_project(), purpose="x" * 201))
     assert ("INVALID_ARGUMENT", {"purpose"}) == (refused.code.name, refused.fields)

@@ -1,4 +1,4 @@
-"""Backup under load, restore, the oracle; a backup that fails or is killed."""
+"""Backup under load, restore, and backups that fail or are killed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ SQLITE: Final = Sqlite()
 
 
 @pytest.mark.case(24)
-def test_backup_under_load_brings_back_what_it_holds(start_server: Start, tmp_path: Path) -> None:
-    """All that was acknowledged before the backup is in it, and no later revocation is undone."""
+def test_restored_backup_under_load_holds_every_acknowledged_change(
+    start_server: Start, tmp_path: Path
+) -> None:
+    """It has all changes before the backup, and no later revocation is undone."""
     server = start_server("--transport", "native", "--workers", "2")
     file, stop = tmp_path / "backup.db", threading.Event()
     with calling(server) as caller, ThreadPoolExecutor(WRITERS) as pool:
@@ -66,8 +68,8 @@ def test_backup_under_load_brings_back_what_it_holds(start_server: Start, tmp_pa
     assert undone
 
 
-def test_backup_takes_the_place_of_nothing(settings: Config, tmp_path: Path) -> None:
-    """A file that is there is left as it is, be it a link that leads nowhere."""
+def test_backup_overwrites_no_existing_file(settings: Config, tmp_path: Path) -> None:
+    """An existing file stays unchanged, a dangling link included."""
     there, link = tmp_path / "there", tmp_path / "link"
     there.write_text("mine")
     link.symlink_to(tmp_path / "nowhere")
@@ -77,10 +79,10 @@ def test_backup_takes_the_place_of_nothing(settings: Config, tmp_path: Path) -> 
     assert "mine" == there.read_text()
 
 
-def test_backup_that_fails_or_is_killed_leaves_nothing_by_its_name(
+def test_failed_or_killed_backup_leaves_no_file_of_its_name(
     settings: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is copied is another file until it is whole; a damaged database is no backup."""
+    """The copy has another name until it is complete; a damaged database is refused."""
     database, folder = settings.store.sqlite_path, tmp_path / "backups"
     folder.mkdir()
     fifo = tmp_path / "fifo"

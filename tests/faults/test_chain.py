@@ -1,4 +1,4 @@
-"""Case 39: any entry altered, removed, inserted or reordered is found, and where; a cut tail too.
+"""Any altered, removed, inserted or reordered entry is located, as is a cut tail.
 
 Whoever tampers here has the database in his hands, triggers and all, and not the audit key.
 """
@@ -218,8 +218,8 @@ TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
 }
 
 
-async def test_log_that_is_whole_has_no_finding(log: Log) -> None:
-    """Nothing is said of a log that nobody has touched, with or without a saved head."""
+async def test_untampered_log_has_no_finding(log: Log) -> None:
+    """A regular log gives no finding, with or without a saved head."""
     verified = await log.verified()
     assert [] == verified.findings
     assert 6 == verified.head.revision
@@ -227,7 +227,7 @@ async def test_log_that_is_whole_has_no_finding(log: Log) -> None:
 
 
 @pytest.mark.parametrize("name", TAMPERINGS)
-async def test_tampering_is_found_where_it_is(log: Log, name: str) -> None:
+async def test_tampering_is_located(log: Log, name: str) -> None:
     """The first finding names the revision at which the chain breaks."""
     statements, revision, what = TAMPERINGS[name]
     log.tamper(*statements)
@@ -258,8 +258,8 @@ RECORDS: dict[str, tuple[Sequence[str], int, str]] = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-async def test_record_that_is_not_as_its_change_left_it_is_found(log: Log, name: str) -> None:
-    """What the log says is not enough: what is judged by must say the same."""
+async def test_record_that_differs_from_its_change_is_found(log: Log, name: str) -> None:
+    """The records used for verification must match the log."""
     statements, revision, word = RECORDS[name]
     log.tamper(*statements)
     findings = (await log.verified()).findings
@@ -267,10 +267,10 @@ async def test_record_that_is_not_as_its_change_left_it_is_found(log: Log, name:
 
 
 @pytest.mark.parametrize("table", ["key", "project"])
-async def test_row_put_back_is_found_after_an_honest_change_built_on_it(
+async def test_reinstated_row_is_found_after_a_change_based_on_it(
     log: Log, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
-    """For ever: also with a head that was saved after the revocation or update."""
+    """Permanently: also with a head saved after the revocation or update."""
     saved = (await log.verified()).head
     if table == "key":  # the revocation of change 6 is undone, as change 2 had left the key
         log.tamper(
@@ -287,10 +287,10 @@ async def test_row_put_back_is_found_after_an_honest_change_built_on_it(
         assert [(7, BUILT_ON_ALTERED)] == findings
 
 
-async def test_row_altered_with_its_entry_only_in_part_is_found_after_an_honest_change(
+async def test_partly_altered_row_is_found_after_a_change_based_on_it(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record that names its newest change, and says something else, is found as well."""
+    """A record that names its newest change but differs from it is found too."""
     log.tamper("UPDATE key SET revoke_time = NULL WHERE revision = 6")
     with monkeypatch.context() as forgiving:
         forgiving.setattr(integrity.CheckedRecords, "key", lambda _, row: compared_key(row[:-2]))
@@ -298,8 +298,8 @@ async def test_row_altered_with_its_entry_only_in_part_is_found_after_an_honest_
     assert [(7, BUILT_ON_ALTERED)] == (await log.verified()).findings
 
 
-async def test_saved_head_finds_a_tail_that_was_cut_without_a_trace(log: Log) -> None:
-    """Counter row, entry and record all put back: only who has kept the head can tell."""
+async def test_saved_head_finds_a_consistently_cut_tail(log: Log) -> None:
+    """With counter row, entry and record put back, only a saved head shows the loss."""
     saved = (await log.verified()).head
     log.tamper(
         "DELETE FROM change WHERE revision = 6",
@@ -312,8 +312,8 @@ async def test_saved_head_finds_a_tail_that_was_cut_without_a_trace(log: Log) ->
     assert [(6, "the saved head is at 6: the log's tail was cut off")] == findings
 
 
-async def test_schema_that_was_altered_is_the_first_finding(log: Log) -> None:
-    """A server does not start on it; the log itself is whole."""
+async def test_altered_schema_is_the_first_finding(log: Log) -> None:
+    """A server refuses to start on it; the log itself is intact."""
     log.tamper("CREATE VIEW spare AS SELECT 1", "DROP INDEX change_by_time")
     assert [
         (0, "the schema: it has the view 'spare', which no migration makes"),
@@ -322,7 +322,7 @@ async def test_schema_that_was_altered_is_the_first_finding(log: Log) -> None:
 
 
 async def test_saved_head_finds_another_log(log: Log) -> None:
-    """Neither a log of another id nor one with another history is that of the head."""
+    """A log with another id or another history does not match the head."""
     saved = (await log.verified()).head
     (other,) = (await log.verified(saved._replace(log_id="x"))).findings
     assert other.what.endswith("the saved head is of another")
@@ -330,32 +330,32 @@ async def test_saved_head_finds_another_log(log: Log) -> None:
     assert (6, "its hash is not that of the saved head") == hashed
 
 
-async def test_entry_made_with_another_audit_key_is_found(log: Log, tmp_path: Path) -> None:
-    """Who rewrites the log from an entry on needs the key for it."""
+async def test_entry_with_another_audit_key_is_found(log: Log, tmp_path: Path) -> None:
+    """Rewriting the log from an entry on requires its audit key."""
     forged = Keyring.create(tmp_path / "forged.key")
     findings = (await log._replace(audit_key=forged).verified()).findings
     assert [1, 2, 3, 4, 5, 6, 6] == [one.revision for one in findings]  # and the newest time
 
 
 async def test_findings_are_bounded(log: Log) -> None:
-    """A log of which nothing is left as it was makes no endless list."""
+    """A completely altered log gives a list of bounded length."""
     doubled = COPIED.format("revision - (SELECT count(*) FROM change)", "TRUE")
     log.tamper(*[doubled] * 6)
     assert FINDINGS_MAX == len((await log.verified()).findings)
 
 
-async def test_control_without_seals_an_altered_entry_passes(
+async def test_without_mac_comparison_an_altered_entry_passes(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What finds the alteration is the seal: where nothing compares it, nothing is found."""
+    """Control: the MAC is what detects the alteration."""
     log.tamper("UPDATE change SET actor = 'x' WHERE revision = 3")
     assert [] != (await log.verified()).findings
     monkeypatch.setattr(hmac, "compare_digest", lambda *_: True)
     assert [] == (await log.verified()).findings
 
 
-async def test_log_cannot_be_altered_through_the_store(log: Log) -> None:
-    """The table refuses UPDATE and DELETE to whoever does not take the refusal away first."""
+async def test_log_refuses_update_and_delete(log: Log) -> None:
+    """The table refuses both until an attacker removes its triggers."""
     with closing(sqlite3.connect(log.path, isolation_level=None)) as connection:
         for statement in ("UPDATE change SET actor = 'x'", "DELETE FROM change"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -364,7 +364,7 @@ async def test_log_cannot_be_altered_through_the_store(log: Log) -> None:
 
 
 async def test_canonical_bytes_are_as_documented(log: Log) -> None:
-    """Another program can verify the chain: sorted keys, no white space, ASCII."""
+    """Other programs can verify the chain: sorted keys, no white space, ASCII."""
     store = open_store(log.path, sealer(log.audit_key), checked=False)
     try:
         (row, *_) = await store.read_log(0, 1)

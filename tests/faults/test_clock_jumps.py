@@ -1,4 +1,4 @@
-"""The wall clock jumps, under servers that run and between two starts: no key's end moves with it.
+"""Jumps of the wall clock, during service and between starts, change no key's end.
 
 On SQLite a forward jump of up to an hour is believed, as a time server's, and a restart confirms
 any. On PostgreSQL the time is the database's, whatever a server's own clock says.
@@ -95,10 +95,10 @@ def expired(root: Caller, project: str, ttl: float = 0.3) -> Any:
 
 @pytest.mark.case(31)
 @pytest.mark.parametrize("jump", JUMPS if PROVE else ["day"])
-def test_jump_under_a_server_that_runs_ends_no_key_and_brings_none_back(
+def test_clock_jump_during_service_changes_no_state(
     world: World, engine: str, jump: str, proof: Proof
 ) -> None:
-    """Back: all goes on. Forward: nobody can tell until it is undone or confirmed by a restart.
+    """Back: service continues. Forward: unavailable until undone or confirmed by a restart.
 
     With the database's time all goes on in each case, and the difference is logged.
     """
@@ -133,10 +133,10 @@ def test_jump_under_a_server_that_runs_ends_no_key_and_brings_none_back(
 
 @pytest.mark.case(31)
 @pytest.mark.parametrize("jump", JUMPS if PROVE else ["day"])
-def test_clock_set_back_between_two_starts_brings_no_key_back(
+def test_clock_set_back_between_starts_revives_no_key(
     world: World, jump: str, proof: Proof
 ) -> None:
-    """A key that a Verify has said is EXPIRED is so for a server that starts in the past."""
+    """A key that one Verify called EXPIRED stays so on a server started in the past."""
     with calling(server := world.start()) as root:
         project = new_project(root)
         made = expired(root, project, ttl=2)
@@ -151,10 +151,10 @@ def test_clock_set_back_between_two_starts_brings_no_key_back(
     proof.done(f"{jump} back between two starts")
 
 
-def test_server_with_a_wrong_clock_freezes_no_limit_of_the_others(
+def test_server_with_a_wrong_clock_blocks_no_limit_of_others(
     ground: Ground, forks: ForkServer, clock: Path
 ) -> None:
-    """A second server 50 minutes ahead draws, dates and ends by the same time as the first."""
+    """A second server 50 minutes ahead uses the same time as the first."""
     if "--store" not in ground.flags:
         pytest.skip("on SQLite all processes have one clock")
     shift(clock, 0)

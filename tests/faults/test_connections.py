@@ -1,4 +1,4 @@
-"""Thousands of connections that say nothing, or dribble, or flood: others are served beside them.
+"""Thousands of silent, slow or flooding connections: other clients are served.
 
 This is grpcio's to stand. The native front, which serves this machine only, knows no limit of
 connections.
@@ -110,10 +110,8 @@ def waits(caller: Caller, secret_key: str) -> list[float]:
 
 
 @pytest.mark.case(33)
-def test_silent_dribbling_and_flooding_connections_harm_nobody(
-    start_server: Start, proof: Proof
-) -> None:
-    """Others are answered in time meanwhile; afterwards nothing of it is held."""
+def test_hostile_connections_do_not_delay_other_clients(start_server: Start, proof: Proof) -> None:
+    """Calls are answered in time meanwhile; afterwards no memory is held."""
     server = start_server("--transport", "grpcio")
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)

@@ -1,4 +1,4 @@
-"""A copy into another store: done or not begun for every server, wherever it was ended."""
+"""Copying a store: complete or not started for every server, wherever it was interrupted."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def source(filled: tuple[Path, Kept], data: Path) -> str:
     return sqlite(data)
 
 
-def test_tables_of_both_engines_are_all_copied(source: str, cluster: Cluster) -> None:
-    """No table and no column that the migrations make is forgotten: the catalogues say which."""
+def test_every_table_and_column_of_both_engines_is_copied(source: str, cluster: Cluster) -> None:
+    """The database catalogs list them, so that none is forgotten."""
     copied = {table.name: set(table.columns) for table in (*TABLES, COUNTERS)}
     target = cluster.take()
     with place(source) as one, place(target) as other:
@@ -82,10 +82,10 @@ def test_tables_of_both_engines_are_all_copied(source: str, cluster: Cluster) ->
     cluster.release()
 
 
-async def test_copy_from_engine_to_engine_keeps_everything(
+async def test_copy_between_engines_keeps_everything(
     source: str, data: Path, filled: tuple[Path, Kept], cluster: Cluster
 ) -> None:
-    """SQLite to PostgreSQL, to another, back, and to another file: log, keys, draws, usage."""
+    """SQLite to PostgreSQL, to another, back, to a file: log, keys, counters, usage."""
     kept = filled[1]
     places = [source, cluster.create(), cluster.create(), *(sqlite(data, f"{n}.db") for n in "ab")]
     for drawn, (old, new) in enumerate(pairwise(places)):
@@ -113,10 +113,10 @@ async def test_copy_from_engine_to_engine_keeps_everything(
             await bootstrap.prepare(settings(data, old))
 
 
-async def test_server_on_a_closed_source_verifies_and_writes_nothing(
+async def test_server_on_a_closed_source_verifies_and_refuses_writes(
     source: str, data: Path, filled: tuple[Path, Kept]
 ) -> None:
-    """Changes are refused with STORE_CLOSED, bookkeeping is too, and Verify goes on."""
+    """Changes fail with STORE_CLOSED, bookkeeping stops, and Verify works."""
     kept = filled[1]
     async with served(data, source) as running:
         run_copy(data, "--from", source, "--to", sqlite(data, "new.db"))
@@ -151,7 +151,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize(("engine", "every"), [("sqlite", 1), ("postgres", 5)])
-async def test_copy_ended_anywhere_goes_on_and_nobody_serves_it_before(
+async def test_interrupted_copy_resumes_and_is_not_served_before(
     engine: str,
     every: int,
     source: str,
@@ -159,7 +159,7 @@ async def test_copy_ended_anywhere_goes_on_and_nobody_serves_it_before(
     cluster: Cluster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After an end at a page the target is refused in one line; the last run makes it whole."""
+    """A target interrupted at any page is refused; the last run completes it."""
     monkeypatch.setattr(transfer, "PAGE_ROWS", 4)
     monkeypatch.setattr(transfer, "COMMITTED_PAGES", 2)
     target = cluster.create() if engine == "postgres" else sqlite(data, "new.db")
@@ -186,8 +186,8 @@ async def test_copy_ended_anywhere_goes_on_and_nobody_serves_it_before(
         await running.head()
 
 
-def test_copy_killed_with_its_process_goes_on(source: str, data: Path, cluster: Cluster) -> None:
-    """Rows that were committed before kill -9 are there once."""
+def test_killed_copy_resumes(source: str, data: Path, cluster: Cluster) -> None:
+    """Rows committed before kill -9 are present once."""
     target = cluster.create()
     program = (
         "import os, signal\n"
@@ -210,8 +210,8 @@ def test_copy_killed_with_its_process_goes_on(source: str, data: Path, cluster: 
         assert rows_of(one) == rows_of(other)
 
 
-def test_copy_that_was_altered_is_not_opened(source: str, data: Path, cluster: Cluster) -> None:
-    """Rows are compared: one that another hand has changed, or added, is found by its table."""
+def test_altered_copy_is_not_opened(source: str, data: Path, cluster: Cluster) -> None:
+    """Rows are compared: a changed or added one is reported with its table."""
     target = cluster.create()
     for table, statement, undo in (
         (
@@ -238,10 +238,10 @@ def test_copy_that_was_altered_is_not_opened(source: str, data: Path, cluster: C
         cluster.execute(undo, database_of(target))
 
 
-def test_source_with_a_broken_chain_is_not_opened_anew_elsewhere(
+def test_source_with_a_broken_chain_is_not_copied(
     source: str, data: Path, cluster: Cluster
 ) -> None:
-    """The chain is verified over the target; the source can be opened again."""
+    """The chain is verified at the target; the source can be reopened."""
     target = cluster.create()
     with place(source) as opened:
         opened.rows.run("UPDATE key SET permissions = '[\"a:b\"]' WHERE kind = 'secret'")
@@ -252,14 +252,14 @@ def test_source_with_a_broken_chain_is_not_opened_anew_elsewhere(
         assert [False, True] == [transfer.head_of(end).closed for end in (one, other)]
 
 
-async def test_abandoned_copy_leaves_its_source_in_use(
+async def test_abandoned_copy_reopens_its_source(
     source: str,
     data: Path,
     filled: tuple[Path, Kept],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The source takes changes again; what was copied is neither served nor gone on with."""
+    """The source takes changes again; the partial target is not served or resumed."""
     target = sqlite(data, "new.db")
     monkeypatch.setattr(transfer, "compare", lambda *_: (_ for _ in ()).throw(Ended))
     with pytest.raises(Ended):
@@ -287,10 +287,10 @@ async def test_abandoned_copy_leaves_its_source_in_use(
         run_copy(data, "--from", source, "--to", other)
 
 
-def test_ends_that_are_not_fit_are_refused_and_left_alone(
+def test_unfit_copy_endpoints_are_refused_unchanged(
     source: str, data: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """An empty source, one database as both ends, a foreign audit key, a target that is in use."""
+    """An empty source, equal ends, a foreign audit key, a target in use."""
     empty = cluster.take()
     again = sqlite(data, "../data/keyauthority.db")
     with pytest.raises(ConfigError, match="the same database"):

@@ -1,4 +1,4 @@
-"""Space that SQLite's store keeps in reserve: who may use it, and that it grows back."""
+"""The disk reserve of the SQLite store: which work may use it, and how it is refilled."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def kept(place: str) -> int:
     return found.st_size
 
 
-async def test_low_disk_takes_only_urgent_work(
+async def test_low_disk_admits_only_urgent_work(
     store: Store, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What adds is refused before space is gone; urgent work has a step of the reserve for it."""
+    """Additions are refused before space runs out; urgent work uses part of the reserve."""
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     await create_project(store)
     assert RESERVE_BYTES == kept(place)
@@ -77,10 +77,10 @@ async def test_low_disk_takes_only_urgent_work(
     assert RESERVE_BYTES == kept(place)
 
 
-async def test_one_group_has_what_adds_refused_and_what_is_urgent_done(
+async def test_group_commit_on_a_low_disk_splits_urgent_from_other_work(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work that waits for the same commit is judged each for itself."""
+    """Each unit of a shared commit is judged on its own."""
     await create_project(store)
     writes = [
         store.write(applying(mutation(ChangeType.PROJECT_CREATED, project())), urgent=n % 2 == 0)
@@ -92,10 +92,8 @@ async def test_one_group_has_what_adds_refused_and_what_is_urgent_done(
     assert [2 + n // 2 for n in range(0, 20, 2)] == [one.revision for one in outcomes[::2]]  # type: ignore[union-attr]  # the urgent ones were applied
 
 
-async def test_urgent_work_that_runs_out_of_space_has_more_and_is_done_once(
-    store: Store, place: str
-) -> None:
-    """A disk that fills between the look and the commit costs the reserve, not the revocation."""
+async def test_urgent_work_without_space_gets_more_and_runs_once(store: Store, place: str) -> None:
+    """A disk that fills before the commit costs the reserve, not the revocation."""
     await create_project(store)
     wanted, times = project(), 0
 
@@ -112,10 +110,10 @@ async def test_urgent_work_that_runs_out_of_space_has_more_and_is_done_once(
     assert RESERVE_BYTES - 3 * STEP_BYTES == kept(place)
 
 
-async def test_other_work_that_runs_out_of_space_is_tried_once_more_and_refused(
+async def test_other_work_without_space_is_retried_once_and_refused(
     store: Store, place: str
 ) -> None:
-    """It may fit when the write-ahead log begins anew; the reserve is not for it."""
+    """It may fit after the write-ahead log restarts; it never uses the reserve."""
     times = 0
 
     def work(transaction: Any) -> None:

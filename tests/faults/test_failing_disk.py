@@ -1,4 +1,4 @@
-"""Writes and syncs that fail below SQLite: no false acknowledgement, and none after a failed sync.
+"""Failed writes and syncs below SQLite: no false acknowledgement, none after a failed sync.
 
 PostgreSQL's disk is PostgreSQL's to look after: a sync that fails ends it, which is a restart to
 us, and `test_failover.py` shows that.
@@ -128,10 +128,10 @@ def world(forks: ForkServer, data: Path, fault: str, order_path: Path) -> tuple[
 
 @pytest.mark.case(20)
 @pytest.mark.parametrize("fault", FAULTS if PROVE else SHORT)
-def test_disk_that_fails_is_no_false_acknowledgement(
+def test_failing_disk_causes_no_false_acknowledgement(
     forks: ForkServer, order_path: Path, tmp_path: Path, fault: str, proof: Proof
 ) -> None:
-    """What could not be written is refused; a process whose sync failed acknowledges no more."""
+    """Failed writes are refused; a process with a failed sync acknowledges nothing more."""
     refused = 0
     for number in range(ROUNDS):
         failed, served = world(forks, tmp_path / f"data-{number}", fault, order_path)
@@ -142,10 +142,10 @@ def test_disk_that_fails_is_no_false_acknowledgement(
 
 
 @pytest.mark.case(20)
-def test_process_that_goes_on_after_a_failed_sync_is_found(
+def test_process_that_continues_after_a_failed_sync_is_caught(
     order_path: Path, tmp_path: Path, proof: Proof
 ) -> None:
-    """The control: without the rule, the process acknowledges as if nothing had been."""
+    """Control: without the rule the process acknowledges lost writes."""
     with forkserver(environment(failing=order_path, forgiving="1")) as forgiving:
         _, served = world(forgiving, tmp_path / "data", "sync-eio", order_path)
     assert served

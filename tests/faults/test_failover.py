@@ -1,4 +1,4 @@
-"""PostgreSQL fails over, restarts, resets and is full under load: nothing acknowledged is lost."""
+"""PostgreSQL failover, restart, reset and full disk under load: no acknowledged change is lost."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def databases() -> Iterator[World]:
 
 
 @pytest.mark.case(30)
-def test_failovers_and_lost_connections_lose_nothing_acknowledged(
+def test_failovers_and_lost_connections_lose_no_acknowledged_change(
     databases: World, proof: Proof
 ) -> None:
-    """Sessions ended, restart, no connection left, primary lost: the oracle holds, all recovers."""
+    """Sessions ended, restart, no free connection, primary lost: the oracle holds."""
     pair = databases.pair
     for fault in (reset, restart, fill_up):
         databases.under_load(partial(fault, pair))
@@ -67,8 +67,8 @@ def test_failovers_and_lost_connections_lose_nothing_acknowledged(
     proof.done("; ".join(report(databases).splitlines()))
 
 
-async def test_old_primary_that_lives_on_is_left_for_the_new_one(databases: World) -> None:
-    """Cut off it answers as ever, and is not believed: reads go to where beats are committed."""
+async def test_isolated_old_primary_is_abandoned_for_the_new_one(databases: World) -> None:
+    """It still answers but is not trusted: reads go where heartbeats commit."""
     pair = databases.pair
     with tempfile.TemporaryDirectory(prefix="keyauthority-") as folder:
         name = Path(folder, "primary")  # it moves with the primary, as that of a managed service
@@ -126,10 +126,8 @@ def status(call: Callable[[], object]) -> grpc.StatusCode:
 
 
 @pytest.mark.case(30)
-def test_standby_that_lacks_changes_is_not_served_and_the_oracle_sees_it(
-    databases: World, tmp_path: Path
-) -> None:
-    """The control: with an asynchronous standby a failover loses changes; no server hides that."""
+def test_standby_without_changes_is_not_served(databases: World, tmp_path: Path) -> None:
+    """Control: an asynchronous standby loses changes; no server hides it from the oracle."""
     pair, journal = databases.pair, databases.journal
     with calling(databases.servers[0]) as caller:
         journal.create(caller)

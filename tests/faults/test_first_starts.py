@@ -1,4 +1,4 @@
-"""Several servers meet one empty PostgreSQL: one initialises it, the others say what they need."""
+"""Several servers start on one empty PostgreSQL: one initializes it, the others report."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def folders(parent: Path) -> list[Path]:
     return made
 
 
-def test_servers_that_race_on_an_empty_database_leave_one_set_of_key_files(
+def test_concurrent_starts_on_an_empty_database_leave_one_set_of_key_files(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All have made key files when one initialises it; the others remove theirs, and say whose."""
+    """The losers remove their key files and name the winner."""
     url, datas, barrier = cluster.create(), folders(tmp_path), Barrier(SERVERS)
     create = Keyring.create
 
@@ -67,10 +67,10 @@ def test_servers_that_race_on_an_empty_database_leave_one_set_of_key_files(
     assert [first] == [data for data in datas if (data / "operator.key").exists()]
 
 
-def test_servers_with_the_same_key_files_leave_one_operator_key(
+def test_concurrent_starts_with_shared_key_files_leave_one_operator_key(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files were provisioned: all start, and the one that was first has the operator key."""
+    """With provisioned key files all start; the first one has the operator key."""
     url, datas, barrier = cluster.create(), folders(tmp_path), Barrier(SERVERS)
     for number, data in enumerate(datas):
         for name in KEY_FILES:

@@ -1,4 +1,4 @@
-"""A full disk: nothing can be added, everything is still judged, and a key can still be revoked.
+"""A full disk: additions are refused, verification works, and keys can be revoked.
 
 The server runs on a small file system in memory, in a mount namespace of its own; what the test
 does there it does through `/proc`.
@@ -75,8 +75,8 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.case(21)
-def test_full_disk_takes_nothing_in_and_still_lets_keys_be_revoked(server: ServerProcess) -> None:
-    """CreateKey is DISK_LOW, Verify and RevokeKey go on, and with space all does, unrestarted."""
+def test_full_disk_refuses_additions_and_allows_revocation(server: ServerProcess) -> None:
+    """CreateKey is DISK_LOW, Verify and RevokeKey work; with space all does, unrestarted."""
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)
         project = new_project(root)

@@ -1,4 +1,4 @@
-"""What nobody would send, over live connections."""
+"""Fuzzing over live connections."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KNOWN: Final = {"access_key": ["KA0123456789ABCDEFGH"]}
 
 @each_transport
 @pytest.mark.timeout(120 + MESSAGES // 200)
-def test_server_stands_what_nobody_would_send(
+def test_server_survives_hostile_messages(
     server: ServerProcess, root: Caller, proof: Proof
 ) -> None:
-    """It ends no process, tells nothing of its inside, fails by no fault, keeps nothing of it."""
+    """No process ends, no internals leak, no call is INTERNAL, no memory stays."""
     report = run(server, root, server.address, MESSAGES)
     assert [] == report.faults, report
     assert report.codes.keys() >= REACHED, "the run did not get past the first checks"
@@ -35,21 +35,21 @@ def test_server_stands_what_nobody_would_send(
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_text_that_tells_of_the_inside_is_a_fault(leak: str) -> None:
-    """The control: each leak that is looked for is found, in whatever case."""
+def test_leaked_internal_text_is_a_fault(leak: str) -> None:
+    """Control: each kind of leak is found in upper and lower case."""
     assert fault_in("INVALID_ARGUMENT", f"cannot {leak.upper()} it")
     assert fault_in("INVALID_ARGUMENT", "purpose: at most 200 characters") is None
 
 
 @pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"])
-def test_code_that_no_request_deserves_is_a_fault(code: str) -> None:
-    """The control: not even with a correlation id and nothing else."""
+def test_internal_code_is_a_fault(code: str) -> None:
+    """Control: even with a correlation id and nothing else."""
     assert fault_in(code, "internal_error")
     assert fault_in("NOT_FOUND", "of secretpart", ["secretpart"])
 
 
-def test_messages_are_of_all_methods_and_the_same_each_time() -> None:
-    """A run is repeated by its seed, and leaves no method out."""
+def test_fuzz_messages_cover_all_methods_and_repeat_by_seed() -> None:
+    """A run can be reproduced by its seed and omits no method."""
 
     class Nobody:
         tokens = ("sk_test_KA000000000000000000_" + "0" * 43 + "jmIqF0",)

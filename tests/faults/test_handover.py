@@ -1,4 +1,4 @@
-"""A copy hands the authority over to one named target, once: no two stores go on under one log."""
+"""A copy hands the authority to one named target once: never two stores on one log."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def closed(*urls: str) -> list[bool]:
 def test_finished_copy_cannot_be_repeated_to_a_second_target(
     source: str, data: Path, elsewhere: Elsewhere
 ) -> None:
-    """The source was handed over for good: copied nowhere else, and not abandoned."""
+    """The source is closed permanently: no other copy and no abandoning."""
     first, second = elsewhere("first.db"), elsewhere("second.db")
     run_copy(data, "--from", source, "--to", first)
     for target in (second, first):
@@ -104,10 +104,10 @@ def test_finished_copy_cannot_be_repeated_to_a_second_target(
         asyncio.run(bootstrap.prepare(settings(data, source)))
 
 
-def test_unfinished_copy_goes_on_to_its_own_target_only(
+def test_unfinished_copy_resumes_to_its_own_target_only(
     source: str, data: Path, elsewhere: Elsewhere
 ) -> None:
-    """Killed after the closing, it is neither finished to another target nor abandoned by it."""
+    """Killed after closing the source, it accepts no other target, not even to abandon."""
     first, second = elsewhere("first.db"), elsewhere("second.db")
     killed_before("copy_rows", "--from", source, "--to", first, data=data)
     with pytest.raises(ConfigError, match="continue that copy, or abandon it"):
@@ -120,10 +120,10 @@ def test_unfinished_copy_goes_on_to_its_own_target_only(
         assert rows_of(one) == rows_of(other)
 
 
-async def test_copy_killed_between_handing_over_and_opening_is_finished_by_itself(
+async def test_copy_killed_between_handover_and_opening_is_resumable(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
-    """Neither store takes changes then; the same copy opens the target, and nothing else does."""
+    """Neither store takes changes then; only the same copy opens the target."""
     first = elsewhere("first.db")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(transfer, "_OPEN", "no statement")
@@ -137,10 +137,10 @@ async def test_copy_killed_between_handing_over_and_opening_is_finished_by_itsel
         await running.create(filled[1].project_id)
 
 
-async def test_copy_abandoned_while_another_process_finishes_it_has_one_outcome(
+async def test_copy_abandoned_during_its_completion_has_one_outcome(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
-    """Abandoned in between, the copy is refused, and the source draws and changes again."""
+    """The copy is refused, and the source takes spends and changes again."""
     first, real = elsewhere("first.db"), transfer.finish
 
     def abandoned(one: Any, other: Any, head: Any) -> None:
@@ -158,10 +158,10 @@ async def test_copy_abandoned_while_another_process_finishes_it_has_one_outcome(
         assert "valid" == await running.verdict(filled[1].limited)
 
 
-async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
+async def test_second_run_of_a_copy_leaves_a_target_in_use_unchanged(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
-    """The slower of two runs finds the target finished: its log, rows and draws stay."""
+    """The slower of two runs finds the target complete and keeps its rows and counters."""
     first, real = elsewhere("first.db"), transfer.copy_rows
     kept = filled[1]
     seen: list[Any] = []
@@ -187,10 +187,10 @@ async def test_second_run_of_a_copy_leaves_a_target_that_is_in_use_alone(
         assert ["valid", (transfer.head_of(opened), rows_of(opened))] == seen
 
 
-async def test_draws_at_the_source_end_when_its_counters_are_taken_over(
+async def test_spends_at_the_source_end_when_its_counters_are_transferred(
     source: str, data: Path, elsewhere: Elsewhere, filled: tuple[Path, Kept]
 ) -> None:
-    """No draw is forgotten: before it counts at the target, after it nobody can tell."""
+    """None is lost: earlier ones count at the target, later ones are unavailable."""
     kept, first = filled[1], elsewhere("first.db")
     async with served(data, source) as running:
         killed_before("copy_counters", "--from", source, "--to", first, data=data)

@@ -1,4 +1,4 @@
-"""Texts that other programs would run: here they are texts, in every field of every request."""
+"""Injection payloads are plain text in every field of every request."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def ends(root: Caller, name: str, path: Path) -> Iterator[tuple[str, str, str, s
 
 @one_server
 @pytest.mark.parametrize("name", OWN)
-def test_payload_ends_as_a_harmless_text_does(root: Caller, name: str) -> None:
-    """It is kept as a text, or refused for its form; it is nowhere run, formatted or looked up."""
+def test_injection_payload_is_handled_as_plain_text(root: Caller, name: str) -> None:
+    """It is stored or rejected as text, and never executed, formatted or looked up."""
     wrong = []
     for path in (path for one, path in PLACES if one == name):
         for payload, got, calm, told in ends(root, name, path):
@@ -84,8 +84,8 @@ def test_payload_ends_as_a_harmless_text_does(root: Caller, name: str) -> None:
 
 
 @one_server
-def test_database_holds_what_was_asked_for(server: ServerProcess, root: Caller) -> None:
-    """The schema is the one there was, the rows are one more for each record that was made."""
+def test_database_holds_exactly_the_requested_records(server: ServerProcess, root: Caller) -> None:
+    """The schema is unchanged; each created record added one row."""
     schema, ((keys, projects),) = asked(server, SCHEMA), asked(server, COUNTS)
     bystander = new_project(root)
     new_key(root, bystander, purpose="stays")

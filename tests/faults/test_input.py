@@ -1,4 +1,4 @@
-"""Fields beyond every bound, found in the descriptors: refused by name, and nothing is kept."""
+"""Fields beyond every bound, found in the descriptors: rejected by name, nothing stored."""
 
 from __future__ import annotations
 
@@ -128,10 +128,10 @@ def is_named(refused: Refusal | None, path: Path) -> bool:
 
 
 @one_server
-def test_text_of_a_mebibyte_is_refused_by_name(
+def test_text_of_a_mebibyte_is_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
-    """Every text of every request; a token of that length is MALFORMED, or no credential."""
+    """Every text of every request; a token of that length is MALFORMED or no credential."""
     good, wrong = CALLS[name](project, made), []
     for path in text_fields(good):
         refused = tried(root, name, with_value(good, path, "x" * MIB))
@@ -145,7 +145,7 @@ def test_text_of_a_mebibyte_is_refused_by_name(
 
 
 @one_server
-def test_hundred_thousand_entries_are_refused_by_name(
+def test_hundred_thousand_entries_are_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
     """Every list, map and mask of every request."""
@@ -158,10 +158,10 @@ def test_hundred_thousand_entries_are_refused_by_name(
 
 
 @one_server
-def test_value_that_its_enum_lacks_is_refused_by_name(
+def test_unknown_enum_value_is_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
-    """Every enum of every request: beyond, below zero, and at the ends of 32 bits."""
+    """Every enum of every request: too large, negative, and at the ends of 32 bits."""
     good, wrong = CALLS[name](project, made), []
     for path in enum_fields(good):
         for number in (99, -1, 2**31 - 1, -(2**31)):
@@ -172,10 +172,8 @@ def test_value_that_its_enum_lacks_is_refused_by_name(
 
 
 @one_server
-def test_time_that_is_none_is_refused_by_name(
-    root: Caller, project: str, made: Any, name: str
-) -> None:
-    """Every moment and span of every request: years that there are not, nanos out of bounds."""
+def test_invalid_time_is_rejected_by_name(root: Caller, project: str, made: Any, name: str) -> None:
+    """Every timestamp and duration of every request: impossible years and nanos."""
     good, wrong = CALLS[name](project, made), []
     for path in time_fields(good):
         is_span = path[-1] in ("ttl", "overlap", "period")
@@ -187,10 +185,10 @@ def test_time_that_is_none_is_refused_by_name(
 
 
 @each_transport
-def test_unusual_text_is_refused_or_kept_exactly(
+def test_unusual_text_is_rejected_or_stored_exactly(
     server: ServerProcess, root: Caller, project: str
 ) -> None:
-    """Not normalized, not cut, not escaped; and each line of the log stays one."""
+    """It is not normalized, cut or escaped; each log event stays one line."""
     logged = len(server.log_text())
     for text in TEXTS:
         request = key_request(project, purpose=text, labels={text[:63]: text})
@@ -212,10 +210,10 @@ def test_unusual_text_is_refused_or_kept_exactly(
 
 @one_server
 @pytest.mark.parametrize("why", NOT_UTF8)
-def test_text_that_is_no_unicode_is_no_message(
+def test_text_that_is_not_unicode_is_malformed(
     root: Caller, project: str, made: Any, why: str
 ) -> None:
-    """In every text of every request, behind good bytes."""
+    """In every text of every request, after valid bytes."""
     wrong = []
     for name, make in CALLS.items():
         good = make(project, made)
@@ -241,8 +239,8 @@ def alterations(token: str) -> set[str]:
 
 
 @one_server
-def test_page_token_serves_its_own_list_only(root: Caller, project: str) -> None:
-    """Altered in any character, of another caller, filter or method: refused by name."""
+def test_page_token_is_bound_to_its_list(root: Caller, project: str) -> None:
+    """A changed character or another caller, filter or method is rejected by name."""
     for _ in range(3):
         new_key(root, project)
     request = _keys.ListKeysRequest(project_id=project, page_size=1)
@@ -267,8 +265,8 @@ def test_page_token_serves_its_own_list_only(root: Caller, project: str) -> None
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_text_that_is_refused_for_its_length_is_not_kept(name: str) -> None:
-    """No check remembers what it was asked of, or a caller could fill the memory with it."""
+def test_rejected_long_text_is_not_cached(name: str) -> None:
+    """Otherwise a caller could fill the memory through cached checks."""
     good = CALLS[name](*new_sample())
     check = CHECKS[type(good)]
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""A fault of ours, wherever a call meets it: INTERNAL, a correlation id, and nothing of why."""
+"""Internal faults anywhere in a call: INTERNAL with a correlation id and no detail."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def assert_told_nothing(failure: grpc.aio.AioRpcError, log: list[Any]) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("method", ["Bare", "Served"])
-async def test_fault_in_a_call_tells_its_correlation_id_and_nothing_else(
+async def test_fault_in_a_call_returns_only_a_correlation_id(
     transport: str, method: str, tmp_path: Path, log: list[Any]
 ) -> None:
-    """In a servicer, and around it; the next call is served as if nothing had been."""
+    """In a servicer and around it; the next call is served normally."""
     async with serving(transport, tmp_path) as channel:
         call: Any = channel.unary_unary(f"/{SERVICE}/{method}")
         for _ in range(2):
@@ -99,7 +99,7 @@ async def test_fault_in_a_call_tells_its_correlation_id_and_nothing_else(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_fault_in_reading_who_calls_tells_nothing_either(
+async def test_fault_in_authentication_returns_only_a_correlation_id(
     transport: str,
     tmp_path: Path,
     log: list[Any],
@@ -116,14 +116,14 @@ async def test_fault_in_reading_who_calls_tells_nothing_either(
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("service", SERVICES)
-async def test_fault_in_reflection_tells_nothing_either(
+async def test_fault_in_reflection_returns_only_a_correlation_id(
     transport: str,
     service: str,
     tmp_path: Path,
     log: list[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever its library meets with."""
+    """Any exception of its library is covered."""
     monkeypatch.setattr(library.ReflectionServicer, "ServerReflectionInfo", fails)
     async with serving(transport, tmp_path) as channel:
         stream: Any = channel.stream_stream(f"/{service}/ServerReflectionInfo")

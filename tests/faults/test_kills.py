@@ -1,4 +1,4 @@
-"""kill -9 of a random process at a random time, while half of all calls write: the oracle holds."""
+"""kill -9 of a random process at a random time under 50 % writes: the oracle holds."""
 
 from __future__ import annotations
 
@@ -141,10 +141,10 @@ def lose_in_the_mind(one: World) -> None:
 
 @pytest.mark.case(19)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_killed_processes_keep_what_was_acknowledged(
+def test_killed_processes_keep_acknowledged_changes(
     start_server: Start, engine: str, data: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Whichever processes are killed, and whenever, the oracle holds; and it can fail."""
+    """For any process and any time the oracle holds; controls show that it can fail."""
     url = request.getfixturevalue("cluster").create() if engine == "postgres" else ""
     one = world(lambda _, flags: start_server(*flags), data, url, random.Random())
     for number in range(SHORT):
@@ -156,10 +156,10 @@ def test_killed_processes_keep_what_was_acknowledged(
 @pytest.mark.prove
 @pytest.mark.case(19)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_many_kills_keep_what_was_acknowledged(
+def test_many_kills_keep_acknowledged_changes(
     engine: str, tmp_path: Path, proof: Proof, request: pytest.FixtureRequest
 ) -> None:
-    """The same some hundred times, on servers that are started without exec."""
+    """Some hundred kills, on servers that are started without exec."""
     drawn = random.Random(seed := random.randrange(2**32))
     killed = {"worker": 0, "supervisor": 0, "all": 0}
     created = revoked = unknown = cycles = 0

@@ -1,4 +1,4 @@
-"""Migrations: killed at each statement, by two starters at once, and from each older version."""
+"""Migrations: killed at each statement, raced by two starters, from each older version."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def executing(engine: str, place: str) -> Execute:
 def test_migration_killed_at_each_statement_is_all_or_nothing(
     engine: str, place: str, proof: Proof
 ) -> None:
-    """Nothing of a migration that was killed is there, and the next goes on from the beginning."""
+    """A killed migration leaves nothing, and the next one starts from the beginning."""
     with start(place, *range(1, 200)) as killing:
         ended = []
         assert killing.stdout
@@ -118,10 +118,10 @@ _OURS: Final = (
 
 
 @pytest.mark.case(25)
-def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
+def test_killed_starter_of_two_leaves_one_migrated_database(
     engine: str, place: str, proof: Proof
 ) -> None:
-    """The one that lives does it all, once, whenever the other dies."""
+    """The surviving starter does all steps once, for any time of the kill."""
     starters = [start(place, 9, 15, 0), start(place, 12, 0, 0)]
     ended = [outcomes(one) for one in starters]
     assert {"done"} == {one[-1] for one in ended}
@@ -134,10 +134,10 @@ def test_two_starters_at_once_of_whom_one_is_killed_make_one_database(
 
 @pytest.mark.case(25)
 @pytest.mark.parametrize("oldest", list(UNDONE) if PROVE else ["0003_usage"])
-def test_database_of_each_older_version_is_upgraded_with_all_that_is_in_it(
+def test_database_of_each_older_version_is_upgraded_completely(
     engine: str, oldest: str, forks: ForkServer, ground: Ground, proof: Proof
 ) -> None:
-    """A server that finds an older schema, filled, brings it up; the oracle holds over its keys."""
+    """A server upgrades a filled older schema; the oracle holds over its keys."""
     run = executing(engine, ground.url or str(ground.data / "keyauthority.db"))
     server = forks.start(ground.data, *ground.flags)
     journal = filled(server)

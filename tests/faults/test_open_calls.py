@@ -1,4 +1,4 @@
-"""Floods of calls that stay open: who floods is bounded, and everybody else is served."""
+"""Floods of open calls: the flooding peer is bounded, all others are served."""
 
 from __future__ import annotations
 
@@ -87,8 +87,10 @@ def answers_health(channel: grpc.Channel) -> bool:
     return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def test_open_calls_refuse_nobody_else(start_server: Start, transport: str, proof: Proof) -> None:
-    """Verify, RevokeKey, health checks and watches are served beside each flood, and after it."""
+def test_flood_of_open_calls_refuses_no_other_peer(
+    start_server: Start, transport: str, proof: Proof
+) -> None:
+    """Verify, RevokeKey, health and watches are served during and after each flood."""
     server = start_server("--transport", transport)
     waits: list[float] = []
     with grpc.insecure_channel(server.address) as channel:
@@ -117,8 +119,8 @@ def test_open_calls_refuse_nobody_else(start_server: Start, transport: str, proo
 
 
 @pytest.mark.parametrize("transport", ["grpcio"])
-def test_call_whose_message_does_not_come_is_ended(start_server: Start, transport: str) -> None:
-    """Those that are too many at once, the oldest first."""
+def test_call_without_its_message_is_ended(start_server: Start, transport: str) -> None:
+    """Beyond the bound the oldest such calls are ended first."""
     server = start_server("--transport", transport)
     with flooding(server.address, Flood(f"{SERVICE}/RevokeKey", None)) as opened:
         for one in opened[:2]:

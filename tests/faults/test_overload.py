@@ -1,4 +1,4 @@
-"""More load than the server can serve: it serves what it can, and refuses the rest fast."""
+"""Overload: the server keeps its throughput and rejects the excess fast."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def slow_server() -> Iterator[str]:
 
 
 @pytest.mark.case(32)
-async def test_overloaded_server_goes_on_serving_and_revokes_at_once(
+async def test_overloaded_server_keeps_goodput_and_revokes_fast(
     slow_server: str, proof: Proof
 ) -> None:
-    """At four times what it can serve goodput stays, refusals say OVERLOADED, RevokeKey is fast."""
+    """At four times capacity goodput holds, excess is OVERLOADED, RevokeKey is fast."""
     asking = Line(slow_server, "Verify", ())
     revoking = Line(slow_server, "RevokeKey", (), connections=1)
     try:
@@ -76,8 +76,8 @@ async def test_overloaded_server_goes_on_serving_and_revokes_at_once(
 
 
 @pytest.mark.case(32)
-async def test_full_lane_refuses_before_anything_is_read_and_empties() -> None:
-    """Calls beyond a lane's length are OVERLOADED; who leaves makes room."""
+async def test_full_concurrency_limit_rejects_unparsed_and_drains() -> None:
+    """Calls beyond the limit are OVERLOADED; an ended call frees a slot."""
     lane, go_on, served = ConcurrencyLimit(2), asyncio.Event(), 0
 
     async def answer(body: bytes, _: Call) -> bytes:

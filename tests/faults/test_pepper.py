@@ -1,4 +1,4 @@
-"""Case 38: a pepper that is not the right one starts nothing, and its rotation loses no key.
+"""A wrong pepper prevents the start, and its rotation loses no key.
 
 Two processes on one store are two authorities in here: each has its connections and its keyring.
 """
@@ -80,10 +80,8 @@ def refusal(data: Path) -> str:
     ],
 )
 @pytest.mark.parametrize("name", ["pepper", "audit.key"])
-def test_key_file_that_is_not_the_right_one_starts_nothing(
-    data: Path, name: str, text: str | None, reason: str
-) -> None:
-    """Missing, wrong, short, empty, of another version: one line, and nothing is made or mended."""
+def test_wrong_key_file_is_refused(data: Path, name: str, text: str | None, reason: str) -> None:
+    """Missing, wrong, short, empty or of another version: one line, nothing created."""
     file = data / name
     file.unlink()
     if text is not None:
@@ -94,19 +92,17 @@ def test_key_file_that_is_not_the_right_one_starts_nothing(
 
 
 @pytest.mark.parametrize("name", ["pepper", "audit.key"])
-def test_key_file_freshly_made_beside_a_filled_database_starts_nothing(
-    data: Path, name: str
-) -> None:
-    """A well-formed file of another start is told from the right one."""
+def test_new_key_file_beside_a_filled_database_is_refused(data: Path, name: str) -> None:
+    """A well-formed file of another first start is detected."""
     (data / name).unlink()
     Keyring.create(data / name)
     assert f"{data / name} is not the one that the database was filled under" in refusal(data)
 
 
-async def test_wrong_pepper_that_nobody_notices_makes_all_keys_unknown(
+async def test_without_the_check_a_wrong_pepper_makes_all_keys_unknown(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: without the check a server starts, and its own operator is nobody."""
+    """Control: the server starts, and its operator is not authenticated."""
     (data / "pepper").write_text(WRONG)
     monkeypatch.setattr(Keyring, "verify_against", lambda *_: None)
     monkeypatch.setattr(Keyring, "use", lambda *_: None)
@@ -119,16 +115,16 @@ async def test_wrong_pepper_that_nobody_notices_makes_all_keys_unknown(
 @pytest.mark.parametrize(
     "name", ["pepper", "audit.key", "operator.key", "keyauthority.db", "keyauthority-counters.db"]
 )
-def test_file_that_others_can_read_starts_nothing(data: Path, name: str) -> None:
-    """Whatever holds secrets or digests is its owner's only."""
+def test_file_readable_by_others_is_refused(data: Path, name: str) -> None:
+    """Files with secrets or digests must be private to their owner."""
     (data / name).chmod(0o604)
     assert f"{data / name} is open to others; make it private: chmod 600 {data / name}" == refusal(
         data
     )
 
 
-def test_folder_that_was_opened_to_others_is_refused(data: Path) -> None:
-    """A folder with something in it is not closed in silence: others may have been there."""
+def test_folder_opened_to_others_is_refused(data: Path) -> None:
+    """A filled folder is not closed silently: others may have read it."""
     (data / "supervisor.lock").touch()
     data.chmod(0o705)
     reason = f"open to others; make it private: chmod 700 {data}"
@@ -136,8 +132,8 @@ def test_folder_that_was_opened_to_others_is_refused(data: Path) -> None:
         pass
 
 
-async def test_rotation_reaches_every_process_at_once(data: Path) -> None:
-    """A key made under a new version verifies in a process that did not know of the version."""
+async def test_pepper_rotation_reaches_every_process_at_once(data: Path) -> None:
+    """A key under a new version verifies in a process that has not loaded the version."""
     async with process(data) as one, process(data) as other:
         project = await one.project()
         old = await one.create(project)
@@ -149,8 +145,10 @@ async def test_rotation_reaches_every_process_at_once(data: Path) -> None:
         assert ["valid", "valid"] == [await other.verdict(x.secret_key) for x in (new, old)]
 
 
-async def test_version_that_a_server_lacks_is_no_denial(data: Path, tmp_path: Path) -> None:
-    """Another server without the file's new version cannot tell, and says so; then it can."""
+async def test_missing_pepper_version_is_unavailable_not_a_denial(
+    data: Path, tmp_path: Path
+) -> None:
+    """A server without the new file reports UNAVAILABLE; with it, it verifies."""
     second = Path(shutil.copytree(data, tmp_path / "second"))
     async with process(data) as one, process(second, data / "keyauthority.db") as other:
         project = await one.project()
@@ -164,8 +162,10 @@ async def test_version_that_a_server_lacks_is_no_denial(data: Path, tmp_path: Pa
         assert "valid" == await other.verdict(new.secret_key)
 
 
-async def test_prepared_version_is_not_used_before_its_rotation(data: Path, tmp_path: Path) -> None:
-    """Several servers: the file is copied to all while nothing is made under its new version."""
+async def test_prepared_pepper_version_is_not_used_before_rotation(
+    data: Path, tmp_path: Path
+) -> None:
+    """On several servers the file is copied everywhere before the version is used."""
     second = Path(shutil.copytree(data, tmp_path / "second"))
     assert 2 == await rotate(data, prepare=True)
     shutil.copy2(data / "pepper", second / "pepper")
@@ -180,8 +180,8 @@ async def test_prepared_version_is_not_used_before_its_rotation(data: Path, tmp_
         assert "valid" == await one.verdict((await other.create(project)).secret_key)
 
 
-async def test_rotation_that_was_killed_goes_on_where_it_was(data: Path) -> None:
-    """Between file and database a server starts, and the same command finishes the same version."""
+async def test_killed_pepper_rotation_resumes(data: Path) -> None:
+    """Between file and database a server starts, and the command completes the version."""
 
     async def add(machine: AdminSession) -> int:
         return add_version(machine.peppers.path, machine.key_checks)
@@ -195,8 +195,8 @@ async def test_rotation_that_was_killed_goes_on_where_it_was(data: Path) -> None
     assert "(version 2)" in await asyncio.to_thread(refusal, data)
 
 
-async def test_old_digest_is_made_anew_at_its_next_verify(data: Path) -> None:
-    """It is no change; then nothing needs the old version, which can be dropped, and only then."""
+async def test_old_digest_is_upgraded_at_its_next_verify(data: Path) -> None:
+    """It is no change; afterwards, and only then, the old version can be dropped."""
     async with process(data) as one:
         project = await one.project()
         old, ended = await one.create(project, str(uuid.uuid4())), await one.create(project)
@@ -220,10 +220,8 @@ async def test_old_digest_is_made_anew_at_its_next_verify(data: Path) -> None:
         assert "unknown" == await again.verdict(ended.secret_key)
 
 
-async def test_dropping_that_was_killed_goes_on_where_it_was(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between database and file a server starts, and the same command clears the file."""
+async def test_killed_pepper_drop_resumes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between database and file a server starts, and the command clears the file."""
     await rotate(data)
     async with process(data) as one:
         await until_made_anew(data, one.own_verdict, 1)
@@ -243,15 +241,15 @@ async def test_dropping_that_was_killed_goes_on_where_it_was(
         await drop(data, 1)
 
 
-async def test_old_database_with_a_file_that_dropped_its_version_is_refused(data: Path) -> None:
-    """A backup from before a drop needs the pepper from before it: one line says which version."""
+async def test_old_database_with_a_dropped_pepper_version_is_refused(data: Path) -> None:
+    """A backup from before a drop needs its pepper; one line names the version."""
     await rotate(data)
     (data / "pepper").write_text((data / "pepper").read_text().splitlines(keepends=True)[1])
     assert "put the right one back (version 1)" in await asyncio.to_thread(refusal, data)
 
 
-async def test_key_is_never_made_under_a_version_that_was_dropped(data: Path) -> None:
-    """A process that has not heard of the rotation asks the database, in its transaction."""
+async def test_key_is_never_created_under_a_dropped_version(data: Path) -> None:
+    """A process unaware of the rotation checks the database in its transaction."""
     asleep = Keyring.load(data / "pepper")
     await rotate(data)
     async with process(data) as one:
@@ -266,8 +264,8 @@ async def test_key_is_never_made_under_a_version_that_was_dropped(data: Path) ->
     assert {2: ("current", 2)} == await states(data)
 
 
-async def test_digest_is_not_made_anew_under_a_version_that_is_old_by_now(data: Path) -> None:
-    """What was noted before another rotation is thrown away with it."""
+async def test_digest_is_not_upgraded_to_an_outdated_version(data: Path) -> None:
+    """Upgrades queued before another rotation are discarded."""
     text = (data / "operator.key").read_text().strip()
     await rotate(data)
 
@@ -283,8 +281,8 @@ async def test_digest_is_not_made_anew_under_a_version_that_is_old_by_now(data: 
     assert {1: ("old", 1), 2: ("old", 0), 3: ("current", 0)} == await states(data)
 
 
-async def test_request_is_answered_again_after_a_rotation(data: Path) -> None:
-    """Its token is opened under the version that it was sealed under."""
+async def test_request_is_replayed_after_a_pepper_rotation(data: Path) -> None:
+    """Its token is opened under the version that sealed it."""
     request_id = str(uuid.uuid4())
     async with process(data) as one:
         project = await one.project()
@@ -293,8 +291,8 @@ async def test_request_is_answered_again_after_a_rotation(data: Path) -> None:
         assert first.secret_key == (await one.create(project, request_id)).secret_key
 
 
-def test_page_token_serves_at_every_moment_of_a_rotation(tmp_path: Path) -> None:
-    """One from before serves after it, and one of a process that knows of it where it is not."""
+def test_page_token_stays_valid_through_a_pepper_rotation(tmp_path: Path) -> None:
+    """Old tokens work after it, and new ones in a process that has not loaded it."""
     old, new = bytes(32), bytes(range(32))
     before, after = (
         PageTokens(Keyring(tmp_path / "pepper", keys)) for keys in ({1: old}, {1: old, 2: new})

@@ -1,4 +1,4 @@
-"""The power fails at any moment: what was acknowledged is there, and the rest is all or nothing."""
+"""Power loss at any time: acknowledged changes are present, others complete or absent."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EACH: Final = 200  # images of a recording
 
 
 @pytest.mark.case(22)
-async def test_images_that_a_loss_of_power_leaves_open_and_lack_nothing(
+async def test_disk_images_after_power_loss_open_and_are_complete(
     tmp_path: Path, proof: Proof
 ) -> None:
-    """Unsynced writes dropped, torn and reordered: each image opens, and the oracle holds."""
+    """Unsynced writes dropped, torn and reordered: each image opens, the oracle holds."""
     drawn = random.Random(seed := random.randrange(2**32))
     made = dirty = 0
     while made < IMAGES:
@@ -37,8 +37,8 @@ async def test_images_that_a_loss_of_power_leaves_open_and_lack_nothing(
 
 
 @pytest.mark.case(22)
-async def test_commits_that_do_not_wait_for_the_disk_are_lost(tmp_path: Path, proof: Proof) -> None:
-    """The control: with synchronous=NORMAL some image lacks what was acknowledged."""
+async def test_commits_without_sync_are_lost_on_power_loss(tmp_path: Path, proof: Proof) -> None:
+    """Control: with synchronous=NORMAL some image lacks acknowledged changes."""
     drawn = random.Random(seed := random.randrange(2**32))
     recording = record(tmp_path, CHANGES, synchronous="NORMAL")
     tried = 0

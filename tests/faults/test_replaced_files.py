@@ -1,4 +1,4 @@
-"""Files that were replaced, cut or altered: noticed and refused, never taken for a newer truth.
+"""Replaced, cut or altered files are noticed and refused, never read as a newer state.
 
 The newest change of each image is a revocation: what is to be lost first.
 """
@@ -131,8 +131,8 @@ async def told_wrong(image: Image) -> set[str]:
     return wrong
 
 
-def test_image_without_damage_opens(image: Image) -> None:
-    """What kill -9 leaves behind is whole, the revocation with it."""
+def test_undamaged_image_opens(image: Image) -> None:
+    """The files after kill -9 are complete, including the revocation."""
     with opened(image.path) as store:
         found = asyncio.run(store.get_key(image.revoked, None))
     assert found == image.keys[image.revoked]
@@ -141,8 +141,8 @@ def test_image_without_damage_opens(image: Image) -> None:
 
 @pytest.mark.case(23)
 @pytest.mark.parametrize("damage", [cut_log, empty_log, unlink_log, flip_in_log])
-def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image: Image) -> None:
-    """The database does not open without what was acknowledged; by itself, SQLite would open it."""
+def test_log_with_a_cut_end_is_refused(damage: Callable[[Image], None], image: Image) -> None:
+    """The store does not open it, although SQLite alone would."""
     damage(image)
     with pytest.raises(StoreUnusable, match="acknowledged"):
         open_store(image.path, seal)
@@ -155,7 +155,7 @@ def test_log_that_lost_its_end_is_refused(damage: Callable[[Image], None], image
 
 @pytest.mark.case(23)
 def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> None:
-    """A database that was copied over another one is not taken for it."""
+    """A database copied over another one is detected."""
     other = Path(SQLITE.make(tmp_path))
     image.log.unlink()
     shutil.copyfile(other, image.path)
@@ -163,8 +163,8 @@ def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> Non
         open_store(image.path, seal)
 
 
-def test_head_beside_its_last_change_is_refused(image: Image) -> None:
-    """A counter row that does not say what the log's last entry says is not gone on from."""
+def test_head_that_contradicts_the_last_entry_is_refused(image: Image) -> None:
+    """Counter row and last entry of the log must agree."""
     for statement in ("UPDATE log SET revision = 7", "UPDATE log SET hash = x'00'"):
         SQLITE.rows(str(image.path), statement)
         with pytest.raises(StoreUnusable, match="damaged"):
@@ -179,10 +179,10 @@ def test_head_beside_its_last_change_is_refused(image: Image) -> None:
         "UPDATE key SET revision = 2 WHERE revoke_time IS NOT NULL",
     ],
 )
-def test_record_that_its_entry_contradicts_is_neither_judged_nor_changed(
+def test_record_that_contradicts_its_entry_is_neither_verified_nor_changed(
     image: Image, statement: str
 ) -> None:
-    """Nobody can tell what such a key is; a change would write the damage into the log."""
+    """Its state is unknown; a change would copy the damage into the log."""
     SQLITE.rows(str(image.path), statement)
     with opened(image.path) as store:
         with pytest.raises(StoreDamaged):
@@ -195,10 +195,10 @@ def test_record_that_its_entry_contradicts_is_neither_judged_nor_changed(
 
 
 @pytest.mark.case(23)
-async def test_one_altered_byte_never_makes_a_record_say_something_else(
+async def test_single_altered_byte_never_changes_a_records_meaning(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever byte of the file it is: the truth, no such key, or no answer."""
+    """For every byte of the file: the truth, no such key, or no answer."""
     SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
     whole, head = image.path.read_bytes(), head_path(image.path).read_bytes()
     drawn = random.Random(seed := random.randrange(2**32))
@@ -230,8 +230,8 @@ async def test_one_altered_byte_never_makes_a_record_say_something_else(
     ],
     ids=["a value", "the schema"],
 )
-def test_altered_byte_that_makes_no_text_is_refused(image: Image, text: bytes, told: str) -> None:
-    """What cannot be read when a database is opened is damage, told as such."""
+def test_altered_byte_that_breaks_text_is_refused(image: Image, text: bytes, told: str) -> None:
+    """Unreadable data at open is reported as damage."""
     SQLITE.rows(str(image.path), "PRAGMA wal_checkpoint(TRUNCATE)")
     for found in re.finditer(text, image.path.read_bytes()):
         flip(image.path, found.start(), 0x80)
@@ -241,8 +241,8 @@ def test_altered_byte_that_makes_no_text_is_refused(image: Image, text: bytes, t
 
 @pytest.mark.case(23)
 @pytest.mark.parametrize("name", ["keys.db", "keys.db-wal"])
-def test_file_that_goes_while_it_is_open_is_noticed(image: Image, name: str) -> None:
-    """Unlinked, or another in its place: the next write is refused, and every read after it."""
+def test_file_removed_while_open_is_noticed(image: Image, name: str) -> None:
+    """Unlinked or replaced: the next write and every later read fail."""
     file = image.path.with_name(name)
     for exchange in (Path.unlink, _replace):
         with opened(image.path) as store:
@@ -263,8 +263,8 @@ def _replace(file: Path) -> None:
 
 
 @pytest.mark.case(23)
-def test_database_that_is_cut_while_it_is_open_is_noticed(image: Image) -> None:
-    """A database of ours never shrinks."""
+def test_database_truncated_while_open_is_noticed(image: Image) -> None:
+    """The server's database never shrinks by itself."""
     with opened(image.path):
         identity = FileIdentity(image.path)
         identity.check()
@@ -275,8 +275,8 @@ def test_database_that_is_cut_while_it_is_open_is_noticed(image: Image) -> None:
 
 
 @pytest.mark.case(20)
-def test_write_that_the_device_refuses_is_the_last(image: Image) -> None:
-    """No false acknowledgement: the write fails, so do all after it, and nothing of it is there."""
+def test_write_refused_by_the_device_is_the_last(image: Image) -> None:
+    """The write and all later ones fail, and nothing of it is stored."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with opened(image.path) as store:
         asyncio.run(create_project(store, display_name="before"))

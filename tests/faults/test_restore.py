@@ -1,4 +1,4 @@
-"""What a restore takes over, what it cannot know, and what it refuses."""
+"""Restore: carried-over records, unknowable revocations, and refused backups."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def before(settings: Config, tmp_path: Path) -> Before:
     return Before(settings, tmp_path / "backup.db")
 
 
-def test_report_of_a_restore_names_what_needs_attention(settings: Config, before: Before) -> None:
-    """Each key that is wider again has its name in the report, as text and as JSON."""
+def test_restore_report_names_keys_that_need_attention(settings: Config, before: Before) -> None:
+    """Each key with wider access than before is listed, as text and as JSON."""
     words = ("restore", "--dry-run", str(before.file), "--data", str(settings.data))
     shown, told = shared().run(*words), shared().run(*words, "--json")
     assert (0, 0) == (shown.code, told.code)
@@ -144,8 +144,8 @@ def test_report_of_a_restore_names_what_needs_attention(settings: Config, before
 
 
 @pytest.mark.case(24)
-def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> None:
-    """Revocations and rotations stay, as changes of the restored log; the rest is counted."""
+def test_restore_carries_over_final_states(settings: Config, before: Before) -> None:
+    """Revocations and rotations stay, as changes of the restored log; others are counted."""
     rehearsed = restored(settings, before.file, dry_run=True)
     done = restored(settings, before.file)
     wanted = ([before.ended.access_key, before.second.access_key], [before.lost.access_key])
@@ -182,8 +182,8 @@ def test_restore_takes_over_what_is_final(settings: Config, before: Before) -> N
 
 
 @pytest.mark.case(24)
-def test_rotation_taken_over_ends_no_later_than_the_key(settings: Config, tmp_path: Path) -> None:
-    """Of a key that was prolonged after the backup the old expiry is back, and bounds it."""
+def test_carried_over_rotation_ends_no_later_than_the_key(settings: Config, tmp_path: Path) -> None:
+    """An extension after the backup is lost, and the old expiry bounds the overlap."""
     file = tmp_path / "backup.db"
 
     async def fill(store: Store) -> Key:
@@ -208,8 +208,10 @@ def test_rotation_taken_over_ends_no_later_than_the_key(settings: Config, tmp_pa
 
 
 @pytest.mark.case(24)
-def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Before) -> None:
-    """With no database there, or one that is damaged, it goes on only when told to."""
+def test_restore_without_known_revocations_needs_confirmation(
+    settings: Config, before: Before
+) -> None:
+    """Without a database, or with a damaged one, it needs --accept-unknown."""
     database = settings.store.sqlite_path
     SQLITE.rows(str(database), "UPDATE log SET revision = 3")
     there = files(settings.data)
@@ -229,8 +231,10 @@ def test_restore_that_cannot_know_revocations_asks(settings: Config, before: Bef
 
 
 @pytest.mark.case(24)
-def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_path: Path) -> None:
-    """What it knows is taken over; what was revoked before it was restored is in neither."""
+def test_restore_over_an_older_restore_needs_confirmation(
+    settings: Config, before: Before, tmp_path: Path
+) -> None:
+    """Revocations before the earlier restore are in neither database."""
     newer = tmp_path / "newer.db"
     content = back_up(settings.store.sqlite_path, newer)
     SQLITE.rows(str(newer), "DELETE FROM key_check WHERE name = 'pepper/2'")  # nobody has it
@@ -253,8 +257,8 @@ def test_restore_over_an_older_one_asks(settings: Config, before: Before, tmp_pa
 
 
 @pytest.mark.case(24)
-def test_restore_over_a_database_that_was_begun_anew_asks(settings: Config, before: Before) -> None:
-    """As on a new machine, whose server was started before anybody thought of the backup."""
+def test_restore_over_a_fresh_database_needs_confirmation(settings: Config, before: Before) -> None:
+    """As on a new machine whose server was started before the restore."""
     keys = [settings.data / name for name in (bootstrap.PEPPER, bootstrap.AUDIT_KEY)]
     kept = [one.read_bytes() for one in keys]
     for one in settings.data.iterdir():
@@ -270,10 +274,10 @@ def test_restore_over_a_database_that_was_begun_anew_asks(settings: Config, befo
     assert [] == findings(settings)
 
 
-def test_restore_refuses_what_is_no_backup_of_this_folder(
+def test_restore_of_a_foreign_backup_is_refused(
     settings: Config, before: Before, tmp_path: Path
 ) -> None:
-    """Nothing is changed by a file that is another's, newer, damaged, or of other keys."""
+    """A foreign, newer or damaged file, or one with other keys, changes nothing."""
     text, other, newer, damaged = (tmp_path / name for name in ("text", "other", "newer", "cut"))
     text.write_text("no database\n" * 1000)
     SQLITE.rows(str(other), "CREATE TABLE theirs (a)")
@@ -301,10 +305,10 @@ def test_restore_refuses_what_is_no_backup_of_this_folder(
 
 
 @pytest.mark.case(24)
-def test_restore_that_is_killed_leaves_one_of_the_two(
+def test_killed_restore_leaves_the_old_or_the_new_database(
     settings: Config, before: Before, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At whichever step it ends: the old or the new is there, whole, and no key is back."""
+    """At any step one of them is complete, and no key is revived."""
     whole = tmp_path / "whole"
     shutil.copytree(settings.data, whole)
     steps = ("os.link", "os.fsync", "pathlib.Path.replace")

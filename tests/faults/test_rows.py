@@ -1,4 +1,4 @@
-"""Every mutation changes exactly the rows that it is about: all tables, before and after."""
+"""Every mutation changes exactly its own rows, compared over all tables."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
 
 
 @pytest.mark.case(18)
-def test_mutation_changes_just_its_rows(start_server: Start) -> None:
-    """A row that a call is not about stays as it is; every RPC that writes is among the calls."""
+def test_mutation_changes_exactly_its_rows(start_server: Start) -> None:
+    """All other rows stay; every writing RPC is among the calls."""
     server = start_server("--transport", "native")
     place, engine = str(server.data / "keyauthority.db"), Sqlite()
     tried = set()
@@ -128,8 +128,8 @@ def test_mutation_changes_just_its_rows(start_server: Start) -> None:
 
 
 @pytest.mark.case(18)
-def test_a_row_more_or_altered_is_seen() -> None:
-    """The control: what became of a row that should have stayed is told."""
+def test_unexpected_row_change_is_reported() -> None:
+    """Control: an added, altered or removed row is reported."""
     before: Rows = {"key": {"a": "1", "b": "2"}, "log": {1: "x"}}
     after: Rows = {"key": {"a": "1", "b": "3", "c": "4"}, "log": {}}
     assert {"key": [ADDED, ALTERED], "log": [GONE]} == differences(before, after)

@@ -1,4 +1,4 @@
-"""Secrets are in the answer that made them, and nowhere else that anybody could look."""
+"""Secrets appear in the answer that created them, and nowhere else."""
 
 from __future__ import annotations
 
@@ -180,10 +180,10 @@ class Life:
 
 
 @pytest.mark.parametrize(("transport", "log_format"), [("native", "text"), ("grpcio", "json")])
-def test_secret_is_in_the_answer_that_made_it_and_nowhere_else(
+def test_secret_appears_only_in_its_answer(
     exec_server: Start, tmp_path: Path, data: Path, transport: str, log_format: str
 ) -> None:
-    """Logs at DEBUG, metrics, database with its WAL, backup, errors, command line, environment."""
+    """Logs at DEBUG, metrics, database, WAL, backup, errors, command line, environment."""
     server = exec_server(
         *("--transport", transport, "--log-level", "debug", "--log-format", log_format),
         *("--metrics", "127.0.0.1:0") if log_format == "text" else (),
@@ -210,8 +210,8 @@ def test_secret_is_in_the_answer_that_made_it_and_nowhere_else(
     assert any(token[8:28].encode() in places["backup"] for token in tokens)
 
 
-def test_secret_that_was_let_out_is_found(tmp_path: Path) -> None:
-    """The control: in a file, as digits or as bytes, whatever stands around it."""
+def test_leaked_secret_is_found(tmp_path: Path) -> None:
+    """Control: in a file, as digits or bytes, in any surroundings."""
     token = "sk_live_KAZZZZZZZZZZZZZZZZZZ_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3oUCG6"
     for number, mark in enumerate(marks(token)):
         (tmp_path / f"log {number}").write_bytes(b"before " + mark + b" behind")

@@ -1,4 +1,4 @@
-"""Load that does not end: memory, descriptors, threads and the log stay as they are."""
+"""Endless load: memory, descriptors, threads and log stay bounded."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def windows(samples: list[Held]) -> tuple[Window, Window]:
 
 @pytest.mark.case(35)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"] if PROVE else ["sqlite"])
-def test_load_that_goes_on_leaves_nothing_behind(
+def test_endless_load_does_not_grow_the_server(
     start_server: Start, engine: str, proof: Proof, request: pytest.FixtureRequest
 ) -> None:
-    """With a tenth of all calls cancelled nothing grows; that a client leaks would be seen."""
+    """With a tenth of all calls cancelled nothing grows; a leaking client is noticed."""
     flags = ["--transport", "native", "--workers", "2"]
     if engine == "postgres":
         # A busy machine may not prove itself each second, and that is not what is tried here.

@@ -1,4 +1,4 @@
-"""Watches that nobody reads: what they hold is bounded, by bytes, for all of them."""
+"""Stalled watches: their memory is bounded in bytes, for all of them together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESTRICTIONS: Final = {
 def test_stalled_watches_are_bounded_by_bytes(
     start_server: Start, transport: str, proof: Proof
 ) -> None:
-    """A live watcher follows beside them, and a new one gets the whole snapshot."""
+    """A live watcher keeps up beside them, and a new one gets the whole snapshot."""
     server = start_server("--transport", transport)
     with ExitStack() as opened:
         channel = opened.enter_context(grpc.insecure_channel(server.address))

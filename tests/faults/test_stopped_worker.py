@@ -1,4 +1,4 @@
-"""A worker that stops in the midst of a write: others refuse in time, judge on, and it heals."""
+"""A worker stopped during a write: others refuse in time, verify, and recover."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def living(server: ServerProcess, request: Any) -> Iterator[Caller]:
 
 @pytest.mark.case(27)
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
+def test_worker_stopped_in_a_write_blocks_others_only_briefly(
     forks: ForkServer, order_path: Path, engine: str, ground: Ground, proof: Proof
 ) -> None:
-    """SQLite: writers are refused until it goes on. PostgreSQL ends its session, and they go on."""
+    """SQLite refuses writers until it continues; PostgreSQL ends its session."""
     url = ground.url
     server = forks.start(ground.data, "--workers", "2", *ground.flags)
 
@@ -192,10 +192,10 @@ def test_worker_stopped_in_a_write_holds_nobody_up_for_long(
 
 
 @pytest.mark.case(27)
-def test_worker_stopped_outside_of_a_write_holds_up_nobody_at_all(
+def test_worker_stopped_outside_a_write_blocks_no_other(
     forks: ForkServer, tmp_path: Path, proof: Proof
 ) -> None:
-    """The control: it is the write that is stopped which the others wait for, and nothing else."""
+    """Control: only a stopped write delays the others."""
     data, worker = tmp_path / "data", 0
     server = forks.start(data, "--workers", "2")
     try:

@@ -1,4 +1,4 @@
-"""Two projects, and an operator confined to one: the other does not exist for him."""
+"""Isolation of two projects: to an operator confined to one the other does not exist."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def head(root: Caller) -> int:
     return int(verify(root, "").revision)
 
 
-def test_every_id_of_every_request_is_swapped() -> None:
-    """A request with an id that no row sets is found by the descriptors."""
+def test_every_id_field_of_every_request_is_covered() -> None:
+    """An id field without a row is found by the descriptors."""
     missing = []
     for method in METHODS:
         ids = ids_in(method)
@@ -143,8 +143,8 @@ def _set_in(message: Message, before: Path = ()) -> set[Path]:
 
 @one_server
 @pytest.mark.parametrize("name", OWN)
-def test_id_of_another_project_is_as_absent(root: Caller, name: str) -> None:
-    """Each id in turn: what he is told is byte for byte that of an id that nobody has."""
+def test_foreign_and_absent_ids_return_identical_bytes(root: Caller, name: str) -> None:
+    """Each id field in turn, compared byte for byte."""
     method = name.split()[0]
     mine, foreign = new_project(root), new_project(root)
     confined = new_operator(root, "*:*", projects=[mine])
@@ -165,8 +165,8 @@ def test_id_of_another_project_is_as_absent(root: Caller, name: str) -> None:
 
 
 @one_server
-def test_key_of_another_project_is_unknown(root: Caller) -> None:
-    """Right or wrong, with or without its ids: the answer is that of a key that there is not."""
+def test_verify_of_foreign_and_absent_keys_returns_identical_bytes(root: Caller) -> None:
+    """With right or wrong secret, with or without ids."""
     mine, foreign = new_project(root), new_project(root)
     confined = new_operator(root, "*:*", projects=[mine])
     other = new_key(root, foreign)
@@ -180,8 +180,8 @@ def test_key_of_another_project_is_unknown(root: Caller) -> None:
 
 
 @one_server
-def test_lists_without_a_project_show_his_own(root: Caller) -> None:
-    """Keys, projects and counts: nothing of another project, and no operator."""
+def test_lists_without_a_project_show_the_callers_own(root: Caller) -> None:
+    """Keys, projects and usage: no foreign record and no operator."""
     mine, foreign = new_project(root), new_project(root)
     confined = new_operator(root, "*:*", projects=[mine])
     new_key(root, mine), new_key(root, foreign)
@@ -194,8 +194,8 @@ def test_lists_without_a_project_show_his_own(root: Caller) -> None:
 
 
 @one_server
-def test_usage_of_another_project_is_not_reported(root: Caller) -> None:
-    """What a confined operator reports of a foreign key counts nowhere, under whatever project."""
+def test_usage_of_a_foreign_key_is_not_stored(root: Caller) -> None:
+    """A confined operator's report of it counts under no project."""
     mine, foreign = new_project(root), new_project(root)
     reporter = new_operator(root, "usage:report", projects=[mine])
     own, other = new_key(root, mine).key, new_key(root, foreign).key
@@ -208,8 +208,8 @@ def test_usage_of_another_project_is_not_reported(root: Caller) -> None:
 
 
 @one_server
-def test_operator_key_is_as_absent_to_a_confined_operator(root: Caller) -> None:
-    """Rotated, prolonged, widened, shown or revoked: the answer is that of no such key."""
+def test_operator_key_is_absent_for_a_confined_operator(root: Caller) -> None:
+    """Rotate, extend, widen, read and revoke answer as for no such key."""
     mine = new_project(root)
     confined = new_operator(root, "*:*", projects=[mine], ttl=Duration(seconds=3600))
     first = confined.key.created_by
@@ -238,8 +238,8 @@ def test_operator_key_is_as_absent_to_a_confined_operator(root: Caller) -> None:
 
 
 @each_transport
-def test_key_of_a_project_is_no_operator_s(root: Caller, project: str) -> None:
-    """However many permissions it has; nor is an operator's key one that Verify knows."""
+def test_project_key_is_no_operator_credential(root: Caller, project: str) -> None:
+    """For any number of permissions; and Verify does not know operator keys."""
     secret = new_key(root, project, "RESTRICTED", permissions=["*:*"]).secret_key
     as_operator = mended("op_live_" + secret[8:])
     for token in (secret, as_operator):
@@ -255,8 +255,8 @@ def test_key_of_a_project_is_no_operator_s(root: Caller, project: str) -> None:
 
 
 @each_transport
-def test_claims_in_metadata_are_not_believed(root: Caller) -> None:
-    """Who calls, from where and for what is told by the credential, the peer and the message."""
+def test_claims_in_metadata_are_not_trusted(root: Caller) -> None:
+    """Identity, address and purpose come from credential, peer and message."""
     mine, foreign = new_project(root), new_project(root)
     confined = new_operator(root, "*:*", projects=[mine])
     other = new_key(root, foreign)
@@ -287,8 +287,8 @@ def test_claims_in_metadata_are_not_believed(root: Caller) -> None:
 
 
 @one_server
-def test_empty_request_of_each_rpc_is_answered_or_refused_by_name(root: Caller) -> None:
-    """What has no id is about no record of anybody."""
+def test_empty_request_of_each_rpc_is_answered_or_rejected_by_name(root: Caller) -> None:
+    """A request without an id touches no record."""
     for method in METHODS:
         refused = root.outcome(method, empty(method).SerializeToString())
         codes = ("INVALID_ARGUMENT", "UNAUTHENTICATED")

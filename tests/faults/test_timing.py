@@ -1,4 +1,4 @@
-"""How long a refusal takes tells nothing of why: a key that there is not, another secret, an end.
+"""The duration of a refusal does not reveal its cause: absent key, wrong secret, or end.
 
 Samples are taken in turns, so that what the machine does besides meets all of them alike, and
 compared by Cliff's delta: how much likelier a sample of one is the longer than one of the other.
@@ -87,8 +87,8 @@ def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw], pro
     pytest.fail(f"the time tells: {deltas}")
 
 
-def test_samples_that_differ_are_told_apart() -> None:
-    """The control: a difference of half the noise is seen, and none is not."""
+def test_different_samples_are_distinguished() -> None:
+    """Control: a difference of half the noise is detected, and equal samples are equal."""
     source = random.Random("timing")
     noise, same = ([source.gauss(100, 10) for _ in range(ROUNDS)] for _ in range(2))
     assert abs(delta(same, noise)) < SEPARABLE
@@ -97,8 +97,10 @@ def test_samples_that_differ_are_told_apart() -> None:
 
 
 @one_server
-def test_call_that_does_more_takes_longer(root: Caller, project: str, proof: Proof) -> None:
-    """The control, over the wire: a verification that draws from a limit is told apart."""
+def test_verify_with_more_work_takes_measurably_longer(
+    root: Caller, project: str, proof: Proof
+) -> None:
+    """Control over the wire: a Verify that spends a limit is distinguishable."""
     limit = {"limit": 10**9, "period": {"seconds": 60}}
     limited = new_key(root, project, rate_limit=limit).secret_key
 
@@ -131,10 +133,10 @@ def revoked(root: Caller, project: str) -> list[Any]:
 
 
 @one_server
-def test_secret_that_proves_nothing_takes_as_long_whatever_is_wrong(
+def test_get_project_id_takes_equal_time_for_every_invalid_secret(
     root: Caller, keys: list[Any], revoked: list[Any], proof: Proof
 ) -> None:
-    """GetProjectId: no such key, another secret, and the right one of a key that is revoked."""
+    """No such key, a wrong secret, and the right one of a revoked key."""
 
     def asks(secret_key: str) -> tuple[bytes, tuple[()]]:
         return pb.GetProjectIdRequest(secret_key=secret_key).SerializeToString(), ()
@@ -148,10 +150,10 @@ def test_secret_that_proves_nothing_takes_as_long_whatever_is_wrong(
 
 
 @one_server
-def test_unknown_token_takes_as_long_whether_its_key_exists(
+def test_verify_takes_equal_time_for_absent_and_existing_keys(
     root: Caller, keys: list[Any], revoked: list[Any], proof: Proof
 ) -> None:
-    """Verify: no such key, another secret of one, another secret of one that is revoked."""
+    """No such key, wrong secret, and wrong secret of a revoked key."""
 
     def asks(secret_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
         return pb.VerifyRequest(secret_key=secret_key).SerializeToString(), root.metadata
@@ -165,10 +167,10 @@ def test_unknown_token_takes_as_long_whether_its_key_exists(
 
 
 @one_server
-def test_batch_of_an_unknown_token_takes_as_long_whoever_it_belongs_to(
+def test_batch_takes_equal_time_for_unknown_and_foreign_tokens(
     root: Caller, keys: list[Any], proof: Proof
 ) -> None:
-    """BatchVerify by a confined operator: one token 1,000 times, unknown, foreign, or guessed."""
+    """A confined operator sends one token 1,000 times: unknown, foreign, guessed."""
     confined = new_operator(root, "keys:verify", projects=[new_project(root)])
     tokens = {
         "unknown": token(new_access_key()),
@@ -186,8 +188,10 @@ def test_batch_of_an_unknown_token_takes_as_long_whoever_it_belongs_to(
 
 
 @one_server
-def test_credential_takes_as_long_whether_its_key_exists(root: Caller, proof: Proof) -> None:
-    """An operator key: there is none, another secret of one, and of one that is revoked."""
+def test_credential_takes_equal_time_for_absent_and_existing_keys(
+    root: Caller, proof: Proof
+) -> None:
+    """An operator key: absent, with a wrong secret, and revoked."""
     operators = [new_operator(root, "keys:verify") for _ in range(KEYS)]
     ended = [new_operator(root, "keys:verify") for _ in range(KEYS)]
     for one in ended:
@@ -204,8 +208,8 @@ def test_credential_takes_as_long_whether_its_key_exists(root: Caller, proof: Pr
     assert_inseparable(root, "GetProject", draws, proof)
 
 
-def test_token_of_no_key_is_digested_as_any_other() -> None:
-    """The work of a wrong secret is done for a key that there is not."""
+def test_token_without_a_key_is_hashed_like_any_other() -> None:
+    """An absent key costs the work of a wrong secret."""
     peppers = Mock()
     peppers.digest.return_value = bytes(32)
     text = token(new_access_key())

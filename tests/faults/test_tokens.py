@@ -1,4 +1,4 @@
-"""Tokens that are nearly right: MALFORMED or UNKNOWN, and nothing looked up for a bad check."""
+"""Nearly valid tokens: MALFORMED or UNKNOWN, and no lookup on a bad check."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ def tokens(root: Caller, project: str) -> list[str]:
 
 @one_server
 def test_damaged_token_is_malformed(root: Caller, tokens: list[str]) -> None:
-    """One character is enough, wherever it is: the check digits see it."""
+    """The check digits detect a changed character at any position."""
     for token in tokens[:2]:
         damaged = [*changed(token), *dressed(token), *with_prefixes(token)]
         assert {} == not_as("MALFORMED", verdicts(root, damaged))
 
 
 @one_server
-def test_token_with_fitting_check_digits_is_unknown(root: Caller, tokens: list[str]) -> None:
-    """The check digits prove nothing: another secret, key, kind or mode is no key."""
+def test_token_with_valid_check_digits_is_unknown(root: Caller, tokens: list[str]) -> None:
+    """Check digits prove nothing: another secret, key, kind or mode is no key."""
     for token in tokens:
         exchanged = (mended(one) for one in with_prefixes(token) if one.isascii())
         forged = {one for one in (*exchanged, *_forged(token)) if parse(one)} - {token}
@@ -112,8 +112,10 @@ def _forged(token: str) -> Iterator[str]:
 
 
 @one_server
-def test_mended_token_of_no_form_is_malformed(root: Caller, tokens: list[str]) -> None:
-    """Fitting check digits do not make a token of what has another length, prefix or alphabet."""
+def test_token_of_invalid_form_is_malformed_despite_valid_check_digits(
+    root: Caller, tokens: list[str]
+) -> None:
+    """Wrong length, prefix or alphabet."""
     ascii_ones = [one for token in tokens for one in changed(token) if one.isascii()]
     formless = [mended(one) for one in ascii_ones if len(one) != len(tokens[0])]
     formless += [mended(prefix + tokens[0][8:]) for prefix in OTHER_PREFIXES[1:]]
@@ -124,10 +126,10 @@ def test_mended_token_of_no_form_is_malformed(root: Caller, tokens: list[str]) -
 
 
 @one_server
-def test_nearly_right_secret_proves_nothing(
+def test_nearly_right_secret_is_refused_as_a_credential(
     root: Caller, nobody: Caller, tokens: list[str]
 ) -> None:
-    """Where a secret is the credential, none of its relatives is one; the key goes on as it was."""
+    """No variant of the secret is accepted, and the key stays as it was."""
     token = tokens[0]
     some = [*changed(token)][::29] + [*dressed(token)][::5] + [*with_prefixes(token)]
     some += [mended(one) for one in some if one.isascii() and one]
@@ -145,8 +147,8 @@ def test_nearly_right_secret_proves_nothing(
 
 
 @each_transport
-def test_operator_s_token_that_is_nearly_right_admits_nobody(root: Caller) -> None:
-    """The same for the credential of a caller: each is refused in the same words."""
+def test_nearly_right_operator_token_is_unauthenticated(root: Caller) -> None:
+    """All variants of a caller's credential get one error text."""
     operator = new_operator(root, "keys:verify")
     token = operator.metadata[0][1].removeprefix("Bearer ")
     some = [*[*changed(token)][::17], *with_prefixes(token)]
@@ -166,7 +168,7 @@ class Looked(Exception):
 
 
 async def test_damaged_token_is_not_looked_up() -> None:
-    """The store is asked for no key when the check digits do not fit, and for one when they do."""
+    """The store is read for no key on bad check digits, and for one on good ones."""
     context = Mock()
     context.records.read = AsyncMock(side_effect=Looked)
     context.records.is_current.return_value = False

@@ -1,4 +1,4 @@
-"""Guessing: floods of random well-formed tokens, through a gateway and without a credential."""
+"""Guessing: floods of random well-formed tokens, via a gateway and unauthenticated."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ async def flood(line: Line) -> tuple[Counter[str], set[ErrorReason | None]]:
 
 
 @pytest.mark.prove
-async def test_guessing_hits_nothing_and_harms_no_honest_caller(
+async def test_guessing_finds_no_key_and_slows_no_other_caller(
     start_server: Start, transport: str
 ) -> None:
-    """No guess is VALID, the log stays short, and who shares the gateway is served as before."""
+    """No guess is VALID, the log stays short, and clients of the same gateway are served."""
     server = start_server("--transport", transport)
     with grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)
@@ -97,8 +97,8 @@ async def test_guessing_hits_nothing_and_harms_no_honest_caller(
     assert LINES_MAX > len(server.log_text().splitlines())
 
 
-async def test_refused_calls_leave_nothing_behind(start_server: Start, transport: str) -> None:
-    """A server that refuses a stranger's calls, however many, holds nothing of them."""
+async def test_rejected_calls_leave_no_memory(start_server: Start, transport: str) -> None:
+    """A server holds nothing of rejected calls, however many."""
     server = start_server("--transport", transport)
     bare = Line(server.address, "GetProjectId", (), connections=2)
     body = pb.GetProjectIdRequest(secret_key="x" * LARGE).SerializeToString()

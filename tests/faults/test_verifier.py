@@ -1,4 +1,4 @@
-"""Verifiers whose authority dies, is replaced, falls silent or is far away: `faults.md` 29 and 34.
+"""Verifiers whose server dies, is replaced, falls silent or is slow.
 
 Nobody is told VALID beyond the bound, everybody recovers by himself, and nothing is missed.
 """
@@ -64,10 +64,10 @@ def valid_for(verifier: Verifies, made: CreatedKey, since: float) -> float:
         assert last - since < 30
 
 
-def test_killed_authority_is_unavailable_and_missed_by_nobody_when_it_is_back(
+def test_verifier_is_unavailable_after_a_kill_and_misses_no_change(
     start_server: Start,
 ) -> None:
-    """Within the bound it is known, then nobody can tell; a revocation before the kill is seen."""
+    """Within the bound it answers, then it is unavailable; a prior revocation is seen."""
     server = start_server()
     key = server.operator_key
     with client_of(server) as client:
@@ -97,10 +97,10 @@ def test_killed_authority_is_unavailable_and_missed_by_nobody_when_it_is_back(
         again.kill()
 
 
-def test_older_backup_in_its_place_forgets_everything(
+def test_verifier_forgets_everything_after_a_restore(
     start_server: Start, opens: Opens, tmp_path: Path
 ) -> None:
-    """A restored authority counts in another log: what was known of the old is worth nothing."""
+    """The restored server has another log, so all cached records are dropped."""
     server = start_server()
     key = server.operator_key
     with client_of(server) as client:
@@ -135,10 +135,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @each_transport
 @pytest.mark.usefixtures("hasty")
-def test_connection_that_hangs_is_believed_for_the_bound_and_given_up(
-    server: ServerProcess, opens: Opens
-) -> None:
-    """No FIN comes and no word: after the bound nobody can tell, and a new way is taken."""
+def test_hanging_connection_is_abandoned_at_the_bound(server: ServerProcess, opens: Opens) -> None:
+    """Without FIN or data the verifier is unavailable after the bound and reconnects."""
     with client_of(server) as client, proxy_to(server.address) as proxy:
         made = created(client)
         with opens(proxy.address, server.operator_key, **EAGER) as verifier:
@@ -152,10 +150,8 @@ def test_connection_that_hangs_is_believed_for_the_bound_and_given_up(
 
 
 @one_server
-def test_word_that_comes_late_counts_from_when_it_was_said(
-    server: ServerProcess, opens: Opens
-) -> None:
-    """What the server said three seconds ago proves nothing of now."""
+def test_late_message_counts_from_its_sending(server: ServerProcess, opens: Opens) -> None:
+    """A message sent three seconds ago does not prove the present state."""
     with client_of(server) as client, proxy_to(server.address) as proxy:
         made = created(client)
         with opens(proxy.address, server.operator_key, **EAGER) as verifier:
@@ -169,8 +165,8 @@ def test_word_that_comes_late_counts_from_when_it_was_said(
 
 
 @one_server
-def test_closing_while_the_way_hangs_ends(server: ServerProcess, opens: Opens) -> None:
-    """Whoever stops his service does not wait for an authority that says nothing."""
+def test_close_returns_on_a_hanging_connection(server: ServerProcess, opens: Opens) -> None:
+    """Stopping a service does not wait for a silent server."""
     with client_of(server) as client, proxy_to(server.address) as proxy:
         made = created(client)
         with opens(proxy.address, server.operator_key, **EAGER) as verifier:

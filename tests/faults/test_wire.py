@@ -1,4 +1,4 @@
-"""Frames that lie, messages that swell: refused, nothing runs twice, nothing is kept."""
+"""Lying frames and decompression bombs: rejected, run at most once, not kept."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def call(server: ServerProcess, *messages: bytes, seconds: float = SECONDS) -> l
 
 
 @each_transport
-def test_message_that_is_what_it_says_is_served(server: ServerProcess, root: Caller) -> None:
-    """The control: the same frames without a lie make a project."""
+def test_wellformed_frames_are_served(server: ServerProcess, root: Caller) -> None:
+    """Control: the same frames with honest lengths create a project."""
     before = head(root)
     answer = call(server, message(BODY))
     assert any(one.kind == DATA and b"framed" in one.body for one in answer)
@@ -84,8 +84,8 @@ def test_message_that_is_what_it_says_is_served(server: ServerProcess, root: Cal
 
 
 @each_transport
-def test_length_that_lies_makes_nothing(server: ServerProcess, root: Caller) -> None:
-    """No answer, no change, no memory taken; grpcio lets a call whose message never comes hang."""
+def test_frame_with_a_false_length_has_no_effect(server: ServerProcess, root: Caller) -> None:
+    """No answer, change or memory; grpcio keeps waiting for a message that never comes."""
     before, memory = head(root), memory_of(server)
     with ThreadPoolExecutor(len(LIES)) as pool:
         made = pool.map(lambda lie: call(server, lie, seconds=QUIET_SECONDS), LIES.values())
@@ -97,8 +97,8 @@ def test_length_that_lies_makes_nothing(server: ServerProcess, root: Caller) -> 
 
 
 @each_transport
-def test_broken_frames_end_their_own_connection(server: ServerProcess, root: Caller) -> None:
-    """Others are served on theirs, by the same processes."""
+def test_broken_frames_end_only_their_own_connection(server: ServerProcess, root: Caller) -> None:
+    """Other connections are served by the same processes."""
     before, workers = head(root), server.worker_pids()
     opening = headers(PATH, server.metadata)
     with ThreadPoolExecutor(len(BROKEN)) as pool:
@@ -114,10 +114,10 @@ def test_broken_frames_end_their_own_connection(server: ServerProcess, root: Cal
 @pytest.mark.parametrize(
     "second", [message(BODY), BODY, b"\xff" * 20], ids=["whole", "bare", "noise"]
 )
-def test_what_comes_behind_a_message_runs_no_handler(
+def test_bytes_after_a_message_run_no_second_handler(
     server: ServerProcess, root: Caller, second: bytes
 ) -> None:
-    """In one frame or in two, a unary call makes one thing at most."""
+    """In one frame or two, a unary call runs at most one handler."""
     before = head(root)
     call(server, message(BODY), second)
     middle = head(root)
@@ -132,10 +132,10 @@ def test_what_comes_behind_a_message_runs_no_handler(
 
 @pytest.mark.parametrize("server", ["postgres-grpcio-1"], indirect=True)
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_bomb_is_refused(
+def test_compressed_bomb_is_rejected(
     server: ServerProcess, root: Caller, compression: grpc.Compression
 ) -> None:
-    """What is beyond 4 MiB unpacked is beyond, and is not held."""
+    """A message over 4 MiB when decompressed is rejected and not held."""
     request = key_authority_service_pb2.VerifyRequest(secret_key="x" * MIB)
     small = request.SerializeToString()
     with grpc.insecure_channel(server.address, compression=compression) as channel:
@@ -151,8 +151,8 @@ def test_compressed_bomb_is_refused(
 
 
 @each_transport
-def test_message_beyond_four_mebibytes_is_refused(server: ServerProcess, root: Caller) -> None:
-    """Before it is read; one of nearly that is."""
+def test_message_over_four_mebibytes_is_rejected(server: ServerProcess, root: Caller) -> None:
+    """It is rejected before parsing; one just below the limit is accepted."""
     request = key_authority_service_pb2.VerifyRequest(secret_key="x" * (4 * MIB - 100))
     assert key_authority_service_pb2.VERDICT_MALFORMED == root.ask(request).verdict
     request.secret_key += "x" * 200
