@@ -43,13 +43,13 @@ def ip_allowed(blocks: tuple[str, ...], client_ip: str) -> bool:
     ],
 )
 def test_address_is_compared_as_a_number(block: str, client_ip: str, expected: bool) -> None:
-    """Spelling does not matter; a mapped IPv4 address is the IPv4 address."""
+    """Spelling does not matter; a mapped IPv4 address equals the IPv4 address."""
     check_ip_or_network(block)
     check_ip(client_ip)
     assert ip_allowed((block,), client_ip) is expected
 
 
-def test_any_of_several_blocks_allows() -> None:
+def test_address_in_any_of_several_blocks_is_allowed() -> None:
     """Several entries mean any of them."""
     assert ip_allowed(("192.0.2.1", "10.0.0.0/8", "2001:db8::/32"), "10.0.0.7")
     assert not ip_allowed(("192.0.2.1", "2001:db8::/32"), "10.0.0.7")
@@ -87,8 +87,8 @@ BAD_ADDRESSES = [
 
 
 @pytest.mark.parametrize("text", BAD_ADDRESSES, ids=lambda text: ascii(text[:20]))
-def test_text_that_is_no_address_is_refused_and_never_allowed(text: str) -> None:
-    """What cannot be read is refused as an entry, and as a fact it is not met; it never raises."""
+def test_malformed_address_is_refused_and_never_allowed(text: str) -> None:
+    """It is rejected as an entry, not met as a fact, and never raises."""
     with pytest.raises(ValueError, match=r"."):
         check_ip(text)
     with pytest.raises(ValueError, match=r"."):
@@ -116,8 +116,8 @@ def test_text_that_is_no_address_is_refused_and_never_allowed(text: str) -> None
     ],
     ids=ascii,
 )
-def test_text_that_is_no_block_is_refused(text: str) -> None:
-    """A block is an address, a slash and the length of its prefix; no mask and no zone."""
+def test_malformed_block_is_refused(text: str) -> None:
+    """A block is an address, a slash and a prefix length; no mask and no zone."""
     with pytest.raises(ValueError, match=r"."):
         check_ip_or_network(text)
 
@@ -131,8 +131,8 @@ def test_text_that_is_no_block_is_refused(text: str) -> None:
 @example("::00001")
 @example("1.2.3.4.")
 @example("1.2.3.4::")
-def test_address_is_one_where_the_standard_library_reads_one(text: str) -> None:
-    """Addresses are read faster than by `ipaddress`, and no others are accepted."""
+def test_address_parser_agrees_with_ipaddress(text: str) -> None:
+    """Addresses are parsed faster than by `ipaddress`, and accepted equally."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -144,12 +144,12 @@ def test_address_is_one_where_the_standard_library_reads_one(text: str) -> None:
 
 
 @given(st.ip_addresses(), st.integers(0, 128), st.ip_addresses())
-def test_block_is_compared_as_the_standard_library_does(
+def test_block_comparison_agrees_with_ipaddress(
     base: ipaddress.IPv4Address | ipaddress.IPv6Address,
     length: int,
     other: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
-    """Masks of numbers give the answer of `ipaddress`, near the block's ends too."""
+    """Integer masks give the answer of `ipaddress`, also at the block's ends."""
     network = ipaddress.ip_network(f"{base}/{min(length, base.max_prefixlen)}", strict=False)
     ends = [network.network_address, network.broadcast_address]
     beyond = [end + step for end in ends for step in (-1, 1) if 0 < int(end) < 2**32 - 1]
@@ -160,10 +160,10 @@ def test_block_is_compared_as_the_standard_library_does(
 
 
 @given(st.ip_addresses(), st.integers(0, 128))
-def test_block_holds_its_own_address_in_any_spelling(
+def test_block_contains_its_own_address_in_any_spelling(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, length: int
 ) -> None:
-    """A block made around an address allows it, however it is written."""
+    """A block built around an address allows every spelling of it."""
     block = f"{address}/{min(length, address.max_prefixlen)}"
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped and length < 96:
         return  # such a block is IPv6's, and the address is IPv4's

@@ -46,7 +46,7 @@ def referrer_allowed(patterns: tuple[str, ...], referrer: str) -> bool:
     ],
 )
 def test_page_under_the_pattern_is_allowed(pattern: str, referrer: str) -> None:
-    """Scheme, host, port and path are compared, each in one spelling."""
+    """Scheme, host, port and path are compared in normalized form."""
     check_referrer(pattern)
     assert referrer_allowed((pattern,), referrer)
 
@@ -116,7 +116,7 @@ def test_page_under_the_pattern_is_allowed(pattern: str, referrer: str) -> None:
     ids=lambda text: ascii(text[:60]),
 )
 def test_other_page_is_not_allowed(pattern: str, referrer: str) -> None:
-    """No trick of spelling makes another page, or no page, look like an allowed one."""
+    """No spelling makes another page, or no page, match an allowed one."""
     check_referrer(pattern)
     assert not referrer_allowed((pattern,), referrer)
 
@@ -169,15 +169,15 @@ def test_other_page_is_not_allowed(pattern: str, referrer: str) -> None:
     ],
     ids=ascii,
 )
-def test_pattern_that_is_none_is_refused(pattern: str) -> None:
-    """A `*` stands at the front of the host or the end of the path; there is no user, no query."""
+def test_malformed_pattern_is_refused(pattern: str) -> None:
+    """`*` may start the host or end the path; user and query are not allowed."""
     with pytest.raises(ValueError, match=r"."):
         check_referrer(pattern)
 
 
 @given(st.text(max_size=50), st.sampled_from(["", "https://", "https://shop.example", "//", "*."]))
-def test_any_text_is_answered(text: str, front: str) -> None:
-    """A fact that cannot be read is not met, and raises nothing; an entry raises ValueError."""
+def test_any_text_is_answered_without_an_exception(text: str, front: str) -> None:
+    """An unreadable fact is not met; an unreadable entry raises ValueError."""
     assert referrer_allowed(("https://nowhere.test/*",), front + text) is False
     try:
         check_referrer(front + text)
@@ -197,10 +197,10 @@ LONG_HOSTS = [
 
 
 @pytest.mark.parametrize("host", LONG_HOSTS, ids=lambda host: str(len(host)))
-def test_host_longer_than_dns_allows_is_refused_before_it_is_encoded(
+def test_overlong_host_is_refused_before_encoding(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than 253 characters, or a part of more than 63: IDNA would work for seconds."""
+    """IDNA would take seconds for more than 253 characters, or labels over 63."""
 
     def encode(_: str) -> str:
         raise AssertionError("the host was encoded")
@@ -211,8 +211,8 @@ def test_host_longer_than_dns_allows_is_refused_before_it_is_encoded(
     assert not referrer_allowed(("https://*.example/*",), f"https://{host}/")
 
 
-def test_page_is_read_without_encoding_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients choose the text of a page, as often as they like: it costs no encoding."""
+def test_page_is_parsed_without_encoding_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients choose its text, so parsing must be cheap."""
     matcher = Matcher(Restrictions(allowed_referrers=("https://bücher.example/*",)))
 
     def encode(_: str) -> str:
@@ -240,8 +240,8 @@ def test_page_is_read_without_encoding_its_host(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=lambda text: ascii(text[:30]),
 )
-def test_refused_pattern_says_what_is_wrong(pattern: str, reason: str) -> None:
-    """The sentence names the part and the remedy."""
+def test_refused_pattern_names_the_fault(pattern: str, reason: str) -> None:
+    """The message names the part and the remedy."""
     with pytest.raises(ValueError, match=r".") as refused:
         check_referrer(pattern)
     assert reason in str(refused.value)

@@ -1,4 +1,4 @@
-"""The benchmark program: counting of rounds, and rejection of failed calls."""
+"""The benchmark program: which calls count, and no failed call does."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ traffic: 114.49KB (117240) total, 2.12KB (2175) headers (space savings 97.58%), 
 """
 
 
-def test_load_in_which_all_calls_are_answered_has_the_rate_that_h2load_tells() -> None:
-    """A call that brings its answer counts."""
+def test_load_with_all_calls_answered_has_the_rate_of_h2load() -> None:
+    """A call counts when its answer arrives."""
     assert 83333.33 == rate_of(OUTPUT.format(1000, 0, 112, 115_000), 1000, 110)
 
 
@@ -39,14 +39,14 @@ def test_load_in_which_all_calls_are_answered_has_the_rate_that_h2load_tells() -
         pytest.param("", id="nothing"),
     ],
 )
-def test_load_with_a_call_that_was_not_answered_right_is_no_figure(output: str) -> None:
-    """To h2load a status of gRPC is a success: only an answer's bytes tell."""
+def test_load_with_a_wrong_answer_is_invalid(output: str) -> None:
+    """h2load counts a gRPC error as success: only the bytes of the answer decide."""
     with pytest.raises(LoadFailed):
         rate_of(output, 1000, 110)
 
 
-def test_sides_take_turns_there_and_back_after_a_turn_to_warm_up() -> None:
-    """Rounds alternate in direction, and the warm-up is not counted."""
+def test_sides_alternate_after_a_warm_up() -> None:
+    """A drift of the machine favours no side, and no first turn counts."""
     taken: list[str] = []
 
     def side(name: str) -> float:
@@ -58,8 +58,8 @@ def test_sides_take_turns_there_and_back_after_a_turn_to_warm_up() -> None:
     assert {"a": [3, 6], "b": [4, 5]} == measured
 
 
-def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
-    """One slow second slows both sides of its round, and leaves their ratio."""
+def test_ratio_is_the_median_of_the_round_ratios() -> None:
+    """One slow second slows both sides of its round and keeps their ratio."""
     part = Part("Verify", "")
     part.add("calls/s", {"ours": [100.0, 10.0, 90.0], "theirs": [50.0, 5.0, 30.0]})
     part.compare("ours to theirs", "ours", "theirs", "≥ 1")
@@ -67,8 +67,8 @@ def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert [2.0] == [ratio.median for ratio in part.ratios]
 
 
-def test_report_names_what_was_measured_and_what_was_left_out() -> None:
-    """The report lists skipped measurements with their reasons."""
+def test_report_names_measured_and_omitted_parts() -> None:
+    """The table states each omission with its reason."""
     part = Part("Verify", "As it is.", left_out=["etcd: it is not installed"])
     part.add("calls/s", {"<ours>": [9_000.0, 10_000.0, 12_000.0]})
     table = markdown({"verify": part}, {"cores": "2"}, {"Python": "3.11"})
@@ -77,8 +77,8 @@ def test_report_names_what_was_measured_and_what_was_left_out() -> None:
     assert "&lt;ours&gt;" in svg({"verify": part})
 
 
-def test_report_shows_the_times_of_a_rate_beside_it() -> None:
-    """A rate without its p99 flatters; a line for each would hide the rates."""
+def test_report_shows_latency_beside_each_rate() -> None:
+    """A rate without its p99 is misleading."""
     part = Part("Traffic", "")
     part.add("calls/s", {"ours": [9_000.0], "theirs": [7_000.0]})
     part.add("ms", {"ours, p50": [1.5], "ours, p99": [12.0]})
@@ -90,8 +90,8 @@ def test_report_shows_the_times_of_a_rate_beside_it() -> None:
     assert not [line for line in table if line.startswith("| ours, p")]
 
 
-def test_short_drawing_of_traffic_leaves_out_only_variations_of_the_keys() -> None:
-    """The drawing has each server and each neighbour, with and without changes."""
+def test_short_traffic_plan_omits_only_key_variations() -> None:
+    """The plan has each server and each rival, with and without changes."""
     part = Part("Traffic", "")
     part.add("calls/s", {cell.name: [1.0] for cell in cells()} | {"etcd": [1.0]})
     drawing = traffic_svg(part)
@@ -100,8 +100,8 @@ def test_short_drawing_of_traffic_leaves_out_only_variations_of_the_keys() -> No
     assert ">etcd<" in drawing
 
 
-def test_traffic_has_each_engine_with_and_without_tls_changes_skew_and_limits() -> None:
-    """No side that is slower than the others is missing."""
+def test_traffic_plan_covers_engines_tls_changes_skew_and_limits() -> None:
+    """No side that is slower than the others is omitted."""
     found = cells()
     assert len(found) == len(set(found))
     for engine in ("SQLite", "PostgreSQL"):
@@ -114,8 +114,8 @@ def test_traffic_has_each_engine_with_and_without_tls_changes_skew_and_limits() 
 
 
 @pytest.mark.parametrize("counted", ["errors", "wrong"])
-def test_load_with_an_error_or_another_verdict_is_no_figure(counted: str) -> None:
-    """One call in a thousand that is not VALID is one too many."""
+def test_load_with_an_error_or_another_verdict_is_invalid(counted: str) -> None:
+    """One call in a thousand that is not VALID is too many."""
     times = {"seconds": 0.5, "p50": 800.0, "p99": 2000.0}
     told = {"calls": 1000, "errors": 0, "wrong": 0, "told": "", **times}
     loaded = loaded_of(json.dumps(told), 0.5)
@@ -126,16 +126,16 @@ def test_load_with_an_error_or_another_verdict_is_no_figure(counted: str) -> Non
         loaded_of(json.dumps(told | {"calls": 0}), 0.5)
 
 
-def test_no_question_is_asked_twice() -> None:
-    """A remembered answer cannot serve a question with another client address."""
+def test_no_request_is_sent_twice() -> None:
+    """A cached answer cannot serve a request with another client address."""
     asked = list(questions(["a", "b"], 1_000))
     assert len(asked) == len({question.client_ip for question in asked})
     assert {500} == set(Counter(bool(question.permissions) for question in asked).values())
     assert {"a", "b"} == {question.token for question in asked}
 
 
-def test_skewed_draw_takes_each_key_in_proportion_to_one_over_its_rank() -> None:
-    """The first of 1,000 keys is asked for in 13 % of the calls, the tenth in 1.3 %."""
+def test_skewed_traffic_picks_keys_by_inverse_rank() -> None:
+    """The first of 1,000 keys gets 13 % of the calls, the tenth 1.3 %."""
     keys = [str(rank) for rank in range(1, 1_001)]
     drawn = Counter(draw(keys, 50_000, zipf=True))
     assert 0.134 == pytest.approx(drawn["1"] / 50_000, abs=0.02)
@@ -143,8 +143,8 @@ def test_skewed_draw_takes_each_key_in_proportion_to_one_over_its_rank() -> None
     assert max(Counter(draw(keys, 50_000)).values()) < 120
 
 
-def test_bodies_are_written_behind_their_length(tmp_path: Path) -> None:
-    """The load generator finds each request."""
+def test_bodies_are_written_with_a_length_prefix(tmp_path: Path) -> None:
+    """The load generator finds each request by it."""
     bodies = write_bodies(tmp_path / "bodies", [b"ab", b"", b"x" * 300])
     assert 3 == bodies.number
     assert bodies.path.read_bytes() == (

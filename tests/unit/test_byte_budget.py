@@ -1,4 +1,4 @@
-"""The budget of bytes that watchers hold."""
+"""The byte budget of all watchers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from keyauthority_server.change_feed import ByteBudget
 from tests.unit.waiting import settle
 
 
-async def test_those_beyond_the_total_wait_in_line() -> None:
-    """A small one behind a large one waits too; one that gives up makes way."""
+async def test_watchers_beyond_the_budget_wait_in_order() -> None:
+    """A small one after a large one waits too; one that gives up frees its place."""
     budget, held, go = ByteBudget(10), [], asyncio.Event()
 
     async def hold(size: int) -> None:
@@ -32,8 +32,8 @@ async def test_those_beyond_the_total_wait_in_line() -> None:
     assert ([6, 1], 0) == (held, budget.held)
 
 
-async def test_one_larger_than_the_total_is_held_alone() -> None:
-    """Nobody waits for ever."""
+async def test_message_larger_than_the_budget_is_held_alone() -> None:
+    """No watcher waits forever."""
     budget = ByteBudget(10)
     async with budget.hold(50):
         assert 10 == budget.held

@@ -1,4 +1,4 @@
-"""`[[callers]]`: how the configuration maps certificates to operators, and how one is found."""
+"""`[[callers]]`: the mapping of certificates to operators, and its lookup."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def told(tmp_path: Path, text: str, tls_settings: str = TLS) -> config.Config:
     return config.load({"config": str(file)}, {})
 
 
-def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
-    """What is sent to a worker means what the file says."""
+def test_configured_callers_reach_the_workers(tmp_path: Path) -> None:
+    """A worker gets the same mapping as the file."""
     settings = told(
         tmp_path,
         f'[[callers]]\nsan = "spiffe://a/b"\npermissions = ["keys:verify"]\n'
@@ -102,16 +102,16 @@ def test_callers_of_the_file_reach_the_workers(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_callers_are_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
-    """The line names the entry and what is wrong in it."""
+def test_invalid_callers_are_rejected_with_a_reason(tmp_path: Path, text: str, reason: str) -> None:
+    """The message names the entry and its fault."""
     with pytest.raises(ConfigError) as refused:
         told(tmp_path, text)
     expected = f"callers in {tmp_path / 'server.toml'}: {reason}"
     assert expected == str(refused.value)[: len(expected)]
 
 
-def test_callers_without_client_certificates_are_refused(tmp_path: Path) -> None:
-    """Nobody could ever be one of them."""
+def test_callers_without_client_certificates_are_rejected(tmp_path: Path) -> None:
+    """No call could ever match one of them."""
     with pytest.raises(ConfigError, match="set --tls-client-ca"):
         told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['keys:read']", "")
 
@@ -138,8 +138,8 @@ def found(*names: x509.GeneralName, **peer: list[bytes]) -> list[str]:
     return [one.name for one in certificates]
 
 
-def test_caller_is_found_by_a_name_of_its_kind_only() -> None:
-    """A DNS name is compared without regard to case, all else as it is."""
+def test_caller_is_matched_by_a_name_of_its_kind_only() -> None:
+    """DNS names ignore case, all other kinds are exact."""
     dns, uri, email = x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name
     assert ["a.example"] == found(dns("A.EXAMPLE"))
     assert ["spiffe://a/b"] == found(uri("spiffe://a/b"))
@@ -150,20 +150,20 @@ def test_caller_is_found_by_a_name_of_its_kind_only() -> None:
     assert () == CALLERS.of({})
 
 
-def test_caller_that_is_named_twice_is_one() -> None:
-    """A name that stands in a certificate twice, or in two spellings, is one credential."""
+def test_repeated_name_is_one_caller() -> None:
+    """A name given twice, or in two spellings, is one credential."""
     assert ["a.example"] == found(*map(x509.DNSName, ("a.example", "a.example", "A.example")))
 
 
-def test_names_come_from_the_certificate_and_not_from_the_transport() -> None:
-    """A list of names that a library has cut off at a NUL is not looked at."""
+def test_names_are_read_from_the_certificate() -> None:
+    """The transport's list of names, which a library may cut at a NUL, is not used."""
     told = {"peer_dns": [b"a.example"], "peer_uri": [b"spiffe://a/b"]}
     assert [] == found(x509.DNSName("b.example"), **told)
 
 
 @pytest.mark.parametrize("character", ["\0", "\n", "\x1b", " ", "\x7f"])
-def test_certificate_with_a_character_that_no_name_has_stands_for_nobody(character: str) -> None:
-    """Neither for the part before it, nor by another of its names; the log says why."""
+def test_certificate_with_an_invalid_character_matches_no_caller(character: str) -> None:
+    """Neither by the part before it nor by another name; the log states it."""
     good = x509.UniformResourceIdentifier("spiffe://a/b")
     with capture_logs() as lines:
         for bad in (
@@ -176,8 +176,8 @@ def test_certificate_with_a_character_that_no_name_has_stands_for_nobody(charact
     assert {"client_certificate_refused"} == {line["event"] for line in lines}
 
 
-def test_certificate_with_a_weak_key_stands_for_nobody() -> None:
-    """A key of 1024 bits can be found by others."""
+def test_certificate_with_a_weak_key_matches_no_caller() -> None:
+    """Keys of 1024 bits can be broken."""
     key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
     pem = ISSUER.issue(x509.DNSName("a.example"), key=key).cert
     with capture_logs() as lines:
@@ -185,8 +185,8 @@ def test_certificate_with_a_weak_key_stands_for_nobody() -> None:
     assert "an RSA key of 1024 bits" in lines[0]["reason"]
 
 
-def test_certificate_that_expires_while_its_connection_is_open_is_no_credential() -> None:
-    """A caller is judged at each call, by his certificate's end and by his permissions."""
+def test_certificate_expiring_during_its_connection_is_no_credential() -> None:
+    """Each call checks the certificate's end and the caller's permissions."""
     end = datetime(2030, 1, 1, tzinfo=UTC)
     certificate = Certificate("a.example", ("keys:verify",), (), end)
     credential = credential_of(Call((), "ipv4:203.0.113.7:5", (certificate,)))

@@ -1,4 +1,4 @@
-"""The files that TLS is served with: what is fit, and the one line that refuses what is not."""
+"""TLS files: valid ones, and the one-line error for each invalid one."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def empty_authority(files: TlsFiles) -> None:
     files.client_ca.write_bytes(b"")
 
 
-def test_files_that_are_fit_are_read_whole(files: TlsFiles) -> None:
-    """What handshakes are made with is what the files hold, and no key is printed."""
+def test_valid_files_are_read_completely(files: TlsFiles) -> None:
+    """Handshakes use the files' content, and no key is printed."""
     material = load(files, datetime.now(UTC))
     assert (files.cert.read_bytes(), files.key.read_bytes()) == material[:2]
     assert ISSUER.pem[:20] == (material.client_ca or b"")[:20]
     assert "PRIVATE" not in repr(material)
 
 
-def test_group_may_read_the_key(files: TlsFiles) -> None:
-    """A key that is handed over by its group, as Kubernetes does it, is served."""
+def test_key_readable_by_its_group_is_served(files: TlsFiles) -> None:
+    """Kubernetes hands keys over by group."""
     files.key.chmod(0o440)
     assert load(files, datetime.now(UTC))
 
@@ -84,10 +84,10 @@ def test_group_may_read_the_key(files: TlsFiles) -> None:
         (empty_authority, "{ca} contains no certificate in PEM"),
     ],
 )
-def test_files_that_are_not_fit_are_refused_in_one_line(
+def test_invalid_files_are_one_error_line(
     files: TlsFiles, harm: Callable[[TlsFiles], None], reason: str
 ) -> None:
-    """The line names the file, and what is wrong with it."""
+    """The line names the file and its fault."""
     harm(files)
     with pytest.raises(ConfigError) as refused:
         load(files, datetime.now(UTC))
@@ -110,8 +110,8 @@ REFUSED = [kind for kind in KEYS if kind.startswith("a")]
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_kinds_of_keys_are_accepted_by_name(files: TlsFiles, kind: str) -> None:
-    """RSA from 2048 bits, P-256 and P-384; all others cut off clients, or are weak."""
+def test_key_types_are_accepted_by_an_allowlist(files: TlsFiles, kind: str) -> None:
+    """RSA from 2048 bits, P-256 and P-384; others exclude clients or are weak."""
     ISSUER.issue(*LOOPBACK, key=KEYS[kind]()).write(files.cert.parent, "server")
     if kind not in REFUSED:
         assert load(files, datetime.now(UTC))
@@ -124,8 +124,8 @@ def test_kinds_of_keys_are_accepted_by_name(files: TlsFiles, kind: str) -> None:
     assert line == str(refused.value)
 
 
-def test_certificate_with_a_refused_key_is_not_taken_over(files: TlsFiles) -> None:
-    """The old one serves on, and one line says why; a good one is taken over later."""
+def test_certificate_with_a_refused_key_is_not_reloaded(files: TlsFiles) -> None:
+    """The old one stays and one line says why; a valid one is loaded later."""
     handshakes = Handshakes(files, SystemClock())
     with capture_logs() as lines:
         for kind in ("a key of the kind Ed25519", "P-384"):
@@ -138,8 +138,8 @@ def test_certificate_with_a_refused_key_is_not_taken_over(files: TlsFiles) -> No
     assert "a key of the kind Ed25519" in lines[0]["reason"]
 
 
-def test_signature_tells_a_file_that_was_replaced(files: TlsFiles) -> None:
-    """A new file of the same name has another signature, and so has one that is gone."""
+def test_signature_changes_with_a_replaced_file(files: TlsFiles) -> None:
+    """A new file of the same name has another signature, and so has a removed one."""
     seen = {signature(files)}
     ISSUER.issue(*LOOPBACK).write(files.cert.parent, "server")
     seen.add(signature(files))

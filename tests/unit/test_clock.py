@@ -1,4 +1,4 @@
-"""The clock: never back, and not an hour forward without the monotonic clock's word."""
+"""The clock: never backwards, and at most an hour forward without confirmation."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _after(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def test_time_passes_as_the_machine_says(machine: Machine) -> None:
-    """Undisturbed, the clock tells the wall clock's time, in UTC."""
+def test_clock_follows_the_wall_clock(machine: Machine) -> None:
+    """Undisturbed, it returns the wall clock's time in UTC."""
     told = SystemClock()
     assert told.now() == START
     machine.run(90)
@@ -65,8 +65,8 @@ def test_time_passes_as_the_machine_says(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("step", [0.001, 1.0, HOUR, 24 * HOUR, 365 * 24 * HOUR])
-def test_wall_clock_set_back_goes_on_as_before(machine: Machine, step: float) -> None:
-    """The clock never runs back, and goes on at its pace while the wall clock is behind."""
+def test_wall_clock_set_back_does_not_turn_time_back(machine: Machine, step: float) -> None:
+    """Time advances at its own pace while the wall clock is behind."""
     told = SystemClock()
     machine.run(10)
     assert told.now() == _after(10)
@@ -77,7 +77,7 @@ def test_wall_clock_set_back_goes_on_as_before(machine: Machine, step: float) ->
 
 
 def test_wall_clock_that_catches_up_is_followed_again(machine: Machine) -> None:
-    """Once the wall clock is ahead again, the clock tells its time."""
+    """Once the wall clock is ahead, its time is used."""
     told = SystemClock()
     machine.wall -= 60
     assert told.now() == START
@@ -87,7 +87,7 @@ def test_wall_clock_that_catches_up_is_followed_again(machine: Machine) -> None:
 
 @pytest.mark.parametrize("step", [0.5, 60.0, HOUR])
 def test_forward_step_up_to_an_hour_is_followed(machine: Machine, step: float) -> None:
-    """A step that time servers make is believed."""
+    """Time servers make such steps."""
     told = SystemClock()
     machine.wall += step
     assert told.now() == _after(step)
@@ -95,7 +95,7 @@ def test_forward_step_up_to_an_hour_is_followed(machine: Machine, step: float) -
 
 @pytest.mark.parametrize("step", [HOUR + 1, 24 * HOUR, 365 * 24 * HOUR])
 def test_forward_step_over_an_hour_is_refused_until_undone(machine: Machine, step: float) -> None:
-    """No key expires for a jump that nobody confirmed; time is told again once it is undone."""
+    """No key expires by an unconfirmed jump; undone, time is available again."""
     told = SystemClock()
     assert told.now() == START
     machine.wall += step
@@ -107,31 +107,31 @@ def test_forward_step_over_an_hour_is_refused_until_undone(machine: Machine, ste
     assert told.now() == _after(7)
 
 
-def test_long_silence_is_no_jump(machine: Machine) -> None:
-    """A machine that slept, or a clock that nobody asked for days, is believed."""
+def test_long_silence_is_not_a_jump(machine: Machine) -> None:
+    """A suspended machine, or a clock unread for days, is trusted."""
     told = SystemClock()
     machine.run(10 * 24 * HOUR)
     assert told.now() == _after(10 * 24 * HOUR)
 
 
 def test_start_behind_the_newest_committed_time_begins_there(machine: Machine) -> None:
-    """A wall clock set back between two starts does not bring the past back."""
+    """A wall clock set back between two starts does not restore the past."""
     told = SystemClock(not_before=START + timedelta(days=1))
     assert told.now() == START + timedelta(days=1)
     machine.run(60)
     assert told.now() == START + timedelta(days=1, seconds=60)
 
 
-def test_start_after_the_newest_committed_time_takes_the_wall_clock(machine: Machine) -> None:
-    """A restart confirms a jump forward."""
+def test_start_after_the_newest_committed_time_uses_the_wall_clock(machine: Machine) -> None:
+    """A restart confirms a forward jump."""
     machine.wall += 365 * 24 * HOUR
     told = SystemClock(not_before=START)
     assert told.now() == START + timedelta(days=365)
 
 
 @pytest.mark.parametrize("pause", [0.01, 2 * HOUR])
-def test_pause_between_two_looks_puts_nothing_ahead(machine: Machine, pause: float) -> None:
-    """A process that waits for its turn between both clocks never tells a time to come."""
+def test_pause_between_two_readings_adds_no_time(machine: Machine, pause: float) -> None:
+    """A process descheduled between both clocks never returns a future time."""
     told = SystemClock()
     machine.pause = pause
     for _ in range(3):
@@ -153,10 +153,8 @@ class PausingLimit(float):
         return float(self) < step
 
 
-def test_two_threads_at_once_take_a_step_once(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A forward step that two threads see at the same moment is not added twice."""
+def test_two_threads_apply_a_step_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forward step seen by two threads at the same instant is added once."""
     told = SystemClock()
     machine.wall += 60
     other = threading.Thread(target=told.now)
@@ -173,8 +171,8 @@ def test_two_threads_at_once_take_a_step_once(
     assert told.now() == _after(60)
 
 
-def test_real_clock_is_the_systems() -> None:
-    """With nothing faked, the time told lies between two looks at the system's."""
+def test_real_clock_equals_the_system_clock() -> None:
+    """With nothing faked, the time lies between two system readings."""
     told = SystemClock()
     before = datetime.now(UTC)
     now = told.now()
@@ -183,8 +181,8 @@ def test_real_clock_is_the_systems() -> None:
     assert before - second <= now <= after + second
 
 
-def test_reference_is_followed_whatever_the_own_wall_clock_says(machine: Machine) -> None:
-    """The time is that of the readings: forward with them, never back, and by no wall clock."""
+def test_reference_is_followed_instead_of_the_wall_clock(machine: Machine) -> None:
+    """Time comes from the readings: forward with them, never back."""
     reference = Reference()
     reference.read(START.timestamp(), asked=machine.boot - 0.1)
     machine.wall += 50 * 60
@@ -198,8 +196,8 @@ def test_reference_is_followed_whatever_the_own_wall_clock_says(machine: Machine
     assert told.now() == _after(65)
 
 
-def test_reference_that_jumps_is_not_believed(machine: Machine) -> None:
-    """A database whose clock jumps by more than an hour tells no time until that is undone."""
+def test_reference_jump_is_refused(machine: Machine) -> None:
+    """A database clock that jumps over an hour gives no time until that is undone."""
     reference = Reference()
     reference.read(START.timestamp(), asked=machine.boot)
     told = ReferenceClock(reference)

@@ -1,4 +1,4 @@
-"""Questions of an event loop to a thread: in time for each, or refused for all that wait."""
+"""The coalescer: requests of an event loop to a thread, answered or refused in time."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, lis
     return turns, [asyncio.create_task(turns.submit(one, 2)) for one in questions]
 
 
-async def test_questions_of_one_turn_are_handed_over_together() -> None:
-    """And those of the next by themselves."""
+async def test_requests_of_one_turn_are_submitted_together() -> None:
+    """Those of the next turn form their own group."""
     thread = Thread()
     turns, first = asked(thread, "abc")
     await settle()
@@ -51,8 +51,8 @@ async def test_questions_of_one_turn_are_handed_over_together() -> None:
     assert ["a", "b", "c", "d"] == await asyncio.gather(*first, second)
 
 
-async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
-    """One who was answered keeps his answer; the thread sees none of those who gave up."""
+async def test_waiting_requests_time_out_individually() -> None:
+    """An answered one keeps its answer; the thread sees no request that gave up."""
     thread = Thread()
     _, (first, second, third) = asked(thread, "abc", seconds=0.5)
     await settle()
@@ -66,7 +66,7 @@ async def test_who_still_waits_is_refused_in_time_and_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["answered", "gone"])
-async def test_nothing_is_left_of_a_turn_that_all_have_left(gone: bool) -> None:
+async def test_abandoned_turn_leaves_nothing(gone: bool) -> None:
     """Not even its timer, of which there would be thousands."""
     thread = Thread()
     _, tasks = asked(thread, "ab")
@@ -83,8 +83,8 @@ async def test_nothing_is_left_of_a_turn_that_all_have_left(gone: bool) -> None:
     assert timer.cancelled()
 
 
-async def test_thread_that_takes_nothing_more_refuses_all_of_a_turn() -> None:
-    """At once, and for its own reason."""
+async def test_closed_thread_refuses_a_whole_turn() -> None:
+    """At once, with its own reason."""
     thread = Thread()
     thread.closed = True
     _, tasks = asked(thread, "ab")

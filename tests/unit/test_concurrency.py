@@ -1,4 +1,4 @@
-"""Lanes: how many calls of a sort are inside, and how many of them are served abreast."""
+"""Concurrency limits: admitted calls per class, and how many run at once."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Served:
 
 
 @pytest.mark.parametrize("abreast", [1, 2, None])
-async def test_calls_inside_take_turns_and_the_next_one_is_refused(abreast: int | None) -> None:
-    """What waits for its turn is inside, so the lane's length bounds it as well."""
+async def test_admitted_calls_take_turns_and_the_excess_is_refused(abreast: int | None) -> None:
+    """A waiting call is admitted, so the limit bounds waiting calls too."""
     served, lane = Served(), ConcurrencyLimit(4, abreast)
     answer = lane.around(served, None)
     inside = [asyncio.create_task(answer(bytes([place]), CALL)) for place in range(4)]
@@ -52,8 +52,8 @@ async def test_calls_inside_take_turns_and_the_next_one_is_refused(abreast: int 
     assert b"6" == await answer(b"6", CALL)
 
 
-async def test_caller_who_goes_away_gives_up_his_turn() -> None:
-    """Whether he was served or waited; those behind him are served."""
+async def test_cancelled_call_frees_its_slot() -> None:
+    """Whether it ran or waited; the calls after it are served."""
     served, lane = Served(), ConcurrencyLimit(4, 1)
     answer = lane.around(served, None)
     first, second, third = (asyncio.create_task(answer(b"%d" % one, CALL)) for one in range(3))
@@ -67,8 +67,8 @@ async def test_caller_who_goes_away_gives_up_his_turn() -> None:
     assert 0 == lane.inside
 
 
-async def test_pages_take_turns_and_nothing_else_does() -> None:
-    """A page that was read takes memory until it is packed: no 200 of them at once."""
+async def test_only_pages_take_turns() -> None:
+    """A page takes memory until it is encoded: never 200 of them at once."""
     for sort, lane in concurrency_limits().items():
         served, three = Served(), range(3)
         answer = lane.around(served, None)
@@ -80,7 +80,7 @@ async def test_pages_take_turns_and_nothing_else_does() -> None:
 
 
 async def test_one_peer_leaves_room_for_others() -> None:
-    """Three quarters of a lane are as many as one address may fill."""
+    """One address may fill three quarters of a limit."""
     for lane in concurrency_limits().values():
         served, others = Served(), CALL._replace(peer="ipv4:127.0.0.2:1")
         answer = lane.around(served, None)

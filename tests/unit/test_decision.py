@@ -1,4 +1,4 @@
-"""The judgement: each rule, their order, and the states of a key."""
+"""The decision: each rule, their order, and the states of a key."""
 
 from __future__ import annotations
 
@@ -109,54 +109,54 @@ def _state(**fields: Any) -> KeyState:
     return state_of(replace(KEY, **fields), NOW)
 
 
-def test_rules_are_the_contracts_in_its_order() -> None:
-    """The rules are those of the contract, in its order, each once."""
+def test_rules_follow_the_contracts_order() -> None:
+    """Every rule of the contract appears once, in its order."""
     assert list(explain(*_case(*ORDER))) == ORDER
     assert list(FAILING) == ORDER
 
 
 def test_verdicts_are_declared_in_the_contracts_order() -> None:
-    """The order of the rules is that of the enumeration, so that `failed` is sorted by both."""
+    """The rules follow the enumeration, so `failed` is sorted by both."""
     declared = list(VerdictCode)
     assert [code for code in declared if code in ORDER] == ORDER
     assert declared[:3] == [VerdictCode.VALID, VerdictCode.MALFORMED, VerdictCode.UNKNOWN]
     assert declared[-2:] == [VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED]
 
 
-def test_key_that_fails_nothing_is_valid() -> None:
-    """Without facts and without faults the verdict is VALID."""
+def test_key_without_failing_checks_is_valid() -> None:
+    """Without facts and faults the verdict is VALID."""
     case = _case()
     assert decide(*case) is VerdictCode.VALID
     assert explain(*case) == ()
 
 
 @pytest.mark.parametrize("code", ORDER)
-def test_one_failing_check_is_the_verdict(code: VerdictCode) -> None:
-    """Each check denies by itself, with its own verdict."""
+def test_single_failing_check_is_the_verdict(code: VerdictCode) -> None:
+    """Each check denies on its own, with its own verdict."""
     case = _case(code)
     assert decide(*case) is code
     assert explain(*case) == (code,)
 
 
 @pytest.mark.parametrize(("first", "second"), list(combinations(ORDER, 2)))
-def test_of_two_failing_checks_the_first_is_the_verdict(
+def test_first_of_two_failing_checks_is_the_verdict(
     first: VerdictCode, second: VerdictCode
 ) -> None:
-    """The verdict is the first that applies; explain names both in order."""
+    """The first applicable verdict decides; explain names both in order."""
     case = _case(second, first)
     assert decide(*case) is first
     assert explain(*case) == (first, second)
 
 
 def test_all_failing_checks_are_explained_in_order() -> None:
-    """An explanation leaves nothing out."""
+    """An explanation omits nothing."""
     case = _case(*ORDER)
     assert decide(*case) is ORDER[0]
     assert explain(*case) == tuple(ORDER)
 
 
 def test_matching_facts_are_valid() -> None:
-    """Everything that the caller may say, said rightly, is VALID."""
+    """With every fact given correctly the verdict is VALID."""
     restrictions = Restrictions(
         allowed_ips=("192.0.2.1", "10.0.0.0/8"),
         allowed_referrers=("https://shop.example/*",),
@@ -186,21 +186,21 @@ def test_matching_facts_are_valid() -> None:
         VerdictCode.TARGET_NOT_ALLOWED,
     ],
 )
-def test_fact_that_was_not_sent_is_not_met(code: VerdictCode) -> None:
-    """Where a key is restricted, silence is no way around it."""
+def test_missing_fact_fails_its_restriction(code: VerdictCode) -> None:
+    """Omitting a fact does not bypass a restriction."""
     key, project, _, now = _case(code)
     assert explain(key, project, Facts(), now) == (code,)
 
 
 @pytest.mark.parametrize("client_ip", ["no address", "10.0.0.1%", "\ud800", "10.0.0.1/8"])
-def test_fact_that_cannot_be_read_is_not_met(client_ip: str) -> None:
-    """The judgement raises nothing: an address that is none is not allowed."""
+def test_malformed_fact_fails_its_restriction(client_ip: str) -> None:
+    """The decision never raises: a malformed address is not allowed."""
     key = replace(KEY, restrictions=Restrictions(allowed_ips=("0.0.0.0/0", "::/0")))
     assert decide(key, PROJECT, Facts(client_ip=client_ip), NOW) is VerdictCode.IP_NOT_ALLOWED
 
 
 def test_both_app_lists_must_hold() -> None:
-    """Different lists all must hold: an Android app is not an iOS one."""
+    """Different lists are combined with AND: an Android app is no iOS app."""
     restrictions = Restrictions(
         android_apps=(AndroidApp("example.shop", SHA1),), ios_bundle_ids=("example.shop",)
     )
@@ -213,8 +213,8 @@ def test_both_app_lists_must_hold() -> None:
     ("field", "code"),
     [("expire_time", VerdictCode.EXPIRED), ("supersede_time", VerdictCode.SUPERSEDED)],
 )
-def test_end_counts_from_its_very_moment(field: str, code: VerdictCode) -> None:
-    """A key ends when now reaches its end, not a microsecond before."""
+def test_key_ends_exactly_at_its_end(field: str, code: VerdictCode) -> None:
+    """A key ends when now equals its end, not a microsecond before."""
     ends: dict[str, Any] = {field: NOW}
     key = replace(KEY, **ends)
     assert decide(key, PROJECT, Facts(), NOW - MOMENT) is VerdictCode.VALID
@@ -222,15 +222,15 @@ def test_end_counts_from_its_very_moment(field: str, code: VerdictCode) -> None:
     assert decide(key, PROJECT, Facts(), NOW + MOMENT) is code
 
 
-def test_revoked_is_revoked_at_any_time() -> None:
-    """Revocation does not depend on a clock: a revoke_time that is yet to come denies as well."""
+def test_revoked_key_is_revoked_at_any_time() -> None:
+    """Revocation is independent of the clock: a future revoke_time denies as well."""
     key = replace(KEY, revoke_time=NOW + timedelta(days=1))
     assert decide(key, PROJECT, Facts(), NOW) is VerdictCode.REVOKED
     assert state_of(key, NOW) is KeyState.REVOKED
 
 
-def test_key_without_project_is_judged_without_one() -> None:
-    """An operator's key belongs to no project."""
+def test_operator_key_is_evaluated_without_a_project() -> None:
+    """An operator key belongs to no project."""
     operator = replace(KEY, project_id="", kind=KeyKind.OPERATOR, permissions=("keys:*",))
     assert decide(operator, None, Facts(permissions=("keys:read",)), NOW) is VerdictCode.VALID
     denied = decide(operator, None, Facts(permissions=("operators:read",)), NOW)
@@ -246,15 +246,15 @@ def test_key_without_project_is_judged_without_one() -> None:
         (KeyKind.OPERATOR, ("keys:*",), ("keys:*",)),
     ],
 )
-def test_only_a_secret_key_holds_what_it_does_not_list(
+def test_only_secret_keys_hold_unlisted_permissions(
     kind: KeyKind, permissions: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    """SECRET holds everything; the others what they list."""
+    """SECRET holds everything; other kinds hold their list."""
     assert grants_of(replace(KEY, kind=kind, permissions=permissions)) == expected
 
 
-def test_state_is_the_first_that_applies() -> None:
-    """REVOKED before SUPERSEDED before EXPIRED before DISABLED; ACTIVE if none applies."""
+def test_state_is_the_first_applicable() -> None:
+    """REVOKED before SUPERSEDED before EXPIRED before DISABLED, else ACTIVE."""
     assert _state() is KeyState.ACTIVE
     assert _state(supersede_time=NOW + MOMENT, expire_time=NOW + MOMENT) is KeyState.ACTIVE
     assert _state(disabled=True) is KeyState.DISABLED
@@ -264,8 +264,8 @@ def test_state_is_the_first_that_applies() -> None:
     assert everything is KeyState.REVOKED
 
 
-def test_facts_of_callers_are_not_kept() -> None:
-    """Memory depends on the records, not on what callers send: each fact is another text."""
+def test_caller_facts_are_not_cached() -> None:
+    """Memory depends on the records, not on the texts that callers send."""
     restrictions = Restrictions(
         allowed_ips=("2001:db8::/32",), allowed_referrers=("https://*.shop.example/*",)
     )
@@ -289,10 +289,10 @@ def test_facts_of_callers_are_not_kept() -> None:
     assert kept < 100_000  # a thousand pages are 4 MB
 
 
-def test_record_is_compiled_once_and_its_last_use_does_not_compile_it_again(
+def test_record_is_compiled_once_across_last_use_updates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The compiled form belongs to the record; another record has one of its own."""
+    """The compiled form belongs to the record; another record has its own."""
     key = replace(KEY, permissions=("orders:read",), kind=KeyKind.RESTRICTED)
     facts = Facts(permissions=("orders:write",))
     assert decide(key, PROJECT, facts, NOW) is VerdictCode.MISSING_PERMISSION
@@ -309,8 +309,8 @@ def test_record_is_compiled_once_and_its_last_use_does_not_compile_it_again(
     assert key == pickle.loads(pickle.dumps(key))  # noqa: S301 - made on this line
 
 
-def test_entry_that_cannot_be_read_allows_nothing() -> None:
-    """A record that another version wrote is judged all the same, and opens nothing."""
+def test_unreadable_entry_allows_nothing() -> None:
+    """A record of another version is still evaluated and grants nothing by it."""
     for restrictions in (
         Restrictions(allowed_ips=("10.0.0.0/255.0.0.0",)),
         Restrictions(allowed_referrers=("https://*:*/",)),

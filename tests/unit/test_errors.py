@@ -1,4 +1,4 @@
-"""The exceptions: each reason has one type, each type one status."""
+"""The exceptions: one type for each reason, one status for each type."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ STATUSES = {
 
 
 def test_every_reason_has_a_type() -> None:
-    """No reason is left out of the table, and none is in it that is not one."""
+    """The table has exactly the known reasons."""
     assert set(REASONS) == set(ErrorReason)
 
 
-def test_every_type_has_a_status_of_its_own() -> None:
-    """From the status alone the type can be told."""
+def test_every_type_has_its_own_status() -> None:
+    """The status alone determines the type."""
     assert len(TYPES) == len(STATUSES)
     assert {one.status for one in TYPES} == STATUSES
 
 
-def test_types_are_all_there_are() -> None:
-    """TYPES holds every subclass, so that no error is without a way over the wire."""
+def test_types_lists_every_exception() -> None:
+    """TYPES holds every subclass, so every error can cross the wire."""
     assert set(TYPES) == set(KeyAuthorityError.__subclasses__())
     assert set(REASONS.values()) <= set(TYPES)
 
 
 @pytest.mark.parametrize("reason", ErrorReason)
-def test_error_of_a_reason_is_of_its_type(reason: ErrorReason) -> None:
-    """`error` makes what the table says, with all that it was told."""
+def test_error_of_a_reason_has_its_type(reason: ErrorReason) -> None:
+    """`error` builds the type of the table, with all its details."""
     made = error(
         reason,
         "what happened",
@@ -60,8 +60,8 @@ def test_error_of_a_reason_is_of_its_type(reason: ErrorReason) -> None:
     assert made.retry_after == timedelta(seconds=1)
 
 
-def test_error_survives_a_pickle() -> None:
-    """An error can be handed from process to process with all that it says."""
+def test_error_survives_pickling() -> None:
+    """An error can pass between processes with all its details."""
     made = error(ErrorReason.INVALID_FIELD, "no", fields=[FieldViolation("ttl", "more than 0")])
     copied = pickle.loads(pickle.dumps(made))  # noqa: S301 the pickle is the test's own
     assert type(copied) is InvalidArgument

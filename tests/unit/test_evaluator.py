@@ -1,4 +1,4 @@
-"""The core of the verifiers: what it judges, and what it leaves to the server."""
+"""The verifiers' evaluator: local verdicts, and questions left to the server."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ from tests.unit.evaluator_inputs import (
 __all__ = ["judge"]
 
 
-def test_first_sight_is_for_the_server(judge: LocalEvaluator) -> None:
-    """What nobody has told cannot be judged."""
+def test_unknown_key_is_asked_at_the_server(judge: LocalEvaluator) -> None:
+    """The evaluator has no record of it yet."""
     assert code(judge, ask()) is None
 
 
-def test_known_key_is_judged(judge: LocalEvaluator) -> None:
-    """After the first sight, and twice alike."""
+def test_cached_key_is_evaluated_locally(judge: LocalEvaluator) -> None:
+    """After the first use, with equal results each time."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask(permissions=("orders:read",)))
     assert VerdictCode.MISSING_PERMISSION is code(judge, ask(permissions=("orders:write",)))
     assert VerdictCode.VALID is code(judge, ask(permissions=("orders:read",)))
 
 
-def test_change_is_seen_at_once(judge: LocalEvaluator) -> None:
-    """What was answered before a change is not answered after it."""
+def test_change_applies_at_once(judge: LocalEvaluator) -> None:
+    """Verdicts from before a change are not returned after it."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask())
     watching(judge, 6, changed(replace(KEY, revoke_time=NOW, revision=6)), at=1.0)
     assert VerdictCode.REVOKED is code(judge, ask())
 
 
-def test_suspended_project_is_seen_by_all_its_keys(judge: LocalEvaluator) -> None:
-    """A change of a project changes what its keys are worth."""
+def test_suspended_project_applies_to_all_its_keys(judge: LocalEvaluator) -> None:
+    """A change of the project changes the verdicts of its keys."""
     teach(judge)
     change = Change(
         revision=6,
@@ -76,35 +76,35 @@ def test_suspended_project_is_seen_by_all_its_keys(judge: LocalEvaluator) -> Non
 
 
 def test_older_answer_does_not_overwrite_a_newer_change(judge: LocalEvaluator) -> None:
-    """An answer that was on its way while the key was revoked is thrown away."""
+    """An answer in flight while the key was revoked is discarded."""
     watching(judge, 6, changed(replace(KEY, revoke_time=NOW, revision=6)), at=1.0)
     teach(judge, revision=5)
     assert code(judge, ask()) is None
 
 
-def test_change_that_the_answer_knew_already_is_no_step_back(judge: LocalEvaluator) -> None:
-    """A record that is newer than the watch stays as it is."""
+def test_change_already_known_from_an_answer_is_no_step_back(judge: LocalEvaluator) -> None:
+    """A record newer than the watch stays."""
     teach(judge, replace(KEY, revoke_time=NOW, revision=8), revision=8)
     watching(judge, 7, changed(replace(KEY, purpose="older", revision=7)), at=1.0)
     assert VerdictCode.REVOKED is code(judge, ask())
 
 
-def test_expiry_comes_without_a_change(judge: LocalEvaluator) -> None:
-    """A verdict that was given before a moment of the key's life is judged anew after it."""
+def test_expiry_applies_without_a_change(judge: LocalEvaluator) -> None:
+    """A verdict is evaluated again once the key has reached an end."""
     teach(judge, replace(KEY, expire_time=NOW + timedelta(seconds=1.5)))
     assert VerdictCode.VALID is code(judge, ask(), at=1.4)
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.5)
 
 
-def test_end_of_an_overlap_comes_without_a_change(judge: LocalEvaluator) -> None:
+def test_overlap_end_applies_without_a_change(judge: LocalEvaluator) -> None:
     """As for expiry."""
     teach(judge, replace(KEY, supersede_time=NOW + timedelta(seconds=1.5)))
     assert VerdictCode.VALID is code(judge, ask(), at=1.4)
     assert VerdictCode.SUPERSEDED is code(judge, ask(), at=1.5)
 
 
-def test_clock_that_was_set_forward_ends_what_it_ends(judge: LocalEvaluator) -> None:
-    """A verdict that is remembered holds by the server's clock, not by ours."""
+def test_forward_clock_of_the_server_ends_cached_verdicts(judge: LocalEvaluator) -> None:
+    """A cached verdict is bounded by the server's clock, not the local one."""
     teach(judge, replace(KEY, expire_time=NOW + timedelta(seconds=60)))
     assert VerdictCode.VALID is code(judge, ask(), at=1.0)
     judge.apply(
@@ -122,8 +122,8 @@ def test_clock_that_was_set_forward_ends_what_it_ends(judge: LocalEvaluator) -> 
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.1)
 
 
-def test_silent_watch_is_not_believed(judge: LocalEvaluator) -> None:
-    """Beyond the bound only the server can tell."""
+def test_silent_watch_is_not_trusted(judge: LocalEvaluator) -> None:
+    """Beyond the bound the server must be asked."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask(), at=1.9)
     assert code(judge, ask(), at=2.0) is None
@@ -137,36 +137,38 @@ def test_silent_watch_is_not_believed(judge: LocalEvaluator) -> None:
         (KEY, replace(PROJECT, rate_limit=RateLimit(5, timedelta(seconds=1)))),
     ],
 )
-def test_limits_are_for_the_server(judge: LocalEvaluator, key: Key, project: Project) -> None:
-    """What has to be drawn is drawn in one place."""
+def test_limited_key_is_asked_at_the_server(
+    judge: LocalEvaluator, key: Key, project: Project
+) -> None:
+    """Units are spent in one place."""
     teach(judge, key, project)
     assert code(judge, ask()) is None
 
 
-def test_denial_of_a_limited_key_draws_nothing(judge: LocalEvaluator) -> None:
-    """It is judged here, unless all that fails is to be told: the limit may be one of them."""
+def test_denial_of_a_limited_key_is_local_and_spends_nothing(judge: LocalEvaluator) -> None:
+    """Except with explain, where the limit may be a failing check."""
     teach(judge, replace(KEY, quota=Quota(5, QuotaPeriod.DAY)))
     denied_anyway = ask(permissions=("orders:write",))
     assert VerdictCode.MISSING_PERMISSION is code(judge, denied_anyway)
     assert code(judge, denied_anyway._replace(explain=True)) is None
 
 
-def test_records_are_for_the_server(judge: LocalEvaluator) -> None:
-    """A change does not tell all of a record."""
+def test_include_record_is_asked_at_the_server(judge: LocalEvaluator) -> None:
+    """A watched change lacks parts of a record."""
     teach(judge)
     assert code(judge, ask()._replace(include_record=True)) is None
 
 
-def test_newer_answer_ends_what_was_answered_before(judge: LocalEvaluator) -> None:
-    """What the server has said of a change counts before the watch has told it."""
+def test_newer_answer_replaces_cached_verdicts(judge: LocalEvaluator) -> None:
+    """The server's answer counts before the watch delivers its change."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask())
     teach(judge, replace(KEY, revoke_time=NOW, revision=8), revision=8)
     assert VerdictCode.REVOKED is code(judge, ask())
 
 
-def test_answer_of_another_log_is_not_learnt(judge: LocalEvaluator) -> None:
-    """The watch tells nothing of that log: what it says would never be taken back."""
+def test_answer_of_another_log_is_not_cached(judge: LocalEvaluator) -> None:
+    """The watch covers another log and would never invalidate it."""
     asked = ask()._replace(include_record=True)
     judge.learn(asked, build_verdict(KEY, PROJECT, asked, NOW, 99, "other"))
     assert code(judge, ask()) is None
@@ -175,8 +177,8 @@ def test_answer_of_another_log_is_not_learnt(judge: LocalEvaluator) -> None:
     assert 0 == len(unwatched.cache)
 
 
-def test_clock_that_falls_behind_brings_no_answer_back(judge: LocalEvaluator) -> None:
-    """A failover to a server whose clock is late does not bring an expired key back to life."""
+def test_slower_server_clock_revives_no_verdict(judge: LocalEvaluator) -> None:
+    """A failover to a late clock does not revive an expired key."""
     teach(judge, replace(KEY, expire_time=NOW + timedelta(seconds=1.2)))
     assert VerdictCode.VALID is code(judge, ask(), at=1.0)
     judge.resume(1.3)
@@ -193,16 +195,16 @@ def test_clock_that_falls_behind_brings_no_answer_back(judge: LocalEvaluator) ->
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.3)
 
 
-def test_questions_without_end_are_kept_within_bounds(judge: LocalEvaluator) -> None:
-    """Clients choose what is asked: their addresses fill no memory."""
+def test_cached_questions_are_bounded(judge: LocalEvaluator) -> None:
+    """Clients choose the facts, for example addresses, so memory must be bounded."""
     teach(judge)
     for number in range(2 * ANSWERS_MIN):
         code(judge, ask(client_ip=f"10.0.{number // 256}.{number % 256}"))
     assert len(judge.cache.generation.answers) <= ANSWERS_MIN
 
 
-def test_authority_that_does_not_answer_is_asked_once_a_second() -> None:
-    """Told to fail static, nobody waits for it again and again."""
+def test_unreachable_server_is_asked_once_a_second() -> None:
+    """With fail_static, callers do not wait for it again and again."""
     judge = LocalEvaluator(10, 2.0, static=60.0)
     judge.resume(0.0)
     watching(judge, 5)
@@ -218,8 +220,8 @@ def test_authority_that_does_not_answer_is_asked_once_a_second() -> None:
     assert judge.fail_static_cached(ask(), 60.1) is None
 
 
-def test_newer_state_is_for_the_server(judge: LocalEvaluator) -> None:
-    """at_least_revision and log_id ask for what may not be known here."""
+def test_demanded_revision_is_asked_at_the_server(judge: LocalEvaluator) -> None:
+    """at_least_revision and log_id may name a state that is not known locally."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask()._replace(at_least_revision=5))
     assert code(judge, ask()._replace(at_least_revision=6)) is None
@@ -241,21 +243,23 @@ def test_newer_state_is_for_the_server(judge: LocalEvaluator) -> None:
         ask()._replace(at_least_revision=-1),
     ],
 )
-def test_bad_arguments_are_for_the_server(judge: LocalEvaluator, asked: VerifyQuery) -> None:
-    """It says what is wrong with them, of a known token and of none."""
+def test_invalid_arguments_are_asked_at_the_server(
+    judge: LocalEvaluator, asked: VerifyQuery
+) -> None:
+    """The server explains the fault, for known and unknown tokens."""
     teach(judge)
     assert code(judge, asked) is None
     assert code(judge, asked._replace(secret_key="none")) is None
 
 
-def test_malformed_token_is_never_asked_about(judge: LocalEvaluator) -> None:
-    """Its check digits tell, however old what is known is."""
+def test_malformed_token_is_never_asked(judge: LocalEvaluator) -> None:
+    """Its check digits decide, however old the local state is."""
     assert VerdictCode.MALFORMED is code(judge, ask(TOKEN[:-1]), at=99.0)
     assert VerdictCode.MALFORMED is code(judge, ask("\ud800"), at=99.0)
 
 
-def test_unknown_token_is_remembered_until_its_key_changes(judge: LocalEvaluator) -> None:
-    """A key that is made later is found."""
+def test_unknown_token_is_cached_until_its_key_changes(judge: LocalEvaluator) -> None:
+    """A key created later is found."""
     asked = ask()
     judge.learn(asked, denied(VerdictCode.UNKNOWN, asked, 5, LOG))
     assert VerdictCode.UNKNOWN is code(judge, asked)

@@ -1,4 +1,4 @@
-"""The feed: each change once and in order to all who follow, whatever befalls them or the store."""
+"""The change feed: each change once and in order to every follower, through failures."""
 
 from __future__ import annotations
 
@@ -86,10 +86,8 @@ async def feed(store: Faulty) -> AsyncIterator[Feed]:
         yield running
 
 
-async def test_each_change_is_told_once_whoever_makes_it(
-    store: Faulty, feed: Feed, path: Path
-) -> None:
-    """To all who follow, from where they began: by this process and by others."""
+async def test_each_change_is_published_once(store: Faulty, feed: Feed, path: Path) -> None:
+    """To every follower, from its start, for changes of this and other processes."""
     made = cast("Store", store)
     await create_project(made)
     early, late = Follower(), Follower()
@@ -104,8 +102,8 @@ async def test_each_change_is_told_once_whoever_makes_it(
     await until(lambda: late.told == [5] and early.told == [2, 3, 4, 5])
 
 
-async def test_nothing_is_read_while_nobody_follows(store: Faulty, feed: Feed) -> None:
-    """Who comes after a pause begins at the head of then."""
+async def test_feed_without_followers_reads_nothing(store: Faulty, feed: Feed) -> None:
+    """A follower after a pause begins at the head of that time."""
     made, first, second = cast("Store", store), Follower(), Follower()
     await feed.subscribe(first)
     feed.unsubscribe(first)
@@ -116,8 +114,8 @@ async def test_nothing_is_read_while_nobody_follows(store: Faulty, feed: Feed) -
     assert [] == first.told
 
 
-async def test_heartbeats_do_not_claim_what_was_not_read(store: Faulty, feed: Feed) -> None:
-    """While the store cannot be read they go on, as old as the last reading."""
+async def test_heartbeats_do_not_claim_unread_changes(store: Faulty, feed: Feed) -> None:
+    """While the store is unreadable they are as old as the last read."""
     follower = Follower()
     await feed.subscribe(follower)
     await until(lambda: follower.as_of)
@@ -128,8 +126,8 @@ async def test_heartbeats_do_not_claim_what_was_not_read(store: Faulty, feed: Fe
     await until(lambda: follower.as_of[-1] > follower.as_of[0])
 
 
-async def test_log_that_ends_earlier_is_told_as_lost(store: Faulty, feed: Feed) -> None:
-    """Those who know more than the store have to forget it."""
+async def test_shorter_log_is_published_as_lost(store: Faulty, feed: Feed) -> None:
+    """Followers ahead of the store must drop their state."""
     made, follower = cast("Store", store), Follower()
     await create_project(made)
     await feed.subscribe(follower)
@@ -137,8 +135,8 @@ async def test_log_that_ends_earlier_is_told_as_lost(store: Faulty, feed: Feed) 
     await until(lambda: follower.losses == [0])
 
 
-async def test_follower_who_fails_is_told_that_he_has_lost(store: Faulty, feed: Feed) -> None:
-    """He does not go on as if nothing had been, and the others hear everything."""
+async def test_failed_follower_is_notified_of_its_loss(store: Faulty, feed: Feed) -> None:
+    """It does not continue silently, and the others receive everything."""
     made, failing, sound = cast("Store", store), Follower(), Follower()
     failing.failing = True
     await feed.subscribe(failing)
@@ -147,8 +145,8 @@ async def test_follower_who_fails_is_told_that_he_has_lost(store: Faulty, feed: 
     await until(lambda: failing.losses == [1] and sound.told == [1])
 
 
-async def test_what_is_kept_is_bounded_by_changes(store: Faulty, feed: Feed) -> None:
-    """Who is further behind than what is kept has to begin anew; others go on from their place."""
+async def test_replay_buffer_is_bounded_by_changes(store: Faulty, feed: Feed) -> None:
+    """A follower behind the buffer restarts; others continue at their cursor."""
     made, recent = cast("Store", store), ReplayBuffer(feed, changes_max=3)
     async with recent.watched():
         for _ in range(5):
@@ -162,8 +160,8 @@ async def test_what_is_kept_is_bounded_by_changes(store: Faulty, feed: Feed) -> 
         assert recent.since(Revision(6)) is None
 
 
-async def test_what_is_kept_is_bounded_by_bytes(store: Faulty, feed: Feed) -> None:
-    """The newest change is kept, however large it is."""
+async def test_replay_buffer_is_bounded_by_bytes(store: Faulty, feed: Feed) -> None:
+    """The newest change is kept at any size."""
     made, recent = cast("Store", store), ReplayBuffer(feed, bytes_max=1)
     async with recent.watched():
         for _ in range(2):
@@ -173,10 +171,10 @@ async def test_what_is_kept_is_bounded_by_bytes(store: Faulty, feed: Feed) -> No
         assert 1 == len(recent.since(Revision(1)) or ())
 
 
-async def test_waiting_watchers_are_woken_by_changes_beats_and_the_end(
+async def test_waiting_watchers_wake_on_change_heartbeat_and_close(
     store: Faulty, feed: Feed
 ) -> None:
-    """By whichever comes first; the one heartbeat is for all of them."""
+    """On the first of them; one heartbeat serves all."""
     recent = ReplayBuffer(feed)
     async with recent.watched(), asyncio.timeout(PATIENCE):
         before = recent.heartbeats
@@ -190,10 +188,8 @@ async def test_waiting_watchers_are_woken_by_changes_beats_and_the_end(
     assert recent.watchers == 0
 
 
-async def test_watchers_are_at_the_head_when_they_begin(
-    store: Faulty, feed: Feed, path: Path
-) -> None:
-    """What another process committed before is behind them, also for those who come second."""
+async def test_new_watchers_start_at_the_head(store: Faulty, feed: Feed, path: Path) -> None:
+    """Earlier commits of other processes are before it, also for later watchers."""
     recent, other = ReplayBuffer(feed), open_store(path, seal)
     async with recent.watched():
         await create_project(other)
@@ -202,8 +198,8 @@ async def test_watchers_are_at_the_head_when_they_begin(
     await other.close()
 
 
-async def test_packed_change_tells_nothing_of_who_made_it(store: Faulty) -> None:
-    """Neither in its record nor in its bytes: actor, address and note stay here."""
+async def test_encoded_change_omits_the_actor(store: Faulty) -> None:
+    """Neither record nor bytes hold actor, address or note."""
     made = cast("Store", store)
     project: Project = await create_project(made)
     secrets = {"created_by": "the-actor", "created_from": "192.0.2.7", "revoke_note": "the-note"}

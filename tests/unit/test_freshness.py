@@ -1,4 +1,4 @@
-"""When records in memory are current on an engine whose log is read in each call."""
+"""Freshness of cached records on an engine whose log is read in each call."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
 async def test_records_changed_by_any_process_are_dropped_before_the_next_call(
     cache: RecordCache, log: Log
 ) -> None:
-    """Exactly those; the position is the head."""
+    """Exactly these are dropped; the position is the head."""
     first, second = await put(cache, log, 2)
     assert [True, True] == await cached(cache, first, second)
     log.names.append(first.access_key)
@@ -80,8 +80,8 @@ async def test_records_changed_by_any_process_are_dropped_before_the_next_call(
     assert log.head() == cache.position
 
 
-async def test_more_changes_than_are_named_drop_everything(cache: RecordCache, log: Log) -> None:
-    """Up to the bound each is named, and what is not among them stays."""
+async def test_unnamed_excess_of_changes_drops_everything(cache: RecordCache, log: Log) -> None:
+    """Up to the bound each changed record is named, and others stay."""
     (key,) = await put(cache, log, 1)
     log.names += ["another"] * NAMES_MAX
     assert [True] == await cached(cache, key)
@@ -89,8 +89,8 @@ async def test_more_changes_than_are_named_drop_everything(cache: RecordCache, l
     assert [False] == await cached(cache, key)
 
 
-async def test_read_that_a_change_overtook_is_not_kept(cache: RecordCache, log: Log) -> None:
-    """The log moved between the read and the look at its head: nobody knows what has changed."""
+async def test_read_overtaken_by_a_change_is_not_cached(cache: RecordCache, log: Log) -> None:
+    """The log moved between the read and the check of its head."""
     (key,) = await put(cache, log, 1)
     store = cache._store
     assert isinstance(store, FakeStore)
@@ -102,6 +102,6 @@ async def test_read_that_a_change_overtook_is_not_kept(cache: RecordCache, log: 
 
 
 async def test_bookkeeping_is_always_read(cache: RecordCache, log: Log) -> None:
-    """No change tells of the last use."""
+    """The last use has no change in the log."""
     await put(cache, log, 1)
     assert not cache.is_current(ReadOptions(bookkeeping=True))

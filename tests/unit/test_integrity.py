@@ -1,4 +1,4 @@
-"""Records compared with the log: when that is done again, and what it finds."""
+"""Integrity: records are compared with the log, and the result is reused."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def altered(row: Row, place: int, value: object) -> Row:
     return (*row[:place], value, *row[place + 1 :])
 
 
-async def test_row_that_is_the_same_is_decoded_once(log: Log) -> None:
-    """An equal row gives the very same record."""
+async def test_equal_row_is_decoded_once(log: Log) -> None:
+    """An equal row returns the same record object."""
     checked = CheckedRecords()
     assert checked.key(log.key) is checked.key((*log.key,))
     assert checked.project(log.project) is checked.project((*log.project,))
 
 
 async def test_row_with_another_last_use_is_decoded_again(log: Log) -> None:
-    """The last use makes no revision, and the log does not know it."""
+    """The last use has no revision and no log entry."""
     checked = CheckedRecords()
     unused = checked.key(log.key)
     used = checked.key(altered(log.key, LAST_USED, 1))
@@ -77,10 +77,10 @@ async def test_row_with_another_last_use_is_decoded_again(log: Log) -> None:
         (LAST_USED, -(2**63)),
     ],
 )
-async def test_key_row_that_the_log_contradicts_is_damaged_though_its_record_is_kept(
+async def test_key_row_that_contradicts_the_log_is_damaged_despite_the_cache(
     log: Log, place: int, value: object
 ) -> None:
-    """The good row is found again after it."""
+    """The correct row is accepted again afterwards."""
     checked = CheckedRecords()
     good = checked.key(log.key)
     with pytest.raises(StoreDamaged):
@@ -89,10 +89,10 @@ async def test_key_row_that_the_log_contradicts_is_damaged_though_its_record_is_
 
 
 @pytest.mark.parametrize(("place", "value"), [(2, "another"), (LATER, 9), (ENTRY, None)])
-async def test_project_row_that_the_log_contradicts_is_damaged_though_its_record_is_kept(
+async def test_project_row_that_contradicts_the_log_is_damaged_despite_the_cache(
     log: Log, place: int, value: object
 ) -> None:
-    """The good row is found again after it."""
+    """The correct row is accepted again afterwards."""
     checked = CheckedRecords()
     good = checked.project(log.project)
     with pytest.raises(StoreDamaged):
@@ -100,9 +100,9 @@ async def test_project_row_that_the_log_contradicts_is_damaged_though_its_record
     assert checked.project(log.project) is good
 
 
-async def test_control_without_the_look_for_a_later_entry_an_older_row_is_believed(
+async def test_without_the_later_entry_check_an_older_row_is_accepted(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The row and the entry that it names agree: only the later entry tells."""
+    """Control: row and named entry agree, so only this check finds it."""
     monkeypatch.setattr(integrity, "check_newest", lambda _: None)
     assert CheckedRecords().key(altered(log.key, LATER, 9))

@@ -1,4 +1,4 @@
-"""Counting the items of a request before it is parsed."""
+"""Item counts of a request, checked before it is parsed."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def refused(request_type: type[Message], body: bytes) -> InvalidArgument:
         (pb.CreateKeyRequest, b"\x5a\x00" * 100_000, "labels"),
     ],
 )
-def test_list_beyond_its_limit_is_refused_by_name(
+def test_list_over_its_limit_is_rejected_by_name(
     request_type: type[Message], body: bytes, field: str
 ) -> None:
     """An empty item takes two bytes."""
     assert [field] == [one.field for one in refused(request_type, body).fields]
 
 
-def test_list_within_an_item_is_refused_by_its_whole_name() -> None:
-    """As the checks of single fields name it."""
+def test_nested_list_is_rejected_by_its_full_path() -> None:
+    """In the form that the checks of single fields use."""
     target = {"service": "s", "methods": ["m"] * 101}
     restrictions = {"api_targets": [{"service": "s"}, target], "allowed_ips": [PADDING]}
     request = pb.CreateKeyRequest(restrictions=restrictions)  # type: ignore[arg-type]  # a dict will do
@@ -58,8 +58,8 @@ def test_list_within_an_item_is_refused_by_its_whole_name() -> None:
     assert ["update_mask"] == [one.field for one in told.fields]
 
 
-def test_lists_at_their_limits_are_read() -> None:
-    """A batch of as many items as may be, each with as many permissions."""
+def test_lists_at_their_limits_are_accepted() -> None:
+    """A batch of the most items, each with the most permissions."""
     item = pb.VerifyRequest(permissions=["orders:read"] * 100)
     request = pb.BatchVerifyRequest(requests=[item] * 1000)
     assert request == RequestReader(pb.BatchVerifyRequest).read(request.SerializeToString())
@@ -72,13 +72,13 @@ def test_lists_at_their_limits_are_read() -> None:
     ids=["a field set again", "an unknown number", "an unknown group", "an unknown fixed"],
 )
 def test_flood_of_fields_is_malformed(request_type: type[Message], piece: bytes) -> None:
-    """However many fields a message has, the scan ends, and nothing is parsed."""
+    """For any number of fields the scan ends, and nothing is parsed."""
     told = refused(request_type, piece * 1_000_000)
     assert told.reason in (ErrorReason.INVALID_MESSAGE, ErrorReason.INVALID_FIELD)
 
 
-def test_scan_takes_no_message_that_the_parser_takes_for_malformed() -> None:
-    """Random damage to a message that is scanned; what the scan refuses may still be parsed."""
+def test_scan_accepts_no_message_that_the_parser_rejects() -> None:
+    """Random damage to messages; the scan may reject more than the parser."""
     drawn = random.Random(SEED)
     item = pb.VerifyRequest(secret_key="y" * 78, permissions=["a:b"] * 5, cost=7)
     whole = pb.BatchVerifyRequest(requests=[item] * 60).SerializeToString()
@@ -97,7 +97,7 @@ def test_scan_takes_no_message_that_the_parser_takes_for_malformed() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 100])
-def test_message_cut_short_is_malformed(cut: int) -> None:
-    """Whatever is missing."""
+def test_truncated_message_is_malformed(cut: int) -> None:
+    """For any missing part."""
     whole = pb.VerifyRequest(secret_key=PADDING).SerializeToString()
     assert ErrorReason.INVALID_MESSAGE is refused(pb.VerifyRequest, whole[:-cut]).reason

@@ -1,4 +1,4 @@
-"""The core of the verifiers: what it keeps, what it never keeps, and what it counts."""
+"""The verifiers' key cache: contents, bounds and usage counts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.unit.evaluator_inputs import (
 __all__ = ["judge"]
 
 
-def test_resync_forgets_everything(judge: LocalEvaluator) -> None:
+def test_resync_drops_everything(judge: LocalEvaluator) -> None:
     """Changes may have been missed."""
     teach(judge)
     judge.apply(
@@ -56,8 +56,8 @@ def test_resync_forgets_everything(judge: LocalEvaluator) -> None:
     assert 0 == len(judge.cache)
 
 
-def test_memory_is_bounded(judge: LocalEvaluator) -> None:
-    """The key that was kept longest makes room."""
+def test_key_cache_is_bounded(judge: LocalEvaluator) -> None:
+    """The oldest key is evicted."""
     teach(judge)
     for _ in range(10):
         access_key = new_access_key()
@@ -69,8 +69,8 @@ def test_memory_is_bounded(judge: LocalEvaluator) -> None:
     assert code(judge, ask()) is None
 
 
-def test_token_is_kept_as_a_hash_only(judge: LocalEvaluator) -> None:
-    """Whoever reads the process's objects finds none."""
+def test_token_is_cached_as_a_hash_only(judge: LocalEvaluator) -> None:
+    """No object of the process holds the token."""
     secret = make(KeyKind.RESTRICTED, KeyMode.TEST, ACCESS_KEY, new_secret()).reveal()
     asked = ask(secret)._replace(include_record=True)
     judge.learn(asked, build_verdict(KEY, PROJECT, asked, NOW, 5, LOG))
@@ -86,8 +86,8 @@ def test_token_is_kept_as_a_hash_only(judge: LocalEvaluator) -> None:
         reached.extend(gc.get_referents(one))
 
 
-def test_verifications_are_counted_by_verdict_and_taken_once(judge: LocalEvaluator) -> None:
-    """What was judged is reported, what the server judged is not."""
+def test_local_verifications_are_counted_by_verdict_once(judge: LocalEvaluator) -> None:
+    """Local verdicts are reported, the server's own are not."""
     teach(judge)
     for _ in range(3):
         code(judge, ask()._replace(cost=2))
@@ -118,8 +118,8 @@ def test_threads_lose_no_count(judge: LocalEvaluator) -> None:
     assert [4_000] == [row.count for row in report.rows]
 
 
-def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: LocalEvaluator) -> None:
-    """They are bounded; what is lost is counted, and told once."""
+def test_unsent_reports_are_bounded(judge: LocalEvaluator) -> None:
+    """Excess counts are dropped, counted and logged once."""
     teach(judge)
     for _ in range(BATCHES_MAX + 2):
         code(judge, ask())
@@ -128,10 +128,10 @@ def test_reports_that_nobody_takes_are_given_up_in_the_end(judge: LocalEvaluator
     assert [2, 0] == [judge.usage.lost(), judge.usage.lost()]
 
 
-def test_reports_of_many_keys_are_all_made(
+def test_reports_of_many_keys_are_all_sent(
     judge: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What bounds the reports that nobody has taken loses none that nobody was asked to take."""
+    """The bound on unsent reports drops none before they are due."""
     monkeypatch.setattr(usage_buffer, "ROWS_MAX", 1)
     monkeypatch.setattr(usage_buffer, "BATCHES_MAX", 2)
     teach(judge)
@@ -143,8 +143,8 @@ def test_reports_of_many_keys_are_all_made(
     assert 0 == judge.usage.lost()
 
 
-def test_what_was_counted_before_everything_was_forgotten_was_then(judge: LocalEvaluator) -> None:
-    """The authority's log is another, its time is not."""
+def test_counts_from_before_a_reset_keep_their_time(judge: LocalEvaluator) -> None:
+    """The server's log is another one, but its time is not."""
     teach(judge)
     code(judge, ask())
     judge.forget()

@@ -1,4 +1,4 @@
-"""Limits: their windows, their counters' names, and what a draw makes of a verdict."""
+"""Limits: windows, counter names, and their effect on a verdict."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def project(rate_limit: RateLimit | None = None) -> Project:
     )
 
 
-def test_key_without_limits_has_nothing_to_draw_from() -> None:
-    """Neither key nor project has a limit: no counter is asked."""
+def test_key_without_limits_spends_from_no_counter() -> None:
+    """Neither key nor project has a limit, so no counter is read."""
     assert not has_limits(held().key, project())
     assert not has_limits(held().key, None)
     assert () == limits_of(held(), project(), NOW)
@@ -68,8 +68,8 @@ def test_key_without_limits_has_nothing_to_draw_from() -> None:
         (held(), project(RateLimit(0, MINUTE))),
     ],
 )
-def test_limit_of_nothing_is_a_limit(key: StoredKey, owner: Project) -> None:
-    """A limit of 0 is not the same as none."""
+def test_limit_of_zero_is_a_limit(key: StoredKey, owner: Project) -> None:
+    """0 differs from unset."""
     assert has_limits(key.key, owner)
     assert [0] == [limit.counter.limit for limit in limits_of(key, owner, NOW)]
 
@@ -83,7 +83,7 @@ def test_limit_of_nothing_is_a_limit(key: StoredKey, owner: Project) -> None:
     ],
 )
 def test_rate_windows_are_aligned_to_the_epoch(period: timedelta, start: datetime) -> None:
-    """A window begins at a whole multiple of its period since the Unix epoch."""
+    """A window begins at a multiple of its period since the Unix epoch."""
     (limit,) = limits_of(held(RateLimit(5, period)), None, NOW)
     assert (start, start + period) == _window(limit.counter.start, limit.reset)
     (odd,) = limits_of(held(RateLimit(5, timedelta(seconds=7))), None, NOW)
@@ -110,10 +110,10 @@ def test_rate_windows_are_aligned_to_the_epoch(period: timedelta, start: datetim
         (QuotaPeriod.TOTAL, NOW, EPOCH, None),
     ],
 )
-def test_quota_windows_are_those_of_the_calendar(
+def test_quota_windows_follow_the_calendar(
     period: QuotaPeriod, now: datetime, start: datetime, end: datetime | None
 ) -> None:
-    """A quota counts from the start of the UTC day or month, or for ever."""
+    """A quota counts from the start of the UTC day or month, or forever."""
     (limit,) = limits_of(held(quota=Quota(5, period)), None, now)
     assert (start, end) == _window(limit.counter.start, limit.reset)
 
@@ -123,15 +123,15 @@ def _window(start: int, reset: object) -> tuple[datetime, datetime | None]:
     return EPOCH + timedelta(microseconds=start), reset(start)
 
 
-def test_counters_belong_to_the_lineage_and_the_project() -> None:
-    """The access key of the successor is in no name; limits of different kinds share none."""
+def test_counters_belong_to_lineage_and_project() -> None:
+    """No name holds the successor's access key; limits of different kinds share none."""
     quota, rate = Quota(5, QuotaPeriod.DAY), RateLimit(5, MINUTE)
     names = [limit.counter.name for limit in limits_of(held(rate, quota), project(rate), NOW)]
     assert [f"{LINEAGE} rate 60000000", "p rate 60000000", f"{LINEAGE} quota day"] == names
 
 
-def test_other_number_keeps_the_counter_and_other_period_has_its_own() -> None:
-    """A limit that was raised goes on as it stands; with another period it counts anew."""
+def test_changed_number_keeps_the_counter_and_changed_period_does_not() -> None:
+    """A raised limit continues its count; another period starts at zero."""
 
     def name(limit: RateLimit) -> str:
         return limits_of(held(limit), None, NOW)[0].counter.name
@@ -153,10 +153,10 @@ R, Q = VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED
         ((False, False, False), R, (R, Q)),
     ],
 )
-def test_first_limit_without_room_denies(
+def test_first_exhausted_limit_is_the_verdict(
     fits: tuple[bool, bool, bool], code: VerdictCode, failed: tuple[VerdictCode, ...]
 ) -> None:
-    """A rate limit denies before the quota; `failed` names each denial once, in order."""
+    """Rate limits precede the quota; `failed` names each denial once, in order."""
     rate = RateLimit(5, MINUTE)
     limits = limits_of(held(rate, Quota(5, QuotaPeriod.DAY)), project(rate), NOW)
     drawn = tuple(
@@ -168,15 +168,15 @@ def test_first_limit_without_room_denies(
 
 
 def test_denial_before_the_limits_stays_the_verdict() -> None:
-    """With explain a limit is added to what failed before it, and does not take its place."""
+    """With explain a limit is appended to the earlier failures."""
     limits = limits_of(held(RateLimit(0, MINUTE)), None, NOW)
     expired = Verdict(code=VerdictCode.EXPIRED, failed=(VerdictCode.EXPIRED,))
     told = with_limits(expired, limits, (CounterState(0, 0, False),), explain=True)
     assert (VerdictCode.EXPIRED, (VerdictCode.EXPIRED, R)) == (told.code, told.failed)
 
 
-def test_standings_tell_what_is_left_in_the_window_that_was_drawn_in() -> None:
-    """Nothing is left of a limit lowered below what was used; the reset is the newest window's."""
+def test_standings_show_the_window_that_was_spent_in() -> None:
+    """A limit lowered below its usage has 0 left; the reset is the newest window's."""
     rate = RateLimit(5, MINUTE)
     limits = limits_of(held(rate, Quota(9, QuotaPeriod.TOTAL)), project(rate), NOW)
     late = limits[0].counter.start + 60_000_000

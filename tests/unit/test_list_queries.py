@@ -1,4 +1,4 @@
-"""How many rows a page of keys may read."""
+"""The number of rows that a page of keys may read."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LIMIT = 100
     ],
     ids=["all", "never used", "active", "labels"],
 )
-def test_page_reads_no_further_than_it_may_have_to(key_filter: KeyFilter, rows_read: int) -> None:
-    """Where every row is a key of the page, one more than the page; else as far as a call may."""
+def test_page_reads_no_more_rows_than_needed(key_filter: KeyFilter, rows_read: int) -> None:
+    """One more than the page if every row matches, else the bound of a call."""
     where = search("project", None, key_filter, datetime.now(UTC))
     assert where is not None
     rows = Mock()

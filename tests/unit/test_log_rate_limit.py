@@ -1,4 +1,4 @@
-"""The log does not grow as fast as callers can make it."""
+"""The rate limit of the log, which bounds the lines that callers can cause."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def record(text: object, level: int = logging.WARNING) -> logging.LogRecord:
     return logging.LogRecord("server", level, "", 0, text, (), None)
 
 
-def test_event_is_shown_so_often_and_counted_beyond() -> None:
-    """Of one event so many lines a window pass; the first of the next says how many did not."""
+def test_repeated_event_is_limited_and_counted() -> None:
+    """A number of lines per window pass; the next window states how many were dropped."""
     now = 0.0
     bound = logs.RateLimitFilter(lambda: now)
     shown = [bound.filter(record({"event": "failed", "call": n})) for n in range(1_000)]
@@ -27,14 +27,14 @@ def test_event_is_shown_so_often_and_counted_beyond() -> None:
     assert {"event": "failed"} == second.msg
 
 
-def test_text_that_is_put_into_a_line_makes_no_event_of_its_own() -> None:
-    """What a caller sends cannot get around the bound."""
+def test_text_in_a_line_creates_no_new_event() -> None:
+    """A caller's text cannot bypass the limit."""
     bound = logs.RateLimitFilter()
     lines = [logging.LogRecord("x", logging.ERROR, "", 0, "%s", (n,), None) for n in range(200)]
     assert logs.LINES_MAX == sum(map(bound.filter, lines))
 
 
-def test_debug_is_not_bounded() -> None:
-    """Whoever turns on DEBUG sees all of it."""
+def test_debug_lines_are_not_limited() -> None:
+    """The level DEBUG shows every line."""
     bound = logs.RateLimitFilter()
     assert all(bound.filter(record("seen", logging.DEBUG)) for _ in range(200))

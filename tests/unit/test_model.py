@@ -1,4 +1,4 @@
-"""Records: what nobody can change of them, and what names their versions."""
+"""Records: immutability and version names."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LABELS = {"team": "shop"}
         lambda labels: labels.clear(),
     ],
 )
-def test_labels_of_a_result_cannot_be_changed(change: Callable[[Labels], object]) -> None:
-    """One verdict is given to many callers, and one key to many verdicts."""
+def test_labels_of_a_result_are_immutable(change: Callable[[Labels], object]) -> None:
+    """Verdicts are shared by callers, and keys by verdicts."""
     verdict = convert.verdict_from_proto(
         convert.verdict_to_proto(Verdict(VerdictCode.VALID, labels=LABELS))
     )
@@ -45,8 +45,8 @@ def test_labels_of_a_result_cannot_be_changed(change: Callable[[Labels], object]
         assert LABELS == record.labels
 
 
-def test_labels_are_a_dict_in_all_else() -> None:
-    """Equal to one, copied, pickled, written as JSON, and part of a record taken apart."""
+def test_labels_behave_like_a_dict() -> None:
+    """In comparison, copy, pickle, JSON and dataclass conversion."""
     labels = Labels(LABELS)
     for same in (copy.copy(labels), copy.deepcopy(labels), pickle.loads(pickle.dumps(labels))):  # noqa: S301 - our own
         assert (LABELS, Labels) == (same, type(same))
@@ -55,8 +55,8 @@ def test_labels_are_a_dict_in_all_else() -> None:
     assert LABELS == asdict(replace(KEY, labels=labels))["labels"]
 
 
-def test_version_of_a_record_is_named_by_its_revision_and_time() -> None:
-    """Revisions come again after a restore; an etag of before must not."""
+def test_etag_is_made_of_revision_and_time() -> None:
+    """Revisions repeat after a restore; etags must not."""
     for record in (KEY, PROJECT):
         later = record.update_time + timedelta(microseconds=1)
         assert len({record.etag, replace(record, update_time=later).etag}) == 2

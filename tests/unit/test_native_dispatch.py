@@ -1,4 +1,4 @@
-"""The dispatch of the native front, on a front that hands over what a test says."""
+"""Dispatch of the native transport, driven by a scripted front."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class GivenFront:
         self._closed.set()
 
 
-async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
+async def test_call_cancelled_in_its_own_batch_is_notified_and_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A handler that waits learns that its caller has gone, however soon that was."""
+    """A waiting handler learns of the cancellation, however early it comes."""
     told = asyncio.Event()
 
     async def answer(_: bytes, __: Call) -> bytes:
@@ -86,10 +86,10 @@ async def test_call_that_is_cancelled_in_its_own_batch_is_told_so_and_forgotten(
         await front.drain(0)
 
 
-async def test_call_without_a_deadline_ends_in_its_time_and_no_other_does(
+async def test_only_calls_without_a_deadline_get_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One timer serves them all, those that begin later, too."""
+    """One timer serves them all, later ones included."""
     begun: list[float] = []
 
     async def answer(_: bytes, __: Call) -> bytes:

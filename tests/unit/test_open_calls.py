@@ -1,4 +1,4 @@
-"""Open calls and pending messages: totals, shares of peers, and who has to make room."""
+"""Open calls and pending messages: totals, shares per peer, and eviction."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keyauthority_server.rpc_types import RpcError
 late = overloaded("late")
 
 
-def test_peer_has_its_share_and_all_have_the_total() -> None:
-    """A call that leaves makes room for one of any peer."""
+def test_peer_is_bounded_by_its_share_and_all_by_the_total() -> None:
+    """An ended call frees a slot for any peer."""
     calls = OpenCalls(total=3, per_peer=2)
     assert [True, True, False] == [calls.enter("a") for _ in range(3)]
     assert [True, False] == [calls.enter("b"), calls.enter("c")]
@@ -52,8 +52,8 @@ class Waiting:
         return {name: str(task.exception()) for name, task in done.items()}
 
 
-async def test_oldest_call_of_the_peer_makes_room() -> None:
-    """A flood ends its own calls; who came before it from elsewhere goes on waiting."""
+async def test_oldest_call_of_a_flooding_peer_is_evicted() -> None:
+    """A flood ends its own calls; earlier calls of other peers continue."""
     waiting = Waiting(total=4, per_peer=2)
     for name in ("honest", "a1", "a2", "a3", "a4"):
         await waiting.open(name)
@@ -61,8 +61,8 @@ async def test_oldest_call_of_the_peer_makes_room() -> None:
     assert 3 == len(waiting.pending)
 
 
-async def test_oldest_call_of_all_makes_room_where_the_total_is_reached() -> None:
-    """Peers that are many have one total."""
+async def test_oldest_call_of_all_is_evicted_at_the_total() -> None:
+    """Many peers share one total."""
     waiting = Waiting(total=2, per_peer=1)
     for name in ("a", "b", "c"):
         await waiting.open(name)
@@ -70,8 +70,8 @@ async def test_oldest_call_of_all_makes_room_where_the_total_is_reached() -> Non
     assert 2 == len(waiting.pending)
 
 
-async def test_call_whose_message_does_not_come_in_time_is_ended() -> None:
-    """One timer ends them in their order."""
+async def test_call_without_its_message_times_out() -> None:
+    """One timer ends these calls in order."""
     waiting = Waiting(total=4, per_peer=4, seconds=0.02)
     for name in ("a", "b"):
         await waiting.open(name)
@@ -81,8 +81,8 @@ async def test_call_whose_message_does_not_come_in_time_is_ended() -> None:
     assert 0 == len(waiting.pending)
 
 
-async def test_call_that_is_cancelled_leaves() -> None:
-    """The client has gone; that is no refusal."""
+async def test_cancelled_call_frees_its_slot() -> None:
+    """A cancellation by the client is not a rejection."""
     waiting = Waiting(total=4, per_peer=4)
     await waiting.open("a")
     waiting.tasks["a"].cancel()

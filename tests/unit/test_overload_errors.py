@@ -1,4 +1,4 @@
-"""Refusals under load: each of its own, for what one holds is held as long as it is."""
+"""Overload errors: a new exception for each call, for a held one keeps its frames."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keyauthority_server.rpc_types import RpcError
 
 
 @pytest.mark.parametrize("made", [busy, too_many])
-def test_refusal_knows_nothing_of_those_before(made: Callable[[], RpcError]) -> None:
-    """An exception that is raised again has the frames of all who raised it before."""
+def test_overload_error_holds_no_earlier_frames(made: Callable[[], RpcError]) -> None:
+    """An exception raised again has the frames of all earlier raises."""
 
     def depth() -> int:
         try:

@@ -1,4 +1,4 @@
-"""Which store a start waits for."""
+"""Stores that a start waits for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from keyauthority_server.store.patience import when_reachable
 
 
 @pytest.mark.parametrize("url", ["postgresql://u@h/d", "sqlite:////data/keys.db"])
-async def test_only_postgres_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may start later by itself; what is wrong with a file of this machine ends the start."""
+async def test_start_waits_for_postgres_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may become reachable; a fault of a local file ends the start."""
     monkeypatch.setattr("keyauthority_server.store.patience.RETRY_SECONDS", 0)
     store, failures = StoreUrl.parse(url), [StoreUnavailable("down")]
 

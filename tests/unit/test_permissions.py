@@ -1,4 +1,4 @@
-"""Permissions: which texts are grants, which are concrete, and which grant covers which."""
+"""Permissions: grants, concrete permissions, and coverage."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ COVERED = {
 
 
 @pytest.mark.parametrize("text", ["orders:read", "a:b", "billing.invoices.lines:read", "a1_-:b-_2"])
-def test_concrete_permission_is_concrete_and_a_grant(text: str) -> None:
-    """Resource and action, dots nest resources."""
+def test_concrete_permission_is_also_a_grant(text: str) -> None:
+    """It is a resource and an action; dots nest resources."""
     assert is_concrete(text)
     assert is_grant(text)
 
 
 @pytest.mark.parametrize("text", ["*:*", "*:read", "billing.*:read", "billing.a.*:*", "orders:*"])
-def test_wildcard_is_a_grant_and_not_concrete(text: str) -> None:
-    """The resource may be `*` or end in `.*`, the action may be `*`; nobody needs a wildcard."""
+def test_wildcard_is_a_grant_but_not_concrete(text: str) -> None:
+    """The resource may be `*` or end in `.*`, the action may be `*`; none is requested."""
     assert is_grant(text)
     assert not is_concrete(text)
 
@@ -53,8 +53,8 @@ def test_wildcard_is_a_grant_and_not_concrete(text: str) -> None:
     ],
     ids=ascii,
 )  # fmt: skip
-def test_other_text_is_neither(text: str) -> None:
-    """Nothing else is a permission."""
+def test_other_text_is_neither_grant_nor_permission(text: str) -> None:
+    """All other texts are rejected."""
     assert not is_grant(text)
     assert not is_concrete(text)
 
@@ -91,44 +91,44 @@ def test_other_text_is_neither(text: str) -> None:
         ("keys:*", "operators:create", False),
     ],
 )
-def test_grant_covers_what_the_contract_says(grant: str, other: str, expected: bool) -> None:
-    """A grant covers another permission, or another grant, only if it allows all of it."""
+def test_grant_coverage_follows_the_contract(grant: str, other: str, expected: bool) -> None:
+    """A grant covers a permission or grant only if it allows all of it."""
     assert expected is covers(grant, other)
 
 
 @given(grants)
-def test_grant_covers_itself(grant: str) -> None:
-    """Covering is reflexive."""
+def test_coverage_is_reflexive(grant: str) -> None:
+    """A grant covers itself."""
     assert covers(grant, grant)
 
 
 @pytest.mark.parametrize("grant", SMALL_GRANTS)
-def test_covering_is_transitive(grant: str) -> None:
-    """What a grant covers, covers nothing more than the grant does: nobody widens by that."""
+def test_coverage_is_transitive(grant: str) -> None:
+    """A covered grant covers nothing beyond the first, so delegation never widens."""
     for other in COVERED[grant]:
         assert COVERED[other] <= COVERED[grant]
 
 
-def test_covering_both_ways_is_being_the_same() -> None:
-    """Two grants that cover each other are one."""
+def test_coverage_is_antisymmetric() -> None:
+    """Two grants that cover each other are equal."""
     for grant in SMALL_GRANTS:
         assert {grant} == {other for other in COVERED[grant] if grant in COVERED[other]}
 
 
 @given(grants)
-def test_everything_covers_every_grant(grant: str) -> None:
-    """`*:*` is everything."""
+def test_full_wildcard_covers_every_grant(grant: str) -> None:
+    """`*:*` allows everything."""
     assert Grants(EVERYTHING).holds([grant])
 
 
 @given(grants)
-def test_generated_grants_are_grants(grant: str) -> None:
-    """The properties above are tried on real grants."""
+def test_generated_grants_are_valid(grant: str) -> None:
+    """The properties above are tested on real grants."""
     assert is_grant(grant)
 
 
-def test_all_needed_must_be_held() -> None:
-    """Each of what is needed is covered by one of what is granted, be it another each time."""
+def test_every_requested_permission_must_be_held() -> None:
+    """Each one is covered by some grant, not necessarily the same."""
     granted = ("orders:read", "billing.*:write")
     assert Grants(granted).holds(["orders:read", "billing.invoices:read"])
     assert not Grants(granted).holds(["orders:read", "orders:write"])
@@ -137,16 +137,14 @@ def test_all_needed_must_be_held() -> None:
 
 
 @given(st.lists(grants, max_size=5), st.lists(grants, max_size=3))
-def test_compiled_grants_hold_what_one_of_them_covers(
-    granted: list[str], needed: list[str]
-) -> None:
-    """The compiled form answers as `covers` does, wildcards on both sides."""
+def test_compiled_grants_agree_with_covers(granted: list[str], needed: list[str]) -> None:
+    """The compiled form answers as `covers` does, with wildcards on both sides."""
     expected = all(any(covers(grant, one) for grant in granted) for one in needed)
     assert Grants(granted).holds(needed) is expected
 
 
-def test_compiled_grant_covers_the_same_in_every_small_case() -> None:
-    """Each grant over two names and two levels, tried with each."""
+def test_compiled_grants_agree_with_covers_exhaustively() -> None:
+    """Every pair of grants over two names and two levels."""
     for grant, covered in COVERED.items():
         compiled = Grants([grant])
         assert covered == {other for other in SMALL_GRANTS if compiled.holds([other])}

@@ -102,10 +102,10 @@ async def reads(
     return store.reads - before
 
 
-async def test_token_proven_once_is_answered_from_memory(
+async def test_proven_token_is_answered_from_memory(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """With its project, as one state: the store is asked once."""
+    """Key and project are one state: the store is read once."""
     read = await look(cache, mine.access_key)
     assert (1, held(mine), store.projects[mine.project_id]) == read
     assert read == await look(cache, mine.access_key)
@@ -115,20 +115,20 @@ async def test_token_proven_once_is_answered_from_memory(
     assert 1 == cache.keys
 
 
-async def test_token_that_proves_nothing_is_read_each_time(
+async def test_unproven_token_is_read_each_time(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """Another token of a cached key, and that of no key: memory answers neither."""
+    """Another token of a cached key, and one of no key, are never answered from memory."""
     await look(cache, mine.access_key)
     assert cache.proven("another token") is None
     assert cache.proven("x" * (TOKEN_MAX + 1)) is None
     assert [1, 1] == [await reads(store, cache, ABSENT) for _ in range(2)]
 
 
-async def test_proof_holds_for_the_record_it_was_made_with(
+async def test_proof_is_bound_to_its_record(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """A record that has changed since it was read is not proven by the older one."""
+    """A record that changed after the read is not proven by the older one."""
     snapshots = await cache.read((mine.access_key,), None)
     ((older, _),) = snapshots.pairs
     tell(cache, store.change(replace(mine, disabled=True)))
@@ -137,10 +137,10 @@ async def test_proof_holds_for_the_record_it_was_made_with(
     assert cache.proven("token") is None
 
 
-async def test_operator_in_memory_is_read_again_only_if_the_log_has_moved(
+async def test_cached_operator_is_read_again_only_if_the_log_moved(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """It is of one state with the keys that are read, or read with them."""
+    """It has the state of the keys that are read, or is read with them."""
     root = put(store, operator(revision=1))
     await look(cache, root.access_key)
     cached = cache.proven(root.access_key)
@@ -153,10 +153,10 @@ async def test_operator_in_memory_is_read_again_only_if_the_log_has_moved(
     assert 4 == store.reads
 
 
-async def test_change_is_made_to_what_is_kept(
+async def test_change_updates_the_cached_record(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """All but digest and last use, which no change tells of; the answer is of its revision."""
+    """Except digest and last use, which no change holds; the answer has its revision."""
     store.keys[mine.access_key] = held(replace(mine, last_used_time=NOON))
     await look(cache, mine.access_key)
     tell(cache, store.change(replace(mine, disabled=True)))
@@ -166,10 +166,10 @@ async def test_change_is_made_to_what_is_kept(
     assert 1 == store.reads
 
 
-async def test_key_that_was_revoked_is_not_kept_unless_it_is_asked_for(
+async def test_revoked_key_is_dropped_until_it_is_requested(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """Few ask for it again, and it would be kept for all time: it is read, as revoked."""
+    """It is rarely requested and would stay forever: it is read, as revoked."""
     await look(cache, mine.access_key)
     tell(cache, store.change(replace(mine, revoke_time=NOON)))
     assert 0 == cache.keys
@@ -180,20 +180,20 @@ async def test_key_that_was_revoked_is_not_kept_unless_it_is_asked_for(
     assert 1 == cache.keys
 
 
-async def test_change_of_a_project_is_made_to_what_is_kept(
+async def test_change_updates_the_cached_project(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """A project that was suspended is, for each of its keys."""
+    """A suspended project applies to each of its keys."""
     await look(cache, mine.access_key)
     tell(cache, store.change(replace(store.projects[mine.project_id], suspended=True)))
     seen = await look(cache, mine.access_key)
     assert (2, True, 1) == (seen.head, seen.project and seen.project.suspended, store.reads)
 
 
-async def test_what_was_read_before_a_change_was_told_is_thrown_away(
+async def test_read_overtaken_by_a_change_is_not_cached(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """A read that was under way undoes no revocation, whatever its own caller is answered."""
+    """A read in progress undoes no revocation, for any answer to its caller."""
     store.gate.clear()
     reading = asyncio.create_task(look(cache, mine.access_key))
     await store.reading.wait()
@@ -205,10 +205,8 @@ async def test_what_was_read_before_a_change_was_told_is_thrown_away(
     assert (2, NOON, 2) == (seen.head, seen.stored.key.revoke_time, store.reads)
 
 
-async def test_key_that_is_newer_than_what_was_told_waits(
-    store: FakeStore, cache: RecordCache
-) -> None:
-    """It is shown from its revision on."""
+async def test_key_newer_than_the_feed_is_held_back(store: FakeStore, cache: RecordCache) -> None:
+    """It is served from its revision on."""
     mine = put(store, operator(revision=1))
     changes = [store.change(operator(revision=0)), store.change(replace(mine, disabled=True))]
     assert 3 == (await look(cache, mine.access_key)).head
@@ -220,10 +218,10 @@ async def test_key_that_is_newer_than_what_was_told_waits(
     assert (3, True, 3) == (seen.head, seen.stored.key.disabled, store.reads)
 
 
-async def test_project_that_is_newer_than_what_was_told_waits(
+async def test_project_newer_than_the_feed_is_held_back(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """As a key does: what was read of another key of the project, later, is not shown with it."""
+    """As for a key: a later read of another key of the project is not mixed with it."""
     of = store.projects[mine.project_id]
     other = put(store, key(of.project_id, revision=1))
     await look(cache, mine.access_key)
@@ -236,7 +234,7 @@ async def test_project_that_is_newer_than_what_was_told_waits(
     assert (3, store.projects[of.project_id]) == (seen.head, seen.project)
 
 
-async def test_position_is_told_when_all_changes_are_made(
+async def test_position_advances_after_all_changes_of_a_batch(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
     """Readers see all of a published batch of changes under its revision, or none of it."""
@@ -255,20 +253,18 @@ async def test_position_is_told_when_all_changes_are_made(
     assert ([1, 1, 1], 3) == (positions, cache.position)
 
 
-async def test_log_that_was_lost_is_forgotten(
-    store: FakeStore, cache: RecordCache, mine: Key
-) -> None:
-    """Key, project and proof: all is read again."""
+async def test_lost_log_drops_the_cache(store: FakeStore, cache: RecordCache, mine: Key) -> None:
+    """Key, project and proof are all read again."""
     await look(cache, mine.access_key)
     cache.lost(Revision(1))
     assert 0 == cache.keys
     assert 1 == await reads(store, cache, mine.access_key)
 
 
-async def test_what_was_being_read_when_the_log_was_lost_is_no_answer(
+async def test_read_in_progress_when_the_log_was_lost_gives_no_answer(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """It may be of the log that is no more, though its number is high enough."""
+    """It may belong to the lost log although its revision is high enough."""
     store.gate.clear()
     reading = asyncio.create_task(look(cache, mine.access_key))
     await store.reading.wait()
@@ -279,10 +275,10 @@ async def test_what_was_being_read_when_the_log_was_lost_is_no_answer(
     assert 0 == cache.keys
 
 
-async def test_digest_is_shown_under_the_current_pepper_only(
+async def test_digest_is_served_under_the_current_pepper_only(
     store: FakeStore, mine: Key, tmp_path: Path
 ) -> None:
-    """Until it was made anew, which no change tells of, the record is read each time."""
+    """Until its upgrade, which no change announces, the record is read each time."""
     write_private(tmp_path / "pepper", f"1 {'0' * 64}\n2 {'1' * 64}\n")
     peppers = Keyring.load(tmp_path / "pepper")
     known = dict(peppers.check_values())
@@ -297,7 +293,7 @@ async def test_digest_is_shown_under_the_current_pepper_only(
 
 
 async def test_cache_is_bounded_by_weight(store: FakeStore, peppers: Keyring) -> None:
-    """The oldest make room, and their proofs go with them."""
+    """The oldest records are evicted together with their proofs."""
     cache = made(store, peppers, keys_max=2)
     names = [put(store, operator(revision=1)).access_key for _ in range(3)]
     for name in names:
@@ -307,8 +303,8 @@ async def test_cache_is_bounded_by_weight(store: FakeStore, peppers: Keyring) ->
     assert [0, 0, 1] == [await reads(store, cache, name) for name in reversed(names)]
 
 
-async def test_heavy_keys_take_the_room_of_several(store: FakeStore, peppers: Keyring) -> None:
-    """Those that are read, and those that grow by a change."""
+async def test_heavy_keys_evict_several_light_ones(store: FakeStore, peppers: Keyring) -> None:
+    """Keys that were read heavy, and keys that grow by a change."""
     many = tuple(f"{number:0100}" for number in range(100))
     cache = made(store, peppers, keys_max=4)
     names = [put(store, operator(revision=1)).access_key for _ in range(3)]
@@ -325,20 +321,20 @@ async def test_heavy_keys_take_the_room_of_several(store: FakeStore, peppers: Ke
     assert 1 == cache.keys
 
 
-async def test_old_position_is_not_shown_but_read_through(
+async def test_stale_position_reads_through(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """A feed that lags does not matter while reads prove themselves."""
+    """A lagging feed does no harm while reads prove their freshness."""
     await look(cache, mine.access_key)
     store.as_of = LONG_AGO
     assert 1 == await reads(store, cache, mine.access_key)
     assert MAX_STALENESS < cache.staleness
 
 
-async def test_nothing_is_asked_when_no_commit_proves_the_store(
+async def test_unproven_store_fails_at_once(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """Nobody can tell then what a read is worth: it fails at once."""
+    """Without a proving commit the freshness of a read is unknown."""
     await look(cache, mine.access_key)
     store.as_of = store.proven_at = LONG_AGO
     with pytest.raises(StoreStale):
@@ -346,20 +342,20 @@ async def test_nothing_is_asked_when_no_commit_proves_the_store(
     assert 1 == store.reads
 
 
-async def test_read_that_proves_nothing_is_no_answer(
+async def test_read_from_an_unproven_source_gives_no_answer(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """An old primary answers as ever; that a commit was made elsewhere does not make it fresh."""
+    """An old primary still answers; a commit elsewhere does not make it fresh."""
     store.read_as_of = LONG_AGO
     with pytest.raises(StoreStale):
         await look(cache, mine.access_key)
     assert 0 == cache.keys
 
 
-async def test_unproven_read_serves_what_is_judged_again_and_is_not_kept(
+async def test_unproven_read_is_allowed_for_changes_and_not_cached(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """Who wants to change something is admitted: his commit tells whether he could."""
+    """A change is checked again at its commit."""
     store.as_of = store.proven_at = store.read_as_of = LONG_AGO
     unproven = ReadOptions(proven=False)
     assert held(mine) == (await look(cache, mine.access_key, unproven)).stored
@@ -367,19 +363,19 @@ async def test_unproven_read_serves_what_is_judged_again_and_is_not_kept(
 
 
 @pytest.mark.parametrize("wanted", [ReadOptions(at_least=2), ReadOptions(bookkeeping=True)])
-async def test_what_memory_is_not_good_enough_for_is_read(
+async def test_unsuitable_cached_record_is_read(
     store: FakeStore, cache: RecordCache, mine: Key, wanted: ReadOptions
 ) -> None:
-    """A revision beyond the position, and the last use as it is now."""
+    """For a revision after the position, and for the current last use."""
     await look(cache, mine.access_key)
     assert 1 == await reads(store, cache, mine.access_key, wanted)
     assert 0 == await reads(store, cache, mine.access_key, ReadOptions(at_least=1))
 
 
-async def test_own_change_that_was_not_told_yet_is_read(
+async def test_own_change_ahead_of_the_feed_is_read(
     store: FakeStore, cache: RecordCache, mine: Key
 ) -> None:
-    """The process that has acknowledged a revocation refuses the key from then on."""
+    """A process that acknowledged a revocation rejects the key at once."""
     await look(cache, mine.access_key)
     revoked = store.change(replace(mine, revoke_time=NOON))
     store.acknowledged = store.head

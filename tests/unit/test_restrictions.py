@@ -1,4 +1,4 @@
-"""Restrictions on apps and API targets; addresses and referrers have files of their own."""
+"""Restrictions to apps and API targets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SHA1_COLONS = "DA:39:A3:EE:5E:6B:4B:0D:32:55:BF:EF:95:60:18:90:AF:D8:07:09"
 
 
 @pytest.mark.parametrize("text", [SHA1, SHA1.upper(), SHA1_COLONS, SHA1_COLONS.lower()])
-def test_sha1_in_any_usual_form_becomes_the_same(text: str) -> None:
-    """A certificate's SHA-1 is compared without colons and in lower case."""
+def test_sha1_is_normalized_from_every_usual_form(text: str) -> None:
+    """It is compared without colons in lower case."""
     assert canonical_sha1(text) == SHA1
 
 
 @pytest.mark.parametrize(
     "text", ["", SHA1[:-1], SHA1 + "0", "g" + SHA1[1:], SHA1 + "\n", "\uff11" * 40]
 )
-def test_text_that_is_no_sha1_is_refused(text: str) -> None:
-    """A SHA-1 is 40 hexadecimal digits."""
+def test_malformed_sha1_is_refused(text: str) -> None:
+    """A SHA-1 has 40 hexadecimal digits."""
     with pytest.raises(ValueError, match="40 hexadecimal digits"):
         canonical_sha1(text)
 
@@ -43,8 +43,8 @@ def test_text_that_is_no_sha1_is_refused(text: str) -> None:
         (None, False),
     ],
 )
-def test_android_app_is_known_by_package_and_certificate(app: App | None, expected: bool) -> None:
-    """Package and certificate must both be those of one entry."""
+def test_android_app_is_matched_by_package_and_certificate(app: App | None, expected: bool) -> None:
+    """Both must belong to one entry."""
     allowed = (AndroidApp("example.shop", SHA1), AndroidApp("example.other", "0" * 40))
     assert Matcher(Restrictions(android_apps=allowed)).allows_app(app) is expected
 
@@ -60,8 +60,8 @@ def test_android_app_is_known_by_package_and_certificate(app: App | None, expect
         (None, False),
     ],
 )
-def test_ios_app_is_known_by_its_bundle_id(app: App | None, expected: bool) -> None:
-    """The bundle id must be one of those, as it is."""
+def test_ios_app_is_matched_by_bundle_id(app: App | None, expected: bool) -> None:
+    """The bundle id must equal one of the entries."""
     bundles = ("example.other", "example.shop.ios")
     assert Matcher(Restrictions(ios_bundle_ids=bundles)).allows_app(app) is expected
 
@@ -85,8 +85,8 @@ def test_ios_app_is_known_by_its_bundle_id(app: App | None, expected: bool) -> N
         (None, False),
     ],
 )
-def test_target_is_known_by_service_and_method(target: ApiTarget | None, expected: bool) -> None:
-    """The service is exact; a method may end in `*`; without methods, all are meant."""
+def test_target_is_matched_by_service_and_method(target: ApiTarget | None, expected: bool) -> None:
+    """The service is exact; a method may end in `*`; without methods all match."""
     allowed = (
         ApiTargetRestriction("translate.example", ("Get*", "Drop")),
         ApiTargetRestriction("maps.example"),

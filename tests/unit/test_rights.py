@@ -1,4 +1,4 @@
-"""The closed list of rights: the policy's, the page's, and what stands for them."""
+"""The closed list of rights: policy, documentation and wildcards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ RESERVED = {"keys:import"}  # of an RPC that does not exist yet
 PAGE = (ROOT / "docs/operator-rights.md").read_text(encoding="utf-8")
 
 
-def test_rights_are_those_that_the_rpcs_need() -> None:
-    """No RPC needs another, and none is listed that no RPC needs."""
+def test_rights_are_exactly_those_of_the_rpcs() -> None:
+    """No RPC needs an unlisted right, and each listed right is needed."""
     needed = {right for row in POLICY.values() for right in row.rights}
     assert needed | RESERVED == set(RIGHTS)
     assert sorted(RIGHTS) == list(RIGHTS)
 
 
-def test_page_names_each_right_once_with_its_rpcs() -> None:
-    """A row for each right; what it allows names each RPC that needs it."""
+def test_documentation_lists_each_right_with_its_rpcs() -> None:
+    """One row for each right, with each RPC that needs it."""
     rows = dict(re.findall(r"^\| `([a-z]+:[a-z]+)` \| (.+) \|$", PAGE, re.MULTILINE))
     assert set(RIGHTS) == rows.keys()
     for method, row in POLICY.items():
@@ -46,13 +46,13 @@ def test_page_names_each_right_once_with_its_rpcs() -> None:
         ("orders:read", False),
     ],
 )
-def test_grant_is_a_right_if_it_stands_for_one(grant: str, expected: bool) -> None:
-    """Wildcards as in grants; a grant that allows nothing is none."""
+def test_grant_is_a_right_if_it_covers_one(grant: str, expected: bool) -> None:
+    """Wildcards work as in grants; a grant that allows nothing is no right."""
     assert expected is is_right(grant)
 
 
-def test_list_of_rights_is_told_once() -> None:
-    """Ten bad entries must fit into the trailers that clients accept."""
+def test_list_of_rights_appears_once_in_an_error() -> None:
+    """Ten invalid entries must fit into the trailers that clients accept."""
     found = list(not_rights(["keys:read", "a:b", "c:d"]))
     assert [(1, NOT_A_RIGHT), (2, "not a right of operators")] == found
     assert all(right in NOT_A_RIGHT for right in RIGHTS)

@@ -1,4 +1,4 @@
-"""The head of the log is noted although no descriptor is left."""
+"""The rollback guard on SQLite: noting the head needs no free descriptor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOG_ID = "0a1b2c3d-0000-4000-8000-000000000000"
 
 
 def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
-    """Again and again: the descriptor that is kept for it is taken back."""
+    """Repeatedly: its reserved descriptor is reacquired each time."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
     try:

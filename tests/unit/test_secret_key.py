@@ -1,4 +1,4 @@
-"""The secret type: whoever prints it sees nothing, whoever hands it on hands on the token."""
+"""The secret type: redacted when printed, the plain token when passed on."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ SHOWN: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("way", SHOWN)
-def test_shown_in_any_way_is_redacted(way: str) -> None:
-    """No part of the token is in what people are shown."""
+def test_secret_is_redacted_in_every_display(way: str) -> None:
+    """No part of the token is displayed."""
     shown = SHOWN[way]()
     assert "**********" in shown
     assert "KA7Q2M9X4T8B3N6W5R1P" not in shown
     assert "yhjskwd" not in shown
 
 
-def test_logged_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither as the message nor as an argument does a log line show the token."""
+def test_secret_is_redacted_in_logs(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither as message nor as argument does a line show the token."""
     logger = logging.getLogger("a service")
     with caplog.at_level(logging.DEBUG):
         logger.debug("secret %s", SECRET)
@@ -110,8 +110,8 @@ def test_logged_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
     assert "yhjskwd" not in "".join(caplog.messages) + caplog.text
 
 
-def test_traceback_with_locals_is_redacted() -> None:
-    """A traceback that shows the local variables shows a redacted secret."""
+def test_secret_is_redacted_in_tracebacks() -> None:
+    """A traceback with local variables shows it redacted."""
 
     def fail(secret_key: SecretKey) -> None:
         raise RuntimeError(f"failed with {secret_key}")
@@ -125,30 +125,30 @@ def test_traceback_with_locals_is_redacted() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickled_is_refused(protocol: int) -> None:
-    """A secret does not get into a pickle, alone or in something else."""
+def test_secret_refuses_pickling(protocol: int) -> None:
+    """Alone and inside of another object."""
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(SECRET, protocol)
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(Holder(SECRET), protocol)
 
 
-def test_copied_is_itself() -> None:
-    """It cannot change, so a copy is the same; records that hold it can be copied."""
+def test_secret_copies_to_itself() -> None:
+    """It is immutable, and records that hold it can be copied."""
     assert SECRET is copy.copy(SECRET)
     assert SECRET is copy.deepcopy(SECRET)
     assert SECRET is dataclasses.asdict(Holder(SECRET))["secret_key"]
 
 
-def test_revealed_is_the_plain_token() -> None:
-    """`reveal` gives a plain string, which shows itself."""
+def test_revealed_secret_is_the_plain_token() -> None:
+    """`reveal` returns a plain string."""
     revealed = SECRET.reveal()
     assert TOKEN == revealed
     assert type(revealed) is str
 
 
-def test_handed_on_is_the_token() -> None:
-    """It is a string: compared, joined, encoded, written and put into JSON it is the token."""
+def test_secret_passed_on_is_the_token() -> None:
+    """Compared, joined, encoded, written and in JSON it is the token."""
     assert TOKEN == SECRET
     assert TOKEN == "".join([SECRET])
     assert TOKEN.encode() == SECRET.encode()

@@ -1,4 +1,4 @@
-"""The URL of the store: libpq's reading of it, what is refused, and what is shown."""
+"""The store URL: parsing as libpq does, rejected forms, and redacted display."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from keyauthority_server.config import StoreUrl
         ("postgresql:///?dbname=d&password=hidden", "postgresql:///?dbname=d"),
     ],
 )
-def test_password_is_left_out_and_all_else_is_shown(url: str, shown: str) -> None:
-    """A URL that is shown names the same database, user and parameters, without the password."""
+def test_url_is_displayed_without_its_password(url: str, shown: str) -> None:
+    """The same database, user and parameters are shown."""
     store = StoreUrl.parse(url)
     assert (shown, f"StoreUrl('{shown}')", True) == (str(store), repr(store), store.has_password)
     secret = {"password", "sslpassword"}
@@ -45,8 +45,8 @@ def test_password_is_left_out_and_all_else_is_shown(url: str, shown: str) -> Non
         "sqlite:///srv/a%20b.db",
     ],
 )
-def test_url_without_a_password_is_shown_as_it_is(url: str) -> None:
-    """All forms that libpq takes are taken: several hosts, folders of sockets, parameters."""
+def test_url_without_a_password_is_displayed_unchanged(url: str) -> None:
+    """All forms of libpq are accepted: several hosts, socket folders, parameters."""
     store = StoreUrl.parse(url)
     assert (url, url, False) == (str(store), store.reveal(), store.has_password)
 
@@ -72,10 +72,8 @@ def test_url_without_a_password_is_shown_as_it_is(url: str) -> None:
         ("sqlite:///", "must be sqlite:///PATH, with an absolute path"),
     ],
 )
-def test_url_that_cannot_be_split_for_certain_is_refused_without_its_text(
-    url: str, reason: str
-) -> None:
-    """Any part of such a URL may be a password: the refusal repeats none of it."""
+def test_ambiguous_url_is_refused_without_its_text(url: str, reason: str) -> None:
+    """Any part of it may be a password, so the error repeats none of it."""
     with pytest.raises(ValueError, match=reason) as refused:
         StoreUrl.parse(url)
     assert not {"hidden", "sec"} & set(str(refused.value).replace("'", " ").split())

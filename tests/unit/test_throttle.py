@@ -1,4 +1,4 @@
-"""The bucket of failures that each peer has."""
+"""The failure throttle of each peer."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def emptied(of: FailureThrottle, peer: str) -> int:
     return taken
 
 
-def test_peer_may_fail_so_often_and_again_as_time_goes_by() -> None:
-    """At first a burst, then the rate, and never more than the burst."""
+def test_peer_failures_are_limited_by_burst_and_rate() -> None:
+    """First a burst, then the rate, and never more than the burst."""
     time = Time()
     known = FailureThrottle(time)
     assert FAILURES_AT_ONCE == emptied(known, PEER)
@@ -62,14 +62,14 @@ def test_peer_may_fail_so_often_and_again_as_time_goes_by() -> None:
     ],
 )
 def test_peer_is_an_address_or_a_network(one: str, other: str, same: bool) -> None:
-    """IPv4 addresses count each, IPv6 by their /64, all of a unix socket together."""
+    """IPv4 by address, IPv6 by /64, a unix socket as one."""
     known = FailureThrottle(Time())
     emptied(known, one)
     assert same is not known.take(other)
 
 
-def test_table_forgets_whom_it_heard_of_longest_ago(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many addresses an attacker has, memory is bounded."""
+def test_throttle_evicts_the_least_recent_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded for any number of addresses."""
     monkeypatch.setattr(throttle, "PEERS_MAX", 2)
     known = FailureThrottle(Time())
     emptied(known, PEER)
@@ -83,10 +83,10 @@ def test_table_forgets_whom_it_heard_of_longest_ago(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("code", [None, NOT_FOUND, UNAUTHENTICATED])
 @pytest.mark.parametrize("credentials", list(CredentialSource))
 @pytest.mark.parametrize("metadata", [(), OPERATOR])
-async def test_only_failed_proofs_count(
+async def test_only_failed_proofs_are_throttled(
     code: int | None, credentials: CredentialSource, metadata: Metadata
 ) -> None:
-    """A call is refused as one too many only if those before it had failed to prove anything."""
+    """A call is refused only if earlier ones failed to prove a credential."""
     known, served = FailureThrottle(Time()), 0
 
     async def answer(_: bytes, __: Call) -> bytes:
@@ -111,8 +111,8 @@ async def test_only_failed_proofs_count(
     assert FAILURES_AT_ONCE + (not (failed and bare)) == served
 
 
-async def test_operator_is_served_whatever_others_did_from_his_address() -> None:
-    """A call that carries an operator key reaches its method though the bucket is empty."""
+async def test_operator_is_served_from_a_throttled_address() -> None:
+    """A call with an operator key is handled although the bucket is empty."""
     known = FailureThrottle(Time())
     emptied(known, PEER)
 

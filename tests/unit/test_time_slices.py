@@ -1,4 +1,4 @@
-"""Time slices: a call that works on many items lets the others run."""
+"""Time slices: a call over many items yields to other tasks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def large_call(shared: TimeSlices, name: str, items: int, done: list[str])
             await slices.pause()
 
 
-async def test_another_task_runs_between_two_slices() -> None:
-    """However many items a call has, the loop goes on."""
+async def test_other_tasks_run_between_two_slices() -> None:
+    """The event loop continues for any number of items."""
     done: list[str] = []
     call = asyncio.create_task(large_call(TimeSlices(), "item", 10, done))
     while not call.done():
@@ -35,7 +35,7 @@ async def test_another_task_runs_between_two_slices() -> None:
 
 
 async def test_large_calls_share_one_turn() -> None:
-    """Beyond its first slice only one of them works between two turns of the loop."""
+    """After its first slice only one of them works per turn of the loop."""
     shared, done = TimeSlices(), list[str]()
     calls = [
         asyncio.create_task(large_call(shared, f"call {number}", 20, done)) for number in range(5)
@@ -53,8 +53,8 @@ async def test_large_calls_share_one_turn() -> None:
     assert max(firsts) < 70  # they take turns: none waits for the end of another
 
 
-async def test_call_that_ends_early_leaves_the_turn_to_the_others() -> None:
-    """Cancelled or failed while it had the turn, it does not keep it."""
+async def test_ended_call_releases_the_turn() -> None:
+    """Cancelled or failed during its turn, it does not keep it."""
     shared, done = TimeSlices(), list[str]()
     first = asyncio.create_task(large_call(shared, "first", 1_000, done))
     second = asyncio.create_task(large_call(shared, "second", 50, done))

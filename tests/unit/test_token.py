@@ -1,4 +1,4 @@
-"""The grammar of tokens: what parses, what does not, and what the pattern finds in text."""
+"""The token grammar: parsing, rejection, and the pattern for text scans."""
 
 from __future__ import annotations
 
@@ -82,39 +82,39 @@ def _with_check(body: str) -> str:
 
 
 @each_vector
-def test_vector_parses_to_what_it_says(vector: Vector) -> None:
+def test_vector_parses_to_its_parts(vector: Vector) -> None:
     """The tokens of the contract parse."""
     assert vector.says == parse(vector.token)
 
 
 @each_vector
-def test_vector_is_made_from_its_parts(vector: Vector) -> None:
-    """The tokens of the contract are what their parts make."""
+def test_vector_is_built_from_its_parts(vector: Vector) -> None:
+    """Building from the parts gives the tokens of the contract."""
     made = make(vector.says.kind, vector.says.mode, vector.says.access_key, vector.secret)
     assert vector.token == made.reveal()
 
 
 @given(kinds_and_modes, access_keys, secrets)
-def test_made_token_parses_to_its_parts(
+def test_built_token_parses_to_its_parts(
     kind_and_mode: tuple[KeyKind, KeyMode], access_key: AccessKey, secret: int
 ) -> None:
-    """What `make` makes, `parse` reads."""
+    """`parse` reads the output of `make`."""
     token = make(*kind_and_mode, access_key, secret)
     assert Token(*kind_and_mode, access_key) == parse(token)
     assert len(token) == 78
 
 
 @given(st.sampled_from(KeyMode), access_keys)
-def test_made_publishable_token_parses_to_its_parts(mode: KeyMode, access_key: AccessKey) -> None:
-    """A publishable key is 35 characters and has no secret."""
+def test_built_publishable_token_parses_to_its_parts(mode: KeyMode, access_key: AccessKey) -> None:
+    """A publishable key has 35 characters and no secret."""
     token = make(KeyKind.PUBLISHABLE, mode, access_key)
     assert Token(KeyKind.PUBLISHABLE, mode, access_key) == parse(token)
     assert len(token) == 35
 
 
 @each_token
-def test_any_one_character_changed_is_refused(token: str) -> None:
-    """The check digits find every change of one character, to whatever else."""
+def test_changed_character_is_rejected(token: str) -> None:
+    """The check digits detect every change of one character."""
     for place, was in enumerate(token):
         for other in BASE62 + "_-. \n\0é٣":
             if other != was:
@@ -122,22 +122,22 @@ def test_any_one_character_changed_is_refused(token: str) -> None:
 
 
 @each_token
-def test_any_one_character_dropped_is_refused(token: str) -> None:
-    """A token that lacks a character does not parse."""
+def test_dropped_character_is_rejected(token: str) -> None:
+    """A token with a missing character does not parse."""
     for place in range(len(token)):
         assert parse(token[:place] + token[place + 1 :]) is None
 
 
 @each_token
-def test_any_one_character_doubled_is_refused(token: str) -> None:
-    """A token with a character twice does not parse."""
+def test_doubled_character_is_rejected(token: str) -> None:
+    """A token with a repeated character does not parse."""
     for place in range(len(token)):
         assert parse(token[:place] + token[place] + token[place:]) is None
 
 
 @each_token
-def test_neighbours_swapped_are_refused(token: str) -> None:
-    """A token with two neighbours swapped does not parse, unless they are the same."""
+def test_swapped_neighbours_are_rejected(token: str) -> None:
+    """Two different neighbours swapped do not parse."""
     for place in range(len(token) - 1):
         first, second = token[place], token[place + 1]
         if first != second:
@@ -146,15 +146,15 @@ def test_neighbours_swapped_are_refused(token: str) -> None:
 
 @each_token
 @pytest.mark.parametrize("prefix", ["sk_test_", "sk_live_", "rk_test_", "rk_live_", "op_live_"])
-def test_other_prefix_is_refused(token: str, prefix: str) -> None:
+def test_changed_prefix_is_rejected(token: str, prefix: str) -> None:
     """The check digits cover the prefix."""
     if not token.startswith(prefix):
         assert parse(prefix + token[8:]) is None
 
 
 @pytest.mark.parametrize("prefix", ["sk_test_", "sk_live_", "rk_test_", "rk_live_", "op_live_"])
-def test_other_prefix_with_mended_check_says_what_it_says(prefix: str) -> None:
-    """The check proves nothing: with mended digits another prefix parses, as another token."""
+def test_changed_prefix_with_recomputed_check_parses(prefix: str) -> None:
+    """The check proves nothing: another prefix is another token."""
     mended = _with_check(prefix + A_TOKEN[8:-6])
     says = parse(mended)
     assert says is not None
@@ -178,14 +178,14 @@ def test_other_prefix_with_mended_check_says_what_it_says(prefix: str) -> None:
         "pk_test_KAGHJKMNPQRSTVWXYZ01-",
     ],
 )
-def test_shape_that_is_none_is_refused_with_right_check(body: str) -> None:
-    """Right check digits do not make a token of what has not the shape of one."""
+def test_invalid_form_is_rejected_despite_a_valid_check(body: str) -> None:
+    """Valid check digits do not make a token of an invalid form."""
     assert parse(_with_check(body)) is None
 
 
 @pytest.mark.parametrize("beyond", [0, 1, 62**43 - 1 - 2**256])
-def test_secret_of_2_256_or_more_is_refused(beyond: int) -> None:
-    """A secret is below 2**256, though 43 digits can say more."""
+def test_secret_of_2_256_or_more_is_rejected(beyond: int) -> None:
+    """A secret is below 2**256, although 43 digits can exceed it."""
     body = "sk_live_KA7Q2M9X4T8B3N6W5R1P_" + _base62(2**256 + beyond, 43)
     assert parse(_with_check(body)) is None
 
@@ -220,14 +220,14 @@ def test_secret_of_2_256_or_more_is_refused(beyond: int) -> None:
     ],
     ids=ascii,
 )
-def test_text_that_is_no_token_is_refused(text: str) -> None:
-    """No white space, other case, padding, other alphabet or other length parses, nor raises."""
+def test_text_that_is_not_a_token_is_rejected(text: str) -> None:
+    """White space, case, padding, alphabet or length: no parse and no exception."""
     assert parse(text) is None
 
 
 @given(st.text(st.characters(), max_size=100))
-def test_any_text_is_parsed_without_an_error(text: str) -> None:
-    """Parsing answers for every text, unpaired surrogates included."""
+def test_any_text_is_parsed_without_an_exception(text: str) -> None:
+    """Including unpaired surrogates."""
     assert parse(text) is None
 
 
@@ -245,16 +245,16 @@ def test_any_text_is_parsed_without_an_error(text: str) -> None:
         (KeyKind.SECRET, KeyMode.LIVE, "", 1),
     ],
 )
-def test_parts_that_make_no_token_are_refused(
+def test_invalid_parts_build_no_token(
     kind: KeyKind, mode: KeyMode, access_key: str, secret: int | None
 ) -> None:
-    """Nothing is made that would not parse."""
+    """Every built token parses."""
     with pytest.raises(ValueError, match=r"token|access key|publishable|256 bits"):
         make(kind, mode, AccessKey(access_key), secret)
 
 
-def test_new_access_keys_have_their_shape_and_use_every_digit() -> None:
-    """An access key is `KA` and 18 of the alphabet, each place random, and none comes twice."""
+def test_new_access_keys_are_wellformed_random_and_unique() -> None:
+    """`KA` and 18 random digits of the alphabet."""
     made = [new_access_key() for _ in range(2_000)]
     assert all(re.fullmatch(rf"KA[{BASE32}]{{18}}", one) for one in made)
     assert all(ACCESS_KEY_PATTERN.fullmatch(one) for one in made)
@@ -263,8 +263,8 @@ def test_new_access_keys_have_their_shape_and_use_every_digit() -> None:
         assert set(BASE32) == {one[place] for one in made}
 
 
-def test_new_secrets_use_every_bit() -> None:
-    """A secret is 256 bits, each random, and none comes twice."""
+def test_new_secrets_are_random_and_unique() -> None:
+    """Each of the 256 bits is random."""
     made = [new_secret() for _ in range(200)]
     assert all(0 <= one < 2**256 for one in made)
     assert len(made) == len(set(made))
@@ -292,8 +292,8 @@ def test_new_secrets_use_every_bit() -> None:
         "https://h/?k={}&x",
     ],
 )
-def test_pattern_finds_token_in_text(token: str, text: str) -> None:
-    """A token is found wherever it stands on its own."""
+def test_pattern_finds_tokens_in_text(token: str, text: str) -> None:
+    """A token is found wherever it stands alone."""
     assert [token] == TOKEN_PATTERN.findall(text.format(token))
 
 
@@ -310,14 +310,14 @@ def test_pattern_finds_token_in_text(token: str, text: str) -> None:
         "KA7Q2M9X4T8B3N6W5R1P",
     ],
 )
-def test_pattern_passes_over_what_is_no_token(text: str) -> None:
-    """The keys of other vendors, and access keys alone, are not taken for tokens."""
+def test_pattern_ignores_text_without_tokens(text: str) -> None:
+    """Keys of other vendors and bare access keys do not match."""
     assert TOKEN_PATTERN.search(text) is None
 
 
 @given(kinds_and_modes, access_keys, secrets)
-def test_pattern_matches_every_made_token(
+def test_pattern_matches_every_built_token(
     kind_and_mode: tuple[KeyKind, KeyMode], access_key: AccessKey, secret: int
 ) -> None:
-    """Nothing is made that scanners would miss."""
+    """Scanners find every token."""
     assert TOKEN_PATTERN.fullmatch(make(*kind_and_mode, access_key, secret))

@@ -1,4 +1,4 @@
-"""A watcher's way: from the log to what is kept to what comes, and where it ends."""
+"""A watch: from the log to the replay buffer to live changes, and its end."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ async def make(world: World, number: int) -> None:
 
 
 @pytest.mark.case(34)
-async def test_reader_who_is_too_slow_is_told_to_resync(world: World) -> None:
-    """As soon as he reads again, and then his stream ends."""
+async def test_slow_reader_gets_resync(world: World) -> None:
+    """As soon as it reads again; then its stream ends."""
     async with aclosing(world.watch()) as updates:
         assert (await anext(updates)).checkpoint
         await make(world, KEPT + 1)
         assert [True] == [one.resync async for one in updates]
 
 
-async def test_reader_who_pauses_for_less_misses_nothing(world: World) -> None:
-    """He gets all that has come, in order, in one checkpoint."""
+async def test_briefly_paused_reader_misses_nothing(world: World) -> None:
+    """It gets all changes in order, in one checkpoint."""
     async with aclosing(world.watch()) as updates:
         await anext(updates)
         await make(world, KEPT)
@@ -89,10 +89,10 @@ async def test_reader_who_pauses_for_less_misses_nothing(world: World) -> None:
     )
 
 
-async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
+async def test_old_start_is_read_from_the_log_without_claiming_freshness(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages are no checkpoints before the last change that was committed meanwhile is told."""
+    """No checkpoint comes before the last change committed meanwhile."""
     monkeypatch.setattr(watch, "PAGE", 100)
     monkeypatch.setattr(watch, "FIRST_PAGE", 100)
     await make(world, 250)
@@ -108,10 +108,10 @@ async def test_old_start_is_read_from_the_log_without_claiming_to_be_fresh(
     assert list(range(1, 252)) == told
 
 
-async def test_log_that_is_ahead_of_the_feed_is_no_reason_to_resync(
+async def test_log_ahead_of_the_feed_causes_no_resync(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process has committed while the log was read, and the feed has not seen it yet."""
+    """Another process committed during the read; the feed has not seen it yet."""
     monkeypatch.setattr(watch, "PAGE", 4)
     await make(world, 6)
     catch_up, seen = Feed.catch_up, asyncio.Event()
@@ -135,10 +135,8 @@ async def test_log_that_is_ahead_of_the_feed_is_no_reason_to_resync(
     assert list(range(1, 8)) == told
 
 
-async def test_start_that_is_too_old_is_told_to_resync(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond so many changes a snapshot is what helps."""
+async def test_too_old_start_gets_resync(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of changes a snapshot is cheaper."""
     monkeypatch.setattr(watch, "REPLAY_MAX", 2)
     await make(world, 3)
     assert [True] == [one.resync async for one in world.watch(from_revision=0)]
@@ -146,16 +144,16 @@ async def test_start_that_is_too_old_is_told_to_resync(
         assert not (await anext(updates)).resync
 
 
-async def test_log_that_has_lost_changes_is_told_as_resync(world: World) -> None:
-    """Also if it has grown again to where the watcher was."""
+async def test_log_that_lost_changes_gives_resync(world: World) -> None:
+    """Also if it has grown back to the watcher's position."""
     async with aclosing(world.watch()) as updates:
         await anext(updates)
         world.recent.lost(Revision(0))
         assert [True] == [one.resync async for one in updates]
 
 
-async def test_watch_that_has_to_go_tells_first_what_there_is(world: World) -> None:
-    """Then it raises Unavailable, and so does every watch that is opened after it."""
+async def test_closing_watch_delivers_pending_changes_first(world: World) -> None:
+    """Then it raises Unavailable, as does every later watch."""
     async with aclosing(world.watch()) as updates:
         await anext(updates)
         await make(world, 1)
@@ -168,10 +166,10 @@ async def test_watch_that_has_to_go_tells_first_what_there_is(world: World) -> N
     assert 0 == world.recent.watchers
 
 
-async def test_watcher_who_comes_while_the_last_one_goes_is_told_of_changes(
+async def test_new_watcher_during_the_last_ones_end_gets_changes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one who goes takes the feed with him only if nobody else has come, or is about to."""
+    """The last one closes the feed only if no other has joined or is joining."""
     catch_up, here, gone = Feed.catch_up, asyncio.Event(), asyncio.Event()
     first, second = world.watch(), world.watch()
     await anext(first)

@@ -1,4 +1,4 @@
-"""The sans-IO half of a watch: where it resumes, what it tells, how old its word can be."""
+"""The sans-IO watch session: resuming, deltas, and the age of its state."""
 
 from __future__ import annotations
 
@@ -54,32 +54,32 @@ def watching(revision: int = 5) -> WatchSession:
 
 
 def test_first_stream_begins_now() -> None:
-    """What is not known yet is not resumed."""
+    """There is no earlier state to resume."""
     assert ResumePoint(None, "") == WatchSession().resume(10.0)
 
 
-def test_next_stream_goes_on_where_the_last_one_stood() -> None:
-    """After a stream has ended, nothing is missed."""
+def test_next_stream_resumes_at_the_last_position() -> None:
+    """Nothing is missed after a stream has ended."""
     session = watching()
     session.receive(update(11.0, 7, 6, 7), 11.0)
     assert ResumePoint(7, LOG) == session.resume(12.0)
 
 
-def test_changes_that_were_told_are_not_told_again() -> None:
-    """A message that overlaps with what is known tells what is new."""
+def test_repeated_changes_are_delivered_once() -> None:
+    """An overlapping message yields only its new changes."""
     told = watching().receive(update(11.0, 7, 4, 5, 6, 7), 11.0)
     assert [6, 7] == [change.revision for change in told.changes]
 
 
-def test_stream_cut_between_checkpoints_resumes_behind_the_last_change() -> None:
-    """Changes come in order: what is before the last of them has been told."""
+def test_stream_cut_between_checkpoints_resumes_after_the_last_change() -> None:
+    """Changes are ordered, so all earlier ones were delivered."""
     session = watching()
     session.receive(update(11.0, 6, 6, checkpoint=False), 11.0)
     assert ResumePoint(6, LOG) == session.resume(12.0)
 
 
-def test_resync_begins_anew() -> None:
-    """Whatever was known may be wrong, and nothing proves it fresh."""
+def test_resync_starts_over() -> None:
+    """All earlier state may be wrong, and nothing proves it fresh."""
     session = watching()
     told = session.receive(update(11.0, 0, resync=True), 11.0)
     assert told.reset
@@ -87,35 +87,35 @@ def test_resync_begins_anew() -> None:
     assert session.fresh_until(1e9) < 0
 
 
-def test_other_log_begins_anew() -> None:
-    """A server that was replaced by another's backup tells of another log."""
+def test_other_log_starts_over() -> None:
+    """A server restored from another backup has another log."""
     told = watching().receive(update(11.0, 3, log_id="other"), 11.0)
     assert told.reset
 
 
-def test_freshness_counts_from_when_it_was_said() -> None:
-    """A message that was under way for three seconds proves what was so three seconds ago."""
+def test_freshness_counts_from_the_sending() -> None:
+    """A message in flight for three seconds proves the state of three seconds ago."""
     session = watching()
     session.receive(update(20.0, 5), 23.0)
     assert 22.0 == session.fresh_until(2.0)
 
 
-def test_lag_of_the_server_counts() -> None:
-    """A server that is behind itself proves less."""
+def test_server_lag_reduces_freshness() -> None:
+    """A server that is behind proves an older state."""
     session = watching()
     session.receive(update(20.0, 5, lag=0.5), 20.0)
     assert 21.5 == session.fresh_until(2.0)
 
 
 def test_message_without_a_checkpoint_proves_nothing() -> None:
-    """Only a checkpoint says that all has been told."""
+    """Only a checkpoint states that all changes were delivered."""
     session = watching()
     session.receive(update(20.0, 6, 6, checkpoint=False), 20.0)
     assert 12.0 == session.fresh_until(2.0)
 
 
 def test_server_time_is_never_early() -> None:
-    """A stream that took a fifth of a second to begin makes the server's clock seem that late."""
+    """A stream that took 0.2 s to begin makes the server's clock seem that late."""
     session = WatchSession()
     session.resume(10.0)
     session.receive(update(10.2, 5), 10.3)
@@ -123,7 +123,7 @@ def test_server_time_is_never_early() -> None:
 
 
 def test_server_time_never_runs_back() -> None:
-    """An expired key stays expired when another server's time is a second behind."""
+    """An expired key stays expired if another server's clock is a second behind."""
     session = watching()
     first = session.server_time(12.0)
     session.resume(12.0)
@@ -144,8 +144,8 @@ def test_server_time_never_runs_back() -> None:
     assert 14.0 == session.fresh_until(2.0)
 
 
-def test_clock_is_compared_again_after_a_while_and_soon_after_a_slow_start() -> None:
-    """Two clocks drift; and what was measured over a slow start is worth little."""
+def test_clock_offset_is_measured_again() -> None:
+    """Clocks drift, and a slow start gives a poor measurement."""
     session = watching()
     assert not session.due(10.0 + RENEW_SECONDS)
     assert session.due(10.1 + RENEW_SECONDS)
@@ -155,8 +155,8 @@ def test_clock_is_compared_again_after_a_while_and_soon_after_a_slow_start() -> 
     assert session.due(20.1 + REMEASURE_SECONDS)
 
 
-def test_slow_server_is_asked_less_and_less_often() -> None:
-    """A thousand watchers that all compare their clocks again each second would keep it slow."""
+def test_slow_server_is_measured_less_often() -> None:
+    """A thousand watchers measuring each second would keep it slow."""
     session, opened = watching(), 20.0
     waits = []
     for _ in range(3):
@@ -167,8 +167,8 @@ def test_slow_server_is_asked_less_and_less_often() -> None:
     assert [1.5, 3.0, 6.0] == waits
 
 
-def test_log_that_changes_before_a_checkpoint_begins_anew() -> None:
-    """What was told of the first log is worth nothing, however little it was."""
+def test_log_change_before_a_checkpoint_starts_over() -> None:
+    """The changes of the first log are discarded."""
     session = WatchSession()
     session.resume(10.0)
     session.receive(update(10.0, 6, 6, checkpoint=False), 10.0)
@@ -176,8 +176,8 @@ def test_log_that_changes_before_a_checkpoint_begins_anew() -> None:
     assert session.receive(update(11.0, 9, log_id="other"), 11.0).reset
 
 
-def test_time_of_a_server_whose_clock_was_wrong_is_left_with_the_next_measurement() -> None:
-    """One server is 50 minutes ahead; the next stream, to a right one, tells the right time."""
+def test_wrong_server_time_is_corrected_by_the_next_measurement() -> None:
+    """One server is 50 minutes ahead; the next stream goes to a correct one."""
     session = watching()
     right = session.server_time(11.0)
     session.resume(12.0)

@@ -1,4 +1,4 @@
-"""What is kept in memory: never more than so much, by weight."""
+"""The weighted cache: entries bounded by total weight."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from keyauthority_server.weighted_cache import USUAL_BYTES, WeightedCache, weigh
 from tests.store.factories import key, project
 
 
-def test_newest_are_kept() -> None:
-    """Those kept longest make room, and what is kept anew is new again."""
+def test_least_recent_entries_are_evicted() -> None:
+    """An entry that is stored again counts as new."""
     bounded: WeightedCache[int, str] = WeightedCache(3)
     for number in (0, 1, 2, 0, 3):
         bounded.keep(number, f"value {number}")
@@ -23,8 +23,8 @@ def test_newest_are_kept() -> None:
     assert ["value 0", None] == [bounded.get(0), bounded.get(1)]
 
 
-def test_heavy_ones_take_the_room_of_several() -> None:
-    """And give it back: when they make room, are dropped or change their weight."""
+def test_heavy_entries_evict_several_light_ones() -> None:
+    """Their weight is freed by eviction, removal and change."""
     bounded: WeightedCache[str, None] = WeightedCache(4)
     for name in "abcd":
         bounded.keep(name, None)
@@ -39,8 +39,8 @@ def test_heavy_ones_take_the_room_of_several() -> None:
     assert 3 == len(bounded)
 
 
-def test_one_that_is_too_heavy_is_kept_alone() -> None:
-    """It would be decoded for each call else."""
+def test_overweight_entry_is_cached_alone() -> None:
+    """Otherwise it would be decoded for each call."""
     bounded: WeightedCache[str, None] = WeightedCache(4)
     bounded.keep("light", None)
     bounded.keep("heavy", None, 9)
@@ -49,8 +49,8 @@ def test_one_that_is_too_heavy_is_kept_alone() -> None:
     assert (True, False) == ("light" in bounded, "heavy" in bounded)
 
 
-def test_weight_is_that_of_what_is_kept_whatever_happens() -> None:
-    """Random steps, beside a plain list of what was kept."""
+def test_total_weight_equals_the_sum_of_entries() -> None:
+    """Random steps, compared with a plain list."""
     random, bounded = Random(1), WeightedCache[int, int](20)
     kept: list[tuple[int, int]] = []
     for _ in range(5_000):
@@ -87,13 +87,13 @@ MANY = tuple(f"{number:0100}" for number in range(100))  # texts of 100 characte
     ],
     ids=["permissions", "projects", "labels", "ips", "referrers", "ios", "android", "targets"],
 )
-def test_each_list_weighs(heavy: Key) -> None:
-    """At least its characters, and some more."""
+def test_each_list_adds_weight(heavy: Key) -> None:
+    """At least that of its characters."""
     assert 1 + 100 * 100 // USUAL_BYTES <= weight_of(heavy) <= 1 + 202 * 560 // USUAL_BYTES
 
 
-def test_usual_record_weighs_one() -> None:
-    """So does none at all."""
+def test_usual_record_has_weight_one() -> None:
+    """So does an absent one."""
     usual = replace(
         KEY,
         permissions=("orders:read", "billing.*:read"),
@@ -104,8 +104,8 @@ def test_usual_record_weighs_one() -> None:
     assert 5 < weight_of(replace(project(), labels=dict(zip(MANY, MANY, strict=True))))
 
 
-def test_weight_covers_the_compiled_form() -> None:
-    """A record that was judged takes more memory than one that was only read."""
+def test_weight_includes_the_compiled_form() -> None:
+    """An evaluated record takes more memory than one that was only read."""
 
     def page(number: int) -> str:
         return f"https://shop{number}.example/*"

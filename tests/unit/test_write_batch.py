@@ -1,4 +1,4 @@
-"""Units of work: the callers of a group are woken together, each for his own outcome."""
+"""Write batches: callers of a group are woken together, each with its own result."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def wakes_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever returns, raises or has gone: the loop is woken once for all of them."""
+    """For returned, raised and cancelled units the loop wakes once."""
     returns, raises, left = group = [
         WriteUnit(lambda _: "done"),
         WriteUnit(raising(ValueError("spoilt"))),
@@ -91,8 +91,8 @@ async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) ->
     assert (returns.done.done(), raises.done.done()) == (True, True)
 
 
-async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each with the error; whoever was answered before keeps his answer."""
+async def test_failed_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets the error; an earlier answer stays."""
     job, group = units(), [WriteUnit(lambda _: None) for _ in range(3)]
     waiting = [asyncio.ensure_future(await_commit(one, 20.0)) for one in group]
     await settle()
@@ -104,8 +104,8 @@ async def test_group_that_failed_is_told_by_one_wake(monkeypatch: pytest.MonkeyP
     assert 1 == len(wakes)
 
 
-async def test_unit_that_came_to_no_turn_in_time_never_runs() -> None:
-    """Its caller was told so; another of its group is done."""
+async def test_unit_that_timed_out_in_the_queue_never_runs() -> None:
+    """Its caller gets UNAVAILABLE; the others of its group are executed."""
     ran: list[str] = []
     late, other = WriteUnit(lambda _: ran.append("late")), WriteUnit(lambda _: ran.append("other"))
     with pytest.raises(StoreUnavailable, match="not executed"):
@@ -114,8 +114,10 @@ async def test_unit_that_came_to_no_turn_in_time_never_runs() -> None:
     assert ["other"] == ran
 
 
-async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogger) -> None:
-    """And the log says later what became of it."""
+async def test_unit_that_timed_out_while_running_has_an_unknown_outcome(
+    log: CapturingLogger,
+) -> None:
+    """The log states the outcome later."""
     unit = WriteUnit(lambda _: "done")
     answer = units().run([unit])
     with pytest.raises(StoreUnavailable, match="outcome is unknown"):
@@ -126,8 +128,8 @@ async def test_unit_that_has_begun_is_told_that_nobody_knows(log: CapturingLogge
     assert (("write_unanswered",), "committed") == (told.args, told.kwargs["outcome"])
 
 
-def test_answer_to_a_loop_that_has_ended_is_said_in_the_log(log: CapturingLogger) -> None:
-    """The thread goes on."""
+def test_answer_to_a_closed_loop_is_logged(log: CapturingLogger) -> None:
+    """The thread continues."""
 
     async def leave() -> WriteUnit:
         return WriteUnit(lambda _: "done")
