@@ -1,4 +1,4 @@
-"""One authority at several addresses: calls take turns over those that serve."""
+"""Several addresses of one authority: calls rotate over those that serve."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def draining() -> Iterator[str]:
 
 
 @one_server
-def test_addresses_that_do_not_serve_are_left_out(server: ServerProcess, draining: str) -> None:
-    """Neither the dead nor the draining get a call."""
+def test_addresses_that_do_not_serve_get_no_call(server: ServerProcess, draining: str) -> None:
+    """Unreachable and draining servers are skipped."""
     addresses = ",".join((DEAD, draining, server.address))
     with Client(addresses, operator_key=server.operator_key) as client:
         assert ["malformed"] * CALLS == [client.verify("none").code for _ in range(CALLS)]
 
 
 @one_server
-async def test_addresses_that_do_not_serve_are_left_out_awaited(
+async def test_addresses_that_do_not_serve_get_no_async_call(
     server: ServerProcess, draining: str
 ) -> None:
-    """The same, by the other client."""
+    """The asynchronous client does the same."""
     addresses = ",".join((DEAD, draining, server.address))
     async with AsyncClient(addresses, operator_key=server.operator_key) as client:
         codes = [(await client.verify("none")).code for _ in range(CALLS)]
@@ -57,7 +57,7 @@ async def test_addresses_that_do_not_serve_are_left_out_awaited(
 
 @one_server
 def test_name_with_several_addresses_is_one_authority(server: ServerProcess) -> None:
-    """`localhost` may be two; calls go where somebody serves."""
+    """`localhost` may have two addresses; calls reach the one that serves."""
     address = "dns:///" + server.address.replace("127.0.0.1", "localhost")
     with Client(address, operator_key=server.operator_key) as client:
         assert ["malformed"] * CALLS == [client.verify("none").code for _ in range(CALLS)]
@@ -73,19 +73,19 @@ def test_name_with_several_addresses_is_one_authority(server: ServerProcess) -> 
         ("unix:/run/a,b", "unix:/run/a,b"),
     ],
 )
-def test_addresses_are_written_as_grpc_reads_them(address: str, expected: str) -> None:
-    """A user writes a list; gRPC has a scheme for it."""
+def test_address_list_is_translated_for_grpc(address: str, expected: str) -> None:
+    """A user writes a comma-separated list; gRPC has a scheme for it."""
     assert expected == parse(address).target
 
 
 @pytest.mark.parametrize("address", ["a:1,b:1", "127.0.0.1:1,[::1]:1", "127.0.0.1:1,"])
-def test_list_that_grpc_would_not_understand_is_refused(address: str) -> None:
-    """It says how several are written."""
+def test_malformed_address_list_is_refused(address: str) -> None:
+    """The error explains how to write several addresses."""
     with pytest.raises(InvalidArgument, match="dns:///name:port"):
         Client(address, allow_plaintext=True)
 
 
-def test_list_with_tls_is_refused() -> None:
+def test_address_list_with_tls_is_refused() -> None:
     """No certificate names a list."""
     with pytest.raises(InvalidArgument, match="certificate"):
         Client("127.0.0.1:1,127.0.0.1:2", tls=Tls(ca=b"-----BEGIN CERTIFICATE-----"))
@@ -142,17 +142,17 @@ def test_list_with_tls_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_address_with_two_readings_is_refused(
+def test_ambiguous_address_is_refused(
     client: type[Client] | type[AsyncClient], address: str
 ) -> None:
-    """The plaintext rule judges the text; gRPC must not be able to connect elsewhere."""
+    """The plaintext rule checks the text, so gRPC must not connect elsewhere."""
     with pytest.raises(InvalidArgument, match=r"^address: ") as refused:
         client(address)
 
     assert ["address"] == [violation.field for violation in refused.value.fields]
 
 
-def test_localhost_that_resolves_elsewhere_is_not_this_machine(
+def test_localhost_resolving_elsewhere_is_not_loopback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A host table can send `localhost` to another machine."""
@@ -163,10 +163,10 @@ def test_localhost_that_resolves_elsewhere_is_not_this_machine(
         Client("localhost:50051")
 
 
-def test_operator_key_does_not_travel_through_a_proxy_of_the_environment(
+def test_operator_key_is_not_sent_to_an_environment_proxy(
     call: Call, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client connects to the address that it was given, whatever gRPC makes of variables."""
+    """The client connects to its address for any proxy variable of gRPC."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         port = proxy.getsockname()[1]
         for name in ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):

@@ -25,10 +25,10 @@ from tests.client.strategies import at
 _KEY_ANSWER = service_pb2.GetKeyResponse(key=convert.key_to_proto(KEY))
 
 
-def test_the_secret_of_a_new_key_is_shown_once_on_a_line_of_its_own(
+def test_created_secret_is_printed_once_on_its_own_line(
     command: Command, authority: FakeAuthority
 ) -> None:
-    """It is there to be copied, and nowhere else."""
+    """It can be copied from there and appears nowhere else."""
     authority.will(convert.created_key_to_proto(records.CREATED_KEY))
 
     ended = command("keys", "create", "--kind", "secret")
@@ -48,17 +48,17 @@ def test_the_secret_of_a_new_key_is_shown_once_on_a_line_of_its_own(
         (service_pb2.VerifyResponse(), 3),
     ],
 )
-def test_verify_exits_with_what_it_found(
+def test_verify_exit_code_is_the_result(
     command: Command, authority: FakeAuthority, answer: Any, code: int
 ) -> None:
-    """0 valid, 1 denied, 3 cannot tell: a script that asks is never misled."""
+    """0 valid, 1 denied, 3 unknown: scripts are never misled."""
     authority.will(answer)
 
     assert command("verify", stdin=TOKEN.encode()).code == code
 
 
-def test_verify_that_is_used_wrongly_does_not_say_denied(command: Command) -> None:
-    """A typing mistake is misuse."""
+def test_verify_usage_error_is_not_denied(command: Command) -> None:
+    """A typing mistake has the usage exit code."""
     assert command("verify", "--mode", "odd").code == 2
 
 
@@ -66,10 +66,10 @@ def test_verify_that_is_used_wrongly_does_not_say_denied(command: Command) -> No
     ("stdin", "secret_key"),
     [(b"", ""), (b"\n", ""), (b" \tx \r\nrest", "x"), (b"\xff\n", "\ufffd")],
 )
-def test_the_secret_is_the_first_line_without_white_space_around_it(
+def test_secret_input_is_the_trimmed_first_line(
     command: Command, authority: FakeAuthority, stdin: bytes, secret_key: str
 ) -> None:
-    """Secrets are pasted and come from files; anything else wrong with one, the authority says."""
+    """Secrets come from pastes and files; the server judges all other faults."""
     authority.will(records.UNKNOWN_ANSWER)
 
     command("verify", stdin=stdin)
@@ -77,8 +77,8 @@ def test_the_secret_is_the_first_line_without_white_space_around_it(
     assert authority.seen[0].request.secret_key == secret_key
 
 
-def test_shared_options_are_shown_as_they_are_explained(command: Command) -> None:
-    """`--tls` speaks of the three that come next."""
+def test_shared_options_are_listed_in_the_documented_order(command: Command) -> None:
+    """`--tls` refers to the three options after it."""
     text = command("verify", "--help").out
 
     flags = re.findall(r"^  (--\S+)", text, re.MULTILINE)
@@ -89,7 +89,7 @@ def test_shared_options_are_shown_as_they_are_explained(command: Command) -> Non
     ]
 
 
-def test_a_standard_input_that_is_closed_is_a_wrong_use(command: Command) -> None:
+def test_closed_standard_input_is_a_usage_error(command: Command) -> None:
     """As after `<&-` in a shell."""
     ended = command("verify", stdin=None)
 
@@ -97,10 +97,10 @@ def test_a_standard_input_that_is_closed_is_a_wrong_use(command: Command) -> Non
     assert "standard input, which is closed" in ended.err
 
 
-def test_a_refused_call_is_one_line_and_exit_code_1(
+def test_refused_call_is_one_line_and_exit_code_1(
     command: Command, authority: FakeAuthority
 ) -> None:
-    """A script tells refusal from misuse, and a log keeps one line."""
+    """Scripts can tell it from a usage error, and logs get one line."""
     authority.will(error(ErrorReason.KEY_NOT_FOUND, "no such\nkey \x1b[31m"))
 
     ended = command("keys", "show", "--access-key", "KA")
@@ -139,10 +139,10 @@ def test_a_refused_call_is_one_line_and_exit_code_1(
         ["nonsense"],
     ],
 )
-def test_misuse_is_one_line_and_exit_code_2(
+def test_usage_error_is_one_line_and_exit_code_2(
     command: Command, authority: FakeAuthority, arguments: list[str]
 ) -> None:
-    """Whoever mistypes learns what, and nothing is sent."""
+    """It names the mistake, and nothing is sent."""
     ended = command(*arguments)
 
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
@@ -150,7 +150,7 @@ def test_misuse_is_one_line_and_exit_code_2(
     assert authority.seen == []
 
 
-def test_a_token_typed_as_an_argument_is_not_repeated(command: Command) -> None:
+def test_token_given_as_an_argument_is_not_echoed(command: Command) -> None:
     """Standard error may be a log."""
     ended = command("verify", TOKEN)
 
@@ -159,10 +159,10 @@ def test_a_token_typed_as_an_argument_is_not_repeated(command: Command) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_address_and_json_may_stand_behind_any_part(
+def test_global_options_may_follow_any_part(
     command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    """`keyauthority --json keys list` and `keyauthority keys list --json` are the same."""
+    """`keyauthority --json keys list` and `keyauthority keys list --json` are equal."""
     monkeypatch.setenv("KEYAUTHORITY_ADDRESS", "127.0.0.1:1")
     authority.will(_KEY_ANSWER)
     arguments = ["keys", "show", "--access-key=KA"]
@@ -175,7 +175,7 @@ def test_address_and_json_may_stand_behind_any_part(
     assert 8 < authority.seen[0].seconds_left < 10  # gRPC rounds it up by some milliseconds
 
 
-def test_the_credential_comes_from_the_environment(
+def test_credential_is_read_from_the_environment(
     command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """KEYAUTHORITY_OPERATOR_KEY holds the operator key itself."""
@@ -187,10 +187,10 @@ def test_the_credential_comes_from_the_environment(
     assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
 
 
-def test_the_credential_comes_from_a_file(
+def test_credential_is_read_from_a_file(
     command: Command, authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """KEYAUTHORITY_OPERATOR_KEY_FILE names the file that the server made, new line and all."""
+    """KEYAUTHORITY_OPERATOR_KEY_FILE names the server's file; its newline is trimmed."""
     file = tmp_path / "operator.key"
     file.write_text(OPERATOR_KEY + "\n", encoding="ascii")
     monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY_FILE", str(file))
@@ -209,10 +209,10 @@ def test_the_credential_comes_from_a_file(
         {"KEYAUTHORITY_OPERATOR_KEY": "op_live_\x7f"},
     ],
 )
-def test_a_credential_that_is_none_is_misuse(
+def test_invalid_credential_is_a_usage_error(
     command: Command, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
-    """A file that is absent, two sources at once and broken text are said in one line."""
+    """A missing file, two sources or broken text give one line."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -221,10 +221,10 @@ def test_a_credential_that_is_none_is_misuse(
     assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
 
 
-def test_what_others_wrote_cannot_steer_the_terminal(
+def test_server_text_cannot_control_the_terminal(
     command: Command, authority: FakeAuthority
 ) -> None:
-    """Names and purposes are shown as text: no escape sequence, no markup, no line of their own."""
+    """Names and purposes are plain text: no escape sequence, markup or extra line."""
     hostile = Project(
         project_id=PROJECT_ID,
         display_name="[red]a\x1b[31mb\nc\u202ed",
@@ -240,14 +240,14 @@ def test_what_others_wrote_cannot_steer_the_terminal(
     assert "\x1b" not in ended.out
 
 
-def test_a_command_group_alone_shows_its_help(command: Command) -> None:
-    """Whoever does not know the commands is told them, and it counts as misuse."""
+def test_command_group_alone_prints_its_help(command: Command) -> None:
+    """It has the exit code of a usage error."""
     ended = command("keys")
 
     assert ended.code == 2
     assert "revoke" in ended.err
 
 
-def test_the_version_is_shown(command: Command) -> None:
-    """`--version` is enough for a report of a fault."""
+def test_version_flag_prints_the_version(command: Command) -> None:
+    """`--version` is enough for a bug report."""
     assert command("--version").out.startswith("keyauthority, version ")

@@ -1,4 +1,4 @@
-"""What the commands that change and count send, and what they print of the answer."""
+"""Requests and output of the commands that change and count."""
 
 from __future__ import annotations
 
@@ -149,10 +149,10 @@ COMMANDS: list[tuple[str, Message, Message]] = [
 
 
 @pytest.mark.parametrize(("line", "request_", "answer"), COMMANDS)
-def test_a_command_sends_its_options_and_prints_the_answer_as_json(
+def test_command_sends_its_options_and_prints_json(
     command: Command, authority: FakeAuthority, line: str, request_: Message, answer: Message
 ) -> None:
-    """Options are the names of fields; the JSON is the proto's, defaults included."""
+    """Options have the names of fields; the JSON is the proto's, with defaults."""
     authority.will(answer)
 
     ended = command(*shlex.split(line), "--json")
@@ -164,10 +164,10 @@ def test_a_command_sends_its_options_and_prints_the_answer_as_json(
 
 
 @pytest.mark.parametrize(("line", "request_", "answer"), COMMANDS)
-def test_a_command_prints_for_people_without_json(
+def test_command_prints_text_without_json(
     command: Command, authority: FakeAuthority, line: str, request_: Message, answer: Message
 ) -> None:
-    """Ids stand whole on one line, to be copied."""
+    """Ids are complete on one line, to be copied."""
     authority.will(answer)
 
     ended = command(*shlex.split(line))
@@ -187,10 +187,10 @@ def test_a_command_prints_for_people_without_json(
         ("--clear allowed_ips", Restrictions(ios_bundle_ids=("example.ios",))),
     ],
 )
-def test_a_list_of_restrictions_is_changed_without_the_others(
+def test_restriction_list_is_replaced_without_losing_the_others(
     command: Command, authority: FakeAuthority, options: str, restrictions: Restrictions
 ) -> None:
-    """No restriction falls away unsaid: the rest is read first, and must not change meanwhile."""
+    """The current ones are read first, and an etag guards the change."""
     restricted = replace(
         KEY,
         restrictions=Restrictions(allowed_ips=("10.0.0.0/8",), ios_bundle_ids=("example.ios",)),
@@ -205,10 +205,10 @@ def test_a_list_of_restrictions_is_changed_without_the_others(
     assert authority.seen[1].request == expected
 
 
-def test_the_secret_of_a_successor_is_shown_once_on_a_line_of_its_own(
+def test_successor_secret_is_printed_once_on_its_own_line(
     command: Command, authority: FakeAuthority
 ) -> None:
-    """It is there to be copied, and nowhere else."""
+    """It can be copied from there and appears nowhere else."""
     authority.will(_ROTATED_ANSWER)
 
     ended = command("keys", "rotate", "--access-key", KEY.access_key)
@@ -225,10 +225,10 @@ def test_the_secret_of_a_successor_is_shown_once_on_a_line_of_its_own(
         (KeyState.EXPIRED, "no longer works."),
     ],
 )
-def test_a_rotation_says_how_long_the_old_key_works(
+def test_rotation_prints_the_end_of_the_old_key(
     command: Command, authority: FakeAuthority, state: KeyState, expected: str
 ) -> None:
-    """Whoever rotates knows by when the new secret must be in place."""
+    """The new secret must be deployed by then."""
     rotated = replace(ROTATED, previous=replace(ROTATED.previous, state=state))
     authority.will(convert.rotated_key_to_proto(rotated))
 
@@ -237,8 +237,10 @@ def test_a_rotation_says_how_long_the_old_key_works(
     assert ended.out.splitlines()[-1] == f"The old key, {KEY.access_key}, {expected}"
 
 
-def test_a_public_token_is_not_called_a_secret(command: Command, authority: FakeAuthority) -> None:
-    """A publishable key is among the fields, at any time, and nobody is told to hide it."""
+def test_publishable_token_is_not_called_a_secret(
+    command: Command, authority: FakeAuthority
+) -> None:
+    """It is an ordinary field, shown at any time without a warning."""
     publishable = replace(OTHER_KEY, kind=KeyKind.PUBLISHABLE, publishable_key=TOKEN)
     authority.will(convert.rotated_key_to_proto(replace(ROTATED, key=publishable)))
 
@@ -248,8 +250,8 @@ def test_a_public_token_is_not_called_a_secret(command: Command, authority: Fake
     assert ended.out.count(TOKEN) == 1
 
 
-def test_verify_shows_what_is_left(command: Command, authority: FakeAuthority) -> None:
-    """How limits and quota stand after the call is part of the answer."""
+def test_verify_prints_remaining_units(command: Command, authority: FakeAuthority) -> None:
+    """The standings of limits and quota are part of the output."""
     verdict = records.VALID._replace(
         key_standing=Standing(100, 99, at(60)),
         project_standing=Standing(5, 0, at(1)),

@@ -1,4 +1,4 @@
-"""What each command of `keyauthority` sends, and what it prints of the answer."""
+"""Requests and output of each `keyauthority` command."""
 
 from __future__ import annotations
 
@@ -194,14 +194,14 @@ COMMANDS: list[tuple[str, Message, Message]] = [
 
 
 @pytest.mark.parametrize(("line", "request_", "answer"), COMMANDS)
-def test_a_command_sends_its_options_and_prints_the_answer_as_json(
+def test_command_sends_its_options_and_prints_json(
     command: Command,
     authority: FakeAuthority,
     line: str,
     request_: Message,
     answer: Message,
 ) -> None:
-    """Options are the names of fields; the JSON is the proto's, defaults included."""
+    """Options have the names of fields; the JSON is the proto's, with defaults."""
     authority.will(answer)
 
     ended = command(*shlex.split(line), "--json", stdin=f"{TOKEN}\n".encode())
@@ -213,14 +213,14 @@ def test_a_command_sends_its_options_and_prints_the_answer_as_json(
 
 
 @pytest.mark.parametrize(("line", "request_", "answer"), COMMANDS)
-def test_a_command_prints_for_people_without_json(
+def test_command_prints_text_without_json(
     command: Command,
     authority: FakeAuthority,
     line: str,
     request_: Message,
     answer: Message,
 ) -> None:
-    """Ids stand whole on one line, to be copied."""
+    """Ids are complete on one line, to be copied."""
     authority.will(answer)
 
     ended = command(*shlex.split(line), stdin=f"{TOKEN}\n".encode())

@@ -1,4 +1,4 @@
-"""The likeliest mistakes on the command line: one line each, in the user's words, and a code."""
+"""Common command line mistakes: one line each, in the user's words, with an exit code."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ SENT: Final[list[tuple[str, Any, int, str]]] = [
 
 
 @pytest.mark.parametrize(("line", "answer", "code", "text"), SENT)
-def test_a_refusal_is_told_with_the_names_of_options(
+def test_server_error_names_options_instead_of_fields(
     command: Command,
     authority: FakeAuthority,
     monkeypatch: pytest.MonkeyPatch,
@@ -160,7 +160,7 @@ def test_a_refusal_is_told_with_the_names_of_options(
     code: int,
     text: str,
 ) -> None:
-    """Those who type `--ttl` have never seen a proto."""
+    """A user of `--ttl` need not know the proto."""
     monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", OPERATOR_KEY)
     authority.will(answer)
 
@@ -335,7 +335,7 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
 
 
 @pytest.mark.parametrize(("line", "environment", "code", "text"), UNSENT)
-def test_a_mistake_is_told_with_its_cause_and_remedy(
+def test_mistake_is_reported_with_cause_and_remedy(
     command: Command,
     authority: FakeAuthority,
     places: Places,
@@ -345,7 +345,7 @@ def test_a_mistake_is_told_with_its_cause_and_remedy(
     code: int,
     text: str,
 ) -> None:
-    """Each names the option or variable that it came from."""
+    """Each error names the option or variable."""
     named = places._asdict() | {"plain": authority.address}
     for name, value in environment.items():
         monkeypatch.setenv(f"KEYAUTHORITY_{name}", value.format(**named))

@@ -1,4 +1,4 @@
-"""The command line with standard streams that are full, closed, gone, or of a small alphabet."""
+"""The command line on full, closed, broken or non-Unicode standard streams."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def _run(
 
 
 @pytest.mark.parametrize("line", ["$K verify", "$K --help", "$K keys list --json"])
-def test_answer_that_cannot_be_written_is_one_line_and_exit_code_3(
-    authority: FakeAuthority, line: str
-) -> None:
+def test_unwritable_output_is_one_line_and_exit_code_3(authority: FakeAuthority, line: str) -> None:
     """A full disk is neither valid nor denied."""
     authority.will(convert.key_page_to_proto(Page((KEY,))) if "list" in line else VALID_ANSWER)
 
@@ -47,15 +45,15 @@ def test_answer_that_cannot_be_written_is_one_line_and_exit_code_3(
     assert (3, expected) == (ended.returncode, ended.stderr)
 
 
-def test_exit_code_is_right_where_nothing_can_be_written(authority: FakeAuthority) -> None:
-    """Python would exit with 120 of its own, since it tries to write once more."""
+def test_exit_code_is_kept_without_any_writable_stream(authority: FakeAuthority) -> None:
+    """Python itself would exit with 120, as it tries to flush again."""
     authority.will(VALID_ANSWER)
 
     assert 3 == _run(authority, "$K verify > /dev/full 2> /dev/full").returncode
 
 
-def test_closed_standard_output_is_misuse_and_nothing_is_sent(authority: FakeAuthority) -> None:
-    """A secret that is shown once must not be made where it cannot be shown."""
+def test_closed_standard_output_sends_nothing(authority: FakeAuthority) -> None:
+    """A secret shown once must not be created where it cannot be shown."""
     ended = _run(authority, "$K keys create --kind secret >&-")
 
     assert (2, "") == (ended.returncode, ended.stdout)
@@ -63,8 +61,8 @@ def test_closed_standard_output_is_misuse_and_nothing_is_sent(authority: FakeAut
     assert authority.seen == []
 
 
-def test_reader_that_went_away_ends_a_command_as_a_shell_expects(authority: FakeAuthority) -> None:
-    """`keyauthority keys list | head` says nothing, and is not taken for "denied"."""
+def test_closed_pipe_ends_the_command_silently(authority: FakeAuthority) -> None:
+    """Piped into `head`, it prints no error and does not exit as denied."""
     authority.will(VALID_ANSWER)
 
     ended = _run(authority, "{ $K verify; echo $? >&2; } | true")
@@ -72,8 +70,8 @@ def test_reader_that_went_away_ends_a_command_as_a_shell_expects(authority: Fake
     assert "141\n" == ended.stderr
 
 
-def test_text_outside_the_encoding_of_a_stream_is_escaped(authority: FakeAuthority) -> None:
-    """A script in a small locale gets all of the answer."""
+def test_unencodable_text_is_escaped(authority: FakeAuthority) -> None:
+    """A script in a limited locale gets the whole answer."""
     authority.will(convert.key_page_to_proto(Page((replace(KEY, purpose="K\u00e4se"),))))
 
     ended = _run(authority, "$K keys list", PYTHONIOENCODING="ascii")
@@ -82,8 +80,8 @@ def test_text_outside_the_encoding_of_a_stream_is_escaped(authority: FakeAuthori
     assert "K\\xe4se" in ended.stdout
 
 
-def test_log_of_grpc_is_not_on_standard_error(authority: FakeAuthority) -> None:
-    """A mistake is one line; what gRPC writes of the handshake is left out."""
+def test_grpc_log_is_not_on_standard_error(authority: FakeAuthority) -> None:
+    """A mistake is one line; gRPC's handshake messages are suppressed."""
     ended = _run(authority, "$K keys list --tls; $K keys list --tls 2>&-")
 
     assert (3, 1) == (ended.returncode, ended.stderr.count("\n"))

@@ -1,4 +1,4 @@
-"""Tables of the command line: on terminals of any width, and piped."""
+"""Tables of the command line on terminals of any width, and in pipes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def show(terminal: Terminal, rows: list[tuple[str, ...]]) -> str:
     return terminal.getvalue()
 
 
-def test_table_that_does_not_fit_becomes_a_block_for_each_row(terminal: Terminal) -> None:
-    """Ids and times are whole, and no line is longer than the terminal is wide."""
+def test_wide_table_becomes_a_block_per_row(terminal: Terminal) -> None:
+    """Ids and times are complete, and no line exceeds the terminal."""
     text = show(terminal, [ROW, (KEY, "revoked", "live", "secret", "word " * 40, "", "")])
 
     assert f"access_key      {KEY}\n" in text
@@ -49,8 +49,8 @@ def test_table_that_does_not_fit_becomes_a_block_for_each_row(terminal: Terminal
     assert "expire_time" not in text.split("\n\n")[1]
 
 
-def test_table_that_fits_has_a_line_for_each_row(terminal: Terminal) -> None:
-    """Columns without any value are left out, and prose is folded before a block is made of it."""
+def test_fitting_table_has_a_line_per_row(terminal: Terminal) -> None:
+    """Empty columns are omitted, and prose wraps before blocks are used."""
     row = (KEY, "active", "live", "secret")
 
     lines = show(terminal, [(*row, "short", "", ""), (*row, "word " * 9, "", "")]).splitlines()
@@ -60,18 +60,18 @@ def test_table_that_fits_has_a_line_for_each_row(terminal: Terminal) -> None:
     assert max(map(len, lines)) <= 80
 
 
-def test_bold_is_left_out_without_colours(
+def test_bold_is_omitted_without_colours(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NO_COLOR asks for plain text, TERM=dumb needs it."""
+    """NO_COLOR requests plain text, TERM=dumb requires it."""
     assert "\x1b" not in show(terminal, [ROW])
 
     monkeypatch.delenv("NO_COLOR")
     assert "\x1b[1m" in show(terminal, [ROW])
 
 
-def test_piped_table_has_tabs_and_no_padding(capsys: pytest.CaptureFixture[str]) -> None:
-    """`cut -f 1` and `sort` take it as it is; a tab in a text is escaped."""
+def test_piped_table_uses_tabs_without_padding(capsys: pytest.CaptureFixture[str]) -> None:
+    """`cut -f 1` and `sort` can read it; tabs in text are escaped."""
     print_rows(NAMES, [ROW, (KEY, "", "", "", "a\tb\n", "", "")])
 
     expected = ["\t".join(NAMES), "\t".join(ROW), f"{KEY}\t\t\t\ta\\tb\\n\t\t"]

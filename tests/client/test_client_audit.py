@@ -1,4 +1,4 @@
-"""Events: there and back, asked for by either client, and shown by the command line."""
+"""Events: conversion, requests of both clients, and command line output."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ queries = st.builds(
 
 
 @given(queries)
-def test_a_query_of_events_there_and_back_is_the_same(query: EventQuery) -> None:
-    """What is asked of ListEvents arrives whole."""
+def test_event_query_roundtrips(query: EventQuery) -> None:
+    """A ListEvents request survives conversion in every field."""
     sent = ListEventsRequest.FromString(convert.event_query_to_proto(query).SerializeToString())
 
     assert convert.event_query_from_proto(sent) == query
 
 
-def test_a_page_of_events_there_and_back_is_the_same() -> None:
-    """An event survives the wire in every field, and every field is one of the proto."""
+def test_event_page_roundtrips() -> None:
+    """Every field of an event has one in the proto and survives."""
     page = Page((EVENT, replace(EVENT, changed=())), "next")
     sent = ListEventsResponse.FromString(convert.event_page_to_proto(page).SerializeToString())
 
@@ -74,8 +74,8 @@ def test_a_page_of_events_there_and_back_is_the_same() -> None:
     assert {one.name for one in EventProto.DESCRIPTOR.fields} == set(Event.__dataclass_fields__)
 
 
-def test_an_event_that_cannot_be_read_is_refused() -> None:
-    """A type that this version does not know is no event; a bad time names its field."""
+def test_unreadable_event_is_refused() -> None:
+    """An unknown type is no event; an invalid time names its field."""
     with pytest.raises(ValueError, match="type"):
         convert.event_page_from_proto(ListEventsResponse(events=[EventProto()]))
     with pytest.raises(InvalidArgument) as refused:
@@ -101,10 +101,10 @@ def test_an_event_that_cannot_be_read_is_refused() -> None:
         ),
     ],
 )
-def test_what_a_change_did_is_told_in_the_words_of_the_protos(
+def test_event_lists_changed_fields_in_proto_terms(
     fields: dict[str, Any], expected: list[tuple[str, str, str]]
 ) -> None:
-    """The fields that differ, with their JSON; not those which differ after every change."""
+    """The changed fields with their JSON, without those that always change."""
     before: Key = replace(KEY, expire_time=at(86_400))
     found = convert.field_changes(before, replace(before, **fields), "KA.")
 
@@ -115,15 +115,15 @@ def test_what_a_change_did_is_told_in_the_words_of_the_protos(
     ] == list(found)
 
 
-def test_a_new_record_tells_all_that_is_set() -> None:
-    """Before it there was nothing."""
+def test_created_record_lists_all_set_fields() -> None:
+    """There was no record before it."""
     assert {"project_id", "display_name", "create_time"} == {
         one.field for one in convert.field_changes(None, PROJECT) if not one.before
     }
 
 
-def test_events_are_asked_for_page_by_page(call: Call, authority: FakeAuthority) -> None:
-    """All pages are one list, and each is asked for with the query of the first."""
+def test_events_are_paged_with_one_query(call: Call, authority: FakeAuthority) -> None:
+    """All pages are one list, each requested with the first query."""
     authority.will(convert.event_page_to_proto(Page((EVENT,), "second")), ANSWER)
 
     assert [EVENT, EVENT] == call(
@@ -140,16 +140,16 @@ def test_events_are_asked_for_page_by_page(call: Call, authority: FakeAuthority)
     assert expected == [convert.event_query_from_proto(one.request) for one in authority.seen]
 
 
-def test_a_page_of_events_is_asked_for_again(call: Call, authority: FakeAuthority) -> None:
-    """It is a read: UNAVAILABLE is tried again."""
+def test_event_page_is_retried(call: Call, authority: FakeAuthority) -> None:
+    """Reads are retried on UNAVAILABLE."""
     authority.will(error(ErrorReason.STORE_UNAVAILABLE, "down"), ANSWER)
 
     assert [EVENT] == call("list_events")
     assert len(authority.seen) == 2
 
 
-def test_the_command_lists_events(command: Command, authority: FakeAuthority) -> None:
-    """Options are the names of the fields; a table for people, safe for any terminal."""
+def test_events_command_prints_a_table(command: Command, authority: FakeAuthority) -> None:
+    """Options have the names of fields; the table is safe for any terminal."""
     authority.will(ANSWER)
     options = (
         f"--project-id {PROJECT_ID} --access-key {KEY.access_key} --actor x"
@@ -166,7 +166,7 @@ def test_the_command_lists_events(command: Command, authority: FakeAuthority) ->
     assert "\x1b" not in shown.out
 
 
-def test_the_command_prints_events_as_json(command: Command, authority: FakeAuthority) -> None:
+def test_events_command_prints_json(command: Command, authority: FakeAuthority) -> None:
     """The proto's JSON: lowerCamelCase, hashes in base64."""
     authority.will(ANSWER)
 

@@ -1,4 +1,4 @@
-"""What each call of both clients sends, and what it makes of the answer."""
+"""Requests and results of each call of both clients."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
 
 
 @pytest.mark.parametrize(("method", "args", "kwargs", "request_", "answer", "result"), CALLS)
-def test_a_call_sends_its_arguments_and_returns_the_answer(
+def test_call_sends_its_arguments_and_returns_the_model(
     call: Call,
     authority: FakeAuthority,
     method: str,
@@ -245,15 +245,15 @@ def test_a_call_sends_its_arguments_and_returns_the_answer(
     answer: Message,
     result: object,
 ) -> None:
-    """Each argument is in the request under its own name, and the answer comes as the model."""
+    """Each argument has its own field, and the answer is a model type."""
     authority.will(answer)
 
     assert call(method, *args, **kwargs) == result
     assert [seen.request for seen in authority.seen] == [request_]
 
 
-def test_a_list_goes_on_until_no_page_is_left(call: Call, authority: FakeAuthority) -> None:
-    """All pages are one list; an empty page in the middle does not end it."""
+def test_list_continues_until_the_last_page(call: Call, authority: FakeAuthority) -> None:
+    """All pages are one list; an empty page does not end it."""
     authority.will(
         convert.key_page_to_proto(Page((KEY,), "second")),
         convert.key_page_to_proto(Page((), "third")),
@@ -274,7 +274,7 @@ def test_a_list_goes_on_until_no_page_is_left(call: Call, authority: FakeAuthori
         ("verify", (TOKEN,), {"mode": "odd"}, "mode"),
     ],
 )
-def test_a_word_that_is_no_value_is_refused_by_name(
+def test_unknown_enum_word_is_refused_by_name(
     call: Call,
     authority: FakeAuthority,
     method: str,
@@ -282,7 +282,7 @@ def test_a_word_that_is_no_value_is_refused_by_name(
     kwargs: dict[str, Any],
     field: str,
 ) -> None:
-    """A misspelt word is InvalidArgument naming the field, before anything is sent."""
+    """InvalidArgument names the field before anything is sent."""
     with pytest.raises(InvalidArgument) as refused:
         call(method, *args, **kwargs)
 
@@ -300,14 +300,14 @@ def test_a_word_that_is_no_value_is_refused_by_name(
         ("get_project_id", (None, "\ud800"), {}),
     ],
 )
-def test_what_cannot_be_sent_is_refused(
+def test_unsendable_value_is_refused(
     call: Call,
     authority: FakeAuthority,
     method: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Naive times, two endings, broken text and numbers out of range are InvalidArgument."""
+    """Naive times, two ends, broken text and numbers out of range."""
     with pytest.raises(InvalidArgument) as refused:
         call(method, *args, **kwargs)
 
@@ -315,16 +315,14 @@ def test_what_cannot_be_sent_is_refused(
     assert authority.seen == []
 
 
-def test_a_string_in_the_place_of_a_list_is_refused(call: Call) -> None:
-    """`permissions="a:b"` would else ask for three permissions of a letter each."""
+def test_string_in_place_of_a_list_is_refused(call: Call) -> None:
+    """Otherwise `permissions="a:b"` would request three one-letter permissions."""
     with pytest.raises(TypeError, match="permissions"):
         call("verify", TOKEN, permissions="a:b")
 
 
-def test_a_token_that_is_no_text_is_sent_as_malformed_as_it_is(
-    call: Call, authority: FakeAuthority
-) -> None:
-    """A token is never a bad argument: the authority is asked, and says MALFORMED."""
+def test_non_text_token_is_sent_as_malformed(call: Call, authority: FakeAuthority) -> None:
+    """A token is never an invalid argument: the server answers MALFORMED."""
     authority.will(records.UNKNOWN_ANSWER)
 
     call("verify", "sk_live_\ud800")
@@ -332,7 +330,7 @@ def test_a_token_that_is_no_text_is_sent_as_malformed_as_it_is(
     assert authority.seen[0].request.secret_key == "sk_live_?"
 
 
-def test_a_naive_time_says_what_is_wanted() -> None:
-    """The reader learns how to give a time its zone."""
+def test_naive_time_error_explains_the_remedy() -> None:
+    """It shows how to give a time its zone."""
     with pytest.raises(ValueError, match="its zone"):
         convert.timestamp(datetime.now(UTC).replace(tzinfo=None))

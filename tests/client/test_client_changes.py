@@ -1,4 +1,4 @@
-"""What both clients send to update, rotate and meter, and what they make of the answer."""
+"""Requests and results of update, rotate and metering calls of both clients."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
 
 
 @pytest.mark.parametrize(("method", "args", "kwargs", "request_", "answer", "result"), CALLS)
-def test_a_call_sends_its_arguments_and_returns_the_answer(
+def test_change_call_sends_its_arguments_and_returns_the_model(
     call: Call,
     authority: FakeAuthority,
     method: str,
@@ -178,15 +178,15 @@ def test_a_call_sends_its_arguments_and_returns_the_answer(
     answer: Message,
     result: object,
 ) -> None:
-    """What is given is named in the mask, None clears, and what is not given is left alone."""
+    """Given fields are in the mask, None clears, omitted fields stay."""
     authority.will(answer)
 
     assert call(method, *args, **kwargs) == result
     assert [seen.request for seen in authority.seen] == [request_]
 
 
-def test_usage_goes_on_until_no_page_is_left(call: Call, authority: FakeAuthority) -> None:
-    """All pages are one list, and each is asked for with the query of the first."""
+def test_usage_continues_until_the_last_page(call: Call, authority: FakeAuthority) -> None:
+    """All pages are one list, each requested with the first query."""
     authority.will(convert.usage_page_to_proto(Page((USAGE_ROW,), "second")), _USAGE_ANSWER)
 
     assert call("get_usage", PROJECT_ID, granularity="day") == [USAGE_ROW, USAGE_ROW]
@@ -196,10 +196,8 @@ def test_usage_goes_on_until_no_page_is_left(call: Call, authority: FakeAuthorit
     assert expected == [(query.page_token, query.granularity) for query in queries]
 
 
-def test_a_granularity_that_is_none_is_refused_by_name(
-    call: Call, authority: FakeAuthority
-) -> None:
-    """A misspelt word is InvalidArgument naming the field, before anything is sent."""
+def test_unknown_granularity_is_refused_by_name(call: Call, authority: FakeAuthority) -> None:
+    """InvalidArgument names the field before anything is sent."""
     with pytest.raises(InvalidArgument) as refused:
         call("get_usage", granularity="week")
 
@@ -207,12 +205,12 @@ def test_a_granularity_that_is_none_is_refused_by_name(
     assert authority.seen == []
 
 
-def test_a_string_in_the_place_of_permissions_is_refused(call: Call) -> None:
-    """`permissions="a:b"` would else grant three permissions of a letter each."""
+def test_string_in_place_of_permissions_is_refused(call: Call) -> None:
+    """Otherwise `permissions="a:b"` would grant three one-letter permissions."""
     with pytest.raises(TypeError, match="permissions"):
         call("update_key", KEY.access_key, permissions="a:b")
 
 
-def test_the_stand_in_for_a_field_says_what_it_is() -> None:
-    """It is in every signature that help() shows."""
+def test_unset_marker_explains_itself() -> None:
+    """It appears in every signature that help() prints."""
     assert repr(UNCHANGED) == "UNCHANGED"

@@ -46,10 +46,10 @@ _DOWN = error(ErrorReason.STORE_UNAVAILABLE, "the store is down")
 
 
 @pytest.mark.parametrize("operator_key", [OPERATOR_KEY, SecretKey(OPERATOR_KEY)])
-def test_the_operator_key_is_sent_in_clear_as_bearer(
+def test_operator_key_is_sent_as_bearer_token(
     call: Call, authority: FakeAuthority, operator_key: str
 ) -> None:
-    """A SecretKey, which hides in every text, arrives as what it is."""
+    """A SecretKey is redacted in text and sent in full."""
     authority.will(records.VALID_ANSWER)
 
     call("verify", TOKEN, client={"operator_key": operator_key})
@@ -57,10 +57,10 @@ def test_the_operator_key_is_sent_in_clear_as_bearer(
     assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
 
 
-def test_white_space_around_an_operator_key_is_dropped(
+def test_white_space_around_an_operator_key_is_trimmed(
     call: Call, authority: FakeAuthority
 ) -> None:
-    """Files end in a new line, and variables are filled from files."""
+    """Files end in a newline, and variables are filled from files."""
     authority.will(records.VALID_ANSWER)
 
     call("verify", TOKEN, client={"operator_key": f" \t{OPERATOR_KEY}\r\n"})
@@ -68,8 +68,8 @@ def test_white_space_around_an_operator_key_is_dropped(
     assert authority.seen[0].metadata["authorization"] == f"Bearer {OPERATOR_KEY}"
 
 
-def test_a_token_to_verify_is_sent_as_it_is(call: Call, authority: FakeAuthority) -> None:
-    """Only keys from files and variables are trimmed: the authority judges the exact text."""
+def test_token_to_verify_is_sent_unchanged(call: Call, authority: FakeAuthority) -> None:
+    """Only credentials are trimmed: the server judges the exact token."""
     authority.will(records.UNKNOWN_ANSWER)
 
     call("verify", f" {TOKEN}\n")
@@ -78,7 +78,7 @@ def test_a_token_to_verify_is_sent_as_it_is(call: Call, authority: FakeAuthority
 
 
 def test_get_project_id_sends_no_operator_key(call: Call, authority: FakeAuthority) -> None:
-    """The secret alone is the right: a credential that is not needed does not travel."""
+    """The secret is sufficient, so no other credential is sent."""
     authority.will(_PROJECT_ID_ANSWER)
 
     call("get_project_id", None, TOKEN, client={"operator_key": OPERATOR_KEY})
@@ -88,24 +88,24 @@ def test_get_project_id_sends_no_operator_key(call: Call, authority: FakeAuthori
 
 @pytest.mark.parametrize("operator_key", ["", " ", "op_\nlive", "op_live_é", "op\x7f"])
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_an_operator_key_that_cannot_be_sent_is_refused_unseen(
+def test_unsendable_operator_key_is_refused_without_showing_it(
     client: type[Client] | type[AsyncClient], operator_key: str
 ) -> None:
-    """The error of gRPC would print the metadata; so it is refused before."""
+    """The error of gRPC itself would print the metadata."""
     with pytest.raises(InvalidArgument) as refused:
         client("127.0.0.1:1", operator_key=operator_key)
 
     assert str(refused.value) == "operator_key: is not an operator key"
 
 
-def test_a_client_does_not_show_its_operator_key() -> None:
-    """The repr names the address and nothing else."""
+def test_client_repr_hides_the_operator_key() -> None:
+    """The repr holds the address only."""
     with Client("127.0.0.1:1", operator_key=OPERATOR_KEY) as client:
         assert repr(client) == "Client('127.0.0.1:1')"
 
 
-def test_an_error_arrives_with_all_that_it_says(call: Call, authority: FakeAuthority) -> None:
-    """Type, message, reason, metadata and fields are those that the authority gave."""
+def test_error_arrives_with_all_its_details(call: Call, authority: FakeAuthority) -> None:
+    """Type, message, reason, metadata and fields equal the server's."""
     sent = error(
         ErrorReason.INVALID_FIELD,
         "purpose: is too long",
@@ -120,8 +120,8 @@ def test_an_error_arrives_with_all_that_it_says(call: Call, authority: FakeAutho
     assert vars(raised.value) == vars(sent)
 
 
-def test_a_bare_status_is_told_by_its_code(call: Call, authority: FakeAuthority) -> None:
-    """A proxy between sends no details; its code and words are enough."""
+def test_status_without_details_is_mapped_by_code(call: Call, authority: FakeAuthority) -> None:
+    """A proxy sends no details; code and message are enough."""
 
     def refuse(context: grpc.ServicerContext) -> Message:
         context.abort(grpc.StatusCode.NOT_FOUND, "nothing here")
@@ -135,8 +135,8 @@ def test_a_bare_status_is_told_by_its_code(call: Call, authority: FakeAuthority)
     assert (raised.value.message, raised.value.reason) == ("nothing here", None)
 
 
-def test_details_that_are_none_do_not_hide_the_error(call: Call, authority: FakeAuthority) -> None:
-    """Bytes that are no Status are passed over."""
+def test_malformed_details_do_not_hide_the_error(call: Call, authority: FakeAuthority) -> None:
+    """Bytes that are not a Status are ignored."""
 
     def refuse(context: grpc.ServicerContext) -> Message:
         context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff"),))
@@ -149,8 +149,8 @@ def test_details_that_are_none_do_not_hide_the_error(call: Call, authority: Fake
         call("get_key", KEY.access_key)
 
 
-def test_an_error_of_grpc_is_not_in_the_traceback(call: Call, authority: FakeAuthority) -> None:
-    """A caller sees one exception, and none of a library that he did not call."""
+def test_grpc_exception_is_not_in_the_traceback(call: Call, authority: FakeAuthority) -> None:
+    """A caller sees one exception, without gRPC's."""
     authority.will(error(ErrorReason.KEY_NOT_FOUND, "no such key"))
 
     with pytest.raises(NotFound) as raised:
@@ -159,8 +159,8 @@ def test_an_error_of_grpc_is_not_in_the_traceback(call: Call, authority: FakeAut
     assert (raised.value.__cause__, raised.value.__suppress_context__) == (None, True)
 
 
-def test_nobody_listening_is_unavailable(call: Call) -> None:
-    """A refused connection is "cannot tell", and quickly so."""
+def test_refused_connection_is_unavailable(call: Call) -> None:
+    """It fails fast and is no verdict."""
     with socket.socket() as bound:  # bound, not listening: nothing else takes the port
         bound.bind(("127.0.0.1", 0))
 
@@ -169,10 +169,10 @@ def test_nobody_listening_is_unavailable(call: Call) -> None:
 
 
 @pytest.mark.parametrize("client", [{"timeout": 0.2}, {}])
-def test_no_answer_in_time_is_deadline_exceeded(
+def test_call_without_an_answer_is_deadline_exceeded(
     call: Call, authority: FakeAuthority, client: dict[str, Any]
 ) -> None:
-    """The client's own timeout holds, and that of a call goes before it."""
+    """The client's timeout applies unless the call has its own."""
     answered = threading.Event()
 
     def wait(context: grpc.ServicerContext) -> Message:
@@ -188,8 +188,8 @@ def test_no_answer_in_time_is_deadline_exceeded(
         answered.set()
 
 
-def test_a_timeout_below_a_second_is_kept(call: Call, authority: FakeAuthority) -> None:
-    """The server is told the deadline; a short one does not fail by itself."""
+def test_timeout_below_a_second_is_sent(call: Call, authority: FakeAuthority) -> None:
+    """The server gets the deadline; a short one does not fail by itself."""
     authority.will(records.VALID_ANSWER)
 
     call("verify", TOKEN, timeout=0.9)
@@ -197,8 +197,8 @@ def test_a_timeout_below_a_second_is_kept(call: Call, authority: FakeAuthority) 
     assert 0 < authority.seen[0].seconds_left < 1  # gRPC rounds it up by some milliseconds
 
 
-def test_the_timeout_of_a_client_is_five_seconds(call: Call, authority: FakeAuthority) -> None:
-    """No call waits for ever."""
+def test_default_timeout_is_five_seconds(call: Call, authority: FakeAuthority) -> None:
+    """No call waits forever."""
     authority.will(records.VALID_ANSWER)
 
     call("verify", TOKEN)
@@ -206,18 +206,16 @@ def test_the_timeout_of_a_client_is_five_seconds(call: Call, authority: FakeAuth
     assert 4 < authority.seen[0].seconds_left < 6  # gRPC rounds it up by some milliseconds
 
 
-def test_a_read_that_is_unavailable_is_repeated(call: Call, authority: FakeAuthority) -> None:
-    """A server that restarts is not noticed by those who read."""
+def test_unavailable_read_is_retried(call: Call, authority: FakeAuthority) -> None:
+    """A restarting server is not noticed by readers."""
     authority.will(_DOWN, _DOWN, records.VALID_ANSWER)
 
     assert call("verify", TOKEN) == records.VALID
     assert len(authority.seen) == 3
 
 
-def test_a_read_that_stays_unavailable_is_so_after_four_attempts(
-    call: Call, authority: FakeAuthority
-) -> None:
-    """Repeating is bounded."""
+def test_read_fails_after_four_attempts(call: Call, authority: FakeAuthority) -> None:
+    """Retries are bounded."""
     authority.will(_DOWN)
 
     with pytest.raises(Unavailable) as raised:
@@ -242,7 +240,7 @@ def test_a_read_that_stays_unavailable_is_so_after_four_attempts(
         ("report_usage", ([USAGE_ROW],), {}, ReportUsageResponse()),
     ],
 )
-def test_a_write_that_can_be_repeated_is_with_one_id(
+def test_idempotent_write_is_retried_with_one_id(
     call: Call,
     authority: FakeAuthority,
     method: str,
@@ -250,7 +248,7 @@ def test_a_write_that_can_be_repeated_is_with_one_id(
     kwargs: dict[str, Any],
     answer: Message,
 ) -> None:
-    """All attempts are the same request, its fresh id included: they make one key, not three."""
+    """All attempts share a request_id and create one key, not three."""
     authority.will(_DOWN, _DOWN, answer)
 
     call(method, *args, **kwargs)
@@ -266,14 +264,14 @@ def test_a_write_that_can_be_repeated_is_with_one_id(
         ("update_project", (PROJECT_ID,), {"suspended": True, "etag": "r3"}),
     ],
 )
-def test_an_update_that_is_unavailable_is_not_repeated(
+def test_unavailable_update_is_not_retried(
     call: Call,
     authority: FakeAuthority,
     method: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    """Its outcome is unknown: a second attempt might undo what another has changed since."""
+    """A second attempt could undo another caller's change."""
     authority.will(_DOWN)
 
     with pytest.raises(Unavailable):
@@ -303,7 +301,7 @@ def test_an_update_that_is_unavailable_is_not_repeated(
         ("report_usage", ([USAGE_ROW],), {}, ReportUsageResponse(), "batch_id"),
     ],
 )
-def test_each_call_has_a_fresh_id_unless_one_is_given(
+def test_each_call_has_a_fresh_id_unless_given(
     call: Call,
     authority: FakeAuthority,
     method: str,
@@ -312,7 +310,7 @@ def test_each_call_has_a_fresh_id_unless_one_is_given(
     answer: Message,
     field: str,
 ) -> None:
-    """Two equal calls make two keys: an id is a UUID version 4 and never used twice."""
+    """Equal calls create two keys: an id is a new UUID version 4."""
     authority.will(answer)
 
     ids: list[dict[str, Any]] = [{}, {}, {field: "mine"}]
@@ -324,16 +322,16 @@ def test_each_call_has_a_fresh_id_unless_one_is_given(
     assert (first != second, third) == (True, "mine")
 
 
-def test_an_answer_that_cannot_be_read_is_internal(call: Call, authority: FakeAuthority) -> None:
-    """A verdict that this version does not know is neither valid nor denied."""
+def test_unreadable_answer_is_internal(call: Call, authority: FakeAuthority) -> None:
+    """An unknown verdict is neither valid nor denied."""
     authority.will(service_pb2.VerifyResponse(verdict=service_pb2.VERDICT_UNSPECIFIED))
 
     with pytest.raises(Internal, match="cannot parse the response"):
         call("verify", TOKEN)
 
 
-def test_a_listing_gives_single_pages(authority: FakeAuthority) -> None:
-    """Whoever shows pages takes them one by one."""
+def test_list_gives_single_pages(authority: FakeAuthority) -> None:
+    """A caller can take them one by one."""
     page = Page((KEY,), "third")
     authority.will(convert.key_page_to_proto(page))
 
@@ -343,8 +341,8 @@ def test_a_listing_gives_single_pages(authority: FakeAuthority) -> None:
     assert authority.seen[0].request.page_token == "second"
 
 
-async def test_an_async_listing_gives_single_pages(authority: FakeAuthority) -> None:
-    """Whoever shows pages takes them one by one."""
+async def test_async_list_gives_single_pages(authority: FakeAuthority) -> None:
+    """A caller can take them one by one."""
     page = Page((KEY,), "third")
     authority.will(convert.key_page_to_proto(page))
 

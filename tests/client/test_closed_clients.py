@@ -1,4 +1,4 @@
-"""Clients that were closed: each call says so, by an error of our own."""
+"""Closed clients: each call raises this library's own error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.client.records import PROJECT_ID, TOKEN
 
 
 def test_closed_client_makes_no_call(authority: FakeAuthority) -> None:
-    """Neither a call nor a stream."""
+    """Neither a unary call nor a stream."""
     client = Client(authority.address)
     client.close()
     client.close()  # again does no harm
@@ -21,7 +21,7 @@ def test_closed_client_makes_no_call(authority: FakeAuthority) -> None:
 
 
 async def test_closed_async_client_makes_no_call(authority: FakeAuthority) -> None:
-    """Neither a call nor a stream."""
+    """Neither a unary call nor a stream."""
     client = AsyncClient(authority.address)
     await client.close()
     await client.close()

@@ -1,4 +1,4 @@
-"""Records there and back, enums whole, and what is refused."""
+"""Conversion of records and enums, and rejected values."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tests.client.strategies import at, changes, keys, projects
 
 
 @given(keys)
-def test_a_key_there_and_back_is_the_same(key: Key) -> None:
-    """A key's record survives the wire in every field, its bytes included."""
+def test_key_roundtrips(key: Key) -> None:
+    """A key survives the wire in every field, its bytes included."""
     sent = key_pb2.Key.FromString(convert.key_to_proto(key).SerializeToString())
 
     assert convert.key_from_proto(sent) == key
 
 
 @given(projects)
-def test_a_project_there_and_back_is_the_same(project: Project) -> None:
-    """A project's record survives the wire in every field."""
+def test_project_roundtrips(project: Project) -> None:
+    """A project survives the wire in every field."""
     sent = key_pb2.Project.FromString(convert.project_to_proto(project).SerializeToString())
 
     assert convert.project_from_proto(sent) == project
 
 
 @given(changes)
-def test_a_change_there_and_back_is_the_same(change: Change) -> None:
+def test_change_roundtrips(change: Change) -> None:
     """A change survives the wire with all of its records."""
     sent = service_pb2.Change.FromString(convert.change_to_proto(change).SerializeToString())
 
@@ -55,15 +55,15 @@ def _key() -> Key:
     )
 
 
-def test_every_field_of_a_key_has_a_field_in_the_proto() -> None:
-    """A field that is added to one side only is noticed."""
+def test_key_fields_match_the_proto() -> None:
+    """A field added to one side only is noticed."""
     fields = {*Key.__dataclass_fields__, "etag"}
 
     assert {field.name for field in key_pb2.Key.DESCRIPTOR.fields} == fields
 
 
-def test_the_state_that_is_given_goes_before_the_state_of_the_record() -> None:
-    """The server says the state of the moment, whatever the record says."""
+def test_given_state_precedes_the_records_state() -> None:
+    """The server states the current state, independent of the record."""
     key = replace(_key(), state=KeyState.ACTIVE)
 
     assert convert.key_to_proto(key, KeyState.EXPIRED).state == key_pb2.KEY_STATE_EXPIRED
@@ -71,15 +71,15 @@ def test_the_state_that_is_given_goes_before_the_state_of_the_record() -> None:
     assert convert.key_to_proto(_key()).state == key_pb2.KEY_STATE_UNSPECIFIED
 
 
-def test_an_etag_names_the_revision() -> None:
+def test_etag_is_kept() -> None:
     """The etag on the wire is the record's own."""
     assert convert.key_to_proto(_key()).etag == _key().etag
 
 
 @pytest.mark.parametrize("field", ["mode", "kind"])
 @pytest.mark.parametrize("number", [0, 99, -1])
-def test_a_key_without_known_mode_or_kind_is_refused(field: str, number: int) -> None:
-    """A key whose mode or kind cannot be read is no key to judge by."""
+def test_key_with_unknown_mode_or_kind_is_refused(field: str, number: int) -> None:
+    """Such a key cannot be evaluated."""
     proto = convert.key_to_proto(_key())
     setattr(proto, field, number)
 
@@ -87,8 +87,8 @@ def test_a_key_without_known_mode_or_kind_is_refused(field: str, number: int) ->
         convert.key_from_proto(proto)
 
 
-def test_what_a_record_may_lack_is_none_when_its_value_is_not_known() -> None:
-    """A reason or state that a newer server invents does not make the record unreadable."""
+def test_unknown_optional_enum_value_becomes_none() -> None:
+    """A reason or state of a newer server leaves the record readable."""
     proto = convert.key_to_proto(_key())
     proto.state, proto.revoke_reason = 99, 99  # type: ignore[assignment]  # a newer server's
 
@@ -110,10 +110,8 @@ def test_what_a_record_may_lack_is_none_when_its_value_is_not_known() -> None:
         (enums.VERDICT_TO_PROTO, service_pb2.Verdict.DESCRIPTOR),
     ],
 )
-def test_an_enum_has_every_value_of_the_proto(
-    table: Mapping[StrEnum, Any], descriptor: EnumDescriptor
-) -> None:
-    """Model and proto have the same values under the same names, UNSPECIFIED apart."""
+def test_enum_matches_the_proto(table: Mapping[StrEnum, Any], descriptor: EnumDescriptor) -> None:
+    """Model and proto have equal names and values, except UNSPECIFIED."""
     numbers = {value.number for value in descriptor.values if value.number != 0}
 
     assert set(table.values()) == numbers

@@ -1,4 +1,4 @@
-"""Requests there and back, and what names a field."""
+"""Conversion of requests, and errors that name the field."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ from tests.client.strategies import at, key_filters, new_keys, new_projects, rev
 
 
 @given(new_keys)
-def test_a_request_for_a_key_there_and_back_is_the_same(new: NewKey) -> None:
-    """What is asked of CreateKey arrives whole."""
+def test_create_key_request_roundtrips(new: NewKey) -> None:
+    """A CreateKey request survives in every field."""
     sent = CreateKeyRequest.FromString(convert.new_key_to_proto(new).SerializeToString())
 
     assert convert.new_key_from_proto(sent) == new
 
 
 @given(new_projects)
-def test_a_request_for_a_project_there_and_back_is_the_same(new: NewProject) -> None:
-    """What is asked of CreateProject arrives whole."""
+def test_create_project_request_roundtrips(new: NewProject) -> None:
+    """A CreateProject request survives in every field."""
     sent = CreateProjectRequest.FromString(convert.new_project_to_proto(new).SerializeToString())
 
     assert convert.new_project_from_proto(sent) == new
 
 
 @given(revocations)
-def test_a_revocation_there_and_back_is_the_same(revocation: Revocation) -> None:
-    """What is asked of RevokeKey arrives whole."""
+def test_revoke_request_roundtrips(revocation: Revocation) -> None:
+    """A RevokeKey request survives in every field."""
     sent = RevokeKeyRequest.FromString(convert.revocation_to_proto(revocation).SerializeToString())
 
     assert convert.revocation_from_proto(sent) == revocation
 
 
 @given(key_filters)
-def test_a_filter_there_and_back_is_the_same(wanted: KeyFilter) -> None:
-    """What is asked of ListKeys arrives whole."""
+def test_list_filter_roundtrips(wanted: KeyFilter) -> None:
+    """A ListKeys request survives in every field."""
     sent = service_pb2.KeyFilter.FromString(convert.key_filter_to_proto(wanted).SerializeToString())
 
     assert convert.key_filter_from_proto(sent) == wanted
 
 
-def test_two_endings_are_refused() -> None:
-    """The proto holds one of expire_time and ttl; neither is dropped in silence."""
+def test_expire_time_with_ttl_is_refused() -> None:
+    """The proto holds one of them; neither is dropped silently."""
     with pytest.raises(ValueError, match="not both"):
         convert.new_key_to_proto(
             NewKey(kind=KeyKind.SECRET, expire_time=at(0), ttl=timedelta(days=1))
         )
 
 
-def test_a_secret_is_not_in_the_text_of_a_revocation() -> None:
+def test_secret_is_not_in_a_revocations_repr() -> None:
     """The repr of a request may be logged."""
     assert "sk_" not in repr(Revocation(secret_key="sk_test_secret"))
 
@@ -113,10 +113,10 @@ _BAD_LIMIT = key_pb2.RateLimit(limit=1, period=_BAD_SPAN)
         ),
     ],
 )
-def test_a_value_that_the_model_cannot_hold_names_its_field(
+def test_unrepresentable_value_names_its_field(
     read: Callable[[Any], object], proto: object, field: str
 ) -> None:
-    """A request is never read as if it had not asked: the field is named instead."""
+    """A request is never read as if the field were unset."""
     with pytest.raises(InvalidArgument) as refused:
         read(proto)
 

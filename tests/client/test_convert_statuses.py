@@ -1,4 +1,4 @@
-"""Errors there and back: the whole table, and what cannot be read."""
+"""Conversion of errors: the whole table, and unreadable details."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from keyauthority.errors import (
 from keyauthority.v1.error_reason_pb2 import ErrorReason as ProtoReason
 
 
-def test_the_reasons_are_those_of_the_proto() -> None:
-    """Every reason has its name in the proto enum, and the proto has no other."""
+def test_reasons_match_the_proto() -> None:
+    """Both enumerations have exactly the same names."""
     assert set(REASON_TO_NAME.values()) | {"ERROR_REASON_UNSPECIFIED"} == set(ProtoReason.keys())
     assert set(REASONS) == set(ErrorReason)
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_an_error_there_and_back_is_the_same(reason: ErrorReason) -> None:
-    """Each reason arrives as the exception that the table gives it, with all that it says."""
+def test_error_roundtrips(reason: ErrorReason) -> None:
+    """Each reason arrives as its exception with all details."""
     sent = error(
         reason,
         "what happened",
@@ -49,14 +49,14 @@ def test_an_error_there_and_back_is_the_same(reason: ErrorReason) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_an_error_without_a_reason_keeps_its_type(kind: type[KeyAuthorityError]) -> None:
-    """What failed on the way has no reason, and its code is enough to tell it by."""
+def test_error_without_a_reason_keeps_its_type(kind: type[KeyAuthorityError]) -> None:
+    """A transport failure has no reason; its code determines the type."""
     back = error_from_status(status_from_error(kind("gone")))
 
     assert (type(back), back.message, back.reason) == (kind, "gone", None)
 
 
-def test_a_status_has_code_domain_and_full_name_of_the_reason() -> None:
+def test_status_has_code_domain_and_full_reason_name() -> None:
     """Other languages read the contract's section 6."""
     status = status_from_error(error(ErrorReason.KEY_NOT_FOUND, "no such key"))
     info = ErrorInfo()
@@ -67,8 +67,8 @@ def test_a_status_has_code_domain_and_full_name_of_the_reason() -> None:
     assert info == ErrorInfo(domain="keyauthority", reason="ERROR_REASON_KEY_NOT_FOUND")
 
 
-def test_fields_and_retry_are_the_standard_details() -> None:
-    """Bad input is a BadRequest and a refusal for load a RetryInfo."""
+def test_fields_and_retry_use_standard_details() -> None:
+    """Invalid input is a BadRequest, overload a RetryInfo."""
     status = status_from_error(
         KeyAuthorityError(
             "no", fields=[FieldViolation("mode", "bad")], retry_after=timedelta(seconds=2)
@@ -82,8 +82,8 @@ def test_fields_and_retry_are_the_standard_details() -> None:
 
 
 @pytest.mark.parametrize("name", ["CANCELLED", "UNKNOWN", "DATA_LOSS", "OUT_OF_RANGE"])
-def test_a_code_that_the_authority_never_sends_is_unavailable(name: str) -> None:
-    """What did not answer has not told: neither valid nor denied."""
+def test_unexpected_code_is_unavailable(name: str) -> None:
+    """Without the server's answer the token is neither valid nor denied."""
     assert type(error_from_status(Status(code=Code.Value(name)))) is Unavailable
 
 
@@ -103,8 +103,8 @@ def _packed(message: ErrorInfo | RetryInfo) -> Any:
         _packed(RetryInfo(retry_delay=Duration(seconds=2**62))),
     ],
 )
-def test_a_detail_that_cannot_be_read_is_left_out(detail: Any) -> None:
-    """An error is never lost behind the failure to read what it says besides."""
+def test_unreadable_detail_is_ignored(detail: Any) -> None:
+    """An error is never replaced by a failure to read its details."""
     status = Status(code=Code.Value("NOT_FOUND"), message="gone", details=[detail])
 
     back = error_from_status(status)

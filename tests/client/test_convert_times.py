@@ -1,4 +1,4 @@
-"""Times and spans: exact to the microsecond, refused out of range."""
+"""Conversion of times and durations: exact to the microsecond, range checked."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.client.strategies import spans, times
 
 
 @given(times)
-def test_a_time_there_and_back_is_the_same_to_the_microsecond(time: datetime) -> None:
-    """Nothing of a time is lost on the wire, in all the years that datetime has."""
+def test_time_roundtrips_to_the_microsecond(time: datetime) -> None:
+    """In all years that datetime can represent."""
     assert to_datetime(timestamp(time)) == time
 
 
 @given(times)
-def test_a_timestamp_is_what_protobuf_itself_makes(time: datetime) -> None:
-    """The proto of a time is the one that every other language reads."""
+def test_timestamp_equals_protobufs_own(time: datetime) -> None:
+    """Other languages read the same proto."""
     expected = Timestamp()
     expected.FromDatetime(time)
 
@@ -29,23 +29,23 @@ def test_a_timestamp_is_what_protobuf_itself_makes(time: datetime) -> None:
 
 
 @given(spans)
-def test_a_span_there_and_back_is_the_same_to_the_microsecond(given_span: timedelta) -> None:
-    """Nothing of a span is lost on the wire, negative ones included."""
+def test_duration_roundtrips_to_the_microsecond(given_span: timedelta) -> None:
+    """Negative ones included."""
     proto = duration(given_span)
 
     assert proto is not None
     assert to_timedelta(proto) == given_span
 
 
-def test_a_time_of_another_zone_is_sent_as_the_same_moment() -> None:
-    """A zone is only a way to write a moment."""
+def test_time_of_another_zone_is_the_same_instant() -> None:
+    """A zone changes the notation only."""
     paris = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))
 
     assert timestamp(paris) == timestamp(datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def test_a_time_without_zone_is_refused() -> None:
-    """A time that might mean any of 24 is not guessed at."""
+def test_naive_time_is_refused() -> None:
+    """Its zone is never guessed."""
     with pytest.raises(ValueError, match="zone"):
         timestamp(datetime(2026, 1, 1))  # noqa: DTZ001 - what is refused
 
@@ -63,8 +63,8 @@ def test_a_time_without_zone_is_refused() -> None:
         (0, 2**31 - 1),
     ],
 )
-def test_a_time_out_of_range_is_refused(seconds: int, nanos: int) -> None:
-    """Years before 1 and after 9999, and nanos that are none, are a ValueError."""
+def test_time_out_of_range_is_refused(seconds: int, nanos: int) -> None:
+    """Years before 1 or after 9999 and invalid nanos are a ValueError."""
     with pytest.raises(ValueError, match="time"):
         to_datetime(Timestamp(seconds=seconds, nanos=nanos))
 
@@ -82,20 +82,20 @@ def test_a_time_out_of_range_is_refused(seconds: int, nanos: int) -> None:
         (-1, 1),
     ],
 )
-def test_a_span_out_of_range_is_refused(seconds: int, nanos: int) -> None:
-    """More than 10,000 years, bad nanos and mixed signs are a ValueError."""
+def test_duration_out_of_range_is_refused(seconds: int, nanos: int) -> None:
+    """Over 10,000 years, invalid nanos and mixed signs are a ValueError."""
     with pytest.raises(ValueError, match="span"):
         to_timedelta(Duration(seconds=seconds, nanos=nanos))
 
 
-def test_nanoseconds_are_cut_off_towards_zero() -> None:
-    """What is finer than a microsecond never makes a time later or a span longer."""
+def test_nanoseconds_are_truncated_towards_zero() -> None:
+    """No time becomes later and no duration longer."""
     assert to_datetime(Timestamp(nanos=1999)) == datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
     assert to_timedelta(Duration(nanos=1999)) == timedelta(microseconds=1)
     assert to_timedelta(Duration(nanos=-1999)) == timedelta(microseconds=-1)
 
 
-def test_what_is_not_set_stays_unset() -> None:
-    """None is the absence of a time or span, not the epoch or zero."""
+def test_unset_time_stays_unset() -> None:
+    """None is absence, not the epoch or zero."""
     assert timestamp(None) is None
     assert duration(None) is None

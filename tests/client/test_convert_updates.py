@@ -1,4 +1,4 @@
-"""UpdateKey, RotateKey and UpdateProject there and back, and the difference of unset and zero."""
+"""Conversion of UpdateKey, RotateKey and UpdateProject: unset differs from zero."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.client.strategies import key_updates, project_updates, rotations
 
 
 @given(key_updates)
-def test_a_change_of_a_key_there_and_back_is_the_same(update: KeyUpdate) -> None:
-    """What is asked of UpdateKey arrives whole, fields that no path names included."""
+def test_update_key_request_roundtrips(update: KeyUpdate) -> None:
+    """Every field survives, also those outside of the mask."""
     sent = UpdateKeyRequest.FromString(convert.key_update_to_proto(update).SerializeToString())
 
     assert convert.key_update_from_proto(sent) == update
 
 
 @given(project_updates)
-def test_a_change_of_a_project_there_and_back_is_the_same(update: ProjectUpdate) -> None:
-    """What is asked of UpdateProject arrives whole."""
+def test_update_project_request_roundtrips(update: ProjectUpdate) -> None:
+    """Every field survives."""
     sent = UpdateProjectRequest.FromString(
         convert.project_update_to_proto(update).SerializeToString()
     )
@@ -47,15 +47,15 @@ def test_a_change_of_a_project_there_and_back_is_the_same(update: ProjectUpdate)
 
 
 @given(rotations)
-def test_a_rotation_there_and_back_is_the_same(rotation: Rotation) -> None:
-    """What is asked of RotateKey arrives whole."""
+def test_rotate_request_roundtrips(rotation: Rotation) -> None:
+    """Every field survives."""
     sent = RotateKeyRequest.FromString(convert.rotation_to_proto(rotation).SerializeToString())
 
     assert convert.rotation_from_proto(sent) == rotation
 
 
-def test_equal_changes_have_equal_bytes() -> None:
-    """The paths of a mask have one order, however the set holds them."""
+def test_equal_updates_have_equal_bytes() -> None:
+    """The paths of a mask are sorted, whatever the order of the set."""
     paths = ["purpose", "labels", "quota", "disabled"]
     sent = {
         convert.key_update_to_proto(
@@ -67,7 +67,7 @@ def test_equal_changes_have_equal_bytes() -> None:
     assert len(sent) == 1
 
 
-def test_no_overlap_is_not_an_overlap_of_nothing() -> None:
+def test_unset_overlap_differs_from_zero() -> None:
     """Unset means 24 hours, 0 ends the old key at once."""
     unset = convert.rotation_to_proto(Rotation(access_key="KA"))
     at_once = convert.rotation_to_proto(Rotation(access_key="KA", overlap=timedelta(0)))
@@ -76,8 +76,8 @@ def test_no_overlap_is_not_an_overlap_of_nothing() -> None:
     assert convert.rotation_from_proto(at_once).overlap == timedelta(0)
 
 
-def test_restrictions_that_are_unset_restrict_nothing() -> None:
-    """A mask that names restrictions, with none sent, clears them."""
+def test_unset_restrictions_clear_them() -> None:
+    """If the mask names them and none is sent."""
     sent = UpdateKeyRequest(access_key="KA")
     sent.update_mask.paths.append("restrictions")
 
@@ -87,16 +87,16 @@ def test_restrictions_that_are_unset_restrict_nothing() -> None:
     assert update.restrictions == Restrictions()
 
 
-def test_a_written_key_there_and_back_is_the_same() -> None:
-    """The answer of UpdateKey arrives whole."""
+def test_update_key_response_roundtrips() -> None:
+    """Every field survives."""
     written: WrittenKey = WRITTEN_KEY
     sent = UpdateKeyResponse.FromString(convert.written_key_to_proto(written).SerializeToString())
 
     assert convert.written_key_from_proto(sent) == written
 
 
-def test_a_rotated_key_there_and_back_is_the_same() -> None:
-    """The answer of RotateKey arrives whole: successor, token, and the old key."""
+def test_rotate_response_roundtrips() -> None:
+    """Successor, token and old key survive."""
     sent = RotateKeyResponse.FromString(convert.rotated_key_to_proto(ROTATED).SerializeToString())
 
     rotated: RotatedKey = convert.rotated_key_from_proto(sent)
@@ -109,8 +109,8 @@ def test_a_rotated_key_there_and_back_is_the_same() -> None:
     )
 
 
-def test_a_written_project_there_and_back_is_the_same() -> None:
-    """The answer of UpdateProject arrives whole."""
+def test_update_project_response_roundtrips() -> None:
+    """Every field survives."""
     written: WrittenProject = CREATED_PROJECT
     sent = UpdateProjectResponse.FromString(
         convert.written_project_to_proto(written).SerializeToString()
@@ -143,10 +143,10 @@ _BAD_LIMIT = key_pb2.RateLimit(limit=1, period=_BAD_SPAN)
         (convert.rotation_from_proto, RotateKeyRequest(expire_time=_BAD_TIME), "expire_time"),
     ],
 )
-def test_a_value_that_the_model_cannot_hold_names_its_field(
+def test_unrepresentable_value_names_its_field(
     read: Callable[[Any], object], proto: object, field: str
 ) -> None:
-    """A request is never read as if it had not asked: the field is named instead."""
+    """A request is never read as if the field were unset."""
     with pytest.raises(InvalidArgument) as refused:
         read(proto)
 

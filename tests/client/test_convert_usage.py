@@ -1,4 +1,4 @@
-"""Counts of verifications there and back, and what of them is refused."""
+"""Conversion of usage, and rejected rows."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ _BAD_TIME = Timestamp(seconds=2**62)
 
 
 @given(usage_rows)
-def test_a_row_there_and_back_is_the_same(row: UsageRow) -> None:
-    """A count survives the wire in every field."""
+def test_usage_row_roundtrips(row: UsageRow) -> None:
+    """A row survives the wire in every field."""
     sent = Row.FromString(convert.usage_row_to_proto(row).SerializeToString())
 
     assert convert.usage_row_from_proto(sent) == row
 
 
-def test_every_field_of_a_row_has_a_field_in_the_proto() -> None:
-    """A field that is added to one side only is noticed."""
+def test_usage_row_fields_match_the_proto() -> None:
+    """A field added to one side only is noticed."""
     fields = set(UsageRow.__dataclass_fields__)
 
     assert {field.name for field in Row.DESCRIPTOR.fields} == fields
 
 
 @given(usage_queries)
-def test_a_query_there_and_back_is_the_same(query: UsageQuery) -> None:
-    """What is asked of GetUsage arrives whole."""
+def test_usage_query_roundtrips(query: UsageQuery) -> None:
+    """A GetUsage request survives in every field."""
     sent = GetUsageRequest.FromString(convert.usage_query_to_proto(query).SerializeToString())
 
     assert convert.usage_query_from_proto(sent) == query
 
 
-def test_a_granularity_that_is_unset_is_the_hour() -> None:
-    """The proto says so."""
+def test_unset_granularity_is_the_hour() -> None:
+    """As the proto documents."""
     query = convert.usage_query_from_proto(GetUsageRequest())
 
     assert query.granularity is UsageGranularity.HOUR
 
 
 @given(st.lists(usage_rows, max_size=3).map(tuple), texts)
-def test_a_page_there_and_back_is_the_same(rows: tuple[UsageRow, ...], token: str) -> None:
-    """The answer of GetUsage arrives whole and in order."""
+def test_usage_page_roundtrips(rows: tuple[UsageRow, ...], token: str) -> None:
+    """A GetUsage response survives in order."""
     page = Page(rows, token)
     sent = GetUsageResponse.FromString(convert.usage_page_to_proto(page).SerializeToString())
 
@@ -64,8 +64,8 @@ def test_a_page_there_and_back_is_the_same(rows: tuple[UsageRow, ...], token: st
 
 
 @given(usage_reports)
-def test_a_report_there_and_back_is_the_same(report: UsageReport) -> None:
-    """What is told to ReportUsage arrives whole."""
+def test_usage_report_roundtrips(report: UsageReport) -> None:
+    """A ReportUsage request survives in every field."""
     sent = ReportUsageRequest.FromString(convert.usage_report_to_proto(report).SerializeToString())
 
     assert convert.usage_report_from_proto(sent) == report
@@ -82,10 +82,8 @@ def test_a_report_there_and_back_is_the_same(report: UsageReport) -> None:
         ("last_used_time", _BAD_TIME),
     ],
 )
-def test_a_reported_row_that_cannot_be_read_names_its_place(
-    field: str, bad: int | Timestamp | None
-) -> None:
-    """A count is never taken for another: the row and the field are named instead."""
+def test_unreadable_reported_row_names_its_index(field: str, bad: int | Timestamp | None) -> None:
+    """The error names row and field, so that no count is misread."""
     good = convert.usage_row_to_proto(USAGE_ROW)
     row = convert.usage_row_to_proto(USAGE_ROW)
     row.ClearField(field)  # type: ignore[arg-type]  # one of the names above
@@ -109,17 +107,15 @@ def test_a_reported_row_that_cannot_be_read_names_its_place(
         (GetUsageRequest(end_time=_BAD_TIME), "end_time"),
     ],
 )
-def test_a_query_that_the_model_cannot_hold_names_its_field(
-    proto: GetUsageRequest, field: str
-) -> None:
-    """A request is never read as if it had not asked."""
+def test_unrepresentable_query_value_names_its_field(proto: GetUsageRequest, field: str) -> None:
+    """A request is never read as if the field were unset."""
     with pytest.raises(InvalidArgument) as refused:
         convert.usage_query_from_proto(proto)
 
     assert [violation.field for violation in refused.value.fields] == [field]
 
 
-def test_an_answer_with_a_row_that_cannot_be_read_is_refused() -> None:
-    """A verdict that is not known is not dropped from the counts in silence."""
+def test_response_with_an_unreadable_row_is_refused() -> None:
+    """An unknown verdict is not dropped silently from the counts."""
     with pytest.raises(ValueError, match="verdict"):
         convert.usage_page_from_proto(GetUsageResponse(rows=[Row(access_key="KA")]))

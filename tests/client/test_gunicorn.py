@@ -1,4 +1,4 @@
-"""A module-level verifier under gunicorn: loaded before the fork, and with patched threads."""
+"""A module-level verifier under gunicorn: preloaded, and with patched threads."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ def _get(url: str) -> str:
 
 
 @one_server
-def test_verifier_of_a_preloaded_application_watches_in_the_worker(
+def test_verifier_of_a_preloaded_application_works_in_the_worker(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    """The arbiter has opened it and verified with it; the worker was forked after that."""
+    """The arbiter opened and used it before it forked the worker."""
     with _gunicorn(server, tmp_path, "--preload") as url:
         assert "unknown True True" == _get(url)
 
 
 @one_server
-def test_preloaded_application_under_gevent_says_the_remedy(
+def test_preloaded_application_under_gevent_names_the_remedy(
     server: ServerProcess, tmp_path: Path
 ) -> None:
-    """The worker patches its threads after the client was made: open routes answer all the same."""
+    """Threads were patched after the client was made; open routes still answer."""
     with _gunicorn(server, tmp_path, "--preload", "--worker-class", "gevent") as url:
         assert "init_gevent()" in _get(url)

@@ -1,4 +1,4 @@
-"""Clients and verifiers in forked processes, other event loops and patched threads."""
+"""Clients and verifiers after forks, in several event loops and with patched threads."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def forked(body: Callable[[], Any]) -> Any:
 
 
 @one_server
-def test_client_connects_again_in_a_forked_process(server: ServerProcess) -> None:
-    """Gunicorn with --preload makes the client before it forks; the parent goes on too."""
+def test_client_reconnects_in_a_forked_process(server: ServerProcess) -> None:
+    """As under gunicorn --preload; the parent's client continues too."""
     with Client(server.address, operator_key=server.operator_key) as client:
         assert "malformed" == client.verify("none").code
 
@@ -54,8 +54,8 @@ def test_client_connects_again_in_a_forked_process(server: ServerProcess) -> Non
 
 
 @one_server
-def test_client_that_was_closed_before_the_fork_stays_closed(server: ServerProcess) -> None:
-    """A child does not open what its parent has closed."""
+def test_closed_client_stays_closed_after_a_fork(server: ServerProcess) -> None:
+    """A child does not open a client that its parent closed."""
     client = Client(server.address, operator_key=server.operator_key)
     client.verify("none")
     client.close()
@@ -64,8 +64,8 @@ def test_client_that_was_closed_before_the_fork_stays_closed(server: ServerProce
 
 
 @one_server
-def test_verifier_watches_again_in_a_forked_process(server: ServerProcess) -> None:
-    """It judges by itself there, a revocation arrives, and only the parent's counts are its own."""
+def test_verifier_restarts_in_a_forked_process(server: ServerProcess) -> None:
+    """It evaluates and watches there, and does not report the parent's counts."""
     with (
         Client(server.address, operator_key=server.operator_key) as client,
         Verifier(client, report_interval=timedelta(hours=1)) as verifier,
@@ -90,8 +90,8 @@ def test_verifier_watches_again_in_a_forked_process(server: ServerProcess) -> No
 
 
 @one_server
-def test_async_client_of_a_module_works_in_every_loop(server: ServerProcess) -> None:
-    """It is made without a loop, and used in one after the other and in two at once."""
+def test_module_level_async_client_works_in_every_loop(server: ServerProcess) -> None:
+    """It is made outside of a loop and used in several, in turn and at once."""
     client = AsyncClient(server.address, operator_key=server.operator_key)
 
     async def code() -> str:
@@ -107,17 +107,17 @@ def test_async_client_of_a_module_works_in_every_loop(server: ServerProcess) -> 
         asyncio.run(code())
 
 
-def test_async_client_outside_of_a_loop_says_so() -> None:
-    """One error of this library, and none of asyncio's."""
+def test_async_client_outside_a_loop_raises_a_clear_error() -> None:
+    """The exception is this library's, not asyncio's."""
     with pytest.raises(FailedPrecondition, match="no event loop is running"):
         AsyncClient("127.0.0.1:1").watch_changes()
 
 
 @one_server
-def test_async_client_refuses_a_process_that_was_forked_while_it_was_connected(
+def test_connected_async_client_is_refused_after_a_fork(
     server: ServerProcess,
 ) -> None:
-    """It would wait for ever there, or abort; before its first call a fork does no harm."""
+    """It would hang or abort; a fork before its first call is safe."""
     client = AsyncClient(server.address, operator_key=server.operator_key)
 
     async def code() -> str:
@@ -131,8 +131,8 @@ def test_async_client_refuses_a_process_that_was_forked_while_it_was_connected(
 
 
 @one_server
-def test_async_verifier_watches_again_in_the_next_loop(server: ServerProcess) -> None:
-    """A loop that is closed takes its tasks with it."""
+def test_async_verifier_restarts_in_the_next_loop(server: ServerProcess) -> None:
+    """A closed loop ends its tasks."""
     client = AsyncClient(server.address, operator_key=server.operator_key)
     verifier = AsyncVerifier(client)
 
@@ -165,7 +165,7 @@ def test_async_verifier_watches_again_in_the_next_loop(server: ServerProcess) ->
 def test_patched_threads_are_refused_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, module: str, question: str, client: type[Any], remedy: str
 ) -> None:
-    """Under them every call would wait for ever, open routes too."""
+    """Every call would hang otherwise, also for open routes."""
     patcher = SimpleNamespace(**{question: lambda name: name in ("threading", "thread")})
     before = client("127.0.0.1:1")
     monkeypatch.setitem(sys.modules, module, patcher)

@@ -1,4 +1,4 @@
-"""What `import keyauthority` gives, what it costs, and how a user's program is checked."""
+"""The public names, their import cost, and type checks of a user's program."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ _PUBLIC = [
 ]
 
 
-def test_the_public_names_are_these() -> None:
-    """A public name is added or removed on purpose: here and in the changelog."""
+def test_public_names_are_exactly_these() -> None:
+    """Adding or removing one is deliberate: here and in the changelog."""
     assert sorted(keyauthority.__all__) == sorted(_PUBLIC)
     assert [name for name in _PUBLIC if not hasattr(keyauthority, name)] == []
 
@@ -144,8 +144,8 @@ def _public(client: type[object]) -> dict[str, inspect.Signature]:
     }
 
 
-def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
-    """What is learnt of one client holds for the other; only what is returned is awaited."""
+def test_clients_have_equal_signatures() -> None:
+    """Only the results differ: one client's are awaited."""
     sync = {name: list(one.parameters.values()) for name, one in _public(Client).items()}
     awaited = {name: list(one.parameters.values()) for name, one in _public(AsyncClient).items()}
 
@@ -153,8 +153,8 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
     assert sync == awaited
 
 
-def test_verifiers_verify_as_clients_do() -> None:
-    """One takes the place of the other: the verifier's timeout is its own, not each call's."""
+def test_verifiers_have_the_clients_verify_signature() -> None:
+    """They are interchangeable; the verifier's timeout is set once."""
     sync, awaited = _public(Verifier), _public(AsyncVerifier)
     remote = _public(Client)["verify"]
     local = [one for name, one in remote.parameters.items() if name != "timeout"]
@@ -167,8 +167,8 @@ def test_verifiers_verify_as_clients_do() -> None:
     assert sync["verify"] == awaited["verify"]
 
 
-def test_services_protect_themselves_without_a_framework() -> None:
-    """Only the module that is made for a framework needs it."""
+def test_middleware_without_a_framework_is_importable() -> None:
+    """Only the module of a framework requires it."""
     script = """
 import sys
 sys.modules.update(dict.fromkeys(("fastapi", "starlette", "pytest", "keyauthority_server"), None))
@@ -184,8 +184,8 @@ import keyauthority.testing
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_both_clients_return_the_same_types() -> None:
-    """A result has one type, whichever client it came by."""
+def test_clients_return_equal_types() -> None:
+    """A result has one type in both clients."""
     sync = {name: str(one.return_annotation) for name, one in _public(Client).items()}
     awaited = {
         name: str(one.return_annotation)
@@ -197,8 +197,8 @@ def test_both_clients_return_the_same_types() -> None:
     assert sync == awaited
 
 
-def test_the_library_imports_neither_the_server_nor_the_command_line() -> None:
-    """Whoever verifies keys loads gRPC and protobuf, and nothing that he does not use."""
+def test_client_imports_neither_server_nor_command_line() -> None:
+    """It loads gRPC and protobuf, and no optional dependency."""
     script = "import sys, keyauthority; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
@@ -208,8 +208,8 @@ def test_the_library_imports_neither_the_server_nor_the_command_line() -> None:
     assert unwanted.intersection(loaded) == set()
 
 
-def test_the_command_line_without_its_extra_says_what_to_install() -> None:
-    """The entry point is there in the base install too: one line, no traceback."""
+def test_command_line_without_its_extra_names_the_install_command() -> None:
+    """The base install has the entry point: one line, no traceback."""
     script = "import sys; sys.modules['click'] = None; import keyauthority.cli as c; c.main()"
     ended = subprocess.run(
         [sys.executable, "-c", script], check=False, capture_output=True, text=True
@@ -219,8 +219,8 @@ def test_the_command_line_without_its_extra_says_what_to_install() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", expected)
 
 
-def test_the_program_of_a_user_is_clean_under_mypy_strict(tmp_path: Path) -> None:
-    """The types are part of what is published, and no type of gRPC is among them."""
+def test_user_program_passes_mypy_strict(tmp_path: Path) -> None:
+    """The published types are complete and contain no gRPC type."""
     program = tmp_path / "program.py"
     program.write_text(_PROGRAM, encoding="utf-8")
     checked = subprocess.run(

@@ -1,4 +1,4 @@
-"""What a client is told of TLS, and what it refuses before anything is sent."""
+"""TLS settings of the client, and plaintext that it refuses to use."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ REMOTE = (
 
 
 @pytest.mark.parametrize("address", LOCAL)
-def test_plaintext_on_this_machine_is_taken_as_it_is(address: str) -> None:
-    """Loopback and unix sockets need no TLS."""
+def test_plaintext_on_loopback_is_allowed(address: str) -> None:
+    """Loopback addresses and unix sockets need no TLS."""
     assert _channel.credentials(parse(address), False, allow_plaintext=False) is None
 
 
 @pytest.mark.parametrize("address", REMOTE)
-def test_plaintext_beyond_this_machine_is_refused_unless_it_is_allowed(address: str) -> None:
-    """No key crosses a network in plaintext unless the user says so."""
+def test_plaintext_to_another_machine_needs_permission(address: str) -> None:
+    """No key crosses a network in plaintext by default."""
     with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
         _channel.credentials(parse(address), False, allow_plaintext=False)
     assert _channel.credentials(parse(address), False, allow_plaintext=True) is None
 
 
-def test_both_clients_refuse_plaintext_beyond_this_machine(call: Call) -> None:
-    """The rule is that of both clients."""
+def test_both_clients_refuse_plaintext_to_another_machine(call: Call) -> None:
+    """They share the rule."""
     with pytest.raises(keyauthority.InvalidArgument, match="plaintext"):
         call("get_project_id", None, "x", client={"address": "192.0.2.1:1"})
 
 
-def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
+def test_tls_accepts_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
     """Files are read when a client is made."""
     pair = Issuer().issue()
     cert, key = pair.write(tmp_path, "client")
@@ -84,8 +84,8 @@ def test_tls_takes_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
         (keyauthority.Tls(key=b"x"), "tls: cert and key belong together"),
     ],
 )
-def test_tls_that_cannot_be_is_refused(tls: keyauthority.Tls, message: str) -> None:
-    """What is wrong is told when the client is made, not by a handshake that fails."""
+def test_invalid_tls_settings_are_refused(tls: keyauthority.Tls, message: str) -> None:
+    """The error is raised at construction, not by a failed handshake."""
     with pytest.raises(keyauthority.InvalidArgument) as refused:
         _channel.credentials(parse("x:1"), tls, allow_plaintext=False)
     assert message == refused.value.message
@@ -111,14 +111,14 @@ def test_tls_that_cannot_be_is_refused(tls: keyauthority.Tls, message: str) -> N
         ),
     ],
 )
-def test_command_line_reads_flags_and_then_the_environment(
+def test_command_line_prefers_flags_to_the_environment(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
     variables: dict[str, str],
     expected: dict[str, object],
 ) -> None:
-    """A flag wins over its variable; the server's variables are not the client's."""
+    """A flag overrides its variable; the server's variables are ignored."""
     told: dict[str, Any] = {}
 
     def client(**options: object) -> Callable[[], None]:
@@ -132,10 +132,10 @@ def test_command_line_reads_flags_and_then_the_environment(
     assert expected == {name: told[name] for name in expected}
 
 
-def test_switch_that_is_no_boolean_is_a_usage_error(
+def test_invalid_boolean_variable_is_a_usage_error(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slip in a variable is told, not taken for no."""
+    """A typing error is reported, not read as no."""
     monkeypatch.setenv("KEYAUTHORITY_TLS", "maybe")
     ended = command("projects", "list")
     assert (2, True) == (ended.code, "KEYAUTHORITY_TLS must be true or false" in ended.err)
