@@ -1,4 +1,4 @@
-"""docs/certificates.md: its commands make certificates that a server and its clients take."""
+"""docs/certificates.md: its commands create certificates that server and clients accept."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _run(text: str, folder: Path, **settings: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/usr/bin/openssl").exists(), reason="needs the program openssl")
-def test_commands_of_the_page_make_certificates_that_work(tmp_path: Path) -> None:
-    """Each is run as it stands there; the server demands the client's certificate too."""
+def test_documented_commands_create_working_certificates(tmp_path: Path) -> None:
+    """Each runs unmodified; the server demands the client's certificate too."""
     install_commands(tmp_path)
     commands = [block.text for block in blocks(PAGE) if block.language == "sh"]
     (connect,) = (text for text in commands if text.startswith(CLIENT))
@@ -66,7 +66,7 @@ def test_commands_of_the_page_make_certificates_that_work(tmp_path: Path) -> Non
         server.stop()
 
 
-def test_page_of_the_python_api_is_as_the_code_says() -> None:
-    """Every public name is on it; `make docs` prints it again."""
+def test_python_api_page_matches_the_code() -> None:
+    """Every public name is on it; `make docs` regenerates it."""
     script = [sys.executable, str(ROOT / ".ci" / "python_api.py"), "--check"]
     assert 0 == subprocess.run(script, check=False).returncode

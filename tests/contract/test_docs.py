@@ -1,4 +1,4 @@
-"""The pages that show how something is done: every example in them is run."""
+"""The how-to pages: every example in them is run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MIGRATIONS = sorted((ROOT / "docs").glob("coming-from-*.md"))
 PAGES = [*MIGRATIONS, *sorted((ROOT / "docs").glob("protect-a-*.md"))]
 
 
-def test_there_is_a_page_for_each_system() -> None:
-    """Each of the four systems that users come from has its page, and the README leads to it."""
+def test_each_supported_system_has_a_page() -> None:
+    """Four systems have a migration page, and the README links to each."""
     expected = [f"coming-from-{name}.md" for name in ("google", "razorpay", "scaleway", "stripe")]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,10 +24,10 @@ def test_there_is_a_page_for_each_system() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_holds_what_it_shows(
+def test_documented_examples_work(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An example that is not run is not written: every block of the page does what it says."""
+    """Every block of the page is run and gives the shown result."""
     install_commands(tmp_path)
     monkeypatch.chdir(tmp_path)
     server = start(tmp_path / "keyauthority-data")
@@ -40,8 +40,8 @@ def test_a_page_holds_what_it_shows(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_has_no_block_that_is_not_run(page: Path) -> None:
-    """A fence that is spelt otherwise would pass unseen."""
+def test_documented_blocks_are_all_run(page: Path) -> None:
+    """A fence with another spelling would be skipped silently."""
     fences = re.findall(r"^ *(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert len(fences) == 2 * len(blocks(page))

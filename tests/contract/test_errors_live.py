@@ -1,4 +1,4 @@
-"""Each reason, reached over a live connection, comes back as the exception that it stands for."""
+"""Each error reason over a live connection comes back as its exception."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ NOT_REACHED: Final = {
 
 
 def test_every_reason_is_reached_or_excused() -> None:
-    """The table of the errors has no row that nobody has seen."""
+    """No row of the error table is untested."""
     assert set(REASONS) == set(REACHED) | set(NOT_REACHED)
     assert not set(REACHED) & set(NOT_REACHED)
 
 
 @pytest.mark.parametrize("reason", REACHED)
 def test_reason_comes_back_as_its_exception(world: World, reason: ErrorReason) -> None:
-    """The client raises the type that the table names, with the reason and words for people."""
+    """The client raises the table's type with the reason and a readable message."""
     with pytest.raises(KeyAuthorityError) as failed:
         REACHED[reason](world)
     assert (REASONS[reason], reason) == (type(failed.value), failed.value.reason)
@@ -156,8 +156,8 @@ def test_reason_comes_back_as_its_exception(world: World, reason: ErrorReason) -
     assert "Traceback" not in failed.value.message
 
 
-def test_details_of_an_error_are_the_client_s(world: World) -> None:
-    """Fields, the right that is missing and the state are read from the exception."""
+def test_error_details_reach_the_client(world: World) -> None:
+    """Fields, missing right and state are attributes of the exception."""
     with pytest.raises(keyauthority.InvalidArgument) as bad:
         world.key(purpose="x" * 201, labels={"k" * MIB: ""})
     assert ["labels", "purpose"] == sorted(one.field for one in bad.value.fields)
@@ -170,8 +170,8 @@ def test_details_of_an_error_are_the_client_s(world: World) -> None:
     assert {"state": "KEY_STATE_REVOKED"} == final.value.metadata
 
 
-def test_server_that_is_not_there_is_unavailable(world: World) -> None:
-    """What did not come from the authority has no reason."""
+def test_unreachable_server_is_unavailable(world: World) -> None:
+    """An error that is not the authority's has no reason."""
     with world.client(None) as nobody, pytest.raises(keyauthority.Unauthenticated):
         nobody.get_project_id(None, "x")
     with (

@@ -1,4 +1,4 @@
-"""Options by which generators for other languages know where to put their code."""
+"""Proto options that tell code generators of other languages their packages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FILES = [error_reason_pb2.DESCRIPTOR, key_pb2.DESCRIPTOR, *(proto.DESCRIPTOR for
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_every_proto_names_its_package_in_go_and_java(file: FileDescriptor) -> None:
-    """protoc-gen-go refuses a file without go_package; Java would put all in one outer class."""
+def test_every_proto_names_its_go_and_java_package(file: FileDescriptor) -> None:
+    """protoc-gen-go requires go_package; Java would use one outer class."""
     options = file.GetOptions()
     assert "keyauthority/v1;keyauthorityv1" == options.go_package
     assert "keyauthority.v1" == options.java_package

@@ -1,4 +1,4 @@
-"""Tests that share what is started once run in one process of pytest's, when there are several."""
+"""Tests that share an expensive fixture run in one pytest process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ several = pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="on
 
 @several
 @pytest.mark.xdist_group("named")
-def test_group_that_a_test_names_is_its_own(request: pytest.FixtureRequest) -> None:
-    """pytest-xdist goes by the end of a test's id, which not every pytest lets it set."""
+def test_named_group_of_a_test_takes_precedence(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist reads it from the test id, which some pytest versions protect."""
     assert request.node.nodeid.endswith("@named")
 
 
 @several
 @pytest.mark.parametrize("engine", ["postgres"])
-def test_tests_of_an_engine_are_a_group(request: pytest.FixtureRequest, engine: str) -> None:
-    """The suite's own hook has marked them before pytest-xdist looks."""
+def test_tests_of_an_engine_form_a_group(request: pytest.FixtureRequest, engine: str) -> None:
+    """The suite's hook marks them before pytest-xdist reads the marks."""
     assert request.node.nodeid.endswith(f"@{engine}")

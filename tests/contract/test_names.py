@@ -1,4 +1,4 @@
-"""The proto package has exactly the names of the contract: a rename breaks other programs."""
+"""The proto package has exactly the contract's names: a rename breaks other programs."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def _values(enum: EnumDescriptor) -> list[str]:
 
 
 def test_package_is_the_contracts() -> None:
-    """All protos are of one package."""
+    """All protos share one package."""
     assert {file.package for file in FILES} == {PACKAGE}
 
 
 def test_services_are_the_contracts() -> None:
-    """The services have the contract's RPCs, in its order."""
+    """They have the contract's RPCs in its order."""
     actual = {
         name: tuple(method.name for method in service.methods)
         for name, service in PROTO_SERVICES.items()
@@ -90,8 +90,8 @@ def test_services_are_the_contracts() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_rpc_has_a_request_and_a_response_of_its_own(service: str) -> None:
-    """`Name` takes NameRequest and answers NameResponse; only the listed ones stream."""
+def test_every_rpc_has_its_own_request_and_response(service: str) -> None:
+    """`Name` maps NameRequest to NameResponse; only the listed RPCs stream."""
     for method in PROTO_SERVICES[service].methods:
         assert method.input_type.name == f"{method.name}Request"
         assert method.output_type.name == f"{method.name}Response"
@@ -100,18 +100,18 @@ def test_every_rpc_has_a_request_and_a_response_of_its_own(service: str) -> None
 
 
 def test_messages_are_the_contracts() -> None:
-    """There is no message that the contract does not name, and none is missing."""
+    """None is missing and none is added."""
     assert set(PROTO_MESSAGES) == set(MESSAGES)
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 def test_fields_are_the_contracts(message: str) -> None:
-    """Each message has the contract's fields, in its order, lists and choices included."""
+    """In its order, lists and oneofs included."""
     assert _fields(PROTO_MESSAGES[message]) == MESSAGES[message]
 
 
 def test_times_are_timestamps_and_spans_are_durations() -> None:
-    """Times are Timestamp, spans Duration, and nothing else is either."""
+    """Timestamp and Duration are used for these only."""
     for message in PROTO_MESSAGES.values():
         for field in message.fields:
             type_name = field.message_type.full_name if field.message_type else ""
@@ -122,25 +122,25 @@ def test_times_are_timestamps_and_spans_are_durations() -> None:
             assert (place, type_name == "google.protobuf.Duration") == (place, a_span)
 
 
-def test_absence_is_told_where_the_contract_tells_unset_from_zero() -> None:
-    """`cost` 0 draws nothing and unset is 1; from_revision 0 is all and unset is from now."""
+def test_presence_is_tracked_where_unset_differs_from_zero() -> None:
+    """`cost` 0 spends nothing, unset is 1; from_revision 0 is all, unset is now."""
     assert PROTO_MESSAGES["VerifyRequest"].fields_by_name["cost"].has_presence
     assert PROTO_MESSAGES["WatchChangesRequest"].fields_by_name["from_revision"].has_presence
 
 
 def test_enums_are_the_contracts() -> None:
-    """There is no enum that the contract does not name, and none is missing."""
+    """None is missing and none is added."""
     assert set(PROTO_ENUMS) == {*ENUMS, "Verdict", "ErrorReason"}
 
 
 @pytest.mark.parametrize("enum", ENUMS)
 def test_enum_values_are_the_contracts(enum: str) -> None:
-    """Values carry their enum's name, zero is UNSPECIFIED, the rest is in the contract's order."""
+    """With the enum's name as prefix, zero UNSPECIFIED, in the contract's order."""
     assert _values(PROTO_ENUMS[enum]) == ["UNSPECIFIED", *ENUMS[enum].split()]
 
 
-def test_verdicts_are_the_contracts_in_the_order_of_checking() -> None:
-    """The numbers of the denials are in the order in which they are checked."""
+def test_verdict_numbers_follow_the_order_of_checks() -> None:
+    """Denials are numbered in the order of evaluation."""
     assert _values(PROTO_ENUMS["Verdict"]) == ["UNSPECIFIED", "VALID", *DENIALS.split()]
 
 
@@ -157,8 +157,8 @@ def test_verdicts_are_the_contracts_in_the_order_of_checking() -> None:
         ("ErrorReason", ErrorReason),
     ],
 )
-def test_own_enum_has_the_same_values(enum: str, own: type[StrEnum]) -> None:
-    """What Python calls a value is the proto's name in lower case, in the same order."""
+def test_python_enum_has_the_same_values(enum: str, own: type[StrEnum]) -> None:
+    """Each name is the proto's in lower case, in the same order."""
     names = [name.lower() for name in _values(PROTO_ENUMS[enum])[1:]]
     assert [member.value for member in own] == names
     assert [member.name.lower() for member in own] == names

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand there, in order, against a real server."""
+"""The README's examples run unmodified, in order, against a real server."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerPr
     running.stop()
 
 
-def test_examples_run_word_for_word(server: ServerProcess, tmp_path: Path) -> None:
-    """Each block ends well, what it shows is there, and the secret is not."""
+def test_readme_examples_run_unmodified(server: ServerProcess, tmp_path: Path) -> None:
+    """Each block succeeds and shows its output, without the secret."""
     reader = Reader(README, server.address)
     shown = "".join(reader.run(one) for one in blocks(README) if one.text not in NOT_RUN)
 
@@ -52,16 +52,16 @@ def assert_no_secret_is_an_argument() -> None:
         assert [] == [one for one in exposed if not one.startswith(allowed)]
 
 
-def test_blocks_are_those_that_are_known() -> None:
-    """Every block is run, or is on the list of those that are not; both lists are in use."""
+def test_readme_blocks_are_all_listed() -> None:
+    """Every block is run or listed as not run, and neither list has stale entries."""
     found = blocks(README)
     assert {"sh", "python"} == {block.language for block in found}
     assert set(NOT_RUN) <= {block.text for block in found}
     assert len(found) > len(NOT_RUN) + 2
 
 
-def test_files_that_the_readme_names_are_there() -> None:
-    """A link into the tree leads somewhere."""
+def test_readme_links_lead_to_files() -> None:
+    """Every link into the tree has a target."""
     links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
     assert links
     assert [] == [

@@ -1,4 +1,4 @@
-"""The wheel: the client stands on grpcio and protobuf alone, and nothing foreign is shipped."""
+"""The wheel: the client needs only grpcio and protobuf, and nothing foreign is shipped."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def metadata(wheel: Path) -> Message:
         return message_from_bytes(archive.read(path))
 
 
-def test_wheel_ships_the_two_packages_and_nothing_else(wheel: Path) -> None:
-    """No google/, no tests, no caches, no data."""
+def test_wheel_contains_only_the_two_packages(wheel: Path) -> None:
+    """No google/, tests, caches or data."""
     top = {name.partition("/")[0] for name in names(wheel)}
     assert PACKAGES == {name for name in top if not name.endswith(".dist-info")}
     kinds = {Path(name).suffix for name in names(wheel) if ".dist-info/" not in name}
@@ -77,15 +77,15 @@ def test_wheel_ships_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names(wheel) if "tests/" in name or "__pycache__" in name]
 
 
-def test_wheel_says_that_it_is_typed(wheel: Path) -> None:
-    """Both packages carry their mark, and the stubs of the wire their types."""
+def test_wheel_is_marked_as_typed(wheel: Path) -> None:
+    """Both packages have py.typed, and the stubs have their types."""
     shipped = set(names(wheel))
     assert {f"{package}/py.typed" for package in PACKAGES} <= shipped
     assert "keyauthority/v1/key_authority_service_pb2.pyi" in shipped
 
 
-def test_wheel_holds_every_module_of_the_tree(wheel: Path) -> None:
-    """What is imported here is shipped."""
+def test_wheel_contains_every_module(wheel: Path) -> None:
+    """Every importable module of the tree is shipped."""
     here = {
         str(path.relative_to(ROOT / side))
         for side in ("client", "server")
@@ -94,8 +94,8 @@ def test_wheel_holds_every_module_of_the_tree(wheel: Path) -> None:
     assert here == {name for name in names(wheel) if name.endswith(".py")}
 
 
-def test_base_requires_grpcio_and_protobuf_only(wheel: Path) -> None:
-    """Whatever else is needed is asked for by an extra."""
+def test_base_requires_only_grpcio_and_protobuf(wheel: Path) -> None:
+    """All other dependencies belong to an extra."""
     required = metadata(wheel).get_all("Requires-Dist", [])
     base = [line for line in required if "extra ==" not in line]
     assert BASE == {re.split(r"[^A-Za-z0-9-]", line, maxsplit=1)[0] for line in base}
@@ -112,8 +112,8 @@ def test_both_command_lines_are_installed(wheel: Path) -> None:
     assert {"keyauthority", "keyauthority-server"} == scripts
 
 
-def test_importing_the_client_loads_nothing_but_its_base(wheel: Path, tmp_path: Path) -> None:
-    """Neither the server nor click nor rich nor anything else that only an extra brings."""
+def test_importing_the_client_loads_only_its_base(wheel: Path, tmp_path: Path) -> None:
+    """Neither the server nor click, rich or another extra's dependency."""
     pip("install", "--target", str(tmp_path), str(wheel))
     done = subprocess.run(
         [sys.executable, "-c", SHOW_IMPORTS],

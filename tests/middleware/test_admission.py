@@ -1,4 +1,4 @@
-"""Admission of a request: its facts, one judgement for all guards, and the rejections."""
+"""Admission of a request: its facts, one verdict for all guards, and the rejections."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ NETWORKS = ["10.0.0.0/24", "2001:db8::/64"]
         (["unknown"], 1, ""),
     ],
 )
-def test_address_is_what_the_outermost_trusted_proxy_has_written(
+def test_address_is_taken_from_the_outermost_trusted_proxy(
     forwarded: list[str], trusted: int, address: str
 ) -> None:
-    """What the client itself has sent in the header is never believed."""
+    """Header values sent by the client itself are never trusted."""
     assert address == client_ip("10.0.0.1", forwarded, trusted)
 
 
@@ -75,15 +75,15 @@ def test_address_is_what_the_outermost_trusted_proxy_has_written(
         ("", ["192.0.2.7"], ""),
     ],
 )
-def test_address_is_believed_from_named_proxies_only(
+def test_address_header_is_trusted_from_named_proxies_only(
     peer: str, forwarded: list[str], address: str
 ) -> None:
-    """A client that calls directly gains nothing from the header."""
+    """A client that connects directly gains nothing by it."""
     assert address == client_ip(peer, forwarded, check_proxies(NETWORKS))
 
 
-def test_setting_of_proxies_is_checked() -> None:
-    """Counted from the other end, the header would be the client's own words."""
+def test_proxy_setting_is_validated() -> None:
+    """Counted from the wrong end, the header would be the client's own."""
     assert 0 == check_proxies(0)
     assert ("10.0.0.1",) == check_proxies(["10.0.0.1"])
     for wrong in (-1, ["proxy.example"], ["10.0.0.0/33"]):
@@ -93,20 +93,20 @@ def test_setting_of_proxies_is_checked() -> None:
         check_proxies("10.0.0.1")
 
 
-def test_peer_that_has_no_address_is_unknown() -> None:
-    """A unix socket, or a test client, has none."""
+def test_peer_without_an_address_is_unknown() -> None:
+    """A unix socket or a test client has none."""
     assert "" == client_ip("testclient", [], 0)
 
 
-def test_referrer_that_cannot_be_one_is_left_out() -> None:
-    """It refuses no key that has nothing to do with referrers."""
+def test_malformed_referrer_is_omitted() -> None:
+    """It rejects no key without referrer restrictions."""
     assert "https://shop.example/" == usable_referrer("https://shop.example/")
     assert not usable_referrer("a" * 5_000)
     assert not usable_referrer("a\nb")
 
 
-def test_every_verdict_has_its_kind_of_rejection() -> None:
-    """A key that is wrong, a key that may not do this, and a limit."""
+def test_every_verdict_maps_to_a_rejection() -> None:
+    """Invalid key, forbidden request, or exhausted limit."""
     assert reject(Verdict(VerdictCode.VALID)) is None
     expected = {
         RejectionKind.UNAUTHENTICATED: "malformed unknown wrong_access_key revoked superseded "
@@ -126,8 +126,8 @@ def test_every_verdict_has_its_kind_of_rejection() -> None:
     assert expected == actual
 
 
-def test_limited_request_is_told_when_to_come_back() -> None:
-    """When the last of the exhausted limits is reset; a quota for life never is."""
+def test_limited_request_gets_retry_after() -> None:
+    """The latest reset of the exhausted limits; a lifetime quota has none."""
     soon, later = (SystemClock().now() + timedelta(seconds=span) for span in (30, 90))
     limited = Verdict(
         VerdictCode.RATE_LIMITED,
@@ -143,8 +143,8 @@ def test_limited_request_is_told_when_to_come_back() -> None:
     assert never.retry_after is None
 
 
-def test_rate_limit_headers_name_every_limit() -> None:
-    """They are structured fields, whose integers have 15 digits at most."""
+def test_rate_limit_headers_list_every_limit() -> None:
+    """They are structured fields with integers of at most 15 digits."""
     soon = SystemClock().now() + timedelta(seconds=30, milliseconds=-1)
     verdict = Verdict(
         VerdictCode.VALID,
@@ -157,10 +157,10 @@ def test_rate_limit_headers_name_every_limit() -> None:
     assert [] == http.rate_limit_headers(Verdict(VerdictCode.VALID))
 
 
-def test_failure_of_the_authority_is_one_word_and_a_line_in_the_log(
+def test_authority_failure_is_generic_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The client may come back; why the service's own key does not do is not its business."""
+    """The client may retry; faults of the service's own key are not shown."""
     unavailable = Rejection(RejectionKind.UNAVAILABLE, "unavailable", 1)
     with caplog.at_level(logging.ERROR, "keyauthority.middleware"):
         assert unavailable == reject_failure(Unavailable("down"))
@@ -205,8 +205,8 @@ def admitted(
     return found
 
 
-def test_later_guard_checks_its_permissions_against_the_first_verdict() -> None:
-    """The key is judged once, at the cost of the first guard."""
+def test_later_guard_checks_permissions_of_the_first_verdict() -> None:
+    """The key is verified once, at the first guard's cost."""
     verifier, asked = Recorder(), request(("x-api-key", KEY))
     first = admitted(Guard(cost=5), verifier, asked)
     second = admitted(Guard(cost=7), verifier, asked, ("orders:read",), first)
@@ -216,22 +216,22 @@ def test_later_guard_checks_its_permissions_against_the_first_verdict() -> None:
 
 
 def test_secret_key_satisfies_every_later_guard() -> None:
-    """It lists no permissions, and holds them all."""
+    """It lists no permissions and holds all."""
     verifier, asked = Recorder(KeyKind.SECRET), request(("x-api-key", KEY))
     first = admitted(Guard(), verifier, asked)
     assert not admitted(Guard(), verifier, asked, ("refunds:read",), first).drawn
 
 
-def test_later_guard_with_other_facts_judges_them_at_no_cost() -> None:
-    """A guard that trusts no proxy does not rely on the address that another believed."""
+def test_later_guard_with_other_facts_verifies_at_no_cost() -> None:
+    """A guard without trusted proxies does not rely on another guard's address."""
     verifier, asked = Recorder(), request(("x-api-key", KEY))
     first = admitted(Guard(trusted_proxies=1), verifier, asked)
     assert not admitted(Guard(), verifier, asked, (), first).drawn
     assert [(KEY, "192.0.2.7", 1), (KEY, "10.0.0.1", 0)] == verifier.calls
 
 
-def test_verdict_counts_for_its_own_key_and_verifier_only() -> None:
-    """Headers may be exchanged on the way, and authorities do not answer for each other."""
+def test_verdict_is_bound_to_its_key_and_verifier() -> None:
+    """Headers may change on the way, and authorities are independent."""
     verifier, another = Recorder(), Recorder()
     first = admitted(Guard(), verifier, request(("x-api-key", KEY)))
     assert admitted(Guard(), verifier, request(("x-api-key", OTHER)), (), first).drawn
@@ -243,7 +243,7 @@ def test_verdict_counts_for_its_own_key_and_verifier_only() -> None:
 
 
 def test_missing_verifier_is_named_in_one_sentence() -> None:
-    """An AttributeError of a framework would not say what to do."""
+    """A framework's AttributeError would not explain the remedy."""
     verifier = Recorder()
     assert verifier is current_verifier(verifier)
     assert verifier is current_verifier(lambda: verifier)
@@ -256,6 +256,6 @@ def test_missing_verifier_is_named_in_one_sentence() -> None:
         check_verifier("127.0.0.1:50051")
 
 
-def test_zone_of_a_link_local_peer_is_left_out() -> None:
-    """It names an interface of this machine, and says nothing to the authority."""
+def test_zone_of_a_link_local_peer_is_removed() -> None:
+    """It names an interface of this machine only."""
     assert "fe80::1" == client_ip("fe80::1%eth0", [], 0)

@@ -1,4 +1,4 @@
-"""Which of the values in the headers of a request is the key."""
+"""Selection of the key among the headers of a request."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def basic(text: str) -> str:
         [("authorization", f"Bearer {JWT},Bearer {KEY}")],
     ],
 )
-def test_one_key_is_read_whatever_else_the_headers_hold(headers: list[tuple[str, str]]) -> None:
-    """Only values that can be a key count, and the same key twice is one."""
+def test_single_key_is_found_among_other_headers(headers: list[tuple[str, str]]) -> None:
+    """Only possible keys count, and repeating one is allowed."""
     assert KEY == read_key(headers)
 
 
@@ -68,10 +68,10 @@ def test_one_key_is_read_whatever_else_the_headers_hold(headers: list[tuple[str,
         ([("x-api-key", "one"), ("x-auth-token", "two")], SEVERAL_KEYS),
     ],
 )
-def test_request_without_one_key_is_rejected(
+def test_request_without_exactly_one_key_is_rejected(
     headers: list[tuple[str, str]], expected: Rejection
 ) -> None:
-    """Two different keys are none: which was meant is unknown."""
+    """Of two different keys the intended one is unknown."""
     assert expected == read_key(headers)
 
 
@@ -84,19 +84,19 @@ def test_request_without_one_key_is_rejected(
     ],
 )
 def test_value_of_another_form_is_left_to_the_authority(headers: list[tuple[str, str]]) -> None:
-    """Keys of other systems can be known there; a user's credentials cannot be one of them."""
+    """It may be a foreign key format; user credentials are excluded."""
     assert IMPORTED == read_key(headers)
 
 
-def test_named_header_is_the_only_one_that_is_read() -> None:
-    """The others may hold keys for somebody else."""
+def test_named_header_is_the_only_one_read() -> None:
+    """Other headers may hold keys for other services."""
     both = [("authorization", f"Bearer {OTHER}"), ("x-shop-key", KEY)]
     assert KEY == read_key(both, "x-shop-key")
     assert NO_KEY == read_key(both, "x-other-key")
     assert OTHER == read_key(both, "authorization")
 
 
-def test_name_of_a_header_is_checked() -> None:
+def test_header_name_is_validated() -> None:
     """A name with a space would match no request."""
     assert check_header("X-Shop-Key") == "x-shop-key"
     for name in ("", "x shop", "x-shop:", "schlüssel"):

@@ -1,4 +1,4 @@
-"""The examples are services that run: each is started as it stands, and called."""
+"""The examples are runnable services: each is started unmodified and called."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def surroundings(key_authority: Authority) -> dict[str, str]:
     }
 
 
-async def test_fastapi_example_serves_whom_it_should(
+async def test_fastapi_example_serves_valid_keys(
     surroundings: dict[str, str],
     project_id: str,
     reader: SecretKey,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its lifespan opens the verifier, its route names the caller's project."""
+    """Its lifespan opens the verifier, and its route names the caller's project."""
     for name, text in surroundings.items():
         monkeypatch.setenv(name, text)
     app = loaded("fastapi_orders").app
@@ -60,10 +60,10 @@ async def test_fastapi_example_serves_whom_it_should(
     assert (401, {"detail": {"error": "no_key"}}) == (refused.status_code, refused.json())
 
 
-def test_grpc_example_serves_whom_it_should(
+def test_grpc_example_serves_valid_keys(
     client: Client, surroundings: dict[str, str], project_id: str
 ) -> None:
-    """It says whom it serves, and refuses who has no key."""
+    """It names the caller and rejects calls without a key."""
     created = client.create_key(
         project_id, mode="test", kind="restricted", permissions=["health:read"]
     )

@@ -1,4 +1,4 @@
-"""FastAPI applications before a real authority: dependencies, middleware and both together."""
+"""FastAPI with a real authority: dependencies, middleware and both together."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def limited_key(client: Client, project_id: str, limit: int) -> dict[str, str]:
     return {"x-api-key": key.reveal()}
 
 
-async def test_dependency_returns_the_caller(
+async def test_dependency_returns_the_verdict(
     verifier: AsyncClient, project_id: str, reader: SecretKey
 ) -> None:
-    """Rejections hold the same object as those of every other guard."""
+    """Rejections have the form of all other guards."""
     headers = {"authorization": f"Bearer {reader.reveal()}"}
     async with browsing(shop(verifier)) as browser:
         known = await browser.get("/orders/7", headers=headers)
@@ -124,10 +124,10 @@ def mounted(verifier: AsyncClient) -> App:
 
 
 @pytest.mark.parametrize("build", [shop, both, nested, routers, mounted])
-async def test_limit_is_drawn_once_whatever_guards_there_are(
+async def test_limit_is_spent_once_for_any_number_of_guards(
     verifier: AsyncClient, client: Client, project_id: str, build: Any
 ) -> None:
-    """The headers count down by one, and stand in each answer once."""
+    """The headers count down by one and appear once in each answer."""
     headers, path = limited_key(client, project_id, 2), "/orders/7"
     async with browsing(build(verifier)) as browser:
         found = [
@@ -143,20 +143,20 @@ async def test_limit_is_drawn_once_whatever_guards_there_are(
     assert 0 < int(found[2].headers["retry-after"]) <= 86_400
 
 
-async def test_later_dependency_refuses_by_its_own_permissions(
+async def test_later_dependency_checks_its_own_permissions(
     verifier: AsyncClient, reader: SecretKey
 ) -> None:
-    """A guard in front does not speak for the ones behind it."""
+    """A guard before it does not decide for it."""
     app = KeyMiddleware(shop(verifier), verifier, {"* /*": ["orders:read"]})
     async with browsing(app) as browser:
         answer = await browser.post("/orders", headers={"x-api-key": reader.reveal()}, json={})
     assert (403, {"detail": {"error": "missing_permission"}}) == (answer.status_code, answer.json())
 
 
-async def test_answer_that_a_route_builds_itself_has_the_headers_from_the_middleware(
+async def test_custom_response_has_the_middlewares_headers(
     verifier: AsyncClient, client: Client, project_id: str
 ) -> None:
-    """FastAPI adds the headers of dependencies to the answers that it builds only."""
+    """FastAPI adds a dependency's headers only to responses that it builds."""
     app = FastAPI()
 
     @app.get("/")
@@ -169,7 +169,7 @@ async def test_answer_that_a_route_builds_itself_has_the_headers_from_the_middle
     assert answer.headers["ratelimit"].startswith('"key";r=4')
 
 
-async def test_key_is_judged_before_a_body_is_read_if_the_middleware_is_in_front(
+async def test_middleware_verifies_before_the_body_is_read(
     verifier: AsyncClient,
 ) -> None:
     """FastAPI itself reads a JSON body before it calls a dependency."""
@@ -184,10 +184,10 @@ async def test_key_is_judged_before_a_body_is_read_if_the_middleware_is_in_front
 JSON = {"content-type": "application/json"}
 
 
-async def test_verifier_can_be_given_where_the_application_has_none(
+async def test_verifier_can_be_passed_explicitly(
     verifier: AsyncClient, project_id: str, reader: SecretKey
 ) -> None:
-    """A mounted application has no lifespan of its own, and some servers run none."""
+    """A mounted application has no lifespan, and some servers run none."""
 
     async def opened() -> AsyncClient:
         return verifier
@@ -215,10 +215,10 @@ async def test_missing_verifier_is_named(verifier: AsyncClient) -> None:
                 await browser.get("/orders/7")
 
 
-async def test_websocket_is_served_to_a_key_and_closed_without(
+async def test_websocket_is_accepted_with_a_key_only(
     verifier: AsyncClient, project_id: str, reader: SecretKey
 ) -> None:
-    """1008 is a policy violation; a server sends 403 before the socket is accepted."""
+    """1008 is a policy violation; a server sends 403 before acceptance."""
     app = shop(verifier)
     served = await connected(app, reader.reveal())
     assert project_id == served[1]["text"]
@@ -243,8 +243,8 @@ async def connected(app: App, key: str = "") -> list[Message]:
     return sent
 
 
-def test_document_shows_the_key() -> None:
-    """A key in a header of its own is another scheme."""
+def test_openapi_document_describes_the_key() -> None:
+    """A key in its own header is another scheme."""
     app = shop(None)
 
     @app.get("/own")
@@ -264,10 +264,10 @@ def test_document_shows_the_key() -> None:
     assert [{"KeyAuthority-x-shop-key": []}] == document["paths"]["/own"]["get"]["security"]
 
 
-async def test_options_of_a_dependency(
+async def test_dependency_options_take_effect(
     verifier: AsyncClient, client: Client, project_id: str
 ) -> None:
-    """A header of its own, named proxies, a cost."""
+    """An own header, named proxies, a cost."""
     created = client.create_key(
         project_id,
         mode="test",
@@ -294,8 +294,8 @@ async def test_options_of_a_dependency(
 
 
 @pytest.mark.parametrize("with_option", [True, False])
-async def test_preflight(verifier: AsyncClient, with_option: bool) -> None:
-    """CORS middleware outside the guard, or the option, lets browsers ask."""
+async def test_cors_preflight_can_be_allowed(verifier: AsyncClient, with_option: bool) -> None:
+    """By CORS middleware outside of the guard, or by the option."""
     cors: dict[str, Any] = {"allow_origins": ["https://page.example"], "allow_headers": ["*"]}
     asks = {"origin": "https://page.example", "access-control-request-method": "GET"}
     app = FastAPI()

@@ -1,4 +1,4 @@
-"""gRPC servers of both kinds before a real authority."""
+"""gRPC servers of both kinds with a real authority."""
 
 from __future__ import annotations
 
@@ -132,20 +132,20 @@ def expected(method: str, code: grpc.StatusCode, project_id: str) -> Any:
     return [name] * (2 if method.endswith("Many") else 1)
 
 
-def test_server_of_threads_lets_through_what_a_rule_allows(
+def test_threaded_server_applies_the_rules(
     client: Client, project_id: str, reader: SecretKey
 ) -> None:
-    """Every kind of call knows its caller; what no rule names is refused."""
+    """Every kind of call knows its caller; unmatched calls are rejected."""
     with serving(client) as address:
         for method, with_key, code in CASES:
             metadata = [("x-api-key", reader.reveal())] if with_key else []
             assert expected(method, code, project_id) == answers(address, method, *metadata)
 
 
-async def test_server_of_asyncio_lets_through_what_a_rule_allows(
+async def test_asyncio_server_applies_the_rules(
     key_authority: Authority, project_id: str, reader: SecretKey
 ) -> None:
-    """The same rules, the same answers."""
+    """The same rules and answers."""
     async with serving_later(key_authority) as address, grpc.aio.insecure_channel(address) as shop:
         for method, with_key, code in CASES:
             metadata = [("authorization", f"Bearer {reader.reveal()}")] if with_key else []
@@ -167,7 +167,7 @@ async def answers_later(
 
 
 def test_address_is_the_peers_unless_proxies_are_trusted(client: Client, project_id: str) -> None:
-    """A caller who writes the header himself gains nothing."""
+    """A caller that writes the header itself gains nothing."""
     key = client.create_key(
         project_id,
         mode="test",
@@ -182,15 +182,15 @@ def test_address_is_the_peers_unless_proxies_are_trusted(client: Client, project
             assert [project_id.encode()] == answers(address, "/shop.Orders/One", *forged)
 
 
-def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
-    """Cannot tell is neither valid nor denied."""
+def test_unreachable_authority_is_unavailable(reader: SecretKey) -> None:
+    """An unknown result is neither valid nor denied."""
     with Client("127.0.0.1:1", timeout=0.5) as gone, serving(gone) as address:
         answer = answers(address, "/shop.Orders/One", ("x-api-key", reader.reveal()))
     assert grpc.StatusCode.UNAVAILABLE is answer
 
 
-def test_text_of_a_status_is_a_fixed_word(key_authority: Authority, client: Client) -> None:
-    """The client of a service learns nothing about the service's own key or its faults."""
+def test_status_text_is_fixed(key_authority: Authority, client: Client) -> None:
+    """Clients learn nothing of the service's own key or faults."""
     powerless = client.create_key(kind="operator", permissions=["usage:read"]).secret_key
     metadata = ("x-api-key", "sk_live_unknown")
     with (
@@ -216,10 +216,10 @@ def status(address: str, *metadata: tuple[str, str]) -> tuple[grpc.StatusCode, s
 
 
 @pytest.mark.parametrize("method", ["/shop.Orders/One", "/shop.Orders/Many"])
-def test_nested_interceptors_draw_a_limit_once(
+def test_nested_interceptors_spend_a_limit_once(
     client: Client, project_id: str, method: str
 ) -> None:
-    """The second checks its permissions against the verdict of the first."""
+    """The second one checks its permissions against the first verdict."""
     key = limited_key(client, project_id)
     interceptors: list[grpc.ServerInterceptor] = [
         KeyInterceptor(client, {"*": []}),

@@ -1,4 +1,4 @@
-"""Which permissions a request needs, by its method and path."""
+"""Rules: the permissions that a request needs, by method and path."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ OPEN: dict[str, Permissions] = {"* /admin": ADMIN, "* /admin/*": ADMIN, "* /*": 
         ("GET", "/orders/a%0ab", NOT_LISTED),
     ],
 )
-def test_first_rule_that_fits_decides(
+def test_first_matching_rule_decides(
     method: str, path: str, expected: Permissions | Rejection
 ) -> None:
-    """A request that no rule fits, or that can be read in two ways, is refused."""
+    """An unmatched or ambiguous request is rejected."""
     assert expected == RouteRules(RULES).match(method, path)
 
 
@@ -81,19 +81,19 @@ def test_first_rule_that_fits_decides(
         "/admin\\users",
     ],
 )
-def test_other_spelling_of_a_path_does_not_evade_its_rule(path: str) -> None:
-    """Applications that read it as the same path would serve it without a key."""
+def test_other_spelling_of_a_path_does_not_bypass_its_rule(path: str) -> None:
+    """Applications that normalize the path would serve it without a key."""
     assert RouteRules(OPEN).match("GET", path) in (ADMIN, NOT_LISTED)
 
 
 @pytest.mark.parametrize("path", ["/", "/a", "/A/b/", "/x//y", "/100%", "/a;b", "/administrator"])
-def test_path_without_another_reading_stays_open(path: str) -> None:
-    """An unusual spelling is no reason to refuse by itself."""
+def test_unambiguous_path_stays_open(path: str) -> None:
+    """An unusual spelling alone is no reason to reject."""
     assert RouteRules(OPEN).match("GET", path) is None
 
 
-def test_method_that_a_rule_names_is_known() -> None:
-    """WebDAV and others have methods of their own."""
+def test_methods_named_by_a_rule_are_known() -> None:
+    """WebDAV and others have their own methods."""
     rules = RouteRules({"PROPFIND /files/*": READ, "* /*": []})
     assert READ == rules.match("PROPFIND", "/files/1")
     assert NOT_LISTED == rules.match("MKCOL", "/files/1")
@@ -114,13 +114,13 @@ def test_method_that_a_rule_names_is_known() -> None:
         {"GET /orders": ["orders:*"]},
     ],
 )
-def test_rule_that_fits_nothing_is_refused(rules: Mapping[str, Permissions]) -> None:
-    """A slip leaves no route open and none closed for good."""
+def test_rule_that_matches_nothing_is_refused(rules: Mapping[str, Permissions]) -> None:
+    """A typing error neither opens a route nor closes one for good."""
     with pytest.raises(ValueError, match=r"a rule is|a permission of"):
         RouteRules(rules)
 
 
-def test_permissions_are_a_list() -> None:
+def test_permissions_must_be_a_list() -> None:
     """A string would be read letter by letter."""
     with pytest.raises(TypeError, match="list of strings"):
         RouteRules({"GET /orders": "orders:read"})
@@ -128,8 +128,8 @@ def test_permissions_are_a_list() -> None:
         MethodRules({"/shop.Orders/One": "orders:read"})
 
 
-def test_rules_of_methods_are_names_of_methods() -> None:
-    """A `*` counts at the end only."""
+def test_grpc_rules_are_method_names() -> None:
+    """`*` is special at the end only."""
     rules = MethodRules({"/shop.Health/*": None, "/shop.Orders/One": READ})
     assert rules.match("/shop.Health/Check") is None
     assert READ == rules.match("/shop.Orders/One")

@@ -1,4 +1,4 @@
-"""Guards under every server: the right caller, one draw, the right path, in each cell.
+"""Guards under every server: the right caller, one spend, the right path, in each cell.
 
 A cell is a server, a place of the application, a guard and a kind of request.
 """
@@ -162,10 +162,10 @@ def check_requests(running: Running, cell: str, keys: list[LimitedKey], path: st
 
 
 @pytest.mark.parametrize(("running", "cell"), each_cell(ASGI, ASGI_CELLS), indirect=["running"])
-def test_guards_of_asgi_applications_know_the_caller_and_draw_once(
+def test_asgi_guards_know_the_caller_and_spend_once(
     running: Running, cell: str, keys: list[LimitedKey]
 ) -> None:
-    """Over HTTP, in streams and over WebSocket, with a lifespan and without."""
+    """Over HTTP, streams and WebSocket, with and without a lifespan."""
     if not running.server.has_lifespan and not cell.endswith("-off"):
         assert 500 == running.get(cell, "/who", keys[0].secret_key).status_code
         pytest.skip("this server runs no lifespan: the verifier has to be given")
@@ -181,10 +181,10 @@ def test_guards_of_asgi_applications_know_the_caller_and_draw_once(
 
 
 @pytest.mark.parametrize(("running", "cell"), each_cell(WSGI, WSGI_CELLS), indirect=["running"])
-def test_guards_of_wsgi_applications_know_the_caller_and_draw_once(
+def test_wsgi_guards_know_the_caller_and_spend_once(
     running: Running, cell: str, keys: list[LimitedKey]
 ) -> None:
-    """The same below a mount and below SCRIPT_NAME."""
+    """Also below a mount and below SCRIPT_NAME."""
     check_requests(running, cell, keys, "/who")
 
 
@@ -226,28 +226,28 @@ def interleaved_cell(running: Running, guard: str) -> str:
 
 @pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("running", grouped([*ASGI, *WSGI], prove=False), indirect=True)
-async def test_callers_on_one_connection_are_not_mistaken(
+async def test_callers_on_one_connection_are_not_confused(
     running: Running, guard: str, keys: list[LimitedKey]
 ) -> None:
-    """Neither for each other, nor by an open route."""
+    """Neither with each other nor on an open route."""
     assert 0 == await mistaken(running, interleaved_cell(running, guard), keys, SHORT)
 
 
 @pytest.mark.parametrize("running", grouped(["hypercorn-0.17"], prove=False), indirect=True)
-async def test_caller_in_the_state_of_a_connection_is_mistaken(
+async def test_caller_in_connection_state_is_confused(
     running: Running, keys: list[LimitedKey]
 ) -> None:
-    """The control: Hypercorn 0.17 shares that state, and the tests above see it."""
+    """Control: Hypercorn 0.17 shares that state, and the tests above detect it."""
     assert await mistaken(running, "app-control-off", keys, SHORT) > 0
 
 
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("running", grouped([*ASGI, *WSGI], prove=True), indirect=True)
-async def test_callers_on_one_connection_are_not_mistaken_ten_thousand_times(
+async def test_callers_on_one_connection_are_not_confused_in_10000_requests(
     running: Running, guard: str, key_authority: Authority
 ) -> None:
-    """With keys that the verifier judges by itself."""
+    """With keys that the verifier evaluates locally."""
     cell = interleaved_cell(running, guard)
     with key_authority.client() as client:
         keys = [limited_key(client, limit=None) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""A state that a server shares between requests carries no caller from one to another.
+"""State that a server shares between requests carries no caller from one to another.
 
 The control writes the caller into that state, as the guards must not, and is seen to fail.
 """
@@ -59,14 +59,14 @@ class SharedState:
 
 
 @pytest.mark.parametrize("guard", [*GUARDS, "control"])
-async def test_state_of_a_server_is_left_as_it_was(
+async def test_shared_server_state_is_left_unchanged(
     guard: str,
     key_authority: Authority,
     project_id: str,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is left of a caller, neither for a request meanwhile nor for an open route later."""
+    """No caller remains in it for a concurrent or later request."""
     server, keys = SharedState(), dict(unlimited_key(client, project_id) for _ in range(2))
     async with key_authority.async_client() as verifier:
         monkeypatch.setattr(served_asgi, "OPENED", {"verifier": verifier})

@@ -1,4 +1,4 @@
-"""ASGI and WSGI applications before a real authority: the same rules, the same answers."""
+"""ASGI and WSGI applications with a real authority: equal rules and answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def echo(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> Non
 
 
 @pytest.mark.parametrize(("method", "path", "with_key", "status"), CASES)
-async def test_asgi_lets_through_what_a_rule_allows(
+async def test_asgi_applies_the_rules(
     key_authority: Authority,
     project_id: str,
     reader: SecretKey,
@@ -61,7 +61,7 @@ async def test_asgi_lets_through_what_a_rule_allows(
     with_key: bool,
     status: int,
 ) -> None:
-    """The first rule that fits counts, and what none fits is refused."""
+    """The first matching rule decides, and an unmatched request is rejected."""
     async with key_authority.async_client() as verifier:
         app = asgi.KeyMiddleware(echo, verifier, RULES)
         code, body = await asked(app, method, path, reader.reveal() if with_key else None)
@@ -92,7 +92,7 @@ async def asked(app: asgi.App, method: str, path: str, key: str | None) -> tuple
 
 
 @pytest.mark.parametrize(("method", "path", "with_key", "status"), CASES)
-def test_wsgi_lets_through_what_a_rule_allows(
+def test_wsgi_applies_the_rules(
     client: Client,
     project_id: str,
     reader: SecretKey,
@@ -101,7 +101,7 @@ def test_wsgi_lets_through_what_a_rule_allows(
     with_key: bool,
     status: int,
 ) -> None:
-    """The same rules, the same answers."""
+    """The same rules and answers."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         caller = environ.get(wsgi.CALLER)
@@ -121,8 +121,8 @@ def test_wsgi_lets_through_what_a_rule_allows(
 
 
 @pytest.mark.parametrize(("method", "told"), [("GET", b'{"error": "no_key"}'), ("HEAD", b"")])
-def test_wsgi_reads_a_path_as_it_was_written(client: Client, method: str, told: bytes) -> None:
-    """A rule with letters beyond ASCII fits; and what answers HEAD has no content."""
+def test_wsgi_matches_the_path_as_written(client: Client, method: str, told: bytes) -> None:
+    """A non-ASCII rule matches; an answer to HEAD has no content."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         raise AssertionError("the first rule fits, and this was let through by the second")
@@ -148,10 +148,10 @@ def answering(statuses: list[str]) -> StartResponse:
     return start_response
 
 
-async def test_key_of_certain_addresses_is_believed_from_trusted_proxies_only(
+async def test_address_restricted_key_works_through_trusted_proxies_only(
     key_authority: Authority, client: Client, project_id: str
 ) -> None:
-    """A header that the client sends itself opens nothing."""
+    """A header that the client sends itself has no effect."""
     key = client.create_key(
         project_id,
         mode="test",
@@ -169,8 +169,8 @@ async def test_key_of_certain_addresses_is_believed_from_trusted_proxies_only(
     assert [403, 200] == statuses
 
 
-async def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
-    """Cannot tell is neither valid nor denied."""
+async def test_unreachable_authority_is_unavailable(reader: SecretKey) -> None:
+    """An unknown result is neither valid nor denied."""
     async with AsyncClient("127.0.0.1:1", timeout=0.5) as verifier:
         app = asgi.KeyMiddleware(echo, verifier, RULES)
         assert (503, {"error": "unavailable"}) == await asked(
@@ -179,7 +179,7 @@ async def test_authority_that_is_gone_is_unavailable(reader: SecretKey) -> None:
 
 
 async def test_websocket_without_a_key_is_closed(key_authority: Authority) -> None:
-    """It is refused before the application hears of it."""
+    """It is rejected before the application sees it."""
     sent: list[asgi.Message] = []
 
     async def send(message: asgi.Message) -> None:
