@@ -170,7 +170,7 @@ Global___ChangeType: _TypeAlias = ChangeType  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
-    """Asks for a new key."""
+    """Request message of CreateKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -326,7 +326,7 @@ Global___CreateKeyResponse: _TypeAlias = CreateKeyResponse  # noqa: Y015
 
 @_typing.final
 class GetKeyRequest(_message.Message):
-    """Asks for one key."""
+    """Request message of GetKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -444,7 +444,7 @@ Global___KeyFilter: _TypeAlias = KeyFilter  # noqa: Y015
 
 @_typing.final
 class ListKeysRequest(_message.Message):
-    """Asks for a page of keys."""
+    """Request message of ListKeys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -489,7 +489,7 @@ class ListKeysResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Asks for the next page; empty after the last."""
+    """The page_token of the next page; empty after the last."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_key_pb2.Key]:
         """Keys, oldest first."""
@@ -510,7 +510,7 @@ Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
 
 @_typing.final
 class UpdateKeyRequest(_message.Message):
-    """Asks for a change of a key."""
+    """Request message of UpdateKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -645,7 +645,7 @@ Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):
-    """Asks for a successor of a key."""
+    """Request message of RotateKey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -729,7 +729,7 @@ Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
 
 @_typing.final
 class RevokeKeyRequest(_message.Message):
-    """Asks for a revocation. access_key or secret_key; if both are given they must match."""
+    """Request message of RevokeKey. Give access_key or secret_key; if both are given they must match."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1168,7 +1168,7 @@ Global___GetProjectIdResponse: _TypeAlias = GetProjectIdResponse  # noqa: Y015
 
 @_typing.final
 class WatchChangesRequest(_message.Message):
-    """Asks for changes."""
+    """Request message of WatchChanges."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

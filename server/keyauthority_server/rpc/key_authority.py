@@ -143,7 +143,9 @@ class KeyAuthorityServicer:
     ) -> pb.GetProjectIdResponse:
         """See the proto."""
         if request is None or not request.secret_key:
-            raise error(ErrorReason.CREDENTIAL_MISSING, "missing secret_key; set it")
+            raise error(
+                ErrorReason.CREDENTIAL_MISSING, "missing secret_key; send the secret of a key"
+            )
         try:
             require_valid(validate.get_project_id, request)
         except InvalidArgument:

@@ -48,14 +48,14 @@ class Update(NamedTuple):
 class Watch:
     """Streams changes, and authenticates the caller again before each update."""
 
-    def __init__(self, context: ServiceContext, recent: ReplayBuffer) -> None:
+    def __init__(self, context: ServiceContext, buffer: ReplayBuffer) -> None:
         self._context = context
-        self._recent = recent
+        self._buffer = buffer
         self._budget = ByteBudget(HELD_MAX)
 
     def end(self) -> None:
         """End all watches: each delivers the buffered changes, then raises Unavailable."""
-        self._recent.end()
+        self._buffer.end()
 
     async def watch(
         self, caller: Principal, authenticate: Authenticate, query: WatchQuery
@@ -67,8 +67,8 @@ class Watch:
         """
         self._require_running()
         await self._context.require_visible(caller, query.project_id, "")
-        async with self._recent.watched():
-            truncations = self._recent.truncations
+        async with self._buffer.watched():
+            truncations = self._buffer.truncations
             start = self._start(query)
             if start is None:
                 yield self._resync()
@@ -87,7 +87,7 @@ class Watch:
 
     def _start(self, query: WatchQuery) -> Revision | None:
         """Return the revision to start after; None if the caller needs a new snapshot."""
-        head = self._recent.position
+        head = self._buffer.position
         if query.log_id and query.log_id != self._context.log_id:
             return None
         if query.from_revision is None:
@@ -140,10 +140,10 @@ class Watch:
 
         Only an update that reaches the head is a checkpoint: it states how fresh the watcher is.
         """
-        recent, size = self._recent, _PageSize()
-        while recent.since(position) is None and recent.truncations == truncations:
+        buffer, size = self._buffer, _PageSize()
+        while buffer.since(position) is None and buffer.truncations == truncations:
             self._require_running()
-            missing = recent.position - position  # later changes are in the buffer
+            missing = buffer.position - position  # later changes are in the buffer
             async with self._budget.hold(PAGE_HELD):
                 tail = await self._context.store.read_changes(position, min(missing, size.records))
                 if not tail.changes or not _can_replay(position, tail.head):
@@ -156,15 +156,15 @@ class Watch:
                 yield self._update(visible.select(page), position)
         heartbeats = -1  # the first update is a checkpoint, with or without changes
         while True:
-            ended = recent.ended
-            pending = recent.since(position) if recent.truncations == truncations else None
+            ended = buffer.ended
+            pending = buffer.since(position) if buffer.truncations == truncations else None
             if pending is None:
                 yield self._resync()
                 return
-            position, as_of, changes = recent.position, recent.as_of, visible.select(pending)
-            if changes or recent.heartbeats != heartbeats:
+            position, as_of, changes = buffer.position, buffer.as_of, visible.select(pending)
+            if changes or buffer.heartbeats != heartbeats:
                 if heartbeats < 0 or not changes:
-                    heartbeats = recent.heartbeats
+                    heartbeats = buffer.heartbeats
                 await authenticate()
                 size_bytes = sum(len(change.body) for change in changes)
                 if size_bytes > SMALL:
@@ -174,21 +174,21 @@ class Watch:
                     yield self._update(changes, position, as_of)
             if ended:
                 self._require_running()
-            await recent.wait(position, heartbeats)
+            await buffer.wait(position, heartbeats)
 
     def _require_running(self) -> None:
-        if self._recent.ended:
+        if self._buffer.ended:
             raise error(ErrorReason.SHUTTING_DOWN, "the server is shutting down; try again")
 
     def _resync(self) -> Update:
-        return self._update((), self._recent.position)._replace(resync=True)
+        return self._update((), self._buffer.position)._replace(resync=True)
 
     def _update(
         self, changes: Sequence[EncodedChange], revision: Revision, as_of: float | None = None
     ) -> Update:
         """Return an update; with `as_of` a checkpoint, complete up to that monotonic time."""
         clock = self._context.clock
-        proven = self._recent.as_of if as_of is None else as_of
+        proven = self._buffer.as_of if as_of is None else as_of
         lag = timedelta(seconds=max(clock.monotonic() - proven, 0.0))
         return Update(changes, revision, clock.now(), lag, checkpoint=as_of is not None)
 
