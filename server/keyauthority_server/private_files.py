@@ -44,7 +44,19 @@ class UnsafeFile(PermissionError):
 
 def explain(failure: OSError, failed: str) -> str:
     """Return one line for a failure; `failed` names the operation and the path."""
-    return str(failure) if isinstance(failure, UnsafeFile) else f"{failed}: {failure.strerror}"
+    if isinstance(failure, UnsafeFile):
+        return str(failure)
+    remedy = "; mount it writable" if failure.errno == errno.EROFS else ""
+    return f"{failed}: {failure.strerror}{remedy}"
+
+
+def unwritable(path: Path) -> str | None:
+    """Return one line with cause and remedy if a file or folder cannot be written, else None."""
+    if os.access(path, os.W_OK, effective_ids=True):
+        return None
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is on a read-only file system; mount it writable"
+    return f"{path} cannot be written; make it writable by the server's user"
 
 
 def open_private(

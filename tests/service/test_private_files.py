@@ -15,7 +15,7 @@ import pytest
 from keyauthority_server import private_files
 from keyauthority_server.private_files import UnsafeFile, check_private, make_folder, open_private
 from tests.service.forkserver import shared
-from tests.service.processes import Outcome, environment
+from tests.service.processes import Outcome, command, environment
 
 USER: Final = 64_001  # of nobody: any number will do
 GROUP: Final = 64_002
@@ -169,3 +169,36 @@ def test_mounted_key_link_is_followed_when_requested(tmp_path: Path) -> None:
     os.close(open_private(tmp_path / "tls.key", follow=True, group=private_files.GROUP_READS))
     with pytest.raises(UnsafeFile, match="is a symbolic link"):
         open_private(tmp_path / "tls.key")
+
+
+_APART: Final = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+_READ_ONLY: Final = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+
+
+@pytest.mark.parametrize(
+    ("mounted", "words", "named"),
+    [
+        ("keyauthority.db", "operator create --permission keys:verify", "keyauthority.db is on a"),
+        ("", "init", "supervisor.lock: Read-only"),
+        ("", "audit verify", "keyauthority.db is on a"),
+    ],
+)
+def test_read_only_file_system_is_one_line_with_path_and_remedy(
+    data: Path, mounted: str, words: str, named: str
+) -> None:
+    """The database alone, as a mounted file, or its folder: exit code 2, since no time mends it."""
+    tried = [*_APART, _READ_ONLY, str(data / mounted), "true"]
+    if shutil.which("unshare") is None or subprocess.run(tried, check=False).returncode:
+        pytest.skip("no mount namespace here")
+    command_line = command(*words.split(), "--data", str(data))
+    done = subprocess.run(
+        [*_APART, _READ_ONLY, str(data / mounted), *command_line],
+        capture_output=True,
+        check=False,
+        env=environment(),
+        text=True,
+        timeout=90,
+    )
+    assert (2, 1) == (done.returncode, done.stderr.count("\n")), done.stderr
+    assert f"{data}/{named}" in done.stderr
+    assert done.stderr.endswith("; mount it writable\n")

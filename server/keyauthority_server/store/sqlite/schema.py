@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlite_utils import Database, Migrations
 
-from keyauthority_server.private_files import explain, open_private
+from keyauthority_server.private_files import explain, open_private, unwritable
 from keyauthority_server.store.interface import StoreError, StoreUnusable
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
 from keyauthority_server.store.sql.row_codec import Row
@@ -200,7 +200,7 @@ _OBJECTS: Final = (
 _MIGRATIONS: Final = "the table '_sqlite_migrations'"
 _SPELLING: Final = re.compile(r'[\s"`\[\]]+')
 
-_READ_ONLY: Final = 8
+_NOT_WRITABLE: Final = frozenset({8, 14})  # READONLY, and CANTOPEN of a file beside it
 _NEEDS: Final = "its file system must have POSIX locks and shared memory maps, as a local disk"
 _REMEDIES: Final = {
     5: f"; another program has locked it, or {_NEEDS}",  # BUSY
@@ -217,8 +217,10 @@ def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
     not_a_database = code is not None and code & 0xFF in _NOT_A_DATABASE
     if not_a_database or isinstance(failed, StatementFailed):  # its content is unreadable
         return _damaged(path)
-    if code is not None and code & 0xFF == _READ_ONLY:
-        return StoreUnusable(f"{path} cannot be written: make it writable by the server's user")
+    if code is not None and code & 0xFF in _NOT_WRITABLE:
+        for place in (path, path.with_name(f"{path.name}-wal"), path.parent):
+            if place.exists() and (reason := unwritable(place)):
+                return StoreUnusable(reason)
     remedy = _REMEDIES.get(0 if code is None else code & 0xFF, "")
     return type(failed)(f"{path} cannot be used: {error}{remedy}")
 

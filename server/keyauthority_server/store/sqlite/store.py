@@ -19,7 +19,7 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Key, LogId, Project, Revision
-from keyauthority_server.private_files import explain
+from keyauthority_server.private_files import explain, unwritable
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
 from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.interface import (
@@ -143,6 +143,8 @@ def open_store(
     """
     if not path.is_file():
         raise StoreUnusable(f"there is no database at {path}")
+    if checked and (reason := unwritable(path)):  # SQLite opens such a file, and only reads it
+        raise StoreUnusable(reason)
     with ExitStack() as opened:
         try:
             saved = read_saved_head(path)
