@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +67,48 @@ def test_health_follows_the_database(transport: str, cluster: Cluster, tmp_path:
                     for one in SERVICES
                 ]
                 assert [status] * len(SERVICES) == checks
+    finally:
+        server.kill()
+    assert "Traceback" not in server.log_text()
+
+
+def unlink(database: Path) -> None:
+    """Remove the database."""
+    database.unlink()
+
+
+def exchange(database: Path) -> None:
+    """Put a copy in its place, as a restore by hand does."""
+    copy = database.with_name("copy")
+    shutil.copyfile(database, copy)
+    copy.replace(database)
+
+
+def cut(database: Path) -> None:
+    """Leave nothing in it that can be read."""
+    os.truncate(database, 0)
+
+
+@pytest.mark.parametrize(
+    ("transport", "fault"),
+    [("native", unlink), ("grpcio", exchange), ("native", cut), ("grpcio", cut)],
+)
+def test_health_ends_with_the_database_file(
+    transport: str, fault: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Removed, exchanged or cut under a running SQLite server: NOT_SERVING, both ways."""
+    server = shared().start(tmp_path / "data", "--transport", transport)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert SERVING == next(watch).status
+            began = time.monotonic()
+            fault(server.data / "keyauthority.db")
+            while next(watch).status != NOT_SERVING:
+                pass
+            assert time.monotonic() - began < SECONDS + SLACK
+            assert NOT_SERVING == stub.Check(health_pb2.HealthCheckRequest()).status
     finally:
         server.kill()
     assert "Traceback" not in server.log_text()
