@@ -138,7 +138,11 @@ class Server:
         try:
             if native:
                 self._front = _front(
-                    str(config.listen), services, reuse_port=reuse_port, tally=tally
+                    str(config.listen),
+                    services,
+                    reuse_port=reuse_port,
+                    tally=tally,
+                    inside=self._streams.inside,
                 )
             else:
                 with _closed_socket():
@@ -198,12 +202,14 @@ class Server:
     def _handlers(
         self, methods: Mapping[str, UnaryMethod | StreamMethod]
     ) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
-        """Return what grpcio serves of a service: on the native transport, only the streams."""
+        """Return the handlers of a service; none on the native transport, which serves it."""
         limits = self._limits
         for name, method in methods.items():
             refuses = method.rejects_unparsed
             if isinstance(method, StreamMethod):
                 self._streams.add(method)
+                if self._front is not None:
+                    continue
                 follow = _without_context(method.open)
                 inside = self._streams.inside
                 yield name, self._gate.stream(follow, limits.watches, inside, refuses)
@@ -272,18 +278,27 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
     return uvloop.new_event_loop
 
 
-def _front(address: str, services: Services, *, reuse_port: bool, tally: ShedCounter | None) -> Any:
+def _front(
+    address: str,
+    services: Services,
+    *,
+    reuse_port: bool,
+    tally: ShedCounter | None,
+    inside: Inside,
+) -> Any:
     from keyauthority_server.transport.native import (  # an extra: not all have it
         NativeLimits,
         NativeServer,
     )
 
-    unary = {
-        f"/{service}/{name}": method
-        for service, methods in services.items()
-        for name, method in methods.items()
-        if isinstance(method, UnaryMethod)
-    }
+    unary: dict[str, UnaryMethod] = {}
+    streams: dict[str, StreamMethod] = {}
+    for service, methods in services.items():
+        for name, method in methods.items():
+            if isinstance(method, StreamMethod):
+                streams[f"/{service}/{name}"] = method
+            else:
+                unary[f"/{service}/{name}"] = method
     limits = NativeLimits(
         MESSAGE_MAX,
         METADATA_MAX,
@@ -293,7 +308,15 @@ def _front(address: str, services: Services, *, reuse_port: bool, tally: ShedCou
         KEEPALIVE_MS,
         KEEPALIVE_TIMEOUT_MS,
     )
-    return NativeServer(address, unary, limits, reuse_port=reuse_port, tally=tally)
+    return NativeServer(
+        address,
+        unary,
+        limits,
+        reuse_port=reuse_port,
+        tally=tally,
+        streams=streams,
+        inside=inside,
+    )
 
 
 def _reader(callers: Callers) -> Read:

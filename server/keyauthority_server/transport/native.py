@@ -1,9 +1,9 @@
-"""The native front: a server in Rust that hands over unary calls in batches.
+"""The native front: a server in Rust that hands over calls in batches.
 
 Each call is taken one step in the event loop at once, without a task of its own. Most of them end
-there: a Verify waits for nothing. What does wait goes on as a task. Streams, health and reflection
-are served by the grpcio server behind the front, where readers that have stopped reading harm
-nobody; in the front's own streams twenty of them hang the others.
+there: a Verify waits for nothing. What does wait goes on as a task. Health and reflection are
+served by the grpcio server behind the front. Watches are not: passed on, each would hold up
+to 5 MiB that its client has not read.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
@@ -26,7 +28,14 @@ from keyauthority_server.overload.errors import (
     shutting_down,
     timed_out,
 )
-from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod, internal_error
+from keyauthority_server.rpc_types import (
+    Call,
+    RpcError,
+    StreamMethod,
+    UnaryMethod,
+    internal_error,
+)
+from keyauthority_server.transport.native_streams import NativeStreams
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
 WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
@@ -38,6 +47,7 @@ IO_THREADS: Final = 1  # for sockets: a worker is meant for one core, where two 
 LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms; starved, some more
 
 _Event = tuple[Any, ...]
+_NOWHERE: Final[AbstractContextManager[None]] = nullcontext()
 
 
 class NativeLimits(NamedTuple):
@@ -65,8 +75,13 @@ class NativeServer:
         *,
         reuse_port: bool,
         tally: ShedCounter | None = None,
+        streams: Mapping[str, StreamMethod] = MappingProxyType({}),
+        inside: AbstractContextManager[None] = _NOWHERE,
     ) -> None:
-        """Bind; OSError if the address is taken. `tally` counts the calls that are turned away."""
+        """Bind; OSError if the address is taken. `tally` counts the calls that are turned away.
+
+        Each of the `streams`, methods by their paths, is within `inside` while it is open.
+        """
         self._front = NativeGrpcFront(
             address,
             [],
@@ -81,6 +96,9 @@ class NativeServer:
         )
         numbers = self._front.add_methods([(path, False) for path in methods])
         self._methods = dict(zip(numbers, methods.values(), strict=True))
+        streamed = self._front.add_methods([(path, True) for path in streams])
+        self._followed = dict(zip(streamed, streams.values(), strict=True))
+        self._streams = NativeStreams(self._front, self._fail, inside)
         self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
         self._urgent = frozenset(
             number
@@ -116,6 +134,7 @@ class NativeServer:
             _done, late = await asyncio.wait(self._waiting.values(), timeout=grace)
             for task in late:
                 task.cancel()
+        self._streams.cancel()
         await asyncio.sleep(LINGER_SECONDS)
         await asyncio.to_thread(self._front.close)
 
@@ -202,13 +221,16 @@ class NativeServer:
             if place and time.monotonic() > end:
                 return events[place:]
             if kind == EVENT_CANCEL:  # the client has gone, or his deadline has come
-                if task := self._waiting.get(call_id):
+                if task := self._waiting.get(call_id) or self._streams.find(call_id):
                     # Not at once: a task that has not run yet would never run, and never end.
                     asyncio.get_running_loop().call_soon(task.cancel)
             elif self._draining:
                 self._fail(call_id, shutting_down())
             elif len(body) > self._limits.message:
                 self._fail(call_id, message_too_large())
+            elif number in self._followed:
+                messages = self._followed[number].open(body, Call(details[0], details[1]))
+                self._streams.begin(call_id, messages)
             elif len(self._waiting) >= self._limits.calls:
                 self._fail(call_id, busy())
             else:

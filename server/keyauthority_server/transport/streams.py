@@ -1,4 +1,4 @@
-"""Streams on grpcio, which serves them on both transports, and how they end when the server does.
+"""The open streams of both transports, and how they end when the server does.
 
 grpcio cannot end the stream of a client that has stopped reading: a status would wait behind the
 message that he does not take. Such a stream is cut with the server, when all others are done.
