@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from contextlib import suppress
 
 import pytest
@@ -13,6 +15,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
 from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader
 from keyauthority_server.rpc.validate import CHECKS
+from keyauthority_server.services.time_slices import TimeSlices
 
 PADDING = "x" * SCAN_ABOVE  # what is smaller is not scanned
 SEED = 4
@@ -94,6 +97,33 @@ def test_scan_accepts_no_message_that_the_parser_rejects() -> None:
         with suppress(InvalidArgument):
             assert known == read(bytes(body))
     assert read(whole) is not None
+
+
+def test_fields_of_a_batch_that_are_not_items_are_bounded_in_each_message() -> None:
+    """A larger batch allows no more of them: they cost time before the batch is refused."""
+    item = b"\x0a\x00" * 2000
+    within = pb.BatchVerifyRequest(requests=[pb.VerifyRequest()]).SerializeToString()[:1]
+    nested = within + bytes([0xA0, 0x1F]) + item
+    assert ErrorReason.INVALID_MESSAGE is refused(pb.BatchVerifyRequest, nested * 900).reason
+    reader = RequestReader(pb.BatchVerifyRequest)
+    started = time.process_time()
+    for _ in range(20):
+        with pytest.raises(InvalidArgument):
+            reader.read(b"\xf8\x07\x00" * 1_300_000)
+    assert 0.2 > time.process_time() - started  # each took 60 ms when the sum was bounded
+
+
+async def test_large_messages_that_are_read_at_once_share_the_loop() -> None:
+    """Between two slices of 5 ms another task runs, while eight full batches are read."""
+    item = pb.VerifyRequest(secret_key="x" * 78, permissions=["orders:read"] * 100)
+    body = pb.BatchVerifyRequest(requests=[item] * 1000).SerializeToString()
+    reader, slices, turns = RequestReader(pb.BatchVerifyRequest), TimeSlices(), 0
+    reading = [asyncio.create_task(reader.read_in_slices(body, slices)) for _ in range(8)]
+    while not all(one.done() for one in reading):
+        await asyncio.sleep(0)
+        turns += 1
+    assert all(one.result() for one in reading)
+    assert 8 * 3 < turns  # without slices each batch is one turn
 
 
 @pytest.mark.parametrize("cut", [1, 2, 100])

@@ -29,6 +29,7 @@ from keyauthority_server.rpc.policy import CredentialSource, RpcPolicy
 from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, malformed
 from keyauthority_server.rpc_types import Call, Handler, RpcError, internal_error, rpc_error_from
 from keyauthority_server.services import Authority, Principal
+from keyauthority_server.services.time_slices import TimeSlices
 from keyauthority_server.store.interface import StoreError, StoreFull, StoreReadOnly, StoreStale
 
 Serve = Callable[[Call, bytes], Awaitable[Any]]
@@ -101,13 +102,14 @@ def authorize(
     The method takes the Principal for OPERATOR, the credential for OPERATOR_INLINE, the Call
     otherwise. Only a small message is parsed before its caller is authenticated.
     """
+    slices = authority.verification.slices
     if policy.credentials is CredentialSource.OPERATOR:
 
         async def authorized(call: Call, body: bytes) -> Any:
             caller = await authority.authenticate(credential_of(call), policy.rights)
-            request = reader.read(body)
+            request = await reader.read_in_slices(body, slices)
             _require_right(caller, policy, request)
-            require_valid(check, request)
+            await _require_valid_in_turn(check, request, len(body), slices)
             return await method(caller, request)
 
         return authorized
@@ -118,7 +120,7 @@ def authorize(
             if len(body) > SCAN_ABOVE:
                 await authority.authenticate(credential, policy.rights)
             try:
-                request = reader.read(body)
+                request = await reader.read_in_slices(body, slices)
                 require_valid(check, request)
                 return await method(credential, request)
             except InvalidArgument:  # in the order of errors, missing rights come first
@@ -145,6 +147,21 @@ def require_valid(check: Check, request: Message | None) -> None:
     if request is None:
         raise malformed()
     require_no_violations(check(request))
+
+
+async def _require_valid_in_turn(
+    check: Check, request: Message, size: int, slices: TimeSlices
+) -> None:
+    """Do as `require_valid`; of large requests, check one at a time.
+
+    A hundred referrer patterns that need IDNA conversion take 0.2 s.
+    """
+    if size <= SCAN_ABOVE:
+        require_valid(check, request)
+        return
+    with slices.begin(queued=True) as turn:
+        await turn.pause()
+        require_valid(check, request)
 
 
 def require_no_violations(found: Iterable[FieldViolation]) -> None:

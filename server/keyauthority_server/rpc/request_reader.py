@@ -17,8 +17,10 @@ from google.protobuf.message import DecodeError, Message
 
 from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
 from keyauthority_server.rpc.field_rules import BATCH_MAX, LABELS_MAX, LIST_MAX
+from keyauthority_server.services.time_slices import TimeSlices
 
 SCAN_ABOVE: Final = 4096  # bytes; a Verify has some hundred
+SCAN_STEP: Final = 16 * 1024  # bytes scanned at once, and the field they end in: some 2 ms
 
 _SPARE_FIELDS: Final = 16  # unknown fields, of later versions of the API
 _BATCHES: Final = frozenset({"requests", "rows"})
@@ -33,8 +35,8 @@ class _Shape(NamedTuple):
     """Name and maximum number of items of each list, by field number."""
     nested: Mapping[int, tuple[str, _Shape]]
     """Name and shape of nested messages with lists, by field number."""
-    fields: int
-    """The maximum number of fields, with those of nested messages."""
+    others: int
+    """The maximum number of fields that are not items of a list."""
 
 
 class RequestReader:
@@ -48,9 +50,27 @@ class RequestReader:
         """Return the message. InvalidArgument if it is malformed or a list in it is too long."""
         if len(body) > SCAN_ABOVE:
             try:
-                _Scan(body, self._shape.fields).message(0, len(body), self._shape, "")
+                _Scan(body, self._shape).run(len(body))
             except IndexError:
                 raise malformed() from None
+        return self._parsed(body)
+
+    async def read_in_slices(self, body: bytes, slices: TimeSlices) -> Message:
+        """Read as `read` does, and let other calls run between slices of the scan."""
+        if len(body) > SCAN_ABOVE:
+            scan, end = _Scan(body, self._shape), 0
+            with slices.begin(queued=True) as mine:
+                while end < len(body):
+                    await mine.pause()
+                    try:
+                        end = scan.run(min(end + SCAN_STEP, len(body)))
+                    except IndexError:
+                        raise malformed() from None
+                await mine.pause()
+                return self._parsed(body)
+        return self._parsed(body)
+
+    def _parsed(self, body: bytes) -> Message:
         try:
             return self._parse(body)
         except DecodeError:
@@ -73,39 +93,56 @@ def malformed() -> KeyAuthorityError:
 def _shape_of(descriptor: Descriptor) -> _Shape:
     limits: dict[int, tuple[str, int]] = {}
     nested: dict[int, tuple[str, _Shape]] = {}
-    total = len(descriptor.fields) + _SPARE_FIELDS
     for field in descriptor.fields:
         inner = field.message_type
-        most = 1
         if field.is_repeated:
             is_map = inner is not None and inner.GetOptions().map_entry
             most = LABELS_MAX if is_map else BATCH_MAX if field.name in _BATCHES else LIST_MAX
             name = "" if descriptor.full_name == _MASK else field.name
             limits[field.number] = (name, most)
-            total += most
         if inner is not None:
             shape = _shape_of(inner)
             if shape.limits or shape.nested:
                 nested[field.number] = (field.name, shape)
-                total += most * shape.fields
-    return _Shape(limits, nested, total)
+    return _Shape(limits, nested, len(descriptor.fields) + _SPARE_FIELDS)
+
+
+class _Counts:
+    """The fields of one message so far."""
+
+    __slots__ = ("items", "others")
+
+    def __init__(self, shape: _Shape) -> None:
+        self.items = dict.fromkeys(shape.limits, 0)
+        self.others = shape.others
+        """How many more that are not items may come."""
 
 
 class _Scan:
     """One pass over the fields of a message. Raises IndexError for malformed bytes."""
 
-    def __init__(self, body: bytes, fields: int) -> None:
+    def __init__(self, body: bytes, shape: _Shape) -> None:
         self._body = body
-        self._left = fields
+        self._shape = shape
+        self._at = 0
+        self._counts = _Counts(shape)
 
-    def message(self, at: int, end: int, shape: _Shape, path: str) -> None:
-        """Count the items between two offsets; `path` prefixes the names of fields."""
+    def run(self, until: int) -> int:
+        """Scan to this offset or the end of the field there; return the offset reached."""
+        end = len(self._body)
+        self._at = self._fields(self._at, until, end, self._shape, "", self._counts)
+        return self._at
+
+    def _fields(
+        self, at: int, until: int, end: int, shape: _Shape, path: str, counted: _Counts
+    ) -> int:
+        """Count the items up to `until` of a message that ends at `end`.
+
+        `path` prefixes the names of fields.
+        """
         body, limits, nested = self._body, shape.limits, shape.nested
-        counts = dict.fromkeys(limits, 0)
-        while at < end:
-            if not self._left:
-                raise malformed()
-            self._left -= 1
+        counts = counted.items
+        while at < until:
             tag = body[at]
             at += 1
             if tag > 0x7F:
@@ -116,6 +153,10 @@ class _Scan:
                 name, most = limits[number]
                 if counts[number] > most:
                     raise _too_long((path + name).rstrip("."), most)
+            elif counted.others:
+                counted.others -= 1
+            else:
+                raise malformed()
             if kind == _LENGTH:
                 length, at = _varint(body, at)
                 if number in nested and length:
@@ -123,7 +164,8 @@ class _Scan:
                         raise IndexError
                     name, inner = nested[number]
                     index = f"[{counts[number] - 1}]" if number in counts else ""
-                    self.message(at, at + length, inner, f"{path}{name}{index}.")
+                    stop, below = at + length, f"{path}{name}{index}."
+                    self._fields(at, stop, stop, inner, below, _Counts(inner))
                 at += length
             elif kind == _VARINT:
                 while body[at] > 0x7F:
@@ -133,8 +175,9 @@ class _Scan:
                 at += 8 if kind == _FIXED64 else 4
             else:  # groups, which proto3 does not have
                 raise IndexError
-        if at != end:
+        if at > end:
             raise IndexError
+        return at
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:

@@ -21,21 +21,25 @@ class TimeSlices:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    def begin(self) -> Slices:
-        """Return the slices of one call; enter them with `with`."""
-        return Slices(self._lock)
+    def begin(self, *, queued: bool = False) -> Slices:
+        """Return the slices of one call; enter them with `with`.
+
+        A `queued` call has no free first slice: its first `pause` waits for the lock.
+        """
+        return Slices(self._lock, 0.0 if queued else SLICE_SECONDS)
 
 
 class Slices:
     """The slices of one call."""
 
-    def __init__(self, lock: asyncio.Lock) -> None:
+    def __init__(self, lock: asyncio.Lock, first_seconds: float) -> None:
         self._lock = lock
+        self._first_seconds = first_seconds
         self._locked = False
         self._end = 0.0
 
     def __enter__(self) -> Self:
-        self._end = time.monotonic() + SLICE_SECONDS
+        self._end = time.monotonic() + self._first_seconds
         return self
 
     def __exit__(

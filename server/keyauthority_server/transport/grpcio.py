@@ -137,13 +137,7 @@ class Server:
         self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
         try:
             if native:
-                self._front = _front(
-                    str(config.listen),
-                    services,
-                    reuse_port=reuse_port,
-                    tally=tally,
-                    inside=self._streams.inside,
-                )
+                self._front = _front(config, services, tally, self._streams.inside)
             else:
                 with _closed_socket():
                     self._bind(str(config.listen))
@@ -278,14 +272,7 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
     return uvloop.new_event_loop
 
 
-def _front(
-    address: str,
-    services: Services,
-    *,
-    reuse_port: bool,
-    tally: ShedCounter | None,
-    inside: Inside,
-) -> Any:
+def _front(config: Config, services: Services, tally: ShedCounter | None, inside: Inside) -> Any:
     from keyauthority_server.transport.native import (  # an extra: not all have it
         NativeLimits,
         NativeServer,
@@ -309,10 +296,10 @@ def _front(
         KEEPALIVE_TIMEOUT_MS,
     )
     return NativeServer(
-        address,
+        str(config.listen),
         unary,
         limits,
-        reuse_port=reuse_port,
+        reuse_port=not isinstance(config.listen, UnixPath),
         tally=tally,
         streams=streams,
         inside=inside,
