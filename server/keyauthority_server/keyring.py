@@ -1,10 +1,9 @@
-"""Secret keys that live in files beside the database: the pepper of digests, the key of the chain.
+"""Secret keys stored in files next to the database: the pepper of digests, the audit key.
 
-A file holds one line a version, `<version> <64 hexadecimal digits>`. Nothing here is ever shown or
-stored elsewhere: the database holds a check value of each version, which recognises a file and
-tells nothing of it. The current version is the highest that the database knows: a version that was
-only added to the file is not in use yet, and a lower one that the database knows no more was
-dropped.
+A file holds one line per version, `<version> <64 hexadecimal digits>`. The keys are never logged or
+stored elsewhere: the database holds a check value of each version, which identifies a file and
+reveals nothing of it. The current version is the highest in the database: a version that exists
+only in the file is not active yet, and a lower one that the database lacks was dropped.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class KeyringError(Exception):
 
 
 class UnknownVersion(Exception):
-    """A digest is wanted under a version that the keyring does not have."""
+    """The keyring lacks the version of a requested digest."""
 
     def __init__(self, version: int) -> None:
         super().__init__(f"no version {version}")
@@ -54,7 +53,7 @@ class Keyring:
 
     @classmethod
     def create(cls, path: Path) -> Keyring:
-        """Make a file of mode 0600 with a first version; KeyringError if there is one already."""
+        """Create a file of mode 0600 with a first version; KeyringError if it exists."""
         keys = {1: secrets.token_bytes(KEY_BYTES)}
         with _making(path):
             write_private(path, _text(keys))
@@ -62,7 +61,7 @@ class Keyring:
 
     @classmethod
     def load(cls, path: Path) -> Keyring:
-        """Read a file that nobody but its owner may read; KeyringError if that does not hold."""
+        """Read a file that only its owner may read; KeyringError otherwise."""
         return cls(path, _read(path))
 
     @property
@@ -71,7 +70,7 @@ class Keyring:
         return tuple(sorted(self._keys))
 
     def digest(self, message: bytes, version: int | None = None) -> bytes:
-        """Return the HMAC-SHA-256 of a message, under the current version unless one is named.
+        """Return the HMAC-SHA-256 of a message under a version (default: the current one).
 
         Raises UnknownVersion.
         """
@@ -82,53 +81,53 @@ class Keyring:
         return hmac.digest(key, message, "sha256")
 
     def derive(self, purpose: str, version: int | None = None) -> bytes:
-        """Return a key for one purpose, from which the others cannot be told."""
+        """Return a key for one purpose, which reveals no other key."""
         return self.digest(b"keyauthority derive\0" + purpose.encode(), version)
 
     def check_values(self) -> Mapping[str, bytes]:
-        """Return what the database keeps to recognise this file: a value for each version."""
+        """Return a check value of each version, by which the database identifies this file."""
         return {
             f"{self.name}/{version}": hashlib.sha256(self.derive("check value", version)).digest()
             for version in self.versions
         }
 
     def verify_against(self, known: Mapping[str, bytes]) -> None:
-        """Raise KeyringError unless the file has every version that the database knows.
+        """Raise KeyringError unless the file has every version in the database.
 
-        `known` are the database's check values, those of other files among them.
+        `known` holds the database's check values, including those of other files.
         """
         own = self.check_values()
         for version in _versions(self.name, known):
             name = f"{self.name}/{version}"
             if not hmac.compare_digest(own.get(name, b""), known[name]):
                 raise KeyringError(
-                    f"{self.path} is not the one that the database was filled under: put the "
-                    f"right one back (version {version})"
+                    f"{self.path} does not match the database: put the right file back "
+                    f"(version {version})"
                 )
 
     def use(self, known: Mapping[str, bytes]) -> None:
-        """Go on with the versions that the database knows, read from the file where it has them.
+        """Switch to the versions in the database, reading missing ones from the file.
 
-        What was known before stays while the database knows it, whatever became of the file. One
-        that does not fit the check value is left out. Raises KeyringError if a version had to be
-        read and the file cannot be; what is held is then as it was.
+        A loaded version stays while the database has it, even if the file lacks it. A version that
+        does not match its check value is left out. Raises KeyringError, and changes nothing, if a
+        version is missing and the file cannot be read.
         """
-        wanted = _versions(self.name, known)
-        if wanted == list(self.versions) and self._known.issuperset(wanted):
+        versions = _versions(self.name, known)
+        if versions == list(self.versions) and self._known.issuperset(versions):
             return
-        keys = {version: self._keys[version] for version in wanted if version in self._keys}
-        if len(keys) < len(wanted):
+        keys = {version: self._keys[version] for version in versions if version in self._keys}
+        if len(keys) < len(versions):
             read = Keyring(self.path, _read(self.path))
-            fitting = read.check_values()
-            for version in wanted:
+            checks = read.check_values()
+            for version in versions:
                 name = f"{self.name}/{version}"
-                if hmac.compare_digest(fitting.get(name, b""), known[name]):
+                if hmac.compare_digest(checks.get(name, b""), known[name]):
                     keys[version] = read._keys[version]
         if keys:
-            self._hold(keys, max(wanted), frozenset(wanted))
+            self._hold(keys, max(versions), frozenset(versions))
 
     def dropped(self, version: int) -> bool:
-        """True for a version that the database knew once: it is below the newest that it knows."""
+        """True for a version that the database has dropped: absent, and below the newest."""
         return version < self.newest and version not in self._known
 
     def _hold(
@@ -139,16 +138,16 @@ class Keyring:
     ) -> None:
         self._keys = dict(keys)
         self.current = max(keys)
-        """The version that is used unless one is named."""
+        """The default version."""
         self.newest = newest or self.current
-        """The newest version that the database knows, whether it is held or not."""
+        """The newest version in the database, loaded or not."""
         self._known = known or frozenset(keys)
 
 
 def add_version(path: Path, known: Mapping[str, bytes]) -> int:
-    """Add a version to a file, durably, unless one is waiting to be used; return its number.
+    """Add a version to a file, durably, unless one awaits activation; return its number.
 
-    `known` are the database's check values. Killed at any point, the file is as before or has it.
+    `known` holds the database's check values. The file changes atomically, even if killed.
     """
     with _alone(path):
         ring = Keyring.load(path)
@@ -162,7 +161,7 @@ def add_version(path: Path, known: Mapping[str, bytes]) -> int:
 
 
 def remove_version(path: Path, version: int) -> bool:
-    """Remove a version from a file, durably; False if it has none such.
+    """Remove a version from a file, durably; False if absent.
 
     Raises KeyringError if it is the only one.
     """
@@ -172,36 +171,36 @@ def remove_version(path: Path, version: int) -> bool:
             return False
         del keys[version]
         if not keys:
-            raise KeyringError(f"{path} would be empty")
+            raise KeyringError(f"version {version} is the only one in {path}: add another first")
         with _making(path):
             write_private(path, _text(keys), replace=True)
         return True
 
 
 def check_known(name: str, known: Mapping[str, bytes], used: Collection[int]) -> None:
-    """Raise KeyringError unless the database knows each version that it was filled under.
+    """Raise KeyringError unless the database has the check value of each used version.
 
-    One that knows none would take any file for the right one.
+    Without check values it would accept any file.
     """
     versions = set(_versions(name, known))
     missing = sorted(set(used) - versions)
     if missing or not versions:
         raise KeyringError(
             f"the database is damaged: it lacks the check value of {name}/"
-            f"{missing[0] if missing else 1}, under which it was filled; restore it"
+            f"{missing[0] if missing else 1}, which it depends on; restore it"
         )
 
 
 def newest_version(name: str, known: Mapping[str, bytes]) -> int:
-    """Return the newest version of a file that the check values name; 0 if they name none."""
+    """Return the newest version of a file among the check values; 0 without one."""
     return max(_versions(name, known), default=0)
 
 
 def _versions(name: str, known: Mapping[str, bytes]) -> list[int]:
-    named = (one.rpartition("/") for one in known)
+    named = (check.rpartition("/") for check in known)
     versions = [version for file, _, version in named if file == name]
     if not all(map(_VERSION.fullmatch, versions)):
-        raise KeyringError(f"the database is damaged: it names versions of {name} that are none")
+        raise KeyringError(f"the database is damaged: malformed version of {name}; restore it")
     return sorted(map(int, versions))
 
 
@@ -211,7 +210,7 @@ def _read(path: Path) -> dict[int, bytes]:
     except OSError as error:
         raise KeyringError(explain(error, f"cannot read {path}")) from error
     except UnicodeDecodeError as error:
-        raise KeyringError(f"cannot read {path}: it is no key file") from error
+        raise KeyringError(f"cannot read {path}: it is not a key file") from error
     found = [_LINE.fullmatch(line) for line in lines]
     keys = {int(match[1]): bytes.fromhex(match[2]) for match in found if match}
     if not keys or len(keys) != len(lines):
@@ -233,7 +232,7 @@ def _making(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Keep out whoever else would write the file meanwhile."""
+    """Exclude other writers of the file."""
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What is kept in memory to be found again, and how much of it: counted by weight, not by number.
+"""An in-memory cache bounded by the weight of its values instead of their number.
 
-A key may have a quarter of a megabyte of restrictions. Where a hundred thousand usual ones fit, who
-makes keys could else fill all memory with a hundred thousand of those.
+A key may have a quarter of a megabyte of restrictions. With a bound on the number, a hundred
+thousand such keys could fill the memory that is meant for as many usual ones.
 """
 
 from __future__ import annotations
@@ -13,66 +13,66 @@ from typing import Final, Generic, TypeVar
 
 from keyauthority.model import Key, Project
 
-USUAL_BYTES: Final = 2_000  # of a record with a few permissions, addresses and labels; weighs 1
-_TEXT_BYTES: Final = 57  # of a text in a tuple, beside its characters (CPython, 64 bits)
-_COMPILED_BYTES: Final = 230  # of a permission's or restriction's compiled form, likewise
-_WIDE: Final = 3  # bytes of a character in a text that is not ASCII, of UTF-8 in it too
+USUAL_BYTES: Final = 2_000  # a record with a few permissions, addresses and labels; weighs 1
+_TEXT_BYTES: Final = 57  # overhead of a text in a tuple (CPython, 64 bits)
+_COMPILED_BYTES: Final = 230  # overhead of a compiled permission or restriction
+_WIDE: Final = 3  # bytes of a character in a non-ASCII text, including its cached UTF-8
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class WeightedCache(Generic[K, V]):
-    """Keeps values by name, up to a weight in all; those kept longest make room."""
+    """Keeps values by name up to a total weight; evicts the oldest first."""
 
     def __init__(self, most: int, dropped: Callable[[V], None] | None = None) -> None:
-        """`dropped` is called with each value that is kept no longer, unless all are cleared."""
+        """`dropped` is called with each value that is evicted, replaced or dropped, not cleared."""
         self._most = most
         self._dropped = dropped
-        self._kept: OrderedDict[K, V] = OrderedDict()  # a dict is slow to find its first
+        self._values: OrderedDict[K, V] = OrderedDict()  # a dict finds its first item slowly
         self._heavy: dict[K, int] = {}  # the weights that are not 1
         self._weight = 0
-        self.get = self._kept.get
-        """The value of this name, None if none is kept."""
+        self.get = self._values.get
+        """Return the value of this name, or None."""
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._values)
 
     def __contains__(self, name: K) -> bool:
-        return name in self._kept
+        return name in self._values
 
     def keep(self, name: K, value: V, weight: int = 1) -> None:
-        """Keep a value as the newest, in the place of the one that there is of this name."""
+        """Store a value as the newest, replacing that of the same name."""
         self.drop(name)
-        while self._kept and self._weight + weight > self._most:
-            oldest, forgotten = self._kept.popitem(last=False)
+        while self._values and self._weight + weight > self._most:
+            oldest, evicted = self._values.popitem(last=False)
             self._weight -= self._heavy.pop(oldest, 1)
             if self._dropped is not None:
-                self._dropped(forgotten)
-        self._kept[name] = value
+                self._dropped(evicted)
+        self._values[name] = value
         self._weight += weight
         if weight != 1:
             self._heavy[name] = weight
 
     def drop(self, name: K) -> None:
-        """Keep nothing of this name."""
-        if name in self._kept:
-            forgotten = self._kept.pop(name)
+        """Remove the value of this name, if any."""
+        if name in self._values:
+            removed = self._values.pop(name)
             self._weight -= self._heavy.pop(name, 1)
             if self._dropped is not None:
-                self._dropped(forgotten)
+                self._dropped(removed)
 
     def clear(self) -> None:
-        """Keep nothing."""
-        self._kept.clear()
+        """Remove all values."""
+        self._values.clear()
         self._heavy.clear()
         self._weight = 0
 
 
 def weight_of(record: Key | Project | None) -> int:
-    """Return what a decoded record weighs: 1, and 1 more for each 2,000 bytes of its lists.
+    """Return the weight of a decoded record: 1, plus 1 for each 2,000 bytes of its lists.
 
-    The form that `keyauthority.decision` compiles a key into is part of it.
+    It includes the form into which `keyauthority.decision` compiles a key.
     """
     if record is None:
         return 1

@@ -181,7 +181,7 @@ def test_newest_time_without_a_valid_mac_is_refused(folder: Folder, name: str) -
         assert (2, True) == (code, "time of the log" in text), text
     code, text = folder.command("audit", "verify")
     assert 1 == code
-    assert "newest time" in text or "bear its seal" in text
+    assert "newest time" in text or "MAC of the entry" in text
 
 
 async def opened(folder: Folder) -> None:
@@ -224,7 +224,7 @@ def test_extreme_times_and_numbers_are_one_error_line(folder: Folder, number: st
     assert (1, True) == (code, "altered" in text)
     folder.run(SET_CHANGE_TIME.format(number))
     code, text = folder.command("audit", "verify")
-    assert (1, True) == (code, "the row is no entry" in text)
+    assert (1, True) == (code, "the row holds no valid entry" in text)
 
 
 @pytest.mark.parametrize("column", ["project_id", "display_name"])

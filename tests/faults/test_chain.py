@@ -108,11 +108,11 @@ async def fill(path: Path, audit_key: Keyring) -> None:
     await store.close()
 
 
-ALTERED = "the entry does not bear its seal: altered, inserted or moved"
+ALTERED = "the MAC of the entry does not match: altered, inserted or moved"
 BUILT_ON_ALTERED = (
-    "it was built on a record that was not as the log had left it: altered before this change"
+    "its previous record differs from the log: the record was altered before this change"
 )
-NO_ENTRY = "the row is no entry: it was altered"
+NO_ENTRY = "the row holds no valid entry: altered"
 
 TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
     "actor altered": (["UPDATE change SET actor = 'x' WHERE revision = 3"], 3, ALTERED),
@@ -198,17 +198,17 @@ TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
     "time moved": (
         ["UPDATE log SET time = time + 1"],
         6,
-        "the newest time of the log does not bear its seal: altered",
+        "the MAC of the log's newest time does not match: altered",
     ),
     "time of no version": (
         ["UPDATE log SET time_key_version = 9"],
         6,
-        "the newest time of the log does not bear its seal: altered",
+        "the MAC of the log's newest time does not match: altered",
     ),
     "time without its seal": (
         ["UPDATE log SET time = 9, time_hash = NULL"],
         6,
-        "the newest time of the log does not bear its seal: altered",
+        "the MAC of the log's newest time does not match: altered",
     ),
     "last hash altered": (
         ["UPDATE log SET hash = x'00'"],

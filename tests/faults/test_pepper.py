@@ -73,10 +73,10 @@ def refusal(data: Path) -> str:
     ("text", "reason"),
     [
         (None, "cannot read {}: No such file or directory"),
-        (WRONG, "{} is not the one that the database was filled under: put the right one back"),
+        (WRONG, "{} does not match the database: put the right file back"),
         (WRONG[:-3] + "\n", "{} is damaged: each line is a version and 64 hex digits"),
         ("", "{} is damaged: each line is a version and 64 hex digits"),
-        (f"2{WRONG[1:]}", "{} is not the one that the database was filled under"),
+        (f"2{WRONG[1:]}", "{} does not match the database"),
     ],
 )
 @pytest.mark.parametrize("name", ["pepper", "audit.key"])
@@ -96,7 +96,7 @@ def test_new_key_file_beside_a_filled_database_is_refused(data: Path, name: str)
     """A well-formed file of another first start is detected."""
     (data / name).unlink()
     Keyring.create(data / name)
-    assert f"{data / name} is not the one that the database was filled under" in refusal(data)
+    assert f"{data / name} does not match the database" in refusal(data)
 
 
 async def test_without_the_check_a_wrong_pepper_makes_all_keys_unknown(
@@ -245,7 +245,7 @@ async def test_old_database_with_a_dropped_pepper_version_is_refused(data: Path)
     """A backup from before a drop needs its pepper; one line names the version."""
     await rotate(data)
     (data / "pepper").write_text((data / "pepper").read_text().splitlines(keepends=True)[1])
-    assert "put the right one back (version 1)" in await asyncio.to_thread(refusal, data)
+    assert "put the right file back (version 1)" in await asyncio.to_thread(refusal, data)
 
 
 async def test_key_is_never_created_under_a_dropped_version(data: Path) -> None:

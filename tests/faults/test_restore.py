@@ -299,7 +299,7 @@ def test_restore_of_a_foreign_backup_is_refused(
             restored(settings, file, accept_unknown=True)
     pepper = settings.data / bootstrap.PEPPER
     pepper.write_text(f"1 {'0' * 64}\n")
-    with pytest.raises(ConfigError, match="put the right one back"):
+    with pytest.raises(ConfigError, match="put the right file back"):
         restored(settings, before.file, accept_unknown=True)
     assert there | {pepper.name: pepper.read_bytes()} == files(settings.data)
 

@@ -183,7 +183,7 @@ async def test_denials_are_bounded_in_number_and_length(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flush writes a bounded number of rows with bounded text, whatever was requested."""
-    monkeypatch.setattr(denials, "NOTED_MAX", 3)
+    monkeypatch.setattr(denials, "RECORDS_MAX", 3)
     noted = DenialLog(store)
     for number in range(10):
         noted.note(attempt(number, project_id="x\n\0\u202e" * 1000), NOON)

@@ -1,12 +1,12 @@
-"""The chain: what the hash of each entry of the log is taken over, and under which key.
+"""The audit chain: the definition of each entry's hash, and its key.
 
-The hash of an entry is HMAC-SHA-256, under a version of the audit key, of its canonical bytes:
+The hash of an entry is the HMAC-SHA-256, under a version of the audit key, of its canonical bytes:
 JSON in ASCII, keys sorted, no white space, of one object with the members
 
     revision, time (microseconds since the Unix epoch), type, project_id, access_key, actor, peer,
     keys, project, before (as `Entry` describes them), salt and previous_hash (hexadecimal)
 
-The salt, 16 random bytes an entry, keeps a known entry from being recognised by its hash. The first
+The salt, 16 random bytes per entry, prevents recognising a guessed entry by its hash. The first
 entry's previous_hash is empty.
 """
 
@@ -24,7 +24,7 @@ _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).enco
 
 
 def sealer(audit_key: Keyring) -> EntrySigner:
-    """Return what gives each new entry its hash."""
+    """Return the signer of entries and of the newest time."""
 
     def seal(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
         version = key_version or audit_key.current
@@ -35,18 +35,18 @@ def sealer(audit_key: Keyring) -> EntrySigner:
         try:
             return EntryMac(audit_key.digest(sealed, version), version)
         except UnknownVersion as error:
-            raise StoreDamaged(f"version {version} of the audit key is not known") from error
+            raise StoreDamaged(f"the key file lacks version {version} of the audit key") from error
 
     return seal
 
 
 def time_bytes(time: NewestTime) -> bytes:
-    """Return the bytes that the seal of the newest time is taken over; an entry's are JSON."""
+    """Return the input of the newest time's MAC; its prefix excludes entries, which are JSON."""
     return b"keyauthority time\0%d" % time.microseconds
 
 
 def canonical_bytes(entry: Entry) -> bytes:
-    """Return the bytes that the hash of an entry is taken over."""
+    """Return the input of an entry's hash."""
     content = {
         "revision": entry.revision,
         "time": microseconds(entry.time),

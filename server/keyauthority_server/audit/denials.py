@@ -1,8 +1,8 @@
-"""Denied mutations: noted in memory and handed to the store each second.
+"""The log of denied mutations: collected in memory and written to the store each second.
 
-What is the same within a second is one record that says how often; of different ones no more than
-`NOTED_MAX` are kept, the rest is counted. So whoever is refused again and again writes no more than
-that, here and in the log.
+Equal denials within a second become one record with a count; at most `RECORDS_MAX` different ones
+are recorded, further ones are only counted. This bounds the writes, here and in the server's log,
+that a denied caller can cause.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from keyauthority_server.store.interface import Store, StoreError
 from keyauthority_server.store.types import DeniedMutation
 
 FLUSH_SECONDS: Final = 1.0
-NOTED_MAX: Final = 100  # different ones in a flush, and in a process: some 5 ms of the writer
+RECORDS_MAX: Final = 100  # different denials per flush and process: some 5 ms of the writer
 TEXT_MAX: Final = SAN_MAX  # characters of each text: a certificate's name is the longest
 
 _log = structlog.get_logger(__name__)
 
 
 class DeniedCall(NamedTuple):
-    """What was refused: who asked for what. Texts of any length, as they came."""
+    """A denied call: its caller, method and target. Texts of any length, as received."""
 
     actor: str
     peer: str
@@ -39,65 +39,68 @@ class DeniedCall(NamedTuple):
 
 
 class DenialLog:
-    """Notes what was refused. Not for more than one thread."""
+    """Collects denied mutations. Not thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._noted: dict[DeniedCall, tuple[datetime, int]] = {}
+        self._pending: dict[DeniedCall, tuple[datetime, int]] = {}
         self._dropped = 0
 
-    def note(self, attempt: DeniedCall, now: datetime) -> None:
-        """Note one refused mutation; one too many is counted only."""
-        bounded = DeniedCall(*map(_bounded, attempt))
-        _, times = self._noted.get(bounded, (now, 0))
-        if not times and len(self._noted) >= NOTED_MAX:
+    def note(self, call: DeniedCall, now: datetime) -> None:
+        """Record one denied mutation; beyond `RECORDS_MAX`, only count it."""
+        bounded = DeniedCall(*map(_bounded, call))
+        _, times = self._pending.get(bounded, (now, 0))
+        if not times and len(self._pending) >= RECORDS_MAX:
             self._dropped += 1
             return
-        self._noted[bounded] = (now, times + 1)
+        self._pending[bounded] = (now, times + 1)
 
     async def run(self) -> None:
-        """Flush each second, for ever."""
+        """Flush each second, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await self.flush()
 
     async def flush(self) -> None:
-        """Log and hand over what is noted. What the store does not take is in the log only."""
+        """Log the pending denials, then write them to the store; a failed write is only logged."""
         if self._dropped:
             _log.warning("refusals_dropped", mutations=self._dropped)
             self._dropped = 0
-        if not self._noted:
+        if not self._pending:
             return
-        refused = [DeniedMutation(time, times, *one) for one, (time, times) in self._noted.items()]
-        self._noted = {}
-        for one in refused:
-            _log.warning("mutation_refused", **_told(one))
+        denied = [
+            DeniedMutation(time, times, *call) for call, (time, times) in self._pending.items()
+        ]
+        self._pending = {}
+        for mutation in denied:
+            _log.warning("mutation_refused", **_log_fields(mutation))
         try:
-            await self._store.write(lambda transaction: transaction.record_refused(refused))
+            await self._store.write(lambda transaction: transaction.record_refused(denied))
         except StoreError as failure:
-            _log.warning("refusals_not_recorded", mutations=len(refused), failure=str(failure))
+            _log.warning("refusals_not_recorded", mutations=len(denied), failure=str(failure))
 
 
 @asynccontextmanager
 async def refusing(store: Store) -> AsyncIterator[DenialLog]:
-    """Give what notes refusals, flushed each second and when the context ends."""
-    refusals = DenialLog(store)
-    flushing = asyncio.create_task(refusals.run())
+    """Yield a DenialLog that is flushed each second and when the context ends."""
+    denials = DenialLog(store)
+    flushing = asyncio.create_task(denials.run())
     try:
-        yield refusals
+        yield denials
     finally:
         flushing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await flushing
-        await refusals.flush()
+        await denials.flush()
 
 
 def _bounded(text: str) -> str:
-    """Return what can be kept and shown of a text that anybody may have written."""
+    """Return an untrusted text shortened to TEXT_MAX printable characters."""
     return "".join(
-        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:TEXT_MAX]
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in text[:TEXT_MAX]
     )
 
 
-def _told(refused: DeniedMutation) -> dict[str, str | int]:
-    return {name: value for name, value in refused._asdict().items() if value and name != "time"}
+def _log_fields(denied: DeniedMutation) -> dict[str, str | int]:
+    return {name: value for name, value in denied._asdict().items() if value and name != "time"}

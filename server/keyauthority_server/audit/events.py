@@ -1,4 +1,4 @@
-"""An entry of the log as callers see it: which fields it touched, instead of whole records."""
+"""Converts entries of the log to events, which name changed fields instead of whole records."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from keyauthority_server.store.sql.row_codec import key_from, project_from
 from keyauthority_server.store.types import Entry, SignedEntry
 
 
-def event_of(recorded: SignedEntry) -> Event:
-    """Return the event. A rotation touches two keys: their fields have the access key in front."""
-    entry = recorded.entry
+def event_of(signed: SignedEntry) -> Event:
+    """Return the event. A rotation changes two keys, so it prefixes fields with the access key."""
+    entry = signed.entry
     return Event(
         revision=entry.revision,
         time=entry.time,
@@ -21,7 +21,7 @@ def event_of(recorded: SignedEntry) -> Event:
         project_id=entry.project_id,
         access_key=entry.access_key,
         changed=_changed(entry),
-        hash=recorded.seal.hash,
+        hash=signed.seal.hash,
         previous_hash=entry.previous_hash,
     )
 

@@ -1,7 +1,7 @@
-"""A saved head: where the log ended once, kept apart from it, so that a cut tail is found.
+"""A saved head: an earlier end of the log, stored apart from it to detect a truncated log.
 
-A file of one JSON object: `log_id`, `revision`, `hash` (hexadecimal). It holds no secret, and can
-be made only with a log that was verified; whoever can write it can hide what he cuts.
+A file of one JSON object: `log_id`, `revision`, `hash` (hexadecimal). It holds no secret, and is
+written only after the log was verified. Write access to the file allows to hide a truncation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from keyauthority_server.private_files import explain, write_private
 
 
 class HeadError(Exception):
-    """A file of a saved head cannot be used; the message is one line for an operator."""
+    """A saved-head file is unusable; the message is one line for an operator."""
 
 
 class SavedHead(NamedTuple):
-    """A log, and the revision and hash that it ended with."""
+    """The id of a log, and the revision and hash of its end."""
 
     log_id: str
     revision: int
@@ -26,7 +26,7 @@ class SavedHead(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file; HeadError if it is missing or holds no head."""
+        """Read a file; HeadError if it is missing or malformed."""
         try:
             content = json.loads(path.read_text(encoding="ascii"))
             log_id, revision = content["log_id"], content["revision"]
@@ -39,7 +39,7 @@ class SavedHead(NamedTuple):
             raise HeadError(f"{path} holds no saved head") from error
 
     def save(self, path: Path) -> None:
-        """Write the file durably, all or nothing, in place of what is there; else HeadError."""
+        """Write or replace the file durably and atomically; HeadError on failure."""
         content = {"log_id": self.log_id, "revision": self.revision, "hash": self.hash.hex()}
         try:
             write_private(path, json.dumps(content) + "\n", replace=True)

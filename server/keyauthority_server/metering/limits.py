@@ -1,9 +1,9 @@
-"""Rate limits and quotas: which counters a verification draws from, and what came of it.
+"""Rate limits and quotas: the counters that a verification draws from, and the resulting verdict.
 
-Counters belong to the lineage of a key, so a rotated key goes on where its predecessor stood; those
-of a project's rate limit to the project. Their names hold the period: with another period a limit
-counts anew, in the window of that period that is running; with another number it goes on as it
-stands. The store draws (`store.counters`); nothing here reads a clock.
+Counters belong to the lineage of a key, so a rotated key continues its predecessor's; those of a
+project's rate limit belong to the project. Their names contain the period: after a change of the
+period a limit starts from zero in that period's current window; after a change of the number it
+keeps its count. The store draws (`store.counters`); nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _QUOTA: Final = "quota"
 _DAY: Final = timedelta(days=1) // _MICROSECOND
 
 Reset = Callable[[int], datetime | None]
-"""Tells when the window after the one that starts so many microseconds after the epoch begins."""
+"""Returns the end of the window that starts at this time, in microseconds since the Unix epoch."""
 
 
 class Limit(NamedTuple):
-    """A limit in force, its counter as it is now, and where its standing is told."""
+    """A limit in force, its current counter, and its standing in the verdict."""
 
     counter: Counter
     denial: VerdictCode
@@ -47,7 +47,7 @@ class Limit(NamedTuple):
 
 
 def limits_of(stored: StoredKey, project: Project | None, now: datetime) -> tuple[Limit, ...]:
-    """Return the limits of a key in the order in which they deny: rate limits, then the quota."""
+    """Return the limits of a key in the order of denial: rate limits, then the quota."""
     limits = []
     time = microseconds(now)
     if stored.key.rate_limit is not None:

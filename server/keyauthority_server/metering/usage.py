@@ -1,7 +1,7 @@
-"""Metering: verifications counted in memory, and handed to the store each second.
+"""Metering: verifications counted in memory, and flushed to the store each second.
 
-A process that is killed loses what it has counted since its last flush: one second at most, while
-the store answers. What it has handed in is counted once, however often it has to be handed in.
+A killed process loses the counts since its last flush: at most one second, while the store answers.
+A flushed batch counts once, for any number of retries.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from keyauthority_server.store.interface import Store, StoreError, Transaction
 
 FLUSH_SECONDS: Final = 1.0
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 to 10 ms
-COUNTS_EARLY: Final = 10_000  # counts that are flushed without waiting for the second's end
-COUNTS_MAX: Final = 65_536  # some 25 MB; more are kept only if the store does not take them
-REMEMBERED_FOR: Final = timedelta(hours=24)  # batches, so that what is repeated counts once
+COUNTS_EARLY: Final = 10_000  # counts that trigger a flush before the second ends
+COUNTS_MAX: Final = 65_536  # some 25 MB; further ones are lost, and only while the store fails
+BATCH_ID_LIFETIME: Final = timedelta(hours=24)  # how long a repeated batch is recognised
 
 _HOUR: Final = timedelta(hours=1)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Meter:
-    """Counts verifications. Not for more than one thread."""
+    """Counts verifications. Not thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class Meter:
         self._previous = ""
 
     def count(self, key: Key, code: VerdictCode, cost: int, now: datetime) -> None:
-        """Count one verification of a key whose token was right; a denied one costs nothing."""
+        """Count one verification with a correct token; a denied one costs nothing."""
         if now >= self._next_hour:
             self._hour = now.replace(minute=0, second=0, microsecond=0)
             self._next_hour = self._hour + _HOUR
@@ -65,7 +65,7 @@ class Meter:
             count.cost += cost
 
     async def run(self) -> None:
-        """Flush each second, for ever."""
+        """Flush each second, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._early.wait(), FLUSH_SECONDS)
@@ -73,7 +73,7 @@ class Meter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Hand over what is counted. What the store does not take is kept for the next time."""
+        """Write the counts to the store; on failure keep them for the next flush."""
         if self._uncounted:
             _log.error("usage_lost", verifications=self._uncounted)
             self._uncounted = 0
@@ -82,7 +82,7 @@ class Meter:
         try:
             while self._batches:
                 batch = self._batches[0]
-                await self._store.write(partial(_hand_in, batch, self._previous))
+                await self._store.write(partial(_count_batch, batch, self._previous))
                 self._previous = batch.batch_id
                 self._batches.popleft()
         except StoreError as failure:
@@ -109,17 +109,17 @@ class Meter:
 
 @asynccontextmanager
 async def metering(store: Store) -> AsyncIterator[Meter]:
-    """Give a meter that flushes each second, and all that is left when the context ends."""
+    """Yield a meter that flushes each second, and the rest when the context ends."""
     meter = Meter(store)
     flushing = asyncio.create_task(meter.run())
     try:
         yield meter
     finally:
-        flushing.cancel()  # a batch that it was handing in is handed in again, and counts once
+        flushing.cancel()  # its unfinished batch is flushed again below, and counts once
         with contextlib.suppress(asyncio.CancelledError):
             await flushing
         await meter.flush()
-        await meter.flush()  # the first may have had an older batch to hand in
+        await meter.flush()  # the first may have flushed only older batches
 
 
 class _Count:
@@ -135,14 +135,14 @@ class _Count:
 
 
 class _Batch(NamedTuple):
-    """What is handed in at once, and the id that it counts once under."""
+    """The rows of one transaction, and the id under which they count once."""
 
     batch_id: str
     rows: tuple[UsageRow, ...]
 
 
-def _hand_in(batch: _Batch, previous: str, transaction: Transaction) -> None:
-    """Count a batch; the one before has been counted for certain, and need not be remembered."""
+def _count_batch(batch: _Batch, previous: str, transaction: Transaction) -> None:
+    """Count a batch; the previous one is certainly counted, so its id is deleted."""
     now = max(row.last_used_time for row in batch.rows)
     transaction.forget_batch(previous)
-    transaction.count_usage(batch.batch_id, batch.rows, now, now + REMEMBERED_FOR)
+    transaction.count_usage(batch.batch_id, batch.rows, now, now + BATCH_ID_LIFETIME)

@@ -110,12 +110,12 @@ class RecordCache:
         """How many keys are cached."""
         return len(self._keys)
 
-    def is_current(self, wanted: ReadOptions = ANY) -> bool:
+    def is_current(self, options: ReadOptions = ANY) -> bool:
         """True if cached records may answer now; call this before using them.
 
         The result holds until control returns to the event loop. Raises StoreUnavailable.
         """
-        return self._freshness.is_current(self, wanted)
+        return self._freshness.is_current(self, options)
 
     def check_fresh(self) -> None:
         """Raise StoreStale if neither cache nor store can answer with proven freshness."""
@@ -148,7 +148,7 @@ class RecordCache:
         self,
         access_keys: Sequence[str],
         operator: str | CachedKey | None,
-        wanted: ReadOptions = ANY,
+        options: ReadOptions = ANY,
     ) -> Snapshots:
         """Read keys with their projects, and an operator's key, in one state; cache them.
 
@@ -156,12 +156,12 @@ class RecordCache:
         StoreStale if a required proof of freshness is missing.
         """
         if isinstance(operator, CachedKey):
-            snapshots = await self._read(access_keys, None, wanted)
+            snapshots = await self._read(access_keys, None, options)
             name = operator.stored.key.access_key
             if snapshots.head == self.position and self._keys.get(name) is operator:
                 return snapshots._replace(operator=operator.stored)
             operator = name
-        return await self._read(access_keys, operator, wanted)
+        return await self._read(access_keys, operator, options)
 
     def changed(self, changes: Sequence[Change], position: Revision) -> None:
         """Apply changes of the feed, and serve the resulting state."""
@@ -203,15 +203,15 @@ class RecordCache:
         return counts
 
     async def _read(
-        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions
+        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions
     ) -> Snapshots:
         self._misses += 1
-        self._freshness.check_read(None, wanted)
+        self._freshness.check_read(None, options)
         losses = self._losses
         snapshots, as_of = await self._store.read_dated(access_keys, operator)
         if losses != self._losses:
             raise StoreUnavailable("the log lost changes while it was read")
-        if self._freshness.check_read(as_of, wanted):
+        if self._freshness.check_read(as_of, options):
             if snapshots.head > self.position:
                 self.is_current()
             if snapshots.head >= self.position:

@@ -50,17 +50,17 @@ class CacheState(Protocol):
 class Freshness(Protocol):
     """Decides for each call whether cached records may answer it."""
 
-    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
+    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
         """Bring the cache up to date if that needs no wait; True if it may answer.
 
         Raises StoreUnavailable.
         """
         ...
 
-    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
+    def check_read(self, as_of: float | None, options: ReadOptions) -> bool:
         """True if the records of a read may be cached; `as_of` is None before the read.
 
-        Raises StoreStale if the read is, or will be, too old for `wanted`.
+        Raises StoreStale if the read is, or will be, too old for `options`.
         """
         ...
 
@@ -79,11 +79,11 @@ class Uncached:
 
     staleness = 0.0
 
-    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
+    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
         """False."""
         return False
 
-    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
+    def check_read(self, as_of: float | None, options: ReadOptions) -> bool:
         """False: nothing is cached."""
         return False
 
@@ -99,7 +99,7 @@ class ExactFreshness:
     def __init__(self, log: LocalLog) -> None:
         self._log = log
 
-    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
+    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
         """Discard the records changed since the cache's position."""
         head, position = self._log.head(), cache.position
         if head != position:
@@ -109,9 +109,9 @@ class ExactFreshness:
             else:  # too many names, or none although the log has moved
                 cache.clear()
             cache.position = head
-        return not wanted.bookkeeping
+        return not options.bookkeeping
 
-    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
+    def check_read(self, as_of: float | None, options: ReadOptions) -> bool:
         """True: each read is of committed state."""
         return True
 
@@ -133,18 +133,18 @@ class ProvenFreshness:
         """How old, in seconds, an answer from memory may be; unbounded if that is unknown."""
         return max(monotonic() - self._feed.as_of, 0.0)
 
-    def is_current(self, cache: CacheState, wanted: ReadOptions) -> bool:
+    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
         """True if the position is new enough, for the caller and for this process's own changes."""
         return (
-            wanted.at_least <= cache.position >= self._store.acknowledged
-            and not wanted.bookkeeping
+            options.at_least <= cache.position >= self._store.acknowledged
+            and not options.bookkeeping
             and self._within(self._feed.as_of - TURN_SECONDS)
         )
 
-    def check_read(self, as_of: float | None, wanted: ReadOptions) -> bool:
+    def check_read(self, as_of: float | None, options: ReadOptions) -> bool:
         """True if a heartbeat within the bound proves the read."""
         proven = self._within(self._store.proven_at if as_of is None else as_of)
-        if wanted.proven and not proven:
+        if options.proven and not proven:
             raise StoreStale(_UNPROVEN)
         return proven
 

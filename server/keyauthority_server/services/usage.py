@@ -8,7 +8,7 @@ from datetime import datetime
 from keyauthority.model import UsageRow
 from keyauthority.requests import UsageQuery, UsageReport
 from keyauthority.results import Page
-from keyauthority_server.metering.usage import REMEMBERED_FOR
+from keyauthority_server.metering.usage import BATCH_ID_LIFETIME
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
@@ -55,7 +55,7 @@ class Usage:
         ]
 
         def work(transaction: Transaction, current: Principal, time: datetime) -> None:
-            transaction.count_usage(report.batch_id.lower(), rows, time, time + REMEMBERED_FOR)
+            transaction.count_usage(report.batch_id.lower(), rows, time, time + BATCH_ID_LIFETIME)
 
         await self._context.mutate(caller, "usage:report", work)
 

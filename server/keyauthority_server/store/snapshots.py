@@ -29,7 +29,7 @@ class SnapshotReader(DatedSnapshotReader, Protocol):
     """Reads of single records, each as one consistent state."""
 
     async def read(
-        self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
+        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
     ) -> Snapshot:
         """Return a key with its project, and the key named by `operator`, in one state.
 
@@ -39,7 +39,7 @@ class SnapshotReader(DatedSnapshotReader, Protocol):
         ...
 
     async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
+        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
     ) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in one state."""
         ...

@@ -1,4 +1,4 @@
-"""What is kept of requests that carry a request_id."""
+"""The outcomes of requests that carry a request_id."""
 
 from __future__ import annotations
 

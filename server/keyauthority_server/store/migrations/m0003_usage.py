@@ -1,4 +1,4 @@
-"""Counts of verifications by hour and by day, and the batches that were counted of late."""
+"""Counts of verifications by hour and by day, and the batches counted recently."""
 
 from __future__ import annotations
 

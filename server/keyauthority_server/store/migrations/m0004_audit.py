@@ -1,4 +1,4 @@
-"""Refused mutations, and the log of changes in the order of who made them."""
+"""Denied mutations, and an index of the change log by actor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BY_ACTOR: Final = "CREATE INDEX change_by_actor ON change (actor, revision)"
 
 
 def migrate(run: Run, dialect: Dialect) -> None:
-    """Make the table of refused mutations, and the index that finds an actor's changes."""
+    """Create the table of denied mutations, and the index that finds an actor's changes."""
     words = dialect._asdict()
     run(_REFUSED.format_map(words))
     run(_BY_ACTOR)

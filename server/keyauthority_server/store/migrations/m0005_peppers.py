@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from keyauthority_server.store.migrations import Dialect, Run
 
-# All that counting reads is in it, revoke_time only for that; a superseded key leaves by time.
+# Covers every column that counting reads, hence revoke_time; supersede_time excludes keys by time.
 _INDEX: Final = """
     CREATE INDEX key_by_pepper ON key (pepper_version, supersede_time, revoke_time)
     WHERE revoke_time IS NULL

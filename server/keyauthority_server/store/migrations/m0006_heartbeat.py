@@ -1,4 +1,4 @@
-"""A row of each server process, which it writes to prove that the database still takes commits."""
+"""A row per server process, written to prove that the database still commits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The identity of a database, and the one target that a copy hands the authority over to."""
+"""The identity of a database, and the only target to which a copy hands the authority over."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ _FIRST: Final = (
 
 
 def migrate(run: Run, dialect: Dialect) -> None:
-    """Make the table, with an id of this database's own."""
+    """Create the table, with a unique id of this database."""
     run(_TABLE.format_map(dialect._asdict()))
     run(_FIRST, (str(uuid4()),))

@@ -1,4 +1,4 @@
-"""The seal of the newest time: before it, whoever could write the database could set the clock."""
+"""The MAC of the newest time: without it, write access to the database could set the clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from keyauthority_server.store.migrations import Dialect, Run
 
-# What is not sealed yet goes back to the last entry's time, which that entry's seal covers.
+# A time without a MAC returns to the last entry's time, which that entry's MAC covers.
 _STATEMENTS: Final = (
     "ALTER TABLE log ADD COLUMN time_hash {bytes}",
     "ALTER TABLE log ADD COLUMN time_key_version {integer}",

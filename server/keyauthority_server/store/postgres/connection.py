@@ -130,12 +130,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 def _bounded(gen: PQGen[R], end: float) -> PQGen[R]:
     try:
-        wanted = next(gen)
+        events = next(gen)
         while True:
-            ready = yield wanted
+            ready = yield events
             if not ready and monotonic() > end:
                 raise psycopg.OperationalError("the server did not answer in time")
-            wanted = gen.send(ready)
+            events = gen.send(ready)
     except StopIteration as result:
         return result.value  # type: ignore[no-any-return]  # the return value of a PQGen[R]
 
@@ -143,10 +143,10 @@ def _bounded(gen: PQGen[R], end: float) -> PQGen[R]:
 def parameters(url: str) -> dict[str, Any]:
     """Return the connection parameters; raises StoreUnusable for a URL that libpq rejects."""
     try:
-        told = conninfo_to_dict(url)
+        explicit = conninfo_to_dict(url)
     except psycopg.Error:
         raise StoreUnusable("malformed PostgreSQL URL of the store") from None
-    return {**_DEFAULTS, **told, "client_encoding": "utf8"}
+    return {**_DEFAULTS, **explicit, "client_encoding": "utf8"}
 
 
 def connect(to: Mapping[str, Any], patience: Patience) -> Connection:

@@ -1,4 +1,4 @@
-"""`sql.Rows` over a connection that opens on demand, and again after it was lost."""
+"""`statements.Rows` over a connection that opens on demand and reopens after a loss."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class PostgresStore(PagedReads):
         return DatedSnapshot(answer.snapshots, answer.as_of)
 
     async def read(
-        self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
+        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
     ) -> Snapshot:
         """Return a key with its project, and an operator's key, in the current state."""
         answer = await self._ask(ReadRequest((access_key,), operator))
@@ -153,7 +153,7 @@ class PostgresStore(PagedReads):
         return Snapshot(head, stored, project, held_operator)
 
     async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
+        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
     ) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in the current state."""
         return (await self._ask(ReadRequest(tuple(access_keys), operator))).snapshots

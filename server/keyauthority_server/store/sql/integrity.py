@@ -101,18 +101,18 @@ class CheckedRecords:
     def key(self, row: Row) -> StoredKey:
         """Return the key of a row; see `stored_key`."""
         access_key = row[RECORD_AT]
-        kept = self._keys.get(access_key)
-        if kept is not None and kept[0] == row:
-            return kept[1]
+        checked = self._keys.get(access_key)
+        if checked is not None and checked[0] == row:
+            return checked[1]
         stored = stored_key(row)
         self._keys.keep(access_key, (row, stored), weight_of(stored.key))
         return stored
 
     def project(self, row: Row) -> Project:
         """Return the project of a row; see `stored_project`."""
-        kept = self._projects.get(row[0])
-        if kept is not None and kept[0] == row:
-            return kept[1]
+        checked = self._projects.get(row[0])
+        if checked is not None and checked[0] == row:
+            return checked[1]
         project = stored_project(row)
         self._projects.keep(row[0], (row, project), weight_of(project))
         return project

@@ -32,8 +32,8 @@ def compare_records(rows: Rows, after: int, limit: int) -> tuple[list[Mismatch],
     """
     bound = after + limit
     within = (after or _LOWEST, bound)
-    strays = [
-        stray
+    mismatches = [
+        mismatch
         for statement, judge in (
             (KEYS_MADE, _judge_key),
             (PROJECTS_MADE, _judge_project),
@@ -41,11 +41,16 @@ def compare_records(rows: Rows, after: int, limit: int) -> tuple[list[Mismatch],
             (PROJECTS_MISSING, _missing_project),
         )
         for row in rows.each(statement, within)
-        for stray in judge(row)
+        for mismatch in judge(row)
     ]
     newest = rows.one(NEWEST_MADE)
-    ends = newest is None or max((one for one in newest if one is not None), default=0) <= bound
-    return sorted(strays, key=lambda stray: (stray.revision, stray.name)), None if ends else bound
+    ends = (
+        newest is None
+        or max((revision for revision in newest if revision is not None), default=0) <= bound
+    )
+    return sorted(
+        mismatches, key=lambda mismatch: (mismatch.revision, mismatch.name)
+    ), None if ends else bound
 
 
 def _judge_key(row: Row) -> Iterator[Mismatch]:
@@ -60,7 +65,7 @@ def _judge_key(row: Row) -> Iterator[Mismatch]:
             return
         if lineage != (parent_lineage or access_key):
             yield Mismatch(access_key, created, "its lineage is another key's")
-        records = [one for one in json.loads(left or "[]") if one.get("access_key") == access_key]
+        records = [key for key in json.loads(left or "[]") if key.get("access_key") == access_key]
         yield from _compared(access_key, newest, revision, KEY_COLUMNS, columns, records)
     except (ValueError, TypeError, AttributeError):
         yield Mismatch(access_key, newest, _UNREADABLE)
@@ -92,7 +97,7 @@ def _compared(
         yield Mismatch(name, newest, f"it is numbered as of change {revision}")
         return
     found, expected = flat_from(columns, row), dict(left[0]) if left else {}
-    differing = [one for one in columns if found.get(one) != expected.get(one)]
+    differing = [column for column in columns if found.get(column) != expected.get(column)]
     if differing:
         yield Mismatch(name, newest, f"it was altered: {', '.join(differing)}")
 

@@ -119,7 +119,7 @@ def store_error(error: sqlite3.Error) -> StoreError:
 
 
 class SqliteRows:
-    """`sql.Rows` over a connection."""
+    """`statements.Rows` over a connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection

@@ -223,7 +223,7 @@ class SqliteStore(PagedReads):
         return None if len(rows) > limit else [key or project for key, project in rows]
 
     async def read(
-        self, access_key: str | None, operator: str | None, wanted: ReadOptions = ANY
+        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
     ) -> Snapshot:
         """Return a key with its project, and an operator's key, in the current state."""
         snapshot = decode_look(self._row(LOOK, (access_key, operator)))
@@ -231,7 +231,7 @@ class SqliteStore(PagedReads):
         return snapshot
 
     async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, wanted: ReadOptions = ANY
+        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
     ) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in the current state."""
         if len(access_keys) == 1:

@@ -81,8 +81,8 @@ def redigest(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
     rows.run_many(
         _REDIGEST,
         [
-            (one.digest, one.pepper_version, one.access_key, one.found_version, one.found)
-            for one in upgrades
+            (new.digest, new.pepper_version, new.access_key, new.found_version, new.found)
+            for new in upgrades
         ],
     )
 
@@ -107,10 +107,10 @@ def keys_under_older(rows: Rows, pepper_version: int, now: datetime) -> int:
 
 def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
     """Return the use of each pepper version. Call it in one read transaction."""
-    moment = microseconds(now)
-    needing = _by_version(rows.each(_COUNT_NEEDING, (moment,)))
+    time = microseconds(now)
+    needing = _by_version(rows.each(_COUNT_NEEDING, (time,)))
     every = _by_version(rows.each(_COUNT_ALL))
-    sealed = {version: (count, end) for version, count, end in rows.each(_COUNT_SEALED, (moment,))}
+    sealed = {version: (count, end) for version, count, end in rows.each(_COUNT_SEALED, (time,))}
     found = []
     for version in sorted(every.keys() | sealed.keys()):
         needed = needing.get(version, 0)
@@ -125,14 +125,14 @@ def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
 
     Call it in one read transaction. It uses indexes only, no scan.
     """
-    moment, peppers, place = microseconds(now), set[int](), _LOWEST
+    time, peppers, version = microseconds(now), set[int](), _LOWEST
     while len(peppers) < VERSIONS_MAX:
-        row = rows.one(_NEXT_PEPPER, (place,))
+        row = rows.one(_NEXT_PEPPER, (version,))
         if row is None or row[0] is None:
             break
-        place = row[0]
-        if rows.one(_PEPPER_NEEDED, (place, moment)) is not None:
-            peppers.add(place)
+        version = row[0]
+        if rows.one(_PEPPER_NEEDED, (version, time)) is not None:
+            peppers.add(version)
     return VersionsInUse(key_checks(rows), frozenset(peppers), frozenset(_audit_versions(rows)))
 
 

@@ -109,7 +109,7 @@ def list_events(
         length += sum(len(text) for text in row[_KEYS_AT : _KEYS_AT + 3] if text)
         if page and length > PAGE_CHARACTERS:
             return page, page[-1].entry.revision
-        page.append(_recorded(row))
+        page.append(_signed_entry(row))
     if len(places) > limit:
         return page, places[limit - 1]
     return page, bound
@@ -201,9 +201,9 @@ def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEn
             length += sum(len(text) for text in texts if text)
             if found and length > PAGE_CHARACTERS:
                 return found
-            recorded = _recorded(row, strictly=True)
-            earlier = _earlier(rows, recorded.entry, earlier_keys, earlier_project)
-            found.append(recorded._replace(earlier=earlier))
+            signed = _signed_entry(row, strictly=True)
+            earlier = _earlier(rows, signed.entry, earlier_keys, earlier_project)
+            found.append(signed._replace(earlier=earlier))
         except (ValueError, TypeError, AttributeError, RecursionError, StoreDamaged):
             hash_ = row[_HASH_AT]
             found.append(CorruptEntry(row[0], hash_ if isinstance(hash_, bytes) else b""))
@@ -222,7 +222,7 @@ def _earlier(
         made = rows.one(GET_ROTATION, (revision,)) if _precedes(revision, entry) else None
         earlier_keys = None if made is None else made[0]
     records = json.loads(earlier_keys or "[]")
-    named = [one for one in records if one.get("access_key") == entry.access_key]
+    named = [key for key in records if key.get("access_key") == entry.access_key]
     return [*(named[:1] or [{}]), *[{} for _ in entry.keys[1:]]]
 
 
@@ -230,7 +230,7 @@ def _precedes(revision: object, entry: Entry) -> bool:
     return isinstance(revision, int) and 0 < revision < entry.revision
 
 
-def _recorded(row: Row, *, strictly: bool = False) -> SignedEntry:
+def _signed_entry(row: Row, *, strictly: bool = False) -> SignedEntry:
     """Return the entry of a row. `strictly`: ValueError unless encoded as `apply` writes it."""
     revision, time, change_type, project_id, access_key, actor, peer = row[:_KEYS_AT]
     keys, project, before, salt, key_version, hash_, previous_hash = row[_KEYS_AT:]

@@ -81,10 +81,10 @@ def count(
     rows: Rows, batch_id: str, counts: Sequence[UsageRow], now: datetime, end: datetime
 ) -> bool:
     """Add counts; False if the batch was counted before. See `Transaction.count_usage`."""
-    moment = microseconds(now)
-    if rows.one(_GET_BATCH, (batch_id, moment)) is not None:
+    time = microseconds(now)
+    if rows.one(_GET_BATCH, (batch_id, time)) is not None:
         return False
-    rows.run(_DROP_BATCHES, (moment, BATCHES_DROPPED))
+    rows.run(_DROP_BATCHES, (time, BATCHES_DROPPED))
     rows.run(_PUT_BATCH, (batch_id, microseconds(end)))
     rows.run_many(_ADD, _added(counts))
     newest: dict[str, int] = {}
