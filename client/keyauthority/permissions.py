@@ -72,7 +72,7 @@ class Grants:
         self._actions = frozenset(actions) if actions else _NONE
         self._resources = frozenset(resources) if resources else _NONE
         self._any_action = tuple(prefixes.pop("*", ()))
-        self._prefixes = {action: (*found, *self._any_action) for action, found in prefixes.items()}
+        self._prefixes = {action: (*names, *self._any_action) for action, names in prefixes.items()}
         self._wild = bool(actions or resources or prefixes or self._any_action)
 
     def holds(self, needed: Iterable[str]) -> bool:

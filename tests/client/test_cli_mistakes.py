@@ -318,10 +318,7 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
         f"{CREATE} --ttl 5x",
         {},
         2,
-        (
-            " keys create: Invalid value for '--ttl': '5x' is not a number with d, h, m or s behind"
-            " it."
-        ),
+        " keys create: Invalid value for '--ttl': '5x' is not a number followed by d, h, m or s.",
     ),
     (
         "keys list --project x",

@@ -57,7 +57,7 @@ def test_closed_standard_output_sends_nothing(authority: FakeAuthority) -> None:
     ended = _run(authority, "$K keys create --kind secret >&-")
 
     assert (2, "") == (ended.returncode, ended.stdout)
-    assert ended.stderr == "keyauthority: standard output is closed: no answer could be shown\n"
+    assert ended.stderr == "keyauthority: standard output is closed: open it to see the result\n"
     assert authority.seen == []
 
 

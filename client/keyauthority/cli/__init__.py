@@ -1,4 +1,9 @@
-"""The command line `keyauthority`: the client library for people and scripts. Extra `cli`."""
+"""Command line `keyauthority`, for people and scripts. Requires the extra `cli`.
+
+Each module holds the commands of one group; they call `Client` and never the server's code.
+Secrets come from standard input, never from arguments. Begin with `app`, then `session`, which
+connects every command.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import sys
 from io import TextIOWrapper
 from typing import Final
 
-_STANDARD_ERROR: Final = 2  # the last descriptor of a standard stream
+_STANDARD_ERROR: Final = 2  # the highest descriptor of a standard stream
 
 
 def main() -> None:
@@ -28,16 +33,17 @@ def main() -> None:
 
 
 def _prepare_streams() -> None:
-    """Keep sockets off closed standard streams, and gRPC's own log off standard error.
+    """Open closed standard streams on the null device, and hide gRPC's log.
 
-    Text outside the encoding of a stream is escaped. GRPC_VERBOSITY shows gRPC's log again.
+    Otherwise a socket could take the descriptor of a standard stream. Characters outside the
+    encoding of a stream are escaped. With GRPC_VERBOSITY set, gRPC's log is shown.
     """
     while (null := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     if isinstance(sys.stderr, TextIOWrapper) and "GRPC_VERBOSITY" not in os.environ:
-        kept = os.dup(_STANDARD_ERROR)
+        stderr = os.dup(_STANDARD_ERROR)
         os.dup2(null, _STANDARD_ERROR)
-        sys.stderr = os.fdopen(kept, "w", encoding=sys.stderr.encoding, buffering=1)
+        sys.stderr = os.fdopen(stderr, "w", encoding=sys.stderr.encoding, buffering=1)
     os.close(null)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

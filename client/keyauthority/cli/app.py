@@ -1,4 +1,4 @@
-"""The commands put together, and what a run ends with: one line for an error, and an exit code."""
+"""The root command, error messages of one line, and exit codes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _READER_GONE: Final = 141  # 128 + SIGPIPE
 def authority() -> None:
     """Issue, revoke and verify API keys at a Key Authority.
 
-    The operator key is read from KEYAUTHORITY_OPERATOR_KEY, or from the file that
-    KEYAUTHORITY_OPERATOR_KEY_FILE names. Secrets are read from standard input or a prompt, never
-    from arguments. A command exits with 0 if it is done, 1 if the authority refused it, 2 if it
-    was used or configured wrongly, 3 if the authority cannot be reached or cannot tell.
+    The operator key is read from KEYAUTHORITY_OPERATOR_KEY, or from the file named by
+    KEYAUTHORITY_OPERATOR_KEY_FILE. Secrets are read from standard input or a prompt, never from
+    arguments. Exit codes: 0 success, 1 rejected by the authority, 2 wrong usage or configuration,
+    3 authority unreachable or outcome unknown.
     """
 
 
@@ -43,37 +43,37 @@ for _command in (projects, keys, verify, project_id, usage, audit, watch):
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Without arguments, those of the process."""
+    """Run one command and return its exit code (default: the arguments of the process)."""
     if sys.stdout is None:
-        say("keyauthority: standard output is closed: no answer could be shown")
+        say("keyauthority: standard output is closed: open it to see the result")
         return MISUSED
     try:
         code = authority.main(arguments, prog_name="keyauthority", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as bare:
-        say(bare.format_message())
+    except click.exceptions.NoArgsIsHelpError as no_arguments:
+        say(no_arguments.format_message())
         return MISUSED
     except click.ClickException as failed:
-        place = (
+        command = (
             failed.ctx.command_path if isinstance(failed, click.UsageError) and failed.ctx else ""
         )
-        say(f"{place or 'keyauthority'}: {_message(failed)}")
+        say(f"{command or 'keyauthority'}: {_message(failed)}")
         return failed.exit_code
     except click.Abort:
         say("keyauthority: interrupted")
         return INTERRUPTED
-    except SystemExit:  # click's answer to a reader that went away
+    except SystemExit:  # raised by click when the reader of the output is gone
         return _READER_GONE
     except OSError as failed:
         discard(sys.stdout)
         say(f"keyauthority: cannot write the answer: {failed.strerror}")
         return CANNOT_TELL
-    except Exception:  # noqa: BLE001 - Python would exit with 1, which says "refused"
+    except Exception:  # noqa: BLE001 - Python would exit with 1, which means "rejected"
         say(traceback.format_exc())
         return CANNOT_TELL
     return code if isinstance(code, int) else 0
 
 
 def _message(failed: click.ClickException) -> str:
-    """Return the message on one line, without a token that was typed where none belongs."""
+    """Return the message on one line, with any token redacted."""
     text = " ".join(failed.format_message().split())
     return TOKEN_PATTERN.sub("**********", one_line(text))

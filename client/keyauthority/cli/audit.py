@@ -1,4 +1,4 @@
-"""`keyauthority audit`: who changed what."""
+"""`keyauthority audit`: lists audit events."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from keyauthority.results import Event, FieldChange, Page
 
 
 @click.command()
-@click.option("--project-id", default="", help="Unless given, all that you may see.")
-@click.option("--access-key", default="", help="Only of this key.")
-@click.option("--actor", default="", help="Only by this operator: an access key, or a name.")
-@click.option("--start-time", type=parameters.time, metavar="TIME", help="From here on.")
-@click.option("--end-time", type=parameters.time, metavar="TIME", help="Up to here, excluded.")
+@click.option("--project-id", default="", help="Project ID (default: all visible projects).")
+@click.option("--access-key", default="", help="Access key of the changed key.")
+@click.option("--actor", default="", help="Operator: its access key, or a name.")
+@click.option("--start-time", type=parameters.time, metavar="TIME", help="First time, inclusive.")
+@click.option("--end-time", type=parameters.time, metavar="TIME", help="Last time, exclusive.")
 @settings
 def audit(
     project_id: str,
@@ -27,9 +27,9 @@ def audit(
     start_time: datetime | None,
     end_time: datetime | None,
 ) -> None:
-    """List changes: when, who, from where, and what was before and after; oldest first."""
+    """List changes with time, operator, peer, and values before and after; oldest first."""
     with connected() as authority:
-        found = tuple(
+        events = tuple(
             authority.list_events(
                 project_id,
                 access_key=access_key,
@@ -40,11 +40,11 @@ def audit(
             )
         )
     if wants_json():
-        print_json(event_page_to_proto(Page(found)))
+        print_json(event_page_to_proto(Page(events)))
     else:
         print_rows(
             ("revision", "time", "type", "actor", "peer", "project_id", "access_key", "changed"),
-            map(_row, found),
+            map(_row, events),
         )
 
 
@@ -57,9 +57,9 @@ def _row(event: Event) -> tuple[str, ...]:
         event.peer,
         event.project_id,
         event.access_key,
-        "; ".join(map(_changed, event.changed)),
+        "; ".join(map(_field_change, event.changed)),
     )
 
 
-def _changed(change: FieldChange) -> str:
+def _field_change(change: FieldChange) -> str:
     return f"{change.field}: {change.before or '-'} > {change.after or '-'}"

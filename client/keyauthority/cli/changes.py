@@ -1,4 +1,4 @@
-"""`keyauthority keys update|rotate|disable|enable`: what changes keys and does not end them."""
+"""`keyauthority keys update|rotate|disable|enable`."""
 
 from __future__ import annotations
 
@@ -35,22 +35,21 @@ _CLEARABLE: Final = (
 
 
 @click.command()
-@click.option("--access-key", required=True)
+@click.option("--access-key", required=True, help="Access key of the key.")
 @options.key_fields
 @options.changes(_CLEARABLE)
 @settings
-def update(access_key: str, cleared: tuple[str, ...], etag: str, **given: Any) -> None:
-    """Change what is given of a key, and leave the rest.
+def update(access_key: str, cleared: tuple[str, ...], etag: str, **values: Any) -> None:
+    """Update the given fields of a key; other fields keep their values.
 
-    A list, permissions and labels among them, becomes what is given of it: no entry is added to
-    those that it has.
+    A list, including permissions and labels, is replaced as a whole.
     """
-    fields = options.changed(given, cleared)
+    fields = options.changed(values, cleared)
     lists = {name: fields.pop(name) or () for name in options.RESTRICTIONS if name in fields}
     with connected() as authority:
         if lists:
             base = UNRESTRICTED
-            if "restrictions" not in fields:  # the other lists stay as they are
+            if "restrictions" not in fields:  # keep the other lists
                 key = authority.get_key(access_key)
                 base, etag = key.restrictions, etag or key.etag
             fields["restrictions"] = replace(base, **lists)
@@ -59,20 +58,20 @@ def update(access_key: str, cleared: tuple[str, ...], etag: str, **given: Any) -
 
 
 @click.command()
-@click.option("--access-key", required=True)
+@click.option("--access-key", required=True, help="Access key of the key.")
 @settings
 def disable(access_key: str) -> None:
-    """Switch a key off, until it is enabled."""
+    """Disable a key until it is enabled again."""
     with connected() as authority:
         written = authority.update_key(access_key, disabled=True)
     _show(written)
 
 
 @click.command()
-@click.option("--access-key", required=True)
+@click.option("--access-key", required=True, help="Access key of the key.")
 @settings
 def enable(access_key: str) -> None:
-    """Switch a disabled key on again."""
+    """Enable a disabled key."""
     with connected() as authority:
         written = authority.update_key(access_key, disabled=False)
     _show(written)
@@ -86,18 +85,18 @@ def _show(written: WrittenKey) -> None:
 
 
 @click.command()
-@click.option("--access-key", required=True)
+@click.option("--access-key", required=True, help="Access key of the key.")
 @click.option(
     "--overlap",
     type=parameters.duration,
     metavar="DURATION",
-    help="How long the old key works on: 24h unless given, 7d at most, 0s not at all.",
+    help="Remaining validity of the old key, 0s to 7d (default: 24h).",
 )
 @click.option(
     "--expire-time",
     type=parameters.time,
     metavar="TIME",
-    help="The successor's end; unless given, after as long a life as the old key's.",
+    help="Expiry of the successor (default: the lifetime of the old key, from now).",
 )
 @options.request_id
 @settings
@@ -107,7 +106,7 @@ def rotate(
     expire_time: datetime | None,
     request_id: str,
 ) -> None:
-    """Replace a key by a successor with all its settings, and show the new secret, once."""
+    """Replace a key by a successor with the same settings; show the new secret once."""
     with connected() as authority:
         rotated = authority.rotate_key(
             access_key, overlap=overlap, expire_time=expire_time, request_id=request_id
@@ -117,10 +116,10 @@ def rotate(
         return
     print_fields(key_fields(rotated.key))
     print_secret(rotated.key, rotated.secret_key)
-    show(f"\n{_end_of(rotated.previous)}")
+    show(f"\n{_previous_text(rotated.previous)}")
 
 
-def _end_of(previous: Key) -> str:
+def _previous_text(previous: Key) -> str:
     if previous.state is KeyState.ACTIVE:
         return (
             f"The old key, {previous.access_key}, works until {time_text(previous.supersede_time)}."

@@ -1,6 +1,7 @@
-"""Messages and exit codes of failed commands, with the names of options and variables.
+"""Messages and exit codes of failed commands, in terms of options and variables.
 
-Exit codes: 0 done, 1 refused by the authority, 2 used or configured wrongly, 3 cannot tell.
+Exit codes: 0 success, 1 rejected by the authority, 2 wrong usage or configuration, 3 authority
+unreachable or outcome unknown.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
 class Misused(click.ClickException):
-    """A call that lacks what the environment has to give."""
+    """The environment lacks a required setting."""
 
     exit_code = MISUSED
 
 
 class Unanswered(click.ClickException):
-    """A call whose outcome is unknown."""
+    """The outcome of the call is unknown."""
 
     exit_code = CANNOT_TELL
 
 
 class Interrupted(click.ClickException):
-    """A command that was interrupted while the authority had yet to answer."""
+    """The command was interrupted before the authority responded."""
 
     exit_code = INTERRUPTED
 
@@ -56,10 +57,10 @@ class Interrupted(click.ClickException):
 def failed(
     error: KeyAuthorityError, sources: Mapping[str, str], *, verifying: bool
 ) -> click.ClickException:
-    """Return what ends the command after a call that failed.
+    """Return the exception that ends the command after a failed call.
 
-    `sources` names the option or variable of `address` and `operator_key`. When `verifying`, a
-    refusal of the caller tells nothing of the token, and must not be taken for a denial.
+    `sources` maps `address` and `operator_key` to their option or variable. When `verifying`, a
+    rejected caller says nothing about the token, so the exit code must not be that of a denial.
     """
     reason = f" ({error.reason})" if error.reason else ""
     text = f"{_message(error, sources)}{reason} [{error.status}]"
@@ -71,7 +72,7 @@ def failed(
 
 
 def how_to_repeat() -> str:
-    """Return how to learn the outcome of a command that creates something; empty for others."""
+    """Return the hint for repeating a create command safely; empty for other commands."""
     context = click.get_current_context(silent=True)
     request_id = context.meta.get("keyauthority.request_id") if context else None
     if not request_id:
@@ -80,7 +81,7 @@ def how_to_repeat() -> str:
 
 
 def unsent(error: KeyAuthorityError, sources: Mapping[str, str]) -> click.UsageError:
-    """Return the error of a call that this library refused to send."""
+    """Return the error of a call that this library rejected before sending."""
     name, colon, rest = error.message.partition(": ")
     if colon and name in sources:
         return click.UsageError(f"{sources[name]}: {rest}")
@@ -105,7 +106,7 @@ def _message(error: KeyAuthorityError, sources: Mapping[str, str]) -> str:
 
 
 def _violation(violation: FieldViolation) -> str:
-    """Name the option that sets the field, with its value if it may be repeated."""
+    """Return the option of the field, its value if repeatable, and the violated rule."""
     context = click.get_current_context()
     options = {parameter.name: parameter for parameter in context.command.params}
     for part in violation.field.split("."):
@@ -116,9 +117,9 @@ def _violation(violation: FieldViolation) -> str:
     return f"{violation.field}: {violation.description}"
 
 
-def _value(given: Any, part: str) -> str:
+def _value(value: Any, part: str) -> str:
     index = _INDEX.search(part)
-    if index is None or not isinstance(given, tuple) or int(index[1]) >= len(given):
+    if index is None or not isinstance(value, tuple) or int(index[1]) >= len(value):
         return ""
-    value = given[int(index[1])]
+    value = value[int(index[1])]
     return f" {value}" if isinstance(value, str) else f" number {int(index[1]) + 1}"

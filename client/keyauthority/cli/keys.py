@@ -1,4 +1,4 @@
-"""`keyauthority keys`: make, show and revoke keys; what changes them is in `changes`."""
+"""`keyauthority keys create|show|list|revoke`; see `changes` for the other commands."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 @click.group()
 @settings
 def keys() -> None:
-    """Make, show, change and revoke keys."""
+    """Create, show, update, rotate and revoke keys."""
 
 
 for _command in (changes.update, changes.rotate, changes.disable, changes.enable):
@@ -49,14 +49,25 @@ for _command in (changes.update, changes.rotate, changes.disable, changes.enable
 
 
 @keys.command()
-@click.option("--project-id", default="", help="Whose key it is; none for an operator's.")
-@click.option("--mode", type=parameters.choice(KeyMode), help="Not needed for an operator's key.")
-@click.option("--kind", type=parameters.choice(KeyKind), required=True)
+@click.option("--project-id", default="", help="Owning project; omit for an operator key.")
+@click.option(
+    "--mode", type=parameters.choice(KeyMode), help="Key mode; optional for an operator key."
+)
+@click.option("--kind", type=parameters.choice(KeyKind), required=True, help="Key kind.")
 @options.key_fields
 @click.option(
-    "--ttl", type=parameters.duration, metavar="DURATION", help="As 90d, 12h, 30m or 10s."
+    "--ttl",
+    type=parameters.duration,
+    metavar="DURATION",
+    help="Lifetime (default: unlimited), e.g. 90d, 12h, 30m or 10s.",
 )
-@click.option("--operator-project", "operator_projects", multiple=True, metavar="PROJECT_ID")
+@click.option(
+    "--operator-project",
+    "operator_projects",
+    multiple=True,
+    metavar="PROJECT_ID",
+    help="Project an operator key is confined to (default: all).",
+)
 @options.request_id
 @settings
 def create(
@@ -78,9 +89,9 @@ def create(
     operator_projects: tuple[str, ...],
     request_id: str,
 ) -> None:
-    """Make a key and show its secret, once.
+    """Create a key and show its secret once.
 
-    Options that name a list may be repeated.
+    Options for lists may be repeated.
     """
     if expire_time is not None and ttl is not None:
         raise click.UsageError("give --expire-time or --ttl, not both")
@@ -119,7 +130,7 @@ def _show_created(created: CreatedKey) -> None:
 
 
 @keys.command()
-@click.option("--access-key", required=True)
+@click.option("--access-key", required=True, help="Access key of the key.")
 @settings
 def show(access_key: str) -> None:
     """Show one key, without its secret."""
@@ -132,21 +143,23 @@ def show(access_key: str) -> None:
 
 
 @keys.command("list")
-@click.option("--project-id", default="", help="Unless given, all your projects.")
-@click.option("--mode", type=parameters.choice(KeyMode))
-@click.option("--kind", type=parameters.choice(KeyKind))
-@click.option("--state", type=parameters.choice(KeyState))
+@click.option("--project-id", default="", help="Project ID (default: all visible projects).")
+@click.option("--mode", type=parameters.choice(KeyMode), help="Key mode.")
+@click.option("--kind", type=parameters.choice(KeyKind), help="Key kind.")
+@click.option("--state", type=parameters.choice(KeyState), help="Lifecycle state.")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     type=parameters.pair,
     metavar="NAME=VALUE",
-    help="All must match.",
+    help="Required label; may be repeated.",
 )
-@click.option("--expires-before", type=parameters.time, metavar="TIME")
-@click.option("--used-before", type=parameters.time, metavar="TIME")
-@click.option("--never-used", is_flag=True)
+@click.option(
+    "--expires-before", type=parameters.time, metavar="TIME", help="Latest expiry, exclusive."
+)
+@click.option("--used-before", type=parameters.time, metavar="TIME", help="Latest use, exclusive.")
+@click.option("--never-used", is_flag=True, help="Only keys that were never used.")
 @settings
 def list_(
     project_id: str,
@@ -158,12 +171,12 @@ def list_(
     used_before: datetime | None,
     never_used: bool,
 ) -> None:
-    """List the keys for which all that is given holds, oldest first.
+    """List the keys that match all given options, oldest first.
 
-    Operators' keys are listed with --kind operator and without --project-id.
+    Operator keys are listed with --kind operator and without --project-id.
     """
     with connected() as authority:
-        found = tuple(
+        listed = tuple(
             authority.list_keys(
                 project_id,
                 mode=mode,
@@ -177,35 +190,35 @@ def list_(
             )
         )
     if wants_json():
-        print_json(key_page_to_proto(Page(found)))
+        print_json(key_page_to_proto(Page(listed)))
     else:
         print_rows(
             ("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time"),
             (
                 (
-                    one.access_key,
-                    word(one.state),
-                    one.mode,
-                    one.kind,
-                    one.purpose,
-                    time_text(one.expire_time),
-                    time_text(one.last_used_time),
+                    key.access_key,
+                    word(key.state),
+                    key.mode,
+                    key.kind,
+                    key.purpose,
+                    time_text(key.expire_time),
+                    time_text(key.last_used_time),
                 )
-                for one in found
+                for key in listed
             ),
         )
 
 
 @keys.command()
-@click.option("--access-key")
+@click.option("--access-key", help="Access key of the key to revoke.")
 @click.option(
-    "--by-secret", is_flag=True, help="Read the secret key, which is right enough to revoke it."
+    "--by-secret", is_flag=True, help="Read the secret key; it authorizes its own revocation."
 )
-@click.option("--reason", type=parameters.choice(RevokeReason))
-@click.option("--note", default="", help="What else shall be known.")
+@click.option("--reason", type=parameters.choice(RevokeReason), help="Reason of the revocation.")
+@click.option("--note", default="", help="Note stored with the key, at most 200 characters.")
 @settings
 def revoke(access_key: str | None, by_secret: bool, reason: str | None, note: str) -> None:
-    """Revoke one key, for good."""
+    """Revoke one key permanently."""
     if not access_key and not by_secret:
         raise click.UsageError("name the key: --access-key, --by-secret, or both")
     secret_key = read_secret() if by_secret else None

@@ -1,4 +1,4 @@
-"""Options that several commands have: the fields of a key and of a project, and how they change."""
+"""Options shared by commands: the fields of keys and projects, and their updates."""
 
 from __future__ import annotations
 
@@ -15,42 +15,74 @@ from keyauthority.model import Restrictions
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESTRICTIONS: Final = tuple(field.name for field in fields(Restrictions))
-"""The lists of restrictions, each of which is an option."""
+"""The lists of restrictions; each has an option."""
 
 _KEY_FIELDS: Final = (
-    click.option("--purpose", help="What the key is for, in words."),
-    click.option("--permission", "permissions", multiple=True, metavar="RESOURCE:ACTION"),
-    click.option("--allowed-ip", "allowed_ips", multiple=True, metavar="ADDRESS|CIDR"),
-    click.option("--allowed-referrer", "allowed_referrers", multiple=True, metavar="URL"),
+    click.option("--purpose", help="Description of the key."),
+    click.option(
+        "--permission",
+        "permissions",
+        multiple=True,
+        metavar="RESOURCE:ACTION",
+        help="Granted permission, e.g. orders:read.",
+    ),
+    click.option(
+        "--allowed-ip",
+        "allowed_ips",
+        multiple=True,
+        metavar="ADDRESS|CIDR",
+        help="Allowed client address (default: all), e.g. 10.0.0.0/8.",
+    ),
+    click.option(
+        "--allowed-referrer",
+        "allowed_referrers",
+        multiple=True,
+        metavar="URL",
+        help="Allowed referrer (default: all), e.g. https://*.shop.example/*.",
+    ),
     click.option(
         "--android-app",
         "android_apps",
         multiple=True,
         type=parameters.android_app,
         metavar="PACKAGE=SHA1",
+        help="Allowed Android app (default: all).",
     ),
-    click.option("--ios-bundle-id", "ios_bundle_ids", multiple=True, metavar="ID"),
+    click.option(
+        "--ios-bundle-id",
+        "ios_bundle_ids",
+        multiple=True,
+        metavar="ID",
+        help="Allowed iOS bundle (default: all).",
+    ),
     click.option(
         "--api-target",
         "api_targets",
         multiple=True,
         type=parameters.api_target,
         metavar="SERVICE[=METHOD,METHOD]",
+        help="Allowed API service and methods (default: all).",
     ),
     click.option(
-        "--expire-time", type=parameters.time, metavar="TIME", help="As 2030-01-31T12:00:00Z."
+        "--expire-time",
+        type=parameters.time,
+        metavar="TIME",
+        help="Expiry (default: never), e.g. 2030-01-31T12:00:00Z.",
     ),
     click.option(
         "--quota",
         type=parameters.quota,
         metavar="LIMIT/PERIOD",
-        help="As 1000/day, month or total.",
+        help="Quota per day, month or total (default: none), e.g. 1000/day.",
     ),
 )
-_PROJECT_FIELDS: Final = (click.option("--display-name", help="A name for people."),)
+_PROJECT_FIELDS: Final = (click.option("--display-name", help="Display name."),)
 _SHARED_FIELDS: Final = (
     click.option(
-        "--rate-limit", type=parameters.rate_limit, metavar="LIMIT/PERIOD", help="As 100/1m."
+        "--rate-limit",
+        type=parameters.rate_limit,
+        metavar="LIMIT/PERIOD",
+        help="Rate limit (default: none), e.g. 100/1m.",
     ),
     click.option(
         "--label",
@@ -58,21 +90,21 @@ _SHARED_FIELDS: Final = (
         multiple=True,
         type=parameters.pair,
         metavar="NAME=VALUE",
-        help="May be repeated.",
+        help="Label; may be repeated.",
     ),
 )
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
     request_id = request_id_or_new(value)
-    context.meta["keyauthority.request_id"] = request_id  # for a command that fails
+    context.meta["keyauthority.request_id"] = request_id  # read by `failures.how_to_repeat`
     return request_id
 
 
 request_id = click.option(
     "--request-id",
     callback=_remember,
-    help="A UUID that makes the command safe to repeat; a fresh one unless given.",
+    help="Idempotency UUID; repeat it to repeat the command safely (default: random).",
 )
 
 
@@ -93,7 +125,7 @@ project_fields = _all((*_PROJECT_FIELDS, *_SHARED_FIELDS))
 
 
 def changes(clearable: Sequence[str]) -> Callable[[F], F]:
-    """Add what an update has besides: fields to clear, and the etag of what was read."""
+    """Add the options --clear and --etag of an update."""
     return _all(
         (
             click.option(
@@ -102,22 +134,24 @@ def changes(clearable: Sequence[str]) -> Callable[[F], F]:
                 multiple=True,
                 type=click.Choice(clearable),
                 metavar="FIELD",
-                help="Empty this field, as `show` names it; may be repeated.",
+                help="Field to clear, as named by `show`; may be repeated.",
             ),
-            click.option("--etag", default="", help="Refuse if it was changed since this etag."),
+            click.option(
+                "--etag", default="", help="Expected etag; fail if the record has changed since."
+            ),
         )
     )
 
 
-def changed(given: Mapping[str, Any], cleared: Sequence[str]) -> dict[str, Any]:
-    """Return the fields to change, None for one to clear. A usage error if there is none."""
-    fields_given = {name: value for name, value in given.items() if value not in (None, ())}
+def changed(values: Mapping[str, Any], cleared: Sequence[str]) -> dict[str, Any]:
+    """Return the fields to change; None clears a field. Raises UsageError if there are none."""
+    updates = {name: value for name, value in values.items() if value not in (None, ())}
     for name in cleared:
-        if name in fields_given:
+        if name in updates:
             raise click.UsageError(f"{name} is given and cleared at once")
-    if "labels" in fields_given:
-        fields_given["labels"] = parameters.label_map(fields_given["labels"])
-    changes_wanted = fields_given | dict.fromkeys(cleared)
-    if not changes_wanted:
+    if "labels" in updates:
+        updates["labels"] = parameters.label_map(updates["labels"])
+    updates |= dict.fromkeys(cleared)
+    if not updates:
         raise click.UsageError("nothing to change: name a field, or --clear one")
-    return changes_wanted
+    return updates

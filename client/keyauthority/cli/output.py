@@ -1,4 +1,4 @@
-"""Answers on standard output: tables for people, the proto's JSON for programs."""
+"""Results on standard output: tables for people, proto JSON for programs."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from keyauthority.text import one_line
 from keyauthority.token import SecretKey
 
 _PROSE: Final = frozenset({"purpose", "display_name", "labels", "changed"})
-"""Columns that may be folded; the others hold ids, times and words, to be copied whole."""
-_PROSE_MIN: Final = 16  # columns of the screen; a text that is folded to less cannot be read
-_GAP: Final = 2  # columns of the screen between two columns of a table
+"""Columns that may be folded; other columns hold IDs, times and enum values, kept whole."""
+_PROSE_MIN: Final = 16  # screen columns; narrower prose is unreadable
+_GAP: Final = 2  # screen columns between two table columns
 
 
 def print_json(message: Message) -> None:
-    """Print a message as its JSON: lowerCamelCase, fields that are not set included."""
+    """Print a message as proto JSON: lowerCamelCase, including unset fields."""
     show(MessageToJson(message, always_print_fields_with_no_presence=True))
 
 
 def show(text: str) -> None:
-    """Write a line on standard output; what its encoding lacks is escaped.
+    """Write a line to standard output; characters outside its encoding are escaped.
 
-    Not by click, which would write UTF-8 to a stream of ASCII.
+    click.echo would write UTF-8 to an ASCII stream.
     """
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """Write on standard error, if it can be written to: the exit code says the rest."""
+    """Write a line to standard error; ignore a failure, since the exit code remains."""
     try:
         click.echo(text, err=True)
     except OSError:
@@ -62,35 +62,35 @@ def say(text: str) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Drop the buffered text of a stream: Python would try to write it at exit, and fail again."""
+    """Discard the buffer of a stream, which Python would otherwise fail to flush at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Print names and values in two columns, without empty values; folded on a terminal."""
-    shown = [(name, one_line(value)) for name, value in fields if value]
-    width = max((len(name) for name, _ in shown), default=0)
+    """Print names and non-empty values in two columns, folded on a terminal."""
+    rows = [(name, one_line(value)) for name, value in fields if value]
+    width = max((len(name) for name, _ in rows), default=0)
     room = max(_PROSE_MIN, shutil.get_terminal_size().columns - width - _GAP)
     indent = "\n" + " " * (width + _GAP)
-    for name, value in shown:
+    for name, value in rows:
         lines = textwrap.wrap(value, room) if sys.stdout.isatty() else [value]
         show(f"{_bold(name.ljust(width))}{' ' * _GAP}{indent.join(lines)}")
 
 
 def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: on a terminal as wide as fits, else a line a row with tabs between.
+    """Print a table: formatted on a terminal, else one line per row, separated by tabs.
 
-    On a terminal columns without any value are left out, and a table that does not fit becomes one
-    block of names and values for each row.
+    On a terminal empty columns are omitted, and a table that does not fit is printed as one block
+    of names and values per row.
     """
     cells = [tuple(map(one_line, row)) for row in rows]
     if not sys.stdout.isatty():
         show("\n".join("\t".join(line) for line in (names, *cells)))
         return
-    kept = [at for at, _ in enumerate(names) if not cells or any(row[at] for row in cells)]
-    names = [names[at] for at in kept]
-    cells = [tuple(row[at] for at in kept) for row in cells]
+    used = [i for i, _ in enumerate(names) if not cells or any(row[i] for row in cells)]
+    names = [names[i] for i in used]
+    cells = [tuple(row[i] for i in used) for row in cells]
     console = Console(highlight=False, markup=False, emoji=False)
     if _least_width(names, cells) > console.width:
         for row in cells:
@@ -106,7 +106,7 @@ def print_rows(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _least_width(names: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
-    """Return how wide the table is at least, its prose folded."""
+    """Return the minimum width of the table, with prose folded."""
     total = _GAP * (len(names) - 1)
     for name, column in zip(names, zip(names, *cells, strict=True), strict=True):
         widest = max(map(cell_len, column))
@@ -124,14 +124,14 @@ def _bold(text: str) -> str:
 
 
 def print_secret(key: Key, secret_key: SecretKey) -> None:
-    """Print the token of a new key on a line of its own; a public one is among the key's fields."""
+    """Print the token of a new key on its own line; a publishable one is in the key's fields."""
     if key.kind is not KeyKind.PUBLISHABLE:
         show("\nThe secret key, shown this once and never again:\n")
         show(secret_key.reveal())
 
 
 def key_fields(key: Key) -> list[tuple[str, str]]:
-    """Return what a key's record says, in the order of the proto."""
+    """Return the fields of a key, in the order of the proto."""
     return [
         ("access_key", key.access_key),
         ("project_id", key.project_id),
@@ -165,27 +165,27 @@ def key_fields(key: Key) -> list[tuple[str, str]]:
 
 
 def restriction_fields(restrictions: Restrictions) -> list[tuple[str, str]]:
-    """Return each list of restrictions, as it is written on the command line."""
+    """Return the lists of restrictions, in the syntax of the options."""
     return [
         ("allowed_ips", " ".join(restrictions.allowed_ips)),
         ("allowed_referrers", " ".join(restrictions.allowed_referrers)),
         (
             "android_apps",
-            " ".join(f"{one.package}={one.sha1}" for one in restrictions.android_apps),
+            " ".join(f"{app.package}={app.sha1}" for app in restrictions.android_apps),
         ),
         ("ios_bundle_ids", " ".join(restrictions.ios_bundle_ids)),
         (
             "api_targets",
             " ".join(
-                f"{one.service}={','.join(one.methods)}" if one.methods else one.service
-                for one in restrictions.api_targets
+                f"{target.service}={','.join(target.methods)}" if target.methods else target.service
+                for target in restrictions.api_targets
             ),
         ),
     ]
 
 
 def project_fields(project: Project) -> list[tuple[str, str]]:
-    """Return what a project's record says, in the order of the proto."""
+    """Return the fields of a project, in the order of the proto."""
     return [
         ("project_id", project.project_id),
         ("display_name", project.display_name),
@@ -200,7 +200,7 @@ def project_fields(project: Project) -> list[tuple[str, str]]:
 
 
 def verdict_fields(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return what a verdict says, without the records."""
+    """Return the fields of a verdict, without the records."""
     return [
         ("verdict", verdict.code),
         ("failed", " ".join(verdict.failed)),
@@ -219,34 +219,34 @@ def verdict_fields(verdict: Verdict) -> list[tuple[str, str]]:
     ]
 
 
-def time_text(moment: datetime | None) -> str:
-    """Return the time in ISO 8601, to the second; nothing for None."""
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else ""
+def time_text(time: datetime | None) -> str:
+    """Return the time in ISO 8601, to the second; empty for None."""
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z") if time else ""
 
 
 def word(value: Enum | None) -> str:
-    """Return the value of an enum; nothing for None."""
+    """Return the value of an enum; empty for None."""
     return str(value.value) if value else ""
 
 
-def labels_text(given: Mapping[str, str]) -> str:
-    """Return the labels as they are written on the command line, in order of their names."""
-    return " ".join(f"{name}={value}" for name, value in sorted(given.items()))
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return the labels in the syntax of the options, sorted by name."""
+    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
 def rate_limit_text(limit: RateLimit | None) -> str:
-    """Return the limit with its period in seconds; nothing for None."""
+    """Return the limit with its period in seconds; empty for None."""
     return f"{limit.limit}/{limit.period.total_seconds():g}s" if limit else ""
 
 
-def quota_text(given: Quota | None) -> str:
-    """Return the quota as it is written on the command line; nothing for None."""
-    return f"{given.limit}/{given.period}" if given else ""
+def quota_text(quota: Quota | None) -> str:
+    """Return the quota in the syntax of the options; empty for None."""
+    return f"{quota.limit}/{quota.period}" if quota else ""
 
 
-def standing_text(given: Standing | None) -> str:
-    """Return what is left and until when; nothing for None."""
-    if given is None:
+def standing_text(standing: Standing | None) -> str:
+    """Return the remaining units and their reset time; empty for None."""
+    if standing is None:
         return ""
-    until = f" until {time_text(given.reset_time)}" if given.reset_time else ""
-    return f"{given.remaining} of {given.limit} left{until}"
+    until = f" until {time_text(standing.reset_time)}" if standing.reset_time else ""
+    return f"{standing.remaining} of {standing.limit} left{until}"

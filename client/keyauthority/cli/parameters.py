@@ -1,6 +1,6 @@
-"""How values are written on the command line: `90d`, `100/1m`, `1000/day`, `package=sha1`.
+"""Parsers of option values: `90d`, `100/1m`, `1000/day`, `package=sha1`.
 
-Each is a type for click, which names the option when a value is refused.
+Each is a click parameter type; click names the option in the error of an invalid value.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _LIMIT: Final = re.compile(r"(\d{1,18})/(.+)", re.ASCII)  # 18 digits: within th
 
 
 def duration(text: str) -> timedelta:
-    """Return the span that `90d`, `12h`, `30m` or `10s` is."""
+    """Parse a duration: `90d`, `12h`, `30m` or `10s`."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a number with d, h, m or s behind it.")
+        raise click.BadParameter(f"{text!r} is not a number followed by d, h, m or s.")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def time(text: str) -> datetime:
-    """Return the time that ISO 8601 with a zone is."""
+    """Parse an ISO 8601 time with a time zone."""
     try:
-        moment = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
         raise click.BadParameter(f"{text!r} is not a time with its zone, as 2030-01-31T12:00:00Z.")
-    return moment
+    return parsed
 
 
 def rate_limit(text: str) -> RateLimit:
-    """Return the limit that `100/1m` is."""
+    """Parse a rate limit: `100/1m`."""
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise click.BadParameter(f"{text!r} is not a limit and a period, as 100/1m.")
@@ -48,7 +48,7 @@ def rate_limit(text: str) -> RateLimit:
 
 
 def quota(text: str) -> Quota:
-    """Return the quota that `1000/day`, `1000/month` or `1000/total` is."""
+    """Parse a quota: `1000/day`, `1000/month` or `1000/total`."""
     match = _LIMIT.fullmatch(text)
     if match is None or match[2] not in set(QuotaPeriod):
         raise click.BadParameter(f"{text!r} is not a limit and day, month or total, as 1000/day.")
@@ -56,7 +56,7 @@ def quota(text: str) -> Quota:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Return the two sides of the first `=`; the left one is not empty."""
+    """Return both sides of the first `=`; the left one must not be empty."""
     first, equals, second = text.partition("=")
     if not first or not equals:
         raise click.BadParameter(f"{text!r} has no = between two parts.")
@@ -64,23 +64,23 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def android_app(text: str) -> AndroidApp:
-    """Return the app that `package=sha1` names."""
+    """Parse an Android app: `package=sha1`."""
     return AndroidApp(*pair(text))
 
 
 def api_target(text: str) -> ApiTargetRestriction:
-    """Return what `service` or `service=method,method` allows."""
+    """Parse a target restriction: `service` or `service=method,method`."""
     service, _, methods = text.partition("=")
-    return ApiTargetRestriction(service, tuple(one for one in methods.split(",") if one))
+    return ApiTargetRestriction(service, tuple(filter(None, methods.split(","))))
 
 
 def choice(enum: type[StrEnum]) -> click.Choice[str]:
     """Return the parameter type of an enum: its values in lower case."""
-    return click.Choice([one.value for one in enum])
+    return click.Choice([member.value for member in enum])
 
 
 def label_map(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return the labels; a name that is given twice is a usage error."""
+    """Return the labels. Raises UsageError for a duplicate name."""
     if len({name for name, _ in pairs}) < len(pairs):
         raise click.UsageError("a label is given twice")
     return dict(pairs)

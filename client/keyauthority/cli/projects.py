@@ -1,4 +1,4 @@
-"""`keyauthority projects`: make, show and change projects."""
+"""`keyauthority projects`: create, show, list, update, suspend and resume projects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from keyauthority.v1 import project_service_pb2
 @click.group()
 @settings
 def projects() -> None:
-    """Make, show and change projects."""
+    """Create, show and update projects."""
 
 
 @projects.command()
@@ -45,12 +45,12 @@ def create(
     rate_limit: RateLimit | None,
     request_id: str,
 ) -> None:
-    """Make a project."""
+    """Create a project."""
     with connected() as authority:
         request = calls.create_project(
             display_name or "", parameters.label_map(labels), rate_limit, request_id
         )
-        written = authority._create_project(request)  # with its log_id, which the proto's JSON has
+        written = authority._create_project(request)  # with the log_id that the JSON output needs
     if wants_json():
         print_json(created_project_to_proto(written))
     else:
@@ -58,36 +58,36 @@ def create(
 
 
 @projects.command()
-@click.option("--project-id", required=True)
+@click.option("--project-id", required=True, help="Project ID.")
 @options.project_fields
 @options.changes(("display_name", "labels", "rate_limit"))
 @settings
-def update(project_id: str, cleared: tuple[str, ...], etag: str, **given: Any) -> None:
-    """Change what is given of a project, and leave the rest.
+def update(project_id: str, cleared: tuple[str, ...], etag: str, **values: Any) -> None:
+    """Update the given fields of a project; other fields keep their values.
 
-    The labels become those that are given: none is added to those that it has.
+    Labels are replaced as a whole.
     """
-    fields = options.changed(given, cleared)
+    fields = options.changed(values, cleared)
     with connected() as authority:
         written = authority.update_project(project_id, etag=etag, **fields)
     _show_written(written)
 
 
 @projects.command()
-@click.option("--project-id", required=True)
+@click.option("--project-id", required=True, help="Project ID.")
 @settings
 def suspend(project_id: str) -> None:
-    """Deny all keys of a project, until it is resumed."""
+    """Suspend a project: all its keys are denied until it is resumed."""
     with connected() as authority:
         written = authority.update_project(project_id, suspended=True)
     _show_written(written)
 
 
 @projects.command()
-@click.option("--project-id", required=True)
+@click.option("--project-id", required=True, help="Project ID.")
 @settings
 def resume(project_id: str) -> None:
-    """End the suspension of a project: its keys are judged for themselves again."""
+    """Resume a suspended project: its keys are valid again by their own state."""
     with connected() as authority:
         written = authority.update_project(project_id, suspended=False)
     _show_written(written)
@@ -101,7 +101,7 @@ def _show_written(written: WrittenProject) -> None:
 
 
 @projects.command()
-@click.option("--project-id", required=True)
+@click.option("--project-id", required=True, help="Project ID.")
 @settings
 def show(project_id: str) -> None:
     """Show one project."""
@@ -116,23 +116,23 @@ def show(project_id: str) -> None:
 @projects.command("list")
 @settings
 def list_() -> None:
-    """List all projects that are yours, oldest first."""
+    """List all visible projects, oldest first."""
     with connected() as authority:
-        found = tuple(authority.list_projects(page_size=PAGE_SIZE))
+        listed = tuple(authority.list_projects(page_size=PAGE_SIZE))
     if wants_json():
-        print_json(project_page_to_proto(Page(found)))
+        print_json(project_page_to_proto(Page(listed)))
     else:
         print_rows(
             ("project_id", "display_name", "suspended", "rate_limit", "create_time", "labels"),
             (
                 (
-                    one.project_id,
-                    one.display_name,
-                    "yes" if one.suspended else "",
-                    rate_limit_text(one.rate_limit),
-                    time_text(one.create_time),
-                    labels_text(one.labels),
+                    project.project_id,
+                    project.display_name,
+                    "yes" if project.suspended else "",
+                    rate_limit_text(project.rate_limit),
+                    time_text(project.create_time),
+                    labels_text(project.labels),
                 )
-                for one in found
+                for project in listed
             ),
         )

@@ -1,4 +1,4 @@
-"""What every command shares: where the authority is, as whom to call it, and how to print."""
+"""Options of every command (address, TLS, timeout, output) and its connection."""
 
 from __future__ import annotations
 
@@ -21,56 +21,54 @@ from keyauthority.token import SecretKey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PAGE_SIZE: Final = 1000  # the most that a page may hold: the fewest calls for a whole list
+PAGE_SIZE: Final = 1000  # the maximum, for the fewest calls per list
 
-_SECRET_MAX: Final = 1 << 20  # bytes; more than any token, and than the server takes
+_SECRET_MAX: Final = 1 << 20  # bytes; above any token, and above the server's limit
 _ADDRESS_VARIABLE: Final = "KEYAUTHORITY_ADDRESS"
 _KEY_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY"
 _KEY_FILE_VARIABLE: Final = "KEYAUTHORITY_OPERATOR_KEY_FILE"
-# Not KEYAUTHORITY_TLS_CERT and _KEY: those are the server's own, in the same environment at times.
+# KEYAUTHORITY_TLS_CERT and _KEY belong to the server, which may share the environment.
 _TLS_FILES: Final = (
-    ("--tls-ca", "KEYAUTHORITY_TLS_CA", "Who may vouch for the authority"),
-    ("--tls-cert", "KEYAUTHORITY_TLS_CLIENT_CERT", "Client certificate to show"),
-    ("--tls-key", "KEYAUTHORITY_TLS_CLIENT_KEY", "The key to it"),
+    ("--tls-ca", "KEYAUTHORITY_TLS_CA", "Trusted root certificates"),
+    ("--tls-cert", "KEYAUTHORITY_TLS_CLIENT_CERT", "Client certificate chain"),
+    ("--tls-key", "KEYAUTHORITY_TLS_CLIENT_KEY", "Private key of the client certificate"),
 )
 _YES: Final = frozenset({"true", "1", "yes"})
 _NO: Final = frozenset({"false", "0", "no", ""})
 
 
 def settings(command: F) -> F:
-    """Add the options that stand behind any part of the command; the last given holds."""
+    """Add the options accepted after any part of a command; the last value wins."""
     options = (
-        _switch_option("--json", "Print the answer as the proto's JSON."),
+        _switch_option("--json", "Print the response as proto JSON."),
         _option(
             "--timeout",
-            "How long to wait for an answer: 5s unless given.",
+            "Timeout of a call (default: 5s).",
             type=parameters.duration,
         ),
         _option(
             "--address",
-            "Where the authority is, or unix:PATH; else KEYAUTHORITY_ADDRESS, else"
-            " 127.0.0.1:50051.",
+            "Address of the authority, or unix:PATH (default: $KEYAUTHORITY_ADDRESS, else"
+            " 127.0.0.1:50051).",
             metavar="HOST:PORT",
         ),
-        _switch_option(
-            "--tls", "Use TLS, as any of the next three does; else KEYAUTHORITY_TLS=true."
-        ),
+        _switch_option("--tls", "Use TLS; implied by the next three (default: $KEYAUTHORITY_TLS)."),
         *(
-            _option(flag, f"{what}; else {variable}.", metavar="FILE")
-            for flag, variable, what in _TLS_FILES
+            _option(flag, f"{subject} (default: ${variable}).", metavar="FILE")
+            for flag, variable, subject in _TLS_FILES
         ),
         _switch_option(
             "--allow-plaintext",
-            "Send keys in plaintext beyond this machine; else KEYAUTHORITY_ALLOW_PLAINTEXT=true.",
+            "Allow plaintext to another machine (default: $KEYAUTHORITY_ALLOW_PLAINTEXT).",
         ),
     )
-    for option in reversed(options):  # click shows the last that was added first
+    for option in reversed(options):  # click lists the last one added first
         command = option(command)
     return command
 
 
-def _option(flag: str, text: str, **how: Any) -> Callable[[F], F]:
-    return click.option(flag, expose_value=False, callback=_remember, help=text, **how)
+def _option(flag: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(flag, expose_value=False, callback=_remember, help=text, **attributes)
 
 
 def _switch_option(flag: str, text: str) -> Callable[[F], F]:
@@ -79,20 +77,20 @@ def _switch_option(flag: str, text: str) -> Callable[[F], F]:
 
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
     if value is not None:
-        context.meta[f"keyauthority.{parameter.name}"] = value  # meta is shared by the whole line
+        context.meta[f"keyauthority.{parameter.name}"] = value  # shared by all parts of the command
 
 
 def wants_json() -> bool:
-    """True if the answer is to be printed as JSON."""
+    """Return True if the response is to be printed as JSON."""
     return bool(click.get_current_context().meta.get("keyauthority.json"))
 
 
 @contextmanager
 def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[Client]:
-    """Give a client; a call that fails ends the command.
+    """Yield a connected client; a failed call ends the command.
 
-    `verifying` tells that the command's answer is a verdict, `by_secret` that the credential of its
-    call is the secret key that was read.
+    `verifying`: the result of the command is a verdict. `by_secret`: the credential of the call is
+    the secret key from standard input.
     """
     meta = click.get_current_context().meta
     timeout = meta.get("keyauthority.timeout")
@@ -111,7 +109,7 @@ def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[C
         with Client(**options) as client:
             yield client
     except InvalidArgument as error:
-        if error.reason is None:  # refused here, before it was sent
+        if error.reason is None:  # rejected by this library before sending
             raise unsent(error, sources) from None
         raise failed(error, sources, verifying=verifying) from None
     except KeyAuthorityError as error:
@@ -140,9 +138,9 @@ def _tls(sources: dict[str, str]) -> Tls | bool:
     meta = click.get_current_context().meta
     files: list[str | None] = []
     for flag, variable, _ in _TLS_FILES:
-        given = meta.get(f"keyauthority.{flag.removeprefix('--').replace('-', '_')}")
-        files.append(given or os.environ.get(variable) or None)
-        sources[f"tls.{flag.removeprefix('--tls-')}"] = flag if given else variable
+        option = meta.get(f"keyauthority.{flag.removeprefix('--').replace('-', '_')}")
+        files.append(option or os.environ.get(variable) or None)
+        sources[f"tls.{flag.removeprefix('--tls-')}"] = flag if option else variable
     ca, cert, key = files
     if ca or cert or key:
         return Tls(ca=ca, cert=cert, key=key)
@@ -150,7 +148,7 @@ def _tls(sources: dict[str, str]) -> Tls | bool:
 
 
 def _switch(name: str) -> bool:
-    """Return the value of the flag, else of the variable of its name."""
+    """Return the flag, or the environment variable of the same name."""
     variable = f"KEYAUTHORITY_{name.upper()}"
     text = os.environ.get(variable, "").strip().lower()
     if click.get_current_context().meta.get(f"keyauthority.{name}"):
@@ -177,9 +175,9 @@ def _operator_key(sources: dict[str, str]) -> SecretKey | None:
 
 
 def read_secret() -> SecretKey:
-    """Return the token from the first line of standard input, or from a prompt that hides it.
+    """Return the token from the first line of standard input, or from a hidden prompt.
 
-    White space at both ends is dropped: no token has any.
+    Surrounding white space is stripped.
     """
     if sys.stdin is None:
         raise click.UsageError("the secret key is read from standard input, which is closed")

@@ -1,4 +1,4 @@
-"""`keyauthority verify` and `keyauthority project-id`: what a token may do, and whose it is."""
+"""`keyauthority verify` and `keyauthority project-id`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,39 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
 @click.command()
-@click.option("--access-key", default="", help="The key that the client claims to have.")
-@click.option("--project-id", default="", help="The project that the key must belong to.")
-@click.option("--mode", type=parameters.choice(KeyMode), help="The mode that the key must be of.")
-@click.option("--permission", "permissions", multiple=True, metavar="RESOURCE:ACTION")
-@click.option("--client-ip", default="", metavar="ADDRESS")
-@click.option("--referrer", default="", metavar="URL")
-@click.option("--android-app", type=parameters.pair, metavar="PACKAGE=SHA1")
-@click.option("--ios-bundle-id", default="", metavar="ID")
-@click.option("--api-target", default="", metavar="SERVICE[=METHOD]")
-@click.option("--cost", type=click.IntRange(min=0), default=1, help="What to draw; 0 only looks.")
-@click.option("--at-least-revision", type=click.IntRange(min=0), default=0)
-@click.option("--log-id", default="")
-@click.option("--explain", is_flag=True, help="Name every check that fails.")
+@click.option("--access-key", default="", help="Access key that the token must match.")
+@click.option("--project-id", default="", help="Project that the key must belong to.")
+@click.option("--mode", type=parameters.choice(KeyMode), help="Mode that the key must have.")
+@click.option(
+    "--permission",
+    "permissions",
+    multiple=True,
+    metavar="RESOURCE:ACTION",
+    help="Needed permission; may be repeated.",
+)
+@click.option("--client-ip", default="", metavar="ADDRESS", help="Address of the client.")
+@click.option("--referrer", default="", metavar="URL", help="Page the client came from.")
+@click.option(
+    "--android-app", type=parameters.pair, metavar="PACKAGE=SHA1", help="Android app of the client."
+)
+@click.option("--ios-bundle-id", default="", metavar="ID", help="iOS bundle of the client.")
+@click.option(
+    "--api-target", default="", metavar="SERVICE[=METHOD]", help="API service and method called."
+)
+@click.option(
+    "--cost",
+    type=click.IntRange(min=0),
+    default=1,
+    help="Units to charge to limits (default: 1); 0 reads them only.",
+)
+@click.option(
+    "--at-least-revision",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Oldest acceptable revision (default: any).",
+)
+@click.option("--log-id", default="", help="Log of --at-least-revision.")
+@click.option("--explain", is_flag=True, help="List every failed check.")
 @click.option("--include-record", is_flag=True, help="Show key and project; needs keys:read.")
 @settings
 @click.pass_context
@@ -54,9 +74,9 @@ def verify(
     explain: bool,
     include_record: bool,
 ) -> None:
-    """Tell whether a token, read from standard input or a prompt, may do what is asked.
+    """Verify a token from standard input or a prompt.
 
-    Exits with 0 if it is valid, 1 if it is denied, 3 if the authority cannot tell.
+    Exit codes: 0 valid, 1 denied, 3 validity unknown.
     """
     secret_key = read_secret()
     with connected(verifying=True) as authority:
@@ -105,14 +125,14 @@ def _api_target(text: str) -> ApiTarget | None:
 
 
 @click.command("project-id")
-@click.option("--access-key", help="The key that the client claims to have.")
+@click.option("--access-key", help="Access key that the token must match.")
 @settings
 def project_id(access_key: str | None) -> None:
-    """Tell which project a token, read from standard input or a prompt, belongs to."""
+    """Print the project ID of a token from standard input or a prompt."""
     secret_key = read_secret()
     with connected(by_secret=True) as authority:
-        found = authority.get_project_id(access_key, secret_key)
+        owner = authority.get_project_id(access_key, secret_key)
     if wants_json():
-        print_json(service_pb2.GetProjectIdResponse(project_id=found))
+        print_json(service_pb2.GetProjectIdResponse(project_id=owner))
     else:
-        show(found)
+        show(owner)

@@ -1,4 +1,4 @@
-"""`keyauthority usage`: how often keys were verified."""
+"""`keyauthority usage`: counts verifications."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from keyauthority.results import Page
 
 
 @click.command()
-@click.option("--project-id", default="", help="Unless given, all your projects.")
-@click.option("--access-key", default="", help="Only this key.")
-@click.option("--start-time", type=parameters.time, metavar="TIME", help="From here on.")
-@click.option("--end-time", type=parameters.time, metavar="TIME", help="Up to here, excluded.")
+@click.option("--project-id", default="", help="Project ID (default: all visible projects).")
+@click.option("--access-key", default="", help="Access key (default: all).")
+@click.option("--start-time", type=parameters.time, metavar="TIME", help="First time, inclusive.")
+@click.option("--end-time", type=parameters.time, metavar="TIME", help="Last time, exclusive.")
 @click.option(
     "--granularity",
     type=parameters.choice(UsageGranularity),
     default=UsageGranularity.HOUR.value,
     show_default=True,
+    help="Width of a bucket.",
 )
 @settings
 def usage(
@@ -33,9 +34,9 @@ def usage(
     end_time: datetime | None,
     granularity: str,
 ) -> None:
-    """Count verifications by key and verdict, in hours or days of UTC, oldest first."""
+    """Count verifications by key and verdict, per hour or day in UTC, oldest first."""
     with connected() as authority:
-        found = tuple(
+        rows = tuple(
             authority.get_usage(
                 project_id,
                 access_key=access_key,
@@ -46,7 +47,7 @@ def usage(
             )
         )
     if wants_json():
-        print_json(usage_page_to_proto(Page(found)))
+        print_json(usage_page_to_proto(Page(rows)))
     else:
         print_rows(
             (
@@ -68,6 +69,6 @@ def usage(
                     time_text(row.last_used_time),
                     row.project_id,
                 )
-                for row in found
+                for row in rows
             ),
         )

@@ -1,4 +1,4 @@
-"""`keyauthority watch`: changes as they are committed."""
+"""`keyauthority watch`: prints changes as they are committed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from keyauthority.results import WatchUpdate
 from keyauthority.text import one_line
 
 _ENDED: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal)
-_PAUSE: Final = 0.2  # seconds until the stream is opened again; gRPC itself waits up to 1 s more
+_PAUSE: Final = 0.2  # seconds before the stream is reopened; gRPC waits up to 1 s more
 
 
 @dataclass
 class _Position:
-    """Where the next stream begins."""
+    """The position at which the next stream begins."""
 
     project_id: str
     revision: int | None
     log_id: str
     snapshot: bool
-    """True until all of the snapshot has been printed."""
+    """True until the whole snapshot has been printed."""
     failures: int | None = None
-    """How often the stream has failed since its last message; None before the first one."""
+    """Failures of the stream since its last message; None before the first message."""
 
-    def take(self, update: WatchUpdate) -> WatchUpdate:
-        """Move on, and return the message without the changes that were printed before."""
+    def advance(self, update: WatchUpdate) -> WatchUpdate:
+        """Advance past the message, and return it without changes already printed."""
         self.failures = 0
         if update.resync:
             return update
@@ -56,21 +56,21 @@ class _Position:
 
 
 @click.command()
-@click.option("--project-id", default="", help="Unless given, all that you may see.")
+@click.option("--project-id", default="", help="Project ID (default: all visible projects).")
 @click.option(
     "--from-revision",
     type=click.IntRange(min=0),
     help="Start after this revision (default: now).",
 )
-@click.option("--log-id", default="", help="The log that --from-revision counts in.")
+@click.option("--log-id", default="", help="Log of --from-revision.")
 @click.option("--snapshot", is_flag=True, help="Print all existing records first.")
 @settings
 def watch(project_id: str, from_revision: int | None, log_id: str, snapshot: bool) -> None:
-    """Print changes as they are committed, a line each, until it is interrupted.
+    """Print committed changes, one per line, until interrupted.
 
-    When the server restarts or ends the connection, it resumes after the last change printed. With
-    --json a line for each message, those without changes included, which come several times a
-    second. It fails if the authority says that changes may have been missed.
+    If the server restarts or closes the connection, the watch resumes after the last printed
+    change. With --json prints one line per message, including messages without changes, which
+    arrive several times a second. Fails if changes may have been missed.
     """
     position = _Position(project_id, from_revision, log_id, snapshot)
     with connected() as authority, _interruptible():
@@ -95,21 +95,21 @@ def _follow(authority: Client, position: _Position) -> None:
         snapshot=position.snapshot,
     ) as updates:
         for update in updates:
-            _print(position.take(update))
+            _print(position.advance(update))
             if update.resync:
                 raise Unanswered("changes may have been missed: start again with --snapshot")
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """End what is inside, and no more than that, when the process is told to end."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End only the enclosed block on SIGTERM or SIGINT."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _print(update: WatchUpdate) -> None:

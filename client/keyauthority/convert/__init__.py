@@ -1,4 +1,8 @@
-"""The only translation between the model and the proto, both ways; no grpc, no I/O."""
+"""Translation between the model and the proto, in both directions.
+
+No other module translates; here is no grpc, no I/O and no validation beyond the model's types.
+Each `…_to_proto` has its `…_from_proto`. Begin with `records`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events of the log <-> proto, and what a change did to a record in the words of the protos."""
+"""Audit events <-> proto, and the field changes between two records, as proto JSON."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from keyauthority.v1 import audit_service_pb2
 
 R = TypeVar("R", Key, Project)
 
-# What every change touches, and says elsewhere; and what no change does.
+# Fields that every change sets and the event carries elsewhere, and fields that no change sets.
 _LEFT_OUT: Final = frozenset({"revision", "etag", "update_time", "state", "last_used_time"})
 
 
 def field_changes(before: R | None, after: R, prefix: str = "") -> tuple[FieldChange, ...]:
-    """Return the fields in which a record differs, in the order of the proto; None is no record.
+    """Return the fields that differ, in the order of the proto; `before` is None for a new record.
 
-    Values are the protos' JSON, with the names of fields as they stand in the proto. Revision, etag
-    and update_time, which differ after each change, are left out.
+    Values are proto JSON with proto field names. Revision, etag and update_time, which differ after
+    every change, are omitted.
     """
     return tuple(
         _field_changes({} if before is None else _json_of(before), _json_of(after), prefix)
@@ -45,11 +45,11 @@ def _field_changes(
 
 def _json_of(record: Key | Project) -> dict[str, Any]:
     proto: Message = key_to_proto(record) if isinstance(record, Key) else project_to_proto(record)
-    found = MessageToDict(proto, preserving_proto_field_name=True)
+    values = MessageToDict(proto, preserving_proto_field_name=True)
     return {
-        field.name: found[field.name]
+        field.name: values[field.name]
         for field in proto.DESCRIPTOR.fields
-        if field.name in found and field.name not in _LEFT_OUT
+        if field.name in values and field.name not in _LEFT_OUT
     }
 
 
@@ -68,8 +68,10 @@ def event_to_proto(event: Event) -> audit_service_pb2.Event:
         project_id=event.project_id,
         access_key=event.access_key,
         changed=[
-            audit_service_pb2.FieldChange(field=one.field, before=one.before, after=one.after)
-            for one in event.changed
+            audit_service_pb2.FieldChange(
+                field=change.field, before=change.before, after=change.after
+            )
+            for change in event.changed
         ],
         hash=event.hash,
         previous_hash=event.previous_hash,
@@ -77,7 +79,7 @@ def event_to_proto(event: Event) -> audit_service_pb2.Event:
 
 
 def event_from_proto(proto: audit_service_pb2.Event) -> Event:
-    """Return the event. ValueError for a type that is not known, and for a bad time."""
+    """Return the event. Raises ValueError for an unknown type or an invalid time."""
     change_type = CHANGE_TYPE_FROM_PROTO.get(proto.type)
     if change_type is None:
         raise ValueError(f"type: {proto.type} is not a value that this version knows")
@@ -89,21 +91,23 @@ def event_from_proto(proto: audit_service_pb2.Event) -> Event:
         peer=proto.peer,
         project_id=proto.project_id,
         access_key=proto.access_key,
-        changed=tuple(FieldChange(one.field, one.before, one.after) for one in proto.changed),
+        changed=tuple(
+            FieldChange(change.field, change.before, change.after) for change in proto.changed
+        ),
         hash=proto.hash,
         previous_hash=proto.previous_hash,
     )
 
 
 def event_page_to_proto(page: Page[Event]) -> audit_service_pb2.ListEventsResponse:
-    """Return the answer of ListEvents as a proto."""
+    """Return the response of ListEvents as a proto."""
     return audit_service_pb2.ListEventsResponse(
         events=map(event_to_proto, page.items), next_page_token=page.next_page_token
     )
 
 
 def event_page_from_proto(proto: audit_service_pb2.ListEventsResponse) -> Page[Event]:
-    """Return the answer of ListEvents. ValueError for a bad event."""
+    """Return the response of ListEvents. Raises ValueError for an invalid event."""
     return Page(tuple(map(event_from_proto, proto.events)), proto.next_page_token)
 
 
@@ -121,7 +125,7 @@ def event_query_to_proto(query: EventQuery) -> audit_service_pb2.ListEventsReque
 
 
 def event_query_from_proto(proto: audit_service_pb2.ListEventsRequest) -> EventQuery:
-    """Return the request. InvalidArgument, naming the field, for what the model cannot hold."""
+    """Return the request. Raises InvalidArgument, naming the field, for an unsupported value."""
     return EventQuery(
         project_id=proto.project_id,
         access_key=proto.access_key,

@@ -1,7 +1,7 @@
-"""Records <-> proto: keys, projects, what they are made of, and changes.
+"""Records <-> proto: keys, projects, their parts, and changes.
 
-A record that lacks what every one has, or has a value that this version does not know, is a
-ValueError; of what a record may lack, a value that is not known is None.
+Reading raises ValueError for a record that lacks a required field or has an unknown value in one.
+An unknown value of an optional field becomes None.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _known(table: Mapping[N, E], number: N, field: str) -> E:
 
 
 def key_to_proto(key: Key, state: KeyState | None = None) -> key_pb2.Key:
-    """Return the key as a proto, in `state`, or if that is None in the state that it names."""
+    """Return the key as a proto, in `state` (default: the state of the record)."""
     state = state or key.state
     return key_pb2.Key(
         access_key=key.access_key,
@@ -91,8 +91,8 @@ def key_to_proto(key: Key, state: KeyState | None = None) -> key_pb2.Key:
 
 
 def key_from_proto(proto: key_pb2.Key) -> Key:
-    """Return the key. ValueError if it has no mode or kind that is known, or a bad time."""
-    given = proto.HasField
+    """Return the key. Raises ValueError for an unknown mode or kind, or an invalid time."""
+    has = proto.HasField
     return Key(
         access_key=proto.access_key,
         project_id=proto.project_id,
@@ -101,19 +101,19 @@ def key_from_proto(proto: key_pb2.Key) -> Key:
         purpose=proto.purpose,
         permissions=tuple(proto.permissions),
         restrictions=restrictions_from_proto(proto.restrictions),
-        rate_limit=rate_limit_from_proto(proto.rate_limit) if given("rate_limit") else None,
-        quota=quota_from_proto(proto.quota) if given("quota") else None,
+        rate_limit=rate_limit_from_proto(proto.rate_limit) if has("rate_limit") else None,
+        quota=quota_from_proto(proto.quota) if has("quota") else None,
         labels=Labels(proto.labels),
         state=STATE_FROM_PROTO.get(proto.state),
         disabled=proto.disabled,
         create_time=to_datetime(proto.create_time),
         update_time=to_datetime(proto.update_time),
-        expire_time=to_datetime(proto.expire_time) if given("expire_time") else None,
-        supersede_time=to_datetime(proto.supersede_time) if given("supersede_time") else None,
-        revoke_time=to_datetime(proto.revoke_time) if given("revoke_time") else None,
+        expire_time=to_datetime(proto.expire_time) if has("expire_time") else None,
+        supersede_time=to_datetime(proto.supersede_time) if has("supersede_time") else None,
+        revoke_time=to_datetime(proto.revoke_time) if has("revoke_time") else None,
         revoke_reason=REVOKE_REASON_FROM_PROTO.get(proto.revoke_reason),
         revoke_note=proto.revoke_note,
-        last_used_time=to_datetime(proto.last_used_time) if given("last_used_time") else None,
+        last_used_time=to_datetime(proto.last_used_time) if has("last_used_time") else None,
         created_by=proto.created_by,
         created_from=proto.created_from,
         predecessor_access_key=proto.predecessor_access_key,
@@ -140,7 +140,7 @@ def project_to_proto(project: Project) -> key_pb2.Project:
 
 
 def project_from_proto(proto: key_pb2.Project) -> Project:
-    """Return the project. ValueError for a bad time or span."""
+    """Return the project. Raises ValueError for an invalid time or duration."""
     return Project(
         project_id=proto.project_id,
         display_name=proto.display_name,
@@ -156,7 +156,7 @@ def project_from_proto(proto: key_pb2.Project) -> Project:
 
 
 def restrictions_to_proto(restrictions: Restrictions) -> key_pb2.Restrictions | None:
-    """Return the restrictions as a proto, None where nothing is restricted."""
+    """Return the restrictions as a proto; None if nothing is restricted."""
     if restrictions == UNRESTRICTED:
         return None
     return key_pb2.Restrictions(
@@ -175,7 +175,7 @@ def restrictions_to_proto(restrictions: Restrictions) -> key_pb2.Restrictions | 
 
 
 def restrictions_from_proto(proto: key_pb2.Restrictions) -> Restrictions:
-    """Return the restrictions as they are written; nothing is checked or made canonical."""
+    """Return the restrictions unchanged; they are neither validated nor canonicalized."""
     if not proto.ListFields():
         return UNRESTRICTED
     return Restrictions(
@@ -191,26 +191,26 @@ def restrictions_from_proto(proto: key_pb2.Restrictions) -> Restrictions:
 
 
 def rate_limit_to_proto(limit: RateLimit | None) -> key_pb2.RateLimit | None:
-    """Return the limit as a proto, None for None."""
+    """Return the limit as a proto; None for None."""
     if limit is None:
         return None
     return key_pb2.RateLimit(limit=limit.limit, period=duration(limit.period))
 
 
 def rate_limit_from_proto(proto: key_pb2.RateLimit) -> RateLimit:
-    """Return the limit; without a period it has one of 0. ValueError for a bad span."""
+    """Return the limit; a missing period is 0. Raises ValueError for an invalid period."""
     return RateLimit(proto.limit, to_timedelta(proto.period))
 
 
 def quota_to_proto(quota: Quota | None) -> key_pb2.Quota | None:
-    """Return the quota as a proto, None for None."""
+    """Return the quota as a proto; None for None."""
     if quota is None:
         return None
     return key_pb2.Quota(limit=quota.limit, period=QUOTA_PERIOD_TO_PROTO[quota.period])
 
 
 def quota_from_proto(proto: key_pb2.Quota) -> Quota:
-    """Return the quota. ValueError if it has no period that is known."""
+    """Return the quota. Raises ValueError for an unknown period."""
     return Quota(proto.limit, _known(QUOTA_PERIOD_FROM_PROTO, proto.period, "period"))
 
 
@@ -227,7 +227,7 @@ def change_to_proto(change: Change) -> service_pb2.Change:
 
 
 def change_from_proto(proto: service_pb2.Change) -> Change:
-    """Return the change. ValueError if its type is not known or a record of it is bad."""
+    """Return the change. Raises ValueError for an unknown type or an invalid record."""
     return Change(
         revision=proto.revision,
         time=to_datetime(proto.time),

@@ -1,8 +1,7 @@
-"""Requests <-> proto, but for Verify, changes and usage: see the modules of those names.
+"""Create, list and revoke requests <-> proto; other modules hold the remaining requests.
 
-Reading a request raises InvalidArgument, which names the field, for what the model cannot hold:
-values that no enum has, times and spans out of range. Whether a request keeps the contract's other
-rules is for the server to check.
+Reading raises InvalidArgument, naming the field, for values outside the model: unknown enum
+numbers, times and durations out of range. The server checks all other rules of the contract.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ T = TypeVar("T")
 
 
 def optional(table: Mapping[N, E], number: N, field: str) -> E | None:
-    """Return the value of an enum, None for UNSPECIFIED. InvalidArgument for any other number."""
+    """Return the enum member; None for UNSPECIFIED. Raises InvalidArgument if unknown."""
     if number == 0:
         return None
     value = table.get(number)
@@ -54,7 +53,7 @@ def optional(table: Mapping[N, E], number: N, field: str) -> E | None:
 
 
 def read(convert: Callable[[P], T], proto: P, field: str) -> T:
-    """Return what `convert` makes of the field, with its ValueError as InvalidArgument."""
+    """Return `convert(proto)`; raise its ValueError as InvalidArgument for the field."""
     try:
         return convert(proto)
     except ValueError as error:
@@ -64,9 +63,9 @@ def read(convert: Callable[[P], T], proto: P, field: str) -> T:
 def read_if_given(
     convert: Callable[[Any], T], proto: Message, field: str, name: str | None = None
 ) -> T | None:
-    """Return what `convert` makes of the field as `read` does, None if the field is not given.
+    """Return the field as `read` does; None if it is unset.
 
-    The error names the field `name`, if that is another than its own.
+    The error names the field `name` (default: its own name).
     """
     if not proto.HasField(field):
         return None
@@ -74,17 +73,17 @@ def read_if_given(
 
 
 def rate_limit_if_given(proto: Message) -> RateLimit | None:
-    """Return the request's rate_limit, None if it has none. InvalidArgument for a bad period."""
+    """Return the rate_limit of the request, or None. Raises InvalidArgument for a bad period."""
     return read_if_given(rate_limit_from_proto, proto, "rate_limit", "rate_limit.period")
 
 
 def quota_if_given(proto: Message) -> Quota | None:
-    """Return the request's quota, None if it has none. InvalidArgument for a bad period."""
+    """Return the quota of the request, or None. Raises InvalidArgument for a bad period."""
     return read_if_given(quota_from_proto, proto, "quota", "quota.period")
 
 
 def new_key_to_proto(new: NewKey) -> service_pb2.CreateKeyRequest:
-    """Return the request as a proto. ValueError if it has both an expire_time and a ttl."""
+    """Return the request as a proto. Raises ValueError if both expire_time and ttl are set."""
     if new.expire_time is not None and new.ttl is not None:
         raise ValueError("expire_time or ttl, not both")
     return service_pb2.CreateKeyRequest(
@@ -105,7 +104,7 @@ def new_key_to_proto(new: NewKey) -> service_pb2.CreateKeyRequest:
 
 
 def new_key_from_proto(proto: service_pb2.CreateKeyRequest) -> NewKey:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return NewKey(
         project_id=proto.project_id,
         mode=optional(MODE_FROM_PROTO, proto.mode, "mode"),
@@ -134,7 +133,7 @@ def new_project_to_proto(new: NewProject) -> project_service_pb2.CreateProjectRe
 
 
 def new_project_from_proto(proto: project_service_pb2.CreateProjectRequest) -> NewProject:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return NewProject(
         display_name=proto.display_name,
         labels=dict(proto.labels),
@@ -158,7 +157,7 @@ def revocation_to_proto(revocation: Revocation) -> service_pb2.RevokeKeyRequest:
 
 
 def revocation_from_proto(proto: service_pb2.RevokeKeyRequest) -> Revocation:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return Revocation(
         access_key=proto.access_key,
         secret_key=proto.secret_key,
@@ -181,7 +180,7 @@ def key_filter_to_proto(wanted: KeyFilter) -> service_pb2.KeyFilter:
 
 
 def key_filter_from_proto(proto: service_pb2.KeyFilter) -> KeyFilter:
-    """Return the filter. InvalidArgument: see the module's text; fields are named `filter.…`."""
+    """Return the filter. Raises InvalidArgument; see the module. Fields are named `filter.…`."""
     return KeyFilter(
         mode=optional(MODE_FROM_PROTO, proto.mode, "filter.mode"),
         kind=optional(KIND_FROM_PROTO, proto.kind, "filter.kind"),

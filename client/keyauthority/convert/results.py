@@ -1,4 +1,4 @@
-"""What calls answer <-> proto, but for Verify (see `verification`)."""
+"""Results of calls <-> proto; for Verify see `verification`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from keyauthority.v1 import key_pb2, project_service_pb2
 
 
 def created_key_to_proto(created: CreatedKey) -> service_pb2.CreateKeyResponse:
-    """Return the answer of CreateKey as a proto: the token in clear."""
+    """Return the response of CreateKey as a proto: the token in clear."""
     return service_pb2.CreateKeyResponse(
         key=key_to_proto(created.key),
         secret_key=created.secret_key.reveal(),
@@ -35,7 +35,7 @@ def created_key_to_proto(created: CreatedKey) -> service_pb2.CreateKeyResponse:
 
 
 def created_key_from_proto(proto: service_pb2.CreateKeyResponse) -> CreatedKey:
-    """Return the answer of CreateKey. ValueError for a bad record."""
+    """Return the response of CreateKey. Raises ValueError for an invalid record."""
     return CreatedKey(
         key=key_from_proto(proto.key),
         secret_key=SecretKey(proto.secret_key),
@@ -45,19 +45,19 @@ def created_key_from_proto(proto: service_pb2.CreateKeyResponse) -> CreatedKey:
 
 
 def written_key_to_proto(written: WrittenKey) -> service_pb2.UpdateKeyResponse:
-    """Return the answer of UpdateKey as a proto."""
+    """Return the response of UpdateKey as a proto."""
     return service_pb2.UpdateKeyResponse(
         key=key_to_proto(written.key), revision=written.revision, log_id=written.log_id
     )
 
 
 def written_key_from_proto(proto: service_pb2.UpdateKeyResponse) -> WrittenKey:
-    """Return the answer of UpdateKey. ValueError for a bad record."""
+    """Return the response of UpdateKey. Raises ValueError for an invalid record."""
     return WrittenKey(key=key_from_proto(proto.key), revision=proto.revision, log_id=proto.log_id)
 
 
 def rotated_key_to_proto(rotated: RotatedKey) -> service_pb2.RotateKeyResponse:
-    """Return the answer of RotateKey as a proto: the successor's token in clear."""
+    """Return the response of RotateKey as a proto: the successor's token in clear."""
     return service_pb2.RotateKeyResponse(
         key=key_to_proto(rotated.key),
         secret_key=rotated.secret_key.reveal(),
@@ -68,7 +68,7 @@ def rotated_key_to_proto(rotated: RotatedKey) -> service_pb2.RotateKeyResponse:
 
 
 def rotated_key_from_proto(proto: service_pb2.RotateKeyResponse) -> RotatedKey:
-    """Return the answer of RotateKey. ValueError for a bad record."""
+    """Return the response of RotateKey. Raises ValueError for an invalid record."""
     return RotatedKey(
         key=key_from_proto(proto.key),
         secret_key=SecretKey(proto.secret_key),
@@ -79,10 +79,10 @@ def rotated_key_from_proto(proto: service_pb2.RotateKeyResponse) -> RotatedKey:
 
 
 def revoked_key_to_proto(revoked: RevokedKey) -> service_pb2.RevokeKeyResponse:
-    """Return the answer of RevokeKey as a proto.
+    """Return the response of RevokeKey as a proto.
 
-    Its key is the whole record if there is one, else what self-revocation is told: access_key,
-    project_id, state, revoke_time and revision.
+    Its key is the whole record, or after a revocation by secret the fields shown to the bearer:
+    access_key, project_id, state, revoke_time and revision.
     """
     return service_pb2.RevokeKeyResponse(
         key=(
@@ -106,7 +106,7 @@ def revoked_key_to_proto(revoked: RevokedKey) -> service_pb2.RevokeKeyResponse:
 
 
 def revoked_key_from_proto(proto: service_pb2.RevokeKeyResponse) -> RevokedKey:
-    """Return the answer of RevokeKey. ValueError for a bad record."""
+    """Return the response of RevokeKey. Raises ValueError for an invalid record."""
     key = proto.key
     return RevokedKey(
         access_key=key.access_key,
@@ -123,7 +123,7 @@ def revoked_key_from_proto(proto: service_pb2.RevokeKeyResponse) -> RevokedKey:
 def created_project_to_proto(
     written: WrittenProject,
 ) -> project_service_pb2.CreateProjectResponse:
-    """Return the answer of CreateProject as a proto."""
+    """Return the response of CreateProject as a proto."""
     return project_service_pb2.CreateProjectResponse(
         project=project_to_proto(written.project),
         revision=written.revision,
@@ -134,7 +134,7 @@ def created_project_to_proto(
 def created_project_from_proto(
     proto: project_service_pb2.CreateProjectResponse,
 ) -> WrittenProject:
-    """Return the answer of CreateProject. ValueError for a bad record."""
+    """Return the response of CreateProject. Raises ValueError for an invalid record."""
     return WrittenProject(
         project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
     )
@@ -143,7 +143,7 @@ def created_project_from_proto(
 def written_project_to_proto(
     written: WrittenProject,
 ) -> project_service_pb2.UpdateProjectResponse:
-    """Return the answer of UpdateProject as a proto."""
+    """Return the response of UpdateProject as a proto."""
     return project_service_pb2.UpdateProjectResponse(
         project=project_to_proto(written.project),
         revision=written.revision,
@@ -154,31 +154,31 @@ def written_project_to_proto(
 def written_project_from_proto(
     proto: project_service_pb2.UpdateProjectResponse,
 ) -> WrittenProject:
-    """Return the answer of UpdateProject. ValueError for a bad record."""
+    """Return the response of UpdateProject. Raises ValueError for an invalid record."""
     return WrittenProject(
         project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
     )
 
 
 def key_page_to_proto(page: Page[Key]) -> service_pb2.ListKeysResponse:
-    """Return the answer of ListKeys as a proto; each key in the state that it names."""
+    """Return the response of ListKeys as a proto; each key in its own state."""
     return service_pb2.ListKeysResponse(
         keys=map(key_to_proto, page.items), next_page_token=page.next_page_token
     )
 
 
 def key_page_from_proto(proto: service_pb2.ListKeysResponse) -> Page[Key]:
-    """Return the answer of ListKeys. ValueError for a bad record."""
+    """Return the response of ListKeys. Raises ValueError for an invalid record."""
     return Page(tuple(map(key_from_proto, proto.keys)), proto.next_page_token)
 
 
 def project_page_to_proto(page: Page[Project]) -> project_service_pb2.ListProjectsResponse:
-    """Return the answer of ListProjects as a proto."""
+    """Return the response of ListProjects as a proto."""
     return project_service_pb2.ListProjectsResponse(
         projects=map(project_to_proto, page.items), next_page_token=page.next_page_token
     )
 
 
 def project_page_from_proto(proto: project_service_pb2.ListProjectsResponse) -> Page[Project]:
-    """Return the answer of ListProjects. ValueError for a bad record."""
+    """Return the response of ListProjects. Raises ValueError for an invalid record."""
     return Page(tuple(map(project_from_proto, proto.projects)), proto.next_page_token)

@@ -1,4 +1,4 @@
-"""Errors <-> google.rpc.Status, as the contract's section 6 has them. No grpc: numbers only."""
+"""Errors <-> google.rpc.Status (google.rpc error model). Independent of grpc: numbers only."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from keyauthority.convert.times import duration, to_timedelta
 from keyauthority.errors import TYPES, FieldViolation, KeyAuthorityError, Unavailable
 
 DOMAIN: Final = "keyauthority"
-"""The domain of each ErrorInfo."""
+"""The domain of every ErrorInfo."""
 
-_TYPE_OF: Final = {int(Code.Value(one.status)): one for one in TYPES}
+_TYPE_OF: Final = {int(Code.Value(error_type.status)): error_type for error_type in TYPES}
 
 
 def status_from_error(error: KeyAuthorityError) -> Status:
-    """Return the status that carries the error: code, message, and what it says as details."""
+    """Return the status of the error: code, message and details."""
     status = Status(code=Code.Value(error.status), message=error.message)
     for detail in _details(error):
         status.details.add().Pack(detail)
@@ -45,10 +45,10 @@ def _details(error: KeyAuthorityError) -> Iterator[Message]:
 
 
 def error_from_status(status: Status) -> KeyAuthorityError:
-    """Return the error that the status carries.
+    """Return the error of a status. Never raises.
 
-    Never fails: a code that the authority does not send means that it did not answer, which is
-    Unavailable; details that cannot be read, or are another's, are left out.
+    A code that the authority never sends comes from the transport and becomes Unavailable. Invalid
+    details, and those of another domain, are ignored.
     """
     info, violations, retry = ErrorInfo(), BadRequest(), RetryInfo()
     for detail in status.details:
@@ -59,7 +59,10 @@ def error_from_status(status: Status) -> KeyAuthorityError:
         status.message,
         REASON_FROM_NAME.get(info.reason) if ours else None,
         metadata=info.metadata if ours else None,
-        fields=[FieldViolation(one.field, one.description) for one in violations.field_violations],
+        fields=[
+            FieldViolation(violation.field, violation.description)
+            for violation in violations.field_violations
+        ],
         retry_after=_delay(retry),
     )
 

@@ -1,7 +1,6 @@
-"""Times and spans of the model <-> those of the proto, exact to the microsecond.
+"""Times and durations of the model <-> proto, exact to the microsecond.
 
-What the proto has beyond that, nanoseconds, is cut off: a time is never later, a span never longer
-than what was sent.
+Nanoseconds are truncated, so that a time is never later, and a duration never longer, than sent.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def timestamp(time: None) -> None: ...
 @overload
 def timestamp(time: datetime | None) -> Timestamp | None: ...
 def timestamp(time: datetime | None) -> Timestamp | None:
-    """Return the time as a proto, None for None. ValueError for a time without its zone."""
+    """Return the time as a proto; None for None. Raises ValueError for a time without a zone."""
     if time is None:
         return None
     if time.tzinfo is None:
@@ -39,7 +38,7 @@ def timestamp(time: datetime | None) -> Timestamp | None:
 
 
 def to_datetime(proto: Timestamp) -> datetime:
-    """Return the time in UTC. ValueError outside of the years 1 to 9999 and for bad nanos."""
+    """Return the time in UTC. Raises ValueError outside the years 1 to 9999, or for bad nanos."""
     if not _FIRST_SECOND <= proto.seconds <= _LAST_SECOND:
         raise ValueError("a time lies in the years 1 to 9999")
     if not 0 <= proto.nanos < _NANOS:
@@ -47,19 +46,19 @@ def to_datetime(proto: Timestamp) -> datetime:
     return _EPOCH + timedelta(seconds=proto.seconds, microseconds=proto.nanos // 1000)
 
 
-def duration(to_timedelta: timedelta | None) -> Duration | None:
-    """Return the span as a proto, None for None. ValueError beyond 10,000 years."""
-    if to_timedelta is None:
+def duration(span: timedelta | None) -> Duration | None:
+    """Return the duration as a proto; None for None. Raises ValueError beyond 10,000 years."""
+    if span is None:
         return None
-    seconds, microseconds = divmod(abs(to_timedelta), timedelta(seconds=1))
+    seconds, microseconds = divmod(abs(span), timedelta(seconds=1))
     if seconds > _SPAN_SECONDS_MAX:
         raise ValueError("a span is at most 10,000 years")
-    sign = -1 if to_timedelta < timedelta(0) else 1
+    sign = -1 if span < timedelta(0) else 1
     return Duration(seconds=sign * seconds, nanos=sign * microseconds.microseconds * 1000)
 
 
 def to_timedelta(proto: Duration) -> timedelta:
-    """Return the span. ValueError beyond 10,000 years, for bad nanos, and for two signs."""
+    """Return the duration. Raises ValueError beyond 10,000 years, or for bad nanos or two signs."""
     if abs(proto.seconds) > _SPAN_SECONDS_MAX:
         raise ValueError("a span is at most 10,000 years")
     if abs(proto.nanos) >= _NANOS or proto.seconds * proto.nanos < 0:

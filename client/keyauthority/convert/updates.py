@@ -1,7 +1,7 @@
-"""Requests to change what is there <-> proto: UpdateKey, RotateKey, UpdateProject.
+"""Update requests <-> proto: UpdateKey, RotateKey, UpdateProject.
 
-What is read from a request and refused is as in `requests`. The paths of a mask are taken as they
-come: whether a path is known is for the server to check.
+Reading raises InvalidArgument as in `requests`. The paths of a mask are not validated here; the
+server checks them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def key_update_to_proto(update: KeyUpdate) -> service_pb2.UpdateKeyRequest:
 
 
 def key_update_from_proto(proto: service_pb2.UpdateKeyRequest) -> KeyUpdate:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return KeyUpdate(
         access_key=proto.access_key,
         paths=frozenset(proto.update_mask.paths),
@@ -69,7 +69,7 @@ def project_update_to_proto(update: ProjectUpdate) -> project_service_pb2.Update
 
 
 def project_update_from_proto(proto: project_service_pb2.UpdateProjectRequest) -> ProjectUpdate:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return ProjectUpdate(
         project_id=proto.project_id,
         paths=frozenset(proto.update_mask.paths),
@@ -82,7 +82,7 @@ def project_update_from_proto(proto: project_service_pb2.UpdateProjectRequest) -
 
 
 def rotation_to_proto(rotation: Rotation) -> service_pb2.RotateKeyRequest:
-    """Return the request as a proto; no overlap is left unset, which an overlap of 0 is not."""
+    """Return the request as a proto; an overlap of None is left unset, unlike 0."""
     return service_pb2.RotateKeyRequest(
         access_key=rotation.access_key,
         overlap=duration(rotation.overlap),
@@ -92,7 +92,7 @@ def rotation_to_proto(rotation: Rotation) -> service_pb2.RotateKeyRequest:
 
 
 def rotation_from_proto(proto: service_pb2.RotateKeyRequest) -> Rotation:
-    """Return the request. InvalidArgument: see the module's text."""
+    """Return the request. Raises InvalidArgument; see the module."""
     return Rotation(
         access_key=proto.access_key,
         overlap=read_if_given(to_timedelta, proto, "overlap"),

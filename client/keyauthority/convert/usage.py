@@ -1,4 +1,4 @@
-"""Counts of verifications <-> proto: rows, what asks for them, and what reports them."""
+"""Usage <-> proto: rows, queries and reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def usage_row_to_proto(row: UsageRow) -> usage_service_pb2.UsageRow:
 
 
 def usage_row_from_proto(proto: usage_service_pb2.UsageRow) -> UsageRow:
-    """Return the row. ValueError for a verdict that is not known, and for a time bad or missing."""
+    """Return the row. Raises ValueError for an unknown verdict, or a missing or invalid time."""
     return UsageRow(
         project_id=proto.project_id,
         access_key=proto.access_key,
@@ -85,7 +85,7 @@ def usage_query_to_proto(query: UsageQuery) -> usage_service_pb2.GetUsageRequest
 
 
 def usage_query_from_proto(proto: usage_service_pb2.GetUsageRequest) -> UsageQuery:
-    """Return the request. InvalidArgument, naming the field, for what the model cannot hold."""
+    """Return the request. Raises InvalidArgument, naming the field, for an unsupported value."""
     granularity = optional(USAGE_GRANULARITY_FROM_PROTO, proto.granularity, "granularity")
     return UsageQuery(
         project_id=proto.project_id,
@@ -99,14 +99,14 @@ def usage_query_from_proto(proto: usage_service_pb2.GetUsageRequest) -> UsageQue
 
 
 def usage_page_to_proto(page: Page[UsageRow]) -> usage_service_pb2.GetUsageResponse:
-    """Return the answer of GetUsage as a proto."""
+    """Return the response of GetUsage as a proto."""
     return usage_service_pb2.GetUsageResponse(
         rows=map(usage_row_to_proto, page.items), next_page_token=page.next_page_token
     )
 
 
 def usage_page_from_proto(proto: usage_service_pb2.GetUsageResponse) -> Page[UsageRow]:
-    """Return the answer of GetUsage. ValueError for a bad row."""
+    """Return the response of GetUsage. Raises ValueError for an invalid row."""
     return Page(tuple(map(usage_row_from_proto, proto.rows)), proto.next_page_token)
 
 
@@ -118,8 +118,8 @@ def usage_report_to_proto(report: UsageReport) -> usage_service_pb2.ReportUsageR
 
 
 def usage_report_from_proto(proto: usage_service_pb2.ReportUsageRequest) -> UsageReport:
-    """Return the request. InvalidArgument names `rows[i].field`."""
-    for place, row in enumerate(proto.rows):
-        for field, part in _PARTS.items():
-            read(part, row, f"rows[{place}].{field}")
+    """Return the request. Raises InvalidArgument, naming `rows[i].field`."""
+    for index, row in enumerate(proto.rows):
+        for field, parse in _PARTS.items():
+            read(parse, row, f"rows[{index}].{field}")
     return UsageReport(batch_id=proto.batch_id, rows=tuple(map(usage_row_from_proto, proto.rows)))

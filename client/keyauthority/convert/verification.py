@@ -1,4 +1,4 @@
-"""Verify's request and answer <-> proto. Both are on Verify's hot path."""
+"""Request and response of Verify <-> proto, on the hot path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from keyauthority.v1 import key_pb2
 
 
 def app_to_proto(app: App | None) -> service_pb2.App | None:
-    """Return the app as a proto, None for None."""
+    """Return the app as a proto; None for None."""
     if app is None:
         return None
     return service_pb2.App(
@@ -48,7 +48,7 @@ def app_from_proto(proto: service_pb2.App) -> App:
 
 
 def api_target_to_proto(target: ApiTarget | None) -> service_pb2.ApiTarget | None:
-    """Return the target as a proto, None for None."""
+    """Return the target as a proto; None for None."""
     if target is None:
         return None
     return service_pb2.ApiTarget(service=target.service, method=target.method)
@@ -59,11 +59,11 @@ def api_target_from_proto(proto: service_pb2.ApiTarget) -> ApiTarget:
     return ApiTarget(proto.service, proto.method)
 
 
-def verify_query_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyRequest:
-    """Return the request as a proto; a cost of 1 is left unset, which means the same."""
-    facts = presentation.facts
+def verify_query_to_proto(query: VerifyQuery) -> service_pb2.VerifyRequest:
+    """Return the request as a proto; a cost of 1, the default, is left unset."""
+    facts = query.facts
     return service_pb2.VerifyRequest(
-        secret_key=presentation.secret_key,
+        secret_key=query.secret_key,
         access_key=facts.access_key,
         project_id=facts.project_id,
         mode=MODE_TO_PROTO[facts.mode] if facts.mode else key_pb2.KEY_MODE_UNSPECIFIED,
@@ -72,16 +72,16 @@ def verify_query_to_proto(presentation: VerifyQuery) -> service_pb2.VerifyReques
         referrer=facts.referrer,
         app=app_to_proto(facts.app),
         api_target=api_target_to_proto(facts.api_target),
-        cost=None if presentation.cost == 1 else presentation.cost,
-        at_least_revision=presentation.at_least_revision,
-        log_id=presentation.log_id,
-        explain=presentation.explain,
-        include_record=presentation.include_record,
+        cost=None if query.cost == 1 else query.cost,
+        at_least_revision=query.at_least_revision,
+        log_id=query.log_id,
+        explain=query.explain,
+        include_record=query.include_record,
     )
 
 
 def verify_query_from_proto(proto: service_pb2.VerifyRequest) -> VerifyQuery:
-    """Return the request. InvalidArgument if the mode is not a value of its enum."""
+    """Return the request. Raises InvalidArgument for an unknown mode."""
     return VerifyQuery(
         proto.secret_key,
         facts_from_proto(proto),
@@ -94,7 +94,7 @@ def verify_query_from_proto(proto: service_pb2.VerifyRequest) -> VerifyQuery:
 
 
 def facts_from_proto(proto: service_pb2.VerifyRequest) -> Facts:
-    """Return what a key is judged by. InvalidArgument if the mode is not a value of its enum."""
+    """Return the facts of the request. Raises InvalidArgument for an unknown mode."""
     return Facts(
         proto.access_key,
         proto.project_id,
@@ -107,18 +107,18 @@ def facts_from_proto(proto: service_pb2.VerifyRequest) -> Facts:
     )
 
 
-def batch_to_proto(presentations: Iterable[VerifyQuery]) -> service_pb2.BatchVerifyRequest:
+def batch_to_proto(queries: Iterable[VerifyQuery]) -> service_pb2.BatchVerifyRequest:
     """Return the requests as one batch."""
-    return service_pb2.BatchVerifyRequest(requests=map(verify_query_to_proto, presentations))
+    return service_pb2.BatchVerifyRequest(requests=map(verify_query_to_proto, queries))
 
 
-def batch_item_from_proto(place: int, proto: service_pb2.VerifyRequest) -> VerifyQuery:
-    """Return one request of a batch. InvalidArgument names `requests[place].field`."""
+def batch_item_from_proto(index: int, proto: service_pb2.VerifyRequest) -> VerifyQuery:
+    """Return one request of a batch. Raises InvalidArgument, naming `requests[index].field`."""
     try:
         return verify_query_from_proto(proto)
     except InvalidArgument as error:
         field, description = error.fields[0]
-        raise bad_field(f"requests[{place}].{field}", description) from None
+        raise bad_field(f"requests[{index}].{field}", description) from None
 
 
 def standing_to_proto(standing: Standing) -> key_pb2.Standing:
@@ -131,7 +131,7 @@ def standing_to_proto(standing: Standing) -> key_pb2.Standing:
 
 
 def standing_from_proto(proto: key_pb2.Standing) -> Standing:
-    """Return the standing. ValueError for a bad time."""
+    """Return the standing. Raises ValueError for an invalid time."""
     return Standing(
         proto.limit,
         proto.remaining,
@@ -140,7 +140,7 @@ def standing_from_proto(proto: key_pb2.Standing) -> Standing:
 
 
 def verdict_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
-    """Return the answer as a proto."""
+    """Return the verdict as a proto."""
     response = _brief(verdict)
     if verdict.permissions:
         response.permissions.extend(verdict.permissions)
@@ -154,15 +154,13 @@ def verdict_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
 
 
 def verdicts_to_proto(verdicts: Iterable[Verdict]) -> service_pb2.BatchVerifyResponse:
-    """Return the answer to a batch: without labels, permissions and records."""
+    """Return the response of BatchVerify, without labels, permissions and records."""
     return service_pb2.BatchVerifyResponse(responses=map(_brief, verdicts))
 
 
 def _brief(verdict: Verdict) -> service_pb2.VerifyResponse:
     code = verdict.code
-    response = (
-        service_pb2.VerifyResponse()
-    )  # one by one: faster than keywords, of which most are empty
+    response = service_pb2.VerifyResponse()  # assigning single fields is faster than keywords
     response.valid = code is VerdictCode.VALID
     response.verdict = VERDICT_TO_PROTO[code]
     response.revision = verdict.revision
@@ -170,12 +168,12 @@ def _brief(verdict: Verdict) -> service_pb2.VerifyResponse:
     if verdict.access_key:
         _describe(verdict, response)
     if verdict.failed:
-        response.failed.extend(VERDICT_TO_PROTO[one] for one in verdict.failed)
+        response.failed.extend(VERDICT_TO_PROTO[failed] for failed in verdict.failed)
     return response
 
 
 def _describe(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
-    """Say of the key what a batch says too: the token was right."""
+    """Set the fields of a genuine token's key that single and batch responses share."""
     response.access_key = verdict.access_key
     response.project_id = verdict.project_id
     if verdict.mode is not None:
@@ -184,17 +182,17 @@ def _describe(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
         response.kind = KIND_TO_PROTO[verdict.kind]
     if verdict.expire_time is not None:
         response.expire_time.CopyFrom(timestamp(verdict.expire_time))
-    _stand(verdict, response)
+    _set_standings(verdict, response)
 
 
 def standings_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
-    """Return of an answer what a draw changes: merged into the rest, it is the answer."""
+    """Return the standings alone: the part of a response that each charge to limits changes."""
     response = service_pb2.VerifyResponse()
-    _stand(verdict, response)
+    _set_standings(verdict, response)
     return response
 
 
-def _stand(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
+def _set_standings(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
     if verdict.key_standing is not None:
         response.key_standing.CopyFrom(standing_to_proto(verdict.key_standing))
     if verdict.project_standing is not None:
@@ -204,14 +202,14 @@ def _stand(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
 
 
 def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:
-    """Return the answer. ValueError if it is none that this version knows.
+    """Return the verdict. Raises ValueError for one unknown to this version.
 
-    What cannot be read is neither valid nor denied: the caller cannot tell.
+    Such a response is neither valid nor denied: the validity is unknown.
     """
     code = VERDICT_FROM_PROTO.get(proto.verdict)
     if code is None or proto.valid != (code is VerdictCode.VALID):
         raise ValueError("the verdict is not one that this version knows")
-    given: Mapping[str, object] = {field.name: value for field, value in proto.ListFields()}
+    present: Mapping[str, object] = {field.name: value for field, value in proto.ListFields()}
     return Verdict(
         code=code,
         access_key=proto.access_key,
@@ -220,27 +218,27 @@ def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:
         kind=KIND_FROM_PROTO.get(proto.kind),
         permissions=tuple(proto.permissions),
         labels=Labels(proto.labels),
-        expire_time=to_datetime(proto.expire_time) if "expire_time" in given else None,
-        key_standing=standing_from_proto(proto.key_standing) if "key_standing" in given else None,
+        expire_time=to_datetime(proto.expire_time) if "expire_time" in present else None,
+        key_standing=standing_from_proto(proto.key_standing) if "key_standing" in present else None,
         project_standing=(
-            standing_from_proto(proto.project_standing) if "project_standing" in given else None
+            standing_from_proto(proto.project_standing) if "project_standing" in present else None
         ),
         quota_standing=(
-            standing_from_proto(proto.quota_standing) if "quota_standing" in given else None
+            standing_from_proto(proto.quota_standing) if "quota_standing" in present else None
         ),
         revision=proto.revision,
         log_id=proto.log_id,
         failed=_codes(proto.failed),
-        key=key_from_proto(proto.key) if "key" in given else None,
-        project=project_from_proto(proto.project) if "project" in given else None,
+        key=key_from_proto(proto.key) if "key" in present else None,
+        project=project_from_proto(proto.project) if "project" in present else None,
     )
 
 
 def verdicts_from_proto(proto: service_pb2.BatchVerifyResponse) -> tuple[Verdict, ...]:
-    """Return the answers to a batch, in order. ValueError if one is none that is known."""
+    """Return the verdicts of a batch, in order. Raises ValueError for an unknown one."""
     return tuple(map(verdict_from_proto, proto.responses))
 
 
 def _codes(numbers: Sequence[service_pb2.Verdict.ValueType]) -> tuple[VerdictCode, ...]:
-    """What a newer server finds failing besides is left out: `code` is what counts."""
-    return tuple(VERDICT_FROM_PROTO[one] for one in numbers if one in VERDICT_FROM_PROTO)
+    """Return the known codes; additional checks of a newer server are omitted."""
+    return tuple(VERDICT_FROM_PROTO[number] for number in numbers if number in VERDICT_FROM_PROTO)

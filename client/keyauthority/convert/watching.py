@@ -1,4 +1,4 @@
-"""What WatchChanges is asked for, and what it tells <-> proto."""
+"""Requests and messages of WatchChanges <-> proto."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def watch_update_to_proto(update: WatchUpdate) -> service_pb2.WatchChangesRespon
 
 
 def watch_update_from_proto(proto: service_pb2.WatchChangesResponse) -> WatchUpdate:
-    """Return the message. ValueError if a change of it, the time or the lag cannot be read."""
+    """Return the message. Raises ValueError for an invalid change, time or lag."""
     return WatchUpdate(
         changes=tuple(map(change_from_proto, proto.changes)),
         revision=proto.revision,

@@ -1,7 +1,7 @@
-"""Guards for services: they admit a request that carries a key with the needed permissions.
+"""Guards for services: they admit requests whose key has the needed permissions.
 
-`asgi`, `wsgi`, `fastapi` and `grpc` are for one framework each; none is needed at install. Begin
-with `admission`: it reads the facts of a request and obtains one verdict, free of any framework.
-`credentials`, `client_address`, `rejection`, `rules` and `http` are its parts. Nothing here
-decides about a key: that is left to a `Verifier` or `Client`.
+`asgi`, `wsgi`, `fastapi` and `grpc` serve one framework each, imported only by that module. They
+must not decide about a key: that is left to a `Verifier` or `Client`. Begin with `admission`, which
+reads the facts of a request and obtains one verdict; `credentials`, `client_address`, `rejection`,
+`rules` and `http` are its parts.
 """

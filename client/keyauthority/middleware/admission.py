@@ -1,13 +1,13 @@
-"""Admission of a request: its facts, one judgement, and the permissions that each guard needs.
+"""Admission of a request: its facts, one verdict, and the permissions needed by each guard.
 
-Free of any framework. A guard reads the facts, hands them to a verifier, and passes the
-`Admission` on with the request:
+Independent of any framework. A guard reads the facts, passes them to a verifier, and attaches the
+`Admission` to the request:
 
     guard = Guard(header="x-shop-key")
     admitted = admit(guard, verifier, Request(headers, peer), ["orders:read"])
 
 A later guard of the same request checks its permissions against that verdict, so that limits are
-drawn once.
+charged once.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from keyauthority.restrictions import REFERRER_MAX
 REFERER: Final = "referer"
 
 Permissions = Sequence[str] | None
-"""The permissions that a request needs; None: it needs no key."""
+"""The permissions needed by a request; None if it needs no key."""
 
 
 class KeyVerifier(Protocol):
-    """`Verifier` and `Client`."""
+    """Interface of `Verifier` and `Client`."""
 
     def verify(
         self,
@@ -59,7 +59,7 @@ class KeyVerifier(Protocol):
 
 
 class AsyncKeyVerifier(Protocol):
-    """`AsyncVerifier` and `AsyncClient`."""
+    """Interface of `AsyncVerifier` and `AsyncClient`."""
 
     async def verify(
         self,
@@ -75,16 +75,16 @@ class AsyncKeyVerifier(Protocol):
 
 
 class Request(NamedTuple):
-    """The parts of a request that admission reads."""
+    """The parts of a request used by admission."""
 
     headers: Sequence[tuple[str, str]]
     """Names are in lower case."""
     peer: str
-    """The address of the connection, empty if it has none."""
+    """The address of the connection; empty if it has none."""
 
 
 class Presented(NamedTuple):
-    """The facts of a request, as one guard reads them."""
+    """The facts of a request, as read by one guard."""
 
     secret_key: str
     client_ip: str
@@ -93,17 +93,17 @@ class Presented(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A request that was let through."""
+    """An admitted request."""
 
     verdict: Verdict
     verifier: object
     presented: Presented = field(repr=False)
     drawn: bool
-    """True if this guard drew the limits; False if an earlier one did."""
+    """True if this guard charged the limits; False if an earlier one did."""
 
 
-class _Question(NamedTuple):
-    """A call of the verifier that has to be made."""
+class _PendingVerify(NamedTuple):
+    """A call of the verifier that is still to be made."""
 
     verifier: object
     presented: Presented
@@ -117,10 +117,10 @@ class _Question(NamedTuple):
 
 
 class Guard:
-    """The options that every guard takes.
+    """The options shared by all guards.
 
-    `header` is the only header that the key is read from. `trusted_proxies` is a number of
-    proxies, or their addresses and CIDR blocks. `cost` is drawn from the limits of the key.
+    `header` is the only header to read the key from. `trusted_proxies` is a number of proxies, or
+    their addresses and CIDR blocks. `cost` is charged to the limits of the key.
     """
 
     __slots__ = ("_cost", "_header", "_proxies")
@@ -135,7 +135,7 @@ class Guard:
         self._cost = cost
 
     def present(self, request: Request) -> Presented | Rejection:
-        """Return the facts of a request, or why it has no key."""
+        """Return the facts of a request, or the rejection if it carries no usable key."""
         key = read_key(request.headers, self._header)
         if isinstance(key, Rejection):
             return key
@@ -151,23 +151,23 @@ class Guard:
         request: Request,
         permissions: Sequence[str],
         earlier: Admission | None,
-    ) -> Admission | Rejection | _Question:
-        """Return the outcome if an earlier admission decides it, else the question to put.
+    ) -> Admission | Rejection | _PendingVerify:
+        """Return the outcome if an earlier admission decides it, else the call to make.
 
-        A verdict counts again for the verifier and the facts that it was given for. Where this
-        guard reads other facts with the same key, they are judged too, at no cost.
+        An earlier verdict is reused for the same verifier and the same facts. If this guard reads
+        other facts with the same key, they are verified too, at no cost.
         """
         presented = self.present(request)
         if isinstance(presented, Rejection):
             return presented
         if earlier is None or earlier.verifier is not verifier:
-            return _Question(verifier, presented, permissions, self._cost, drawn=True)
+            return _PendingVerify(verifier, presented, permissions, self._cost, drawn=True)
         if earlier.presented == presented:
             if not Grants(grants_of(earlier.verdict)).holds(permissions):
                 return MISSING_PERMISSION
             return Admission(earlier.verdict, verifier, presented, drawn=False)
         drawn = not _same_key(earlier.presented, presented)
-        return _Question(verifier, presented, permissions, self._cost if drawn else 0, drawn)
+        return _PendingVerify(verifier, presented, permissions, self._cost if drawn else 0, drawn)
 
 
 def admit(
@@ -178,20 +178,20 @@ def admit(
     earlier: Admission | None = None,
 ) -> Admission | Rejection:
     """Return the admission of a request, or its rejection."""
-    asked = guard.ask(verifier, request, permissions, earlier)
-    if not isinstance(asked, _Question):
-        return asked
+    pending = guard.ask(verifier, request, permissions, earlier)
+    if not isinstance(pending, _PendingVerify):
+        return pending
     try:
         verdict = verifier.verify(
-            asked.presented.secret_key,
-            permissions=asked.permissions,
-            client_ip=asked.presented.client_ip,
-            referrer=asked.presented.referrer,
-            cost=asked.cost,
+            pending.presented.secret_key,
+            permissions=pending.permissions,
+            client_ip=pending.presented.client_ip,
+            referrer=pending.presented.referrer,
+            cost=pending.cost,
         )
     except KeyAuthorityError as failure:
         return reject_failure(failure)
-    return asked.conclude(verdict)
+    return pending.conclude(verdict)
 
 
 async def admit_async(
@@ -202,51 +202,51 @@ async def admit_async(
     earlier: Admission | None = None,
 ) -> Admission | Rejection:
     """Return the admission of a request, or its rejection: `admit`, awaited."""
-    asked = guard.ask(verifier, request, permissions, earlier)
-    if not isinstance(asked, _Question):
-        return asked
+    pending = guard.ask(verifier, request, permissions, earlier)
+    if not isinstance(pending, _PendingVerify):
+        return pending
     try:
         verdict = await verifier.verify(
-            asked.presented.secret_key,
-            permissions=asked.permissions,
-            client_ip=asked.presented.client_ip,
-            referrer=asked.presented.referrer,
-            cost=asked.cost,
+            pending.presented.secret_key,
+            permissions=pending.permissions,
+            client_ip=pending.presented.client_ip,
+            referrer=pending.presented.referrer,
+            cost=pending.cost,
         )
     except KeyAuthorityError as failure:
         return reject_failure(failure)
-    return asked.conclude(verdict)
+    return pending.conclude(verdict)
 
 
-def check_permissions(permissions: Permissions, place: str) -> None:
-    """Raise TypeError for permissions that are no list, ValueError for one that is malformed."""
+def check_permissions(permissions: Permissions, owner: str) -> None:
+    """Raise TypeError unless permissions are a list, ValueError for a malformed one."""
     if isinstance(permissions, str):
-        raise TypeError(f"the permissions of {place} are a list of strings, not a string")
+        raise TypeError(f"the permissions of {owner} are a list of strings, not a string")
     for permission in permissions or ():
         if not is_concrete(permission):
             raise ValueError(
-                f"a permission of {place} is resource:action, such as orders:read, "
+                f"a permission of {owner} is resource:action, such as orders:read, "
                 f"not {permission!r}"
             )
 
 
 def check_verifier(verifier: object) -> None:
-    """Raise TypeError unless this is a verifier, or a callable that can return one."""
+    """Raise TypeError unless `verifier` is a verifier or a callable that may return one."""
     if not hasattr(verifier, "verify") and not callable(verifier):
         raise TypeError("verifier is a Verifier or Client, or a callable that returns one")
 
 
 def current_verifier(verifier: Any) -> Any:
-    """Return the verifier, from the callable if it is one. RuntimeError says if there is none."""
+    """Return the verifier, calling a callable. Raises RuntimeError if there is none yet."""
     if hasattr(verifier, "verify"):
         return verifier
     try:
-        found = verifier()
+        current = verifier()
     except (AttributeError, LookupError) as missing:
         raise RuntimeError(f"{MISSING_VERIFIER} ({missing})") from missing
-    if found is None:
+    if current is None:
         raise RuntimeError(MISSING_VERIFIER)
-    return found
+    return current
 
 
 MISSING_VERIFIER: Final = (
@@ -256,7 +256,7 @@ MISSING_VERIFIER: Final = (
 
 
 def usable_referrer(text: str) -> str:
-    """Return the referrer, empty if it cannot be one."""
+    """Return the referrer; empty if it is not printable or too long."""
     return text if text.isprintable() and len(text) <= REFERRER_MAX else ""
 
 

@@ -1,4 +1,4 @@
-"""Keys for ASGI applications: Starlette, FastAPI, Litestar and every other.
+"""Guard for ASGI applications: Starlette, FastAPI, Litestar and others.
 
     rules = {"* /health": None, "GET /orders/*": ["orders:read"]}
     guarded = KeyMiddleware(app, lambda: app.state.verifier, rules)
@@ -39,12 +39,12 @@ VerifierSource = (
 """A verifier, or a callable that returns one; it may be asynchronous."""
 
 ADMISSION: Final = "keyauthority.admission"
-"""Where a scope keeps the admission of its request, for the guards that follow."""
+"""Scope key of the admission, for later guards of the same request."""
 POLICY_VIOLATION: Final = 1008  # RFC 6455, section 7.4.1
 
 
 class KeyMiddleware:
-    """Lets through the requests that a rule allows; answers the others 401, 403, 429 or 503."""
+    """Passes allowed requests to the application; rejects others with 401, 403, 429 or 503."""
 
     def __init__(
         self,
@@ -57,12 +57,13 @@ class KeyMiddleware:
         cost: int = 1,
         allow_preflight: bool = False,
     ) -> None:
-        """`verifier` may be a callable, since a verifier is opened later, in the event loop.
+        """Wrap `app`; `verifier` may be a callable, for a verifier opened later in the event loop.
 
-        `rules` are those of `rules.RouteRules`, matched below the place where the application is
-        mounted. `header` is the only header to read the key from. `trusted_proxies` is the number
-        of your proxies, or a list of their addresses and CIDR blocks. `cost` is drawn from the
-        limits of the key. `allow_preflight` lets CORS preflights through without a key.
+        `rules` are those of `rules.RouteRules`, matched relative to the mount point of the
+        application. `header` is the only header to read the key from (default: Authorization,
+        X-API-Key, X-Auth-Token). `trusted_proxies` is the number of proxies in front of the
+        service, or a list of their addresses and CIDR blocks. `cost` is charged to the limits of
+        the key. `allow_preflight` admits CORS preflights without a key.
         """
         check_verifier(verifier)
         self._app = app
@@ -86,18 +87,18 @@ class KeyMiddleware:
         ):
             await self._app(scope, receive, send)
             return
-        found = (
+        outcome = (
             permissions
             if isinstance(permissions, Rejection)
             else await admit_scope(self._guard, self._verifier, scope, permissions)
         )
-        if isinstance(found, Rejection):
-            await _refuse(found, scope, send)
+        if isinstance(outcome, Rejection):
+            await _refuse(outcome, scope, send)
             return
-        if found.drawn and scope["type"] == "http":
-            send = _with_headers(send, http.rate_limit_headers(found.verdict))
-        state = {**scope.get("state", {}), "caller": found.verdict}
-        await self._app({**scope, "state": state, ADMISSION: found}, receive, send)
+        if outcome.drawn and scope["type"] == "http":
+            send = _with_headers(send, http.rate_limit_headers(outcome.verdict))
+        state = {**scope.get("state", {}), "caller": outcome.verdict}
+        await self._app({**scope, "state": state, ADMISSION: outcome}, receive, send)
 
 
 async def admit_scope(
@@ -116,10 +117,9 @@ async def admit_scope(
 
 
 def route_path(scope: Scope, root_path: str = "") -> str:
-    """Return the path below the place where the application is mounted.
+    """Return the path relative to the mount point of the application.
 
-    Some servers put `root_path` before the path that a client sent, others do not; applications
-    take it off where it is there.
+    Some servers prepend `root_path` to the path of the request; applications strip it if present.
     """
     path: str = scope["path"]
     root = root_path or scope.get("root_path", "")
@@ -133,7 +133,7 @@ def _names(scope: Scope) -> set[str]:
 
 
 def _with_headers(send: Send, fields: list[tuple[str, str]]) -> Send:
-    """Return a `send` that adds headers to the answer."""
+    """Return a `send` that adds headers to the response."""
     if not fields:
         return send
     added = [(name.encode("ascii"), text.encode("ascii")) for name, text in fields]

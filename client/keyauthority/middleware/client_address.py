@@ -1,4 +1,4 @@
-"""The client's address: that of the connection, or the one that trusted proxies report."""
+"""The client's address: that of the connection, or as reported by trusted proxies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keyauthority.restrictions import check_ip, check_ip_or_network, ip_allowed
 FORWARDED: Final = "x-forwarded-for"
 
 TrustedProxies = int | Sequence[str]
-"""How many proxies a request passes, or the addresses and CIDR blocks of these proxies."""
+"""The number of proxies in front of the service, or their addresses and CIDR blocks."""
 
 
 def check_proxies(trusted: TrustedProxies) -> int | tuple[str, ...]:
-    """Return the setting as it is used; ValueError for a negative number or no address."""
+    """Return the validated setting. Raises ValueError for a negative number or a bad address."""
     if isinstance(trusted, int):
         if trusted < 0:
             raise ValueError("trusted_proxies is a number of proxies, 0 or more")
@@ -30,12 +30,12 @@ def check_proxies(trusted: TrustedProxies) -> int | tuple[str, ...]:
 
 
 def client_ip(peer: str, forwarded: Iterable[str], trusted: int | tuple[str, ...]) -> str:
-    """Return the client's address, empty if it is not known.
+    """Return the client's address; empty if unknown.
 
-    Each proxy appends the address that it was called from. With a number, the entry of the
-    outermost trusted proxy counts, whoever the peer is. With addresses, the peer must be one of
-    them; then the last entry that is none of them counts. Entries further left were sent by the
-    client.
+    Each proxy appends the address of its peer to X-Forwarded-For. With a number, the entry of the
+    outermost trusted proxy is used, for any peer. With addresses, the peer must be among them; then
+    the last entry that is not among them is used. Entries further left come from the client and
+    are ignored.
     """
     if not trusted or (not isinstance(trusted, int) and not _is_one_of(trusted, peer)):
         return _valid(peer)
@@ -53,7 +53,7 @@ def _is_one_of(trusted: tuple[str, ...], address: str) -> bool:
 
 
 def _valid(address: str) -> str:
-    """Return the address without its zone, which names an interface of this machine."""
+    """Return the address without its zone, which is local to this machine; empty if invalid."""
     address = address.partition("%")[0]
     try:
         check_ip(address)
@@ -63,7 +63,7 @@ def _valid(address: str) -> str:
 
 
 def _address(hop: str) -> str:
-    """Return an address without the port and brackets that some proxies write."""
+    """Return an address without the port and brackets that some proxies add."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop

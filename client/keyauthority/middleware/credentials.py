@@ -1,9 +1,9 @@
-"""Reads the key from the headers of a request, of any framework or proxy.
+"""Reads the key from the headers of a request.
 
     key = read_key([("authorization", "Bearer sk_live_…")])
 
-Only values that can be a key count: a user's token in `Authorization` beside a key in `X-API-Key`
-is no second key.
+Values that cannot be a key are ignored: a user's token in `Authorization` does not conflict with a
+key in `X-API-Key`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*", re.ASCII)  # RFC 7515: `{
 
 
 def check_header(name: str | None) -> str | None:
-    """Return a header's name in lower case; ValueError if it cannot be one."""
+    """Return the header name in lower case. Raises ValueError for an invalid name."""
     if name is None:
         return None
     lowered = name.lower()
@@ -36,23 +36,23 @@ def check_header(name: str | None) -> str | None:
 
 
 def read_key(headers: Iterable[tuple[str, str]], header: str | None = None) -> str | Rejection:
-    """Return the one key in the headers, whose names are in lower case.
+    """Return the key in the headers, whose names must be in lower case.
 
-    `header` names the only one to read. The same key twice is one key. A value that can be no key
-    is passed over where another can; alone it is returned, for the authority to judge.
+    `header` is the only header to read. The same key twice counts once. A value without the form of
+    a key is ignored if another has it; alone it is returned, and the authority rejects it.
     """
     names = HEADERS if header is None else (header,)
-    found: list[str | Rejection] = []
+    candidates: list[str | Rejection] = []
     for name, text in headers:
         if name in names:
-            found += _authorization(text) if name == AUTHORIZATION else _bare(text)
-    values = list(dict.fromkeys(found))
+            candidates += _authorization(text) if name == AUTHORIZATION else _bare(text)
+    values = list(dict.fromkeys(candidates))
     if len(values) > 1:
         values = [value for value in values if _has_key_form(value)] or [
             value for value in values if isinstance(value, str) and not _JWT.fullmatch(value)
         ]
     if not values:
-        return MALFORMED if found else NO_KEY
+        return MALFORMED if candidates else NO_KEY
     return values[0] if len(values) == 1 else SEVERAL_KEYS
 
 
@@ -65,9 +65,9 @@ def _bare(text: str) -> list[str | Rejection]:
 
 
 def _authorization(text: str) -> Iterator[str | Rejection]:
-    """Yield the keys of an Authorization header, which a proxy may have joined from several."""
+    """Yield the keys of an Authorization header, which a proxy may have joined with commas."""
     for index, part in enumerate(_bare(text)):
-        assert isinstance(part, str)  # noqa: S101 - tells mypy so
+        assert isinstance(part, str)  # noqa: S101 - for mypy
         scheme, _, rest = part.partition(" ")
         value = rest.strip(_SPACE)
         if scheme.lower() == "bearer":

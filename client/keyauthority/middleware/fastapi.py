@@ -1,10 +1,9 @@
-"""Keys for FastAPI, route by route, over HTTP and WebSocket.
+"""Guard for single FastAPI routes, over HTTP and WebSocket.
 
     @app.get("/orders")
     async def orders(caller: Verdict = Depends(RequireKey("orders:read"))) -> ...:
 
-The verifier is `app.state.verifier`, which the application's lifespan opens and closes, or the one
-that is given.
+The verifier defaults to `app.state.verifier`, which the application's lifespan opens and closes.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from keyauthority.model import Verdict
 
 
 class RequireKey(SecurityBase):
-    """A dependency that returns the caller, or answers 401, 403, 429 or 503.
+    """A dependency that returns the caller, or rejects with 401, 403, 429 or 503.
 
     A WebSocket is closed with 1008. FastAPI shows the key in its OpenAPI document.
     """
@@ -44,9 +43,10 @@ class RequireKey(SecurityBase):
         trusted_proxies: TrustedProxies = 0,
         cost: int = 1,
     ) -> None:
-        """`verifier` is a verifier, or a callable that returns one.
+        """Require the permissions of the caller.
 
-        The other options are those of `asgi.KeyMiddleware`.
+        `verifier` is a verifier or a callable that returns one (default: `app.state.verifier`). The
+        other options are those of `asgi.KeyMiddleware`.
         """
         check_permissions(permissions, "RequireKey")
         if verifier is not None:
@@ -55,7 +55,7 @@ class RequireKey(SecurityBase):
         self._verifier = verifier
         self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
         name = check_header(header)
-        # The names are FastAPI's: `model` is shown in the document, under `scheme_name`.
+        # Names defined by FastAPI: `model` appears in the OpenAPI document under `scheme_name`.
         self.scheme_name = "KeyAuthority" if name is None else f"KeyAuthority-{name}"
         self.model = (
             HTTPBearer(
@@ -70,17 +70,17 @@ class RequireKey(SecurityBase):
         scope = connection.scope
         method = scope.get("method", "GET")
         source = self._verifier or (lambda: connection.app.state.verifier)
-        found = (
+        outcome = (
             await admit_scope(self._guard, source, scope, self._permissions)
             if method == method.upper()
             else NOT_LISTED
         )
-        if isinstance(found, Rejection):
-            _refuse(found, scope["type"])
-        scope[ADMISSION] = found  # the scope of this request: FastAPI keeps its own state there too
-        if found.drawn:
-            response.headers.update(dict(http.rate_limit_headers(found.verdict)))
-        return found.verdict
+        if isinstance(outcome, Rejection):
+            _refuse(outcome, scope["type"])
+        scope[ADMISSION] = outcome  # the scope belongs to this request only
+        if outcome.drawn:
+            response.headers.update(dict(http.rate_limit_headers(outcome.verdict)))
+        return outcome.verdict
 
 
 def _refuse(rejection: Rejection, connection_type: str) -> NoReturn:

@@ -1,9 +1,9 @@
-"""Keys for gRPC servers: one interceptor for `grpc.server`, one for `grpc.aio.server`.
+"""Guards for gRPC servers: interceptors for `grpc.server` and `grpc.aio.server`.
 
     rules = {"/grpc.health.v1.Health/*": None, "/shop.v1.Orders/List": ["orders:read"]}
     server = grpc.server(pool, interceptors=[KeyInterceptor(verifier, rules)])
 
-A handler asks `caller()` whose call it serves.
+A handler gets its caller from `caller()`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ADMISSION: ContextVar[Admission | None] = ContextVar("keyauthority_admission", 
 
 
 def caller() -> Verdict:
-    """Return whose call is served here. LookupError in a method that needs no key."""
+    """Return the caller of the current call. Raises LookupError if its method needs no key."""
     admission = _ADMISSION.get()
     if admission is None:
         raise LookupError("this method needs no key: the call has no caller")
@@ -55,10 +55,10 @@ def caller() -> Verdict:
 
 
 class KeyInterceptor(grpc.ServerInterceptor):
-    """Lets through the calls that a rule allows; ends the others before the handler is called.
+    """Passes allowed calls to the handler; rejects others before the handler is called.
 
-    UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, or UNAVAILABLE without a verdict. The
-    text of the status is a fixed word, such as `expired`.
+    The status is UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED, or UNAVAILABLE without a
+    verdict. Its text is a fixed word, such as `expired`.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class KeyInterceptor(grpc.ServerInterceptor):
         trusted_proxies: TrustedProxies = 0,
         cost: int = 1,
     ) -> None:
-        """`verifier` may be a callable that returns one. `rules` are those of `MethodRules`.
+        """Guard a server; `verifier` may be a callable that returns one.
 
-        `header` is the only metadata to read the key from. `trusted_proxies` is the number of your
-        proxies, or a list of their addresses and CIDR blocks. `cost` is drawn from the limits of
-        the key.
+        `rules` are those of `MethodRules`. `header` is the only metadata to read the key from.
+        `trusted_proxies` is the number of proxies in front of the service, or a list of their
+        addresses and CIDR blocks. `cost` is charged to the limits of the key.
         """
         check_verifier(verifier)
         self._verifier = verifier
@@ -86,25 +86,25 @@ class KeyInterceptor(grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], _Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """Put the check around the handler."""
+        """Wrap the handler in the check."""
         handler = continuation(handler_call_details)
         permissions = self._rules.match(handler_call_details.method)
         if handler is None or permissions is None:
             return handler
 
         def admitted(context: grpc.ServicerContext) -> Admission:
-            found: Admission | Rejection | None = None
+            outcome: Admission | Rejection | None = None
             try:
-                found = (
+                outcome = (
                     permissions
                     if isinstance(permissions, Rejection)
                     else self._admit(context, permissions)
                 )
             except Exception:  # noqa: BLE001 - gRPC would send its text to the client
                 LOGGER.exception("cannot verify keys")
-            if not isinstance(found, Admission):
-                context.abort(*_status(context, found))
-            return found
+            if not isinstance(outcome, Admission):
+                context.abort(*_status(context, outcome))
+            return outcome
 
         return _around(handler, _threaded(handler, admitted))
 
@@ -125,7 +125,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
         trusted_proxies: TrustedProxies = 0,
         cost: int = 1,
     ) -> None:
-        """The options are those of `KeyInterceptor`."""
+        """Guard a server, with the options of `KeyInterceptor`."""
         check_verifier(verifier)
         self._verifier = verifier
         self._rules = MethodRules(rules)
@@ -136,25 +136,25 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler | None:
-        """Put the check around the handler. TypeError if that is not asynchronous."""
+        """Wrap the handler in the check. Raises TypeError unless the handler is asynchronous."""
         handler = await continuation(handler_call_details)
         permissions = self._rules.match(handler_call_details.method)
         if handler is None or permissions is None:
             return handler
 
         async def admitted(context: grpc.aio.ServicerContext[Any, Any]) -> Admission:
-            found: Admission | Rejection | None = None
+            outcome: Admission | Rejection | None = None
             try:
-                found = (
+                outcome = (
                     permissions
                     if isinstance(permissions, Rejection)
                     else await self._admit(context, permissions)
                 )
             except Exception:  # noqa: BLE001 - gRPC would send its text to the client
                 LOGGER.exception("cannot verify keys")
-            if not isinstance(found, Admission):
-                await context.abort(*_status(context, found))
-            return found
+            if not isinstance(outcome, Admission):
+                await context.abort(*_status(context, outcome))
+            return outcome
 
         return _around(handler, _awaited(handler, admitted))
 
@@ -166,7 +166,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _request(context: Any) -> Request:
-    """Return the metadata of a call and the address that it is from."""
+    """Return the metadata of a call and the address of its peer."""
     metadata = [
         (name, text) for name, text in context.invocation_metadata() if isinstance(text, str)
     ]
@@ -174,19 +174,19 @@ def _request(context: Any) -> Request:
 
 
 def _host(peer: str) -> str:
-    """Return the address in a peer as gRPC names it: `ipv4:127.0.0.1:50`, `ipv6:%5B::1%5D:50`."""
+    """Return the IP address of a gRPC peer: `ipv4:127.0.0.1:50`, `ipv6:%5B::1%5D:50`."""
     family, _, address = unquote(peer).partition(":")
     return address.rpartition(":")[0].strip("[]") if family in ("ipv4", "ipv6") else ""
 
 
-def _status(context: Any, found: Rejection | None) -> tuple[grpc.StatusCode, str]:
-    """Return the status and text of a call that ends here; None: its check has failed."""
-    if found is None:
+def _status(context: Any, outcome: Rejection | None) -> tuple[grpc.StatusCode, str]:
+    """Return the status and text of a rejected call; `outcome` is None if its check failed."""
+    if outcome is None:
         return grpc.StatusCode.INTERNAL, "internal"
-    if found.retry_after is not None:
-        pushback = str(1_000 * found.retry_after)
+    if outcome.retry_after is not None:
+        pushback = str(1_000 * outcome.retry_after)
         context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
-    return _CODES[found.kind], found.error
+    return _CODES[outcome.kind], outcome.error
 
 
 def _behaviour(handler: _Handler) -> Callable[..., Any]:
@@ -194,7 +194,7 @@ def _behaviour(handler: _Handler) -> Callable[..., Any]:
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
     if behaviour is None:
-        raise TypeError("a handler without a behaviour")
+        raise TypeError("a handler without a function: set unary_unary or another kind")
     return behaviour
 
 
@@ -211,7 +211,7 @@ def _around(handler: _Handler, behaviour: Callable[..., Any]) -> _Handler:
 
 @contextmanager
 def _as_caller(admission: Admission) -> Iterator[None]:
-    """Serve as this caller; the thread may next serve a method that needs no key."""
+    """Set the caller for the block and restore it, since the thread serves other calls next."""
     earlier = _ADMISSION.get()
     _ADMISSION.set(admission)
     try:

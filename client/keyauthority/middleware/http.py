@@ -1,4 +1,4 @@
-"""HTTP answers, shared by ASGI, WSGI and FastAPI: statuses, headers and bodies of rejections."""
+"""HTTP responses of rejections: statuses, headers and bodies, for ASGI, WSGI and FastAPI."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ _INTEGER_MAX: Final = 999_999_999_999_999  # RFC 9651, section 3.3.1
 
 
 def content(rejection: Rejection) -> dict[str, str]:
-    """Return the JSON object of the answer: `{"error": "expired"}`."""
+    """Return the JSON object of the response: `{"error": "expired"}`."""
     return {"error": rejection.error}
 
 
 def body(rejection: Rejection) -> bytes:
-    """Return the body of the answer."""
+    """Return the body of the response."""
     return json.dumps(content(rejection)).encode("ascii")
 
 
 def headers(rejection: Rejection) -> list[tuple[str, str]]:
-    """Return the headers of the answer that do not describe its body."""
-    found = []
+    """Return the headers of the response that do not describe its body."""
+    fields = []
     if rejection.kind is RejectionKind.UNAUTHENTICATED:
-        found.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
+        fields.append(("www-authenticate", "Bearer"))  # RFC 9110, section 11.6.1
     if rejection.retry_after is not None:
-        found.append(("retry-after", str(rejection.retry_after)))
+        fields.append(("retry-after", str(rejection.retry_after)))
     if rejection.verdict is not None:
-        found += rate_limit_headers(rejection.verdict)
-    return found
+        fields += rate_limit_headers(rejection.verdict)
+    return fields
 
 
 def all_headers(rejection: Rejection) -> list[tuple[str, str]]:
-    """Return the headers of the answer, those of its body too."""
+    """Return all headers of the response, including those of its body."""
     described = [
         ("content-type", "application/json"),
         ("content-length", str(len(body(rejection)))),
@@ -53,28 +53,28 @@ def all_headers(rejection: Rejection) -> list[tuple[str, str]]:
 
 
 def rate_limit_headers(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return `RateLimit-Policy` and `RateLimit` for the limits of a verdict; none without limits.
+    """Return `RateLimit-Policy` and `RateLimit` for the limits of a verdict; empty without limits.
 
-    The fields of draft-ietf-httpapi-ratelimit-headers-10: the policies are called `key`,
-    `project` and `quota`; `q` is the limit, `r` the rest, `t` the seconds until it is reset.
+    The fields follow draft-ietf-httpapi-ratelimit-headers-10: the policies are named `key`,
+    `project` and `quota`; `q` is the limit, `r` the remaining units, `t` the seconds until reset.
     """
     limits = standings(verdict)
     if not limits:
         return []
     now = SystemClock().now()
-    policies, rests = [], []
+    policies, states = [], []
     for name, standing in limits:
         policies.append(f'"{name}";q={_integer(standing.limit)}')
-        rest = f'"{name}";r={_integer(standing.remaining)}'
+        state = f'"{name}";r={_integer(standing.remaining)}'
         if standing.reset_time is not None:
             seconds = (standing.reset_time - now).total_seconds()
-            rest += f";t={_integer(int(seconds) + 1)}"
-        rests.append(rest)
-    return [("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(rests))]
+            state += f";t={_integer(int(seconds) + 1)}"
+        states.append(state)
+    return [("ratelimit-policy", ", ".join(policies)), ("ratelimit", ", ".join(states))]
 
 
 def is_preflight(method: str, headers: Iterable[str]) -> bool:
-    """True for the request with which a browser asks, without a key, if it may send one."""
+    """Return True for a CORS preflight, which a browser sends without a key."""
     return method == "OPTIONS" and PREFLIGHT in headers
 
 

@@ -1,6 +1,6 @@
-"""Rejections: the error word of each denied verdict, and its kind.
+"""Rejections: the error word and kind of each denied verdict.
 
-One table serves every framework, so that a key meets the same answer at each:
+One table serves all frameworks, so that a key gets the same response in each:
 
     rejection = reject(verdict)  # None for VALID
     status, phrase = http.STATUS[rejection.kind]
@@ -26,7 +26,7 @@ LOGGER: Final = logging.getLogger("keyauthority.middleware")
 
 
 class RejectionKind(Enum):
-    """The class of a rejection: each framework has one status for each."""
+    """The class of a rejection; each framework maps it to one status."""
 
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
@@ -35,15 +35,15 @@ class RejectionKind(Enum):
 
 
 class Rejection(NamedTuple):
-    """A request that is not let through."""
+    """A rejected request."""
 
     kind: RejectionKind
     error: str
-    """A fixed word for the client: a verdict in lower case, or one of those below."""
+    """A fixed word for the client: a verdict in lower case, or one of the constants below."""
     retry_after: int | None = None
-    """Seconds."""
+    """Delay before the next attempt, in seconds."""
     verdict: Verdict | None = None
-    """The verdict behind it, None if the authority was not asked or did not answer."""
+    """The denied verdict; None if the authority was not called or did not respond."""
 
 
 NO_KEY: Final = Rejection(RejectionKind.UNAUTHENTICATED, "no_key")
@@ -69,7 +69,7 @@ _LIMITED: Final = frozenset({VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDE
 
 
 def reject(verdict: Verdict) -> Rejection | None:
-    """Return the rejection of a denied verdict, None for VALID."""
+    """Return the rejection of a denied verdict; None for VALID."""
     code = verdict.code
     if code is VerdictCode.VALID:
         return None
@@ -82,10 +82,10 @@ def reject(verdict: Verdict) -> Rejection | None:
 
 
 def reject_failure(failure: KeyAuthorityError) -> Rejection:
-    """Return the rejection for a call without a verdict.
+    """Return the rejection for a failed verification.
 
-    The client sees the same word for each cause. A cause that waiting does not remove, such as a
-    right that the operator key lacks, is logged.
+    The client gets the same word for every cause. A cause that a retry cannot remove, such as a
+    missing permission of the operator key, is logged.
     """
     if isinstance(failure, Unavailable | DeadlineExceeded | ResourceExhausted):
         after = failure.retry_after
@@ -107,8 +107,8 @@ def standings(verdict: Verdict) -> list[tuple[str, Standing]]:
 
 
 def _seconds_until_reset(verdict: Verdict, now: datetime) -> int | None:
-    """Return the seconds until every exhausted limit has been reset; None if one never is."""
-    resets = [each.reset_time for _, each in standings(verdict) if not each.remaining]
+    """Return the seconds until all exhausted limits are reset; None if one never is."""
+    resets = [limit.reset_time for _, limit in standings(verdict) if not limit.remaining]
     times = [time for time in resets if time is not None]
     if not times or len(times) < len(resets):
         return None

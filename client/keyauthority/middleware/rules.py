@@ -1,9 +1,9 @@
-"""Rules: the permissions of each route of an HTTP service, and of each method of a gRPC service.
+"""Rules: the permissions needed by routes of an HTTP service and methods of a gRPC service.
 
     rules = RouteRules({"* /health": None, "GET /orders/*": ["orders:read"]})
     rules.match("GET", "/orders/1")  # ("orders:read",)
 
-The first rule that fits counts. A request that fits none is refused.
+The first matching rule applies. A request without a matching rule is rejected.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class _Rule(NamedTuple):
     method: str
     path: str
     """Without its final `*`."""
-    plain: str
-    """`path` as `_plain` writes it."""
+    canonical: str
+    """`path` in canonical form."""
     is_prefix: bool
     permissions: Permissions
 
-    def takes(self, method: str) -> bool:
+    def matches_method(self, method: str) -> bool:
         return self.method in ("*", method) or (self.method, method) == ("GET", "HEAD")
 
-    def fits(self, path: str) -> bool:
+    def matches_path(self, path: str) -> bool:
         return path.startswith(self.path) if self.is_prefix else path == self.path
 
 
@@ -48,47 +48,48 @@ class RouteRules:
     """Rules for methods and paths."""
 
     def __init__(self, rules: Mapping[str, Permissions]) -> None:
-        """A rule is a method or `*`, a space and a path: `GET /orders/*`. GET covers HEAD.
+        """Parse rules of a method or `*`, a space and a path: `GET /orders/*`. GET covers HEAD.
 
-        A `*` at the end of the path stands for any rest. ValueError for a rule that fits nothing.
+        A `*` at the end of the path matches any rest. Raises ValueError for a rule that can never
+        match.
         """
         self._rules = [_route_rule(text, permissions) for text, permissions in rules.items()]
         self._methods = METHODS | {rule.method for rule in self._rules if rule.method != "*"}
 
     def match(self, method: str, path: str) -> Permissions | Rejection:
-        """Return the permissions that a request needs.
+        """Return the permissions needed by a request.
 
-        `path` is decoded and below the place where the application is mounted. A method that is
-        not in upper case, or neither standard nor named by a rule, is refused. So is a path with
-        dot segments, control characters or a second percent-encoding within the first.
+        `path` is decoded and relative to the mount point of the application. Rejected are a method
+        not in upper case, a method neither standard nor named by a rule, and a path with dot
+        segments, control characters or a nested percent-encoding.
 
-        Applications differ in how they read letter case, doubled and trailing slashes,
-        backslashes, `;parameters` and further percent-encoding. A path that a rule does not name
-        exactly has to satisfy the rule of each such reading too.
+        Applications interpret letter case, doubled and trailing slashes, backslashes,
+        `;parameters` and further percent-encoding differently. A path not named exactly by a rule
+        must therefore satisfy the rules of all these readings.
         """
         path = path or "/"
-        plain = _plain(path)
-        if method not in self._methods or plain is None:
+        canonical = _canonical(path)
+        if method not in self._methods or canonical is None:
             return NOT_LISTED
-        rules = [rule for rule in self._rules if rule.takes(method)]
-        found = next((rule for rule in rules if rule.fits(path)), None)
-        if found is None:
+        rules = [rule for rule in self._rules if rule.matches_method(method)]
+        match = next((rule for rule in rules if rule.matches_path(path)), None)
+        if match is None:
             return NOT_LISTED
-        if not found.is_prefix:
-            return found.permissions
-        stripped = plain.rstrip("/")
-        needed = [found.permissions]
+        if not match.is_prefix:
+            return match.permissions
+        stripped = canonical.rstrip("/")
+        needed = [match.permissions]
         needed += [_first(rules, reading) for reading in (stripped or "/", f"{stripped}/")]
         if not any(permissions is not None for permissions in needed):
             return None
-        return tuple(dict.fromkeys(each for permissions in needed for each in permissions or ()))
+        return tuple(dict.fromkeys(name for permissions in needed for name in permissions or ()))
 
 
 class MethodRules:
-    """Rules for the methods of gRPC."""
+    """Rules for gRPC methods."""
 
     def __init__(self, rules: Mapping[str, Permissions]) -> None:
-        """A rule is `/package.Service/Method`; a `*` at its end stands for any rest."""
+        """Parse rules of the form `/package.Service/Method`; a final `*` matches any rest."""
         for rule, permissions in rules.items():
             if not (rule.startswith("/") or rule == "*") or "*" in rule[:-1]:
                 raise ValueError(
@@ -98,7 +99,7 @@ class MethodRules:
         self._rules = dict(rules)
 
     def match(self, method: str) -> Permissions | Rejection:
-        """Return the permissions that a call needs."""
+        """Return the permissions needed by a call."""
         for rule, permissions in self._rules.items():
             if rule == method or (rule.endswith("*") and method.startswith(rule[:-1])):
                 return permissions
@@ -108,25 +109,25 @@ class MethodRules:
 def _route_rule(text: str, permissions: Permissions) -> _Rule:
     method, space, path = text.partition(" ")
     prefix = path.removesuffix("*")
-    plain = _plain(prefix) if path.startswith("/") else None
-    if not space or plain is None or not (method == "*" or method.isupper()):
+    canonical = _canonical(prefix) if path.startswith("/") else None
+    if not space or canonical is None or not (method == "*" or method.isupper()):
         raise ValueError(f"a rule is a method in upper case or *, a space and a path, not {text!r}")
     if "*" in prefix or _NO_PATH.search(path):
         raise ValueError(f"a rule is a path, decoded, with * at its end only, not {text!r}")
     check_permissions(permissions, repr(text))
-    return _Rule(method, prefix, plain, prefix != path, permissions)
+    return _Rule(method, prefix, canonical, prefix != path, permissions)
 
 
-def _first(rules: list[_Rule], plain: str) -> Permissions:
-    """Return the permissions of the first rule for a plain path; None also if there is none."""
+def _first(rules: list[_Rule], path: str) -> Permissions:
+    """Return the permissions of the first rule for a canonical path; None if there is none."""
     for rule in rules:
-        if plain == rule.plain or (rule.is_prefix and plain.startswith(rule.plain)):
+        if path == rule.canonical or (rule.is_prefix and path.startswith(rule.canonical)):
             return rule.permissions
     return None
 
 
-def _plain(path: str) -> str | None:
-    """Return a path in the form in which all its readings are equal; None if it is refused."""
+def _canonical(path: str) -> str | None:
+    """Return a path in the form shared by all its readings; None if it is rejected."""
     if not path.startswith("/") or _CONTROL.search(path):
         return None
     text = unquote(path) if "%" in path else path

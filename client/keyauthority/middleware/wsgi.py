@@ -1,4 +1,4 @@
-"""Keys for WSGI applications: Flask, Django and every other.
+"""Guard for WSGI applications: Flask, Django and others.
 
     app.wsgi_app = KeyMiddleware(app.wsgi_app, verifier, {"GET /orders/*": ["orders:read"]})
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 CALLER: Final = "keyauthority.caller"
 ADMISSION: Final = "keyauthority.admission"
-"""Where an environment keeps the admission of its request, for the guards that follow."""
+"""Environment key of the admission, for later guards of the same request."""
 
 _PREFIX: Final = "HTTP_"
 
 
 class KeyMiddleware:
-    """Lets through the requests that a rule allows; answers the others 401, 403, 429 or 503."""
+    """Passes allowed requests to the application; rejects others with 401, 403, 429 or 503."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class KeyMiddleware:
         cost: int = 1,
         allow_preflight: bool = False,
     ) -> None:
-        """The options are those of `asgi.KeyMiddleware`; `rules` are matched with `PATH_INFO`."""
+        """Wrap `app`, with the options of `asgi.KeyMiddleware`; `rules` match `PATH_INFO`."""
         check_verifier(verifier)
         self._app = app
         self._verifier = verifier
         self._rules = RouteRules(rules)
-        name = header and header.replace("_", "-")  # CGI variables do not tell them apart
+        name = header and header.replace("_", "-")  # CGI variables do not distinguish them
         self._guard = Guard(header=name, trusted_proxies=trusted_proxies, cost=cost)
         self._allow_preflight = allow_preflight
 
@@ -66,16 +66,16 @@ class KeyMiddleware:
             self._allow_preflight and http.is_preflight(method, dict(_headers(environ)))
         ):
             return self._app(environ, start_response)
-        found = (
+        outcome = (
             permissions if isinstance(permissions, Rejection) else self._admit(environ, permissions)
         )
-        if isinstance(found, Rejection):
-            code, phrase = http.STATUS[found.kind]
-            start_response(f"{code} {phrase}", http.all_headers(found))
-            return [] if method == "HEAD" else [http.body(found)]  # RFC 9110, section 9.3.2
-        if found.drawn:
-            start_response = _with_headers(start_response, http.rate_limit_headers(found.verdict))
-        return self._app({**environ, CALLER: found.verdict, ADMISSION: found}, start_response)
+        if isinstance(outcome, Rejection):
+            code, phrase = http.STATUS[outcome.kind]
+            start_response(f"{code} {phrase}", http.all_headers(outcome))
+            return [] if method == "HEAD" else [http.body(outcome)]  # RFC 9110, section 9.3.2
+        if outcome.drawn:
+            start_response = _with_headers(start_response, http.rate_limit_headers(outcome.verdict))
+        return self._app({**environ, CALLER: outcome.verdict, ADMISSION: outcome}, start_response)
 
     def _admit(self, environ: WSGIEnvironment, permissions: Permissions) -> Admission | Rejection:
         request = Request(list(_headers(environ)), environ.get("REMOTE_ADDR", ""))
@@ -89,7 +89,7 @@ class KeyMiddleware:
 
 
 def _path(environ: WSGIEnvironment) -> str:
-    """Return the path as rules and applications have it; in PEP 3333 it carries bytes."""
+    """Return the path decoded as UTF-8; PEP 3333 passes its bytes as Latin-1."""
     path: str = environ.get("PATH_INFO", "")
     return path.encode("latin-1").decode("utf-8", "replace")
 
@@ -101,7 +101,7 @@ def _headers(environ: WSGIEnvironment) -> Iterable[tuple[str, str]]:
 
 
 def _with_headers(start_response: StartResponse, added: list[tuple[str, str]]) -> StartResponse:
-    """Return a `start_response` that adds headers to the answer."""
+    """Return a `start_response` that adds headers to the response."""
     if not added:
         return start_response
 

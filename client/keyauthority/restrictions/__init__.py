@@ -1,8 +1,9 @@
-"""Restrictions: reading addresses, referrers and certificates, and matching them.
+"""Restrictions: parsing of addresses, referrers and app certificates, and matching of facts.
 
-Pure, standard library only. Each `check_…` raises ValueError with a sentence for people. A record's
-restrictions are compiled once, by `Matcher`; what a caller says of a client is parsed in each call
-and never kept, so that memory does not depend on what callers send.
+Pure functions, standard library only; it decides nothing beyond one restriction. Each `check_…`
+raises ValueError with a message for the user. Begin with `Matcher`, which compiles the restrictions
+of a record once; facts of a call are parsed per call and never stored, so that callers cannot fill
+memory.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _SHA1_MAX: Final = 59  # characters, with colons
 
 
 class FactParsers(NamedTuple):
-    """Reads the facts of a call; both answer None for a text that cannot be read."""
+    """Parsers of the facts of a call; both return None for an invalid text."""
 
     address: Callable[[str], int | None]
     referrer: Callable[[str], Referrer | None]
@@ -66,12 +67,12 @@ DIRECT: Final = FactParsers(parse_address, parse_referrer)
 
 
 def memoized_parsers() -> FactParsers:
-    """Return parsers that read each distinct text once. For one call: they keep what they read."""
+    """Return parsers that parse each distinct text once; use for one call, since they cache."""
     return FactParsers(cache(parse_address), cache(parse_referrer))
 
 
 def canonical_sha1(text: str) -> str:
-    """Return a certificate's SHA-1 in lower case without colons; ValueError if it is none."""
+    """Return a SHA-1 in lower case without colons. Raises ValueError for any other text."""
     digits = text.replace(":", "").lower() if len(text) <= _SHA1_MAX else ""
     if _SHA1.fullmatch(digits) is None:
         raise ValueError("a SHA-1 is 40 hexadecimal digits, with or without colons")
@@ -79,7 +80,7 @@ def canonical_sha1(text: str) -> str:
 
 
 def canonical(restrictions: Restrictions) -> Restrictions:
-    """Return the restrictions as they are stored: the SHA-1 of each certificate canonical."""
+    """Return the restrictions in stored form, with canonical SHA-1s."""
     apps = tuple(
         AndroidApp(app.package, canonical_sha1(app.sha1)) for app in restrictions.android_apps
     )
@@ -87,44 +88,41 @@ def canonical(restrictions: Restrictions) -> Restrictions:
 
 
 class Matcher:
-    """Restrictions in the form that facts are compared with.
+    """Compiled restrictions of a record.
 
-    Each method says whether its lists allow a fact; a list that is empty allows all. A fact that
-    is missing or cannot be read is not allowed by any other, and an entry that cannot be read
-    (of a record that another version has written) allows nothing.
+    Each method returns whether its list allows a fact. An empty list allows all; any other list
+    rejects a missing or invalid fact. An invalid entry, from a record written by another version,
+    allows nothing.
     """
 
     __slots__ = ("_addresses", "_android", "_ios", "_referrers", "_targets")
 
-    def __init__(self, only: Restrictions) -> None:
-        self._addresses = (
-            AddressSet(_readable(parse_block, only.allowed_ips)) if only.allowed_ips else None
-        )
+    def __init__(self, restrictions: Restrictions) -> None:
+        allowed_ips, allowed_referrers = restrictions.allowed_ips, restrictions.allowed_referrers
+        self._addresses = AddressSet(_valid(parse_block, allowed_ips)) if allowed_ips else None
         self._referrers = (
-            tuple(_readable(parse_pattern, only.allowed_referrers))
-            if only.allowed_referrers
-            else None
+            tuple(_valid(parse_pattern, allowed_referrers)) if allowed_referrers else None
         )
-        self._android = frozenset((app.package, app.sha1) for app in only.android_apps)
-        self._ios = frozenset(only.ios_bundle_ids)
-        self._targets = _targets(only.api_targets)
+        self._android = frozenset((app.package, app.sha1) for app in restrictions.android_apps)
+        self._ios = frozenset(restrictions.ios_bundle_ids)
+        self._targets = _targets(restrictions.api_targets)
 
     def allows_address(self, client_ip: str, parse: Callable[[str], int | None]) -> bool:
-        """True if the address lies in one of the blocks."""
+        """Return True if one of the blocks contains the address."""
         if self._addresses is None:
             return True
         address = parse(client_ip)
         return address is not None and address in self._addresses
 
     def allows_referrer(self, referrer: str, parse: Callable[[str], Referrer | None]) -> bool:
-        """True if the page that the client came from matches one of the patterns."""
+        """Return True if the referrer matches one of the patterns."""
         if self._referrers is None:
             return True
         actual = parse(referrer)
         return actual is not None and matches_any(self._referrers, actual)
 
     def allows_app(self, app: App | None) -> bool:
-        """True if the app is one of the Android apps and one of the bundles, of both that exist."""
+        """Return True if the app is in each non-empty list: Android apps, iOS bundles."""
         if not self._android and not self._ios:
             return True
         if app is None or (self._ios and app.ios_bundle_id not in self._ios):
@@ -137,45 +135,45 @@ class Matcher:
             return False
 
     def allows_target(self, target: ApiTarget | None) -> bool:
-        """True if the service is named and, where methods are, the method too."""
+        """Return True if the service is listed with the method, or without methods."""
         if not self._targets:
             return True
         methods = self._targets.get(target.service) if target is not None else None
         if methods is None or target is None:
             return False
-        return methods.every or target.method in methods.exact or _begins(target.method, methods)
+        return methods.all or target.method in methods.exact or _has_prefix(target.method, methods)
 
 
 class _Methods(NamedTuple):
-    """The methods of a service that may be called."""
+    """The allowed methods of a service."""
 
-    every: bool
+    all: bool
     exact: frozenset[str]
     prefixes: tuple[str, ...]
 
 
-def _begins(method: str, methods: _Methods) -> bool:
+def _has_prefix(method: str, methods: _Methods) -> bool:
     return bool(method) and method.startswith(methods.prefixes)
 
 
 def _targets(targets: Iterable[ApiTargetRestriction]) -> dict[str, _Methods]:
-    named: dict[str, list[str]] = {}
-    every = set()
+    methods_of: dict[str, list[str]] = {}
+    unrestricted = set()
     for target in targets:
-        named.setdefault(target.service, []).extend(target.methods)
+        methods_of.setdefault(target.service, []).extend(target.methods)
         if not target.methods:
-            every.add(target.service)
+            unrestricted.add(target.service)
     return {
         service: _Methods(
-            service in every,
+            service in unrestricted,
             frozenset(method for method in methods if method and not method.endswith("*")),
             tuple(method[:-1] for method in methods if method.endswith("*")),
         )
-        for service, methods in named.items()
+        for service, methods in methods_of.items()
     }
 
 
-def _readable(parse: Callable[[str], T], texts: Iterable[str]) -> Iterable[T]:
+def _valid(parse: Callable[[str], T], texts: Iterable[str]) -> Iterable[T]:
     for text in texts:
         with suppress(ValueError):
             yield parse(text)

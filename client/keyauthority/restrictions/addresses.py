@@ -11,9 +11,9 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-_ADDRESS_MAX: Final = 45  # characters: eight groups, of which the last two are written as IPv4
+_ADDRESS_MAX: Final = 45  # characters: six groups and a dotted IPv4 address
 _OCTETS: Final = {str(number): number for number in range(256)}
-_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}", re.ASCII)  # keeps zones and brackets out
+_IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}", re.ASCII)  # excludes zones and brackets
 _IPV6_MARK: Final = 1 << 128
 _MAPPED: Final = 0xFFFF  # bits 32 to 127 of an IPv4-mapped address
 _MAPPED_BITS: Final = 96
@@ -21,18 +21,18 @@ _PREFIX_LENGTH: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 
 
 class Block(NamedTuple):
-    """A CIDR block: the bits that count, and the value that they must have."""
+    """A CIDR block: a bit mask, and the value of the masked bits."""
 
     mask: int
     network: int
 
     def lies_in(self, other: Block) -> bool:
-        """True if each address of this block is one of the other's."""
+        """Return True if the other block contains every address of this one."""
         return self.mask & other.mask == other.mask and self.network & other.mask == other.network
 
 
 def parse_address(text: str) -> int | None:
-    """Return the address as a number, None for any other text. A zone (`%eth0`) is not accepted."""
+    """Return the address as a number; None for any other text, including a zone (`%eth0`)."""
     if len(text) > _ADDRESS_MAX:
         return None
     octets = _OCTETS
@@ -54,9 +54,9 @@ def _parse_ipv6(text: str) -> int | None:
 
 
 def parse_block(text: str) -> Block:
-    """Return the block that `text` names; a single address is one. ValueError says what is wrong.
+    """Parse a CIDR block or a single address. Raises ValueError with the violated rule.
 
-    Bits behind the prefix are ignored.
+    Bits after the prefix are ignored.
     """
     address, slash, length = text.partition("/")
     if "%" in text:
@@ -71,7 +71,7 @@ def parse_block(text: str) -> Block:
         )
     prefix = int(length) if slash else width
     if width == 128 and number < _IPV6_MARK:
-        if prefix < _MAPPED_BITS:  # wider than all that is mapped: a block of IPv6
+        if prefix < _MAPPED_BITS:  # wider than the IPv4-mapped range: an IPv6 block
             number |= _MAPPED << 32 | _IPV6_MARK
         else:
             width, prefix = 32, prefix - _MAPPED_BITS
@@ -91,13 +91,13 @@ def check_ip(text: str) -> None:
 
 
 def ip_allowed(allowed: Sequence[str], address: str) -> bool:
-    """True if the address lies in one of the blocks. To ask often, make an `AddressSet` once."""
+    """Return True if one of the blocks contains the address. For many lookups, see `AddressSet`."""
     number = parse_address(address)
     return number is not None and number in AddressSet(map(parse_block, allowed))
 
 
 def ips_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
-    """True if each of the `inner` blocks lies in one of the `outer`; an empty list means all."""
+    """Return True if `outer` contains each of the `inner` blocks; an empty list means all."""
     if not outer:
         return True
     blocks = [parse_block(text) for text in outer]
@@ -107,7 +107,7 @@ def ips_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
 
 
 class AddressSet:
-    """The addresses of many blocks. A lookup costs one step for each length of prefix."""
+    """A set of blocks. A lookup costs one step per distinct prefix length."""
 
     __slots__ = ("_networks",)
 
@@ -115,7 +115,7 @@ class AddressSet:
         networks: dict[int, set[int]] = {}
         for mask, network in blocks:
             networks.setdefault(mask, set()).add(network)
-        self._networks = tuple((mask, frozenset(found)) for mask, found in networks.items())
+        self._networks = tuple((mask, frozenset(values)) for mask, values in networks.items())
 
     def __contains__(self, address: int) -> bool:
         for mask, networks in self._networks:  # noqa: SIM110 - twice as fast as any()

@@ -1,8 +1,7 @@
-"""Referrers: the page that a client came from, and patterns of pages, compared after parsing.
+"""Referrers and referrer patterns, compared after parsing.
 
-The length of every part is checked before the part is worked on: converting a host for IDNA takes
-time that grows with the square of its length. The host of a client's page is never converted: a
-pattern knows its host in both forms.
+The length of every part is checked before it is processed, since IDNA conversion takes quadratic
+time. The host of a referrer is never converted: a pattern stores its host in both forms.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Final, NamedTuple
 
 from keyauthority.restrictions.addresses import parse_address
 
-REFERRER_MAX: Final = 4_096  # characters; browsers cut longer ones down to the origin
-HOST_MAX: Final = 253  # characters, RFC 1035 2.3.4 less the root's
+REFERRER_MAX: Final = 4_096  # characters; browsers reduce longer ones to the origin
+HOST_MAX: Final = 253  # characters, RFC 1035 2.3.4 without the root label
 LABEL_MAX: Final = 63  # characters, RFC 1035 2.3.4
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65_535
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
-_OTHER_DOTS = "\u3002\uff0e\uff61"  # which IDNA reads as dots (RFC 3490, 3.1)
+_OTHER_DOTS = "\u3002\uff0e\uff61"  # label separators of IDNA (RFC 3490, 3.1)
 _UNICODE_LABEL = rf"(?:[a-z0-9_-]|[^\x00-\x7f{_OTHER_DOTS}]){{1,{LABEL_MAX}}}"
 _UNICODE_HOST: Final = re.compile(rf"{_UNICODE_LABEL}(?:\.{_UNICODE_LABEL})*")
 _PARTS: Final = re.compile(
@@ -38,7 +37,7 @@ _UNSAFE_TEXT: Final = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 class Referrer(NamedTuple):
-    """The parts of a page's address that are compared, each in one spelling."""
+    """The compared parts of a referrer, each in canonical form."""
 
     scheme: str
     host: str
@@ -47,25 +46,25 @@ class Referrer(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """Which pages are allowed."""
+    """A pattern of allowed referrers."""
 
     scheme: str
     """Empty: http and https."""
     host: str
     """In ASCII. With `below`, it begins with a dot."""
     unicode_host: str
-    """The same as it is shown to people; equal to `host` for a name without xn--."""
+    """The host in Unicode; equal to `host` for a name without xn--."""
     below: bool
-    """True for all names that end in the host."""
+    """True to match all names that end in the host."""
     port: int | None
-    """None: the scheme's own."""
+    """None: the default port of the scheme."""
     path: str
     prefix: bool
-    """True for all paths that begin with the path."""
+    """True to match all paths that begin with the path."""
 
 
 def parse_referrer(text: str) -> Referrer | None:
-    """Return the page that a client came from, None for a text that names none."""
+    """Parse a referrer; return None for an invalid one."""
     if len(text) > REFERRER_MAX or _UNSAFE_TEXT.search(text):
         return None
     parts = _PARTS.match(text)
@@ -80,9 +79,9 @@ def parse_referrer(text: str) -> Referrer | None:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Return the pattern. ValueError says what is wrong.
+    """Parse a pattern. Raises ValueError with the violated rule.
 
-    Scheme and port may be left out: then http and https, and the scheme's own port, are meant.
+    The scheme defaults to http and https, the port to the default port of the scheme.
     """
     if len(text) > REFERRER_MAX:
         raise ValueError(f"at most {REFERRER_MAX} characters")
@@ -116,12 +115,12 @@ def parse_pattern(text: str) -> Pattern:
 
 
 def check_referrer(text: str) -> None:
-    """Raise ValueError unless `text` is scheme, host, port and path as the contract has them."""
+    """Raise ValueError unless `text` is a valid pattern of scheme, host, port and path."""
     parse_pattern(text)
 
 
 def matches_any(patterns: Sequence[Pattern], actual: Referrer) -> bool:
-    """True if one of the patterns allows the page."""
+    """Return True if one of the patterns matches the referrer."""
     actual_scheme, actual_host, actual_port, actual_path = actual
     default_port = _DEFAULT_PORTS.get(actual_scheme)
     for pattern in patterns:
@@ -141,14 +140,14 @@ def matches_any(patterns: Sequence[Pattern], actual: Referrer) -> bool:
 
 
 def _is_below(actual_host: str, unicode_host: str) -> bool:
-    """True for a name that ends in the host, and that IDNA leaves as it is."""
+    """Return True for a name that ends in the host and that IDNA leaves unchanged."""
     return actual_host.endswith(unicode_host) and all(map(_is_prepared, actual_host.split(".")))
 
 
 def _host_and_port(authority: str) -> tuple[str, int | None]:
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
-        raise ValueError(_why_not(authority))
+        raise ValueError(_violation(authority))
     port = int(parts["port"]) if parts["port"] else None
     if port is not None and not 0 < port <= _PORT_MAX:
         raise ValueError(f"a port is a number from 1 to {_PORT_MAX}")
@@ -157,8 +156,8 @@ def _host_and_port(authority: str) -> tuple[str, int | None]:
     return _host(parts["name"]), port
 
 
-def _why_not(authority: str) -> str:
-    """Return what is wrong with a host and port that cannot be told apart."""
+def _violation(authority: str) -> str:
+    """Return the rule violated by an authority that cannot be split into host and port."""
     _, colon, port = authority.rpartition(":")
     if not authority:
         return "a host is required, such as https://shop.example/*"
@@ -173,7 +172,7 @@ def _ipv6(text: str) -> str:
     address = parse_address(text)
     if address is None or ":" not in text:
         raise ValueError("not an IPv6 address in brackets, such as [2001:db8::7]")
-    return f"[{address:x}]:"  # one spelling; the colon tells it from a name
+    return f"[{address:x}]:"  # canonical; the colon distinguishes it from a name
 
 
 def _host(text: str) -> str:
@@ -190,7 +189,7 @@ def _host(text: str) -> str:
 
 
 def _in_ascii(host: str) -> str:
-    """Return the host as IDNA 2003 (RFC 3490) writes it in ASCII."""
+    """Return the host in ASCII by IDNA 2003 (RFC 3490)."""
     if host.isascii():
         return host
     labels, length = [], 0
@@ -208,7 +207,7 @@ def _in_ascii(host: str) -> str:
 
 
 def _in_unicode(host: str) -> str:
-    """Return a host in ASCII as it is shown to people, unchanged if that cannot be told."""
+    """Return an ASCII host in Unicode; unchanged if it cannot be decoded."""
     if "xn--" not in host:
         return host
     try:
@@ -218,7 +217,7 @@ def _in_unicode(host: str) -> str:
 
 
 def _is_prepared(label: str) -> bool:
-    """True if IDNA replaces no letter of the label by another (RFC 3491)."""
+    """Return True if IDNA leaves every character of the label unchanged (RFC 3491)."""
     try:
         return label.isascii() or (not label.startswith("xn--") and nameprep(label) == label)
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""The pytest fixture: `pytest_plugins = ["keyauthority.testing.plugin"]` in the top conftest.py."""
+"""Pytest plugin: load `keyauthority.testing.plugin` in the top-level conftest.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from keyauthority.testing.process import Authority, authority
 
 @pytest.fixture(scope="session")
 def key_authority() -> Iterator[Authority]:
-    """One authority for all tests of a run. Make a project for each test that counts or lists."""
+    """One authority per test session. Create a project in each test that counts or lists."""
     with authority() as running:
         yield running

@@ -1,4 +1,4 @@
-"""The server process of a test: started, waited for, and gone at the end whatever happens."""
+"""The server process of a test: started, awaited, and always stopped at the end."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ _READY: Final = re.compile(r"keyauthority-server ready on (\S+)\n")
 
 
 class StartFailed(Exception):
-    """The server did not start; the message is what it wrote on standard error."""
+    """The server did not start; the message is its output on standard error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A running authority, empty but for its first operator and the project `default`."""
+    """A running authority with its first operator and the project `default`."""
 
     address: str
-    """What a client connects to."""
+    """The address to connect to, `host:port`."""
     operator_key: str = field(repr=False)
-    """The first operator key, which may do everything."""
+    """The first operator key, with all permissions."""
 
     def client(self) -> Client:
-        """Return a new client that may do everything, for you to close."""
+        """Return a new client with all permissions; the caller closes it."""
         return Client(self.address, operator_key=self.operator_key)
 
     def async_client(self) -> AsyncClient:
-        """Return a new asynchronous client that may do everything, for you to close."""
+        """Return a new asyncio client with all permissions; the caller closes it."""
         return AsyncClient(self.address, operator_key=self.operator_key)
 
 
 @contextmanager
 def authority(*flags: str) -> Iterator[Authority]:
-    """Give an authority of its own for as long as the context lasts, about a second to start.
+    """Run a new authority for the duration of the context; it starts in about a second.
 
-    `flags` are further ones of `keyauthority-server serve`. StartFailed says why there is none.
+    `flags` are passed to `keyauthority-server serve`. Raises StartFailed if the server does not
+    start.
     """
     with tempfile.TemporaryDirectory(prefix="keyauthority-") as folder, _log(folder) as log:
         data = Path(folder) / "data"
@@ -64,7 +65,7 @@ def authority(*flags: str) -> Iterator[Authority]:
         )
         with process:
             try:
-                assert process.stdout is not None  # noqa: S101 - it was asked for; tells mypy so
+                assert process.stdout is not None  # noqa: S101 - for mypy
                 ready = _READY.fullmatch(process.stdout.readline())
                 if ready is None:
                     process.wait(STOP_SECONDS)
@@ -72,7 +73,7 @@ def authority(*flags: str) -> Iterator[Authority]:
                 operator_key = (data / "operator.key").read_text(encoding="ascii").strip()
                 yield Authority(ready[1], operator_key)
             finally:
-                _end(process)
+                _stop(process)
 
 
 def _log(folder: str) -> IO[str]:
@@ -83,7 +84,7 @@ def _is_setting(name: str) -> bool:
     return name.startswith("KEYAUTHORITY_")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
