@@ -39,7 +39,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test prove check format proto docs bench build clean \
+.PHONY: help serve test prove check format proto docs sync bench build clean \
 	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
@@ -81,6 +81,9 @@ clean: ## Remove environments, caches and builds
 docs: .venv/.dev ## Print docs/python-api.md from the docstrings
 	$(BIN)/python .ci/python_api.py
 
+sync: .venv/.dev ## Generate the blocking client's call modules from the asyncio client
+	$(BIN)/python .ci/generate_sync.py
+
 check-format: .venv/.dev
 	$(BIN)/ruff format --check
 
@@ -96,6 +99,7 @@ check-imports: .venv/.dev
 check-rules: .venv/.dev
 	$(BIN)/python .ci/check_sizes.py
 	$(BIN)/python .ci/check_rules.py
+	$(BIN)/python .ci/generate_sync.py --check
 
 check-prose: .venv/.dev
 	$(BIN)/python .ci/check_prose.py

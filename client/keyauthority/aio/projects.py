@@ -10,6 +10,7 @@ from keyauthority.aio.connection import AsyncConnection, AsyncListing
 from keyauthority.model import Project, RateLimit
 from keyauthority.requests import UNCHANGED, Unchanged
 from keyauthority.results import WrittenProject
+from keyauthority.v1.project_service_pb2 import CreateProjectRequest
 
 
 class AsyncProjectCalls(AsyncConnection):
@@ -30,10 +31,16 @@ class AsyncProjectCalls(AsyncConnection):
         AlreadyExists if the other arguments differ.
         """
         request = projects.create_project(display_name, labels, rate_limit, request_id)
-        written = await self._call(
+        written = await self._create_project(request, timeout)
+        return written.project
+
+    async def _create_project(
+        self, request: CreateProjectRequest, timeout: float | None = None
+    ) -> WrittenProject:
+        """Return the whole result, whose revision and log_id `create_project` drops."""
+        return await self._call(
             self._projects.CreateProject, request, convert.created_project_from_proto, timeout
         )
-        return written.project
 
     async def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
         """Return one project.

@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/audit.py by .ci/generate_sync.py: edit that file.
 """Calls of AuditService: the audit log."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/keys.py by .ci/generate_sync.py: edit that file.
 """Calls of KeyAuthorityService: keys."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/projects.py by .ci/generate_sync.py: edit that file.
 """Calls of ProjectService: projects."""
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ class ProjectCalls(Connection):
         AlreadyExists if the other arguments differ.
         """
         request = projects.create_project(display_name, labels, rate_limit, request_id)
-        return self._create_project(request, timeout).project
+        written = self._create_project(request, timeout)
+        return written.project
 
     def _create_project(
         self, request: CreateProjectRequest, timeout: float | None = None
     ) -> WrittenProject:
+        """Return the whole result, whose revision and log_id `create_project` drops."""
         return self._call(
             self._projects.CreateProject, request, convert.created_project_from_proto, timeout
         )

@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/tokens.py by .ci/generate_sync.py: edit that file.
 """Calls of KeyAuthorityService: verification of tokens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/usage.py by .ci/generate_sync.py: edit that file.
 """Calls of UsageService: counts of verifications."""
 
 from __future__ import annotations

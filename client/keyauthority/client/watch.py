@@ -1,3 +1,4 @@
+# Generated from keyauthority/aio/watch.py by .ci/generate_sync.py: edit that file.
 """Calls of KeyAuthorityService: the watch."""
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""Generates the call modules of `keyauthority.client` from their asyncio twins in `aio`.
+
+`--check` exits 1 if a module differs from its twin. The packages' `__init__` and `connection`
+differ in more than `await`, and are written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "client" / "keyauthority"
+MODULES = ("audit", "keys", "projects", "tokens", "usage", "watch")
+HEAD = "# Generated from keyauthority/aio/{name}.py by .ci/generate_sync.py: edit that file.\n"
+REPLACEMENTS = (
+    (r"\bawait ", ""),
+    (r"\basync def\b", "def"),
+    (r"\bAsync(?=[A-Z])", ""),
+    (r"\bkeyauthority\.aio\b", "keyauthority.client"),
+    (r", awaited:", ":"),
+)
+
+
+def generated(name: str) -> str:
+    """Return the text of a blocking module."""
+    text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
+    for pattern, replacement in REPLACEMENTS:
+        text = re.sub(pattern, replacement, text)
+    text = _ruff(text, "check", "--select", "I", "--fix-only")
+    return HEAD.format(name=name) + _ruff(text, "format")
+
+
+def _ruff(text: str, *command: str) -> str:
+    name = str(PACKAGE / "client" / "generated.py")  # its configuration and import order apply
+    ruff = [str(Path(sys.executable).parent / "ruff"), *command, "--quiet"]
+    done = subprocess.run(  # noqa: S603 - this project's own tool
+        [*ruff, "--stdin-filename", name, "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def main() -> int:
+    """Write the modules, or check them."""
+    stale = []
+    for name in MODULES:
+        path, text = PACKAGE / "client" / f"{name}.py", generated(name)
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            stale.append(f"{path.name} differs from its twin in aio")
+    if stale:
+        sys.stderr.write("\n".join([*stale, "run `make sync`\n"]))
+    return int(bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
