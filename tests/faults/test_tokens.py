@@ -172,7 +172,7 @@ async def test_damaged_token_is_not_looked_up() -> None:
     context = Mock()
     context.records.read = AsyncMock(side_effect=Looked)
     context.records.is_current.return_value = False
-    context.is_unknown.return_value = False
+    context.fails_outline_check.return_value = False
     context.cached_operator.return_value = None
     judge = Verification(context, Mock(), Mock())
     good = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret()).reveal()

@@ -72,7 +72,7 @@ def test_documented_metrics_match_the_endpoint(start_server: Start) -> None:
     assert sorted({*shown, *GAUGES}) == sorted(told)
 
 
-def test_metrics_are_off_without_the_flag(start_server: Start) -> None:
+def test_endpoint_is_off_without_the_flag(start_server: Start) -> None:
     """Without --metrics only the server listens."""
     server = start_server()
     verify(server)

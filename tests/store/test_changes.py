@@ -244,7 +244,7 @@ async def test_unit_that_continues_after_a_failed_apply_commits_nothing(
             return
 
     before = digests(engine, place)
-    with pytest.raises(StoreError, match="half made"):
+    with pytest.raises(StoreError, match="a change is incomplete"):
         await store.write(work)
     assert before == digests(engine, place)
 
