@@ -43,9 +43,7 @@ from keyauthority_server.store.counters import Counters, Spend
 from keyauthority_server.store.types import ANY, ReadOptions, Scope, Snapshots, StoredKey
 
 _VERIFY: Final = ("keys:verify",)
-_PARTIAL_ATTEMPTS: Final = (
-    2  # at cache plus read on one revision; then one full read, which costs more
-)
+_PARTIAL_ATTEMPTS: Final = 2  # at cache and read on one revision; a full read costs more
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _ABSENT: Final = Key(
     access_key="",
@@ -251,12 +249,11 @@ class Verification:
         """
         records, options = self._context.records, _read_options(queries)
         for _ in range(_PARTIAL_ATTEMPTS):
-            operator = (
-                self._context.cached_operator(credential) if records.is_current(options) else None
-            )
+            current = records.is_current(options)
+            operator = self._context.cached_operator(credential) if current else None
             position = records.position
             subjects, names = await self._cached_subjects(
-                credential, operator, queries, slices, current=records.is_current(options)
+                credential, operator, queries, slices, current=current
             )
             if not names and (operator or operator_of(credential) is None):
                 if records.position == position:
