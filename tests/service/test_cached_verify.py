@@ -289,3 +289,36 @@ async def test_clock_jump_disables_cached_verdicts(data: Path) -> None:
         ahead = SystemClock().now().timestamp() + 7200
         with patch("keyauthority.clock.time.time", lambda: ahead):
             assert "the clock has jumped" in await asker.ask(created)
+
+
+async def operator(one: Process, **fields: object) -> CreatedKey:
+    """Create an operator key that may verify."""
+    new = NewKey(project_id="", kind=KeyKind.OPERATOR, permissions=("keys:verify",), **fields)  # type: ignore[arg-type]  # as named
+    caller = await one.caller("operators:create")
+    return await one.authority.keys.create(caller, new, b"operator")
+
+
+async def test_cached_operator_key_is_refused_from_another_address(data: Path) -> None:
+    """The address is compared in each call, not only in the first."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        only = Restrictions(allowed_ips=("127.0.0.1",))
+        token = (await operator(one, restrictions=only)).secret_key.reveal()
+        asker.call = asker.call._replace(metadata=(("x-auth-token", token),))
+        assert ["VERDICT_VALID"] * 3 == [await asker.ask(created) for _ in range(3)]
+        asker.call = asker.call._replace(peer="ipv4:192.0.2.1:5000")
+        assert "VERDICT" not in await asker.ask(created)
+
+
+async def test_cached_operator_key_is_refused_from_its_expiry_on(data: Path) -> None:
+    """An expiry makes no change in the log; the cached authorization ends by the clock."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        made = await operator(one, ttl=SOON)
+        token = made.secret_key.reveal()
+        asker.call = asker.call._replace(metadata=(("x-auth-token", token),))
+        while (answer := await asker.ask(created)) == "VERDICT_VALID":  # noqa: ASYNC110 - time itself is the event
+            await asyncio.sleep(0.01)
+        assert "invalid credential" == answer
+        assert made.key.expire_time is not None
+        assert made.key.expire_time <= SystemClock().now()
