@@ -74,7 +74,7 @@ class Gate:
     ) -> _Handler[Any, Any]:
         """Return a method that answers with one message, as grpcio takes it.
 
-        `refuses` is true of a call that is refused whatever its message says: it is not waited for.
+        `refuses` is true of a call refused without its message, which is then not awaited.
         """
 
         async def handle(_: object, context: _Context) -> bytes:

@@ -184,7 +184,7 @@ class Server:
         self._folder.cleanup()
 
     async def _stop(self, grace: float) -> None:
-        """Take no more calls, and end when all are answered, but for streams that nobody reads."""
+        """Stop accepting calls; return when all but unread streams are answered."""
         stopping = asyncio.create_task(self._grpcio.stop(grace))
         if not await self._streams.end():
             answered = asyncio.create_task(self._calls.answered())
@@ -238,7 +238,7 @@ class Server:
 
 @contextmanager
 def _closed_socket() -> Iterator[None]:
-    """Have a unix socket made so that nobody else can connect before it has its mode."""
+    """Create the unix socket so that no other user can connect before its mode is set."""
     before = os.umask(0o177)
     try:
         yield

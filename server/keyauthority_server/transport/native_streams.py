@@ -1,7 +1,7 @@
 """Streams on the native front, sent only as fast as the client reads.
 
 The front queues one message of a stream and writes another: it refuses a third until the client has
-read. So a stream that is not read holds two messages, whatever its connection's windows are.
+read. An unread stream holds two messages, independent of its connection's windows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NativeStreams:
         return self._tasks.get(call_id)
 
     def cancel(self) -> None:
-        """End all streams: they are those that nobody reads."""
+        """End all streams; those left are unread."""
         for task in self._tasks.values():
             task.cancel()
 
