@@ -149,7 +149,7 @@ ROWS: Final = (
 )
 
 BY_SECRET: Final = frozenset({"GetProjectId"})
-"""RPCs that know their caller by a secret in the request: see tests/service/test_project_id."""
+"""RPCs that authenticate by a secret in the request: see `verify/test_get_project_id.py`."""
 
 RIGHTS: Final = sorted({row.right for row in ROWS})
 

@@ -24,8 +24,8 @@ from keyauthority.convert import error_from_status
 from keyauthority.v1 import key_pb2
 from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
+from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, command, start, wait_until
-from tests.service.test_metrics import scrape, value
 
 SIZE: Final = 40 << 20  # bytes of the file system: enough for a whole reserve
 KEYS: Final = 20

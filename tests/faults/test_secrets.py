@@ -30,8 +30,8 @@ from tests.service.callers import (
     with_other_secret,
 )
 from tests.service.lifecycle import rotate, update
+from tests.service.metrics import scrape
 from tests.service.processes import ServerProcess, children, run
-from tests.service.test_metrics import scrape
 
 HOLDERS: Final = frozenset({"operator.key"})
 """Files that hold a secret, and are there to do so."""

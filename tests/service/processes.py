@@ -211,3 +211,10 @@ def wait_until(holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None
             return
         pause.wait(POLL_SECONDS)
     raise AssertionError(f"did not happen within {seconds} s")
+
+
+def shim(folder: Path, code: str) -> Path:
+    """Make a folder for PYTHONPATH whose code each Python process runs at its start."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return folder

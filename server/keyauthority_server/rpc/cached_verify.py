@@ -2,7 +2,7 @@
 
 Every other case (a denial, a limit, an unknown token, a rare field, an error) is left to the
 general handler, which starts again from the bytes. Both give the same responses;
-`tests/service/test_agreement.py` compares them.
+`tests/service/verify/test_agreement.py` compares them.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from tests.service.callers import (
     verdict,
 )
 from tests.service.forkserver import shared
+from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, wait_until
-from tests.service.test_metrics import scrape, value
 
 CONNECTIONS = 8  # so that each of two workers has some, but with a chance of 1 in 128
 OLD_PEPPERS = "keyauthority_keys_under_old_peppers"

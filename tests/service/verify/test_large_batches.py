@@ -19,7 +19,7 @@ from keyauthority_server.rpc_types import RpcError
 from keyauthority_server.runtime.bootstrap import prepare
 from keyauthority_server.services import time_slices
 from tests.faults.folders import Process, process, settings
-from tests.service.test_cached_verify import Asker, create
+from tests.service.verify.test_cached_verify import Asker, create
 
 ITEMS = 1_000
 PREFIX = "r" + "x" * 20

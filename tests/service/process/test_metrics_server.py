@@ -13,8 +13,8 @@ import pytest
 
 from keyauthority_server.metrics.http import CONNECTIONS_MAX
 from tests.conftest import Start
+from tests.service.metrics import scrape
 from tests.service.processes import ServerProcess, kill, wait_until
-from tests.service.test_metrics import scrape
 
 
 def address_of(server: ServerProcess) -> tuple[str, int]:

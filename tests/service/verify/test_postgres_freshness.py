@@ -40,8 +40,8 @@ from tests.service.callers import (
     verify,
 )
 from tests.service.forkserver import shared
+from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, wait_until
-from tests.service.test_metrics import scrape, value
 from tests.store.factories import create, operator, seal
 
 pytestmark = pytest.mark.prove

@@ -11,18 +11,19 @@ import pytest
 from tests.conftest import Start
 from tests.service import processes
 from tests.service.forkserver import shared
+from tests.service.processes import shim
 
 
 def refusal(
     data: Path,
     *flags: str,
     listen: str = "127.0.0.1:0",
-    shim: Path | None = None,
+    shim_folder: Path | None = None,
     code: int = 2,
 ) -> str:
     """The one line that a start is refused with: with code 2 for good, with 3 for now."""
-    path = os.pathsep.join(filter(None, [str(shim or ""), os.environ.get("PYTHONPATH", "")]))
-    run = processes.run if shim else shared().run
+    path = os.pathsep.join(filter(None, [str(shim_folder or ""), os.environ.get("PYTHONPATH", "")]))
+    run = processes.run if shim_folder else shared().run
     outcome = run(
         "serve",
         *("--data", str(data), "--listen", listen, *flags),
@@ -33,13 +34,6 @@ def refusal(
     assert 1 == len(lines), outcome.log
     assert "Traceback" not in outcome.log
     return lines[0].removeprefix("keyauthority-server: ")
-
-
-def shim(folder: Path, code: str) -> Path:
-    """Make a folder that changes what the server finds installed, if put on its path."""
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code)
-    return folder
 
 
 def test_second_server_on_the_same_folder_is_refused(start_server: Start, data: Path) -> None:
@@ -112,7 +106,7 @@ def test_file_at_the_unix_socket_path_is_kept(tmp_path: Path) -> None:
 def test_missing_native_transport_is_refused(tmp_path: Path) -> None:
     """`--transport native` never falls back to another transport."""
     without = shim(tmp_path / "shim", "import sys; sys.modules['pygrpc_native'] = None")
-    line = refusal(tmp_path / "data", "--transport", "native", shim=without)
+    line = refusal(tmp_path / "data", "--transport", "native", shim_folder=without)
     assert "--transport native needs pygrpc-native: install keyauthority[native]" == line
 
 
@@ -122,7 +116,7 @@ def test_unsafe_sqlite_is_limited_to_one_worker(tmp_path: Path) -> None:
         tmp_path / "shim",
         "import pysqlite3; pysqlite3.sqlite_version_info = (3, 51, 2)",
     )
-    line = refusal(tmp_path / "data", "--workers", "2", shim=affected)
+    line = refusal(tmp_path / "data", "--workers", "2", shim_folder=affected)
     assert line.startswith("this SQLite can corrupt a database that several processes write")
 
 

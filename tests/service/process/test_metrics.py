@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -13,27 +12,12 @@ from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2
 from keyauthority_server.metrics import Metrics
 from keyauthority_server.metrics.counting import GAUGES
 from tests.conftest import Start
+from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, kill, wait_until
 
 CALLS = 40
 SECRET = "sk_test_marked"
-DEPLOYMENT = Path(__file__).parents[2] / "docs/deployment.md"
-
-
-def scrape(server: ServerProcess) -> str:
-    """What the endpoint shows now."""
-    match = re.search(r"info metrics address=(\S+)", server.log_text())
-    assert match
-    with urllib.request.urlopen(f"http://{match[1]}/metrics", timeout=10) as answer:
-        return str(answer.read(), "utf-8")
-
-
-def value(text: str, name: str, *labels: str) -> float:
-    """The value of the sample that has all of the labels; 0 if there is none."""
-    for line in text.splitlines():
-        if line.startswith(name) and all(label in line for label in labels):
-            return float(line.rpartition(" ")[2])
-    return 0.0
+DEPLOYMENT = Path(__file__).parents[3] / "docs/deployment.md"
 
 
 def verify(server: ServerProcess) -> None:

@@ -11,8 +11,8 @@ import pytest
 from keyauthority.v1 import project_service_pb2
 from tests.conftest import Start
 from tests.service.callers import Caller, new_key, new_project
+from tests.service.metrics import scrape, value
 from tests.service.processes import wait_until
-from tests.service.test_metrics import scrape, value
 from tests.service.watches import following, watching
 
 STALLED = 50

@@ -14,8 +14,7 @@ import pytest
 from tests.conftest import Start
 from tests.service import processes
 from tests.service.forkserver import shared
-from tests.service.processes import command, environment
-from tests.service.test_start_refusals import shim
+from tests.service.processes import command, environment, shim
 
 
 def run(*words: str, data: Path, **settings: str) -> processes.Outcome:
