@@ -53,9 +53,11 @@ from keyauthority.model import (
 )
 from keyauthority.requests import UNCHANGED, Unchanged, VerifyQuery
 from keyauthority.results import (
+    CallerIdentity,
     CreatedKey,
     Event,
     FieldChange,
+    KeyLookup,
     Page,
     RevokedKey,
     RotatedKey,
@@ -81,6 +83,7 @@ __all__ = [
     "AsyncListing",
     "AsyncVerifier",
     "AsyncWatch",
+    "CallerIdentity",
     "Change",
     "ChangeType",
     "Client",
@@ -97,6 +100,7 @@ __all__ = [
     "Key",
     "KeyAuthorityError",
     "KeyKind",
+    "KeyLookup",
     "KeyMode",
     "KeyState",
     "Listing",

@@ -28,6 +28,8 @@ _RETRIED: Final = {  # reads, and the writes that are safe to repeat: see `Clien
         "Verify",
         "BatchVerify",
         "GetProjectId",
+        "LookupKey",
+        "GetCaller",
         "CreateKey",
         "RotateKey",
         "RevokeKey",

@@ -66,6 +66,30 @@ class RevokedKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLookup:
+    """The key that a token proves. `project` is None for an operator key."""
+
+    key: Key
+    project: Project | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerIdentity:
+    """The identity and rights of the caller: an operator key, or a client certificate."""
+
+    access_key: str
+    """Empty for a certificate."""
+    certificate_name: str
+    """Empty for an operator key."""
+    permissions: tuple[str, ...]
+    operator_projects: tuple[str, ...]
+    """The projects that the caller is confined to; empty means all."""
+    allowed_ips: tuple[str, ...]
+    """The addresses that the caller may call from; empty means any."""
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WatchUpdate:
     """A message of a watch: changes in order of revision, and the position of the stream."""
 

@@ -28,7 +28,7 @@ from keyauthority.model import (
     RevokeReason,
 )
 from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
-from keyauthority.results import Page
+from keyauthority.results import KeyLookup, Page
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
 from tests.client import records
@@ -184,6 +184,16 @@ COMMANDS: list[tuple[str, Message, Message]] = [
             )
         ),
         records.VALID_ANSWER,
+    ),
+    (
+        "keys lookup",
+        service_pb2.LookupKeyRequest(secret_key=TOKEN),
+        convert.key_lookup_to_proto(KeyLookup(key=KEY, project=PROJECT)),
+    ),
+    (
+        "whoami",
+        service_pb2.GetCallerRequest(),
+        service_pb2.GetCallerResponse(access_key=KEY.access_key, operator_projects=[PROJECT_ID]),
     ),
     (
         f"project-id --access-key {KEY.access_key}",

@@ -25,7 +25,7 @@ from keyauthority.model import (
     RevokeReason,
 )
 from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
-from keyauthority.results import Page
+from keyauthority.results import CallerIdentity, KeyLookup, Page
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
 from tests.client import records
@@ -39,6 +39,15 @@ _QUOTA = Quota(1000, QuotaPeriod.DAY)
 _RESTRICTIONS = Restrictions(allowed_ips=("10.0.0.0/8",))
 _APP = App(ios_bundle_id="example.shop")
 _TARGET = ApiTarget("translate.shop.example", "GetTranslation")
+
+_CALLER = CallerIdentity(
+    access_key=KEY.access_key,
+    certificate_name="",
+    permissions=("keys:*",),
+    operator_projects=(PROJECT_ID,),
+    allowed_ips=("10.0.0.0/8",),
+    expire_time=at(7),
+)
 
 _WHOLE_KEY: dict[str, Any] = {
     "mode": "test",
@@ -222,6 +231,22 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
         convert.batch_to_proto([VerifyQuery(secret_key=TOKEN), _PRESENTATION]),
         convert.verdicts_to_proto([records.UNKNOWN, records.UNKNOWN]),
         (records.UNKNOWN, records.UNKNOWN),
+    ),
+    (
+        "lookup_key",
+        (TOKEN,),
+        {},
+        service_pb2.LookupKeyRequest(secret_key=TOKEN),
+        convert.key_lookup_to_proto(KeyLookup(key=KEY, project=None)),
+        KeyLookup(key=KEY, project=None),
+    ),
+    (
+        "get_caller",
+        (),
+        {},
+        service_pb2.GetCallerRequest(),
+        convert.caller_identity_to_proto(_CALLER),
+        _CALLER,
     ),
     (
         "get_project_id",

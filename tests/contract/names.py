@@ -12,7 +12,7 @@ PACKAGE: Final = "keyauthority.v1"
 SERVICES: Final = {
     "KeyAuthorityService": (
         "CreateKey", "GetKey", "ListKeys", "UpdateKey", "RotateKey", "RevokeKey", "Verify",
-        "BatchVerify", "GetProjectId", "WatchChanges",
+        "BatchVerify", "GetProjectId", "LookupKey", "GetCaller", "WatchChanges",
     ),
     "ProjectService": ("CreateProject", "GetProject", "ListProjects", "UpdateProject"),
     "UsageService": ("GetUsage", "ReportUsage"),
@@ -46,6 +46,11 @@ MESSAGES: Final = {
     "BatchVerifyResponse": "responses[]",
     "GetProjectIdRequest": "access_key secret_key",
     "GetProjectIdResponse": "project_id",
+    "LookupKeyRequest": "secret_key",
+    "LookupKeyResponse": "key project",
+    "GetCallerRequest": "",
+    "GetCallerResponse": "access_key certificate_name permissions[] operator_projects[]"
+    " allowed_ips[] expire_time",
     "WatchChangesRequest": "project_id from_revision log_id snapshot",
     "WatchChangesResponse": "changes[] revision log_id checkpoint resync server_time lag",
     "CreateProjectRequest": "display_name labels rate_limit request_id",

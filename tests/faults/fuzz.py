@@ -164,6 +164,8 @@ def bodies(source: Source, target: Target) -> Body:
         token = source.token(source.random.choice(target.tokens))
         if source.random.random() < 0.6:
             return "Verify", pb.VerifyRequest(secret_key=token).SerializeToString()
+        if source.random.random() < 0.3:
+            return "LookupKey", pb.LookupKeyRequest(secret_key=token).SerializeToString()
         if source.random.random() < 0.6:
             return "GetProjectId", pb.GetProjectIdRequest(secret_key=token).SerializeToString()
         return "RevokeKey", pb.RevokeKeyRequest(secret_key=token).SerializeToString()

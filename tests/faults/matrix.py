@@ -115,6 +115,7 @@ ROWS: Final = (
         lambda w: _keys.BatchVerifyRequest(requests=[_keys.VerifyRequest(secret_key=w.secret_key)]),
         "OK",
     ),
+    Row("LookupKey", "keys:read", lambda w: _keys.LookupKeyRequest(secret_key=w.secret_key)),
     Row(
         "WatchChanges",
         "changes:watch",
@@ -148,15 +149,15 @@ ROWS: Final = (
     ),
 )
 
-BY_SECRET: Final = frozenset({"GetProjectId"})
-"""RPCs that authenticate by a secret in the request: see `verify/test_get_project_id.py`."""
+WITHOUT_RIGHT: Final = frozenset({"GetProjectId", "GetCaller"})
+"""RPCs that need no right: see `verify/test_get_project_id.py` and `keys/test_get_caller.py`."""
 
 RIGHTS: Final = sorted({row.right for row in ROWS})
 
 
 def without_row(methods: Iterable[str]) -> set[str]:
     """Return the RPCs for which nobody has said who may call them."""
-    return set(methods) - {row.method for row in ROWS} - BY_SECRET
+    return set(methods) - {row.method for row in ROWS} - WITHOUT_RIGHT
 
 
 def new_world(root: Caller) -> World:

@@ -20,11 +20,11 @@ from keyauthority_server import rpc
 from keyauthority_server.rpc.policy import POLICY
 from tests.conftest import each_transport, one_server
 from tests.faults.matrix import (
-    BY_SECRET,
     NO_MESSAGE,
     RIGHTS,
     ROWS,
     STREAMS,
+    WITHOUT_RIGHT,
     Row,
     World,
     bad_credentials,
@@ -94,7 +94,7 @@ def with_rights(
 def test_every_rpc_has_a_row_in_the_matrix() -> None:
     """A new RPC needs a row that names the callers it admits."""
     assert set() == without_row(METHODS)
-    assert {row.method for row in ROWS} | BY_SECRET == set(METHODS)
+    assert {row.method for row in ROWS} | WITHOUT_RIGHT == set(METHODS)
 
 
 def loaded_by(file: FileDescriptor) -> list[FileDescriptor]:

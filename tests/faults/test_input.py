@@ -50,8 +50,16 @@ CALLS: Final[dict[str, Make]] = {
     "CreateProject": lambda p, k: _projects.CreateProjectRequest(display_name="one"),
     "ListProjects": lambda p, k: _projects.ListProjectsRequest(),
     "GetProjectId": lambda p, k: _keys.GetProjectIdRequest(secret_key=k.secret_key),
+    "GetCaller": lambda p, k: _keys.GetCallerRequest(),
 }
 """Good requests of all methods."""
+
+WRONG_TOKEN: Final = {
+    **dict.fromkeys(("Verify", "BatchVerify"), "OK"),
+    **dict.fromkeys(("GetProjectId", "RevokeKey"), "UNAUTHENTICATED"),
+    "LookupKey": "NOT_FOUND",
+}
+"""How a call with a token that is none ends."""
 
 TEST_KEYS: Final = _keys.KeyFilter(mode=key_pb2.KEY_MODE_TEST)
 MOMENTS: Final = (
@@ -136,7 +144,7 @@ def test_text_of_a_mebibyte_is_rejected_by_name(
     for path in text_fields(good):
         refused = tried(root, name, with_value(good, path, "x" * MIB))
         if path[-1] == "secret_key":
-            expected = "OK" if "Verify" in name else "UNAUTHENTICATED"
+            expected = WRONG_TOKEN[name]
             if (refused.code.name if refused else "OK") != expected:
                 wrong.append((path, refused))
         elif not is_named(refused, path):

@@ -20,7 +20,7 @@ from tests.store.engines import Sqlite, digests
 READS: Final = frozenset(
     {
         *("GetKey", "ListKeys", "GetProject", "ListProjects", "GetUsage", "ListEvents"),
-        *("GetProjectId", "WatchChanges"),
+        *("GetProjectId", "LookupKey", "GetCaller", "WatchChanges"),
     }
 )
 JUDGES: Final = frozenset({"Verify", "BatchVerify"})

@@ -58,6 +58,7 @@ OWN: Final[Mapping[str, Make]] = {
     "RevokeKey": lambda p, k: _keys.RevokeKeyRequest(access_key=k.key.access_key),
     "Verify": lambda p, k: _verification(p, k),
     "BatchVerify": lambda p, k: _keys.BatchVerifyRequest(requests=[_verification(p, k)]),
+    "LookupKey": lambda p, k: _keys.LookupKeyRequest(secret_key=k.secret_key),
     "WatchChanges": lambda p, k: _keys.WatchChangesRequest(project_id=p),
     "GetProject": lambda p, k: _projects.GetProjectRequest(project_id=p),
     "UpdateProject": lambda p, k: _projects.UpdateProjectRequest(

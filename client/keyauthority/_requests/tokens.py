@@ -1,4 +1,4 @@
-"""Requests of Verify, BatchVerify and GetProjectId."""
+"""Requests of Verify, BatchVerify, GetProjectId and LookupKey."""
 
 from __future__ import annotations
 
@@ -62,6 +62,12 @@ def batch_verify(presentations: Iterable[VerifyQuery | str]) -> service_pb2.Batc
 def get_project_id(access_key: str | None, secret_key: str) -> service_pb2.GetProjectIdRequest:
     """Return the request of GetProjectId."""
     return service_pb2.GetProjectIdRequest(access_key=access_key or "", secret_key=secret_key)
+
+
+@as_invalid_argument
+def lookup_key(secret_key: str) -> service_pb2.LookupKeyRequest:
+    """Return the request of LookupKey."""
+    return service_pb2.LookupKeyRequest(secret_key=_sendable(secret_key))
 
 
 def _sendable(secret_key: str) -> str:

@@ -11,6 +11,7 @@ import click
 
 from keyauthority import __version__
 from keyauthority.cli.audit import audit
+from keyauthority.cli.caller import whoami
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import discard, say
@@ -38,7 +39,7 @@ def authority() -> None:
     """
 
 
-for _command in (projects, keys, verify, project_id, usage, audit, watch):
+for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami):
     authority.add_command(_command)
 
 

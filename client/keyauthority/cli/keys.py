@@ -13,12 +13,14 @@ from keyauthority.cli.output import (
     print_json,
     print_rows,
     print_secret,
+    project_fields,
     time_text,
     word,
 )
 from keyauthority.cli.session import PAGE_SIZE, connected, read_secret, settings, wants_json
 from keyauthority.convert import (
     created_key_to_proto,
+    key_lookup_to_proto,
     key_page_to_proto,
     key_to_proto,
     revoked_key_to_proto,
@@ -140,6 +142,21 @@ def show(access_key: str) -> None:
         print_json(service_pb2.GetKeyResponse(key=key_to_proto(key)))
     else:
         print_fields(key_fields(key))
+
+
+@keys.command()
+@settings
+def lookup() -> None:
+    """Show the key of a token from standard input or a prompt, in any state."""
+    secret_key = read_secret()
+    with connected() as authority:
+        found = authority.lookup_key(secret_key)
+    if wants_json():
+        print_json(key_lookup_to_proto(found))
+        return
+    print_fields(key_fields(found.key))
+    if found.project is not None:
+        print_fields((f"project.{name}", text) for name, text in project_fields(found.project))
 
 
 @keys.command("list")

@@ -10,6 +10,8 @@ from keyauthority._requests import tokens
 from keyauthority.client.connection import Connection
 from keyauthority.model import ApiTarget, App, KeyMode, Verdict
 from keyauthority.requests import VerifyQuery
+from keyauthority.results import CallerIdentity, KeyLookup
+from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
 class TokenCalls(Connection):
@@ -86,4 +88,29 @@ class TokenCalls(Connection):
             tokens.project_id_of,
             timeout,
             metadata=(),
+        )
+
+    def lookup_key(self, secret_key: str, *, timeout: float | None = None) -> KeyLookup:
+        """Return the key that a token proves, in any state, with its project.
+
+        Counts nothing and does not move `last_used_time`. Raises NotFound if the text is no token
+        of a key that the caller may see; for an operator key the caller needs "operators:read".
+        """
+        return self._call(
+            self._keys.LookupKey,
+            tokens.lookup_key(secret_key),
+            convert.key_lookup_from_proto,
+            timeout,
+        )
+
+    def get_caller(self, *, timeout: float | None = None) -> CallerIdentity:
+        """Return the identity and rights of this client's operator key or certificate.
+
+        Needs no right. Raises Unauthenticated if the credential is not valid.
+        """
+        return self._call(
+            self._keys.GetCaller,
+            service_pb2.GetCallerRequest(),
+            convert.caller_identity_from_proto,
+            timeout,
         )

@@ -12,7 +12,9 @@ from keyauthority.convert.records import (
 from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.model import Key, Project
 from keyauthority.results import (
+    CallerIdentity,
     CreatedKey,
+    KeyLookup,
     Page,
     RevokedKey,
     RotatedKey,
@@ -54,6 +56,46 @@ def written_key_to_proto(written: WrittenKey) -> service_pb2.UpdateKeyResponse:
 def written_key_from_proto(proto: service_pb2.UpdateKeyResponse) -> WrittenKey:
     """Return the response of UpdateKey. Raises ValueError for an invalid record."""
     return WrittenKey(key=key_from_proto(proto.key), revision=proto.revision, log_id=proto.log_id)
+
+
+def key_lookup_to_proto(lookup: KeyLookup) -> service_pb2.LookupKeyResponse:
+    """Return the response of LookupKey as a proto."""
+    return service_pb2.LookupKeyResponse(
+        key=key_to_proto(lookup.key),
+        project=project_to_proto(lookup.project) if lookup.project else None,
+    )
+
+
+def key_lookup_from_proto(proto: service_pb2.LookupKeyResponse) -> KeyLookup:
+    """Return the response of LookupKey. Raises ValueError for an invalid record."""
+    return KeyLookup(
+        key=key_from_proto(proto.key),
+        project=project_from_proto(proto.project) if proto.HasField("project") else None,
+    )
+
+
+def caller_identity_to_proto(caller: CallerIdentity) -> service_pb2.GetCallerResponse:
+    """Return the response of GetCaller as a proto."""
+    return service_pb2.GetCallerResponse(
+        access_key=caller.access_key,
+        certificate_name=caller.certificate_name,
+        permissions=caller.permissions,
+        operator_projects=caller.operator_projects,
+        allowed_ips=caller.allowed_ips,
+        expire_time=timestamp(caller.expire_time),
+    )
+
+
+def caller_identity_from_proto(proto: service_pb2.GetCallerResponse) -> CallerIdentity:
+    """Return the response of GetCaller. Raises ValueError for an invalid time."""
+    return CallerIdentity(
+        access_key=proto.access_key,
+        certificate_name=proto.certificate_name,
+        permissions=tuple(proto.permissions),
+        operator_projects=tuple(proto.operator_projects),
+        allowed_ips=tuple(proto.allowed_ips),
+        expire_time=to_datetime(proto.expire_time) if proto.HasField("expire_time") else None,
+    )
 
 
 def rotated_key_to_proto(rotated: RotatedKey) -> service_pb2.RotateKeyResponse:

@@ -80,6 +80,16 @@ class KeyAuthorityServiceStub(object):
                 request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdRequest.SerializeToString,
                 response_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdResponse.FromString,
                 _registered_method=True)
+        self.LookupKey = channel.unary_unary(
+                '/keyauthority.v1.KeyAuthorityService/LookupKey',
+                request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.SerializeToString,
+                response_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.FromString,
+                _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/keyauthority.v1.KeyAuthorityService/GetCaller',
+                request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
         self.WatchChanges = channel.unary_stream(
                 '/keyauthority.v1.KeyAuthorityService/WatchChanges',
                 request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.WatchChangesRequest.SerializeToString,
@@ -182,6 +192,24 @@ class KeyAuthorityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LookupKey(self, request, context):
+        """Returns the key that a token proves, in any state, with its project. Right: `keys:read`; for an
+        operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
+        change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
+        wrong secret, a key outside the caller's scope, an operator key without that right.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCaller(self, request, context):
+        """Returns the caller's own identity and rights. Right: none; any valid operator key or client
+        certificate of an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchChanges(self, request, context):
         """Streams every change as it is committed, in order of revision. Right: `changes:watch`. The
         caller is authenticated again before each message; when its right ends, the stream ends with
@@ -248,6 +276,16 @@ def add_KeyAuthorityServiceServicer_to_server(servicer, server):
                     servicer.GetProjectId,
                     request_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdRequest.FromString,
                     response_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdResponse.SerializeToString,
+            ),
+            'LookupKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.LookupKey,
+                    request_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.FromString,
+                    response_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.SerializeToString,
+            ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerRequest.FromString,
+                    response_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerResponse.SerializeToString,
             ),
             'WatchChanges': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchChanges,
@@ -499,6 +537,60 @@ class KeyAuthorityService(object):
             '/keyauthority.v1.KeyAuthorityService/GetProjectId',
             keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdRequest.SerializeToString,
             keyauthority_dot_v1_dot_key__authority__service__pb2.GetProjectIdResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LookupKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyauthority.v1.KeyAuthorityService/LookupKey',
+            keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.SerializeToString,
+            keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyauthority.v1.KeyAuthorityService/GetCaller',
+            keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerRequest.SerializeToString,
+            keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -101,6 +101,16 @@ class KeyAuthorityServiceStub:
     DISABLED and EXPIRED keys; SUPERSEDED, REVOKED, operator and publishable keys, and wrong or
     damaged secrets, are UNAUTHENTICATED.
     """
+    LookupKey: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.LookupKeyRequest, _key_authority_service_pb2.LookupKeyResponse]
+    """Returns the key that a token proves, in any state, with its project. Right: `keys:read`; for an
+    operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
+    change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
+    wrong secret, a key outside the caller's scope, an operator key without that right.
+    """
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetCallerRequest, _key_authority_service_pb2.GetCallerResponse]
+    """Returns the caller's own identity and rights. Right: none; any valid operator key or client
+    certificate of an operator.
+    """
     WatchChanges: _grpc.UnaryStreamMultiCallable[_key_authority_service_pb2.WatchChangesRequest, _key_authority_service_pb2.WatchChangesResponse]
     """Streams every change as it is committed, in order of revision. Right: `changes:watch`. The
     caller is authenticated again before each message; when its right ends, the stream ends with
@@ -176,6 +186,16 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     """Returns the project of a key to the bearer of its secret; needs no metadata. Works for ACTIVE,
     DISABLED and EXPIRED keys; SUPERSEDED, REVOKED, operator and publishable keys, and wrong or
     damaged secrets, are UNAUTHENTICATED.
+    """
+    LookupKey: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.LookupKeyRequest, _key_authority_service_pb2.LookupKeyResponse]  # type: ignore[assignment]
+    """Returns the key that a token proves, in any state, with its project. Right: `keys:read`; for an
+    operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
+    change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
+    wrong secret, a key outside the caller's scope, an operator key without that right.
+    """
+    GetCaller: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetCallerRequest, _key_authority_service_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Returns the caller's own identity and rights. Right: none; any valid operator key or client
+    certificate of an operator.
     """
     WatchChanges: _aio.UnaryStreamMultiCallable[_key_authority_service_pb2.WatchChangesRequest, _key_authority_service_pb2.WatchChangesResponse]  # type: ignore[assignment]
     """Streams every change as it is committed, in order of revision. Right: `changes:watch`. The
@@ -303,6 +323,28 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the project of a key to the bearer of its secret; needs no metadata. Works for ACTIVE,
         DISABLED and EXPIRED keys; SUPERSEDED, REVOKED, operator and publishable keys, and wrong or
         damaged secrets, are UNAUTHENTICATED.
+        """
+
+    @_abc_1.abstractmethod
+    def LookupKey(
+        self,
+        request: _key_authority_service_pb2.LookupKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_authority_service_pb2.LookupKeyResponse, _abc.Awaitable[_key_authority_service_pb2.LookupKeyResponse]]:
+        """Returns the key that a token proves, in any state, with its project. Right: `keys:read`; for an
+        operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
+        change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
+        wrong secret, a key outside the caller's scope, an operator key without that right.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _key_authority_service_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_authority_service_pb2.GetCallerResponse, _abc.Awaitable[_key_authority_service_pb2.GetCallerResponse]]:
+        """Returns the caller's own identity and rights. Right: none; any valid operator key or client
+        certificate of an operator.
         """
 
     @_abc_1.abstractmethod

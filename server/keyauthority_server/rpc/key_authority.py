@@ -154,6 +154,16 @@ class KeyAuthorityServicer:
         project_id = await self._verification.project_id(request.secret_key, request.access_key)
         return pb.GetProjectIdResponse(project_id=project_id)
 
+    async def lookup_key(
+        self, caller: Principal, request: pb.LookupKeyRequest
+    ) -> pb.LookupKeyResponse:
+        """See the proto."""
+        return convert.key_lookup_to_proto(await self._keys.lookup(caller, request.secret_key))
+
+    async def get_caller(self, caller: Principal, _: pb.GetCallerRequest) -> pb.GetCallerResponse:
+        """See the proto."""
+        return convert.caller_identity_to_proto(caller.identity)
+
     def _count_verdicts(self, codes: Iterable[VerdictCode]) -> None:
         if self._count is not None:
             for code in codes:

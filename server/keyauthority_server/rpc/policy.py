@@ -29,7 +29,7 @@ MUTATIONS: Final = frozenset(
 
 
 class RpcPolicy(NamedTuple):
-    """The credential of an RPC, and its rights, of which the caller needs one.
+    """The credential of an RPC, and its rights, of which the caller needs one; none if empty.
 
     If there are two, the service requires the one for the kind of the key.
     """
@@ -85,6 +85,8 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record),
     "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records),
     "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(CredentialSource.SECRET, ()),
+    "keyauthority.v1.KeyAuthorityService.LookupKey": _right("keys:read"),
+    "keyauthority.v1.KeyAuthorityService.GetCaller": RpcPolicy(CredentialSource.OPERATOR, ()),
     "keyauthority.v1.KeyAuthorityService.WatchChanges": _right("changes:watch"),
     "keyauthority.v1.ProjectService.CreateProject": _right("projects:create"),
     "keyauthority.v1.ProjectService.GetProject": _right("projects:read"),

@@ -214,6 +214,16 @@ def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]
     return check.violations
 
 
+def lookup_key(request: keys_pb.LookupKeyRequest) -> list[FieldViolation]:
+    """Check LookupKey; a text of any form is looked up."""
+    return [] if request.secret_key else [FieldViolation("secret_key", "required")]
+
+
+def get_caller(_: keys_pb.GetCallerRequest) -> list[FieldViolation]:
+    """Check GetCaller, which has no fields."""
+    return []
+
+
 def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
     """Check WatchChanges."""
     check = Validator()
@@ -338,6 +348,8 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     keys_pb.VerifyRequest: verify,
     keys_pb.BatchVerifyRequest: batch_verify,
     keys_pb.GetProjectIdRequest: get_project_id,
+    keys_pb.LookupKeyRequest: lookup_key,
+    keys_pb.GetCallerRequest: get_caller,
     keys_pb.WatchChangesRequest: watch_changes,
     projects_pb.CreateProjectRequest: create_project,
     projects_pb.GetProjectRequest: get_project,

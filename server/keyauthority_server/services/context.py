@@ -75,7 +75,8 @@ class ServiceContext:
         A mutation checks the caller again inside its transaction (`mutate`), so it may start from
         a record whose freshness is not proven.
         """
-        options = _UNPROVEN if _CHANGES.issuperset(map(_action, rights)) else ANY
+        mutates = bool(rights) and _CHANGES.issuperset(map(_action, rights))
+        options = _UNPROVEN if mutates else ANY
 
         async def attempt() -> Principal:
             cached = self.cached_operator(credential) if self.records.is_current(options) else None

@@ -1,4 +1,4 @@
-"""Key service: create, get, list and revoke."""
+"""Key service: create, get, look up, list and revoke."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from keyauthority.errors import ErrorReason, bad_field
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
 from keyauthority.requests import NewKey, Revocation
 from keyauthority.restrictions import canonical
-from keyauthority.results import CreatedKey, Page, RevokedKey
-from keyauthority.token import SecretKey, parse
+from keyauthority.results import CreatedKey, KeyLookup, Page, RevokedKey
+from keyauthority.token import SecretKey, Token, parse
 from keyauthority_server.services.context import (
     ServiceContext,
     not_found,
@@ -24,7 +24,7 @@ from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.key_creation import issue
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
-from keyauthority_server.store.types import Mutation, StoredKey
+from keyauthority_server.store.types import Mutation, Scope, StoredKey
 
 
 class Keys:
@@ -129,6 +129,17 @@ class Keys:
             raise not_found(ErrorReason.KEY_NOT_FOUND)
         return with_state(key, self._context.clock.now())
 
+    async def lookup(self, caller: Principal, secret_key: str) -> KeyLookup:
+        """Return the key that a token proves, with its current state and project, or NotFound.
+
+        An operator key is found only by a caller that may read operator keys.
+        """
+        token = parse(secret_key)
+        found = await self._proven(token, secret_key, caller.scope) if token else None
+        if found is None or not caller.may(right_for("read", found.key.kind)):
+            raise not_found(ErrorReason.KEY_NOT_FOUND)
+        return replace(found, key=with_state(found.key, self._context.clock.now()))
+
     async def list(
         self,
         caller: Principal,
@@ -194,14 +205,22 @@ class Keys:
         token = parse(secret_key)
         if token is None or token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
-        if self._context.fails_outline_check(token, secret_key):
-            raise invalid_credential()
-        snapshot = await self._context.store.read(token.access_key, None)
-        if not self._context.digest_matches(snapshot.stored, token, secret_key):
-            raise invalid_credential()
-        if access_key and access_key != token.access_key:
+        found = await self._proven(token, secret_key)
+        if found is None or (access_key and access_key != token.access_key):
             raise invalid_credential()
         return token.access_key
+
+    async def _proven(self, token: Token, secret_key: str, scope: Scope = None) -> KeyLookup | None:
+        """Return the key of a token with its project; None unless the key is in the scope."""
+        if self._context.fails_outline_check(token, secret_key, scope):
+            return None
+        snapshot = await self._context.store.read(token.access_key, None)
+        stored = snapshot.stored
+        if not self._context.digest_matches(stored, token, secret_key) or stored is None:
+            return None
+        if scope is not None and stored.key.project_id not in scope:
+            return None
+        return KeyLookup(key=stored.key, project=snapshot.project)
 
     def _revoke(
         self,

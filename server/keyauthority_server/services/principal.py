@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from keyauthority.decision import decide, permits
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import NO_FACTS, Facts, Key, KeyKind, VerdictCode
+from keyauthority.results import CallerIdentity
 from keyauthority.token import Token
 from keyauthority_server.keyring import Keyring, UnknownVersion
 from keyauthority_server.services.delegation import Ceiling, ceiling_of
@@ -66,6 +67,19 @@ class Principal:
     def scope(self) -> Scope:
         """The projects to which the caller is confined; None means all."""
         return frozenset(self.key.operator_projects) or None
+
+    @property
+    def identity(self) -> CallerIdentity:
+        """The caller as it may see itself."""
+        key, name = self.key, self.key.access_key
+        return CallerIdentity(
+            access_key="" if self.certified else name,
+            certificate_name=name if self.certified else "",
+            permissions=key.permissions,
+            operator_projects=key.operator_projects,
+            allowed_ips=key.restrictions.allowed_ips,
+            expire_time=key.expire_time,
+        )
 
     def may(self, right: str) -> bool:
         """True if the key holds the right and its confinement to projects does not rule it out."""
@@ -145,6 +159,7 @@ def authenticate(
 ) -> Principal:
     """Return the caller if the credential matches the key and the key holds one of the rights.
 
+    Without rights the credential suffices.
     `stored` is the key that `operator_of` names; `proven` means that its digest was compared
     before. Unauthenticated gives no reason why a key does not work. PermissionDenied names the
     missing right.
@@ -162,7 +177,7 @@ def authenticate(
 
 def _authorize(caller: Principal, rights: Sequence[str], now: datetime) -> Principal:
     check_active(caller.key, caller.peer, now)
-    if not any(map(caller.may, rights)):
+    if rights and not any(map(caller.may, rights)):
         caller.require(rights[0])
     return caller
 

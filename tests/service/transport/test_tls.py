@@ -88,6 +88,10 @@ def test_mapped_certificate_authenticates_and_is_the_actor(world: World) -> None
     operator = world.named(x509.DNSName("else"), operator_key=world.server.operator_key)
     events = operator.list_events(actor=GATEWAY, access_key=made.key.access_key)
     assert {GATEWAY} == {event.actor for event in events}
+    identity = gateway.get_caller()
+    assert ("", GATEWAY) == (identity.access_key, identity.certificate_name)
+    assert identity.permissions
+    assert identity.expire_time is not None
     verifier = world.named(x509.DNSName(VERIFIER.upper()))
     assert verifier.verify(successor.secret_key).valid
 
