@@ -10,6 +10,15 @@ import pytest
 
 from keyauthority.clock import SystemClock
 from keyauthority.errors import PermissionDenied, Unavailable
+from keyauthority.http.client_address import check_proxies, client_ip
+from keyauthority.http.rejection import (
+    MISSING_PERMISSION,
+    NO_KEY,
+    Rejection,
+    RejectionKind,
+    reject,
+    reject_failure,
+)
 from keyauthority.middleware import http
 from keyauthority.middleware.admission import (
     MISSING_VERIFIER,
@@ -20,15 +29,6 @@ from keyauthority.middleware.admission import (
     check_verifier,
     current_verifier,
     usable_referrer,
-)
-from keyauthority.middleware.client_address import check_proxies, client_ip
-from keyauthority.middleware.rejection import (
-    MISSING_PERMISSION,
-    NO_KEY,
-    Rejection,
-    RejectionKind,
-    reject,
-    reject_failure,
 )
 from keyauthority.model import KeyKind, Standing, Verdict, VerdictCode
 

@@ -6,8 +6,8 @@ import base64
 
 import pytest
 
-from keyauthority.middleware.credentials import check_header, read_key
-from keyauthority.middleware.rejection import MALFORMED, NO_KEY, SEVERAL_KEYS, Rejection
+from keyauthority.http.credentials import check_header, read_key
+from keyauthority.http.rejection import MALFORMED, NO_KEY, SEVERAL_KEYS, Rejection
 
 KEY = "rk_live_KAZZZZZZZZZZZZZZZZZZ_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3oUCG6"
 OTHER = "sk_test_KA000000000000000000_00000000000000000000000000000000000000000000jmIqF"

@@ -13,8 +13,8 @@ import grpc.aio
 import pytest
 
 from keyauthority import Client, RateLimit, Restrictions, SecretKey
+from keyauthority.http.client_address import TrustedProxies
 from keyauthority.middleware.admission import Permissions
-from keyauthority.middleware.client_address import TrustedProxies
 from keyauthority.middleware.grpc import AsyncKeyInterceptor, KeyInterceptor, caller
 from keyauthority.testing import Authority
 

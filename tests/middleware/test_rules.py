@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from keyauthority.http.rejection import NOT_LISTED, Rejection
 from keyauthority.middleware.admission import Permissions
-from keyauthority.middleware.rejection import NOT_LISTED, Rejection
 from keyauthority.middleware.rules import MethodRules, RouteRules
 
 READ, WRITE, ADMIN = ("orders:read",), ("orders:write",), ("admin:all",)

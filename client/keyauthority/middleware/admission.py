@@ -19,14 +19,14 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from keyauthority.decision import grants_of
 from keyauthority.errors import KeyAuthorityError
-from keyauthority.middleware.client_address import (
+from keyauthority.http.client_address import (
     FORWARDED,
     TrustedProxies,
     check_proxies,
     client_ip,
 )
-from keyauthority.middleware.credentials import check_header, read_key
-from keyauthority.middleware.rejection import (
+from keyauthority.http.credentials import check_header, read_key
+from keyauthority.http.rejection import (
     MISSING_PERMISSION,
     Rejection,
     reject,

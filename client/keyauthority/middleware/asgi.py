@@ -13,7 +13,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
-from keyauthority.middleware import http
+from keyauthority.http import responses
+from keyauthority.http.client_address import TrustedProxies
+from keyauthority.http.rejection import Rejection
 from keyauthority.middleware.admission import (
     Admission,
     AsyncKeyVerifier,
@@ -24,8 +26,7 @@ from keyauthority.middleware.admission import (
     check_verifier,
     current_verifier,
 )
-from keyauthority.middleware.client_address import TrustedProxies
-from keyauthority.middleware.rejection import Rejection
+from keyauthority.middleware.http import is_preflight
 from keyauthority.middleware.rules import RouteRules
 
 Scope = MutableMapping[str, Any]
@@ -82,9 +83,7 @@ class KeyMiddleware:
             raise RuntimeError(f"connections of type {scope['type']!r} cannot be guarded")
         method = scope.get("method", "GET")
         permissions = self._rules.match(method, route_path(scope, self._root_path))
-        if permissions is None or (
-            self._allow_preflight and http.is_preflight(method, _names(scope))
-        ):
+        if permissions is None or (self._allow_preflight and is_preflight(method, _names(scope))):
             await self._app(scope, receive, send)
             return
         outcome = (
@@ -96,7 +95,7 @@ class KeyMiddleware:
             await _refuse(outcome, scope, send)
             return
         if outcome.drawn and scope["type"] == "http":
-            send = _with_headers(send, http.rate_limit_headers(outcome.verdict))
+            send = _with_headers(send, responses.rate_limit_headers(outcome.verdict))
         state = {**scope.get("state", {}), "caller": outcome.verdict}
         await self._app({**scope, "state": state, ADMISSION: outcome}, receive, send)
 
@@ -152,9 +151,10 @@ async def _refuse(rejection: Rejection, scope: Scope, send: Send) -> None:
         await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})
         return
     headers = [
-        (name.encode("ascii"), text.encode("ascii")) for name, text in http.all_headers(rejection)
+        (name.encode("ascii"), text.encode("ascii"))
+        for name, text in responses.all_headers(rejection)
     ]
-    status, _ = http.STATUS[rejection.kind]
+    status, _ = responses.STATUS[rejection.kind]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    content = b"" if scope["method"] == "HEAD" else http.body(rejection)  # RFC 9110, 9.3.2
+    content = b"" if scope["method"] == "HEAD" else responses.body(rejection)  # RFC 9110, 9.3.2
     await send({"type": "http.response.body", "body": content})

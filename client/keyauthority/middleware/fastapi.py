@@ -15,7 +15,10 @@ from fastapi.openapi.models import APIKey, APIKeyIn, HTTPBearer
 from fastapi.requests import HTTPConnection
 from fastapi.security.base import SecurityBase
 
-from keyauthority.middleware import http
+from keyauthority.http import responses
+from keyauthority.http.client_address import TrustedProxies
+from keyauthority.http.credentials import check_header
+from keyauthority.http.rejection import NOT_LISTED, Rejection
 from keyauthority.middleware.admission import Guard, check_permissions, check_verifier
 from keyauthority.middleware.asgi import (
     ADMISSION,
@@ -23,9 +26,6 @@ from keyauthority.middleware.asgi import (
     VerifierSource,
     admit_scope,
 )
-from keyauthority.middleware.client_address import TrustedProxies
-from keyauthority.middleware.credentials import check_header
-from keyauthority.middleware.rejection import NOT_LISTED, Rejection
 from keyauthority.model import Verdict
 
 
@@ -79,12 +79,12 @@ class RequireKey(SecurityBase):
             _refuse(outcome, scope["type"])
         scope[ADMISSION] = outcome  # the scope belongs to this request only
         if outcome.drawn:
-            response.headers.update(dict(http.rate_limit_headers(outcome.verdict)))
+            response.headers.update(dict(responses.rate_limit_headers(outcome.verdict)))
         return outcome.verdict
 
 
 def _refuse(rejection: Rejection, connection_type: str) -> NoReturn:
     if connection_type == "websocket":
         raise WebSocketException(POLICY_VIOLATION, rejection.error)
-    status, _ = http.STATUS[rejection.kind]
-    raise HTTPException(status, http.content(rejection), dict(http.headers(rejection)))
+    status, _ = responses.STATUS[rejection.kind]
+    raise HTTPException(status, responses.content(rejection), dict(responses.headers(rejection)))

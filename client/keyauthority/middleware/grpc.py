@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from keyauthority.http.client_address import TrustedProxies
+from keyauthority.http.rejection import LOGGER, Rejection, RejectionKind
 from keyauthority.middleware.admission import (
     Admission,
     AsyncKeyVerifier,
@@ -30,8 +32,6 @@ from keyauthority.middleware.admission import (
     check_verifier,
     current_verifier,
 )
-from keyauthority.middleware.client_address import TrustedProxies
-from keyauthority.middleware.rejection import LOGGER, Rejection, RejectionKind
 from keyauthority.middleware.rules import MethodRules
 from keyauthority.model import Verdict
 

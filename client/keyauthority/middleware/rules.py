@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from keyauthority.http.rejection import NOT_LISTED, Rejection
 from keyauthority.middleware.admission import Permissions, check_permissions
-from keyauthority.middleware.rejection import NOT_LISTED, Rejection
 
 METHODS: Final = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from keyauthority.middleware import http
+from keyauthority.http import responses
+from keyauthority.http.client_address import TrustedProxies
+from keyauthority.http.rejection import Rejection
 from keyauthority.middleware.admission import (
     Admission,
     Guard,
@@ -21,8 +23,7 @@ from keyauthority.middleware.admission import (
     check_verifier,
     current_verifier,
 )
-from keyauthority.middleware.client_address import TrustedProxies
-from keyauthority.middleware.rejection import Rejection
+from keyauthority.middleware.http import is_preflight
 from keyauthority.middleware.rules import RouteRules
 
 if TYPE_CHECKING:
@@ -63,18 +64,20 @@ class KeyMiddleware:
         method = environ["REQUEST_METHOD"]
         permissions = self._rules.match(method, _path(environ))
         if permissions is None or (
-            self._allow_preflight and http.is_preflight(method, dict(_headers(environ)))
+            self._allow_preflight and is_preflight(method, dict(_headers(environ)))
         ):
             return self._app(environ, start_response)
         outcome = (
             permissions if isinstance(permissions, Rejection) else self._admit(environ, permissions)
         )
         if isinstance(outcome, Rejection):
-            code, phrase = http.STATUS[outcome.kind]
-            start_response(f"{code} {phrase}", http.all_headers(outcome))
-            return [] if method == "HEAD" else [http.body(outcome)]  # RFC 9110, section 9.3.2
+            code, phrase = responses.STATUS[outcome.kind]
+            start_response(f"{code} {phrase}", responses.all_headers(outcome))
+            return [] if method == "HEAD" else [responses.body(outcome)]  # RFC 9110, section 9.3.2
         if outcome.drawn:
-            start_response = _with_headers(start_response, http.rate_limit_headers(outcome.verdict))
+            start_response = _with_headers(
+                start_response, responses.rate_limit_headers(outcome.verdict)
+            )
         return self._app({**environ, CALLER: outcome.verdict, ADMISSION: outcome}, start_response)
 
     def _admit(self, environ: WSGIEnvironment, permissions: Permissions) -> Admission | Rejection:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from keyauthority.middleware.rejection import MALFORMED, NO_KEY, SEVERAL_KEYS, Rejection
+from keyauthority.http.rejection import MALFORMED, NO_KEY, SEVERAL_KEYS, Rejection
 from keyauthority.token import TOKEN_PATTERN
 
 AUTHORIZATION: Final = "authorization"
