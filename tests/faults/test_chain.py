@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
-from keyauthority.model import ChangeType, Revision
-from keyauthority_server.audit import SavedHead, Verified, canonical_bytes, sealer, verify
+from keyauthority.model import ChangeType, LogId, Revision
+from keyauthority_server.audit import Verified, canonical_bytes, sealer, verify
 from keyauthority_server.audit.verification import FINDINGS_MAX
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.store.interface import Transaction
@@ -25,6 +25,7 @@ from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.integrity import compared_key
 from keyauthority_server.store.sqlite.connection import sqlite3
 from keyauthority_server.store.sqlite.store import migrate, open_store
+from keyauthority_server.store.types import LogHead
 from tests.store.factories import NOON, create_project, key, mutation, put
 
 UNLOCKED = ("DROP TRIGGER change_is_not_updated", "DROP TRIGGER change_is_not_deleted")
@@ -44,7 +45,7 @@ class Log(NamedTuple):
     path: Path
     audit_key: Keyring
 
-    async def verified(self, saved: SavedHead | None = None) -> Verified:
+    async def verified(self, saved: LogHead | None = None) -> Verified:
         """Verify it, from a fresh start."""
         store = open_store(self.path, sealer(self.audit_key), checkpoints=False, checked=False)
         try:
@@ -324,7 +325,7 @@ async def test_altered_schema_is_the_first_finding(log: Log) -> None:
 async def test_saved_head_finds_another_log(log: Log) -> None:
     """A log with another id or another history does not match the head."""
     saved = (await log.verified()).head
-    (other,) = (await log.verified(saved._replace(log_id="x"))).findings
+    (other,) = (await log.verified(saved._replace(log_id=LogId("x")))).findings
     assert other.what.endswith("the saved head is of another")
     (hashed,) = (await log.verified(saved._replace(hash=b"x"))).findings
     assert (6, "its hash is not that of the saved head") == hashed

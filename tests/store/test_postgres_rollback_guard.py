@@ -92,7 +92,7 @@ async def test_database_with_a_diverged_log_is_refused(
         lambda: open_one.read_changes(0, 1),
     )
     for read in reads:
-        with pytest.raises(StoreUnavailable, match="not the change 2 that was seen"):
+        with pytest.raises(StoreUnavailable, match="lacks the change 2 that was seen"):
             await read()
     cluster.execute(f"DROP DATABASE {lost}")
     await anew(url)

@@ -6,10 +6,11 @@ import os
 import resource
 from pathlib import Path
 
-from keyauthority.model import Revision
-from keyauthority_server.store.sqlite.rollback_guard import Head, read_saved_head, save_head
+from keyauthority.model import LogId, Revision
+from keyauthority_server.store.sqlite.rollback_guard import read_saved_head, save_head
+from keyauthority_server.store.types import LogHead
 
-LOG_ID = "0a1b2c3d-0000-4000-8000-000000000000"
+LOG_ID = LogId("0a1b2c3d-0000-4000-8000-000000000000")
 
 
 def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
@@ -24,12 +25,12 @@ def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
             except OSError:
                 break
         for number in (1, 2, 3):
-            save_head(tmp_path / "database", Head(LOG_ID, Revision(number)))
+            save_head(tmp_path / "database", LogHead(LOG_ID, Revision(number)))
     finally:
         for one in taken:
             os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    assert Head(LOG_ID, Revision(3)) == read_saved_head(tmp_path / "database")
+    assert LogHead(LOG_ID, Revision(3)) == read_saved_head(tmp_path / "database")
 
 
 def os_descriptors() -> list[int]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from keyauthority_server.audit.chain import canonical_bytes, sealer
 from keyauthority_server.audit.denials import DenialLog, refusing
 from keyauthority_server.audit.events import event_of
-from keyauthority_server.audit.saved_head import HeadError, SavedHead
+from keyauthority_server.audit.saved_head import HeadError, load_head, save_head
 from keyauthority_server.audit.verification import Finding, Verified, verify
 
 __all__ = [
     "DenialLog",
     "Finding",
     "HeadError",
-    "SavedHead",
     "Verified",
     "canonical_bytes",
     "event_of",
+    "load_head",
     "refusing",
+    "save_head",
     "sealer",
     "verify",
 ]

@@ -20,8 +20,8 @@ import hmac
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from keyauthority.model import Revision
 from keyauthority_server.audit.chain import canonical_bytes, time_bytes
-from keyauthority_server.audit.saved_head import SavedHead
 from keyauthority_server.keyring import Keyring, UnknownVersion
 from keyauthority_server.store.sql.row_codec import microseconds
 from keyauthority_server.store.types import CorruptEntry, LogHead, Mismatch, NewestTime, SignedEntry
@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 class Verified(NamedTuple):
     """The result of a verification; without findings the log is intact."""
 
-    head: SavedHead
+    head: LogHead
     """The end of the log; save it if the log is intact."""
     findings: Sequence[Finding]
     """Findings of the schema first, then of the chain, then of the records, each in order."""
@@ -77,7 +77,7 @@ class Log(Protocol):
 class _Chain:
     """The state of a walk along the log: cursor, running hash and findings."""
 
-    def __init__(self, audit_key: Keyring, saved: SavedHead | None) -> None:
+    def __init__(self, audit_key: Keyring, saved: LogHead | None) -> None:
         self._audit_key = audit_key
         self._saved = saved
         self.cursor = _BELOW_ALL
@@ -124,21 +124,21 @@ class _Chain:
 
     def proves_time(self, head: LogHead) -> bool:
         """True if the MAC of the newest time matches; without one it must be the last entry's."""
-        if head.time is None or head.time_seal is None:
+        if head.time is None or head.time_mac is None:
             return head.time == self.time
-        version = head.time_seal.key_version
+        version = head.time_mac.key_version
         try:
             mac = self._audit_key.digest(time_bytes(NewestTime(head.time)), version)
         except UnknownVersion:
             return False
-        return hmac.compare_digest(mac, head.time_seal.hash)
+        return hmac.compare_digest(mac, head.time_mac.hash)
 
     def find(self, revision: int, text: str) -> None:
         """Add a finding."""
         self.findings.append(Finding(revision, text))
 
 
-async def verify(store: Log, audit_key: Keyring, saved: SavedHead | None = None) -> Verified:
+async def verify(store: Log, audit_key: Keyring, saved: LogHead | None = None) -> Verified:
     """Verify the whole log and its records; the numbers refer to the module's documentation.
 
     Raises StoreError if the store cannot be read.
@@ -159,7 +159,9 @@ async def verify(store: Log, audit_key: Keyring, saved: SavedHead | None = None)
     differences = await store.schema_differences()  # 6
     schema = [Finding(0, f"the schema: {difference}") for difference in differences]
     findings = [*schema, *sorted(set(chain.findings)), *sorted(set(records))]
-    return Verified(SavedHead(head.log_id, chain.revision, chain.hash), findings[:FINDINGS_MAX])
+    return Verified(
+        LogHead(head.log_id, Revision(chain.revision), chain.hash), findings[:FINDINGS_MAX]
+    )
 
 
 def _shortened(name: str) -> str:
@@ -198,7 +200,7 @@ async def _end(chain: _Chain, store: Log) -> LogHead:
     return head
 
 
-def _compare(chain: _Chain, head: LogHead, saved: SavedHead) -> None:
+def _compare(chain: _Chain, head: LogHead, saved: LogHead) -> None:
     if head.log_id != saved.log_id:
         chain.find(saved.revision, f"this is log {head.log_id}, the saved head is of another")
     if chain.revision < saved.revision:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from keyauthority_server.audit import HeadError, SavedHead, Verified
+from keyauthority_server.audit import HeadError, Verified, load_head
+from keyauthority_server.audit import save_head as save_head_to
 from keyauthority_server.audit import verify as verify_log
 from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store.sql.queries.denied_mutations import REFUSED_KEPT
-from keyauthority_server.store.types import DeniedMutation
+from keyauthority_server.store.types import DeniedMutation, LogHead
 
 
 @click.group("audit")
@@ -34,7 +35,7 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
     """
     settings = load(flags)
     try:
-        saved = SavedHead.load(Path(head)) if head else None
+        saved = load_head(Path(head)) if head else None
         verified = asyncio.run(_verified(settings, saved))
         for revision, finding in verified.findings:
             say(f"revision {revision}: {finding}")
@@ -42,7 +43,7 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
             say(f"{len(verified.findings)} findings: the log was altered")
             return 1
         if save_head:
-            verified.head.save(Path(save_head))
+            save_head_to(verified.head, Path(save_head))
     except HeadError as failure:
         raise ConfigError(str(failure)) from failure
     say(f"log {verified.head.log_id} is intact up to revision {verified.head.revision}")
@@ -72,7 +73,7 @@ def refused(limit: int, **flags: str | bool | None) -> None:
         say(" ".join(words))
 
 
-async def _verified(settings: Config, saved: SavedHead | None) -> Verified:
+async def _verified(settings: Config, saved: LogHead | None) -> Verified:
     async with bootstrap.open_audit(settings) as (store, audit_key):
         return await verify_log(store, audit_key, saved)
 

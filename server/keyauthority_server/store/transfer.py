@@ -19,9 +19,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from keyauthority_server.store.counters import COUNTERS_CLOSED
-from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.interface import StoreUnusable
-from keyauthority_server.store.sql.newest_time import CounterRow, counter_row
+from keyauthority_server.store.sql.log_head import checked_head
 from keyauthority_server.store.sql.paged_reads import AuditReader
 from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import (
@@ -31,6 +30,7 @@ from keyauthority_server.store.sql.statements import (
     REQUEST_COLUMNS,
     Rows,
 )
+from keyauthority_server.store.types import LogHead
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class Endpoint(Protocol):
         """Exclude all draws, in the same way."""
         ...
 
-    def opened_as(self, log_id: str, revision: int) -> None:
+    def opened_as(self, head: LogHead) -> None:
         """Prepare, inside `writing`, for servers to run on this log."""
         ...
 
@@ -153,12 +153,9 @@ class Handover(NamedTuple):
     """True once the target is the authority."""
 
 
-def head_of(endpoint: Endpoint) -> CounterRow:
+def head_of(endpoint: Endpoint) -> LogHead:
     """Return the counter row of the log; raises StoreError."""
-    row = counter_row(endpoint.rows)
-    return row._replace(
-        log_id=log_id_from(row.log_id), revision=revision_from(row.revision), hash=bytes(row.hash)
-    )
+    return checked_head(endpoint.rows)
 
 
 def handover_of(endpoint: Endpoint) -> Handover:
@@ -170,7 +167,7 @@ def handover_of(endpoint: Endpoint) -> Handover:
     return Handover(database_id, target_id, target, bool(completed))
 
 
-def close_source(source: Endpoint, target: Endpoint, target_name: str) -> CounterRow:
+def close_source(source: Endpoint, target: Endpoint, target_name: str) -> LogHead:
     """Close the source for writing, durably, and mark the target as an unfinished copy of it.
 
     Returns the final head of the source. Raises StoreUnusable, and changes nothing, unless the
@@ -193,23 +190,23 @@ def close_source(source: Endpoint, target: Endpoint, target_name: str) -> Counte
         else:
             source.rows.run(_CLOSE)
             source.rows.run(_SET_TARGET, (target_id, target_name))
-            head = head._replace(closed=1)
+            head = head._replace(closed=True)
     with target.writing():
         if _check_target(target, head):
-            target.rows.run(_SET_LOG, head._replace(hash=b""))
+            _set_head(target, head._replace(hash=b""))
     with target.writing_counters():
         if not head_of(target).hash:  # counters are copied only once the log has its hash
             target.counters.run(_SET_COUNTERS_CLOSED, (1,))
     return head
 
 
-def copy_rows(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+def copy_rows(source: Endpoint, target: Endpoint, head: LogHead) -> None:
     """Copy every row that the target lacks, except counters."""
     for table in TABLES:
         _copy(table, source, target, head)
 
 
-def compare(source: Endpoint, target: Endpoint, head: CounterRow) -> dict[str, int]:
+def compare(source: Endpoint, target: Endpoint, head: LogHead) -> dict[str, int]:
     """Compare all rows except counters, then set the hash of the target's log.
 
     Returns the number of rows of each table. Raises StoreUnusable, naming the table, if the target
@@ -218,11 +215,11 @@ def compare(source: Endpoint, target: Endpoint, head: CounterRow) -> dict[str, i
     counts = {table.name: _compared(table, source.rows, target.rows) for table in TABLES}
     with target.writing():
         _check_unfinished(target, head)
-        target.rows.run(_SET_LOG, head)
+        _set_head(target, head)
     return counts
 
 
-def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
+def copy_counters(source: Endpoint, target: Endpoint, head: LogHead) -> int:
     """Close the counters of the source, then copy them once; return their number.
 
     Raises StoreUnusable if the copy was abandoned meanwhile.
@@ -242,7 +239,7 @@ def copy_counters(source: Endpoint, target: Endpoint, head: CounterRow) -> int:
     return sum(len(page) for page in _pages(COUNTERS, source.counters))
 
 
-def finish(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+def finish(source: Endpoint, target: Endpoint, head: LogHead) -> None:
     """Hand the authority over: mark the source permanently, then open the target.
 
     Call it after `compare` and a verification of the target's chain. Raises StoreUnusable if the
@@ -255,10 +252,10 @@ def finish(source: Endpoint, target: Endpoint, head: CounterRow) -> None:
         source.rows.run(_COMPLETE)
     with target.writing():
         target.rows.run(_OPEN)
-        target.opened_as(head.log_id, head.revision)
+        target.opened_as(head)
 
 
-def reopen_source(source: Endpoint, target: Endpoint | None) -> CounterRow:
+def reopen_source(source: Endpoint, target: Endpoint | None) -> LogHead:
     """Reopen the source of a copy; the unfinished target stays closed.
 
     The source alone decides, so the target may be missing. Raises StoreUnusable if the source is
@@ -274,10 +271,10 @@ def reopen_source(source: Endpoint, target: Endpoint | None) -> CounterRow:
             raise StoreUnusable(f"the copy was finished: run the servers on {handover.target}")
         source.rows.run(_OPEN)
         source.rows.run(_SET_TARGET, (None, None))
-        source.opened_as(head.log_id, head.revision)
+        source.opened_as(head)
     with source.writing_counters():
         source.counters.run(_SET_COUNTERS_CLOSED, (0,))
-    return head._replace(closed=0)
+    return head._replace(closed=False)
 
 
 class CopiedLog(AuditReader):
@@ -295,7 +292,7 @@ class CopiedLog(AuditReader):
         return ()
 
 
-def _check_target(target: Endpoint, head: CounterRow) -> bool:
+def _check_target(target: Endpoint, head: LogHead) -> bool:
     """True if the target is empty, False for an unfinished copy; otherwise StoreUnusable."""
     found = head_of(target)
     if (found.log_id, found.revision) == (head.log_id, head.revision):
@@ -322,7 +319,7 @@ def _check_named(handover: Handover, target_id: str) -> None:
     )
 
 
-def _check_abandoned(target: Endpoint, head: CounterRow, handover: Handover) -> None:
+def _check_abandoned(target: Endpoint, head: LogHead, handover: Handover) -> None:
     """Raise StoreUnusable unless the source was closed for this target."""
     if handover_of(target).database_id != handover.target_id:
         raise StoreUnusable(
@@ -332,14 +329,19 @@ def _check_abandoned(target: Endpoint, head: CounterRow, handover: Handover) -> 
         raise StoreUnusable("the copy was finished: run the servers on it")
 
 
-def _check_unfinished(target: Endpoint, head: CounterRow) -> None:
+def _check_unfinished(target: Endpoint, head: LogHead) -> None:
     """Raise StoreUnusable unless the target is still closed: another run may have finished it."""
     found = head_of(target)
     if not found.closed or (found.log_id, found.revision) != (head.log_id, head.revision):
         raise StoreUnusable("the target was finished meanwhile, by another run of this copy")
 
 
-def _copy(table: Table, source: Endpoint, target: Endpoint, head: CounterRow) -> None:
+def _set_head(target: Endpoint, head: LogHead) -> None:
+    log_id, revision, hash_, time, closed, mac = head
+    target.rows.run(_SET_LOG, (log_id, revision, hash_, time, int(closed), *(mac or (None, None))))
+
+
+def _copy(table: Table, source: Endpoint, target: Endpoint, head: LogHead) -> None:
     last = target.rows.one(table.last)
     pages = _pages(table, source.rows, table.before_all if last is None else last[0])
     is_done = False

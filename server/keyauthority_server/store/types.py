@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
-from keyauthority.model import Change, ChangeType, Key, Project, Revision
+from keyauthority.model import Change, ChangeType, Key, LogId, Project, Revision
 
 Scope = frozenset[str] | None
 """The projects that a caller is confined to; None means all, operator keys included."""
@@ -167,16 +167,20 @@ class CorruptEntry(NamedTuple):
 
 
 class LogHead(NamedTuple):
-    """The end of the log by its counter row: newest revision, hash and time."""
+    """The end of a log: its newest revision, and the hash that covers all of its entries.
 
-    log_id: str
-    revision: int
-    hash: bytes
-    closed: bool
+    The counter row holds it; copies are kept apart from the log to detect a lost end.
+    """
+
+    log_id: LogId
+    revision: Revision
+    hash: bytes = b""
+    """Empty in an empty log, in an unfinished copy, and where only the revision is kept."""
+    time: int | None = None
+    """The newest committed time, in microseconds since the Unix epoch; see `log_head`."""
+    closed: bool = False
     """Closed for writing: the source of a copy, or an unfinished copy."""
-    time: int | None
-    """The newest time, in microseconds since the Unix epoch."""
-    time_seal: EntryMac | None
+    time_mac: EntryMac | None = None
     """The MAC of `time`; None in a log of an older version."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from keyauthority_server.store.sqlite import rollback_guard
+from keyauthority_server.store.types import LogHead
 from tests.faults.disk.vfs import OK, Pass
 
 WRITE: Final = "write"
@@ -79,7 +80,7 @@ class Recorder:
         """Write down the heads that are noted beside a database, too."""
         save_head = rollback_guard.save_head
 
-        def noted(database: Path, head: rollback_guard.Head) -> None:
+        def noted(database: Path, head: LogHead) -> None:
             save_head(database, head)
             path = rollback_guard.head_path(database)
             self.note(WRITE, path.name, 0, path.read_bytes())

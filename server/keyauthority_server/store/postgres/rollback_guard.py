@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import hmac
 import threading
-from typing import Final, NamedTuple
+from typing import Final
 
 from keyauthority.model import LogId, Revision
-from keyauthority_server.store.identifiers import log_id_from, revision_from
-from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.postgres.connection import ConnectionLost
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
-from keyauthority_server.store.sql.statements import LOG
+from keyauthority_server.store.sql.log_head import checked_head
+from keyauthority_server.store.types import LogHead
 
 _HASH: Final = "SELECT hash FROM change WHERE revision = ?"
-
-
-class _Mark(NamedTuple):
-    """A change identified by its hash, which covers all earlier changes."""
-
-    revision: Revision
-    hash: bytes
 
 
 class RollbackGuard:
@@ -37,7 +29,7 @@ class RollbackGuard:
         self._altered_allowed = altered_allowed
         self.log_id: LogId | None = None
         self._newest = Revision(0)
-        self._mark = _Mark(Revision(0), b"")
+        self._known: LogHead | None = None  # the newest head seen with its hash
         self._lock = threading.Lock()
         self.acknowledged = Revision(0)
         """The newest revision committed by this process."""
@@ -63,16 +55,17 @@ class RollbackGuard:
         ConnectionLost if another host may have them; StoreUnusable if it must not be opened.
         """
         check_schema(rows, altered_allowed=self._altered_allowed)
-        newest, mark = self._newest, self._mark
+        newest, known = self._newest, self._known
         with rows.reading():
-            log_id, head = _head(rows)
+            head = checked_head(rows)
             if self.log_id is None:
-                self.log_id = log_id
-            elif self.log_id != log_id:
+                self.log_id = head.log_id
+            elif self.log_id != head.log_id:
                 raise ConnectionLost("the database has another log than the one that was opened")
             if head.revision < newest:
                 raise _lacking(head.revision, newest)
-            _check_mark(rows, mark)
+            if known is not None:
+                _check_change(rows, known)
             self._note(head)
 
     def check(self, rows: PostgresRows, head: Revision, newest: Revision) -> None:
@@ -84,8 +77,8 @@ class RollbackGuard:
             rows.drop()
             raise _lacking(head, newest)
         self.saw(head)
-        if head > self._mark.revision:
-            self._note(_head(rows)[1])
+        if self._known is None or head > self._known.revision:
+            self._note(checked_head(rows))
 
     def check_writable(self, rows: PostgresRows, head: Revision) -> None:
         """Raise ConnectionLost if a transaction that holds the lock lacks seen changes.
@@ -99,28 +92,20 @@ class RollbackGuard:
 
     def check_now(self, rows: PostgresRows, newest: Revision) -> None:
         """Check as `check` does, with the connection's current head."""
-        self.check(rows, _head(rows)[1].revision, newest)
+        self.check(rows, checked_head(rows).revision, newest)
 
-    def _note(self, head: _Mark) -> None:
+    def _note(self, head: LogHead) -> None:
         self.saw(head.revision)
-        if head.hash:  # an unfinished copy has no hash, and lacks the change
+        if head.hash:  # an empty log has none, nor an unfinished copy, which lacks the change
             with self._lock:
-                self._mark = max(self._mark, head)
+                if self._known is None or head.revision > self._known.revision:
+                    self._known = head
 
 
-def _head(rows: PostgresRows) -> tuple[LogId, _Mark]:
-    row = rows.one(LOG)
-    if row is None:
-        raise StoreUnusable("the database is damaged: the counter row is missing; restore it")
-    return log_id_from(row[0]), _Mark(revision_from(row[1]), bytes(row[2]))
-
-
-def _check_mark(rows: PostgresRows, mark: _Mark) -> None:
-    if not mark.revision:
-        return
-    row = rows.one(_HASH, (mark.revision,))
-    if row is None or not hmac.compare_digest(row[0], mark.hash):
-        raise ConnectionLost(f"the database has not the change {mark.revision} that was seen")
+def _check_change(rows: PostgresRows, known: LogHead) -> None:
+    row = rows.one(_HASH, (known.revision,))
+    if row is None or not hmac.compare_digest(row[0], known.hash):
+        raise ConnectionLost(f"the database lacks the change {known.revision} that was seen")
 
 
 def _lacking(head: Revision, newest: Revision) -> ConnectionLost:

@@ -31,7 +31,7 @@ from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.writer import WriteJob
-from keyauthority_server.store.sql.newest_time import counter_row, newest_time
+from keyauthority_server.store.sql.log_head import newest_time, read_head
 from keyauthority_server.store.sql.paged_reads import PagedReads
 from keyauthority_server.store.sql.queries import changes, digests
 from keyauthority_server.store.sql.queries.lists import ValuesTable
@@ -193,7 +193,7 @@ class PostgresStore(PagedReads):
         """Return the newest committed time, None for an empty log."""
 
         def read(rows: Rows) -> datetime | None:
-            return newest_time(rows, counter_row(rows), self._seal)
+            return newest_time(rows, read_head(rows), self._seal)
 
         return await _in_thread(self._tailer, self._checked, read)
 

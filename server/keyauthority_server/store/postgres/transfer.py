@@ -12,6 +12,7 @@ from keyauthority_server.store.postgres.rollback_guard import FIRST_LOCK
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
 from keyauthority_server.store.transfer import COUNTERS, SERIALS, TABLES
+from keyauthority_server.store.types import LogHead
 
 # Longer than any wait at the other endpoint of the copy, between two statements.
 PATIENCE: Final = Patience(statement=120, server=0, lock=10, idle=120)
@@ -63,7 +64,7 @@ class PostgresEndpoint:
         with self._transaction(HOLD_UP_DRAWS):
             yield
 
-    def opened_as(self, log_id: str, revision: int) -> None:
+    def opened_as(self, head: LogHead) -> None:
         """Continue ids after the copied ones, and collect statistics for the planner."""
         for statement in (*_NEXT_IDS, *_ANALYZE):
             self._rows.run(statement)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from keyauthority.model import Key, KeyFilter, Project, UsageRow
 from keyauthority.requests import EventQuery, UsageQuery
 from keyauthority_server.store.sql import reconcile
+from keyauthority_server.store.sql.log_head import read_head
 from keyauthority_server.store.sql.queries import denied_mutations, digests, events, lists, usage
 from keyauthority_server.store.sql.queries.lists import ValuesTable
 from keyauthority_server.store.sql.statements import Rows
@@ -40,7 +41,7 @@ class AuditReader(ABC):
 
     async def log_head(self) -> LogHead:
         """Return the current content of the counter row."""
-        return await self.page(events.log_head)
+        return await self.page(read_head)
 
     async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
         """Return up to `limit` rows of the log, with any content."""

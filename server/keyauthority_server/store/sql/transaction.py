@@ -14,7 +14,7 @@ from typing import Any, Final
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
 from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.newest_time import counter_row, newest_time, sealed_time
+from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
 from keyauthority_server.store.sql.queries import digests, usage
 from keyauthority_server.store.sql.queries.denied_mutations import record_refused
 from keyauthority_server.store.sql.row_codec import (
@@ -83,10 +83,9 @@ class SqlTransaction:
         self, rows: Rows, seal: EntrySigner, checked: CheckedRecords | None = None
     ) -> None:
         """Reuse the decoded records of `checked`."""
-        counter = counter_row(rows)
-        self._head, self._hash = counter.revision, counter.hash
-        self._newest_time = newest_time(rows, counter, seal)
-        self._closed = bool(counter.closed)
+        head = read_head(rows)
+        self._head, self._hash, self._closed = head.revision, head.hash, head.closed
+        self._newest_time = newest_time(rows, head, seal)
         self._rows = rows
         self._seal = seal
         self._checked = checked or CheckedRecords()

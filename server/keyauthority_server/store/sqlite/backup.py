@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from keyauthority.model import Revision
+from keyauthority.model import LogId, Revision
 from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, connect, sqlite3
 from keyauthority_server.store.sqlite.rollback_guard import check_head
@@ -29,7 +29,7 @@ _MODE: Final = 0o600
 class Content(NamedTuple):
     """The content of a copy."""
 
-    log_id: str
+    log_id: LogId
     revision: Revision
     keys: int
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 from keyauthority.model import LogId
 from keyauthority_server.store.interface import StoreError, StoreReadOnly, StoreUnusable
 from keyauthority_server.store.sql.integrity import compared_key
-from keyauthority_server.store.sql.newest_time import counter_row
+from keyauthority_server.store.sql.log_head import read_head
 from keyauthority_server.store.sql.paged_reads import AuditReader
 from keyauthority_server.store.sql.queries import digests
 from keyauthority_server.store.sql.statements import HELD_ROW, KEY_CHECKS, Rows
@@ -25,14 +25,13 @@ from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
 from keyauthority_server.store.sqlite.rollback_guard import (
-    Head,
     check_head,
     head_path,
     read_saved_head,
     save_head,
 )
 from keyauthority_server.store.sqlite.schema import RECORDS, migrate, refused_or_failed
-from keyauthority_server.store.types import EntrySigner, StoredKey, VersionsInUse
+from keyauthority_server.store.types import EntrySigner, LogHead, StoredKey, VersionsInUse
 
 T = TypeVar("T")
 
@@ -191,12 +190,12 @@ class Draft:
         except OSError as error:
             raise StoreError(f"cannot put {database} in place: {error.strerror}") from error
         sync(database.parent)
-        save_head(database, Head(content.log_id, content.revision))
+        save_head(database, LogHead(content.log_id, content.revision))
         return content
 
 
 def _is_closed(connection: sqlite3.Connection) -> bool:
-    return bool(counter_row(SqliteRows(connection)).closed)
+    return read_head(SqliteRows(connection)).closed
 
 
 def _keep_aside(database: Path, aside: Path) -> None:

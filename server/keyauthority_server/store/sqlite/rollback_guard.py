@@ -18,15 +18,16 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
-from keyauthority.model import Revision
+from keyauthority.model import LogId, Revision
 from keyauthority_server.private_files import open_private, read_private
 from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.sqlite.connection import sqlite3
+from keyauthority_server.store.types import LogHead
 
 _LINE: Final = re.compile(
     r"([0-9a-f-]{36}) ([0-9]{20})\n", re.ASCII
@@ -35,19 +36,12 @@ _LINE: Final = re.compile(
 _log = structlog.get_logger(__name__)
 
 
-class Head(NamedTuple):
-    """A log and its newest revision."""
-
-    log_id: str
-    revision: Revision
-
-
 def head_path(database: Path) -> Path:
     """Return the path of a database's head file."""
     return database.with_name(database.name + ".head")
 
 
-def read_saved_head(database: Path) -> Head | None:
+def read_saved_head(database: Path) -> LogHead | None:
     """Return the head saved next to the database; None if missing or malformed.
 
     Read it before the database, whose head is then the same or newer.
@@ -56,10 +50,10 @@ def read_saved_head(database: Path) -> Head | None:
         found = _LINE.fullmatch(read_private(head_path(database)))
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    return Head(found[1], Revision(int(found[2]))) if found else None
+    return LogHead(LogId(found[1]), Revision(int(found[2]))) if found else None
 
 
-def check_head(connection: sqlite3.Connection, path: Path, saved: Head | None) -> Head:
+def check_head(connection: sqlite3.Connection, path: Path, saved: LogHead | None) -> LogHead:
     """Return the head of the database at `path`.
 
     Raises StoreUnusable unless it is that of the log's last entry, and at or after the saved one;
@@ -81,7 +75,7 @@ def check_head(connection: sqlite3.Connection, path: Path, saved: Head | None) -
             f"{path} lacks changes {revision + 1} to {saved.revision}, which were acknowledged: it "
             f"or its write-ahead log was cut, damaged or exchanged; put the files back, or restore"
         )
-    return Head(log_id, revision)
+    return LogHead(log_id, revision)
 
 
 _HEAD: Final = (
@@ -122,7 +116,7 @@ class _Spare:
 _SPARE: Final = _Spare()
 
 
-def save_head(database: Path, head: Head) -> None:
+def save_head(database: Path, head: LogHead) -> None:
     """Save the newest committed head, under the writers' lock.
 
     A failure is logged: it does not undo the commit.

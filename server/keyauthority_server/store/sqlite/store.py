@@ -21,7 +21,6 @@ from keyauthority.clock import monotonic
 from keyauthority.model import Key, LogId, Project, Revision
 from keyauthority_server.private_files import explain, unwritable
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
-from keyauthority_server.store.identifiers import log_id_from
 from keyauthority_server.store.interface import (
     StoreDamaged,
     StoreError,
@@ -30,7 +29,7 @@ from keyauthority_server.store.interface import (
     Transaction,
 )
 from keyauthority_server.store.sql.integrity import stored_project
-from keyauthority_server.store.sql.newest_time import counter_row, newest_time
+from keyauthority_server.store.sql.log_head import checked_head, newest_time, read_head
 from keyauthority_server.store.sql.paged_reads import PagedReads
 from keyauthority_server.store.sql.queries import changes, digests
 from keyauthority_server.store.sql.queries.lists import ValuesTable
@@ -63,7 +62,6 @@ from keyauthority_server.store.sqlite.counters import counters_path, open_counte
 from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
 from keyauthority_server.store.sqlite.file_lock import LOCKS, FairFileLock
 from keyauthority_server.store.sqlite.rollback_guard import (
-    Head,
     check_head,
     read_saved_head,
     save_head,
@@ -82,6 +80,7 @@ from keyauthority_server.store.types import (
     ChangePage,
     DatedSnapshot,
     EntrySigner,
+    LogHead,
     ReadOptions,
     Scope,
     Snapshot,
@@ -151,7 +150,7 @@ def open_store(
             reader = connect(path, READ_BUSY_MS, cache=READS_CACHE)
             opened.callback(reader.close)
             check_schema(reader, path, RECORDS, altered_allowed=not checked)
-            head = check_head(reader, path, saved) if checked else Head("", Revision(0))
+            head = check_head(reader, path, saved) if checked else LogHead(LogId(""), Revision(0))
             rows = SqliteRows(reader)
             pages = SqliteRows(connect(path, READ_BUSY_MS))
             opened.callback(pages.close)
@@ -162,7 +161,7 @@ def open_store(
             opened.callback(connection.close)
             written = SqliteRows(connection)
             job = WriteBatch(
-                written, seal, lambda newest: save_head(path, Head(head.log_id, newest))
+                written, seal, lambda newest: save_head(path, head._replace(revision=newest))
             )
             reserve = DiskReserve(path)
             opened.callback(reserve.close)
@@ -200,7 +199,7 @@ class SqliteStore(PagedReads):
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
         self._tail = TailReader(rows)
         self._newest = Revision(0)
-        self._log_id = log_id_from(counter_row(rows).log_id)
+        self._log_id = checked_head(rows).log_id
 
     @property
     def log_id(self) -> LogId:
@@ -286,7 +285,7 @@ class SqliteStore(PagedReads):
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
         self._check_identity()
-        return newest_time(self._rows, counter_row(self._rows), self._seal)
+        return newest_time(self._rows, read_head(self._rows), self._seal)
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""

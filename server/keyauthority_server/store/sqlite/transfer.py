@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from keyauthority.model import Revision
 from keyauthority_server.store.interface import StoreUnusable
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
 from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.file_lock import FairFileLock
 from keyauthority_server.store.sqlite.rollback_guard import (
-    Head,
     check_head,
     read_saved_head,
     save_head,
@@ -24,6 +22,7 @@ from keyauthority_server.store.sqlite.schema import (
     check_schema,
     refused_or_failed,
 )
+from keyauthority_server.store.types import LogHead
 
 
 class SqliteEndpoint:
@@ -70,16 +69,16 @@ class SqliteEndpoint:
         with _transaction(self._counters, self._counters_lock):
             yield
 
-    def opened_as(self, log_id: str, revision: int) -> None:
+    def opened_as(self, head: LogHead) -> None:
         """Save the head next to the database: it is already committed."""
-        save_head(self._path, Head(log_id, Revision(revision)))
+        save_head(self._path, head)
 
     def close(self) -> None:
         """Close the files."""
         self._opened.close()
 
     def _open(
-        self, path: Path, schema: Schema, saved: Head | None = None, whole: bool = False
+        self, path: Path, schema: Schema, saved: LogHead | None = None, whole: bool = False
     ) -> tuple[SqliteRows, FairFileLock]:
         if not path.is_file():
             raise StoreUnusable(f"there is no database at {path}")

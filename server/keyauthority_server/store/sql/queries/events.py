@@ -13,8 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority.model import ChangeType, Revision
 from keyauthority.requests import EventQuery
-from keyauthority_server.store.identifiers import log_id_from
-from keyauthority_server.store.interface import StoreDamaged, StoreError
+from keyauthority_server.store.interface import StoreDamaged
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, ValuesTable
 from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from, to_json
 from keyauthority_server.store.sql.scopes import is_within_scope
@@ -23,7 +22,6 @@ from keyauthority_server.store.sql.statements import (
     ENTRIES_AT_ONCE,
     GET_ENTRIES,
     GET_ROTATION,
-    LOG,
     READ_LOG,
     Rows,
 )
@@ -31,7 +29,6 @@ from keyauthority_server.store.types import (
     CorruptEntry,
     Entry,
     EntryMac,
-    LogHead,
     Scope,
     SignedEntry,
 )
@@ -178,16 +175,6 @@ def _entries(rows: Rows, revisions: Sequence[int]) -> Iterator[Row]:
         some = list(revisions[first : first + ENTRIES_AT_ONCE])
         some += some[-1:] * (ENTRIES_AT_ONCE - len(some))  # one statement, however many are left
         yield from rows.each(GET_ENTRIES, some)
-
-
-def log_head(rows: Rows) -> LogHead:
-    """Return the content of the counter row; see `Store.log_head`."""
-    row = rows.one(LOG)
-    if row is None:
-        raise StoreError("the counter row is missing")
-    log_id, revision, hash_, time, closed, time_hash, version = row
-    seal = None if time_hash is None or version is None else EntryMac(bytes(time_hash), version)
-    return LogHead(log_id_from(log_id), revision, bytes(hash_), bool(closed), time, seal)
 
 
 def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEntry]:
