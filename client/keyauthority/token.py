@@ -2,8 +2,10 @@
 
 Pure functions, standard library only.
 
-    secret key   = kind "_" mode "_" access_key "_" secret check      kind: sk | rk | op
-    publishable  = "pk" "_" mode "_" access_key "_" check
+    secret key   = [prefix "_"] kind "_" mode "_" access_key "_" secret check
+                   kind: sk | rk | op
+    publishable  = [prefix "_"] "pk" "_" mode "_" access_key "_" check
+    prefix       = a letter and 1 to 15 letters or digits, lower case: that of the deployment
     access_key   = "KA" and 18 digits of Crockford's base 32, upper case: 90 random bits
     secret       = 43 base62 digits: a 256-bit number
     check        = 6 base62 digits: CRC-32 (IEEE) of all characters before it
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterator
 from typing import Final, NamedTuple, NewType, NoReturn, Self
 from zlib import crc32
 
@@ -29,16 +32,23 @@ _VALUE62: Final = {digit: value for value, digit in enumerate(_BASE62)}
 
 _SECRET_DIGITS: Final = 43  # 62**43 > 2**256
 _CHECK_DIGITS: Final = 6  # 62**6 > 2**32
-_ACCESS_KEY_AT: Final = slice(8, 28)  # after "sk_test_"
-_SECRET_AT: Final = slice(29, 29 + _SECRET_DIGITS)
-_LENGTH: Final = 78
-_PUBLISHABLE_LENGTH: Final = 35
+_MARK: Final = "_KA"  # first found between the mode and the access key: a prefix has neither
+_NAMES_LENGTH: Final = 7  # of "sk_test"
+_ACCESS_KEY_LENGTH: Final = 20
+_PREFIX_LENGTH_MAX: Final = 16
+TOKEN_LENGTH_MAX: Final = 78 + _PREFIX_LENGTH_MAX + 1
+"""Characters of the longest token: 78 without the prefix of a deployment."""
 
 ACCESS_KEY_PATTERN: Final = re.compile(rf"KA[{_BASE32}]{{18}}", re.ASCII)
 """Matches an access key; use it with ``fullmatch``."""
 
+_PREFIX: Final = rf"(?!(?:sk|rk|pk|op)(?![a-z0-9]))[a-z][a-z0-9]{{1,{_PREFIX_LENGTH_MAX - 1}}}"
+TOKEN_PREFIX_PATTERN: Final = re.compile(_PREFIX, re.ASCII)
+"""Matches the prefix of a deployment, without its underscore; use it with ``fullmatch``."""
+
 TOKEN_PATTERN: Final = re.compile(
     r"(?<![0-9A-Za-z])"
+    rf"(?:{_PREFIX}_)?"
     rf"(?:(?:(?:sk|rk)_(?:test|live)|op_live)_KA[{_BASE32}]{{18}}_[0-9A-Za-z]{{49}}"
     rf"|pk_(?:test|live)_KA[{_BASE32}]{{18}}_[0-9A-Za-z]{{6}})"
     r"(?![0-9A-Za-z])",
@@ -46,13 +56,22 @@ TOKEN_PATTERN: Final = re.compile(
 )
 """Finds tokens in text: logs, repositories, tickets.
 
-It anchors on ``_KA``, since tokens of other vendors also begin with ``sk_live_``. Pass each match
-to `parse` to discard those with wrong check digits.
+It anchors on ``_KA``, since tokens of other vendors also begin with ``sk_live_``. A match may begin
+with a word that only stands before the token, as in ``key_sk_live_…``: `find_tokens` decides by the
+check digits.
 """
 
-_PREFIXES: Final = {
-    f"{prefix}_{mode.value}_": (kind, mode)
-    for prefix, kind, modes in (
+_UNPREFIXED: Final = re.compile(
+    rf"(?:(?:(?:sk|rk)_(?:test|live)|op_live)_KA[{_BASE32}]{{18}}_[0-9A-Za-z]{{49}}"
+    rf"|pk_(?:test|live)_KA[{_BASE32}]{{18}}_[0-9A-Za-z]{{6}})"
+    r"(?![0-9A-Za-z])",
+    re.ASCII,
+)
+_PREFIX_BEFORE: Final = re.compile(r"[a-z0-9]{1,16}_\Z", re.ASCII)
+
+_NAMES: Final = {
+    f"{name}_{mode.value}": (kind, mode)
+    for name, kind, modes in (
         ("sk", KeyKind.SECRET, (KeyMode.TEST, KeyMode.LIVE)),
         ("rk", KeyKind.RESTRICTED, (KeyMode.TEST, KeyMode.LIVE)),
         ("pk", KeyKind.PUBLISHABLE, (KeyMode.TEST, KeyMode.LIVE)),
@@ -60,7 +79,7 @@ _PREFIXES: Final = {
     )
     for mode in modes
 }
-_PREFIX_OF: Final = {names: prefix for prefix, names in _PREFIXES.items()}
+_NAMES_OF: Final = {kind_and_mode: names for names, kind_and_mode in _NAMES.items()}
 
 
 class SecretKey(str):
@@ -109,32 +128,52 @@ class Token(NamedTuple):
 
 def parse(text: str) -> Token | None:
     """Return the parts of the token; None if it is malformed or its check digits are wrong."""
-    length = len(text)
-    if length != _LENGTH and length != _PUBLISHABLE_LENGTH:
-        return None
-    names = _PREFIXES.get(text[:8])
-    if names is None or (names[0] is KeyKind.PUBLISHABLE) != (length == _PUBLISHABLE_LENGTH):
-        return None
-    if TOKEN_PATTERN.fullmatch(text) is None:
+    if len(text) > TOKEN_LENGTH_MAX or TOKEN_PATTERN.fullmatch(text) is None:
         return None
     if _decode62(text[-_CHECK_DIGITS:]) != crc32(text[:-_CHECK_DIGITS].encode("ascii")):
         return None
-    if length == _LENGTH and text[_SECRET_AT] > _SECRET_MAX:  # base62 digits sort as ASCII does
+    at = text.index(_MARK)
+    end = at + 1 + _ACCESS_KEY_LENGTH
+    # base62 digits sort as ASCII does; a publishable key has none here
+    if text[end + 1 : -_CHECK_DIGITS] > _SECRET_MAX:
         return None
-    return Token(*names, AccessKey(text[_ACCESS_KEY_AT]))
+    kind, mode = _NAMES[text[at - _NAMES_LENGTH : at]]
+    return Token(kind, mode, AccessKey(text[at + 1 : end]))
+
+
+def find_tokens(text: str) -> Iterator[tuple[int, int, Token]]:
+    r"""Yield start, end and parts of each token in the text whose check digits are right.
+
+    Words and letters directly before a token do not hide it: ``key_sk_live_…``, ``\nsk_live_…``.
+    """
+    for found in _UNPREFIXED.finditer(text):
+        start, end = found.span()
+        before = _PREFIX_BEFORE.search(text, max(0, start - _PREFIX_LENGTH_MAX - 1), start)
+        starts = (start, *range(before.start(), start - 2)) if before else (start,)
+        for each in starts:
+            token = parse(text[each:end])
+            if token is not None:
+                yield each, end, token
+                break
 
 
 def make(
-    kind: KeyKind, mode: KeyMode, access_key: AccessKey, secret: int | None = None
+    kind: KeyKind,
+    mode: KeyMode,
+    access_key: AccessKey,
+    secret: int | None = None,
+    prefix: str = "",
 ) -> SecretKey:
     """Return the token of a key.
 
-    `secret` is a number below 2**256; None for a publishable key. Raises ValueError for parts that
-    do not form a valid token.
+    `secret` is a number below 2**256; None for a publishable key. `prefix` is that of the
+    deployment, empty for none. Raises ValueError for parts that do not form a valid token.
     """
-    prefix = _PREFIX_OF.get((kind, mode))
-    if prefix is None:
+    names = _NAMES_OF.get((kind, mode))
+    if names is None:
         raise ValueError(f"no token is of kind {kind} and mode {mode}")
+    if prefix and TOKEN_PREFIX_PATTERN.fullmatch(prefix) is None:
+        raise ValueError("not a token prefix")
     if ACCESS_KEY_PATTERN.fullmatch(access_key) is None:
         raise ValueError("not an access key")
     if (secret is None) != (kind is KeyKind.PUBLISHABLE):
@@ -142,7 +181,7 @@ def make(
     if secret is not None and not 0 <= secret < 2**SECRET_BITS:
         raise ValueError("a secret is a number of 256 bits")
     digits = "" if secret is None else _encode62(secret, _SECRET_DIGITS)
-    body = f"{prefix}{access_key}_{digits}"
+    body = f"{prefix}{'_' if prefix else ''}{names}_{access_key}_{digits}"
     return SecretKey(body + _encode62(crc32(body.encode("ascii")), _CHECK_DIGITS))
 
 

@@ -16,8 +16,10 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import (
     ACCESS_KEY_PATTERN,
     TOKEN_PATTERN,
+    TOKEN_PREFIX_PATTERN,
     AccessKey,
     Token,
+    find_tokens,
     make,
     new_access_key,
     new_secret,
@@ -110,6 +112,59 @@ def test_built_publishable_token_parses_to_its_parts(mode: KeyMode, access_key: 
     token = make(KeyKind.PUBLISHABLE, mode, access_key)
     assert Token(KeyKind.PUBLISHABLE, mode, access_key) == parse(token)
     assert len(token) == 35
+
+
+prefixes = st.from_regex(TOKEN_PREFIX_PATTERN, fullmatch=True)
+
+
+@given(kinds_and_modes, access_keys, secrets, prefixes)
+def test_token_with_a_prefix_parses_to_its_parts(
+    kind_and_mode: tuple[KeyKind, KeyMode], access_key: AccessKey, secret: int, prefix: str
+) -> None:
+    """The prefix of the deployment stands before the kind, and the pattern matches the whole."""
+    token = make(*kind_and_mode, access_key, secret, prefix)
+    assert token.startswith(f"{prefix}_")
+    assert Token(*kind_and_mode, access_key) == parse(token)
+    assert TOKEN_PATTERN.fullmatch(token)
+
+
+@given(prefixes, prefixes)
+def test_prefix_is_covered_by_the_check_digits(one: str, other: str) -> None:
+    """A prefix that is taken away, added or exchanged makes the token malformed."""
+    bare = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
+    token = _with_check(f"{one}_{bare[:-6]}")
+    assert parse(token)
+    for changed in (token.removeprefix(f"{one}_"), f"{one}_{bare}", f"{one}_{token}"):
+        assert parse(changed) is None
+    exchanged = f"{other}_{token.removeprefix(f'{one}_')}"
+    assert (parse(exchanged) is None) is (one != other)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["sk", "rk", "pk", "op", "a", "1a", "Acme", "a" * 17, "a_b", "a-b", "\u00e4b", "ab\n"]
+)
+def test_invalid_prefix_builds_and_parses_no_token(prefix: str) -> None:
+    """A kind, a wrong length, another alphabet."""
+    access_key, secret = new_access_key(), new_secret()
+    with pytest.raises(ValueError, match="prefix"):
+        make(KeyKind.SECRET, KeyMode.LIVE, access_key, secret, prefix)
+    bare = make(KeyKind.SECRET, KeyMode.LIVE, access_key, secret).reveal()
+    assert parse(f"{prefix}_{bare}") is None
+    if prefix.isascii():
+        assert parse(_with_check(f"{prefix}_{bare[:-6]}")) is None
+
+
+@given(st.sampled_from(("", "acme", "a2", "a" * 16)), st.sampled_from(KeyMode))
+def test_tokens_are_found_directly_after_other_text(prefix: str, mode: KeyMode) -> None:
+    """Letters of escaped text and words with an underscore do not hide a token."""
+    tokens = [
+        make(KeyKind.SECRET, mode, new_access_key(), new_secret(), prefix).reveal(),
+        make(KeyKind.PUBLISHABLE, mode, new_access_key(), None, prefix).reveal(),
+    ]
+    for before in ("", "key_", "\\n", "x", "my9", "_", "secret_key_", "A", "="):
+        text = f"{before}{tokens[0]},{before}{tokens[1]}"
+        assert tokens == [text[start:end] for start, end, _ in find_tokens(text)]
+    assert [] == list(find_tokens(tokens[0][:-1] + "," + tokens[0] + "x"))
 
 
 @each_token

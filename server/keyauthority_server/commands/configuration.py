@@ -7,7 +7,7 @@ import re
 
 import click
 
-from keyauthority_server.commands.options import SERVE, STORE, load, options
+from keyauthority_server.commands.options import ISSUE, SERVE, STORE, load, options
 
 
 @click.group("config")
@@ -16,7 +16,7 @@ def config_group() -> None:
 
 
 @config_group.command()
-@options(*STORE, *SERVE)
+@options(*STORE, *ISSUE, *SERVE)
 def show(**flags: str | bool | None) -> None:
     """Print the effective settings as a TOML file, without passwords."""
     settings = load(flags)

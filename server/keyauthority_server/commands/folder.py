@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.options import ISSUE, STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.commands.serving import welcome
 from keyauthority_server.runtime import bootstrap
@@ -15,7 +15,7 @@ from keyauthority_server.store import factory
 
 
 @click.command()
-@options(*STORE)
+@options(*STORE, *ISSUE)
 def init(**flags: str | bool | None) -> None:
     """Initialise the data folder: keys, store, first operator key, first project."""
     settings = load(flags)

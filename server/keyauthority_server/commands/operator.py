@@ -14,7 +14,7 @@ from keyauthority.errors import KeyAuthorityError
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
-from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.options import ISSUE, STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config
 from keyauthority_server.rpc.validate import create_key
@@ -38,7 +38,7 @@ def operator_group() -> None:
 
 
 @operator_group.command()
-@options(*STORE)
+@options(*STORE, *ISSUE)
 @click.option(
     "--permission",
     "permissions",
@@ -92,4 +92,4 @@ def create(
 async def _create(settings: Config, request: pb.CreateKeyRequest) -> CreatedKey:
     async with open_admin(settings) as session:
         new = convert.new_key_from_proto(request)
-        return await create_operator(session.store, session.peppers, new)
+        return await create_operator(session.store, session.peppers, new, settings.token_prefix)

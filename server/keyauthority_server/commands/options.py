@@ -35,6 +35,13 @@ STORE: Final = (
         help="Least severe level logged.  [default: info]",
     ),
 )
+ISSUE: Final = (
+    click.option(
+        "--token-prefix",
+        metavar="PREFIX",
+        help="Prefix of new tokens, such as acme for acme_sk_live_…  [default: none]",
+    ),
+)
 SERVE: Final = (
     click.option(
         "--listen",

@@ -13,7 +13,7 @@ import structlog
 
 from keyauthority.clock import SystemClock
 from keyauthority_server import certificates
-from keyauthority_server.commands.options import SERVE, STORE, load, options
+from keyauthority_server.commands.options import ISSUE, SERVE, STORE, load, options
 from keyauthority_server.config import Config
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
@@ -27,7 +27,7 @@ _log = structlog.get_logger("keyauthority_server")
 
 
 @click.command()
-@options(*STORE, *SERVE)
+@options(*STORE, *ISSUE, *SERVE)
 def serve(**flags: str | bool | None) -> None:
     """Serve until SIGTERM.
 

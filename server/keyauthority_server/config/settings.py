@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from keyauthority.token import TOKEN_PREFIX_PATTERN
 from keyauthority_server.config.callers import Callers
 from keyauthority_server.config.store_url import StoreUrl
 from keyauthority_server.config.values import (
@@ -85,6 +86,8 @@ class Config:
     """Mode of a unix socket, in octal digits."""
     max_staleness: Span = STALENESS_DEFAULT
     """Maximum age of an answer on PostgreSQL; answers on SQLite are always current."""
+    token_prefix: str = ""
+    """Prefix of new tokens, without its underscore; empty for none. Older tokens stay valid."""
 
     def __post_init__(self) -> None:
         self._check_tls()
@@ -311,6 +314,14 @@ def _staleness(text: str) -> Span:
     return span
 
 
+def _token_prefix(text: str) -> str:
+    if text and not TOKEN_PREFIX_PATTERN.fullmatch(text):
+        raise ValueError(
+            "must be 2 to 16 lower-case letters and digits, a letter first, not sk, rk, pk or op"
+        )
+    return text
+
+
 def _mode(text: str) -> str:
     if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
         raise ValueError("must be a mode in octal digits, such as 0660")
@@ -340,6 +351,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "listen": _listen,
     "workers": _workers,
     "transport": _one_of(Transport),
+    "token_prefix": _token_prefix,
     "tls_cert": _path,
     "tls_key": _path,
     "tls_client_ca": _path,

@@ -103,7 +103,10 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
     ):
         clock = await clock_of(store)
         await rehash.reload_peppers()
-        yield Authority(store, counters, meter, clock, rehash, denials, feed, records)
+        yield Authority(
+            *(store, counters, meter, clock, rehash, denials, feed, records),
+            token_prefix=config.token_prefix,
+        )
 
 
 class AdminSession(NamedTuple):
@@ -252,7 +255,7 @@ async def _versions_in_use(store: Store) -> VersionsInUse:
 async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
     """Create the first records and log the new authority; False if another server did."""
     operator_key = config.data / OPERATOR_KEY
-    if not await make_first_records(store, peppers, operator_key):
+    if not await make_first_records(store, peppers, operator_key, config.token_prefix):
         return False
     _log.warning(
         "authority_founded",

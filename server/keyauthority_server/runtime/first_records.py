@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +25,14 @@ _SETUP: Final = "setup"  # actor of the first operator key, which no caller crea
 _log = structlog.get_logger("keyauthority_server")
 
 
-async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool:
+async def make_first_records(
+    store: Store, peppers: Keyring, path: Path, token_prefix: str = ""
+) -> bool:
     """Create the first operator key and project; the key is in its file first.
 
     Returns False if another server with the same key files was first.
     """
-    token_text, made = _first_operator_token(path)
+    token_text, made = _first_operator_token(path, token_prefix)
     token = parse(token_text)
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise ConfigError(f"{path} contains no operator key; remove the file to create one")
@@ -53,13 +56,7 @@ async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool
         )
         digest = peppers.digest(token_text.encode())
         stored = StoredKey(key, digest, peppers.current, lineage=key.access_key)
-        project = Project(
-            project_id=str(uuid.uuid4()),
-            display_name=FIRST_PROJECT,
-            create_time=now,
-            update_time=now,
-            revision=0,
-        )
+        project = _first_project(now)
         for change in (
             Mutation(type=ChangeType.KEY_CREATED, time=now, actor=_SETUP, peer="", keys=(stored,)),
             Mutation(
@@ -76,18 +73,30 @@ async def make_first_records(store: Store, peppers: Keyring, path: Path) -> bool
     return written
 
 
+def _first_project(now: datetime) -> Project:
+    return Project(
+        project_id=str(uuid.uuid4()),
+        display_name=FIRST_PROJECT,
+        create_time=now,
+        update_time=now,
+        revision=0,
+    )
+
+
 def remove_made(paths: Iterable[Path]) -> None:
     """Remove unused key files that this process created."""
     for path in paths:
         path.unlink()
 
 
-def _first_operator_token(path: Path) -> tuple[str, bool]:
+def _first_operator_token(path: Path, token_prefix: str) -> tuple[str, bool]:
     """Return the token in the file, mode 0600, and whether the file was created."""
     try:
         made = not path.exists()
         if made:
-            secret_key = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret())
+            secret_key = make(
+                KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret(), token_prefix
+            )
             write_private(path, secret_key.reveal() + "\n")
         return read_private(path).strip(), made
     except OSError as error:

@@ -43,8 +43,9 @@ class Authority:
         denials: DenialLog,
         feed: Feed,
         records: RecordCache,
+        token_prefix: str = "",
     ) -> None:
-        context = ServiceContext(store, clock, rehasher, records)
+        context = ServiceContext(store, clock, rehasher, records, token_prefix)
         self.records = records
         self.clock = clock
         self._store = store

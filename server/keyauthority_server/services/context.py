@@ -57,13 +57,20 @@ class ServiceContext:
     """Holds the dependencies, authenticates callers and commits their changes."""
 
     def __init__(
-        self, store: Store, clock: Clock, rehasher: Rehasher, records: RecordCache
+        self,
+        store: Store,
+        clock: Clock,
+        rehasher: Rehasher,
+        records: RecordCache,
+        token_prefix: str = "",
     ) -> None:
+        """`token_prefix` is the prefix of new tokens, without its underscore; empty for none."""
         self.store = store
         self.records = records
         self.log_id = store.log_id
         self.clock = clock
         self.peppers = rehasher.peppers
+        self.token_prefix = token_prefix
         self.pages = PageTokens(self.peppers)
         self._rehasher = rehasher
 

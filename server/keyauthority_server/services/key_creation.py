@@ -21,8 +21,10 @@ class Issued(NamedTuple):
     """The whole token of a PUBLISHABLE key, else empty."""
 
 
-def issue(transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyring) -> Issued:
-    """Return a new token of this kind and mode.
+def issue(
+    transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyring, prefix: str
+) -> Issued:
+    """Return a new token of this kind and mode, with the prefix of the deployment.
 
     Raises UnknownVersion if this process has not loaded the newest pepper version yet.
     """
@@ -30,7 +32,7 @@ def issue(transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyri
     while transaction.key(access_key, None) is not None:
         access_key = new_access_key()
     public = kind is KeyKind.PUBLISHABLE
-    secret_key = make(kind, mode, access_key, None if public else new_secret())
+    secret_key = make(kind, mode, access_key, None if public else new_secret(), prefix)
     version = pepper_version(transaction, peppers)
     return Issued(
         access_key,

@@ -73,7 +73,9 @@ class KeyRotation:
         now: datetime,
     ) -> RotatedKey:
         old = stored.key
-        issued = issue(transaction, old.kind, old.mode, self._context.peppers)
+        issued = issue(
+            transaction, old.kind, old.mode, self._context.peppers, self._context.token_prefix
+        )
         successor = _successor(old, issued, ends.successor, caller, now)
         previous = replace(old, supersede_time=ends.overlap, successor_access_key=issued.access_key)
         applied = transaction.apply(

@@ -79,7 +79,9 @@ class Keys:
         if new.kind is None:
             raise bad_field("kind", "required")
         mode = new.mode or KeyMode.LIVE  # unset for operator keys only
-        issued = issue(transaction, new.kind, mode, self._context.peppers)
+        issued = issue(
+            transaction, new.kind, mode, self._context.peppers, self._context.token_prefix
+        )
         key = Key(
             access_key=issued.access_key,
             project_id=new.project_id,

@@ -38,12 +38,15 @@ _CALLER: Final = Principal(
 )
 
 
-async def create_operator(store: Store, peppers: Keyring, new: NewKey) -> CreatedKey:
-    """Create an operator key.
+async def create_operator(
+    store: Store, peppers: Keyring, new: NewKey, token_prefix: str = ""
+) -> CreatedKey:
+    """Create an operator key; its token has the prefix of the deployment.
 
     NotFound for an absent project, InvalidArgument for an expiry after the year 9999.
     """
     rehasher = Rehasher(store, peppers)
     records = RecordCache(store, Uncached(), peppers)
-    keys = Keys(ServiceContext(store, await clock_of(store), rehasher, records))
+    context = ServiceContext(store, await clock_of(store), rehasher, records, token_prefix)
+    keys = Keys(context)
     return await rehasher.with_current_peppers(lambda: keys.create(_CALLER, new, b""))
