@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from enum import Enum
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -74,6 +75,21 @@ Handler = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
 """A unary method from request bytes to response bytes. Raises only RpcError."""
 
 
+Ticket = int
+"""A transport's number for a call that it answers later."""
+Settle = Callable[[Ticket, bytes | RpcError], None]
+"""Answers a deferred call with its response or its error."""
+
+
+class Deferred(Enum):
+    """The type of DEFERRED."""
+
+    DEFERRED = ""
+
+
+DEFERRED: Final = Deferred.DEFERRED
+
+
 class Shortcut(Protocol):
     """Answers a call synchronously, or leaves it to the handler."""
 
@@ -84,8 +100,20 @@ class Shortcut(Protocol):
         """
         ...
 
-    def __call__(self, body: bytes, call: Call) -> bytes | None:
-        """Return the response, or None without side effects. Raises nothing."""
+    def __call__(
+        self, body: bytes, call: Call, ticket: Ticket | None = None, /
+    ) -> bytes | Deferred | None:
+        """Return the response, or None without side effects. Raises nothing.
+
+        A call with a `ticket` may be DEFERRED: `end_turn` answers it.
+        """
+        ...
+
+    def end_turn(self, settle: Settle, /) -> Coroutine[Any, Any, None] | None:
+        """Settle the deferred calls of the turn; return a coroutine to run if that must wait.
+
+        Neither raises an error.
+        """
         ...
 
 
@@ -112,7 +140,8 @@ class UnaryMethod:
         """Return the response. Raises only RpcError."""
         if self.shortcut is not None:
             self.shortcut.begin_turn()
-            if (response := self.shortcut(body, call)) is not None:
+            response = self.shortcut(body, call)
+            if isinstance(response, bytes):
                 return response
         return await self.answer(body, call)
 

@@ -2,6 +2,7 @@
 
 `write N CALLERS` makes N keys and prints each key's access key and revision once it is
 acknowledged; `draw LIMIT` draws from one counter until it is used up, and says so after each;
+`fall LIMIT` draws from it once, and is killed before the commit;
 `look ACCESS_KEY` looks once for each line of its input, and prints what it saw;
 `start` makes or opens a database and prints its log_id.
 """
@@ -9,10 +10,16 @@ acknowledged; `draw LIMIT` draws from one counter until it is used up, and says 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
 
 from keyauthority_server.store.counters import Counter, Counters, Spend
 from keyauthority_server.store.interface import Store
+from keyauthority_server.store.sqlite.connection import SqliteRows
 from tests.store.engines import ENGINES
 from tests.store.factories import create, create_project, key
 
@@ -36,15 +43,35 @@ async def write(store: Store, count: int, callers: int) -> None:
 
 
 async def draw(counters: Counters, limit: int) -> None:
-    """Draw one by one from a counter that all such workers share, eight at a time."""
+    """Draw one by one from a counter that all such workers share, eight at a time.
+
+    Every second caller draws in the event loop where that is possible.
+    """
     wanted = (Spend((Counter("shared", 0, limit),), 1),)
 
-    async def caller() -> None:
-        while (await counters.draw(wanted))[0][0].fits:
+    async def caller(place: int) -> None:
+        while True:
+            drawn = counters.draw_now(wanted) if place % 2 else None
+            if not (drawn or await counters.draw(wanted))[0][0].fits:
+                return
             say("drawn")
+            await asyncio.sleep(0)
 
-    await asyncio.gather(*(caller() for _ in range(8)))
+    await asyncio.gather(*map(caller, range(8)))
     await counters.close()
+
+
+def fall(counters: Counters, limit: int) -> None:
+    """Draw in the event loop, and be killed before the commit."""
+
+    def run(rows: SqliteRows, statement: str, values: Sequence[Any] = ()) -> None:
+        if statement == "COMMIT":
+            os.kill(os.getpid(), signal.SIGKILL)
+        run_statement(rows, statement, values)
+
+    run_statement = SqliteRows.run
+    with patch.object(SqliteRows, "run", run):
+        counters.draw_now((Spend((Counter("shared", 0, limit),), 1),))
 
 
 async def look(store: Store, access_key: str) -> None:
@@ -60,6 +87,9 @@ async def main(engine: str, place: str, role: str, *arguments: str) -> None:
         ENGINES[engine].migrate(place)
     if role == "draw":
         await draw(ENGINES[engine].counters(place), *map(int, arguments))
+        return
+    if role == "fall":
+        fall(ENGINES[engine].counters(place), *map(int, arguments))
         return
     store = ENGINES[engine].open(place)
     if role == "write":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED, UNAVAILABLE
+from google.rpc.code_pb2 import DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 
-from keyauthority_server.rpc_types import Call, UnaryMethod
+from keyauthority_server.overload.errors import busy
+from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, UnaryMethod
 from keyauthority_server.transport import native
 from tests.unit.waiting import until
 
@@ -26,6 +28,7 @@ class GivenFront:
     def __init__(self, batch: list[tuple[Any, ...]]) -> None:
         self._batches = [batch]
         self._closed = threading.Event()
+        self.answered: dict[int, bytes] = {}
         self.failed: dict[int, int] = {}
         """Calls, and the codes that they failed with."""
 
@@ -43,8 +46,9 @@ class GivenFront:
     def start(self) -> None:
         """Be started already."""
 
-    def respond(self, *_: object, **__: object) -> bool:
-        """Find that the client has gone."""
+    def respond(self, call_id: int, answer: bytes, **__: object) -> bool:
+        """Note it, and find that the client has gone."""
+        self.answered[call_id] = answer
         return False
 
     def fail(self, call_id: int, code: int, *_: object, **__: object) -> bool:
@@ -125,3 +129,57 @@ async def test_only_calls_without_a_deadline_get_the_default(
     assert time.monotonic() - begun[-1] >= limits.unary_seconds - 0.01
     await front.drain(0)
     assert UNAVAILABLE == given.failed[3]
+
+
+class Deferring:
+    """A shortcut that defers every call until `settled` is set."""
+
+    def __init__(self) -> None:
+        self.settled = asyncio.Event()
+        self._tickets: list[int] = []
+
+    def begin_turn(self) -> None:
+        """Begin without calls."""
+        assert not self._tickets
+
+    def __call__(self, _: bytes, __: Call, ticket: int | None = None) -> Deferred:
+        """Defer the call."""
+        assert ticket is not None
+        self._tickets.append(ticket)
+        return DEFERRED
+
+    def end_turn(self, settle: Settle) -> Coroutine[Any, Any, None] | None:
+        """Wait, then answer even tickets and refuse odd ones."""
+        tickets, self._tickets = self._tickets, []
+
+        async def wait() -> None:
+            await self.settled.wait()
+            for ticket in tickets:
+                settle(ticket, b"answer" if ticket % 2 == 0 else busy())
+
+        return wait() if tickets else None
+
+
+async def test_deferred_calls_are_bounded_and_answered_while_draining(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They count as calls at once, and a drain waits until their turn is settled."""
+    calls = [(EVENT_CALL, number, 0, b"", None, ((), "unix:", None)) for number in range(4)]
+    given, shortcut = GivenFront(calls), Deferring()
+    monkeypatch.setattr(native, "NativeGrpcFront", given)
+
+    async def answer(_: bytes, __: Call) -> bytes:
+        raise AssertionError("the shortcut takes each call")
+
+    limits = LIMITS._replace(calls=3)
+    methods = {"/a/B": UnaryMethod(answer, shortcut)}
+    front = native.NativeServer("unix:", methods, limits, reuse_port=False)
+    front.start("behind")
+    await until(lambda: given.failed == {3: RESOURCE_EXHAUSTED})
+    draining = asyncio.create_task(front.drain(5))
+    await asyncio.sleep(0)
+    assert {} == given.answered
+    shortcut.settled.set()
+    await draining
+    assert {0: b"answer", 2: b"answer"} == given.answered
+    assert {1: RESOURCE_EXHAUSTED, 3: RESOURCE_EXHAUSTED} == given.failed

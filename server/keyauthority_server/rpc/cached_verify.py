@@ -1,30 +1,33 @@
 """Verify from cached records: the path of most calls, in one step without a coroutine.
 
-Every other case (a denial, a limit, an unknown token, a rare field, an error) is left to the
-general handler, which starts again from the bytes. Both give the same responses;
-`tests/service/verify/test_agreement.py` compares them.
+Every other case (a denial, an unknown token, a rare field, an error) is left to the general
+handler, which starts again from the bytes. Both give the same responses;
+`tests/service/verify/test_cached_limits.py` compares them. Limits of all calls of a turn are
+charged at its end.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from keyauthority import convert
 from keyauthority.decision import build_verdict
-from keyauthority.model import Facts, Key, VerdictCode
+from keyauthority.model import Facts, Key, Verdict, VerdictCode
 from keyauthority.permissions import is_concrete
 from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import parse_address
 from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.records import CachedKey
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.field_rules import LIST_MAX
-from keyauthority_server.rpc.handlers import CallMetrics
+from keyauthority_server.rpc.handlers import CallMetrics, count_error, rpc_error_of
 from keyauthority_server.rpc.validate import verify as violations
-from keyauthority_server.rpc_types import Call
+from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, Ticket
 from keyauthority_server.services import Authority, Credential
+from keyauthority_server.services.cached_verification import Charge
 
 BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
@@ -33,6 +36,20 @@ _NO_FACTS: Final = Facts()
 _VALID: Final = VerdictCode.VALID.name
 _REVISION: Final = pb.VerifyResponse.REVISION_FIELD_NUMBER << 3
 _VARINT_MORE: Final = 0x80
+_VALID_PREFIX: Final = pb.VerifyResponse(valid=True, verdict=pb.VERDICT_VALID).SerializeToString()
+_DENIED: Final = {
+    code: pb.VerifyResponse(verdict=convert.VERDICT_TO_PROTO[code]).SerializeToString()
+    for code in (VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED)
+}
+"""The beginnings of responses."""
+
+
+class _Deferred(NamedTuple):
+    """A call whose limits are charged at the end of the turn."""
+
+    ticket: Ticket
+    charge: Charge
+    started: float
 
 
 class CachedVerify:
@@ -49,10 +66,13 @@ class CachedVerify:
         self._log_id = pb.VerifyResponse(log_id=authority.log_id).SerializeToString()
         self._metrics = metrics
         self._count = count
+        self._deferred: list[_Deferred] = []
         self.begin_turn = self._turn.begin
 
-    def __call__(self, body: bytes, call: Call) -> bytes | None:
-        """Return the response if the verdict is VALID; None to use the general handler."""
+    def __call__(
+        self, body: bytes, call: Call, ticket: Ticket | None = None
+    ) -> bytes | Deferred | None:
+        """Return the response of a VALID verdict; see `Shortcut`."""
         if len(body) > BODY_MAX:
             return None
         started = time.perf_counter()
@@ -68,16 +88,64 @@ class CachedVerify:
             cached = self._turn.verify(credential, request.secret_key, facts, cost)
             if cached is None:
                 return None
-            if cached.answer is None:
-                cached.answer = _constant_answer(cached.stored.key)
+            if isinstance(cached, Charge):
+                if ticket is None:
+                    return None
+                self._deferred.append(_Deferred(ticket, cached, started))
+                return DEFERRED
+            constant = _answer_of(cached)
         except Exception:  # noqa: BLE001 - the general handler meets it again and reports it
             return None
         if self._count is not None:
             self._count(_VALID)
-        answer = cached.answer + _varint_field(_REVISION, self._turn.revision) + self._log_id
+        answer = constant + _varint_field(_REVISION, self._turn.revision) + self._log_id
         if self._metrics is not None:
             self._metrics.finished("OK", time.perf_counter() - started)
         return answer
+
+    def end_turn(self, settle: Settle) -> Coroutine[Any, Any, None] | None:
+        """Charge the limits of the deferred calls, and settle the calls; see `Shortcut`."""
+        if not self._deferred:
+            return None
+        deferred, self._deferred = self._deferred, []
+        try:
+            verdicts = self._turn.charge_now([one.charge for one in deferred])
+        except Exception as failure:  # noqa: BLE001 - the calls must be answered
+            self._fail(deferred, failure, settle)
+            return None
+        if verdicts is None:
+            return self._charge(deferred, settle)
+        self._settle(deferred, verdicts, settle)
+        return None
+
+    async def _charge(self, deferred: Sequence[_Deferred], settle: Settle) -> None:
+        """Charge limits that cannot be charged at once, and settle the calls."""
+        try:
+            verdicts = await self._turn.charge([one.charge for one in deferred])
+        except Exception as failure:  # noqa: BLE001 - the calls must be answered
+            self._fail(deferred, failure, settle)
+        else:
+            self._settle(deferred, verdicts, settle)
+
+    def _settle(
+        self, deferred: Sequence[_Deferred], verdicts: Sequence[Verdict], settle: Settle
+    ) -> None:
+        for (ticket, charge, started), verdict in zip(deferred, verdicts, strict=True):
+            if self._count is not None:
+                self._count(verdict.code.name)
+            answer = _answer_of(charge.cached)
+            if verdict.code is not VerdictCode.VALID:
+                answer = _DENIED[verdict.code] + answer[len(_VALID_PREFIX) :]
+            varying = convert.standings_to_proto(verdict)
+            varying.revision = charge.revision
+            if self._metrics is not None:
+                self._metrics.finished("OK", time.perf_counter() - started)
+            settle(ticket, answer + varying.SerializeToString() + self._log_id)
+
+    def _fail(self, deferred: Sequence[_Deferred], failure: Exception, settle: Settle) -> None:
+        refusal = rpc_error_of(failure)
+        for ticket, _, started in deferred:
+            settle(ticket, count_error(refusal, self._metrics, started))
 
 
 def _facts(request: pb.VerifyRequest) -> Facts | None:
@@ -107,8 +175,14 @@ def _facts(request: pb.VerifyRequest) -> Facts | None:
     return Facts("", "", None, permissions, client_ip)
 
 
+def _answer_of(cached: CachedKey) -> bytes:
+    """Return the constant part of a VALID response: without standings, revision and log_id."""
+    if cached.answer is None:
+        cached.answer = _constant_answer(cached.stored.key)
+    return cached.answer
+
+
 def _constant_answer(key: Key) -> bytes:
-    """Return the serialized VALID response for a key, without revision and log_id."""
     verdict = build_verdict(key, None, VerifyQuery("", _NO_FACTS), _UNSET, 0, "")
     return convert.verdict_to_proto(verdict._replace(code=VerdictCode.VALID)).SerializeToString()
 

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
-from keyauthority.decision import build_verdict, decide, denied, has_limits, state_of
+from keyauthority.decision import build_verdict, denied, has_limits, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
-    Facts,
     Key,
     KeyKind,
     KeyMode,
@@ -29,7 +28,8 @@ from keyauthority.token import Token, parse
 from keyauthority_server.metering.limits import Limit, limits_of, with_limits
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
-from keyauthority_server.services.context import NOT_CACHED, NotCached, ServiceContext
+from keyauthority_server.services.cached_verification import VERIFY_RIGHT, CachedVerification
+from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import (
     CertificateIdentity,
     Credential,
@@ -42,7 +42,7 @@ from keyauthority_server.services.time_slices import Slices, TimeSlices
 from keyauthority_server.store.counters import Counters, Spend
 from keyauthority_server.store.types import ANY, ReadOptions, Scope, Snapshots, StoredKey
 
-_VERIFY: Final = ("keys:verify",)
+_VERIFY: Final = (VERIFY_RIGHT,)
 _PARTIAL_ATTEMPTS: Final = 2  # at cache and read on one revision; a full read costs more
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _ABSENT: Final = Key(
@@ -119,61 +119,6 @@ class _State(NamedTuple):
         return cls(snapshots.head, filled, snapshots.operator, operator_proven)
 
 
-class CachedVerification:
-    """Verifies tokens from memory alone, without a coroutine: the path of most calls.
-
-    Calls are grouped by turn of the event loop. The log head and the clock are read once a turn,
-    after the turn's calls have arrived, so the state is fresh enough for each of them.
-    """
-
-    def __init__(self, context: ServiceContext, meter: Meter) -> None:
-        self._context = context
-        self._meter = meter
-        self._now: datetime | None = None
-        self._credential: Credential | None = None
-        self._scope: Scope | NotCached = NOT_CACHED
-        self.revision = Revision(0)
-        """The revision of the turn's verdicts."""
-
-    def begin(self) -> None:
-        """Begin a turn."""
-        self._now = None
-
-    def verify(
-        self, credential: Credential, secret_key: str, facts: Facts, cost: int
-    ) -> CachedKey | None:
-        """Return the key of a token whose verdict is VALID, and count the verdict.
-
-        None if the verdict is another, the key has limits or the records are not cached: then
-        call `Verification.verify`. Raises the same errors.
-        """
-        records = self._context.records
-        now = self._now
-        if now is None or self.revision != records.position:
-            if not records.is_current():
-                return None
-            now = self._now = self._context.clock.now()
-            self.revision = records.position
-            self._credential = None
-        if credential is not self._credential:
-            self._credential = credential
-            self._scope = self._context.authenticate_cached(credential, _VERIFY[0], now)
-        scope = self._scope
-        if scope is NOT_CACHED or (cached := records.proven(secret_key)) is None:
-            return None
-        key = cached.stored.key
-        project = records.project(key.project_id)
-        if (
-            project is None
-            or (scope is not None and key.project_id not in scope)
-            or has_limits(key, project)
-            or decide(key, project, facts, now) is not VerdictCode.VALID
-        ):
-            return None
-        self._meter.count(key, VerdictCode.VALID, cost, now)
-        return cached
-
-
 class Verification:
     """Verifies tokens."""
 
@@ -212,7 +157,7 @@ class Verification:
 
     def cached(self) -> CachedVerification:
         """Return a verifier that uses cached records only."""
-        return CachedVerification(self._context, self._meter)
+        return CachedVerification(self._context, self._counters, self._meter)
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key with this secret, else raise Unauthenticated."""

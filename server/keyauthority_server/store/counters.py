@@ -66,6 +66,13 @@ class Counters(Protocol):
         """
         ...
 
+    def draw_now(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
+        """Do as `draw` at once; None, with nothing drawn, if that would wait or has failed.
+
+        Raises StoreUnavailable if the outcome is unknown.
+        """
+        ...
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         ...

@@ -29,6 +29,7 @@ from keyauthority_server.overload.errors import (
     timed_out,
 )
 from keyauthority_server.rpc_types import (
+    DEFERRED,
     Call,
     RpcError,
     StreamMethod,
@@ -111,6 +112,8 @@ class NativeServer:
         self._given = self._taken = 0  # each is counted in one thread only
         self._taking = False
         self._waiting: dict[int, asyncio.Task[None]] = {}
+        self._deferred = 0  # calls that no task of their own answers
+        self._settling: set[asyncio.Task[None]] = set()
         self._ends: dict[int, float] = {}  # of those without a deadline, the earliest first
         self._late: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -130,8 +133,8 @@ class NativeServer:
         drops what has not: a call that was carried out would look lost.
         """
         self._draining = True
-        if self._waiting:
-            _done, late = await asyncio.wait(self._waiting.values(), timeout=grace)
+        if waiting := (*self._waiting.values(), *self._settling):
+            _done, late = await asyncio.wait(waiting, timeout=grace)
             for task in late:
                 task.cancel()
         self._streams.cancel()
@@ -214,9 +217,18 @@ class NativeServer:
 
     def _take(self, events: list[_Event]) -> list[_Event]:
         """Take calls for the time of one turn; return those that are left."""
+        for shortcut in self._shortcuts:
+            shortcut.begin_turn()
+        left = self._take_turn(events)
+        for shortcut in self._shortcuts:
+            if settling := shortcut.end_turn(self._settle):
+                task = asyncio.get_running_loop().create_task(settling)
+                self._settling.add(task)
+                task.add_done_callback(self._settling.discard)
+        return left
+
+    def _take_turn(self, events: list[_Event]) -> list[_Event]:
         end = time.monotonic() + TURN_SECONDS
-        for begun in self._shortcuts:
-            begun.begin_turn()
         for place, (kind, call_id, number, body, _, details) in enumerate(events):
             if place and time.monotonic() > end:
                 return events[place:]
@@ -231,17 +243,27 @@ class NativeServer:
             elif number in self._followed:
                 messages = self._followed[number].open(body, Call(details[0], details[1]))
                 self._streams.begin(call_id, messages)
-            elif len(self._waiting) >= self._limits.calls:
+            elif len(self._waiting) + self._deferred >= self._limits.calls:
                 self._fail(call_id, busy())
             else:
                 metadata, peer, left = details
                 call, method = Call(metadata, peer), self._methods[number]
                 shortcut = method.shortcut
-                if shortcut is not None and (answered := shortcut(body, call)) is not None:
-                    self._front.respond(call_id, answered)
+                answer = shortcut(body, call, call_id) if shortcut is not None else None
+                if answer is DEFERRED:
+                    self._deferred += 1
+                elif answer is not None:
+                    self._front.respond(call_id, answer)
                 else:
                     self._begin(call_id, method.answer(body, call), left)
         return []
+
+    def _settle(self, call_id: int, answer: bytes | RpcError) -> None:
+        self._deferred -= 1
+        if isinstance(answer, RpcError):
+            self._fail(call_id, answer)
+        else:
+            self._front.respond(call_id, answer)
 
     def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes], left: float | None) -> None:
         try:

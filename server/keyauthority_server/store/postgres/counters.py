@@ -98,6 +98,9 @@ class PostgresCounters:
         """Make all draws in one transaction, and commit it; see `counters`."""
         return await self._calls.submit(draws, len(draws))
 
+    def draw_now(self, draws: Sequence[Spend]) -> None:
+        """Return None: each draw is a network round trip."""
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         self._calls.flush()

@@ -1,13 +1,14 @@
 """Counters of limits, in a SQLite file of their own next to the database.
 
 Commits do not wait for the disk (`synchronous=NORMAL`): they survive the death of the process, not
-a loss of power. One thread commits for all waiting callers.
+a loss of power. Draws are made in the event loop while nobody else draws (`LoopDraws`); otherwise
+one thread commits for all waiting callers. Checkpoints, which wait for the disk, run in the thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,12 @@ from keyauthority_server.store.counters import (
     Drawn,
     Spend,
 )
-from keyauthority_server.store.interface import StoreError, StoreUnavailable, StoreUnusable
+from keyauthority_server.store.interface import (
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    StoreUnusable,
+)
 from keyauthority_server.store.sqlite.connection import (
     WRITE_BUSY_MS,
     FileIdentity,
@@ -42,6 +48,7 @@ from keyauthority_server.store.sqlite.schema import COUNTERS, check_schema, refu
 from keyauthority_server.store.sqlite.writer import Answer, Writer
 
 DRAW_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of draws
+DRAWS_IN_LOOP: Final = 256  # counters, some 6 µs each: other calls must not wait long
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted draw needs to succeed or fail
 
 
@@ -64,8 +71,10 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
             connection = connect(path, WRITE_BUSY_MS, durable=False)
             opened.callback(connection.close)
             check_schema(connection, path, COUNTERS)
-            rows = SqliteRows(connection)
-            lock = FairFileLock(path)
+            rows, in_loop = SqliteRows(connection), SqliteRows(connect(path, 0, durable=False))
+            opened.callback(in_loop.close)
+            lock, loop_lock = FairFileLock(path), FairFileLock(path)
+            opened.callback(loop_lock.close)
             opened.callback(lock.close)
             watch = FileIdentity(path).check
             writer = Writer(
@@ -76,7 +85,7 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
         opened.pop_all()
-        return SqliteCounters(writer)
+        return SqliteCounters(writer, LoopDraws(in_loop, loop_lock, watch))
 
 
 SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
@@ -85,8 +94,9 @@ SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
 class SqliteCounters:
     """`counters.Counters` on SQLite. Open it with `open_counters`; use it from one event loop."""
 
-    def __init__(self, writer: Writer[SpendBatch]) -> None:
+    def __init__(self, writer: Writer[SpendBatch], in_loop: LoopDraws) -> None:
         self._writer = writer
+        self._in_loop = in_loop
         self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
             writer, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
         )
@@ -95,11 +105,87 @@ class SqliteCounters:
         """Make all draws in one transaction, and commit it; see `counters`."""
         return await self._calls.submit(draws, len(draws))
 
+    def draw_now(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
+        """Draw in the event loop, if no process draws or waits; see `counters`."""
+        return self._in_loop.draw(draws)
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
+        self._in_loop.close()
         self._calls.flush()
         self._writer.close()
         await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
+
+
+class LoopDraws:
+    """Draws in the event loop, without waiting for a lock or for the disk.
+
+    While another writer of any process draws, waits or runs a checkpoint, nothing is drawn here. So
+    a disk that stops syncing delays only the keys with limits.
+    """
+
+    def __init__(self, rows: SqliteRows, lock: FairFileLock, watch: Callable[[], None]) -> None:
+        """Own `rows`, which must not wait for locks, and `lock`; `watch` may raise StoreBroken."""
+        self._rows = rows
+        self._lock = lock
+        self._watch = watch
+        self._usable = True
+
+    def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
+        """Do as `Counters.draw_now`."""
+        if not self._usable or sum(len(spend.counters) for spend in draws) > DRAWS_IN_LOOP:
+            return None
+        try:
+            if not self._lock.take_now():
+                return None
+        except StoreUnusable:
+            return None
+        try:
+            return self._commit(self._drawn(draws))
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        """Release all resources."""
+        self._usable = False
+        self._rows.close()
+        self._lock.close()
+
+    def _drawn(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
+        """Draw in an open transaction; None if that failed: the thread reports the failure."""
+        try:
+            self._watch()
+            self._rows.run("BEGIN IMMEDIATE")
+            if self._rows.one(COUNTERS_CLOSED) != (0,):
+                return None
+            batch = CounterBatch(self._rows)
+            drawn = [batch.draw(spend) for spend in draws]
+            batch.write()
+        except StoreError:
+            return None
+        return drawn
+
+    def _commit(self, drawn: Sequence[Drawn] | None) -> Sequence[Drawn] | None:
+        """Commit the open transaction, or roll it back if nothing was drawn."""
+        try:
+            if drawn is not None:
+                self._rows.run("COMMIT")
+                return drawn
+        except StoreFull:  # not committed: the thread makes room
+            pass
+        except StoreError as error:
+            self._usable = False  # the thread draws from now on, and finds out whether it can
+            self._roll_back()
+            raise StoreUnavailable(f"the counters cannot be drawn: {error}") from error
+        self._roll_back()
+        return None
+
+    def _roll_back(self) -> None:
+        try:
+            if self._rows.in_transaction:
+                self._rows.run("ROLLBACK")
+        except StoreError:
+            self._usable = False
 
 
 class _CounterJob:

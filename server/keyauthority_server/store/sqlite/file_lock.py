@@ -45,12 +45,28 @@ class FairFileLock:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
         return self
 
-    def _take(self, descriptor: int) -> None:
+    def take_now(self) -> bool:
+        """Enter without waiting; False if any other writer holds the lock or waits for it."""
+        if not self._take(self._gate, fcntl.LOCK_NB):
+            return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return self._take(self._lock, fcntl.LOCK_NB)
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    def release(self) -> None:
+        """Leave."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _take(self, descriptor: int, mode: int = 0) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | mode)
+        except BlockingIOError:
+            return False
         except OSError as error:
             line = f"{NO_LOCKS.format(self._database)}: {error.strerror}"
             raise StoreUnusable(line) from error
+        return True
 
     def __exit__(
         self,
@@ -58,7 +74,7 @@ class FairFileLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        self.release()
 
     def close(self) -> None:
         """Close the files."""

@@ -1,0 +1,123 @@
+"""Verification from memory alone, without a coroutine: the path of most calls.
+
+Every case that is not VALID before limits is left to `verification`. Limits are charged once for
+all calls that arrived together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from keyauthority.decision import decide, has_limits
+from keyauthority.model import Facts, Revision, Verdict, VerdictCode
+from keyauthority_server.metering.limits import Limit, limits_of, with_limits
+from keyauthority_server.metering.usage import Meter
+from keyauthority_server.records import CachedKey
+from keyauthority_server.services.context import NOT_CACHED, NotCached, ServiceContext
+from keyauthority_server.services.principal import Credential
+from keyauthority_server.store.counters import Counters, Drawn, Spend
+from keyauthority_server.store.types import Scope
+
+VERIFY_RIGHT: Final = "keys:verify"
+
+
+class Charge(NamedTuple):
+    """A key that is VALID if its limits have room."""
+
+    cached: CachedKey
+    limits: tuple[Limit, ...]
+    cost: int
+    now: datetime
+    revision: Revision
+    """The revision of the verdict."""
+
+
+class CachedVerification:
+    """Verifies tokens by turn of the event loop.
+
+    The log head and the clock are read once a turn, after the turn's calls have arrived, so the
+    state is fresh enough for each of them.
+    """
+
+    def __init__(self, context: ServiceContext, counters: Counters, meter: Meter) -> None:
+        self._context = context
+        self._counters = counters
+        self._meter = meter
+        self._now: datetime | None = None
+        self._credential: Credential | None = None
+        self._scope: Scope | NotCached = NOT_CACHED
+        self.revision = Revision(0)
+        """The revision of the turn's verdicts."""
+
+    def begin(self) -> None:
+        """Begin a turn."""
+        self._now = None
+
+    def verify(
+        self, credential: Credential, secret_key: str, facts: Facts, cost: int
+    ) -> CachedKey | Charge | None:
+        """Return the key of a token whose verdict is VALID, and count the verdict.
+
+        A key with limits is returned as a `Charge`: `charge` it. None if the
+        verdict is another or the records are not cached: then call `Verification.verify`. Raises
+        the same errors.
+        """
+        records = self._context.records
+        now = self._now
+        if now is None or self.revision != records.position:
+            if not records.is_current():
+                return None
+            now = self._now = self._context.clock.now()
+            self.revision = records.position
+            self._credential = None
+        if credential is not self._credential:
+            self._credential = credential
+            self._scope = self._context.authenticate_cached(credential, VERIFY_RIGHT, now)
+        scope = self._scope
+        if scope is NOT_CACHED or (cached := records.proven(secret_key)) is None:
+            return None
+        key = cached.stored.key
+        project = records.project(key.project_id)
+        if (
+            project is None
+            or (scope is not None and key.project_id not in scope)
+            or decide(key, project, facts, now) is not VerdictCode.VALID
+        ):
+            return None
+        if has_limits(key, project):
+            limits = limits_of(cached.stored, project, now)
+            return Charge(cached, limits, cost, now, self.revision)
+        self._meter.count(key, VerdictCode.VALID, cost, now)
+        return cached
+
+    def charge_now(self, charges: Sequence[Charge]) -> Sequence[Verdict] | None:
+        """Do as `charge` at once; None, with nothing charged, if that would wait.
+
+        Raises the same errors.
+        """
+        drawn = self._counters.draw_now(_spends(charges))
+        return None if drawn is None else self._counted(charges, drawn)
+
+    async def charge(self, charges: Sequence[Charge]) -> Sequence[Verdict]:
+        """Spend from all limits in one transaction, count the verdicts, and return them.
+
+        They have only the code and the standings. Raises StoreUnavailable.
+        """
+        return self._counted(charges, await self._counters.draw(_spends(charges)))
+
+    def _counted(self, charges: Sequence[Charge], drawn: Sequence[Drawn]) -> Sequence[Verdict]:
+        verdicts = []
+        for (cached, limits, cost, now, _), states in zip(charges, drawn, strict=True):
+            verdict = with_limits(_VALID, limits, states, explain=False)
+            self._meter.count(cached.stored.key, verdict.code, cost, now)
+            verdicts.append(verdict)
+        return verdicts
+
+
+def _spends(charges: Sequence[Charge]) -> list[Spend]:
+    return [Spend(tuple(limit.counter for limit in one.limits), one.cost) for one in charges]
+
+
+_VALID: Final = Verdict(VerdictCode.VALID)
