@@ -17,11 +17,12 @@ from keyauthority.errors import KeyAuthorityError
 from keyauthority.model import KeyKind
 from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
+from keyauthority_server import background
 from keyauthority_server.config import ConfigError
 from keyauthority_server.keyring import Keyring, add_version
 from keyauthority_server.runtime.bootstrap import AdminSession, prepare
 from keyauthority_server.runtime.supervisor import hold_folder
-from keyauthority_server.services import pepper_rotation, rehash
+from keyauthority_server.services import pepper_rotation
 from keyauthority_server.services.local_admin import create_operator
 from keyauthority_server.services.page_tokens import PageTokens
 from keyauthority_server.services.pepper_rotation import DropRefused
@@ -51,8 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Digests are made anew 20 times a second."""
-    monkeypatch.setattr(rehash, "FLUSH_SECONDS", 0.05)
+    """Digests are upgraded 20 times a second."""
+    monkeypatch.setattr(background, "FLUSH_SECONDS", 0.05)
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ that a denied caller can cause.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -16,11 +14,11 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from keyauthority_server.background import flushing
 from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.interface import Store, StoreError
 from keyauthority_server.store.types import DeniedMutation
 
-FLUSH_SECONDS: Final = 1.0
 RECORDS_MAX: Final = 100  # different denials per flush and process: some 5 ms of the writer
 TEXT_MAX: Final = SAN_MAX  # characters of each text: a certificate's name is the longest
 
@@ -55,12 +53,6 @@ class DenialLog:
             return
         self._pending[bounded] = (now, times + 1)
 
-    async def run(self) -> None:
-        """Flush each second, until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            await self.flush()
-
     async def flush(self) -> None:
         """Log the pending denials, then write them to the store; a failed write is only logged."""
         if self._dropped:
@@ -84,14 +76,8 @@ class DenialLog:
 async def refusing(store: Store) -> AsyncIterator[DenialLog]:
     """Yield a DenialLog that is flushed each second and when the context ends."""
     denials = DenialLog(store)
-    flushing = asyncio.create_task(denials.run())
-    try:
+    async with flushing(denials.flush):
         yield denials
-    finally:
-        flushing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await flushing
-        await denials.flush()
 
 
 def _bounded(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import structlog
 
 from keyauthority.model import Change, Revision
+from keyauthority_server.background import running
 from keyauthority_server.store.interface import Store, StoreError
 
 BEAT_SECONDS: Final = 0.4  # watchers are promised a heartbeat each 0.5 s; a loop may be late
@@ -135,10 +136,5 @@ class Feed:
 async def following(store: Store) -> AsyncIterator[Feed]:
     """Yield the running feed of a store."""
     feed = Feed(store)
-    task = asyncio.create_task(feed.follow())
-    try:
+    async with running(feed.follow()):
         yield feed
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import BinaryIO, Final
 
@@ -23,6 +23,7 @@ import structlog
 
 from keyauthority.clock import ClockJumped
 from keyauthority_server import config, logs
+from keyauthority_server.background import running
 from keyauthority_server.config import Config, ConfigError, TransientError
 from keyauthority_server.metrics import CACHED, CLOCK_AHEAD, OLD_PEPPERS, STALENESS, Metrics
 from keyauthority_server.rpc import services
@@ -85,8 +86,8 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         _send(report, {"ready": server.transport})
         async with (
             _reported(metrics, authority, report),
-            _running(_watch_clock(metrics, authority)),
-            _running(_measure(metrics if worker == 0 else None, authority)),
+            running(_watch_clock(metrics, authority)),
+            running(_measure(metrics if worker == 0 else None, authority)),
         ):
             await stop.wait()
             _log.info("draining")
@@ -108,18 +109,6 @@ async def _reported(
     finally:
         end.set()
         await reporting
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run a task until the context ends."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:

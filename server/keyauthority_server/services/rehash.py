@@ -2,13 +2,11 @@
 
 A digest can be rehashed only when its token is presented, since only the caller has the token.
 Pending upgrades are bookkeeping: kept in memory, written to the store every second, and harmless
-to lose.
+to lose, since the next use of a key queues its upgrade again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,11 +15,11 @@ from typing import Final, TypeVar
 
 import structlog
 
+from keyauthority_server.background import flushing
 from keyauthority_server.keyring import Keyring, KeyringError, UnknownVersion, newest_version
 from keyauthority_server.store.interface import Store, StoreError, StoreUnavailable, Transaction
 from keyauthority_server.store.types import DigestUpgrade, StoredKey
 
-FLUSH_SECONDS: Final = 1.0  # also the interval between checks for a new version
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 ms
 PENDING_MAX: Final = 10_000  # some 4 MB; further keys are queued at their next use
 
@@ -76,17 +74,15 @@ class Rehasher:
                 self._last_error = str(failure)
                 _log.error("pepper_not_read", failure=self._last_error)
 
-    async def run(self) -> None:
-        """Reload the peppers and flush every second, until cancelled."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                await self.reload_peppers()
-                await self.flush()
-            except StoreError as failure:
-                _log.warning(
-                    "digest_upgrades_delayed", digests=len(self._pending), failure=str(failure)
-                )
+    async def refresh(self) -> None:
+        """Reload the peppers, and flush; a failure is logged, and the next call tries again."""
+        try:
+            await self.reload_peppers()
+            await self.flush()
+        except StoreError as failure:
+            _log.warning(
+                "digest_upgrades_delayed", digests=len(self._pending), failure=str(failure)
+            )
 
     async def flush(self) -> None:
         """Write the pending upgrades. On StoreError the unwritten ones stay pending."""
@@ -105,14 +101,7 @@ def _write_upgrades(name: str, batch: list[DigestUpgrade], transaction: Transact
 
 @asynccontextmanager
 async def rehasher(store: Store, peppers: Keyring) -> AsyncIterator[Rehasher]:
-    """Yield a running Rehasher; flush it once more when the context ends."""
-    running = Rehasher(store, peppers)
-    task = asyncio.create_task(running.run())
-    try:
-        yield running
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        with contextlib.suppress(StoreError):  # lost upgrades are queued again at their next use
-            await running.flush()
+    """Yield a Rehasher that is refreshed each second and when the context ends."""
+    rehash = Rehasher(store, peppers)
+    async with flushing(rehash.refresh):
+        yield rehash
