@@ -189,7 +189,7 @@ async def test_connection_reset_at_any_statement_neither_loses_nor_repeats(
 ) -> None:
     """Whichever statement hits the reset, the change is made once or never sent to commit."""
     run, left = PostgresRows._run, [0]
-    writer_rows = open_one._writer._job._rows  # type: ignore[attr-defined]
+    writer_rows = open_one._writer._rows
     steps: list[str] = []
 
     def reset(rows: PostgresRows, statement: str, values: Sequence[Any]) -> Any:

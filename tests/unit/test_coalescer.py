@@ -33,7 +33,7 @@ class Thread:
 
 def asked(thread: Thread, questions: str, seconds: float = 60) -> tuple[Any, list[Any]]:
     """Ask some questions in one turn of the loop."""
-    turns: Coalescer[str, str] = Coalescer(thread, seconds=seconds, late="late")
+    turns: Coalescer[str, str] = Coalescer(thread.submit, seconds=seconds, late="late")
     return turns, [asyncio.create_task(turns.submit(one, 2)) for one in questions]
 
 

@@ -1,19 +1,22 @@
-"""A thread that serves all waiting units of work as one group.
-
-Its `Job` defines the units and serves the groups.
-"""
+"""A thread that serves all waiting units of work as one group."""
 
 from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, Protocol, TypeVar
+
+import structlog
 
 from keyauthority_server.store.interface import StoreUnavailable
 
+_log = structlog.get_logger(__name__)
 
-class Sized(Protocol):
+
+class Unit(Protocol):
     """A unit of work."""
 
     @property
@@ -21,30 +24,27 @@ class Sized(Protocol):
         """Its share of a group's capacity."""
         ...
 
-
-U = TypeVar("U", bound=Sized)
-V = TypeVar("V", bound=Sized)
-
-
-class Job(Protocol[V]):
-    """Serves groups. Its methods run in the thread and raise nothing."""
-
-    def serve(self, units: list[V]) -> None:
-        """Run the work of a group, and resolve its callers."""
-        ...
-
-    def end(self) -> None:
-        """Release all resources; called after the last group."""
+    @property
+    def urgent(self) -> bool:
+        """True if it may use the disk reserve."""
         ...
 
 
-class BatchWorker(Generic[U]):
-    """Serves units in its thread, in the order of submission."""
+U = TypeVar("U", bound=Unit)
 
-    def __init__(self, job: Job[U], *, name: str, most: int) -> None:
-        """Own `job`. A group ends with the unit that brings its size to `most`."""
-        self._job = job
+
+class BatchWorker(ABC, Generic[U]):
+    """Serves units in its thread, in the order of submission. A subclass defines the work."""
+
+    def __init__(self, *, name: str, most: int, idle_seconds: float | None = None) -> None:
+        """Start the thread; a subclass calls this last.
+
+        A group ends with the unit that brings its size to `most`. `idle` runs after `idle_seconds`
+        without a unit.
+        """
+        self._name = name
         self._most = most
+        self._idle_seconds = idle_seconds
         self._units: queue.SimpleQueue[U | None] = queue.SimpleQueue()
         self._closing = False
         self.stopped: Future[None] = Future()
@@ -62,29 +62,63 @@ class BatchWorker(Generic[U]):
             self._closing = True
             self._units.put(None)
 
+    def turn(self) -> AbstractContextManager[object]:
+        """Return the lock of a group: taken before it is gathered, held until it is served."""
+        return nullcontext()
+
+    @abstractmethod
+    def serve(self, units: list[U]) -> None:
+        """Run the work of a group, and resolve its callers."""
+
+    @abstractmethod
+    def fail(self, units: list[U], error: Exception) -> None:
+        """Resolve the callers of a group after an unexpected error."""
+
+    def idle(self) -> None:
+        """Do what is due without a unit. It must not raise."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Release all resources; called after the last group."""
+
     def _run(self) -> None:
         try:
-            is_open = True
-            while is_open:
-                units, is_open = self._gather()
-                if units:
-                    self._job.serve(units)
+            while self._serve_next():
+                pass
         finally:
-            self._job.end()
+            self.end()
             self.stopped.set_result(None)
 
-    def _gather(self) -> tuple[list[U], bool]:
-        """Wait for a unit, and take those queued after it; False once the worker is closed."""
-        units: list[U] = []
-        room = self._most
-        unit = self._units.get()
-        while unit is not None:
-            units.append(unit)
-            room -= unit.size
-            if room <= 0:
-                return units, True
+    def _serve_next(self) -> bool:
+        """Serve the next group, or idle; False once closed."""
+        try:
+            first = self._units.get(timeout=self._idle_seconds)
+        except queue.Empty:
+            self.idle()
+            return True
+        if first is None:
+            return False
+        units, is_open = [first], True
+        try:
+            with self.turn():
+                is_open = self._gather(units)
+                self.serve(units)
+        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
+            failure = f"{type(error).__name__}: {error}"
+            _log.critical("worker_failed", worker=self._name, error=failure)
+            self.fail(units, error)
+        return is_open
+
+    def _gather(self, units: list[U]) -> bool:
+        """Add the units that are waiting by now; False once closed."""
+        room = self._most - units[0].size
+        while room > 0:
             try:
                 unit = self._units.get_nowait()
             except queue.Empty:
-                return units, True
-        return units, False
+                break
+            if unit is None:
+                return False
+            units.append(unit)
+            room -= unit.size
+        return True

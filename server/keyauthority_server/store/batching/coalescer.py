@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import structlog
 
@@ -60,23 +60,14 @@ class CallBatch(Generic[Q, A]):
         self._timer = loop.call_later(seconds, fail_pending, self.callers, error)
 
 
-T = TypeVar("T", contravariant=True)
-
-
-class Thread(Protocol[T]):
-    """A worker thread that takes batches."""
-
-    def submit(self, unit: T, /) -> None:
-        """Queue a batch; raises StoreUnavailable."""
-        ...
-
-
 class Coalescer(Generic[Q, A]):
     """The event loop's end. Use it from one loop."""
 
-    def __init__(self, thread: Thread[CallBatch[Q, A]], *, seconds: float, late: str) -> None:
+    def __init__(
+        self, submit: Callable[[CallBatch[Q, A]], None], *, seconds: float, late: str
+    ) -> None:
         """Wait `seconds` for each answer, then raise StoreUnavailable with the text `late`."""
-        self._thread = thread
+        self._submit = submit
         self._seconds = seconds
         self._late = late
         self._batch: CallBatch[Q, A] | None = None
@@ -104,7 +95,7 @@ class Coalescer(Generic[Q, A]):
             return
         batch.expire_after(self._seconds, self._late)
         try:
-            self._thread.submit(batch)
+            self._submit(batch)
         except StoreUnavailable as error:
             fail_pending(batch.callers, error)
 

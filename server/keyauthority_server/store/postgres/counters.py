@@ -87,11 +87,9 @@ class PostgresCounters:
     """`counters.Counters` on PostgreSQL. Open it with `open_counters`; use it from one loop."""
 
     def __init__(self, rows: PostgresRows) -> None:
-        self._thread: BatchWorker[SpendBatch] = BatchWorker(
-            _CounterJob(rows), name="counters", most=GROUP_MAX
-        )
+        self._worker = _CounterWorker(rows)
         self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
-            self._thread, seconds=DRAW_SECONDS, late=NOT_DRAWN
+            self._worker.submit, seconds=DRAW_SECONDS, late=NOT_DRAWN
         )
 
     async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
@@ -104,15 +102,16 @@ class PostgresCounters:
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         self._calls.flush()
-        self._thread.close()
-        await asyncio.wait((asyncio.wrap_future(self._thread.stopped),), timeout=CLOSE_SECONDS)
+        self._worker.close()
+        await asyncio.wait((asyncio.wrap_future(self._worker.stopped),), timeout=CLOSE_SECONDS)
 
 
-class _CounterJob:
-    """The job of the thread that draws counters."""
+class _CounterWorker(BatchWorker[SpendBatch]):
+    """The thread that draws counters."""
 
     def __init__(self, rows: PostgresRows) -> None:
         self._rows = rows
+        super().__init__(name="counters", most=GROUP_MAX)
 
     def serve(self, batches: list[SpendBatch]) -> None:
         """Draw for all pending calls; retry once on a new connection if it was lost."""
@@ -129,12 +128,13 @@ class _CounterJob:
             self._rows.roll_back()
             _log.error("store_draw_failed", error=str(error))
             fail(callers, StoreUnavailable(f"the counters cannot be drawn: {error}"))
-        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
-            _log.critical("counters_failed", error=f"{type(error).__name__}: {error}")
-            self._rows.drop()
-            fail(callers, StoreUnavailable("the counters failed"))
         else:
             resolve([call for call, _ in drawn], [answer for _, answer in drawn])
+
+    def fail(self, units: list[SpendBatch], error: Exception) -> None:
+        """Fail the callers, and close the connection, whose state is unknown."""
+        self._rows.drop()
+        fail(pending(units), StoreUnavailable("the counters failed"))
 
     def end(self) -> None:
         """Close the connection."""

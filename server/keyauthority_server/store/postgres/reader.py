@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import Project, Revision
+from keyauthority_server.store.batching.batch_worker import BatchWorker
 from keyauthority_server.store.batching.coalescer import CallBatch, fail, pending, resolve
 from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
@@ -61,14 +62,15 @@ class ReadResult(NamedTuple):
     """See `types.DatedSnapshot`."""
 
 
-class Reader:
-    """The job of the thread that reads single records."""
+class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
+    """The thread that reads single records."""
 
     def __init__(self, rows: PostgresRows, witness: RollbackGuard, heartbeat: Heartbeat) -> None:
         """Own `rows`."""
         self._rows = rows
         self._witness = witness
         self._heartbeat = heartbeat
+        super().__init__(name="store-reader", most=GROUP_MAX)
 
     def serve(self, batches: list[CallBatch[ReadRequest, ReadResult]]) -> None:
         """Answer all pending calls; retry once on a new connection if it was lost."""
@@ -84,13 +86,14 @@ class Reader:
                     continue
                 _log.error("store_read_failed", error=str(error))
                 fail(callers, StoreUnavailable(str(error)))
-            except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
-                _log.critical("store_reader_failed", error=f"{type(error).__name__}: {error}")
-                self._rows.drop()
-                fail(callers, StoreUnavailable("the reader failed"))
             else:
                 resolve(callers, answers)
             return
+
+    def fail(self, units: list[CallBatch[ReadRequest, ReadResult]], error: Exception) -> None:
+        """Fail the callers, and close the connection, whose state is unknown."""
+        self._rows.drop()
+        fail(pending(units), StoreUnavailable("the reader failed"))
 
     def end(self) -> None:
         """Close the connection."""

@@ -18,8 +18,7 @@ import structlog
 
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Key, LogId, Project, Revision
-from keyauthority_server.store.batching.batch_worker import BatchWorker
-from keyauthority_server.store.batching.coalescer import CallBatch, Coalescer
+from keyauthority_server.store.batching.coalescer import Coalescer
 from keyauthority_server.store.batching.write_batch import WriteUnit, await_commit
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.postgres import reader, writer
@@ -30,7 +29,7 @@ from keyauthority_server.store.postgres.reader import ASKED, Reader, ReadRequest
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
-from keyauthority_server.store.postgres.writer import WriteJob
+from keyauthority_server.store.postgres.writer import Writer
 from keyauthority_server.store.sql.log_head import newest_time, read_head
 from keyauthority_server.store.sql.paged_reads import PagedReads
 from keyauthority_server.store.sql.queries import changes, digests
@@ -101,16 +100,13 @@ class PostgresStore(PagedReads):
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
         self._listening = connections.listening
-        self._reader: BatchWorker[CallBatch[ReadRequest, ReadResult]] = BatchWorker(
-            Reader(connections.looks, witness, connections.heartbeat),
-            name="store-looks",
-            most=reader.GROUP_MAX,
-        )
+        self._reader = Reader(connections.looks, witness, connections.heartbeat)
         self._calls: Coalescer[ReadRequest, ReadResult] = Coalescer(
-            self._reader, seconds=reader.READ_SECONDS, late="the store did not answer in time"
+            self._reader.submit,
+            seconds=reader.READ_SECONDS,
+            late="the store did not answer in time",
         )
-        job = WriteJob(connections.writer, seal, witness)
-        self._writer = BatchWorker(job, name="store-writer", most=writer.GROUP_MAX)
+        self._writer = Writer(connections.writer, seal, witness)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()

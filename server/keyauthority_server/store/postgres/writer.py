@@ -15,6 +15,7 @@ import structlog
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Revision
+from keyauthority_server.store.batching.batch_worker import BatchWorker
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import Patience
@@ -30,26 +31,27 @@ PATIENCE: Final = Patience(statement=WRITE_SECONDS + 3, server=0, lock=WRITE_SEC
 _log = structlog.get_logger(__name__)
 
 
-class WriteJob:
-    """The job of the thread that writes the database."""
+class Writer(BatchWorker[WriteUnit]):
+    """The thread that writes the database."""
 
     def __init__(self, rows: PostgresRows, seal: EntrySigner, witness: RollbackGuard) -> None:
         """Own `rows`."""
         self._rows = rows
         self._witness = witness
-        self._units = WriteBatch(rows, seal, witness.committed)
+        self._batch = WriteBatch(rows, seal, witness.committed)
         self._pause = threading.Event()
+        super().__init__(name="store-writer", most=GROUP_MAX)
 
     def serve(self, units: list[WriteUnit]) -> None:
         """Commit a group, and answer its callers."""
         end = monotonic() + WRITE_SECONDS
-        try:
-            while not self._served(units, last=monotonic() > end):
-                self._pause.wait(RETRY_SECONDS)
-        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
-            _log.critical("store_writer_failed", error=f"{type(error).__name__}: {error}")
-            self._rows.drop()
-            self._units.fail(units, StoreUnavailable("the writer failed"))
+        while not self._served(units, last=monotonic() > end):
+            self._pause.wait(RETRY_SECONDS)
+
+    def fail(self, units: list[WriteUnit], error: Exception) -> None:
+        """Fail the callers, and close the connection, whose state is unknown."""
+        self._rows.drop()
+        self._batch.fail(units, StoreUnavailable("the writer failed"))
 
     def end(self) -> None:
         """Close the connection."""
@@ -62,7 +64,7 @@ class WriteJob:
             if row is None:
                 raise StoreUnavailable("the counter row is missing")
             self._witness.check_writable(self._rows, Revision(row[0]))
-            answer = self._units.run(units)
+            answer = self._batch.run(units)
         except StoreError as error:
             self._rows.roll_back()
             if isinstance(error, StoreUnavailable) and not last:
@@ -80,5 +82,5 @@ class WriteJob:
 
     def _failed(self, units: Sequence[WriteUnit], error: StoreError) -> bool:
         _log.error("store_write_failed", error=str(error))
-        self._units.fail(units, error)
+        self._batch.fail(units, error)
         return True

@@ -98,7 +98,7 @@ class SqliteCounters:
         self._writer = writer
         self._in_loop = in_loop
         self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
-            writer, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
+            writer.submit, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
         )
 
     async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:

@@ -1,19 +1,17 @@
 """The single writer thread of a process: commits all waiting units in one transaction.
 
-It gathers units, takes the lock among the processes, begins, commits, and only then lets the
-callers be answered. Its `Job` defines the units and runs them inside the transaction.
+It takes the lock among the processes, gathers units, begins, commits, and only then answers the
+callers. Its `Job` defines the units and runs them inside the transaction.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from keyauthority_server.store.batching.batch_worker import BatchWorker, Unit
 from keyauthority_server.store.interface import StoreError, StoreFull, StoreUnavailable
 from keyauthority_server.store.sqlite.connection import SqliteRows, StoreBroken
 from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
@@ -29,22 +27,8 @@ Answer = Callable[[], None]
 _log = structlog.get_logger(__name__)
 
 
-class Sized(Protocol):
-    """A unit of work."""
-
-    @property
-    def size(self) -> int:
-        """Its share of a group's capacity."""
-        ...
-
-    @property
-    def urgent(self) -> bool:
-        """True if it may use the reserve."""
-        ...
-
-
-U = TypeVar("U", bound=Sized)
-V = TypeVar("V", bound=Sized, contravariant=True)
+U = TypeVar("U", bound=Unit)
+V = TypeVar("V", bound=Unit, contravariant=True)
 
 
 class Job(Protocol[V]):
@@ -62,8 +46,8 @@ class Job(Protocol[V]):
         ...
 
 
-class Writer(Generic[U]):
-    """Runs units of work in its thread, in the order of submission."""
+class Writer(BatchWorker[U]):
+    """Runs units of work in its thread, each group in one transaction."""
 
     def __init__(
         self,
@@ -90,79 +74,33 @@ class Writer(Generic[U]):
         if checkpoints:
             self._rows.run(_AUTOCHECKPOINT)
         self._seen = self._data_version()
-        self._units: queue.SimpleQueue[U | None] = queue.SimpleQueue()
-        self._closing = False
         self._broken: str | None = None
-        self.stopped: Future[None] = Future()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        super().__init__(name=name, most=GROUP_MAX, idle_seconds=IDLE_SECONDS)
 
     def submit(self, unit: U) -> None:
         """Queue a unit; raises StoreUnavailable once the writer is closed or broken."""
-        if self._closing:
-            raise StoreUnavailable("the store is closed")
         if self._broken is not None:
             raise StoreUnavailable(self._broken)
-        self._units.put(unit)
+        super().submit(unit)
 
-    def close(self) -> None:
-        """Accept no further units; `stopped` is done once the queued units are served."""
-        if not self._closing:
-            self._closing = True
-            self._units.put(None)
+    def turn(self) -> FairFileLock:
+        """Return the lock among the writers of all processes."""
+        return self._lock
 
-    def _run(self) -> None:
-        try:
-            while self._serve():
-                pass
-        finally:
-            self._rows.close()
-            self._lock.close()
-            if self._reserve is not None:
-                self._reserve.close()
-            self.stopped.set_result(None)
+    def fail(self, units: list[U], error: Exception) -> None:
+        """Fail the callers, and stop acknowledging."""
+        self._break(error)
+        self._roll_back()
+        self._job.fail(units, StoreUnavailable("the writer failed"))
 
-    def _serve(self) -> bool:
-        """Commit the next group, or maintain the files; False once closed."""
-        units = self._wait()
-        if units is None:
-            return False
-        is_open = True
-        try:
-            if units:
-                with self._lock:
-                    is_open = self._gather(units)
-                    self._commit(units)
-            else:
-                self._idle()
-        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
-            self._break(error)
-            self._roll_back()
-            self._job.fail(units, StoreUnavailable("the writer failed"))
-        return is_open
+    def end(self) -> None:
+        """Close the files."""
+        self._rows.close()
+        self._lock.close()
+        if self._reserve is not None:
+            self._reserve.close()
 
-    def _wait(self) -> list[U] | None:
-        """Return the first unit of a group, an empty list when idle, None once closed."""
-        try:
-            unit = self._units.get(timeout=IDLE_SECONDS)
-        except queue.Empty:
-            return []
-        return None if unit is None else [unit]
-
-    def _gather(self, units: list[U]) -> bool:
-        """Add the units that are waiting by now; False once closed."""
-        room = GROUP_MAX - units[0].size
-        while room > 0:
-            try:
-                unit = self._units.get_nowait()
-            except queue.Empty:
-                break
-            if unit is None:
-                return False
-            units.append(unit)
-            room -= unit.size
-        return True
-
-    def _commit(self, units: list[U]) -> None:
+    def serve(self, units: list[U]) -> None:
         """Run the units in one transaction, commit it, and answer their callers."""
         tried_again = False
         units = self._with_room(units)
@@ -247,7 +185,7 @@ class Writer(Generic[U]):
             self._broken = "the store failed: restart the server to open it again"
             _log.critical("store_broken", error=f"{type(error).__name__}: {error}")
 
-    def _idle(self) -> None:
+    def idle(self) -> None:
         """Detect replaced files; checkpoint the commits of other processes."""
         if self._broken is not None:
             return
@@ -263,6 +201,8 @@ class Writer(Generic[U]):
                 self._seen = version
         except StoreError as error:
             self._note(error)
+        except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
+            self._break(error)
 
     def _data_version(self) -> int:
         (version,) = self._rows.one("PRAGMA data_version")
