@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import cycle, islice
 from typing import Final
 
 from benchmarks.authority import ALLOWED, ASKED, Authority, serving
 from benchmarks.figures import Part, quantile
-from benchmarks.questions import Question, make_keys, questions
+from benchmarks.questions import ADDRESSES, Question, make_keys, questions
 from benchmarks.run import Measure, Run, on_core, take_turns
 from benchmarks.steady_changes import UnderChanges, changing_keys
-from keyauthority import CreatedKey, KeyKind, KeyMode, Verdict, Verifier
+from keyauthority import AsyncClient, AsyncVerifier, CreatedKey, KeyKind, KeyMode, Verdict, Verifier
 from keyauthority.convert import key_from_proto, key_to_proto
 from keyauthority.decision import build_verdict
 from keyauthority.model import Facts, Key, Project
@@ -28,9 +31,12 @@ _EACH: Final = 10  # questions for each key, before they come again
 _CHANGES: Final = 10  # per second, of other keys
 _TURNS: Final = 3  # a turn is so many times as long as in other parts: changes need their time
 _REPEATED: Final = 200  # keys of the best case
+_A_TURN: Final = 100  # verifications between two turns of the event loop
 _AT_ONCE: Final = 1_000  # verifications between two looks at the clock
 _NONE: Final = timedelta(0)
+_SEEN: Final = 200_000  # addresses
 _HERE: Final = f"verified in the process, {_CHANGES} changes/s"
+_TASKS: Final = f"verified in the process by `AsyncVerifier`, {_CHANGES} changes/s"
 _STILL: Final = "verified in the process, no changes"
 _BEST: Final = "best case: the same questions again and again, no changes"
 _REMOTE: Final = f"remote Verify of such questions, the same client, {_CHANGES} changes/s"
@@ -40,8 +46,8 @@ Verifications per second by one thread on one core; the server has another. Ques
 drawn from {_KEYS:,}, each with another client address, every second with a needed permission, while
 other keys are created, updated and revoked. The best case has the same {_REPEATED} keys in turn,
 always with the same permission and address. A change's time is from its answer to the verifier's
-first verdict that knows. Memory is what Python allocates for a key, with its answer and its
-count."""
+first verdict that knows. Memory is what Python allocates for a key, with its verdict and its
+count, and for {_SEEN:,} further verifications of it, each with another client address."""
 
 
 def measure(run: Run) -> Part:
@@ -55,6 +61,7 @@ def measure(run: Run) -> Part:
         on_core(run.load_core),
         changing_keys(run, authority) as changer,
         Verifier(authority.client) as verifier,
+        _in_tasks(authority) as in_tasks,
     ):
         verifier.wait_until_fresh(10)
         repeated = [
@@ -62,24 +69,30 @@ def measure(run: Run) -> Part:
         ]
         for token in tokens:
             verifier.verify(token)
+        in_tasks.learn(tokens)
         varied = _rate(run, verifier.verify, asked, _AT_ONCE)
         remote = _rate(run, authority.client.verify, asked, 1)
         sides: dict[str, Measure] = {
             _HERE: UnderChanges(varied, changer, _CHANGES),
+            _TASKS: UnderChanges(in_tasks.rate(run, asked), changer, _CHANGES),
             _STILL: varied,
             _REMOTE: UnderChanges(remote, changer, _CHANGES),
             _BEST: _rate(run, verifier.verify, repeated, _AT_ONCE),
         }
         part.add("/s", take_turns(sides, run.rounds))
         with changer.beside(_CHANGES):
-            spans = _spans(verifier, asked)
-        part.add("µs", {f"{_HERE}, p50": [quantile(spans, 0.5) / 1e3]})
-        part.add("µs", {f"{_HERE}, p99": [quantile(spans, 0.99) / 1e3]})
+            spans = {_HERE: _spans(verifier, asked), _TASKS: in_tasks.spans(asked)}
+        for name, taken in spans.items():
+            for share, word in ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")):
+                part.add("µs", {f"{name}, {word}": [quantile(taken, share) / 1e3]})
         for name, times in _changes(authority, verifier, run.cases).items():
             for share, word in ((0.5, "p50"), (0.99, "p99"), (1, "worst")):
                 part.add("ms", {f"{name}, {word}": [quantile(times, share)]})
-    part.add("bytes", {"memory of a key": [_memory(max(run.cases, 1) * 10)]})
+    a_key, addresses = _memory(max(run.cases, 1) * 10)
+    part.add("bytes", {"memory of a key": [a_key]})
+    part.add("bytes", {f"memory of {_SEEN:,} addresses": [addresses]})
     part.compare("in the process to remote", _HERE, _REMOTE, "≥ 100")
+    part.compare("`AsyncVerifier` to `Verifier`", _TASKS, _HERE)
     part.compare(f"{_CHANGES} changes/s to none", _HERE, _STILL)
     part.compare("other questions to the same ones", _STILL, _BEST)
     return part
@@ -100,6 +113,79 @@ def _rate(
         return number / taken
 
     return measure
+
+
+class _InTasks:
+    """An `AsyncVerifier` in an event loop of its own thread, which is idle unless measured."""
+
+    def __init__(self, verifier: AsyncVerifier, loop: asyncio.AbstractEventLoop) -> None:
+        self._verifier = verifier
+        self._loop = loop
+
+    def learn(self, tokens: Sequence[str]) -> None:
+        """Verify each token once."""
+
+        async def learn() -> None:
+            for token in tokens:
+                await self._verifier.verify(token)
+
+        asyncio.run_coroutine_threadsafe(learn(), self._loop).result()
+
+    def rate(self, run: Run, asked: Sequence[Question]) -> Measure:
+        """Measure verifications per second; the watch has its turn every millisecond."""
+        ring = cycle([(question.token, question.asked) for question in asked])
+
+        async def measure() -> float:
+            begun, number, valid = time.perf_counter(), 0, 0
+            while (taken := time.perf_counter() - begun) < _TURNS * run.seconds:
+                for token, facts in islice(ring, _A_TURN):
+                    valid += (await self._verifier.verify(token, **facts)).valid
+                number += _A_TURN
+                await asyncio.sleep(0)
+            assert valid == number
+            return number / taken
+
+        return lambda: asyncio.run_coroutine_threadsafe(measure(), self._loop).result()
+
+    def spans(self, asked: Sequence[Question]) -> list[int]:
+        """Return the nanoseconds of each verification."""
+
+        async def measure() -> list[int]:
+            spans = []
+            for token, facts in [(question.token, question.asked) for question in asked]:
+                begun = time.perf_counter_ns()
+                await self._verifier.verify(token, **facts)
+                spans.append(time.perf_counter_ns() - begun)
+                if len(spans) % _A_TURN == 0:
+                    await asyncio.sleep(0)
+            return spans
+
+        return asyncio.run_coroutine_threadsafe(measure(), self._loop).result()
+
+
+@contextmanager
+def _in_tasks(authority: Authority) -> Iterator[_InTasks]:
+    """Open an `AsyncVerifier`."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def opened() -> AsyncVerifier:
+        server = authority.server
+        client = AsyncClient(server.address, operator_key=server.operator_key)
+        verifier = AsyncVerifier(client)
+        await verifier.__aenter__()
+        await verifier.wait_until_fresh(10)
+        return verifier
+
+    verifier = asyncio.run_coroutine_threadsafe(opened(), loop).result()
+    try:
+        yield _InTasks(verifier, loop)
+    finally:
+        asyncio.run_coroutine_threadsafe(verifier.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def _spans(verifier: Verifier, asked: Sequence[Question]) -> list[int]:
@@ -148,8 +234,9 @@ def _until_known(
     return (time.perf_counter() - begun) * 1e3
 
 
-def _memory(keys: int) -> float:
-    """Return the bytes per cached key, its verdict included."""
+def _memory(keys: int) -> tuple[float, float]:
+    """Return the bytes per cached key, its verdict included, and those of many addresses."""
+    asked = VerifyQuery("")
     now = datetime.now(UTC)
     project = Project(
         project_id="2f3bfb4f-0f4e-4a5e-8f0b-0d7b2f1c9a10",
@@ -180,8 +267,20 @@ def _memory(keys: int) -> float:
         )
         assert judge.evaluate(asked, 1.0) is not None
     taken, _ = tracemalloc.get_traced_memory()
+    a_key = taken / keys
+    _see(judge, asked, _A_TURN * _A_TURN)  # fills the free lists of the interpreter
+    before, _ = tracemalloc.get_traced_memory()
+    _see(judge, asked, _SEEN)
+    after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return taken / keys
+    return a_key, after - before
+
+
+def _see(judge: LocalEvaluator, asked: VerifyQuery, addresses: int) -> None:
+    """Verify a key from so many addresses."""
+    for number in range(addresses):
+        client_ip = "10." + ".".join(map(str, (number % ADDRESSES).to_bytes(3)))
+        judge.evaluate(asked._replace(facts=_FACTS._replace(client_ip=client_ip)), 1.0)
 
 
 def _received(access_key: str, project: Project) -> Key:

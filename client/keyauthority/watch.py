@@ -51,7 +51,8 @@ class WatchSession:
         self._renew = RENEW_SECONDS
         self.ahead = 0.0
         """Server clock minus local clock, in seconds; too large by at most one round trip."""
-        self._floor = _NEVER  # server time never runs back, unless a server's clock was wrong
+        self.floor = _NEVER
+        """Server time given out, in seconds since the Unix epoch, below which none is again."""
         self._proven = _NEVER  # all changes committed before this local time have been received
 
     def forget(self) -> None:
@@ -92,8 +93,8 @@ class WatchSession:
 
     def server_time(self, at: float) -> datetime:
         """Return the server's current time, too late by at most one round trip; never too early."""
-        self._floor = max(self._floor, at + self.ahead)
-        return _EPOCH + timedelta(seconds=self._floor)
+        self.floor = max(self.floor, at + self.ahead)
+        return _EPOCH + timedelta(seconds=self.floor)
 
     def to_server_time(self, at: float) -> datetime:
         """Return the server's time at a local time in the past."""
@@ -105,10 +106,10 @@ class WatchSession:
 
     def _measure(self, sent: float, at: float) -> None:
         if not self._measured:  # the first message of a stream was sent after it was opened
-            self._floor = max(self._floor, at + self.ahead)
+            self.floor = max(self.floor, at + self.ahead)
             self.ahead = sent - self._opened
-            if self._floor - (at + self.ahead) > BACK_MAX:
-                self._floor = _NEVER  # one of the two clocks is wrong: follow the newer reading
+            if self.floor - (at + self.ahead) > BACK_MAX:
+                self.floor = _NEVER  # one of the two clocks is wrong: follow the newer reading
             self._renew = self._next_renewal(slow=at - self._opened > SLACK_MAX)
             self._measured = True
         self.ahead = max(self.ahead, sent - at)  # every message is sent before it arrives

@@ -39,8 +39,14 @@ KEY = Key(
 )
 
 
-def watching(judge: LocalEvaluator, revision: int, *changes: Change, at: float = 0.0) -> None:
-    """Tell the judge what a watch tells, `at` seconds after noon."""
+def watching(
+    judge: LocalEvaluator,
+    revision: int,
+    *changes: Change,
+    at: float = 0.0,
+    arrived: float | None = None,
+) -> None:
+    """Apply an update that was sent `at` seconds after NOW, and arrived then or as given."""
     judge.apply(
         WatchUpdate(
             changes=changes,
@@ -51,7 +57,7 @@ def watching(judge: LocalEvaluator, revision: int, *changes: Change, at: float =
             server_time=NOW + timedelta(seconds=at),
             lag=timedelta(0),
         ),
-        at,
+        at if arrived is None else arrived,
     )
 
 
@@ -89,7 +95,6 @@ def judge() -> LocalEvaluator:
 
 
 def code(judge: LocalEvaluator, asked: VerifyQuery, at: float = 1.0) -> VerdictCode | None:
-    """The verdict's code, None where only the server can tell: as the verifiers ask."""
-    question = (*asked.facts, *asked[2:])
-    verdict = judge.cached_verdict(asked.secret_key, question, at) or judge.evaluate(asked, at)
+    """The verdict's code, None where only the server can tell."""
+    verdict = judge.evaluate(asked, at)
     return None if verdict is None else verdict.code

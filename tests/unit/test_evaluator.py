@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,16 +15,19 @@ from keyauthority.model import (
     Change,
     ChangeType,
     Key,
+    KeyKind,
+    KeyMode,
     Project,
     Quota,
     QuotaPeriod,
     RateLimit,
+    Restrictions,
     VerdictCode,
 )
 from keyauthority.requests import VerifyQuery
 from keyauthority.results import WatchUpdate
+from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.verifier.evaluator import LocalEvaluator
-from keyauthority.verifier.key_cache import ANSWERS_MIN
 from tests.unit.evaluator_inputs import (
     KEY,
     LOG,
@@ -75,6 +80,18 @@ def test_suspended_project_applies_to_all_its_keys(judge: LocalEvaluator) -> Non
     assert VerdictCode.PROJECT_SUSPENDED is code(judge, ask())
 
 
+def test_limit_that_a_project_gains_is_charged_by_the_server(judge: LocalEvaluator) -> None:
+    """Also for keys that were evaluated locally before."""
+    teach(judge)
+    assert VerdictCode.VALID is code(judge, ask())
+    limited = replace(PROJECT, rate_limit=RateLimit(5, timedelta(seconds=1)), revision=6)
+    change = Change(
+        revision=6, time=NOW, type=ChangeType.PROJECT_UPDATED, project_id="p", project=limited
+    )
+    watching(judge, 6, change, at=1.0)
+    assert code(judge, ask()) is None
+
+
 def test_older_answer_does_not_overwrite_a_newer_change(judge: LocalEvaluator) -> None:
     """An answer in flight while the key was revoked is discarded."""
     watching(judge, 6, changed(replace(KEY, revoke_time=NOW, revision=6)), at=1.0)
@@ -120,6 +137,16 @@ def test_forward_clock_of_the_server_ends_cached_verdicts(judge: LocalEvaluator)
         1.0,
     )
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.1)
+
+
+def test_wrong_clock_of_a_server_ends_no_key_for_good(judge: LocalEvaluator) -> None:
+    """Once a server with the right time is met, an end that lies ahead has not been reached."""
+    teach(judge, replace(KEY, expire_time=NOW + timedelta(minutes=10)))
+    watching(judge, 5, at=1_200.0, arrived=0.5)
+    assert VerdictCode.EXPIRED is code(judge, ask(), at=1.0)
+    judge.resume(1.0)
+    watching(judge, 5, at=1.0)
+    assert VerdictCode.VALID is code(judge, ask(), at=1.0)
 
 
 def test_silent_watch_is_not_trusted(judge: LocalEvaluator) -> None:
@@ -195,12 +222,42 @@ def test_slower_server_clock_revives_no_verdict(judge: LocalEvaluator) -> None:
     assert VerdictCode.EXPIRED is code(judge, ask(), at=1.3)
 
 
-def test_cached_questions_are_bounded(judge: LocalEvaluator) -> None:
-    """Clients choose the facts, for example addresses, so memory must be bounded."""
+def test_distinct_addresses_use_no_memory(judge: LocalEvaluator) -> None:
+    """Clients choose the facts of a call, so none of them is kept."""
+    teach(judge, replace(KEY, restrictions=Restrictions(allowed_ips=("10.0.0.0/16",))))
+    addresses = [f"10.0.{number // 256}.{number % 256}" for number in range(5_000)]
+    asked = [ask(client_ip=address, referrer=f"https://{address}/") for address in addresses]
+    assert {VerdictCode.VALID} == {code(judge, one) for one in asked[:100]}
+    gc.collect()
+    tracemalloc.start()
+    assert {VerdictCode.VALID} == {code(judge, one) for one in asked}
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 5_000
+
+
+def test_verdict_names_the_newest_revision(judge: LocalEvaluator) -> None:
+    """Also if the change was of another key, and for explained verdicts."""
     teach(judge)
-    for number in range(2 * ANSWERS_MIN):
-        code(judge, ask(client_ip=f"10.0.{number // 256}.{number % 256}"))
-    assert len(judge.cache.generation.answers) <= ANSWERS_MIN
+    asked = ask(permissions=("orders:write",))
+    explained = asked._replace(explain=True)
+    for revision in (5, 6, 7):
+        watching(judge, revision, at=1.0)
+        verdicts = [judge.evaluate(one, 1.0) for one in (explained, asked, explained)]
+        expected = build_verdict(KEY, PROJECT, asked, NOW, revision, LOG)
+        also = expected._replace(failed=(VerdictCode.MISSING_PERMISSION,))
+        assert [also, expected, also] == verdicts
+
+
+def test_changes_of_other_keys_start_no_other_count(judge: LocalEvaluator) -> None:
+    """Counts between two reports are bounded by the keys, not by the changes."""
+    teach(judge)
+    for revision in range(6, 106):
+        watching(judge, revision, at=1.0)
+        assert VerdictCode.VALID is code(judge, ask())
+    assert 1 == len(judge.usage._counted)
+    (report,) = judge.reports()
+    assert [100] == [row.count for row in report.rows]
 
 
 def test_unreachable_server_is_asked_once_a_second() -> None:
@@ -218,6 +275,22 @@ def test_unreachable_server_is_asked_once_a_second() -> None:
     assert judge.after_failure(ask(), 60.0) is None
     teach(judge)
     assert judge.fail_static_cached(ask(), 60.1) is None
+
+
+def test_slower_server_clock_revives_no_verdict_of_another_key(judge: LocalEvaluator) -> None:
+    """An end that one key has reached is past for all."""
+    end = NOW + timedelta(seconds=1.2)
+    other = make(KeyKind.RESTRICTED, KeyMode.TEST, new_access_key(), new_secret()).reveal()
+    tokens = [TOKEN, other]
+    for token in tokens:
+        asked = ask(token)._replace(include_record=True)
+        key = replace(KEY, access_key=token[8:28], expire_time=end)
+        judge.learn(asked, build_verdict(key, PROJECT, asked, NOW, 5, LOG))
+        assert VerdictCode.VALID is code(judge, ask(token), at=1.0)
+    assert VerdictCode.EXPIRED is code(judge, ask(), at=1.25)
+    judge.resume(1.3)
+    watching(judge, 5, at=1.1, arrived=1.3)
+    assert VerdictCode.EXPIRED is code(judge, ask(tokens[1]), at=1.3)
 
 
 def test_demanded_revision_is_asked_at_the_server(judge: LocalEvaluator) -> None:

@@ -31,8 +31,8 @@ def verify_query(
     facts = Facts(
         access_key,
         project_id,
-        parse_enum(KeyMode, mode, "mode"),
-        texts(permissions, "permissions"),
+        None if mode is None else parse_enum(KeyMode, mode, "mode"),
+        permissions if type(permissions) is tuple else texts(permissions, "permissions"),
         client_ip,
         referrer,
         app,

@@ -9,7 +9,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from keyauthority._requests.arguments import texts
 from keyauthority._requests.processes import on_fork
 from keyauthority._requests.tokens import verify_query
 from keyauthority.aio import AsyncClient
@@ -99,7 +98,7 @@ class AsyncVerifier:
     @property
     def revision(self) -> int:
         """The newest revision received; 0 before the first update of the watch."""
-        return self._evaluator.cache.generation.revision
+        return self._evaluator.cache.position.revision
 
     @property
     def staleness(self) -> timedelta | None:
@@ -138,12 +137,12 @@ class AsyncVerifier:
         An exception means that the validity is unknown: treat the token as neither valid nor
         denied.
         """
-        needed = texts(permissions, "permissions")
-        arguments = (
+        query = verify_query(
+            secret_key,
             access_key,
             project_id,
             mode,
-            needed,
+            permissions,
             client_ip,
             referrer,
             app,
@@ -154,9 +153,7 @@ class AsyncVerifier:
             explain,
             include_record,
         )
-        return self._evaluator.cached_verdict(
-            secret_key, arguments, monotonic()
-        ) or await self._verify(verify_query(secret_key, *arguments))
+        return self._evaluator.evaluate(query, monotonic()) or await self._verify(query)
 
     async def close(self) -> None:
         """Report local verdicts and end the watch; later calls of `verify` use the authority."""
@@ -173,7 +170,7 @@ class AsyncVerifier:
         if self._loop is None or self._loop.is_closed():
             self._start()
         evaluator, now = self._evaluator, monotonic()
-        local = evaluator.evaluate(query, now) or evaluator.fail_static_cached(query, now)
+        local = evaluator.fail_static_cached(query, now)
         if local is not None:
             return local
         try:

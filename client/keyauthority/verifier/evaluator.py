@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Final
 
-from keyauthority.decision import build_verdict, denied, has_limits
-from keyauthority.model import Facts, Verdict, VerdictCode
+from keyauthority.decision import build_verdict, decide, denied, explain
+from keyauthority.model import App, Key, Project, Verdict, VerdictCode
 from keyauthority.permissions import is_concrete
 from keyauthority.requests import VerifyQuery
-from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
+from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, parse_address
 from keyauthority.results import WatchUpdate
 from keyauthority.token import parse
-from keyauthority.verifier.key_cache import CachedKey, Generation, KeyCache
+from keyauthority.verifier.key_cache import CachedKey, Counted, Evaluation, KeyCache, Position
 from keyauthority.verifier.usage_buffer import Count, Report, UsageBuffer
 from keyauthority.watch import ResumePoint, WatchSession
 
 _PERMISSIONS_MAX: Final = 100
+_PERMISSIONS_KNOWN: Final = 1_024  # distinct permissions that are checked once; some 400 KB
 _TEXT_MAX: Final = 255  # characters; longer texts go to the server, which rejects them
 _COST_MAX: Final = 2**31  # sums of costs stay within int64
 _SILENT_SECONDS: Final = 1.0  # between two calls to an authority that does not respond
@@ -29,16 +31,6 @@ _SILENT_SECONDS: Final = 1.0  # between two calls to an authority that does not 
 _NEVER: Final = float("-inf")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR: Final = timedelta(hours=1)
-
-
-class Answer(NamedTuple):
-    """A cached verdict, valid until a time unless the watch advances first."""
-
-    verdict: Verdict
-    until: float
-    """Server time, in seconds since the Unix epoch."""
-    counter: Count
-    cost: int
 
 
 class LocalEvaluator:
@@ -54,7 +46,7 @@ class LocalEvaluator:
         """
         self.fresh_until = _NEVER
         """Time at which the records exceed `bound`, in seconds of `monotonic`."""
-        self.cache: KeyCache[Answer] = KeyCache(keys)
+        self.cache = KeyCache(keys)
         self.usage = UsageBuffer()
         self._bound = bound
         self._static = static
@@ -83,36 +75,43 @@ class LocalEvaluator:
 
     def apply(self, update: WatchUpdate, now: float) -> bool:
         """Apply an update of the watch; return False if the stream must be reopened."""
-        session, ahead = self._session, self._session.ahead
+        session = self._session
         delta = session.receive(update, now)
         if delta.reset:
             self.fresh_until = _NEVER
             self.cache.clear()
-        if session.ahead < ahead:  # answers may have been given past their `until`
-            self.cache.drop_answers()
         self.cache.apply(delta.changes, session.revision, session.log_id)
         self.fresh_until = session.fresh_until(self._bound)
         return not update.resync and not session.due(now)
 
-    def cached_verdict(
-        self, secret_key: str, arguments: tuple[object, ...], now: float
+    def evaluate(
+        self, query: VerifyQuery, now: float, until: float | None = None
     ) -> Verdict | None:
-        """Return the verdict of an earlier identical query, if still valid; the fast path.
+        """Return the verdict, or None if only the server can give it.
 
-        `arguments` are the fields of `VerifyQuery` except the token, flattened.
+        The records are used before `until`, in seconds of `monotonic` (default: `fresh_until`).
         """
-        if now >= self.fresh_until:
-            return None
         cache = self.cache
-        answer = cache.generation.answers.get((cache.token_hash(secret_key), arguments))
-        if answer is None or now + self._session.ahead >= answer.until:
+        position = cache.position  # before any read of its records
+        if (
+            query.include_record  # changes do not carry all fields of a record
+            or query.at_least_revision > position.revision
+            or query.log_id not in ("", position.log_id)
+            or not _well_formed(query)
+        ):
             return None
-        self.usage.add(answer.counter, answer.cost, now)
-        return answer.verdict
-
-    def evaluate(self, query: VerifyQuery, now: float) -> Verdict | None:
-        """Return the verdict, or None if only the server can give it."""
-        return self._evaluate(query, now, self.fresh_until)
+        is_fresh = now < (self.fresh_until if until is None else until)
+        token_hash = cache.token_hash(query.secret_key)
+        cached = cache.find(token_hash)
+        if cached is not None:
+            return self._evaluate_key(cached, query, position, now) if is_fresh else None
+        if parse(query.secret_key) is None:
+            code = VerdictCode.MALFORMED
+        elif is_fresh and cache.is_unknown(token_hash):
+            code = VerdictCode.UNKNOWN
+        else:
+            return None
+        return denied(code, query, position.revision, position.log_id)
 
     def fail_static_cached(self, query: VerifyQuery, now: float) -> Verdict | None:
         """Return the fail-static verdict while the authority is known not to respond, else None.
@@ -124,12 +123,12 @@ class LocalEvaluator:
         if now >= self._silent_until:
             self._silent_until = now + _SILENT_SECONDS
             return None
-        return self._evaluate(query, now, self._static_until())
+        return self.evaluate(query, now, self._static_until())
 
     def after_failure(self, query: VerifyQuery, now: float) -> Verdict | None:
         """Return the fail-static verdict after a failed call; None if there is none."""
         self._silent_until = now + _SILENT_SECONDS
-        return self._evaluate(query, now, self._static_until())
+        return self.evaluate(query, now, self._static_until())
 
     def learn(self, query: VerifyQuery, verdict: Verdict) -> None:
         """Cache the records of a server's verdict."""
@@ -141,86 +140,95 @@ class LocalEvaluator:
     def _static_until(self) -> float:
         return _NEVER if self._static is None else self.fresh_until - self._bound + self._static
 
-    def _evaluate(self, query: VerifyQuery, now: float, until: float) -> Verdict | None:
-        generation = self.cache.generation  # before any read of its records
-        if (
-            query.include_record  # changes do not carry all fields of a record
-            or query.at_least_revision > generation.revision
-            or query.log_id not in ("", generation.log_id)
-            or not _well_formed(query)
-        ):
-            return None
-        token_hash = self.cache.token_hash(query.secret_key)
-        cached = self.cache.find(token_hash)
-        if cached is not None:
-            if now >= until:
-                return None
-            return self._evaluate_key(cached, token_hash, query, generation, now)
-        if parse(query.secret_key) is None:
-            code = VerdictCode.MALFORMED
-        elif now < until and self.cache.is_unknown(token_hash):
-            code = VerdictCode.UNKNOWN
-        else:
-            return None
-        return denied(code, query, generation.revision, generation.log_id)
-
     def _evaluate_key(
-        self,
-        cached: CachedKey,
-        token_hash: bytes,
-        query: VerifyQuery,
-        generation: Generation[Answer],
-        now: float,
+        self, cached: CachedKey, query: VerifyQuery, position: Position, now: float
     ) -> Verdict | None:
-        key, project = cached.key, cached.project.record
-        time = self._session.server_time(now)
-        verdict = build_verdict(key, project, query, time, generation.revision, generation.log_id)
-        if has_limits(key, project) and (verdict.valid or query.explain):
+        key, project, evaluation = cached.key, cached.project.record, cached.evaluation
+        time = now + self._session.ahead
+        if time < self._session.floor:
+            time = self._session.floor
+        if (
+            evaluation is None
+            or evaluation.key is not key
+            or evaluation.project is not project
+            or not evaluation.since <= time < evaluation.until
+        ):
+            evaluation = self._begin(key, project, now)
+            cached.evaluation = evaluation
+        facts = query.facts
+        code = decide(key, project, facts, evaluation.time)
+        if evaluation.limited and (code is VerdictCode.VALID or query.explain):
             return None  # a denied verdict is not charged
-        hour = time.replace(minute=0, second=0, microsecond=0)
-        ends = [hour + _HOUR]
+        counted = evaluation.counted.get(code)
+        if counted is None or counted.position is not position:
+            counted = _counted(evaluation, code, query, position)
+        self.usage.add(counted.counter, query.cost if code is VerdictCode.VALID else 0, now)
+        if query.explain:
+            return counted.verdict._replace(failed=explain(key, project, facts, evaluation.time))
+        return counted.verdict
+
+    def _begin(self, key: Key, project: Project | None, now: float) -> Evaluation:
+        """Return an evaluation from now to the next end of the key, or of the hour."""
+        time = self._session.server_time(now)
+        ends = [_hour(time) + _HOUR]
         ends += [
             end for end in (key.expire_time, key.supersede_time) if end is not None and end > time
         ]
-        answer = Answer(
-            verdict=verdict,
-            until=(min(ends) - _EPOCH).total_seconds(),
-            counter=Count(key.access_key, verdict.code, hour),
-            cost=query.cost if verdict.valid else 0,
-        )
-        if len(query.facts.referrer) <= _TEXT_MAX:
-            arguments = (*query.facts, *query[2:])
-            self.cache.store_answer(generation, (token_hash, arguments), answer)
-        self.usage.add(answer.counter, answer.cost, now)
-        return verdict
+        until = (min(ends) - _EPOCH).total_seconds()
+        return Evaluation(key, project, time, self._session.floor, until)
+
+
+def _counted(
+    evaluation: Evaluation, code: VerdictCode, query: VerifyQuery, position: Position
+) -> Counted:
+    """Return the verdict on a query at a position, and store it with the evaluation."""
+    earlier, (revision, log_id) = evaluation.counted.get(code), position
+    if earlier is None:
+        key, project, time = evaluation.key, evaluation.project, evaluation.time
+        plain = query._replace(explain=False)
+        verdict = build_verdict(key, project, plain, time, revision, log_id)
+        counter = Count(key.access_key, code, _hour(time))
+    else:
+        verdict = earlier.verdict._replace(revision=revision, log_id=log_id)
+        counter = earlier.counter
+    counted = evaluation.counted[code] = Counted(position, verdict, counter)
+    return counted
+
+
+def _hour(time: datetime) -> datetime:
+    return time.replace(minute=0, second=0, microsecond=0)
+
+
+_is_concrete: Final = lru_cache(_PERMISSIONS_KNOWN)(is_concrete)
 
 
 def _well_formed(query: VerifyQuery) -> bool:
     """Return True if the server would accept the arguments; otherwise it reports the error."""
-    facts = query.facts
-    try:
-        if facts.client_ip:
-            check_ip(facts.client_ip)
-        if facts.app is not None and facts.app.android_sha1:
-            canonical_sha1(facts.app.android_sha1)
-    except ValueError:
-        return False
+    access_key, project_id, _, permissions, client_ip, referrer, app, target = query.facts
+    for permission in permissions:
+        if len(permission) > _TEXT_MAX or not _is_concrete(permission):
+            return False
     return (
         0 <= query.cost <= _COST_MAX
         and query.at_least_revision >= 0
-        and len(facts.permissions) <= _PERMISSIONS_MAX
-        and all(map(is_concrete, facts.permissions))
-        and facts.referrer.isprintable()
-        and len(facts.referrer) <= REFERRER_MAX
-        and all(text.isprintable() and len(text) <= _TEXT_MAX for text in _texts(facts))
+        and len(permissions) <= _PERMISSIONS_MAX
+        and (not client_ip or parse_address(client_ip) is not None)
+        and (not access_key or _is_text(access_key))
+        and (not project_id or _is_text(project_id))
+        and (not referrer or _is_text(referrer, REFERRER_MAX))
+        and (app is None or _is_app(app))
+        and (target is None or (_is_text(target.service) and _is_text(target.method)))
     )
 
 
-def _texts(facts: Facts) -> list[str]:
-    texts = [facts.access_key, facts.project_id, facts.client_ip, *facts.permissions]
-    if facts.app is not None:
-        app = facts.app
-        texts += [app.android_package, app.android_sha1, app.ios_bundle_id]
-    if facts.api_target is not None:
-        texts += [facts.api_target.service, facts.api_target.method]
-    return texts
+def _is_app(app: App) -> bool:
+    if app.android_sha1:
+        try:
+            canonical_sha1(app.android_sha1)
+        except ValueError:
+            return False
+    return all(map(_is_text, (app.android_package, app.android_sha1, app.ios_bundle_id)))
+
+
+def _is_text(text: str, length: int = _TEXT_MAX) -> bool:
+    return len(text) <= length and text.isprintable()

@@ -9,41 +9,69 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from datetime import datetime
 from hashlib import blake2b
 from threading import Lock
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from keyauthority.decision import has_limits
 from keyauthority.model import Change, Key, Project, Verdict, VerdictCode
-
-T = TypeVar("T")
+from keyauthority.verifier.usage_buffer import Count
 
 UNKNOWN_MAX: Final = 16_384  # unknown tokens, some 5 MB; the oldest is evicted
-ANSWERS_MIN: Final = 1_024  # lower bound of the number of cached answers
 
 _HASH_BYTES: Final = 16  # collisions cannot be searched for without the hash key
 _KEY_BYTES: Final = 32
 
 
-class Generation(NamedTuple, Generic[T]):
-    """One state of the cache; every change of a record starts a new generation.
-
-    A thread that finishes late writes its answer into an old generation, which is never read again.
-    """
+class Position(NamedTuple):
+    """The state of the authority that the records are of."""
 
     revision: int
     log_id: str
-    answers: dict[object, T]
-    """Answers given in this generation."""
+
+
+class Counted(NamedTuple):
+    """A verdict as of a position, and the counter of its uses."""
+
+    position: Position
+    verdict: Verdict
+    counter: Count
+
+
+class Evaluation:
+    """The verdicts on a key and its project, by code, for a span of the server's time.
+
+    A verdict depends on the code alone: the facts of a call decide which code it is.
+    """
+
+    __slots__ = ("counted", "key", "limited", "project", "since", "time", "until")
+
+    def __init__(
+        self, key: Key, project: Project | None, time: datetime, since: float, until: float
+    ) -> None:
+        self.key = key
+        self.project = project
+        self.time = time
+        """A time within the span: no check has another result at any other."""
+        self.since = since
+        """Seconds since the Unix epoch, as `until`."""
+        self.until = until
+        self.limited = has_limits(key, project)
+        """True if only the server can give the verdict VALID, since it charges a limit."""
+        self.counted: dict[VerdictCode, Counted] = {}
 
 
 class CachedKey:
     """A key whose token has been verified before, with its project."""
 
-    __slots__ = ("key", "project")
+    __slots__ = ("counts", "evaluation", "key", "project")
 
     def __init__(self, key: Key, project: CachedProject) -> None:
         self.key = key
         self.project = project
+        self.evaluation: Evaluation | None = None
+        """The newest one, which may be of earlier records or of an earlier time."""
 
 
 class CachedProject:
@@ -56,13 +84,12 @@ class CachedProject:
         self.keys = 0
 
 
-class KeyCache(Generic[T]):
-    """The cache. Threads may read during a write, provided they read `generation` first."""
+class KeyCache:
+    """The cache. Threads may read during a write, provided they read `position` first."""
 
     def __init__(self, size: int) -> None:
-        self.generation: Generation[T] = Generation(0, "", {})
+        self.position = Position(0, "")
         self._size = size
-        self._answers_max = max(size, ANSWERS_MIN)
         self._lock = Lock()
         # Hashed before the token instead of as BLAKE2's key, which adds a block to every hash.
         self._hash = blake2b(secrets.token_bytes(_KEY_BYTES), digest_size=_HASH_BYTES)
@@ -83,19 +110,10 @@ class KeyCache(Generic[T]):
         hashed.update(secret_key.encode("utf-8", "surrogatepass"))
         return hashed.digest()
 
-    def store_answer(self, generation: Generation[T], question: object, answer: T) -> None:
-        """Store an answer in the generation that was read before it was computed."""
-        if len(generation.answers) >= self._answers_max:
-            with self._lock:
-                if self.generation is generation:
-                    self._advance(generation.revision, generation.log_id)
-            return
-        generation.answers[question] = answer
-
     def learn(self, token_hash: bytes, access_key: str, verdict: Verdict) -> None:
         """Store the records of a server's verdict, unless the watch has newer state."""
         with self._lock:
-            revision, log_id, _ = self.generation
+            revision, log_id = self.position
             if verdict.log_id != log_id or verdict.revision < revision:
                 return  # the watch may have delivered a change of the key since
             if verdict.key is not None:
@@ -111,26 +129,18 @@ class KeyCache(Generic[T]):
                     self._update(key)
                 if change.project is not None:
                     self._update_project(change.project)
-            if (revision, log_id) != self.generation[:2]:
-                self._advance(revision, log_id)  # last: readers read it first
-
-    def drop_answers(self) -> None:
-        """Drop all answers and keep the records."""
-        with self._lock:
-            self._advance(self.generation.revision, self.generation.log_id)
+            if (revision, log_id) != self.position:
+                self.position = Position(revision, log_id)  # last: readers read it first
 
     def clear(self) -> None:
-        """Drop all records and answers."""
+        """Drop all records."""
         with self._lock:
             self._keys.clear()
             self._hashes.clear()
             self._projects.clear()
             self._unknown.clear()
             self._unknown_hashes.clear()
-            self._advance(0, "")
-
-    def _advance(self, revision: int, log_id: str) -> None:
-        self.generation = Generation(revision, log_id, {})
+            self.position = Position(0, "")
 
     def _add(self, token_hash: bytes, key: Key, project: Project | None) -> None:
         if token_hash in self._keys:
@@ -149,7 +159,6 @@ class KeyCache(Generic[T]):
         token_hash = self._hashes.get(key.access_key)
         if token_hash is not None and key.revision > self._keys[token_hash].key.revision:
             self._keys[token_hash].key = key
-            self._invalidate_before(key.revision)
         for unknown in self._unknown_hashes.pop(key.access_key, ()):  # the key may be new
             del self._unknown[unknown]
 
@@ -159,12 +168,6 @@ class KeyCache(Generic[T]):
             shared.record is None or project.revision > shared.record.revision
         ):
             shared.record = project
-            self._invalidate_before(project.revision)
-
-    def _invalidate_before(self, revision: int) -> None:
-        """Drop answers that predate a change the watch has not delivered yet."""
-        if revision > self.generation.revision:
-            self._advance(self.generation.revision, self.generation.log_id)
 
     def _evict(self, token_hash: bytes) -> None:
         evicted = self._keys.pop(token_hash)

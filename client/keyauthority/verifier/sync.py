@@ -8,7 +8,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from keyauthority._requests.arguments import texts
 from keyauthority._requests.processes import on_fork
 from keyauthority._requests.tokens import verify_query
 from keyauthority.client import Client, Watch
@@ -51,11 +50,11 @@ class Verifier:
     are not seen. It recovers automatically: within some 2 s of a restart of the authority, 10 s of
     the end of a network outage.
 
-    It caches at most `max_keys` keys, some 3 KB each, and only a hash of each token. Local verdicts
-    are reported every `report_interval`, so usage and last-used times lag by at most that much.
-    `timeout` limits a call to the authority, in seconds. Closing the verifier does not close the
-    client. Raises ValueError for an option that is not positive, or a `fail_static` below
-    `max_staleness`.
+    It caches at most `max_keys` keys, some 4 KB each, and only a hash of each token. Facts such as
+    addresses are evaluated in each call and never stored. Local verdicts are reported every
+    `report_interval`, so usage and last-used times lag by at most that much. `timeout` limits a
+    call to the authority, in seconds. Closing the verifier does not close the client. Raises
+    ValueError for an option that is not positive, or a `fail_static` below `max_staleness`.
 
     Thread-safe. A forked process starts with an empty cache on first use.
     """
@@ -129,7 +128,7 @@ class Verifier:
     @property
     def revision(self) -> int:
         """The newest revision received; 0 before the first update of the watch."""
-        return self._evaluator.cache.generation.revision
+        return self._evaluator.cache.position.revision
 
     @property
     def staleness(self) -> timedelta | None:
@@ -164,12 +163,12 @@ class Verifier:
         An exception means that the validity is unknown: treat the token as neither valid nor
         denied.
         """
-        needed = texts(permissions, "permissions")
-        arguments = (
+        query = verify_query(
+            secret_key,
             access_key,
             project_id,
             mode,
-            needed,
+            permissions,
             client_ip,
             referrer,
             app,
@@ -180,9 +179,7 @@ class Verifier:
             explain,
             include_record,
         )
-        return self._evaluator.cached_verdict(secret_key, arguments, monotonic()) or self._verify(
-            verify_query(secret_key, *arguments)
-        )
+        return self._evaluator.evaluate(query, monotonic()) or self._verify(query)
 
     def close(self) -> None:
         """Report local verdicts and end the watch; later calls of `verify` use the authority."""
@@ -197,7 +194,7 @@ class Verifier:
         if not self._threads:
             self._start()
         evaluator, now = self._evaluator, monotonic()
-        local = evaluator.evaluate(query, now) or evaluator.fail_static_cached(query, now)
+        local = evaluator.fail_static_cached(query, now)
         if local is not None:
             return local
         try:
