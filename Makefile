@@ -81,7 +81,7 @@ clean: ## Remove environments, caches and builds
 docs: .venv/.dev ## Print docs/python-api.md from the docstrings
 	$(BIN)/python .ci/python_api.py
 
-sync: .venv/.dev ## Generate the blocking client's call modules from the asyncio client
+sync: .venv/.dev ## Generate the blocking client's and verifier's call modules from the asyncio ones
 	$(BIN)/python .ci/generate_sync.py
 
 check-format: .venv/.dev

@@ -1,7 +1,7 @@
-"""Generates the call modules of `keyauthority.client` from their asyncio twins in `aio`.
+"""Generates the call modules of the blocking client and verifier from their asyncio twins.
 
-`--check` exits 1 if a module differs from its twin. The packages' `__init__` and `connection`
-differ in more than `await`, and are written by hand.
+`--check` exits 1 if a module differs from its twin. The packages' `__init__`, `connection` and the
+verifiers' watches differ in more than `await`, and are written by hand.
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "client" / "keyauthority"
-MODULES = ("audit", "keys", "projects", "tokens", "usage", "watch")
-HEAD = "# Generated from keyauthority/aio/{name}.py by .ci/generate_sync.py: edit that file.\n"
+MODULES = {
+    "verifier/aio_calls.py": "verifier/sync_calls.py",
+    **{
+        f"aio/{name}.py": f"client/{name}.py"
+        for name in ("audit", "keys", "projects", "tokens", "usage", "watch")
+    },
+}
+HEAD = "# Generated from keyauthority/{source} by .ci/generate_sync.py: edit that file.\n"
 REPLACEMENTS = (
     (r"\bawait ", ""),
     (r"\basync def\b", "def"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\bkeyauthority\.aio\b", "keyauthority.client"),
+    (r"in `aio`", "in `sync`"),
     (r", awaited:", ":"),
 )
 
 
-def generated(name: str) -> str:
-    """Return the text of a blocking module."""
-    text = (PACKAGE / "aio" / f"{name}.py").read_text(encoding="utf-8")
+def generated(source: str) -> str:
+    """Return the text of the blocking twin of a module."""
+    text = (PACKAGE / source).read_text(encoding="utf-8")
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)
     text = _ruff(text, "check", "--select", "I", "--fix-only")
-    return HEAD.format(name=name) + _ruff(text, "format")
+    return HEAD.format(source=source) + _ruff(text, "format")
 
 
 def _ruff(text: str, *command: str) -> str:
@@ -48,12 +55,12 @@ def _ruff(text: str, *command: str) -> str:
 def main() -> int:
     """Write the modules, or check them."""
     stale = []
-    for name in MODULES:
-        path, text = PACKAGE / "client" / f"{name}.py", generated(name)
+    for source, target in MODULES.items():
+        path, text = PACKAGE / target, generated(source)
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
         elif path.read_text(encoding="utf-8") != text:
-            stale.append(f"{path.name} differs from its twin in aio")
+            stale.append(f"{target} differs from its twin {source}")
     if stale:
         sys.stderr.write("\n".join([*stale, "run `make sync`\n"]))
     return int(bool(stale))

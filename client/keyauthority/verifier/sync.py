@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from keyauthority._requests.processes import on_fork
-from keyauthority._requests.tokens import verify_query
-from keyauthority.client import Client, Watch
+from keyauthority.client import Watch
 from keyauthority.clock import monotonic
-from keyauthority.errors import FailedPrecondition, KeyAuthorityError
-from keyauthority.model import ApiTarget, App, KeyMode, Verdict
-from keyauthority.requests import VerifyQuery
 from keyauthority.results import WatchUpdate
-from keyauthority.verifier.policy import (
-    BOUND,
-    CANNOT_TELL,
-    RETRY_FIRST,
-    RETRY_MAX,
-    SILENCE_MAX,
-    USAGE,
-    WATCH,
-    LogOnce,
-    Policy,
-    handle_report_failure,
-    server_arguments,
-    strip_records,
-)
+from keyauthority.verifier.policy import RETRY_FIRST, RETRY_MAX, SILENCE_MAX, WATCH
+from keyauthority.verifier.sync_calls import VerifierCalls
 
 
-class Verifier:
+class Verifier(VerifierCalls):
     """Verifies tokens in this process, with the server's verdict, in microseconds.
 
     It calls the authority on the first use of a token, and whenever a limit or quota must be
@@ -59,43 +40,20 @@ class Verifier:
     Thread-safe. A forked process starts with an empty cache on first use.
     """
 
-    def __init__(
-        self,
-        authority: Client,
-        *,
-        max_staleness: timedelta = BOUND,
-        fail_static: timedelta | None = None,
-        max_keys: int = 100_000,
-        report_interval: timedelta = timedelta(seconds=10),
-        timeout: float = 1.0,
-    ) -> None:
-        self._authority = authority
-        self._policy = Policy(
-            max_staleness=max_staleness,
-            fail_static=fail_static,
-            max_keys=max_keys,
-            report_interval=report_interval,
-            timeout=timeout,
-        )
-        self._closed = threading.Event()
-        self._opened = False
-        self._reset()
-        on_fork(self)
+    def __enter__(self) -> Self:
+        self._opened = True
+        self._start()
+        return self
 
     def _reset(self) -> None:
         """Set the initial state: an empty cache, no threads."""
-        self._evaluator = self._policy.evaluator()
-        self._failures = LogOnce()
+        super()._reset()
+        self._closed = threading.Event()
         self._fresh = threading.Event()
         self._stream: Watch[WatchUpdate] | None = None
         self._last_update = monotonic()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Self:
-        self._opened = True
-        self._start()
-        return self
 
     def _start(self) -> None:
         """Start the threads of this process, if they are not running."""
@@ -109,14 +67,6 @@ class Verifier:
             for thread in self._threads:
                 thread.start()
 
-    def _forked(self) -> None:
-        """Reset in a forked process: threads are not copied, and the parent reports its counts."""
-        closed = self._closed.is_set()
-        self._closed = threading.Event()  # a thread of the parent may hold the lock of the old one
-        if closed:
-            self._closed.set()
-        self._reset()
-
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -125,64 +75,14 @@ class Verifier:
     ) -> None:
         self.close()
 
-    @property
-    def revision(self) -> int:
-        """The newest revision received; 0 before the first update of the watch."""
-        return self._evaluator.cache.position.revision
-
-    @property
-    def staleness(self) -> timedelta | None:
-        """The maximum age of the local records; None before the first update of the watch."""
-        return self._evaluator.age(monotonic())
-
     def wait_until_fresh(self, timeout: float) -> bool:
         """Wait for the first update of the watch; return False after `timeout` seconds."""
         self._start()
         return self._fresh.wait(timeout)
 
-    def verify(
-        self,
-        secret_key: str,
-        *,
-        access_key: str = "",
-        project_id: str = "",
-        mode: KeyMode | str | None = None,
-        permissions: Sequence[str] = (),
-        client_ip: str = "",
-        referrer: str = "",
-        app: App | None = None,
-        api_target: ApiTarget | None = None,
-        cost: int = 1,
-        at_least_revision: int = 0,
-        log_id: str = "",
-        explain: bool = False,
-        include_record: bool = False,
-    ) -> Verdict:
-        """Verify a token: `Client.verify`, evaluated locally where possible.
-
-        An exception means that the validity is unknown: treat the token as neither valid nor
-        denied.
-        """
-        query = verify_query(
-            secret_key,
-            access_key,
-            project_id,
-            mode,
-            permissions,
-            client_ip,
-            referrer,
-            app,
-            api_target,
-            cost,
-            at_least_revision,
-            log_id,
-            explain,
-            include_record,
-        )
-        return self._evaluator.evaluate(query, monotonic()) or self._verify(query)
-
     def close(self) -> None:
         """Report local verdicts and end the watch; later calls of `verify` use the authority."""
+        self._opened = False
         self._closed.set()
         if self._stream is not None:
             self._stream.close()
@@ -190,37 +90,11 @@ class Verifier:
             thread.join()
         self._evaluator.forget()
 
-    def _verify(self, query: VerifyQuery) -> Verdict:
-        if not self._threads:
-            self._start()
-        evaluator, now = self._evaluator, monotonic()
-        local = evaluator.fail_static_cached(query, now)
-        if local is not None:
-            return local
-        try:
-            verdict = self._authority.verify(
-                query.secret_key, **server_arguments(query), timeout=self._policy.timeout
-            )
-        except CANNOT_TELL:
-            local = evaluator.after_failure(query, monotonic())
-            if local is None:
-                raise
-            return local
-        evaluator.learn(query, verdict)
-        return strip_records(query, verdict)
-
     def _watch(self) -> None:
         pause = RETRY_FIRST
         while not self._closed.is_set():
-            try:
-                self._follow()
+            if self._follow_once():
                 pause = RETRY_FIRST
-            except FailedPrecondition as failure:
-                self._evaluator.forget()  # the authority lost revisions: it was restored
-                if failure.reason is None:  # raised by this library
-                    self._failures.warn(WATCH, failure)
-            except KeyAuthorityError as failure:
-                self._failures.warn(WATCH, failure)
             self._closed.wait(pause)
             pause = min(2 * pause, RETRY_MAX)
 
@@ -252,14 +126,3 @@ class Verifier:
                 self._report()
                 reported = now
         self._report()
-
-    def _report(self) -> None:
-        reports = self._evaluator.reports()
-        try:
-            while reports:
-                self._authority.report_usage(reports[0].rows, batch_id=reports[0].batch_id)
-                reports.popleft()
-        except KeyAuthorityError as failure:
-            handle_report_failure(self._evaluator, self._failures, failure)
-        else:
-            self._failures.clear(USAGE)
