@@ -6,7 +6,8 @@ import asyncio
 import multiprocessing
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, Final
@@ -42,10 +43,34 @@ def forked(body: Callable[[], Any]) -> Any:
         process.join()
 
 
+Alone = Callable[[Callable[[str, str], None]], None]
+
+
+@pytest.fixture(scope="module")
+def clean_process() -> Iterator[Executor]:
+    """A process without the gRPC threads of other tests, which no fork survives."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+@pytest.fixture
+def alone(clean_process: Executor, server: ServerProcess) -> Alone:
+    """Runs the body of a test in the clean process."""
+
+    def run(body: Callable[[str, str], None]) -> None:
+        clean_process.submit(body, server.address, server.operator_key).result(3 * SECONDS)
+
+    return run
+
+
 @one_server
-def test_client_reconnects_in_a_forked_process(server: ServerProcess) -> None:
+def test_client_reconnects_in_a_forked_process(alone: Alone) -> None:
     """As under gunicorn --preload; the parent's client continues too."""
-    with Client(server.address, operator_key=server.operator_key) as client:
+    alone(_client_reconnects)
+
+
+def _client_reconnects(address: str, key: str) -> None:
+    with Client(address, operator_key=key) as client:
         assert "malformed" == client.verify("none").code
 
         assert "malformed" == forked(lambda: client.verify("none").code)
@@ -54,9 +79,13 @@ def test_client_reconnects_in_a_forked_process(server: ServerProcess) -> None:
 
 
 @one_server
-def test_closed_client_stays_closed_after_a_fork(server: ServerProcess) -> None:
+def test_closed_client_stays_closed_after_a_fork(alone: Alone) -> None:
     """A child does not open a client that its parent closed."""
-    client = Client(server.address, operator_key=server.operator_key)
+    alone(_client_stays_closed)
+
+
+def _client_stays_closed(address: str, key: str) -> None:
+    client = Client(address, operator_key=key)
     client.verify("none")
     client.close()
 
@@ -64,10 +93,14 @@ def test_closed_client_stays_closed_after_a_fork(server: ServerProcess) -> None:
 
 
 @one_server
-def test_verifier_restarts_in_a_forked_process(server: ServerProcess) -> None:
+def test_verifier_restarts_in_a_forked_process(alone: Alone) -> None:
     """It evaluates and watches there, and does not report the parent's counts."""
+    alone(_verifier_restarts)
+
+
+def _verifier_restarts(address: str, key: str) -> None:
     with (
-        Client(server.address, operator_key=server.operator_key) as client,
+        Client(address, operator_key=key) as client,
         Verifier(client, report_interval=timedelta(hours=1)) as verifier,
     ):
         project = client.create_project("fork")
@@ -114,11 +147,13 @@ def test_async_client_outside_a_loop_raises_a_clear_error() -> None:
 
 
 @one_server
-def test_connected_async_client_is_refused_after_a_fork(
-    server: ServerProcess,
-) -> None:
+def test_connected_async_client_is_refused_after_a_fork(alone: Alone) -> None:
     """It would hang or abort; a fork before its first call is safe."""
-    client = AsyncClient(server.address, operator_key=server.operator_key)
+    alone(_async_client_is_refused)
+
+
+def _async_client_is_refused(address: str, key: str) -> None:
+    client = AsyncClient(address, operator_key=key)
 
     async def code() -> str:
         return (await client.verify("none")).code
