@@ -129,6 +129,25 @@ async def test_flush_yields_to_a_revocation_between_its_transactions(store: Stor
     assert usage.BATCH_ROWS <= 200, "a RevokeKey waits for as long as one takes"
 
 
+@pytest.mark.parametrize(
+    ("rows", "seconds"), [(0, 1), (3_000, 1), (6_000, 2), (12_000, 4), (65_536, 5)]
+)
+def test_flushes_of_many_keys_are_less_frequent(rows: int, seconds: float) -> None:
+    """Metering takes a bounded share of a core, and no count waits longer than five seconds."""
+    assert seconds == usage.flush_interval(rows)
+
+
+async def test_keys_are_flushed_in_the_order_of_tables(store: Store, engine: Engine) -> None:
+    """Neighbours are written together, whatever the order of use, and both hours of a key."""
+    keys, meter = await keys_of(store, 1, 5), Meter(store)
+    for key in (*keys[::2], *keys[1::2]):
+        meter.count(key, VALID, 1, NOON)
+    meter.count(keys[0], VALID, 1, NOON + timedelta(hours=1))
+    (batch,) = meter._taken()
+    names = [count.access_key for count in batch.counts]
+    assert sorted((*(key.access_key for key in keys), keys[0].access_key)) == names
+
+
 async def test_full_buffer_is_flushed_early(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full buffer is flushed before the second is over."""
     monkeypatch.setattr(usage, "COUNTS_EARLY", 2)

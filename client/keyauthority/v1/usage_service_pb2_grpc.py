@@ -53,7 +53,8 @@ class UsageServiceServicer(object):
 
     def GetUsage(self, request, context):
         """Returns the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
-        a second old on the server that verified; a server that is killed may lose its last second.
+        a second old on the server that verified, or up to five while it verifies more than 3,000
+        different keys a second; a server that is killed may lose the counts of that time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class UsageServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     GetUsage: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.GetUsageRequest, _usage_service_pb2.GetUsageResponse]
     """Returns the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
-    a second old on the server that verified; a server that is killed may lose its last second.
+    a second old on the server that verified, or up to five while it verifies more than 3,000
+    different keys a second; a server that is killed may lose the counts of that time.
     """
     ReportUsage: _grpc.UnaryUnaryMultiCallable[_usage_service_pb2.ReportUsageRequest, _usage_service_pb2.ReportUsageResponse]
     """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
@@ -51,7 +52,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.GetUsageRequest, _usage_service_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Returns the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
-    a second old on the server that verified; a server that is killed may lose its last second.
+    a second old on the server that verified, or up to five while it verifies more than 3,000
+    different keys a second; a server that is killed may lose the counts of that time.
     """
     ReportUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ReportUsageRequest, _usage_service_pb2.ReportUsageResponse]  # type: ignore[assignment]
     """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
@@ -70,7 +72,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_usage_service_pb2.GetUsageResponse, _abc.Awaitable[_usage_service_pb2.GetUsageResponse]]:
         """Returns the counts of a project or of one of its keys. Right: `usage:read`. Counts are at most
-        a second old on the server that verified; a server that is killed may lose its last second.
+        a second old on the server that verified, or up to five while it verifies more than 3,000
+        different keys a second; a server that is killed may lose the counts of that time.
         """
 
     @_abc_1.abstractmethod

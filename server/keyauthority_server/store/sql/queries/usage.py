@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ _LENGTHS: Final = {
     UsageGranularity.DAY: timedelta(days=1) // _MICROSECOND,
 }
 _INTEGER_MAX: Final = 2**63 - 1
+_NEVER_USED: Final = -_INTEGER_MAX
 
 # Sums saturate at the largest number, 2**63 - 1.
 _ADD: Final = """
@@ -86,12 +87,9 @@ def count(
         return False
     rows.run(_DROP_BATCHES, (time, BATCHES_DROPPED))
     rows.run(_PUT_BATCH, (batch_id, microseconds(end)))
-    rows.run_many(_ADD, _added(counts))
-    newest: dict[str, int] = {}
-    for one in counts:
-        used = microseconds(one.last_used_time)
-        newest[one.access_key] = max(used, newest.get(one.access_key, used))
-    rows.run_many(_TOUCH, [(time, access_key, time) for access_key, time in newest.items()])
+    added, newest = _added(counts)
+    rows.run_many(_ADD, added)
+    rows.run_many(_TOUCH, [(used, access_key, used) for access_key, used in newest.items()])
     return True
 
 
@@ -150,20 +148,27 @@ def _order(row: Row) -> Any:
     return row[1:4]
 
 
-def _added(counts: Iterable[UsageRow]) -> Iterator[tuple[Any, ...]]:
-    for one in counts:
-        time = microseconds(one.bucket_time)
-        for granularity, length in _LENGTHS.items():
-            yield (
-                granularity.value,
-                time - time % length,
-                one.access_key,
-                VERDICT_TO_PROTO[one.verdict],
-                one.project_id,
-                min(one.count, _INTEGER_MAX),
-                min(one.cost, _INTEGER_MAX),
-                microseconds(one.last_used_time),
-            )
+def _added(counts: Iterable[UsageRow]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
+    """Return the values to add for each hour and day, and the newest use of each key.
+
+    The values that most rows share are converted once.
+    """
+    added: list[tuple[Any, ...]] = []
+    newest: dict[str, int] = {}
+    verdict, bucket_time, number = None, None, 0
+    starts: list[tuple[str, int]] = []
+    for row in counts:
+        if row.verdict is not verdict:
+            verdict, number = row.verdict, VERDICT_TO_PROTO[row.verdict]
+        if row.bucket_time is not bucket_time:
+            bucket_time, time = row.bucket_time, microseconds(row.bucket_time)
+            starts = [(one.value, time - time % length) for one, length in _LENGTHS.items()]
+        access_key, used = row.access_key, microseconds(row.last_used_time)
+        sums = (min(row.count, _INTEGER_MAX), min(row.cost, _INTEGER_MAX))
+        added += [(*start, access_key, number, row.project_id, *sums, used) for start in starts]
+        if used > newest.get(access_key, _NEVER_USED):
+            newest[access_key] = used
+    return added, newest
 
 
 def _usage_row(row: Row) -> UsageRow:
