@@ -11,7 +11,11 @@ from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.service.processes import start
 
 MIGRATIONS = sorted((ROOT / "docs").glob("coming-from-*.md"))
-PAGES = [*MIGRATIONS, *sorted((ROOT / "docs").glob("protect-a-*.md"))]
+PAGES = [
+    *MIGRATIONS,
+    *sorted((ROOT / "docs").glob("protect-a-*.md")),
+    ROOT / "docs" / "leaked-keys.md",
+]
 
 
 def test_each_supported_system_has_a_page() -> None:

@@ -16,6 +16,7 @@ from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import discard, say
 from keyauthority.cli.projects import projects
+from keyauthority.cli.scan import scan
 from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
 from keyauthority.cli.usage import usage
@@ -39,7 +40,7 @@ def authority() -> None:
     """
 
 
-for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami):
+for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami, scan):
     authority.add_command(_command)
 
 
