@@ -16,6 +16,7 @@ from keyauthority_server.audit import sealer
 from keyauthority_server.config import Config
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sql.queries.lists import list_projects
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import SqliteStore, open_store
@@ -65,7 +66,7 @@ async def filled(folder: Path, keys: int, fields: Fields = _none) -> Filled:
     settings = config.load({"data": str(data)}, {})
     await bootstrap.prepare(settings)
     store = open_sealed(settings)
-    (project,), _ = await store.list_projects(None, 0, 1)
+    (project,), _ = await store.query(list_projects, None, 0, 1)
     made = (await store.log_head()).revision - 2  # the first operator key and the project
     await store.close()
     _fill(settings, project.project_id, range(made, keys), fields)

@@ -25,6 +25,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import rpc
 from keyauthority_server.rpc_types import Call, UnaryMethod
 from keyauthority_server.runtime import bootstrap
+from keyauthority_server.store.sql.queries.lists import list_keys
 from keyauthority_server.store.sqlite.store import SqliteStore
 from tests.service.processes import ServerProcess
 
@@ -125,7 +126,9 @@ async def _page(side: _Side, after: int) -> float:
     times = []
     for _ in range(_PAGES):
         begun = time.perf_counter()
-        await side.store.list_keys(side.filled.project_id, None, KeyFilter(), now, after, _PAGE)
+        await side.store.query(
+            list_keys, side.filled.project_id, None, KeyFilter(), now, after, _PAGE
+        )
         times.append(time.perf_counter() - begun)
     return quantile(times, 0.5) * 1e6
 

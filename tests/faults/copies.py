@@ -78,7 +78,7 @@ async def fill(data: Path) -> Kept:
         now = datetime.now(UTC)
         one = DeniedMutation(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
         store = running.authority.keys._context.store
-        await store.write(lambda transaction: transaction.record_refused([one]))
+        await store.write(lambda transaction: transaction.record_denials([one]))
     return Kept(
         project_id=project_id,
         request_id=request_id,

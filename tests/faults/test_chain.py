@@ -23,6 +23,7 @@ from keyauthority_server.keyring import Keyring
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.integrity import compared_key
+from keyauthority_server.store.sql.queries.events import read_log
 from keyauthority_server.store.sqlite.connection import sqlite3
 from keyauthority_server.store.sqlite.store import migrate, open_store
 from keyauthority_server.store.types import LogHead
@@ -368,7 +369,7 @@ async def test_canonical_bytes_are_as_documented(log: Log) -> None:
     """Other programs can verify the chain: sorted keys, no white space, ASCII."""
     store = open_store(log.path, sealer(log.audit_key), checked=False)
     try:
-        (row, *_) = await store.read_log(0, 1)
+        (row, *_) = await store.query(read_log, 0, 1)
     finally:
         await store.close()
     text = canonical_bytes(row.entry)  # type: ignore[union-attr]  # of a log that is whole

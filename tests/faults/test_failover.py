@@ -75,7 +75,7 @@ async def test_isolated_old_primary_is_abandoned_for_the_new_one(databases: Worl
         lead(name, pair.primary)
         store = open_store(pair.primary.url(DATABASE, host=str(name)), seal)
         async with following(store) as feed:
-            await store.prove_each(heartbeat_seconds(STALENESS))
+            await store.start_heartbeats(heartbeat_seconds(STALENESS))
             cache = RecordCache(
                 store,
                 ProvenFreshness(store, feed, STALENESS),

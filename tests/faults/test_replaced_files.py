@@ -28,6 +28,7 @@ from keyauthority_server.store.interface import (
 )
 from keyauthority_server.store.sql import record_decoder
 from keyauthority_server.store.sql.integrity import compared_key
+from keyauthority_server.store.sql.queries.lists import list_projects
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH
 from keyauthority_server.store.sqlite.connection import FileIdentity, StoreBroken
 from keyauthority_server.store.sqlite.rollback_guard import head_path
@@ -290,5 +291,5 @@ def test_write_refused_by_the_device_is_the_last(image: Image) -> None:
             asyncio.run(create_project(store, display_name="after"))
         assert asyncio.run(store.get_key(image.revoked, None)) == image.keys[image.revoked]
     with opened(image.path) as store:
-        projects, _ = asyncio.run(store.list_projects(None, 0, 10))
+        projects, _ = asyncio.run(store.query(list_projects, None, 0, 10))
     assert ["", "before"] == [one.display_name for one in projects]

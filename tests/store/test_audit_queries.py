@@ -17,6 +17,8 @@ from keyauthority_server.audit.denials import DenialLog, DeniedCall
 from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import denied_mutations, events
+from keyauthority_server.store.sql.queries.denied_mutations import list_denials
+from keyauthority_server.store.sql.queries.events import list_events
 from keyauthority_server.store.types import DeniedMutation, Scope, SignedEntry
 from tests.store.engine_only import only
 from tests.store.engines import Engine
@@ -40,10 +42,10 @@ async def pages(
     store: Store, scope: Scope = None, limit: int = 1000, **query: Any
 ) -> list[Sequence[SignedEntry]]:
     """Return all pages of a list."""
-    found = []
+    found: list[Sequence[SignedEntry]] = []
     after: int | None = 0
     while after is not None:
-        page, after = await store.list_events(scope, EventQuery(**query), after, limit)
+        page, after = await store.query(list_events, scope, EventQuery(**query), after, limit)
         found.append(page)
         assert len(found) < PAGES_MAX, "the list has no end"
     return found
@@ -173,10 +175,10 @@ async def test_repeated_denials_are_stored_once_with_a_count(store: Store) -> No
         noted.note(attempt(number), NOON + number * SECOND)
     await noted.flush()
     await noted.flush()
-    first, second = await store.list_refused(10)
+    first, second = await store.query(list_denials, 10)
     assert DeniedMutation(NOON + SECOND, 2, *attempt(1)) == first
     assert DeniedMutation(NOON + 2 * SECOND, 1, *attempt(2)) == second
-    assert [second] == await store.list_refused(1)
+    assert [second] == await store.query(list_denials, 1)
 
 
 async def test_denials_are_bounded_in_number_and_length(
@@ -188,7 +190,7 @@ async def test_denials_are_bounded_in_number_and_length(
     for number in range(10):
         noted.note(attempt(number, project_id="x\n\0\u202e" * 1000), NOON)
     await noted.flush()
-    found = await store.list_refused(100)
+    found = await store.query(list_denials, 100)
     assert ["0", "1", "2"] == [one.access_key for one in found]
     assert {denials.TEXT_MAX} == {len(one.project_id) for one in found}
     assert all(one.project_id.isprintable() for one in found)
@@ -201,18 +203,18 @@ async def test_certificate_names_are_stored_untruncated(store: Store) -> None:
     for name in names:
         noted.note(attempt(actor=name), NOON)
     await noted.flush()
-    assert names == [one.actor for one in await store.list_refused(10)]
+    assert names == [one.actor for one in await store.query(list_denials, 10)]
 
 
 async def test_only_the_newest_denials_are_kept(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table of denials cannot fill the disk."""
-    monkeypatch.setattr(denied_mutations, "REFUSED_KEPT", 3)
+    monkeypatch.setattr(denied_mutations, "DENIALS_KEPT", 3)
     for first in (0, 2, 4):
         rows = [DeniedMutation(NOON, 1, *attempt(first + one)) for one in range(2)]
         await store.write(partial(_record, *rows))
-    assert ["3", "4", "5"] == [one.access_key for one in await store.list_refused(100)]
+    assert ["3", "4", "5"] == [one.access_key for one in await store.query(list_denials, 100)]
 
 
 async def test_denials_make_no_change(store: Store) -> None:
@@ -225,4 +227,4 @@ async def test_denials_make_no_change(store: Store) -> None:
 
 def _record(*given: Any) -> None:
     *rows, transaction = given
-    transaction.record_refused(rows)
+    transaction.record_denials(rows)

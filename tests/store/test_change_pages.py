@@ -51,13 +51,13 @@ async def test_commit_wakes_a_follower(engine: Engine, place: str, store: Store)
     try:
         for writer in (store, other):
             head = (await store.read_changes(0, 4)).head
-            waiting = asyncio.create_task(store.moved(PATIENCE))
+            waiting = asyncio.create_task(store.wait_for_changes(PATIENCE))
             await asyncio.sleep(0)
             await create_project(writer)
             await asyncio.wait_for(waiting, PATIENCE / 2)
             assert head + 1 == (await store.read_changes(head, 4)).head
             await create_project(writer)
-            await asyncio.wait_for(store.moved(PATIENCE), PATIENCE / 2)
+            await asyncio.wait_for(store.wait_for_changes(PATIENCE), PATIENCE / 2)
     finally:
         await other.close()
 
@@ -65,7 +65,7 @@ async def test_commit_wakes_a_follower(engine: Engine, place: str, store: Store)
 async def test_wait_of_a_follower_times_out(store: Store) -> None:
     """Without a commit the wait lasts as long as requested."""
     await store.read_changes(0, 4)
-    await asyncio.wait_for(store.moved(0.01), PATIENCE)
+    await asyncio.wait_for(store.wait_for_changes(0.01), PATIENCE)
 
 
 async def test_repeated_change_of_a_record_yields_two_changes(store: Store) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from keyauthority.model import ChangeType, Revision
 from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.sql.queries.digests import keys_under_older, pepper_usage
 from keyauthority_server.store.types import DigestUpgrade, IdempotencyRecord, PepperUsage
 from tests.store.engines import Engine, digests
 from tests.store.factories import NOON, SECOND, create, create_project, held, key, put
@@ -19,7 +20,7 @@ async def test_digest_upgrade_makes_no_change(store: Store, engine: Engine, plac
     made = await create(store, key((await create_project(store)).project_id))
     before, found = digests(engine, place), held(made)
     anew = DigestUpgrade(made.access_key, found.digest, 1, NEW, 2)
-    await store.write(lambda transaction: transaction.redigest([anew]))
+    await store.write(lambda transaction: transaction.upgrade_digests([anew]))
     snapshot = await store.read(made.access_key, made.access_key)
     assert (NEW, 2, made) == (
         snapshot.stored and snapshot.stored.digest,
@@ -42,7 +43,7 @@ async def test_digest_upgrade_of_a_changed_digest_is_skipped(
         DigestUpgrade(made.access_key, NEW, 1, NEW, 2),
         DigestUpgrade("KA000000000000000000", found.digest, 1, NEW, 2),
     ]
-    await store.write(lambda transaction: transaction.redigest(late))
+    await store.write(lambda transaction: transaction.upgrade_digests(late))
     assert before == digests(engine, place)
 
 
@@ -53,7 +54,7 @@ async def test_transaction_reads_its_own_digest_upgrade(store: Store) -> None:
     def work(transaction: Transaction) -> tuple[bytes, bytes]:
         before = transaction.key(made.access_key, None)
         assert before is not None
-        transaction.redigest([DigestUpgrade(made.access_key, before.digest, 1, NEW, 2)])
+        transaction.upgrade_digests([DigestUpgrade(made.access_key, before.digest, 1, NEW, 2)])
         after = transaction.key(made.access_key, None)
         return before.digest, after.digest if after else b""
 
@@ -81,11 +82,11 @@ async def test_ended_keys_do_not_hold_a_pepper_version(store: Store) -> None:
         )
 
     assert (sorted(one.access_key for one in kept), 3, []) == await store.write(work)
-    assert [PepperUsage(1, 4, 2, 0, None)] == await store.digests(NOON)
+    assert [PepperUsage(1, 4, 2, 0, None)] == await store.query(pepper_usage, NOON)
     assert (0, 4, 3) == (
-        await store.keys_under_older(1, NOON),
-        await store.keys_under_older(2, NOON),
-        await store.keys_under_older(2, NOON + SECOND),
+        await store.query(keys_under_older, 1, NOON),
+        await store.query(keys_under_older, 2, NOON),
+        await store.query(keys_under_older, 2, NOON + SECOND),
     )
 
 
@@ -101,11 +102,11 @@ async def test_sealed_tokens_hold_a_pepper_version_until_they_expire(store: Stor
 
     def keep(transaction: Transaction) -> None:
         for one in sealed:
-            transaction.remember(one, NOON)
+            transaction.save_request(one, NOON)
 
     await store.write(keep)
-    assert [PepperUsage(1, 0, 0, 2, ends + SECOND)] == await store.digests(NOON)
-    assert [PepperUsage(1, 0, 0, 1, ends + SECOND)] == await store.digests(ends)
+    assert [PepperUsage(1, 0, 0, 2, ends + SECOND)] == await store.query(pepper_usage, NOON)
+    assert [PepperUsage(1, 0, 0, 1, ends + SECOND)] == await store.query(pepper_usage, ends)
     until = [
         await store.write(lambda transaction: transaction.sealed_until(1, ends)),
         await store.write(lambda transaction: transaction.sealed_until(1, ends + SECOND)),

@@ -13,6 +13,7 @@ from keyauthority.decision import state_of
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import lists
+from keyauthority_server.store.sql.queries.lists import list_keys, list_projects
 from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine
 from tests.store.factories import NOON, SECOND, create, create_project, key, operator, put
@@ -32,7 +33,7 @@ async def every(
     found: list[Key] = []
     place: int | None = 0
     while place is not None:
-        page, following = await store.list_keys(project_id, scope, wanted, now, place, limit)
+        page, following = await store.query(list_keys, project_id, scope, wanted, now, place, limit)
         assert len(page) <= limit
         assert following is None or following > place
         found += page
@@ -76,7 +77,7 @@ async def test_pages_hold_every_key_once_in_creation_order(store: Store, limit: 
 async def test_last_page_has_no_cursor(store: Store) -> None:
     """A page that reaches the end of the list returns no cursor."""
     _, keys = await shop(store)
-    assert (keys, None) == await store.list_keys(None, None, KeyFilter(), NOON, 0, len(keys))
+    assert (keys, None) == await store.query(list_keys, None, None, KeyFilter(), NOON, 0, len(keys))
 
 
 async def test_scope_restricts_every_list(store: Store) -> None:
@@ -92,8 +93,8 @@ async def test_scope_restricts_every_list(store: Store) -> None:
     assert [root] == await every(store, wanted=operators)
     assert [] == await every(store, scope=scope, wanted=operators)
     assert [] == await every(store, mine, wanted=operators)
-    assert [mine] == [one.project_id for one in (await store.list_projects(scope, 0, 9))[0]]
-    assert ([], None) == await store.list_projects(frozenset(), 0, 9)
+    assert [mine] == [one.project_id for one in (await store.query(list_projects, scope, 0, 9))[0]]
+    assert ([], None) == await store.query(list_projects, frozenset(), 0, 9)
 
 
 @pytest.mark.parametrize(
@@ -180,18 +181,18 @@ async def test_list_call_reads_a_bounded_number_of_rows(
             await put(store, ChangeType.KEY_UPDATED, replace(one, expire_time=None))
     for project_id, scope in ((None, None), (second, None), (None, frozenset({first, second}))):
         assert [last] == await every(store, project_id, scope, wanted)
-        page, following = await store.list_keys(project_id, scope, wanted, NOON, 0, 9)
+        page, following = await store.query(list_keys, project_id, scope, wanted, NOON, 0, 9)
         assert ([], True) == ([*page], following is not None and following < last.revision)
 
 
 async def test_list_continues_correctly_while_keys_are_created(store: Store) -> None:
     """Keys created or changed between two pages neither hide nor repeat another."""
     projects, keys = await shop(store)
-    page, following = await store.list_keys(None, None, KeyFilter(), NOON, 0, 10)
+    page, following = await store.query(list_keys, None, None, KeyFilter(), NOON, 0, 10)
     assert following is not None
     changed = await put(store, ChangeType.KEY_UPDATED, replace(keys[3], purpose="changed"))
     added = await create(store, key(projects[0]))
-    rest, end = await store.list_keys(None, None, KeyFilter(), NOON, following, 100)
+    rest, end = await store.query(list_keys, None, None, KeyFilter(), NOON, following, 100)
     assert [*keys, added] == [*page, *rest]
     assert end is None
     assert changed.keys[0] == (await every(store))[3]
@@ -202,8 +203,8 @@ async def test_projects_are_listed_in_creation_order(store: Store) -> None:
     projects = [await create_project(store) for _ in range(5)]
     renamed = await put(store, ChangeType.PROJECT_UPDATED, replace(projects[0], display_name="a"))
     assert renamed.project is not None
-    page, following = await store.list_projects(None, 0, 3)
+    page, following = await store.query(list_projects, None, 0, 3)
     assert following is not None
-    rest, end = await store.list_projects(None, following, 3)
+    rest, end = await store.query(list_projects, None, following, 3)
     assert [renamed.project, *projects[1:]] == [*page, *rest]
     assert end is None

@@ -14,6 +14,7 @@ from keyauthority.requests import UsageQuery
 from keyauthority_server.metering import usage
 from keyauthority_server.metering.usage import Meter, metering
 from keyauthority_server.store.interface import Store, StoreUnavailable
+from keyauthority_server.store.sql.queries.usage import list_usage
 from tests.store.engines import Engine
 from tests.store.factories import NOON, SECOND
 from tests.store.test_usage import keys_of
@@ -45,7 +46,7 @@ class Failing:
 
 async def rows(store: Store) -> list[UsageRow]:
     """Return the counts of all hours."""
-    return list((await store.list_usage(None, UsageQuery(), 0, 1000))[0])
+    return list((await store.query(list_usage, None, UsageQuery(), 0, 1000))[0])
 
 
 async def one_key(store: Store) -> Key:

@@ -14,6 +14,7 @@ from keyauthority_server.store.postgres import store as postgres_store
 from keyauthority_server.store.postgres.connection import parameters
 from keyauthority_server.store.postgres.heartbeat import BEAT_PATIENCE
 from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.sql.queries.lists import list_projects
 from tests.postgres import Cluster, commits_held_up, end_sessions, execute
 from tests.service.processes import wait_until
 from tests.store.factories import create_project, seal
@@ -109,7 +110,7 @@ async def test_read_without_a_committed_heartbeat_moves_to_another_connection(
     url: str, open_one: PostgresStore
 ) -> None:
     """A connection to a replaced database is dropped though it still answers."""
-    await open_one.prove_each(60)
+    await open_one.start_heartbeats(60)
     before = (await open_one.read_dated((), None)).as_of
     tailed = (await open_one.read_changes(0, 1)).as_of
     assert open_one.proven_at == before == tailed
@@ -132,16 +133,16 @@ async def test_commit_notification_wakes_followers_and_is_not_required(
     listening = open_one._listening
     for head in (1, 2):
         while not listening.connected:
-            await open_one.moved(HANGING)  # as often as one who is deaf looks
-        await open_one.moved(0)
-        waiting = asyncio.create_task(open_one.moved(HANGING))
+            await open_one.wait_for_changes(HANGING)  # as often as one who is deaf looks
+        await open_one.wait_for_changes(0)
+        waiting = asyncio.create_task(open_one.wait_for_changes(HANGING))
         await asyncio.sleep(0)
         assert head == (await create_project(other)).revision
         await asyncio.wait_for(waiting, HANGING / 2)
         assert head == (await open_one.read_changes(0, 9)).head
         execute(url, _END_LISTENERS)
         await asyncio.to_thread(wait_until, lambda: not listening.connected)
-        await asyncio.wait_for(open_one.moved(HANGING), HANGING / 2)
+        await asyncio.wait_for(open_one.wait_for_changes(HANGING), HANGING / 2)
     await other.close()
 
 
@@ -159,7 +160,7 @@ async def test_old_primary_that_still_answers_is_rejected(url: str, open_one: St
         await create_project(open_one)
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: open_one.read(None, None),
-        lambda: open_one.list_projects(None, 0, 9),
+        lambda: open_one.query(list_projects, None, 0, 9),
         lambda: open_one.read_changes(2, 9),
     )
     for read in reads:

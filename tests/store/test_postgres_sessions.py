@@ -18,6 +18,7 @@ from keyauthority_server.store.postgres import (
     open_counters,
     open_store,
 )
+from keyauthority_server.store.sql.queries.lists import list_projects
 from tests.pgbouncer import needs_pgbouncer, pooler
 from tests.postgres import Cluster, commits_held_up, execute
 from tests.service.processes import wait_until
@@ -95,14 +96,14 @@ async def check_everything_works(url: str) -> None:
 
     store, counters = open_store(url, seal), open_counters(url)
     try:
-        await store.prove_each(5)
+        await store.start_heartbeats(5)
         owner = await create_project(store)
         made = await create(store, key(owner.project_id))
         for _ in range(8):  # more often than it takes until a statement is prepared
             assert made.access_key == (await looked(store, made.access_key))
             assert store.proven_at > 0
             assert 2 == (await store.read_changes(0, 10)).head
-        listed, _ = await store.list_projects(None, 0, 10)
+        listed, _ = await store.query(list_projects, None, 0, 10)
         assert [owner.project_id] == [one.project_id for one in listed]
         draw = Spend((Counter("one", 0, 2),), 1)
         drawn = [(await counters.draw([draw]))[0][0].fits for _ in range(3)]

@@ -17,6 +17,8 @@ import pytest
 from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, Project
 from keyauthority_server.store.interface import Store, StoreDamaged
 from keyauthority_server.store.sql import integrity
+from keyauthority_server.store.sql.queries.events import read_log
+from keyauthority_server.store.sql.queries.lists import list_keys, list_projects
 from keyauthority_server.store.types import SignedEntry
 from tests.store.engines import Engine
 from tests.store.factories import NOON, create, create_project, key, operator, put
@@ -133,7 +135,7 @@ async def test_reinstated_row_is_not_verified_listed_or_changed(
             with pytest.raises(StoreDamaged):
                 await store.get_project(of.record.project_id, None)
             with pytest.raises(StoreDamaged):
-                await store.list_projects(None, 0, 10)
+                await store.query(list_projects, None, 0, 10)
             return
         with pytest.raises(StoreDamaged):
             await store.read(None, of.name)
@@ -141,7 +143,7 @@ async def test_reinstated_row_is_not_verified_listed_or_changed(
             await store.get_key(of.name, None)
         wanted = KeyFilter(kind=KeyKind.OPERATOR) if kind == "operator" else ALL
         with pytest.raises(StoreDamaged):
-            await store.list_keys(None, None, wanted, NOON, 0, 10)
+            await store.query(list_keys, None, None, wanted, NOON, 0, 10)
 
 
 async def test_damaged_record_fails_only_its_own_readers(engine: Engine, place: str) -> None:
@@ -178,7 +180,7 @@ async def test_change_based_on_a_reinstated_row_contradicts_the_log(
         honest = ChangeType.PROJECT_UPDATED if kind == "project" else ChangeType.KEY_UPDATED
         broken = await put(store, honest, of.record)
         await put(store, honest, of.record)
-        found = await store.read_log(0, 100)
+        found = await store.query(read_log, 0, 100)
         entries = [one for one in found if isinstance(one, SignedEntry)]
         assert len(found) == len(entries)
         assert [broken.revision] == [
@@ -203,7 +205,7 @@ async def test_every_regular_change_follows_from_the_log(engine: Engine, place: 
         await put(store, ChangeType.PROJECT_UPDATED, owner)
         caller = await create(store, operator())
         await put(store, ChangeType.KEY_REVOKED, replace(caller, revoke_time=LATER))
-        found = await store.read_log(0, 100)
+        found = await store.query(read_log, 0, 100)
         assert [True] * 10 == [
             isinstance(one, SignedEntry) and one.entry.before == one.earlier for one in found
         ]

@@ -14,7 +14,7 @@ from tests.store.factories import NOON, create_project
 
 def keep(one: IdempotencyRecord, now: datetime) -> Callable[[Transaction], None]:
     """Return work that keeps a request."""
-    return lambda transaction: transaction.remember(one, now)
+    return lambda transaction: transaction.save_request(one, now)
 
 
 async def test_expired_request_is_not_found_and_its_id_is_reusable(store: Store) -> None:
@@ -29,7 +29,7 @@ async def test_expired_request_is_not_found_and_its_id_is_reusable(store: Store)
     await create_project(store)
 
     def find(now: datetime) -> Callable[[Transaction], IdempotencyRecord | None]:
-        return lambda transaction: transaction.remembered(name, now)
+        return lambda transaction: transaction.find_request(name, now)
 
     for one in (*others, first):
         await store.write(keep(one, NOON - timedelta(days=1)))
@@ -37,7 +37,7 @@ async def test_expired_request_is_not_found_and_its_id_is_reusable(store: Store)
     assert await store.write(find(ends)) is None
     await store.write(keep(again, ends))
     assert again == await store.write(find(ends))
-    await store.write(lambda transaction: transaction.forget_token("KA1"))
+    await store.write(lambda transaction: transaction.delete_sealed_tokens("KA1"))
     assert again._replace(sealed=None) == await store.write(find(ends))
 
 

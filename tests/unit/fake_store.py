@@ -27,7 +27,7 @@ class FakeStore:
         self.gate.set()
         self.reading = asyncio.Event()
 
-    async def prove_each(self, seconds: float) -> None:
+    async def start_heartbeats(self, seconds: float) -> None:
         """Prove nothing."""
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 
 from keyauthority_server.store.interface import StoreDamaged
+from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, HELD_ROW
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import migrate, open_store

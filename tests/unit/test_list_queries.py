@@ -11,9 +11,7 @@ from keyauthority.model import KeyFilter, KeyState
 from keyauthority_server.store.sql.queries.lists import (
     LABEL_ROWS,
     SCAN_ROWS,
-    ValuesTable,
     list_keys,
-    search,
 )
 
 LIMIT = 100
@@ -31,11 +29,9 @@ LIMIT = 100
 )
 def test_page_reads_no_more_rows_than_needed(key_filter: KeyFilter, rows_read: int) -> None:
     """One more than the page if every row matches, else the bound of a call."""
-    where = search("project", None, key_filter, datetime.now(UTC))
-    assert where is not None
     rows = Mock()
     rows.one.return_value = None
     rows.each.return_value = []
-    assert ([], None) == list_keys(rows, ValuesTable("", None), where, 0, LIMIT)
+    assert ([], None) == list_keys(rows, "project", None, key_filter, datetime.now(UTC), 0, LIMIT)
     _, (*_, offset) = rows.one.call_args.args
     assert rows_read - 1 == offset

@@ -67,7 +67,7 @@ class DenialLog:
         for mutation in denied:
             _log.warning("mutation_refused", **_log_fields(mutation))
         try:
-            await self._store.write(lambda transaction: transaction.record_refused(denied))
+            await self._store.write(lambda transaction: transaction.record_denials(denied))
         except StoreError as failure:
             _log.warning("refusals_not_recorded", mutations=len(denied), failure=str(failure))
 

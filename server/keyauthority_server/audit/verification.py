@@ -17,14 +17,21 @@ finding.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from keyauthority.model import Revision
 from keyauthority_server.audit.chain import canonical_bytes, time_bytes
 from keyauthority_server.keyring import Keyring, UnknownVersion
+from keyauthority_server.store.rows import Rows
+from keyauthority_server.store.sql.log_head import read_head
+from keyauthority_server.store.sql.queries.events import read_log
+from keyauthority_server.store.sql.reconcile import compare_records
 from keyauthority_server.store.sql.row_codec import microseconds
-from keyauthority_server.store.types import CorruptEntry, LogHead, Mismatch, NewestTime, SignedEntry
+from keyauthority_server.store.types import CorruptEntry, LogHead, NewestTime, SignedEntry
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 PAGE_ROWS: Final = 1_000
 FINDINGS_MAX: Final = 100  # reported for one log: with more, restore a backup
@@ -59,18 +66,10 @@ class Log(Protocol):
         """See `Store.schema_differences`."""
         ...
 
-    async def log_head(self) -> LogHead:
-        """See `Store.log_head`."""
-        ...
-
-    async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
-        """See `Store.read_log`."""
-        ...
-
-    async def compare_records(
-        self, after: int, limit: int
-    ) -> tuple[Sequence[Mismatch], int | None]:
-        """See `Store.compare_records`."""
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """See `Store.query`."""
         ...
 
 
@@ -148,7 +147,7 @@ async def verify(store: Log, audit_key: Keyring, saved: LogHead | None = None) -
     after: int | None = 0
     records: list[Finding] = []
     while after is not None and len(records) < FINDINGS_MAX:  # 7
-        mismatches, after = await store.compare_records(after, PAGE_ROWS)
+        mismatches, after = await store.query(compare_records, after, PAGE_ROWS)
         records += [
             Finding(mismatch.revision, f"{_shortened(mismatch.name)}: {mismatch.why}")
             for mismatch in mismatches
@@ -171,7 +170,7 @@ def _shortened(name: str) -> str:
 
 async def _walk(chain: _Chain, store: Log) -> None:
     while len(chain.findings) < FINDINGS_MAX:
-        rows = await store.read_log(chain.cursor, PAGE_ROWS)
+        rows = await store.query(read_log, chain.cursor, PAGE_ROWS)
         if not rows:
             return
         chain.follow(rows)
@@ -180,13 +179,13 @@ async def _walk(chain: _Chain, store: Log) -> None:
 async def _end(chain: _Chain, store: Log) -> LogHead:
     """Compare the counter row with the end of the log, which may grow meanwhile."""
     while True:
-        head = await store.log_head()
+        head = await store.query(read_head)
         await _walk(chain, store)
         if len(chain.findings) >= FINDINGS_MAX:
             return head
         if head.revision >= chain.revision:
             break
-        if (await store.log_head()).revision == head.revision:
+        if (await store.query(read_head)).revision == head.revision:
             chain.find(chain.revision, f"the log is counted up to {head.revision} only")
             return head
     if head.revision > chain.revision:

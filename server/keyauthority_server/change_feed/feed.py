@@ -104,7 +104,7 @@ class Feed:
                 if failing:
                     await asyncio.sleep(RETRY_SECONDS)
                 else:
-                    await self._store.moved(max(next_beat - loop.time(), 0.0))
+                    await self._store.wait_for_changes(max(next_beat - loop.time(), 0.0))
 
     async def _advance(self) -> None:
         """Read and deliver up to the head. The caller holds the lock."""

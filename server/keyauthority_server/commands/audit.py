@@ -15,7 +15,7 @@ from keyauthority_server.commands.options import STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.runtime import bootstrap
-from keyauthority_server.store.sql.queries.denied_mutations import REFUSED_KEPT
+from keyauthority_server.store.sql.queries.denied_mutations import DENIALS_KEPT, list_denials
 from keyauthority_server.store.types import DeniedMutation, LogHead
 
 
@@ -53,7 +53,7 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
 @audit_group.command()
 @click.option(
     "--limit",
-    type=click.IntRange(1, REFUSED_KEPT),
+    type=click.IntRange(1, DENIALS_KEPT),
     default=100,
     show_default=True,
     metavar="N",
@@ -80,4 +80,4 @@ async def _verified(settings: Config, saved: LogHead | None) -> Verified:
 
 async def _refused(settings: Config, limit: int) -> list[DeniedMutation]:
     async with bootstrap.open_audit(settings) as (store, _):
-        return list(await store.list_refused(limit))
+        return list(await store.query(list_denials, limit))

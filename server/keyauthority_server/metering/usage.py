@@ -172,5 +172,5 @@ def _count_batch(batch: _Batch, previous: str, transaction: Transaction) -> None
         for count in batch.counts
     ]
     now = max(row.last_used_time for row in rows)
-    transaction.forget_batch(previous)
+    transaction.delete_usage_batch(previous)
     transaction.count_usage(batch.batch_id, rows, now, now + BATCH_ID_LIFETIME)

@@ -45,6 +45,7 @@ from keyauthority_server.store.interface import (
     StoreUnusable,
 )
 from keyauthority_server.store.snapshots import FreshnessProver, LocalLog
+from keyauthority_server.store.sql.queries.digests import versions_in_use
 from keyauthority_server.store.types import Entry, EntrySigner, LogHead, NewestTime, VersionsInUse
 
 PEPPER: Final = "pepper"
@@ -249,7 +250,7 @@ def _initialised_elsewhere(config: Config) -> ConfigError:
 
 async def _versions_in_use(store: Store) -> VersionsInUse:
     """Return the versions for `verify_against`; no audit key has proven the newest time yet."""
-    return await store.versions_in_use((await clock_of(store, proven=False)).now())
+    return await store.query(versions_in_use, (await clock_of(store, proven=False)).now())
 
 
 async def _found(config: Config, store: Store, peppers: Keyring) -> bool:
@@ -337,7 +338,7 @@ async def _caching(
         return
     assert isinstance(store, FreshnessProver)  # noqa: S101 - each engine implements one of the two
     max_staleness = config.max_staleness.seconds
-    await store.prove_each(heartbeat_seconds(max_staleness))
+    await store.start_heartbeats(heartbeat_seconds(max_staleness))
     records = RecordCache(store, ProvenFreshness(store, feed, max_staleness), peppers)
     records.position = await feed.subscribe(records)
     try:

@@ -202,7 +202,7 @@ def _revoke(transaction: Transaction, older: StoredKey, newer: Key, now: datetim
         revoke_note=newer.revoke_note,
     )
     transaction.apply(_mutation(ChangeType.KEY_REVOKED, now, older._replace(key=revoked)))
-    transaction.forget_token(revoked.access_key)
+    transaction.delete_sealed_tokens(revoked.access_key)
 
 
 def _mutation(change_type: ChangeType, now: datetime, *keys: StoredKey) -> Mutation:

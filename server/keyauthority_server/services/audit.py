@@ -8,6 +8,7 @@ from keyauthority_server.audit import DenialLog, event_of
 from keyauthority_server.audit.denials import DeniedCall
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
+from keyauthority_server.store.sql.queries.events import list_events
 
 
 class Audit:
@@ -28,7 +29,9 @@ class Audit:
         store, pages = self._context.store, self._context.pages
         cursor = pages.decode(caller.actor, content, query.page_token)
         await self._context.require_visible(caller, query.project_id, query.access_key)
-        entries, next_cursor = await store.list_events(caller.scope, query, cursor, page_size)
+        entries, next_cursor = await store.query(
+            list_events, caller.scope, query, cursor, page_size
+        )
         return Page(tuple(map(event_of, entries)), pages.encode(caller.actor, content, next_cursor))
 
     def denied(self, call: DeniedCall) -> None:

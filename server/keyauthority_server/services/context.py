@@ -27,6 +27,7 @@ from keyauthority_server.services.principal import (
 from keyauthority_server.services.rehash import Rehasher
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.snapshots import LocalLog
+from keyauthority_server.store.sql.queries.digests import keys_under_older
 from keyauthority_server.store.types import ANY, ReadOptions, Scope, StoredKey
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ class ServiceContext:
 
     async def keys_under_old_peppers(self) -> int:
         """Return the number of keys that need a pepper version older than the newest."""
-        return await self.store.keys_under_older(self.peppers.newest, self.clock.now())
+        return await self.store.query(keys_under_older, self.peppers.newest, self.clock.now())
 
     async def authorize_key_action(self, caller: Principal, action: str, access_key: str) -> str:
         """Return the right needed for an action on a key; PermissionDenied if the caller lacks it.

@@ -103,7 +103,7 @@ class Idempotency:
             return
         token = None if secret_key is None else parse(secret_key)
         version = pepper_version(transaction, self._peppers)
-        transaction.remember(
+        transaction.save_request(
             IdempotencyRecord(
                 name=_name(transaction, caller, request),
                 content=_content(request),
@@ -149,7 +149,7 @@ def _record(
 ) -> IdempotencyRecord | None:
     if not request.request_id:
         return None
-    return transaction.remembered(_name(transaction, caller, request), now)
+    return transaction.find_request(_name(transaction, caller, request), now)
 
 
 def _name(transaction: Transaction, caller: Principal, request: Request) -> bytes:

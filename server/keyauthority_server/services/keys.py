@@ -24,6 +24,7 @@ from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.key_creation import issue
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql.queries.lists import list_keys
 from keyauthority_server.store.types import Mutation, Scope, StoredKey
 
 
@@ -158,8 +159,8 @@ class Keys:
         cursor = pages.decode(caller.actor, query, page_token)
         if project_id and await store.get_project(project_id, caller.scope) is None:
             raise not_found(ErrorReason.PROJECT_NOT_FOUND)
-        keys, next_cursor = await store.list_keys(
-            project_id or None, caller.scope, key_filter, now, cursor, page_size
+        keys, next_cursor = await store.query(
+            list_keys, project_id or None, caller.scope, key_filter, now, cursor, page_size
         )
         return Page(
             tuple(with_state(key, now) for key in keys),
@@ -247,7 +248,7 @@ class Keys:
                 )
             )
             key, revision = applied.keys[0], applied.revision
-            transaction.forget_token(key.access_key)
+            transaction.delete_sealed_tokens(key.access_key)
         return RevokedKey(
             access_key=key.access_key,
             project_id=key.project_id,

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from keyauthority_server.keyring import Keyring, add_version, newest_version, remove_version
 from keyauthority_server.store.interface import Store, Transaction
+from keyauthority_server.store.sql.queries.digests import pepper_usage
 from keyauthority_server.store.types import PepperUsage
 
 LISTED_MAX: Final = 10  # access keys named in one error
@@ -90,7 +91,9 @@ async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> b
 
     dropped, needing = await store.write(work)
     if needing:
-        counts = {usage.pepper_version: usage.needing for usage in await store.digests(now)}
+        counts = {
+            usage.pepper_version: usage.needing for usage in await store.query(pepper_usage, now)
+        }
         count = max(counts.get(version, 0), len(needing))
         raise DropRefused(
             f"keys need version {version} until they are verified once, revoked or superseded, "
@@ -107,7 +110,7 @@ async def status(
     """Return all versions in the file, the database or in use by digests, in order."""
     newest = newest_version(peppers.name, known)
     in_file = Keyring.load(peppers.path).versions
-    usages = {usage.pepper_version: usage for usage in await store.digests(now)}
+    usages = {usage.pepper_version: usage for usage in await store.query(pepper_usage, now)}
     states = dict.fromkeys(usages, "gone") | dict.fromkeys(in_file, "dropped")
     for number in states:
         if number > newest:

@@ -13,6 +13,7 @@ from keyauthority_server.services.context import ServiceContext, not_found
 from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql.queries.lists import list_projects
 from keyauthority_server.store.types import Mutation
 
 
@@ -75,5 +76,5 @@ class Projects:
         """Return a page of the projects in the caller's scope."""
         store, pages = self._context.store, self._context.pages
         cursor = pages.decode(caller.actor, query, page_token)
-        projects, next_cursor = await store.list_projects(caller.scope, cursor, page_size)
+        projects, next_cursor = await store.query(list_projects, caller.scope, cursor, page_size)
         return Page(tuple(projects), pages.encode(caller.actor, query, next_cursor))

@@ -96,7 +96,7 @@ class Rehasher:
 def _write_upgrades(name: str, batch: list[DigestUpgrade], transaction: Transaction) -> None:
     """Replace digests, except those under a version that is not the newest any longer."""
     newest = newest_version(name, transaction.key_checks())
-    transaction.redigest([upgrade for upgrade in batch if upgrade.pepper_version == newest])
+    transaction.upgrade_digests([upgrade for upgrade in batch if upgrade.pepper_version == newest])
 
 
 @asynccontextmanager

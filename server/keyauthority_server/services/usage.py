@@ -12,6 +12,7 @@ from keyauthority_server.metering.usage import BATCH_ID_LIFETIME
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql.queries.usage import list_usage
 from keyauthority_server.store.sql.scopes import in_scope
 
 
@@ -32,7 +33,7 @@ class Usage:
         store, pages = self._context.store, self._context.pages
         cursor = pages.decode(caller.actor, content, query.page_token)
         await self._context.require_visible(caller, query.project_id, query.access_key)
-        rows, next_cursor = await store.list_usage(caller.scope, query, cursor, page_size)
+        rows, next_cursor = await store.query(list_usage, caller.scope, query, cursor, page_size)
         return Page(tuple(rows), pages.encode(caller.actor, content, next_cursor))
 
     async def report(self, caller: Principal, report: UsageReport) -> None:

@@ -20,6 +20,7 @@ from keyauthority_server.change_feed import (
 )
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
+from keyauthority_server.store.sql.queries.lists import list_keys, list_projects
 from keyauthority_server.store.types import Scope
 
 REPLAY_MAX: Final = 100_000  # changes; reading them again takes one process 7 s
@@ -106,7 +107,9 @@ class Watch:
         size = _PageSize()
         while not visible.project_id and cursor is not None:
             async with self._budget.hold(PAGE_HELD):
-                projects, cursor = await store.list_projects(visible.scope, cursor, size.records)
+                projects, cursor = await store.query(
+                    list_projects, visible.scope, cursor, size.records
+                )
                 page = [encode_project(project) for project in projects]
                 del projects  # decoded records take several times the memory
                 size.adapt(page)
@@ -116,7 +119,8 @@ class Watch:
             while cursor is not None:
                 async with self._budget.hold(PAGE_HELD):
                     now = self._context.clock.now()
-                    keys, cursor = await store.list_keys(
+                    keys, cursor = await store.query(
+                        list_keys,
                         visible.project_id or None,
                         visible.scope,
                         key_filter,

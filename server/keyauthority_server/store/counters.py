@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.rows import Rows
 
 
 class Counter(NamedTuple):

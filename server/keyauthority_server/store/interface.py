@@ -44,29 +44,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from keyauthority.model import Change, Key, KeyFilter, LogId, Project, Revision, UsageRow
-from keyauthority.requests import EventQuery, UsageQuery
+from keyauthority.model import Change, Key, LogId, Project, Revision, UsageRow
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
     Applied,
     ChangePage,
-    CorruptEntry,
     DeniedMutation,
     DigestUpgrade,
     IdempotencyRecord,
     LogHead,
-    Mismatch,
     Mutation,
-    PepperUsage,
     Scope,
-    SignedEntry,
     StoredKey,
-    VersionsInUse,
 )
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class StoreError(Exception):
@@ -137,15 +133,15 @@ class Transaction(Protocol):
         """Return a committed change, with the records as of that change."""
         ...
 
-    def remembered(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
+    def find_request(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
         """Return the stored record of a request, or None if absent or expired. Bookkeeping."""
         ...
 
-    def remember(self, remembered: IdempotencyRecord, now: datetime) -> None:
+    def save_request(self, record: IdempotencyRecord, now: datetime) -> None:
         """Store the record of a request, and delete some expired ones. Bookkeeping."""
         ...
 
-    def forget_token(self, access_key: str) -> None:
+    def delete_sealed_tokens(self, access_key: str) -> None:
         """Delete every stored sealed token of a key. Bookkeeping."""
         ...
 
@@ -160,7 +156,7 @@ class Transaction(Protocol):
         """
         ...
 
-    def forget_batch(self, batch_id: str) -> None:
+    def delete_usage_batch(self, batch_id: str) -> None:
         """Delete a batch id. Bookkeeping."""
         ...
 
@@ -176,7 +172,7 @@ class Transaction(Protocol):
         """Delete the check value of one key version. Bookkeeping."""
         ...
 
-    def redigest(self, upgrades: Sequence[DigestUpgrade]) -> None:
+    def upgrade_digests(self, upgrades: Sequence[DigestUpgrade]) -> None:
         """Replace digests, except those that have changed since they were read. Bookkeeping."""
         ...
 
@@ -192,7 +188,7 @@ class Transaction(Protocol):
         """Return when the last token sealed under a version expires; None without one."""
         ...
 
-    def record_refused(self, denied: Sequence[DeniedMutation]) -> None:
+    def record_denials(self, denied: Sequence[DeniedMutation]) -> None:
         """Store denied mutations; only the newest 10,000 are kept. Bookkeeping."""
         ...
 
@@ -213,50 +209,13 @@ class Store(SnapshotReader, Protocol):
         """Return the project, or None if it is absent or out of scope."""
         ...
 
-    async def list_keys(
-        self,
-        project_id: str | None,
-        scope: Scope,
-        key_filter: KeyFilter,
-        now: datetime,
-        after: int,
-        limit: int,
-    ) -> tuple[Sequence[Key], int | None]:
-        """Return up to `limit` keys in order of creation, and the next cursor.
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return the result of `read`, run outside the event loop over one consistent state.
 
-        `project_id` None means the whole scope. Operator keys, which belong to no project, are
-        listed only if `key_filter.kind` is OPERATOR. The cursor is the revision that created a key:
-        pass it as `after` (0 for the first page). None marks the last page. The time of a call is
-        bounded: it may return fewer than `limit` keys, even zero, with a cursor.
-        """
-        ...
-
-    async def list_projects(
-        self, scope: Scope, after: int, limit: int
-    ) -> tuple[Sequence[Project], int | None]:
-        """Return up to `limit` projects in order of creation, and the next cursor."""
-        ...
-
-    async def list_usage(
-        self, scope: Scope, query: UsageQuery, after: int, limit: int
-    ) -> tuple[Sequence[UsageRow], int | None]:
-        """Return up to `limit` rows by time, access key and verdict, and the next cursor.
-
-        The paging fields of `query` are ignored. A project or key outside the scope has no rows; a
-        named key must belong to the named project. The cursor is the id of a row: pass it as
-        `after` (0 for the first page). None marks the last page.
-        """
-        ...
-
-    async def list_events(
-        self, scope: Scope, query: EventQuery, after: int, limit: int
-    ) -> tuple[Sequence[SignedEntry], int | None]:
-        """Return up to `limit` entries of the log in order of revision, and the next cursor.
-
-        The paging fields of `query` are ignored. A project or key outside the scope has no entries.
-        The entries of a key are those that name it and the one that created it. A scope of projects
-        leaves out entries without a project. The cursor is a revision, and the time of a call is
-        bounded, as with `list_keys`.
+        `read` gets the rows and the further arguments. It runs one of the queries in `sql.queries`,
+        and may run again if the connection was lost.
         """
         ...
 
@@ -269,7 +228,7 @@ class Store(SnapshotReader, Protocol):
         """
         ...
 
-    async def moved(self, within: float) -> None:
+    async def wait_for_changes(self, within: float) -> None:
         """Wait until there may be changes after the last `read_changes`.
 
         Returns after `within` seconds at the latest, and may return early; for one task at a time.
@@ -284,32 +243,6 @@ class Store(SnapshotReader, Protocol):
 
     async def log_head(self) -> LogHead:
         """Return the current content of the counter row."""
-        ...
-
-    async def read_log(self, after: int, limit: int) -> Sequence[SignedEntry | CorruptEntry]:
-        """Return up to `limit` rows of the log after a revision, in order; empty only at its end.
-
-        It also reads an altered log: rows with any revision, and rows that hold no entry. The
-        previous_hash of an entry is the hash in the previous row, with any revision. Each entry
-        comes with the newest earlier state of the records that it changes.
-        """
-        ...
-
-    async def compare_records(
-        self, after: int, limit: int
-    ) -> tuple[Sequence[Mismatch], int | None]:
-        """Compare records with the newest change of each, for up to `limit` revisions.
-
-        Takes the records created after revision `after` (0 for the first call, which also takes
-        lower revisions). Returns the mismatches and the next cursor, None after the last page.
-        Mismatches are records that differ from their newest change, records that are missing, and
-        records without a change. Fields outside changes are not compared: digest, pepper version,
-        last_used_time.
-        """
-        ...
-
-    async def list_refused(self, limit: int) -> Sequence[DeniedMutation]:
-        """Return the newest denied mutations, up to `limit`, oldest first."""
         ...
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
@@ -331,27 +264,6 @@ class Store(SnapshotReader, Protocol):
 
     async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Store check values for names that have none yet. Bookkeeping."""
-        ...
-
-    async def digests(self, now: datetime) -> Sequence[PepperUsage]:
-        """Return the use of each pepper version that is in use, in order of versions.
-
-        It reads a row for each key: do not call it on a timer.
-        """
-        ...
-
-    async def versions_in_use(self, now: datetime) -> VersionsInUse:
-        """Return the key versions that the log and its keys depend on.
-
-        A pepper version that no key needs may be missing.
-        """
-        ...
-
-    async def keys_under_older(self, pepper_version: int, now: datetime) -> int:
-        """Return how many keys need an older version of the pepper than this one.
-
-        It reads one index entry for each key counted.
-        """
         ...
 
     async def close(self) -> None:

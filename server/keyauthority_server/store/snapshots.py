@@ -96,6 +96,6 @@ class FreshnessProver(Protocol):
         """The newest revision committed by this process: none of its answers is older."""
         ...
 
-    async def prove_each(self, seconds: float) -> None:
+    async def start_heartbeats(self, seconds: float) -> None:
         """Start heartbeats at this interval; commit the first before returning, if possible."""
         ...

@@ -16,23 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from keyauthority_server.store.counters import COUNTERS_CLOSED
 from keyauthority_server.store.interface import StoreUnusable
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.log_head import checked_head
-from keyauthority_server.store.sql.paged_reads import AuditReader
-from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import (
     CHANGE_COLUMNS,
     PUT_KEY_COLUMNS,
     PUT_PROJECT_COLUMNS,
     REQUEST_COLUMNS,
-    Rows,
 )
 from keyauthority_server.store.types import LogHead
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 PAGE_ROWS: Final = 250  # read at once; the longest change has some 600 KB
 COMMITTED_PAGES: Final = 20  # in one transaction of the target
@@ -277,15 +276,17 @@ def reopen_source(source: Endpoint, target: Endpoint | None) -> LogHead:
     return head._replace(closed=False)
 
 
-class CopiedLog(AuditReader):
+class CopiedLog:
     """The log and the records of an endpoint, for a verification of the chain."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
 
-    async def page(self, read: Callable[[Rows], T]) -> T:
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run `read` directly: the closed endpoint does not change."""
-        return read(self._endpoint.rows)
+        return read(self._endpoint.rows, *args, **kwargs)
 
     async def schema_differences(self) -> Sequence[str]:
         """Return nothing: an endpoint with an altered schema is never opened."""

@@ -156,7 +156,7 @@ class SignedEntry(NamedTuple):
     entry: Entry
     seal: EntryMac
     earlier: Sequence[Mapping[str, object]] = ()
-    """From `Store.read_log`: for each record of `before`, its state in its previous entry."""
+    """From `read_log`: for each record of `before`, its state in its previous entry."""
 
 
 class CorruptEntry(NamedTuple):

@@ -247,7 +247,7 @@ async def test_without_the_heartbeat_an_old_primary_is_trusted(
     root = await create(store, operator())
     try:
         async with following(store) as feed:
-            await store.prove_each(heartbeat_seconds(MAX_STALENESS))
+            await store.start_heartbeats(heartbeat_seconds(MAX_STALENESS))
             cache = RecordCache(
                 store,
                 ProvenFreshness(store, feed, MAX_STALENESS),

@@ -16,8 +16,8 @@ import structlog
 
 from keyauthority.model import Revision
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.statements import Rows
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import EntrySigner
 

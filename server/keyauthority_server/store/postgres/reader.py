@@ -17,17 +17,13 @@ from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreU
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
-from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.postgres.rows import ASKED, PostgresRows
+from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.record_decoder import decode_pair
-from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import GET_PROJECT, LOOK_MANY
 from keyauthority_server.store.types import Snapshots, StoredKey
 
-ASKED: Final = (
-    "WITH asked (place, value) AS"
-    " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
-)
 _LOOK_MANY: Final = ASKED + LOOK_MANY
 
 GROUP_MAX: Final = 1_000  # names: some 10 ms

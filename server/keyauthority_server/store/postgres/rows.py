@@ -20,7 +20,12 @@ from keyauthority_server.store.postgres.connection import (
     store_error,
     translated,
 )
+from keyauthority_server.store.rows import ValuesTable
 
+ASKED: Final = (
+    "WITH asked (place, value) AS"
+    " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
+)
 FETCHED_ROWS: Final = 500  # rows of a page per fetch
 
 Admit = Callable[["PostgresRows"], None]
@@ -65,6 +70,10 @@ class PostgresRows:
             self._live().cursor().executemany(translated(statement), values)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
+
+    def values_table(self, values: Iterable[str]) -> ValuesTable:
+        """Return values as a table for a statement."""
+        return ValuesTable(ASKED, list(values))
 
     def begin(self, then: str = "", *, snapshot: bool = False) -> Any:
         """Begin a transaction, with the settings that correctness needs; connect if necessary.

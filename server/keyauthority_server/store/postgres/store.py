@@ -8,16 +8,16 @@ and decoded records are reused only while their row, read again, is unchanged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 import structlog
 
 from keyauthority.clock import Reference, monotonic
-from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority.model import LogId, Project, Revision
 from keyauthority_server.store.batching.coalescer import Coalescer
 from keyauthority_server.store.batching.write_batch import WriteUnit, await_commit
 from keyauthority_server.store.interface import Transaction
@@ -25,17 +25,15 @@ from keyauthority_server.store.postgres import reader, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.heartbeat import Heartbeat, read_clock
 from keyauthority_server.store.postgres.notifications import Notifications
-from keyauthority_server.store.postgres.reader import ASKED, Reader, ReadRequest, ReadResult
+from keyauthority_server.store.postgres.reader import Reader, ReadRequest, ReadResult
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.writer import Writer
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.log_head import newest_time, read_head
-from keyauthority_server.store.sql.paged_reads import PagedReads
 from keyauthority_server.store.sql.queries import changes, digests
-from keyauthority_server.store.sql.queries.lists import ValuesTable
-from keyauthority_server.store.sql.scopes import in_scope
-from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import (
     ANY,
@@ -49,6 +47,7 @@ from keyauthority_server.store.types import (
 )
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 CLOSE_SECONDS: Final = 10.0  # more than every submitted call needs to succeed or fail
 HEARING_POLL_SECONDS: Final = 0.1  # delay until a heartbeat is seen, which sends no notification
@@ -89,7 +88,7 @@ class Connections(NamedTuple):
     listening: Notifications
 
 
-class PostgresStore(PagedReads):
+class PostgresStore(SqlStore):
     """`interface.Store` on PostgreSQL. Open it with `open_store`; use it from one event loop."""
 
     def __init__(self, connections: Connections, seal: EntrySigner, witness: RollbackGuard) -> None:
@@ -131,7 +130,7 @@ class PostgresStore(PagedReads):
         """The newest revision committed by this process; see `FreshnessProver`."""
         return self._witness.acknowledged
 
-    async def prove_each(self, seconds: float) -> None:
+    async def start_heartbeats(self, seconds: float) -> None:
         """Start heartbeats; see `FreshnessProver`."""
         await _in_thread(self._tailer, self._heartbeat.begin, seconds)
 
@@ -154,11 +153,6 @@ class PostgresStore(PagedReads):
         """Return many keys, each with its project, and an operator's key, in the current state."""
         return (await self._ask(ReadRequest(tuple(access_keys), operator))).snapshots
 
-    async def get_key(self, access_key: str, scope: Scope) -> Key | None:
-        """Return the key, or None if it is absent or out of scope."""
-        stored = (await self.read(access_key, None)).stored
-        return stored.key if stored is not None and in_scope(stored.key, scope) else None
-
     async def get_project(self, project_id: str, scope: Scope) -> Project | None:
         """Return the project, or None if it is absent or out of scope."""
         if scope is not None and project_id not in scope:
@@ -169,7 +163,7 @@ class PostgresStore(PagedReads):
         """Return up to `limit` changes after a revision, and the head of the log."""
         return await _in_thread(self._tailer, self._read_tail, after, limit)
 
-    async def moved(self, within: float) -> None:
+    async def wait_for_changes(self, within: float) -> None:
         """Wait until there may be changes after the last `read_changes`."""
         self._listening.begin(self._moved.set)
         poll = HEARING_POLL_SECONDS if self._listening.connected else DEAF_POLL_SECONDS
@@ -197,10 +191,6 @@ class PostgresStore(PagedReads):
         """Return the check values that identify key files, by name."""
         return await _in_thread(self._tailer, self._checked, digests.key_checks)
 
-    async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Store check values for names that have none yet."""
-        await self._write(lambda transaction: transaction.set_key_checks(checks))
-
     async def close(self) -> None:
         """Finish the submitted writes, then release all resources."""
         await self._listening.end()
@@ -215,17 +205,17 @@ class PostgresStore(PagedReads):
             await _in_thread(executor, rows.drop)
             executor.shutdown()
 
-    async def page(self, read: Callable[[Rows], T]) -> T:
-        """Run `read` in one read transaction, in a thread."""
-        return await _in_thread(self._pager, self._snapshot, read)
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return the result of `read` in one read transaction, in a thread."""
+        return await _in_thread(
+            self._pager, self._snapshot, lambda rows: read(rows, *args, **kwargs)
+        )
 
     async def schema_differences(self) -> Sequence[str]:
         """Return the differences from the schema of the migrations."""
         return await _in_thread(self._pager, self._differences)
-
-    def asked(self, values: Iterable[str]) -> ValuesTable:
-        """Return values as a table."""
-        return ValuesTable(ASKED, list(values))
 
     async def _ask(self, question: ReadRequest) -> ReadResult:
         return await self._calls.submit(question, len(question.access_keys) + 1)

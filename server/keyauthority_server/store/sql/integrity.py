@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from keyauthority.model import Project
 from keyauthority_server.store.interface import StoreDamaged
+from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
     UNREADABLE,
-    Row,
     flat_from,
     key_from,
     project_from,

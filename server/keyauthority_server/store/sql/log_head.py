@@ -13,9 +13,10 @@ from typing import Final
 
 from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreUnusable
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.queries.events import read_log
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
-from keyauthority_server.store.sql.statements import LOG, Rows
+from keyauthority_server.store.sql.statements import LOG
 from keyauthority_server.store.types import (
     Entry,
     EntryMac,

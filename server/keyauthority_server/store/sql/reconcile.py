@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from keyauthority.model import ChangeType
-from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS, Row, flat_from
+from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS, flat_from
 from keyauthority_server.store.sql.statements import (
     KEYS_MADE,
     KEYS_MISSING,
     NEWEST_MADE,
     PROJECTS_MADE,
     PROJECTS_MISSING,
-    Rows,
 )
 from keyauthority_server.store.types import Mismatch
 
@@ -26,9 +26,12 @@ _UNREADABLE: Final = "it cannot be read"
 
 
 def compare_records(rows: Rows, after: int, limit: int) -> tuple[list[Mismatch], int | None]:
-    """Compare the records of a page of revisions; see `Store.compare_records`.
+    """Compare records with the newest change of each, for up to `limit` revisions.
 
-    Call it in one read transaction.
+    Takes the records created after revision `after` (0 for the first call, which also takes lower
+    revisions). Returns the mismatches and the next cursor, None after the last page. Mismatches are
+    records that differ from their newest change, records that are missing, and records without a
+    change. Fields outside changes are not compared: digest, pepper version, last_used_time.
     """
     bound = after + limit
     within = (after or _LOWEST, bound)

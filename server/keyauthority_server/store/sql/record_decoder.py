@@ -11,8 +11,8 @@ from typing import Final
 
 from keyauthority.model import Key, KeyKind, KeyMode, Project, Revision
 from keyauthority_server.store.interface import StoreDamaged, StoreError
+from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql.integrity import stored_key, stored_project
-from keyauthority_server.store.sql.row_codec import Row
 from keyauthority_server.store.sql.statements import HELD_WIDTH, PROJECT_WIDTH, RECORD_AT
 from keyauthority_server.store.types import Snapshot, Snapshots, StoredKey
 

@@ -31,12 +31,12 @@ from keyauthority.model import (
     RevokeReason,
 )
 from keyauthority_server.store.interface import StoreDamaged
+from keyauthority_server.store.rows import Row
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """The exceptions of decoding a record that no server has written."""
 
 RowDict = dict[str, Any]
-Row = Sequence[Any]
 Record = TypeVar("Record", Key, Project)
 
 KEY_COLUMNS: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from keyauthority.model import Key
-from keyauthority_server.store.sql.statements import Rows
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.types import Scope
 
 _PROJECT_OF: Final = "SELECT project_id FROM key WHERE access_key = ?"

@@ -8,32 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Final
 
-from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS, Row
+from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS
 
 HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
 """The columns of a key's row outside its record; `HELD_ROW` starts with them."""
-
-
-class Rows(Protocol):
-    """Runs statements in one transaction; translates driver errors to StoreError."""
-
-    def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
-        """Return the first row, or None."""
-        ...
-
-    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Row]:
-        """Return the rows, as they are read."""
-        ...
-
-    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
-        """Run a statement that returns no rows."""
-        ...
-
-    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
-        """Run a statement that returns no rows, once for each sequence of values."""
-        ...
 
 
 def _of(table: str, columns: Iterable[str]) -> str:

@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import CheckedRecords
 from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
 from keyauthority_server.store.sql.queries import digests, usage
-from keyauthority_server.store.sql.queries.denied_mutations import record_refused
+from keyauthority_server.store.sql.queries.denied_mutations import record_denials
 from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
-    Row,
     RowDict,
     change_from,
     flat_from,
@@ -48,7 +48,6 @@ from keyauthority_server.store.sql.statements import (
     PUT_REQUEST,
     RECORD_AT,
     REQUEST_ENDED,
-    Rows,
 )
 from keyauthority_server.store.types import (
     Applied,
@@ -153,7 +152,7 @@ class SqlTransaction:
             raise StoreError("a change is missing from the log")
         return change_from(revision, row)
 
-    def remembered(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
+    def find_request(self, name: bytes, now: datetime) -> IdempotencyRecord | None:
         """Return the stored record of a request, or None if absent or expired."""
         row = self._live().one(GET_REQUEST, (name, microseconds(now)))
         if row is None:
@@ -163,15 +162,15 @@ class SqlTransaction:
             name, content, revision, access_key, sealed, pepper_version, time_from(end)
         )
 
-    def remember(self, remembered: IdempotencyRecord, now: datetime) -> None:
+    def save_request(self, record: IdempotencyRecord, now: datetime) -> None:
         """Store the record of a request, and delete some expired ones."""
         rows = self._open()
         time = microseconds(now)
         if rows.one(REQUEST_ENDED, (time,)) is not None:
             rows.run(DROP_REQUESTS, (time, REQUESTS_DROPPED))
-        rows.run(PUT_REQUEST, (*remembered[:-1], microseconds(remembered.end)))
+        rows.run(PUT_REQUEST, (*record[:-1], microseconds(record.end)))
 
-    def forget_token(self, access_key: str) -> None:
+    def delete_sealed_tokens(self, access_key: str) -> None:
         """Delete every stored sealed token of a key."""
         self._open().run(DROP_SEALED, (access_key,))
 
@@ -185,17 +184,17 @@ class SqlTransaction:
             self._rows.run(ADVANCE_TIME, sealed_time(now, self._seal))
             self._newest_time = now
 
-    def forget_batch(self, batch_id: str) -> None:
+    def delete_usage_batch(self, batch_id: str) -> None:
         """Delete a batch id."""
-        usage.forget_batch(self._open(), batch_id)
+        usage.delete_usage_batch(self._open(), batch_id)
 
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
         return digests.key_checks(self._live())
 
-    def record_refused(self, denied: Sequence[DeniedMutation]) -> None:
+    def record_denials(self, denied: Sequence[DeniedMutation]) -> None:
         """Store denied mutations; only the newest 10,000 are kept."""
-        record_refused(self._open(), denied)
+        record_denials(self._open(), denied)
 
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Store check values for names that have none yet."""
@@ -205,10 +204,10 @@ class SqlTransaction:
         """Delete the check value of one key version."""
         digests.drop_key_check(self._open(), name)
 
-    def redigest(self, upgrades: Sequence[DigestUpgrade]) -> None:
+    def upgrade_digests(self, upgrades: Sequence[DigestUpgrade]) -> None:
         """Replace digests, except those that have changed since they were read."""
         self._read.clear()
-        digests.redigest(self._open(), upgrades)
+        digests.upgrade_digests(self._open(), upgrades)
 
     def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
         """Return up to `limit` access keys of keys that need a version of the pepper."""

@@ -32,7 +32,7 @@ class TailReader:
         """End a wait: this process has committed."""
         _end(self._waiting)
 
-    async def moved(self, within: float) -> None:
+    async def wait_for_changes(self, within: float) -> None:
         """Wait for a commit of any process after the last `read`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + within

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from keyauthority_server.store.interface import (
     StoreUnavailable,
     StoreUnusable,
 )
+from keyauthority_server.store.rows import ValuesTable
 
 if TYPE_CHECKING:
     import sqlite3 as sqlite3  # the rest of the engine takes the driver from here
@@ -32,6 +34,8 @@ WAL_KEPT_BYTES: Final = 64 << 20  # size that the write-ahead log's file keeps a
 # Page cache in KiB, allocated on use: for Verify 6,000 keys in use and all inner pages.
 READS_CACHE: Final = "PRAGMA cache_size = -24576"
 _CACHE: Final = "PRAGMA cache_size = -8192"
+
+ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
 
 _FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
 # Result codes, https://www.sqlite.org/rescode.html
@@ -157,6 +161,10 @@ class SqliteRows:
             self._cursor.executemany(statement, values)
         except sqlite3.Error as error:
             raise self._noted(error) from error
+
+    def values_table(self, values: Iterable[str]) -> ValuesTable:
+        """Return values as a table for a statement."""
+        return ValuesTable(ASKED, json.dumps(list(values)))
 
     @property
     def in_transaction(self) -> bool:

@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 from uuid import uuid4
 
 from keyauthority.model import LogId
 from keyauthority_server.store.interface import StoreError, StoreReadOnly, StoreUnusable
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.integrity import compared_key
 from keyauthority_server.store.sql.log_head import read_head
-from keyauthority_server.store.sql.paged_reads import AuditReader
 from keyauthority_server.store.sql.queries import digests
-from keyauthority_server.store.sql.statements import HELD_ROW, KEY_CHECKS, Rows
+from keyauthority_server.store.sql.statements import HELD_ROW, KEY_CHECKS
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
@@ -34,6 +34,7 @@ from keyauthority_server.store.sqlite.schema import RECORDS, migrate, refused_or
 from keyauthority_server.store.types import EntrySigner, LogHead, StoredKey, VersionsInUse
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Undone(NamedTuple):
@@ -102,15 +103,17 @@ def drafted(file: Path, database: Path) -> Iterator[Draft]:
             raise refused_or_failed(error, path) from error
 
 
-class FileLog(AuditReader):
+class FileLog:
     """The log and the records of a file that no server has open, to be verified."""
 
     def __init__(self, rows: SqliteRows) -> None:
         self._rows = rows
 
-    async def page(self, read: Callable[[Rows], T]) -> T:
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run `read` directly: the file does not change."""
-        return read(self._rows)
+        return read(self._rows, *args, **kwargs)
 
     async def schema_differences(self) -> Sequence[str]:
         """Return nothing: a file with an altered schema is rejected earlier."""

@@ -15,9 +15,8 @@ from sqlite_utils import Database, Migrations
 from keyauthority_server.private_files import explain, open_private, unwritable
 from keyauthority_server.store.interface import StoreError, StoreUnusable
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
-from keyauthority_server.store.sql.row_codec import Row
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.schema_shape import Shape, check_shape, differences
-from keyauthority_server.store.sql.statements import Rows
 from keyauthority_server.store.sqlite.connection import (
     WRITE_BUSY_MS,
     StatementFailed,

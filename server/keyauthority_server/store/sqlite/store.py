@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import structlog
 
 from keyauthority.clock import monotonic
-from keyauthority.model import Key, LogId, Project, Revision
+from keyauthority.model import LogId, Project, Revision
 from keyauthority_server.private_files import explain, unwritable
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
 from keyauthority_server.store.interface import (
@@ -28,14 +28,12 @@ from keyauthority_server.store.interface import (
     StoreUnusable,
     Transaction,
 )
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.log_head import checked_head, newest_time, read_head
-from keyauthority_server.store.sql.paged_reads import PagedReads
 from keyauthority_server.store.sql.queries import changes, digests
-from keyauthority_server.store.sql.queries.lists import ValuesTable
 from keyauthority_server.store.sql.record_decoder import decode_look, decode_looks, decode_outline
-from keyauthority_server.store.sql.row_codec import Row
-from keyauthority_server.store.sql.scopes import in_scope
+from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.statements import (
     GET_PROJECT,
     HEAD,
@@ -43,11 +41,11 @@ from keyauthority_server.store.sql.statements import (
     LOOK_MANY,
     NAMES_CHANGED,
     OUTLINE,
-    Rows,
 )
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.changes import TailReader
 from keyauthority_server.store.sqlite.connection import (
+    ASKED,
     FILES,
     READ_BUSY_MS,
     READS_CACHE,
@@ -98,6 +96,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
 READS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
@@ -106,8 +105,7 @@ CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted write needs to
 
 _LOST: Final = "the database file was replaced: restart the server to open it again"
 
-_ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
-_LOOK_MANY: Final = _ASKED + LOOK_MANY
+_LOOK_MANY: Final = ASKED + LOOK_MANY
 
 _log = structlog.get_logger(__name__)
 
@@ -180,7 +178,7 @@ def open_store(
         return store
 
 
-class SqliteStore(PagedReads):
+class SqliteStore(SqlStore):
     """`interface.Store` on SQLite. Open it with `open_store`; use it from one event loop."""
 
     def __init__(
@@ -243,7 +241,7 @@ class SqliteStore(PagedReads):
             return decode_looks(list(rows.each(_LOOK_MANY, (names,))))
 
         if len(access_keys) > READS_IN_LOOP:
-            return await self.page(read)  # its state may be older than the loop's newest read
+            return await self.query(read)  # its state may be older than the loop's newest read
         snapshots = read(self._rows)
         self._followed(snapshots.head)
         return snapshots
@@ -252,11 +250,6 @@ class SqliteStore(PagedReads):
         """Read as `read_many` does; `as_of` is the time of the call."""
         as_of = monotonic()
         return DatedSnapshot(await self.read_many(access_keys, operator), as_of)
-
-    async def get_key(self, access_key: str, scope: Scope) -> Key | None:
-        """Return the key, or None if it is absent or out of scope."""
-        stored = (await self.read(access_key, None)).stored
-        return stored.key if stored is not None and in_scope(stored.key, scope) else None
 
     async def get_project(self, project_id: str, scope: Scope) -> Project | None:
         """Return the project, or None if it is absent or out of scope."""
@@ -270,13 +263,13 @@ class SqliteStore(PagedReads):
         """Return up to `limit` changes after a revision; small pages are read in the loop."""
         if limit > CHANGES_IN_LOOP:
             as_of = monotonic()
-            return await self.page(lambda rows: changes.read_changes(rows, after, limit, as_of))
+            return await self.query(changes.read_changes, after, limit, as_of)
         self._check_identity()
         return self._tail.read(after, limit)
 
-    async def moved(self, within: float) -> None:
+    async def wait_for_changes(self, within: float) -> None:
         """Wait until there may be changes after the last `read_changes`."""
-        await self._tail.moved(within)
+        await self._tail.wait_for_changes(within)
 
     async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `work` in a transaction, commit, and return its result; see `interface`."""
@@ -291,10 +284,6 @@ class SqliteStore(PagedReads):
         """Return the check values that identify key files, by name."""
         return digests.key_checks(self._rows)
 
-    async def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
-        """Store check values for names that have none yet."""
-        await self._write(lambda transaction: transaction.set_key_checks(checks))
-
     async def close(self) -> None:
         """Finish the submitted writes, then release all resources."""
         self._writer.close()
@@ -303,18 +292,19 @@ class SqliteStore(PagedReads):
         self._pages.close()
         self._rows.close()
 
-    async def page(self, read: Callable[[Rows], T]) -> T:
-        """Run `read` in one read transaction, in a thread."""
+    async def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return the result of `read` in one read transaction, in a thread."""
         self._check_identity()
-        return await asyncio.get_running_loop().run_in_executor(self._pager, self._snapshot, read)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._pager, self._snapshot, lambda rows: read(rows, *args, **kwargs)
+        )
 
     async def schema_differences(self) -> Sequence[str]:
         """Return the differences from the schema of the migrations."""
-        return await self.page(lambda rows: schema_differences(rows, RECORDS))
-
-    def asked(self, values: Iterable[str]) -> ValuesTable:
-        """Return values as a table."""
-        return ValuesTable(_ASKED, json.dumps(list(values)))
+        return await self.query(schema_differences, RECORDS)
 
     async def _write(self, work: Callable[[SqlTransaction], T], *, urgent: bool = False) -> T:
         unit = WriteUnit(work, urgent=urgent)

@@ -6,9 +6,10 @@ from typing import Final
 
 from keyauthority.model import Change, Revision
 from keyauthority_server.store.interface import StoreError
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
 from keyauthority_server.store.sql.row_codec import change_from
-from keyauthority_server.store.sql.statements import TAIL, Rows
+from keyauthority_server.store.sql.statements import TAIL
 from keyauthority_server.store.types import ChangePage
 
 _KEYS: Final = 3  # indexes in a change's row

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from
-from keyauthority_server.store.sql.statements import KEY_CHECKS, PUT_KEY_CHECK, Rows
+from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.sql.row_codec import microseconds, time_from
+from keyauthority_server.store.sql.statements import KEY_CHECKS, PUT_KEY_CHECK
 from keyauthority_server.store.types import DigestUpgrade, PepperUsage, VersionsInUse
 
 _DROP_KEY_CHECK: Final = "DELETE FROM key_check WHERE name = ?"
@@ -15,7 +16,7 @@ VERSIONS_MAX: Final = 1_000  # more than two years of daily rotations; more are 
 _LOWEST: Final = -(2**63)
 
 # Skips a key whose digest another process has upgraded meanwhile.
-_REDIGEST: Final = """
+_UPGRADE_DIGEST: Final = """
     UPDATE key SET digest = ?, pepper_version = ?
     WHERE access_key = ? AND pepper_version = ? AND digest = ?
     """
@@ -76,10 +77,10 @@ def drop_key_check(rows: Rows, name: str) -> None:
     rows.run(_DROP_KEY_CHECK, (name,))
 
 
-def redigest(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
+def upgrade_digests(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
     """Replace digests, except those that have changed since they were read."""
     rows.run_many(
-        _REDIGEST,
+        _UPGRADE_DIGEST,
         [
             (new.digest, new.pepper_version, new.access_key, new.found_version, new.found)
             for new in upgrades
@@ -100,13 +101,19 @@ def sealed_until(rows: Rows, pepper_version: int, now: datetime) -> datetime | N
 
 
 def keys_under_older(rows: Rows, pepper_version: int, now: datetime) -> int:
-    """Return how many keys need an older version; see `Store.keys_under_older`."""
+    """Return how many keys need an older version of the pepper than this one.
+
+    It reads one index entry for each key counted.
+    """
     row = rows.one(_COUNT_OLDER, (pepper_version, microseconds(now)))
     return 0 if row is None else int(row[0])
 
 
-def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
-    """Return the use of each pepper version. Call it in one read transaction."""
+def pepper_usage(rows: Rows, now: datetime) -> list[PepperUsage]:
+    """Return the use of each pepper version that is in use, in order of versions.
+
+    It reads a row for each key: do not call it on a timer.
+    """
     time = microseconds(now)
     needing = _by_version(rows.each(_COUNT_NEEDING, (time,)))
     every = _by_version(rows.each(_COUNT_ALL))
@@ -121,9 +128,9 @@ def digests(rows: Rows, now: datetime) -> list[PepperUsage]:
 
 
 def versions_in_use(rows: Rows, now: datetime) -> VersionsInUse:
-    """Return the key versions that the database depends on; see `Store.versions_in_use`.
+    """Return the key versions that the log and its keys depend on.
 
-    Call it in one read transaction. It uses indexes only, no scan.
+    A pepper version that no key needs may be missing. It uses indexes only, no scan.
     """
     time, peppers, version = microseconds(now), set[int](), _LOWEST
     while len(peppers) < VERSIONS_MAX:

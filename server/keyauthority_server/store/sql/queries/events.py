@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 from keyauthority.model import ChangeType, Revision
 from keyauthority.requests import EventQuery
 from keyauthority_server.store.interface import StoreDamaged
-from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, ValuesTable
-from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from, to_json
+from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
+from keyauthority_server.store.sql.row_codec import microseconds, time_from, to_json
 from keyauthority_server.store.sql.scopes import is_within_scope
 from keyauthority_server.store.sql.statements import (
     CHANGE_COLUMNS,
@@ -23,7 +24,6 @@ from keyauthority_server.store.sql.statements import (
     GET_ENTRIES,
     GET_ROTATION,
     READ_LOG,
-    Rows,
 )
 from keyauthority_server.store.types import (
     CorruptEntry,
@@ -85,11 +85,14 @@ _ACTOR_OF: Final = "SELECT actor FROM change WHERE revision = ?"
 
 
 def list_events(
-    rows: Rows, asked: ValuesTable, scope: Scope, query: EventQuery, after: int, limit: int
+    rows: Rows, scope: Scope, query: EventQuery, after: int, limit: int
 ) -> tuple[list[SignedEntry], int | None]:
-    """Return a page of events; see `Store.list_events`. `asked` holds the scope.
+    """Return up to `limit` entries of the log in order of revision, and the next cursor.
 
-    Call it in one read transaction.
+    The paging fields of `query` are ignored. A project or key outside the scope has no entries. The
+    entries of a key are those that name it and the one that created it. A scope of projects leaves
+    out entries without a project. The cursor is a revision, and the time of a call is bounded, as
+    with `list_keys`.
     """
     if not is_within_scope(rows, scope, query.project_id, query.access_key):
         return [], None
@@ -99,7 +102,7 @@ def list_events(
         if first is None:
             return [], None
         after = max(after, first - 1)
-    places, bound = _places(rows, asked, scope, query, (after, end), limit + 1)
+    places, bound = _places(rows, scope, query, (after, end), limit + 1)
     page: list[SignedEntry] = []
     length = 0
     for row in _entries(rows, places[:limit]):
@@ -125,7 +128,6 @@ def _before(rows: Rows, end: datetime | None) -> int:
 
 def _places(
     rows: Rows,
-    asked: ValuesTable,
     scope: Scope,
     query: EventQuery,
     within: tuple[int, int],
@@ -141,6 +143,7 @@ def _places(
     elif query.project_id:
         source, values = _OF_PROJECT, (query.project_id,)
     elif scope is not None:
+        asked = rows.values_table(sorted(scope))
         table, source, values = asked.table, _OF_PROJECTS, (asked.value,)
         share = max(SCAN_ROWS // max(len(scope), 1), 1)
     elif query.actor:
@@ -178,7 +181,12 @@ def _entries(rows: Rows, revisions: Sequence[int]) -> Iterator[Row]:
 
 
 def read_log(rows: Rows, after: int, limit: int) -> list[SignedEntry | CorruptEntry]:
-    """Return rows of the log with any content; see `Store.read_log`."""
+    """Return up to `limit` rows of the log after a revision, in order; empty only at its end.
+
+    It also reads an altered log: rows with any revision, and rows that hold no entry. The
+    previous_hash of an entry is the hash in the previous row, with any revision. Each entry comes
+    with the newest earlier state of the records that it changes.
+    """
     found: list[SignedEntry | CorruptEntry] = []
     length = 0
     for row in rows.each(READ_LOG, (after, limit)):

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority.decision import state_of
 from keyauthority.model import Key, KeyFilter, KeyKind, KeyState, Project
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_key, stored_project
-from keyauthority_server.store.sql.row_codec import Row, microseconds
+from keyauthority_server.store.sql.row_codec import microseconds
 from keyauthority_server.store.sql.statements import (
     EVIDENCE_WIDTH,
     HELD_ROW,
@@ -20,7 +21,6 @@ from keyauthority_server.store.sql.statements import (
     KEYS_OF_PROJECTS_BOUND,
     PROJECTS_OF_SCOPE_PAGE,
     PROJECTS_PAGE,
-    Rows,
     Source,
     keys_page,
 )
@@ -45,16 +45,8 @@ _IN_STATE: Final = {
 _LABELS_AT: Final = HELD_ROW.index("labels")
 
 
-class ValuesTable(NamedTuple):
-    """A list of values as a table `asked (place, value)`, in the engine's dialect."""
-
-    table: str
-    """A WITH clause with one parameter, the prefix of a statement."""
-    value: Any
-
-
 class Search(NamedTuple):
-    """A search, translated from the arguments of `Store.list_keys`."""
+    """A search, translated from the arguments of `list_keys`."""
 
     source: Source
     projects: tuple[str, ...]
@@ -129,12 +121,25 @@ def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[A
 
 
 def list_keys(
-    rows: Rows, asked: ValuesTable, where: Search, after: int, limit: int
+    rows: Rows,
+    project_id: str | None,
+    scope: Scope,
+    key_filter: KeyFilter,
+    now: datetime,
+    after: int,
+    limit: int,
 ) -> tuple[list[Key], int | None]:
-    """Return a page of keys and the next cursor; see `Store.list_keys`.
+    """Return up to `limit` keys in order of creation, and the next cursor.
 
-    `asked` holds `where.projects`. Call it in one read transaction.
+    `project_id` None means the whole scope. Operator keys, which belong to no project, are listed
+    only if `key_filter.kind` is OPERATOR. The cursor is the revision that created a key: pass it as
+    `after` (0 for the first page). None marks the last page. The time of a call is bounded: it may
+    return fewer than `limit` keys, even zero, with a cursor.
     """
+    where = search(project_id, scope, key_filter, now)
+    if where is None:
+        return [], None
+    asked = rows.values_table(where.projects)
     several = where.source is Source.PROJECTS
     head: tuple[Any, ...] = (asked.value,) if several else where.projects
     most = LABEL_ROWS if where.key_filter.labels else SCAN_ROWS
@@ -161,12 +166,13 @@ def list_keys(
 
 
 def list_projects(
-    rows: Rows, asked: ValuesTable, scope: Scope, after: int, limit: int
+    rows: Rows, scope: Scope, after: int, limit: int
 ) -> tuple[list[Project], int | None]:
-    """Return a page of projects and the next cursor; `asked` holds the scope."""
+    """Return up to `limit` projects in order of creation, and the next cursor."""
     if scope is None:
         found = rows.each(PROJECTS_PAGE, (after, limit + 1))
     else:
+        asked = rows.values_table(sorted(scope))
         statement = asked.table + PROJECTS_OF_SCOPE_PAGE
         found = rows.each(statement, (asked.value, after, limit + 1))
     page: list[Project] = []

@@ -11,9 +11,9 @@ from keyauthority.convert import VERDICT_FROM_PROTO, VERDICT_TO_PROTO
 from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.interface import StoreDamaged, StoreError
-from keyauthority_server.store.sql.row_codec import Row, microseconds, time_from
+from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.scopes import is_within_scope
-from keyauthority_server.store.sql.statements import Rows
 from keyauthority_server.store.types import Scope
 
 BATCHES_DROPPED: Final = 4  # for each one stored: deletion outruns insertion
@@ -93,7 +93,7 @@ def count(
     return True
 
 
-def forget_batch(rows: Rows, batch_id: str) -> None:
+def delete_usage_batch(rows: Rows, batch_id: str) -> None:
     """Delete a batch id."""
     rows.run(_DROP_BATCH, (batch_id,))
 
@@ -101,7 +101,12 @@ def forget_batch(rows: Rows, batch_id: str) -> None:
 def list_usage(
     rows: Rows, scope: Scope, query: UsageQuery, after: int, limit: int
 ) -> tuple[list[UsageRow], int | None]:
-    """Return a page of counts; see `Store.list_usage`. Call it in one read transaction."""
+    """Return up to `limit` rows by time, access key and verdict, and the next cursor.
+
+    The paging fields of `query` are ignored. A project or key outside the scope has no rows; a
+    named key must belong to the named project. The cursor is the id of a row: pass it as `after`
+    (0 for the first page). None marks the last page.
+    """
     if not is_within_scope(rows, scope, query.project_id, query.access_key):
         return [], None
     found = rows.one(_GET_PLACE, (after,)) if after else (_start(query), "", 0)

@@ -1,0 +1,40 @@
+"""Statements run in one transaction: the interface between queries and an engine's driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+Row = Sequence[Any]
+
+
+class ValuesTable(NamedTuple):
+    """A list of values as a table `asked (place, value)`, in the engine's dialect."""
+
+    table: str
+    """A WITH clause with one parameter, the prefix of a statement."""
+    value: Any
+
+
+class Rows(Protocol):
+    """Runs statements in one transaction; translates driver errors to StoreError."""
+
+    def one(self, statement: str, values: Sequence[Any] = ()) -> Row | None:
+        """Return the first row, or None."""
+        ...
+
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Row]:
+        """Return the rows, as they are read."""
+        ...
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that returns no rows."""
+        ...
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that returns no rows, once for each sequence of values."""
+        ...
+
+    def values_table(self, values: Iterable[str]) -> ValuesTable:
+        """Return values as a table for a statement."""
+        ...
