@@ -34,7 +34,7 @@ class WebServer:
 
     module: str
     flags: tuple[str, ...]
-    """`{port}` stands for its port."""
+    """`{port}` stands for its port; the application is the last."""
     prefix_flags: tuple[str, ...] = ()
     """Those of a root path; empty if it has no such setting."""
     sends_prefix: bool = False
@@ -89,8 +89,10 @@ SERVERS: Final[Mapping[str, WebServer]] = {
 
 
 @contextmanager
-def serving(name: str, authority: Authority, *, with_prefix: bool) -> Iterator[str]:
-    """Give the URL of a server for as long as the context lasts."""
+def serving(
+    name: str, authority: Authority, *, with_prefix: bool = False, app: str = ""
+) -> Iterator[str]:
+    """Give the URL of a server for as long as the context lasts; it serves the matrix or `app`."""
     server = SERVERS[name]
     if server.folder is not None and not server.folder.exists():
         pytest.skip(f"{name} is not installed: `make .venv/.dev` has found no package")
@@ -99,7 +101,8 @@ def serving(name: str, authority: Authority, *, with_prefix: bool) -> Iterator[s
     if with_prefix and not server.prefix_flags:
         pytest.skip(f"{name} has no setting for a root path")
     port = _free_port()
-    flags = [*(server.prefix_flags if with_prefix else ()), *server.flags]
+    flags = [*(server.prefix_flags if with_prefix else ()), *server.flags[:-1]]
+    flags.append(app or server.flags[-1])
     paths = [str(ROOT)] if server.folder is None else [str(server.folder), str(ROOT)]
     with (
         tempfile.TemporaryFile() as log,
