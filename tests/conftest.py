@@ -38,14 +38,14 @@ each_transport = pytest.mark.parametrize(
 one_server = pytest.mark.parametrize("server", ["sqlite-native-1"], indirect=True)
 """For a test to which neither the transport nor the engine makes a difference."""
 sqlite_servers = pytest.mark.parametrize("server", SERVERS[:2], indirect=True)
-"""For a test of what PostgreSQL promises only within --max-staleness: see its counterpart."""
+"""For a promise that PostgreSQL gives only within --max-staleness: see its counterpart."""
 postgres_servers = pytest.mark.parametrize("server", SERVERS[2:], indirect=True)
 """For that counterpart."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each of what is started once for many tests be started in one process of pytest's."""
+    """Run all tests that share an expensive fixture in one process of pytest."""
     for item in items:
         note_case(item)
         params = item.callspec.params if hasattr(item, "callspec") else {}
@@ -102,13 +102,13 @@ def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
 
 @pytest.fixture
 def root(server: ServerProcess, channel: grpc.Channel) -> Caller:
-    """The first operator, whom nothing is refused."""
+    """The first operator, which has every right."""
     return Caller(channel, server.metadata)
 
 
 @pytest.fixture
 def nobody(channel: grpc.Channel) -> Caller:
-    """One who calls without a credential."""
+    """A caller without a credential."""
     return Caller(channel)
 
 
@@ -132,7 +132,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start_server(data: Path) -> Iterator[Start]:
-    """Start servers of the test's own on its data folder; what still runs at its end is killed."""
+    """Start servers of the test's own on its data folder; kill those that still run at its end."""
     with _starting(data, shared().start) as start_one:
         yield start_one
 

@@ -124,7 +124,7 @@ class Cluster:
         return self._process.pid
 
     def follow(self, primary: Cluster) -> None:
-        """Make a standby of a primary that runs, in place of whatever was here; start it."""
+        """Make a standby of a primary that runs, in place of any earlier one; start it."""
         shutil.rmtree(self._data, ignore_errors=True)
         of = f"host={primary.folder} user={SUPERUSER} application_name=standby"
         flags = ("--no-sync", "--checkpoint=fast", "--write-recovery-conf")
@@ -210,7 +210,7 @@ def end_sessions(url: str) -> None:
 
 
 def _empty(url: str) -> None:
-    """Make a database as it was when it was new, but for the id of its log."""
+    """Reset a database to its new state, except for the id of its log."""
     end_sessions(url)
     tables = execute(url, _TABLES)
     with psycopg.connect(url) as connection:
@@ -259,8 +259,8 @@ def commits_held_up(cluster: Cluster) -> Iterator[None]:
     """Have every commit wait for a standby that is not there, as on a primary that was cut off."""
     cluster.execute(_NO_STANDBY)
     cluster.execute("SELECT pg_reload_conf()")
-    # A session that has it was made after all processes were told. One of them, the checkpointer,
-    # puts it in force for all, and does so before it makes the checkpoint that it is asked for.
+    # A session that shows it began after the notification. The checkpointer
+    # puts it in force for all, before it makes the requested checkpoint.
     wait_until(lambda: [("nobody",)] == cluster.execute("SHOW synchronous_standby_names"))
     cluster.execute("CHECKPOINT")
     try:

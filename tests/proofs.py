@@ -1,4 +1,4 @@
-"""How much `make prove` tries, and the report of what it saw.
+"""The amount of work of `make prove`, and its report.
 
 A test of a fault that is numbered carries `@pytest.mark.case(number)`, and tells by `Proof` what it
 did and how its control ended. `make test` runs its short form. `make prove` runs `PROVE` times as
@@ -28,17 +28,17 @@ def scaled(short: int, each: int) -> int:
 
 
 class Proof:
-    """What one test has to say in the report."""
+    """One test's lines in the report."""
 
     def __init__(self, record: Callable[[str, object], None]) -> None:
         self._record = record
 
     def done(self, text: str) -> None:
-        """Say what was done, how often, and what was measured."""
+        """Report the operations, their number and the measurements."""
         self._record(_DONE, text)
 
     def control(self, text: str) -> None:
-        """Say what was seen when the fault was brought back."""
+        """Report the result with the fault brought back."""
         self._record(_CONTROL, text)
 
 
@@ -55,7 +55,7 @@ def note_case(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of cases, if that is what was asked for."""
+    """Print the table of cases in a run of `make prove`."""
     if not PROVE:
         return
     rows: list[tuple[int, str, pytest.TestReport]] = []

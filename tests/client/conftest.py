@@ -59,7 +59,7 @@ def call(request: pytest.FixtureRequest, authority: FakeAuthority) -> Call:
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""A server in this process that answers as it is told, to see what a client sends and makes of it.
+"""A server in this process with scripted answers, for tests of a client's requests and results.
 
 It judges nothing: that the real server gives such answers is for the tests of the service.
 """
@@ -46,7 +46,7 @@ class FakeAuthority:
         self.answers: deque[Answer] = deque()
 
     def will(self, *answers: Message | KeyAuthorityError | Answer) -> None:
-        """Set what the next calls are answered with: a message, an error, or what is called."""
+        """Set the answer of the next calls: a message, an error, or a function to call."""
         self.answers = deque(_answer(one) for one in answers)
 
     def handle(self, method: str, request: Message, context: grpc.ServicerContext) -> Message:

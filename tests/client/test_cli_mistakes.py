@@ -25,7 +25,7 @@ NO_SERVER: Final = "127.0.0.1:1"
 
 
 class Places(NamedTuple):
-    """Where the commands below are pointed at."""
+    """The address that the commands below use."""
 
     tls: str
     other_name: str

@@ -47,7 +47,7 @@ def test_time_of_another_zone_is_the_same_instant() -> None:
 def test_naive_time_is_refused() -> None:
     """Its zone is never guessed."""
     with pytest.raises(ValueError, match="zone"):
-        timestamp(datetime(2026, 1, 1))  # noqa: DTZ001 - what is refused
+        timestamp(datetime(2026, 1, 1))  # noqa: DTZ001 - the refused value
 
 
 @pytest.mark.parametrize(

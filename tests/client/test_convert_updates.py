@@ -55,7 +55,7 @@ def test_rotate_request_roundtrips(rotation: Rotation) -> None:
 
 
 def test_equal_updates_have_equal_bytes() -> None:
-    """The paths of a mask are sorted, whatever the order of the set."""
+    """The paths of a mask are sorted."""
     paths = ["purpose", "labels", "quota", "disabled"]
     sent = {
         convert.key_update_to_proto(

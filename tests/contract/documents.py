@@ -35,7 +35,7 @@ class Block(NamedTuple):
     language: str
     text: str
     line: int
-    """Where its text begins in the document."""
+    """The line in the document where its text begins."""
 
 
 def blocks(document: Path) -> list[Block]:
@@ -61,9 +61,9 @@ class Reader:
         }
 
     def run(self, block: Block) -> str:
-        """Run one block; return what a shell's block printed.
+        """Run one block; return the output of a shell block.
 
-        Fails with what went wrong, and where in the document.
+        Fails with the error and its line in the document.
         """
         text = block.text.replace(_ADDRESS, self._address)
         if block.language == "sh":

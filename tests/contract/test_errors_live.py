@@ -68,7 +68,7 @@ def world(
 
 
 def raw(caller: Caller, method: str, body: bytes = b"") -> None:
-    """Make a call that the client cannot make; raise what the client makes of its status."""
+    """Make a call that the client cannot make; raise the client's exception for its status."""
     refused = caller.outcome(method, body)
     assert refused is not None
     raise error_from_status(Status.FromString(refused.status))
@@ -91,7 +91,7 @@ def update_with_an_old_etag(world: World) -> None:
 
 
 def update_a_revoked_key(world: World) -> None:
-    """Change what is final."""
+    """Change a final state."""
     access_key = world.key().key.access_key
     world.authority.revoke_key(access_key)
     world.authority.update_key(access_key, purpose="late")

@@ -14,7 +14,7 @@ from tests.service.processes import ServerProcess, start
 
 README: Final = ROOT / "README.md"
 NOT_RUN: Final = ("make serve\n",)
-"""Blocks that stand for what the test has done already."""
+"""Blocks for steps that the test has done already."""
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ BUILD_SECONDS: Final = 110
 BASE: Final = {"grpcio", "grpcio-status", "protobuf"}
 PACKAGES: Final = {"keyauthority", "keyauthority_server"}
 IMPORTED: Final = {"keyauthority", "grpc", "grpc_status", "google", "typing_extensions"}
-"""What `import keyauthority` may load after grpc, which itself looks for its own extras."""
+"""Modules that `import keyauthority` may load after grpc, which looks for its own extras."""
 
 SHOW_IMPORTS: Final = """
 import sys
@@ -62,7 +62,7 @@ def names(wheel: Path) -> list[str]:
 
 
 def metadata(wheel: Path) -> Message:
-    """What the wheel says of itself."""
+    """The metadata of the wheel."""
     with ZipFile(wheel) as archive:
         (path,) = [name for name in names(wheel) if name.endswith(".dist-info/METADATA")]
         return message_from_bytes(archive.read(path))

@@ -18,7 +18,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Cost(NamedTuple):
-    """What a block cost the workers and those who called beside it."""
+    """The cost of a block to the workers and to concurrent callers."""
 
     seconds: float
     """Time of the processor, in the threads that have the event loops."""
@@ -39,7 +39,7 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """Measures what is done in its block; read `cost` behind it."""
+    """Measures its block; read `cost` after it."""
 
     cost: Cost
 

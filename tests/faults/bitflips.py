@@ -1,7 +1,7 @@
 """Environment that injects faults into real servers: in the disk below SQLite, or the clock.
 
 Each process of a server that is started with `environment` imports `site/sitecustomize.py` first,
-which alters what the variables say. Nothing of the program's own code is different.
+which alters the modules that the variables name. The program's own code is unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORGIVING: Final = "ALTERED_FORGIVING"
 CLOCK: Final = "ALTERED_CLOCK"
 """The file that holds by how many seconds the wall clock is off."""
 UNCOLLECTED: Final = "ALTERED_UNCOLLECTED"
-"""No garbage is collected: what a cycle of references holds is held for ever."""
+"""Disable garbage collection: a cycle of references is never freed."""
 
 _HERE: Final = Path(__file__).parent
 _ROOT: Final = _HERE.parents[1]

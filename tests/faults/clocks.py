@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class ShiftedClock:
-    """Stands in for the module `time` in `keyauthority.clock`: the wall clock is off, as told."""
+    """The module `time` of `keyauthority.clock`, with a wall clock that is off by a set amount."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -17,7 +17,7 @@ class ShiftedClock:
         return time.time() + float(self._path.read_text())
 
     def clock_gettime(self, clock: int) -> float:
-        """Return a clock's time that nobody sets."""
+        """Return the time of a clock that is never set."""
         return time.clock_gettime(clock)
 
 

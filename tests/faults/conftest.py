@@ -19,7 +19,7 @@ from tests.service.forkserver import ForkServer, forkserver
 
 
 class Ground(NamedTuple):
-    """Where a server of the test's own is started, and how what it keeps is read."""
+    """Starts a server for one test, and reads its store."""
 
     data: Path
     url: str
@@ -35,13 +35,13 @@ def ground(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Groun
     if engine == "sqlite":
         return Ground(data, "", SqliteStore(data), ())
     url = request.getfixturevalue("cluster").create()
-    # A busy machine may not prove itself each second, and that is not what is tried here.
+    # A busy machine may fail to prove freshness each second, which is not tested here.
     return Ground(data, url, PostgresStore(data, url), ("--store", url, "--max-staleness", "30s"))
 
 
 @pytest.fixture(scope="session")
 def order_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where orders to the disk lie."""
+    """The folder of the orders to the disk."""
     return tmp_path_factory.mktemp("orders") / "order"
 
 

@@ -1,4 +1,4 @@
-"""A store with something in each table, and what is done to its copies."""
+"""A store with rows in each table, and operations on its copies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRAWN: Final = 2  # of a quota of 3
 
 
 class Kept(NamedTuple):
-    """What a store must know after a copy."""
+    """The content that a store must have after a copy."""
 
     project_id: str
     request_id: str
@@ -90,7 +90,7 @@ async def fill(data: Path) -> Kept:
 
 
 def run_copy(data: Path, *arguments: str) -> None:
-    """Run the command in this process, beside any event loop; raises what it is refused with."""
+    """Run the command in this process, outside any event loop; raises the error that refuses it."""
     command = ["copy", "--data", str(data), *arguments]
     with ThreadPoolExecutor(1) as thread:
         thread.submit(cli.main, command, standalone_mode=False).result()

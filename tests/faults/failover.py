@@ -1,6 +1,6 @@
 """Failovers of PostgreSQL under half-write load, judged by the oracle.
 
-`python -m tests.faults.failover --times 100` reports what they took.
+`python -m tests.faults.failover --times 100` reports their durations.
 
 Two servers with the addresses of both databases; a primary, and a standby that commits wait for.
 Each time the primary is killed with all its sessions, the standby promoted, and a new standby made
@@ -42,7 +42,7 @@ WRITES: Final = 10  # acknowledged before anything is done to the database, and 
 STALENESS: Final = 1.0  # seconds: --max-staleness, of which this is the default
 LOOK_SECONDS: Final = 0.05  # between two looks at each client's keys
 FULL_SECONDS: Final = 0.5
-PATIENCE: Final = 60.0  # seconds until load goes on; what it took is reported
+PATIENCE: Final = 60.0  # seconds until load continues; the duration is reported
 
 KEY_FILES: Final = ("pepper", "audit.key", "operator.key")
 
@@ -103,7 +103,7 @@ _ATTACHED: Final = "SELECT sync_state FROM pg_stat_replication WHERE state = 'st
 
 @dataclass
 class World:
-    """The databases, the servers on them, and what clients were told."""
+    """The databases, the servers on them, and the answers of clients."""
 
     pair: Pair
     servers: list[ServerProcess]
@@ -115,7 +115,7 @@ class World:
 
     @property
     def store(self) -> PostgresStore:
-        """What the oracle looks at."""
+        """The store that the oracle inspects."""
         return PostgresStore(self.servers[0].data, self.pair.url)
 
     def under_load(self, fault: Callable[[], None]) -> None:
@@ -202,7 +202,7 @@ def _write(server: ServerProcess, journal: Journal, stop: threading.Event) -> No
 
 
 class Looks:
-    """What one client was answered who verifies revoked keys and nothing else."""
+    """The answers of one client that verifies only revoked keys."""
 
     def __init__(self) -> None:
         self.answered: list[tuple[float, float]] = []
@@ -268,12 +268,12 @@ def restart(pair: Pair) -> None:
 
 
 def reset(pair: Pair) -> None:
-    """End all sessions of the database, whatever they are doing: those that listen, too."""
+    """End all sessions of the database, in any state: those that listen, too."""
     end_sessions(pair.primary.url(DATABASE))
 
 
 def fill_up(pair: Pair) -> None:
-    """Leave no connection to the servers: they are told that there are too many."""
+    """Use up all connections: the servers get "too many connections"."""
     url = pair.primary.url(DATABASE)
     with ExitStack() as taken:
         free = taken.enter_context(psycopg.connect(url, autocommit=True))
@@ -282,7 +282,7 @@ def fill_up(pair: Pair) -> None:
             while True:
                 others.append(taken.enter_context(psycopg.connect(url)).info.backend_pid)
         free.execute(_END_OTHERS, (others,))
-        with suppress(psycopg.OperationalError):  # what they let go of is taken, too
+        with suppress(psycopg.OperationalError):  # connections that they release are taken, too
             while True:
                 taken.enter_context(psycopg.connect(url))
         threading.Event().wait(FULL_SECONDS)
@@ -295,7 +295,7 @@ _END_OTHERS: Final = (
 
 
 def report(world: World) -> str:
-    """What was found, in lines."""
+    """The findings, as lines."""
     times, promotions = sorted(world.recoveries), sorted(world.pair.promotions)
     created, revoked = (len(world.journal.acknowledged(one)) for one in (CREATE, REVOKE))
     unknown = len(world.journal.lines) - created - revoked
@@ -309,7 +309,7 @@ def report(world: World) -> str:
 
 
 def main() -> int:
-    """Fail over as often as told; print what was found."""
+    """Fail over the given number of times; print the findings."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--times", type=int, default=100)
     times = options.parse_args().times

@@ -1,4 +1,4 @@
-"""Data folders, processes of the authority on them in this one, and what commands do to them."""
+"""Data folders, the authority on them in this process, and the effects of commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings(data: Path, store: Path | None = None) -> Config:
 
 
 class Process:
-    """What one process of the authority does, for its first operator."""
+    """One process of the authority, called by its first operator."""
 
     def __init__(self, authority: Authority, data: Path) -> None:
         self.authority = authority
@@ -72,7 +72,7 @@ class Process:
         return judged.revision
 
     async def own_verdict(self) -> str:
-        """Call with the operator's own key, which has its digest made anew by that."""
+        """Call with the operator's own key, which upgrades the digest of that key."""
         await self.head()
         return "valid"
 
@@ -95,13 +95,13 @@ async def process(data: Path, store: Path | None = None) -> AsyncIterator[Proces
 
 
 async def on_machine(data: Path, work: Callable[[AdminSession], Awaitable[T]]) -> T:
-    """Do what a command does, beside whatever has the folder open."""
+    """Run a command's operation while other processes have the folder open."""
     async with open_admin(settings(data)) as machine:
         return await work(machine)
 
 
 async def rotate(data: Path, *, prepare: bool = False) -> int:
-    """Do what `pepper rotate` does."""
+    """Rotate the pepper as `pepper rotate` does."""
 
     async def work(machine: AdminSession) -> int:
         return await pepper_rotation.rotate(
@@ -112,7 +112,7 @@ async def rotate(data: Path, *, prepare: bool = False) -> int:
 
 
 async def drop(data: Path, version: int, later: timedelta = timedelta()) -> bool:
-    """Do what `pepper drop` does, now or later."""
+    """Drop a version as `pepper drop` does, now or later."""
 
     async def work(machine: AdminSession) -> bool:
         now = SystemClock().now() + later
@@ -122,7 +122,7 @@ async def drop(data: Path, version: int, later: timedelta = timedelta()) -> bool
 
 
 async def states(data: Path) -> dict[int, tuple[str, int]]:
-    """What `pepper status` shows: of each version its state, and the keys that need it."""
+    """The output of `pepper status`: each version's state, and the keys that need it."""
 
     async def work(machine: AdminSession) -> dict[int, tuple[str, int]]:
         versions = await pepper_rotation.status(

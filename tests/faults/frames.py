@@ -24,7 +24,7 @@ STREAM: Final = 1
 
 
 class Frame(NamedTuple):
-    """What came back."""
+    """The response."""
 
     kind: int
     flags: int
@@ -35,13 +35,13 @@ class Frame(NamedTuple):
 def frame(
     kind: int, flags: int, stream: int, body: bytes = b"", length: int | None = None
 ) -> bytes:
-    """A frame; `length` is what it says of itself, the truth unless given."""
+    """A frame; `length` overrides the length in its header."""
     declared = len(body) if length is None else length
     return struct.pack(">I", declared)[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + body
 
 
 def message(body: bytes, length: int | None = None, flag: int = 0) -> bytes:
-    """A message as gRPC has it; `length` is what it says of itself, the truth unless given."""
+    """A message as gRPC has it; `length` overrides the length in its header."""
     return struct.pack(">BI", flag, len(body) if length is None else length) + body
 
 
@@ -58,7 +58,7 @@ def headers(path: str, metadata: Iterable[tuple[str, str]]) -> bytes:
 
 
 def exchanged(address: str, *frames: bytes, seconds: float = SECONDS) -> list[Frame]:
-    """Send the frames over a connection of their own; return what came back, up to the end.
+    """Send the frames over a connection of their own; return the response, up to the end.
 
     That is the end of the stream or of the connection, or nothing for so many seconds.
     """

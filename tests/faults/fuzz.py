@@ -1,7 +1,7 @@
-"""Sends what nobody would send, over a live connection, and watches the server stand it.
+"""Sends hostile messages over a live connection, and checks that the server withstands them.
 
-`python -m tests.faults.fuzz --messages 1000000` starts a server for each transport and prints what
-came of it. Exits 1 if a fault was found.
+`python -m tests.faults.fuzz --messages 1000000` starts a server for each transport and prints
+a report. Exits 1 if a fault was found.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STREAM_SHARE: Final = 0.02  # of the calls: a stream that has nothing to say cos
 FAULTS_TOLD: Final = 10
 SAMPLES: Final = 10  # looks at the memory, one of them before
 PAGE_BYTES: Final = 4096
-RENEWED: Final = 1_000  # messages: some tens of them revoke what they can
+RENEWED: Final = 1_000  # messages: some tens of them revoke every key they can
 SECRET_LENGTH: Final = 78
 
 LEAKS: Final = (
@@ -51,21 +51,21 @@ LEAKS: Final = (
     *("sqlite", "psycopg", "select ", "insert into", "keyauthority_server", "site-packages"),
     *(".py", " /", "/tmp", "/proc"),  # noqa: S108 - looked for, not used
 )
-"""What no error may tell, in lower case."""
+"""Texts that no error may contain, in lower case."""
 
 CODES: Final = frozenset(
     {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "ABORTED"}
     | {"ALREADY_EXISTS", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
 )
-"""How a call may end on a server that nothing is wrong with."""
+"""Codes that a healthy server may answer with."""
 
 Body = Callable[[], tuple[str, bytes]]
-"""Draws a method and what to send to it."""
+"""Draws a method and a request."""
 
 
 @dataclass
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     transport: str
     sent: int = 0
@@ -91,7 +91,7 @@ class Report:
 
 
 def fault_in(code: str, told: str, secrets: Sequence[str] = ()) -> str | None:
-    """Return what is wrong with the end of a call, of which the caller was told this."""
+    """Return the fault in the status of a call, or an empty text."""
     if code not in CODES:
         return f"the call ended as {code}"
     lower = told.lower()
@@ -112,7 +112,7 @@ def memory_of(server: ServerProcess) -> int:
 
 
 class Target:
-    """What the run is about: a project with keys, an operator, and a key that must stay valid."""
+    """The fixtures of a run: a project with keys, an operator, and a key that must stay valid."""
 
     def __init__(self, root: Caller) -> None:
         self.root = root
@@ -156,7 +156,7 @@ class Target:
 
 
 def bodies(source: Source, target: Target) -> Body:
-    """Return what draws calls: noise, structure, damage and tokens in equal parts."""
+    """Return the strategy of calls: noise, structure, damage and tokens in equal parts."""
     streams = [name for name, method in METHODS.items() if method.server_streaming]
     calls = [name for name in METHODS if name not in streams]
 
@@ -186,7 +186,7 @@ def bodies(source: Source, target: Target) -> Body:
 
 
 async def end_of(channel: grpc.aio.Channel, metadata: Any, name: str, body: bytes) -> Any:
-    """Make a call; return its code and all that its caller was told of the failure."""
+    """Make a call; return its code and all visible details of the failure."""
     method = METHODS[name]
     path = f"/{method.containing_service.full_name}/{name}"
     try:
@@ -208,7 +208,7 @@ async def end_of(channel: grpc.aio.Channel, metadata: Any, name: str, body: byte
 
 
 async def send(server: ServerProcess, target: Target, report: Report, count: int) -> None:
-    """Send so many messages, several at once; write into the report what came of them."""
+    """Send so many messages, several at once; add the results to the report."""
     draw = bodies(Source(f"{SEED} {report.transport} {count}", target.known), target)
     left = iter(range(count))
     every = max(count // (SAMPLES - 1), 1)

@@ -34,7 +34,7 @@ DEPTH_MAX: Final = 4
 
 
 class Source:
-    """Draws messages, the same ones for the same seed. `known` holds, by field, what is there."""
+    """Draws messages, the same ones for the same seed. `known` holds existing values by field."""
 
     def __init__(self, seed: object, known: dict[str, Sequence[str]]) -> None:
         self.random = random.Random(f"{seed}")

@@ -15,7 +15,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Load(NamedTuple):
-    """What came of it."""
+    """The results of the calls."""
 
     seconds: float
     """Until the last answer."""

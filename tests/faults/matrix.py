@@ -1,4 +1,4 @@
-"""Who may call what: a row for each RPC and right, and the callers that it is tried with."""
+"""The authorization matrix: a row for each RPC and right, and the callers to try."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _keys, _projects = key_authority_service_pb2, project_service_pb2
 
 
 class World(NamedTuple):
-    """What the calls are about, and who makes them, on one server."""
+    """The records and callers of the calls on one server."""
 
     root: Caller
     project: str
@@ -58,7 +58,7 @@ class World(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A call that is served to whoever has the right."""
+    """A call that is served to every caller with the right."""
 
     method: str
     right: str
@@ -156,12 +156,12 @@ RIGHTS: Final = sorted({row.right for row in ROWS})
 
 
 def without_row(methods: Iterable[str]) -> set[str]:
-    """Return the RPCs for which nobody has said who may call them."""
+    """Return the RPCs that lack a row."""
     return set(methods) - {row.method for row in ROWS} - WITHOUT_RIGHT
 
 
 def new_world(root: Caller) -> World:
-    """Make what the calls are about."""
+    """Create the records of the calls."""
     project, other = new_project(root), new_project(root)
     key = new_key(root, project)
     revoked, disabled = new_operator(root, "*:*"), new_operator(root, "*:*")
@@ -196,7 +196,7 @@ def outcome(caller: Caller, world: World, row: Row) -> Refusal | None:
 
 
 def bad_credentials(world: World, token: str) -> Mapping[str, tuple[tuple[str, str], ...]]:
-    """Metadata that admits nobody, by what is wrong with it; `token` is one that would."""
+    """Invalid credentials in metadata, by their fault; `token` is a valid one."""
     return {
         "malformed": (bearer("op_live_wrong"),),
         "empty": (bearer(""),),

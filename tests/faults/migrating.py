@@ -1,7 +1,7 @@
 """Migrations that are killed: `python -m tests.faults.migrating PLACE NUMBER [NUMBER ...]`.
 
 For each number, a child of its own migrates PLACE and kills itself before its statement of that
-number. Prints for each whether it got so far: `killed` or `done`. The number 0 kills nobody.
+number. Prints for each whether it got so far: `killed` or `done`. The number 0 kills no child.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from keyauthority_server.store.sqlite import connection, schema, store
 
 
 def main(place: str, *numbers: str) -> None:
-    """Migrate as often as told."""
+    """Migrate once for each number."""
     for number in map(int, numbers):
         pid = os.fork()
         if not pid:
             _migrate(place, number)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
-            print("killed", flush=True)  # noqa: T201 - what it was asked for
+            print("killed", flush=True)  # noqa: T201 - the command's output
         else:
             assert 0 == os.waitstatus_to_exitcode(status)
             print("done", flush=True)  # noqa: T201 - as above

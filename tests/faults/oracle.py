@@ -4,9 +4,9 @@ Clients write down each operation in a `Journal`, before and after it. Then `jud
 over the wire, and the store by the engine's own means (`Store`), and fails at the first
 contradiction:
 
-1. what was acknowledged is there: a created key verifies unless its revocation was asked for, a
+1. acknowledged effects are present: a created key verifies unless its revocation was requested, a
    revoked one does not;
-2. what was not acknowledged is all there or all absent: key, request_id and change;
+2. an unacknowledged call took effect entirely or not at all: key, request_id and change;
 3. a retry with the same request_id gives one key, and the first answer's secret;
 4. the store is whole, revisions have no gap, and the chain holds.
 """
@@ -63,7 +63,7 @@ class Line:
 
 @dataclass
 class Journal:
-    """What all clients did. Any thread may write."""
+    """The operations of all clients. Any thread may write."""
 
     project_id: str
     lines: list[Line] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Journal:
             return [one for one in self.lines if (one.operation, one.status) == (operation, OK)]
 
     def unknown(self, operation: str) -> list[Line]:
-        """The operations of which nobody knows whether they were done."""
+        """The operations of unknown outcome."""
         with self.lock:
             return [one for one in self.lines if one.operation == operation and one.status != OK]
 
@@ -113,7 +113,7 @@ class Journal:
 
 
 class Made(NamedTuple):
-    """What the store holds of the making of keys."""
+    """The store's records of created keys."""
 
     keys: set[str]
     """Access keys of the table of keys."""
@@ -127,7 +127,7 @@ class Store(Protocol):
     """Looks at a store by the engine's own means, while a server may run on it."""
 
     def made(self) -> Made:
-        """What is there of keys, at one moment."""
+        """The keys in the store, in one state."""
         ...
 
     def revisions(self) -> tuple[int, list[int]]:
@@ -135,7 +135,7 @@ class Store(Protocol):
         ...
 
     def faults(self) -> list[str]:
-        """What the engine's integrity check and the verification of the chain have found."""
+        """Findings of the engine's integrity check and of the chain's verification."""
         ...
 
 
@@ -146,7 +146,7 @@ class SqliteStore:
         self._data = data
 
     def made(self) -> Made:
-        """What is there of keys, at one moment."""
+        """The keys in the store, in one state."""
         with closing(self._open()) as connection:
             connection.execute("BEGIN")
             return Made(*({row[0] for row in connection.execute(one)} for one in _MADE))
@@ -160,7 +160,7 @@ class SqliteStore:
             return head, [row[0] for row in rows]
 
     def faults(self) -> list[str]:
-        """What the integrity check and the verification of the chain have found."""
+        """Findings of the integrity check and of the chain's verification."""
         with closing(self._open()) as connection:
             rows = connection.execute("PRAGMA integrity_check").fetchall()
         return [row[0] for row in rows if row != ("ok",)] + asyncio.run(
@@ -188,17 +188,17 @@ class PostgresStore:
         self._data, self._url = data, url
 
     def made(self) -> Made:
-        """What is there of keys; nobody writes meanwhile."""
+        """The keys in the store; no client writes meanwhile."""
         return Made(*({row[0] for row in execute(self._url, one)} for one in _MADE_POSTGRES))
 
     def revisions(self) -> tuple[int, list[int]]:
-        """The head's revision, and those of all changes in order; nobody writes meanwhile."""
+        """The head's revision, and those of all changes in order; no client writes meanwhile."""
         ((head,),) = execute(self._url, "SELECT revision FROM log")
         rows = execute(self._url, "SELECT revision FROM change ORDER BY revision")
         return head, [row[0] for row in rows]
 
     def faults(self) -> list[str]:
-        """What the verification of the chain has found."""
+        """Findings of the chain's verification."""
         return asyncio.run(_verified({"data": str(self._data), "store": self._url}))
 
 
@@ -219,9 +219,9 @@ async def _verified(flags: dict[str, str]) -> list[str]:
 
 
 def write_half(caller: Caller, journal: Journal, stop: threading.Event) -> None:
-    """Make keys, revoke every second one, and verify as often, until told to stop.
+    """Make keys, revoke every second one, and verify as often, until stopped.
 
-    What fails is written down, and the client goes on.
+    Failures are recorded, and the client continues.
     """
     while not stop.is_set():
         try:
@@ -237,7 +237,7 @@ def write_half(caller: Caller, journal: Journal, stop: threading.Event) -> None:
 def judge(journal: Journal, caller: Caller, store: Store) -> None:
     """Hold a server that runs, and its store, to the journal; AssertionError at a contradiction.
 
-    Nobody may write meanwhile. Creations of which nobody knew are settled by retries.
+    No client may write meanwhile. Creations of unknown outcome are settled by retries.
     """
     assert [] == store.faults()
     head, revisions = store.revisions()

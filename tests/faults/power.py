@@ -1,4 +1,4 @@
-"""A real server under load whose files are recorded; the oracle over what a loss of power left.
+"""Recorded files of a real server under load, and the oracle over them after a loss of power.
 
 The oracle is `journal.judge`, unchanged: it asks the authority over its RPCs, in this process,
 since a server process for each of ten thousand images would take hours.
@@ -82,7 +82,7 @@ class TellingJournal(Journal):
 
 
 class Recording(NamedTuple):
-    """What happened to a server's files, and what its clients know."""
+    """The recorded operations on a server's files, and its clients' journal."""
 
     entries: Sequence[Entry]
     journal: TellingJournal
@@ -144,7 +144,7 @@ class Loss(NamedTuple):
     files: Path
     """The data folder as it is found."""
     journal: Journal
-    """What the clients were told before."""
+    """The earlier answers of the clients."""
     pending: int
     """How many operations on files were not synced."""
 
@@ -189,7 +189,7 @@ def _folder(keys: Path) -> Iterator[Path]:
 
 
 class InProcess:
-    """A caller of an authority in this process; he asks from another thread than its loop's."""
+    """A caller of an authority in this process, from another thread than its loop's."""
 
     def __init__(self, served: Services, folder: Path) -> None:
         self._services = served
@@ -208,7 +208,7 @@ class InProcess:
 
 
 async def fault(loss: Loss) -> str:
-    """Start on what was left and hold it to the journal; return what is wrong, empty if nothing."""
+    """Start on the remaining files and check the journal; return the fault, or an empty text."""
     told = settings(loss.files)
     try:
         await bootstrap.prepare(told)

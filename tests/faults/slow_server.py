@@ -35,7 +35,7 @@ async def serve(settings: config.Config) -> None:
     methods = {"Verify": UnaryMethod(verify), "RevokeKey": UnaryMethod(revoke)}
     server = Server(settings, {"keyauthority.v1.KeyAuthorityService": methods})
     await server.start()
-    print(settings.listen, flush=True)  # noqa: T201 - what it is started for
+    print(settings.listen, flush=True)  # noqa: T201 - the command's output
     await asyncio.to_thread(sys.stdin.read)
     await server.drain(0)
 

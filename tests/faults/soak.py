@@ -1,4 +1,4 @@
-"""Mixed load that goes on and on, a tenth of it cancelled, and what a server holds meanwhile."""
+"""Sustained mixed load, a tenth of it cancelled, and the resources of a server meanwhile."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ KEYS: Final = 50  # that a client has at a time
 MIB: Final = 1 << 20
 _POOL: Final = "event_engine"  # the name that grpcio gives them
 UNANSWERED: Final = "write_unanswered"
-"""The event that the log owes to whoever cancels a write: at most 50 in 10 s, as of all events."""
+"""The event logged for a cancelled write: at most 50 in 10 s, as for all events."""
 
 
 class Held(NamedTuple):
-    """What all processes of a server hold at a moment."""
+    """The resources of all processes of a server at one moment."""
 
     memory: int
-    """Bytes that are theirs alone: what is mapped from files comes and goes."""
+    """Private bytes: pages mapped from files come and go."""
     descriptors: int
     threads: int
     pooled: int
     """Threads of grpcio's own pool: it adds one when it finds all of them busy, and keeps it."""
     log: int
-    """Lines of standard error, but for those that tell of a change whose caller had gone."""
+    """Lines of standard error, without those about a change whose caller had gone."""
 
 
 def held(server: ServerProcess) -> Held:
@@ -72,7 +72,7 @@ def _thread_names(process: Path) -> Iterator[str]:
 
 
 class Window(NamedTuple):
-    """What was held on the median of some samples."""
+    """The median of some samples."""
 
     memory: float
     descriptors: float
@@ -92,7 +92,7 @@ def window(samples: Sequence[Held]) -> Window:
 
 @dataclass
 class Client:
-    """One client: keys of his own, and calls of all kinds."""
+    """One client with its own keys, and calls of all kinds."""
 
     caller: Caller
     project_id: str
@@ -100,7 +100,7 @@ class Client:
     keys: list[tuple[str, str]] = field(default_factory=list)
     """Access key and secret key."""
     made: Counter[str] = field(default_factory=Counter)
-    """How calls ended, by status; `CANCELLED` are those that he gave up."""
+    """How calls ended, by status; `CANCELLED` are those that it cancelled."""
 
     def once(self) -> None:
         """Make one call, and cancel every tenth."""
@@ -127,7 +127,7 @@ class Client:
             self.made["OK"] += 1
 
     def some(self) -> tuple[str, str]:
-        """One of his keys."""
+        """One of its keys."""
         return self.drawn.choice(self.keys)
 
 
@@ -218,7 +218,7 @@ def watch_now_and_then(caller: Caller, project_id: str, stop: threading.Event) -
 def fill(server: ServerProcess, keys: int) -> None:
     """Make so many keys, and have each worker verify them all.
 
-    What is kept in memory up to a bound is full then, and no more takes it for growth.
+    Bounded caches are full then, and do not count as growth.
     """
     with ExitStack() as stack:
         channels = [
@@ -239,7 +239,7 @@ def fill(server: ServerProcess, keys: int) -> None:
 
 
 def soak(server: ServerProcess, seconds: float) -> tuple[list[Held], Counter[str]]:
-    """Load a server for so long; return samples of what it held, and how all calls ended."""
+    """Load a server for so long; return samples of its resources, and the status of all calls."""
     stop = threading.Event()
     made: Counter[str] = Counter()
 

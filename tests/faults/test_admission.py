@@ -97,7 +97,7 @@ def world(
 
 
 def attacked(world: World, caller: Caller, name: str, body: bytes) -> tuple[Cost, set[str]]:
-    """Make one call some times; return what it cost, and how it was refused."""
+    """Make one call some times; return its cost and its status."""
     codes = set()
     with metered(world.server, world.honest, world.secret_key) as meter:
         for _ in range(CALLS):
@@ -115,7 +115,7 @@ def expected(who: str, name: str) -> str:
 def test_costly_request_is_rejected_before_it_is_parsed(world: World, proof: Proof) -> None:
     """Rejected calls neither block the event loop nor leave anything in memory.
 
-    A stranger is told that there is no credential, an operator which field is too long.
+    A caller without credential gets UNAUTHENTICATED, an operator the name of the long field.
     """
     for caller in world.attackers.values():  # buffers and threads of a first large call stay
         caller.outcome("Verify", bytes(4 * MIB - 100))

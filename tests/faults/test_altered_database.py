@@ -1,6 +1,6 @@
 """A database altered by an attacker without pepper and audit key, on both engines.
 
-What a start, a restore and the commands believe of it, and what they print of it.
+The effect on a start, on a restore and on the commands, and their messages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Authorization of every RPC for every kind of caller, generated from the descriptors.
 
-An RPC without a row fails. What a caller who is let in then gets is the matter of other modules:
+An RPC without a row fails. The answer to an authorized call is tested elsewhere:
 here it is neither UNAUTHENTICATED nor PERMISSION_DENIED.
 """
 
@@ -68,7 +68,7 @@ def worlds() -> dict[str, World]:
 
 @pytest.fixture
 def world(server: ServerProcess, root: Caller, worlds: dict[str, World]) -> World:
-    """What the calls are about, over this test's own connection."""
+    """The records of the calls, over this test's own connection."""
     if server.address not in worlds:
         worlds[server.address] = new_world(root)
     return worlds[server.address]._replace(root=root)
@@ -262,7 +262,7 @@ def test_right_is_checked_before_the_fields(root: Caller, project: str) -> None:
 
 @one_server
 def test_secret_is_checked_before_the_fields(root: Caller, nobody: Caller, project: str) -> None:
-    """Where the secret is the credential, a wrong one is UNAUTHENTICATED for any fields."""
+    """A wrong secret as the credential is UNAUTHENTICATED for any fields."""
     token = new_key(root, project).secret_key
     for secret, code in (
         (with_other_secret(token), "UNAUTHENTICATED"),

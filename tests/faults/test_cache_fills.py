@@ -1,4 +1,4 @@
-"""Records in memory: however a fill and a change fall together, no fill brings back what has ended.
+"""The record cache: no interleaving of a fill and a change brings an ended key back.
 
 Two processes on one store. One verifies a key again and again, so that it is read and kept just
 while the other ends it. Once the change is acknowledged, no Verify that starts later is VALID.
@@ -87,7 +87,7 @@ async def disable(world: World, created: CreatedKey) -> int:
 
 
 async def narrow(world: World, created: CreatedKey) -> int:
-    """Restrict the key to an address that nobody presents."""
+    """Restrict the key to an address that no caller presents."""
     return await _update(world, created, restrictions=Restrictions(allowed_ips=("192.0.2.7",)))
 
 
@@ -177,7 +177,7 @@ async def test_fill_racing_a_change_never_keeps_what_the_change_ended(
 async def test_catch_up_that_is_skipped_is_seen(
     world: World, proof: Proof, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a cache that moves its position and applies nothing serves what has ended."""
+    """The control: a cache that moves its position and applies nothing serves ended keys."""
 
     def skip(cache: RecordCache, changes: object, position: Revision) -> None:
         cache.position = position

@@ -1,6 +1,6 @@
 """Any altered, removed, inserted or reordered entry is located, as is a cut tail.
 
-Whoever tampers here has the database in his hands, triggers and all, and not the audit key.
+The attacker controls the database, triggers included, and lacks the audit key.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ async def test_findings_are_bounded(log: Log) -> None:
 async def test_without_mac_comparison_an_altered_entry_passes(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: the MAC is what detects the alteration."""
+    """Control: only the MAC detects the alteration."""
     log.tamper("UPDATE change SET actor = 'x' WHERE revision = 3")
     assert [] != (await log.verified()).findings
     monkeypatch.setattr(hmac, "compare_digest", lambda *_: True)

@@ -1,7 +1,7 @@
 """Jumps of the wall clock, during service and between starts, change no key's end.
 
 On SQLite a forward jump of up to an hour is believed, as a time server's, and a restart confirms
-any. On PostgreSQL the time is the database's, whatever a server's own clock says.
+any. On PostgreSQL the time is the database's, independent of the server's clock.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def calling(server: ServerProcess) -> Iterator[Caller]:
 
 
 def told(caller: Caller, made: Any) -> str:
-    """Return the verdict on a key, or the status if nobody can tell."""
+    """Return the verdict on a key, or the status if it cannot be decided."""
     try:
         return verdict(caller, made.secret_key)
     except grpc.RpcError as error:

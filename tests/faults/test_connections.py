@@ -29,8 +29,8 @@ DRIBBLE_EVERY: Final = 4  # of the silent, one says a byte now and then
 FLOODS: Final = 8
 CALLS: Final = scaled(short=50, each=200)
 P99_MAX: Final = 2.0  # seconds, on a busy machine whose floods take half of it
-CONNECTION_BYTES: Final = 64 << 10  # what one may leave behind, at most
-AGAIN_MAX: Final = 16 << 20  # bytes: a second time takes what the first has left behind
+CONNECTION_BYTES: Final = 64 << 10  # bytes that one may leave behind, at most
+AGAIN_MAX: Final = 16 << 20  # bytes: the second run reuses memory that the first left behind
 POOL_MAX: Final = 16  # threads of grpcio's own, which come with work and stay for a while
 ROUNDS: Final = 2 if PROVE else 1
 OPENED: Final = struct.pack(">HI", 4, 65_535)  # a setting: the window of a stream, as it is anyway

@@ -38,7 +38,7 @@ async def store(place: str) -> AsyncIterator[Store]:
 
 @contextmanager
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A disk that says it has nothing left, whatever it has."""
+    """A disk that reports no free space."""
     tell = os.fstatvfs
 
     def told(file: int) -> Any:

@@ -46,7 +46,7 @@ FAULTS: Final = {
 }
 SHORT: Final = ("sync-eio", "write-enospc")
 ENDS: Final = frozenset({"sync-eio", "write-eio", "write-short"})
-"""What a process cannot go on after: what is in the write-ahead log is unknown."""
+"""Failures that end a process: the content of the write-ahead log is unknown."""
 ROUNDS: Final = max(1, PROVE)
 CONNECTIONS: Final = 8  # so that each of two workers has some, but with a chance of 1 in 128
 WRITES: Final = 15  # acknowledged before the fault, and refused in it
@@ -87,7 +87,7 @@ def refusals(journal: Journal) -> int:
 def fail_under_load(
     callers: list[Caller], journal: Journal, order: Order, path: Path
 ) -> tuple[int, int]:
-    """Let the disk fail while clients write; return what was refused meanwhile, and served after.
+    """Let the disk fail while clients write; return the calls refused, and those served after.
 
     Verify goes on all the time.
     """
@@ -100,7 +100,7 @@ def fail_under_load(
             with ordered(path, order):
                 wait_until(met(path).exists, 60)
                 before = refusals(journal)
-                if order.file != DATABASE:  # a checkpoint that fails is nobody's business
+                if order.file != DATABASE:  # a failed checkpoint concerns no caller
                     wait_until(lambda: refusals(journal) >= before + WRITES)
                 assert verdict(callers[0], kept.secret_key) in ("VALID", "REVOKED")
         finally:

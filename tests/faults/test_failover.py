@@ -108,7 +108,7 @@ async def _until(cache: RecordCache, *, tells: bool) -> None:
 
 
 async def _tells(cache: RecordCache) -> bool:
-    """True if what is read and what is in memory are known to be fresh."""
+    """True if the store and the cache are known to be fresh."""
     try:
         await cache.read((new_access_key(),), None)
     except StoreUnavailable:
@@ -117,7 +117,7 @@ async def _tells(cache: RecordCache) -> bool:
 
 
 def status(call: Callable[[], object]) -> grpc.StatusCode:
-    """How a call ended."""
+    """The status of a call."""
     try:
         call()
     except grpc.RpcError as error:
@@ -136,7 +136,7 @@ def test_standby_without_changes_is_not_served(databases: World, tmp_path: Path)
         pair.fail_over_to_the_past()
         wait_until(lambda: UNAVAILABLE == status(lambda: verify(caller, lost.secret_key)))
         assert UNAVAILABLE == status(lambda: journal.create(caller))
-    journal.lines.pop()  # the last, which nobody answered
+    journal.lines.pop()  # the last, which was not answered
     forgetful = start_server(pair, tmp_path / "data", databases.servers[0])
     try:
         with (

@@ -24,7 +24,7 @@ KEY_FILES: Final = ("pepper", "audit.key")
 
 
 def prepared(data: Path, url: str) -> str:
-    """Do what the first start does; return what it was refused with."""
+    """Perform a first start; return its error."""
     try:
         asyncio.run(bootstrap.prepare(settings(data, url)))
     except ConfigError as refused:

@@ -1,7 +1,7 @@
 """A full disk: additions are refused, verification works, and keys can be revoked.
 
-The server runs on a small file system in memory, in a mount namespace of its own; what the test
-does there it does through `/proc`.
+The server runs on a small file system in memory, in a mount namespace of its own; the test
+reaches it through `/proc`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_full_disk_refuses_additions_and_allows_revocation(server: ServerProcess
             assert "VALID" == verdict(root, one.secret_key)
             assert "VALID" == verdict(root, limited)
             revoke(root, access_key=one.key.access_key)
-            fill(server.data)  # what the reserve gave up and was not used, another takes
+            fill(server.data)  # another file takes the unused part of the released reserve
             assert "REVOKED" == verdict(root, one.secret_key)
         text = scrape(server)
         assert 0 == value(text, "keyauthority_disk_free_bytes ")

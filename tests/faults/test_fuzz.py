@@ -15,7 +15,7 @@ from tests.service.callers import METHODS, MIB, Caller
 from tests.service.processes import ServerProcess
 
 MESSAGES: Final = 2_000 * int(os.environ.get("PROVE", "1"))  # PROVE=500 makes it a million
-MEMORY_MAX: Final = 64 * MIB  # what the memory may grow by: records kept decoded, mostly
+MEMORY_MAX: Final = 64 * MIB  # bytes of growth allowed, mostly decoded records
 REACHED: Final = {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "NOT_FOUND"}
 KNOWN: Final = {"access_key": ["KA0123456789ABCDEFGH"]}
 

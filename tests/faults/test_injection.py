@@ -48,14 +48,14 @@ def harmless(payload: str) -> str:
 
 
 def asked(server: ServerProcess, statement: str) -> list[Any]:
-    """What the database says to whoever reads its file."""
+    """The content of the database, read from its file."""
     path = server.data / "keyauthority.db"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         return database.execute(statement).fetchall()
 
 
 def ends(root: Caller, name: str, path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """For each payload how the call ends with it, with a harmless text, and what is told."""
+    """For each payload: the status with it and with a harmless text, and the visible details."""
     method = name.split()[0]
     project = new_project(root)
     made = new_key(root, project)

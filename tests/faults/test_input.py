@@ -59,7 +59,7 @@ WRONG_TOKEN: Final = {
     **dict.fromkeys(("GetProjectId", "RevokeKey"), "UNAUTHENTICATED"),
     "LookupKey": "NOT_FOUND",
 }
-"""How a call with a token that is none ends."""
+"""The status of a call with an invalid token."""
 
 TEST_KEYS: Final = _keys.KeyFilter(mode=key_pb2.KEY_MODE_TEST)
 MOMENTS: Final = (
@@ -128,7 +128,7 @@ def tried(root: Caller, name: str, request: Message) -> Refusal | None:
 
 
 def is_named(refused: Refusal | None, path: Path) -> bool:
-    """True if the call was refused for this field, or for what it stands in."""
+    """True if the call was refused for this field, or for its parent."""
     if refused is None or refused.code.name != "INVALID_ARGUMENT":
         return False
     plain = {re.sub(r"\[\d+\]", "", field) for field in refused.fields}
@@ -229,7 +229,7 @@ def test_text_that_is_not_unicode_is_malformed(
             body = with_value(good, path, "QQQQQQ").SerializeToString()
             broken = body.replace(b"QQQQQQ", NOT_UTF8[why].rjust(6, b"Q"))
             refused = root.outcome(name.split()[0], broken)
-            # Nobody can prove himself by a message that cannot be read.
+            # An unreadable message authenticates no caller.
             codes = {"UNAUTHENTICATED" if name == "GetProjectId" else "INVALID_ARGUMENT"}
             if refused is None or refused.code.name not in codes:
                 wrong.append((name, path, refused))

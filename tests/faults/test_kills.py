@@ -37,7 +37,7 @@ from tests.service.processes import ServerProcess, is_alive, wait_until
 
 SHORT: Final = 2  # cycles of each engine in `make test`
 CYCLES: Final = {"sqlite": 40 * PROVE, "postgres": 10 * PROVE}
-GENERATION: Final = 10  # cycles on one store: all that it was told is judged after each of them
+GENERATION: Final = 10  # cycles on one store: its whole journal is judged after each
 WRITERS: Final = 4
 WRITES: Final = 20  # acknowledged in a cycle before the clock runs
 LATEST: Final = 0.2  # seconds after that
@@ -47,7 +47,7 @@ Starter = Callable[[Path, Sequence[str]], ServerProcess]
 
 @dataclass
 class World:
-    """A store that servers come and go on, and what clients were told."""
+    """A store with changing servers, and the answers of clients."""
 
     start: Callable[[], ServerProcess]
     store: Store
@@ -115,7 +115,7 @@ def under_load(server: ServerProcess, journal: Journal, victims: list[int], mome
 def world(start: Starter, data: Path, url: str, drawn: random.Random) -> World:
     """Start a server on a store that is empty."""
     flags = ["--workers", "2", "--transport", "grpcio" if url else "native"]
-    if url:  # a busy machine may not prove itself each second, and that is not what is tried here
+    if url:  # a busy machine may fail to prove freshness each second, which is not tested here
         flags += ["--store", url, "--max-staleness", "30s"]
     server = start(data, flags)
     store: Store = PostgresStore(data, url) if url else SqliteStore(data)
@@ -125,7 +125,7 @@ def world(start: Starter, data: Path, url: str, drawn: random.Random) -> World:
 
 
 def lose_in_the_mind(one: World) -> None:
-    """The controls: a revocation that was never made, and a creation that nobody was told."""
+    """The controls: a revocation that was never made, and a creation never acknowledged."""
     journal = one.journal
     asked = {line.access_key for line in journal.lines if line.operation == REVOKE}
     kept = next(line for line in journal.acknowledged(CREATE) if line.access_key not in asked)

@@ -24,7 +24,9 @@ from tests.service.processes import ServerProcess, environment
 
 pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
-STATEMENTS_MIN: Final = 20  # a migration from nothing has more; else it is not what is killed
+STATEMENTS_MIN: Final = (
+    20  # a migration of an empty database has more; otherwise another process was killed
+)
 UNDONE: Final = {
     "0003_usage": ("DROP TABLE usage", "DROP TABLE usage_batch"),
     "0004_audit": ("DROP TABLE refused", "DROP INDEX change_by_actor"),
@@ -37,7 +39,7 @@ UNDONE: Final = {
         "ALTER TABLE log DROP COLUMN time_key_version",
     ),
 }
-"""What takes back each step that came behind those that no key can be made without."""
+"""Statements that undo each step after those that every key needs."""
 APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}
 COUNTERS: Final = {step.name for step in COUNTER_STEPS}
 KEYS: Final = 6
@@ -70,7 +72,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """Where no database of ours is."""
+    """A place without a database of the authority."""
     if engine == "sqlite":
         return str(tmp_path / "keys.db")
     cluster: Cluster = request.getfixturevalue("cluster")
@@ -78,7 +80,7 @@ def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 
 
 def executing(engine: str, place: str) -> Execute:
-    """Return what runs a statement on a database, committed at once."""
+    """Return a function that runs a statement on a database, committed at once."""
 
     def run(statement: str) -> Sequence[tuple[object, ...]]:
         if engine == "postgres":
@@ -168,7 +170,7 @@ def filled(server: ServerProcess) -> Journal:
 
 
 def undo(run: Execute, engine: str, oldest: str) -> None:
-    """Take back a step and all behind it: what the version before it has left."""
+    """Undo a step and all later ones, as the version before it left the database."""
     for name in reversed(UNDONE):
         if name >= oldest:
             for statement in UNDONE[name]:

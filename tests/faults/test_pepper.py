@@ -142,7 +142,10 @@ async def test_pepper_rotation_reaches_every_process_at_once(data: Path) -> None
         new = await one.create(project)
         state, keys = (await states(data))[2]
         assert "current" == state
-        assert keys in (1, 2)  # the new key, and the operator's own if that is made anew by now
+        assert keys in (
+            1,
+            2,
+        )  # the new key, and the operator's own if its digest is upgraded by now
         assert ["valid", "valid"] == [await other.verdict(x.secret_key) for x in (new, old)]
 
 

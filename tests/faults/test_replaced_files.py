@@ -1,6 +1,6 @@
 """Replaced, cut or altered files are noticed and refused, never read as a newer state.
 
-The newest change of each image is a revocation: what is to be lost first.
+The newest change of each image is a revocation, which would be lost first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SQLITE: Final = Sqlite()
 
 
 class Image(NamedTuple):
-    """The files of a store whose processes were all killed, and what they hold."""
+    """The files of a store whose processes were all killed, and their content."""
 
     path: Path
     keys: dict[str, Key]
@@ -117,7 +117,7 @@ def flip(path: Path, place: int, mask: int = 1) -> None:
 
 
 async def told_wrong(image: Image) -> set[str]:
-    """Return the keys of an image of which its store says what is not so, nor refuses to say."""
+    """Return the keys of an image that its store reports wrongly, without an error."""
     wrong: set[str] = set()
     try:
         store = open_store(image.path, seal)

@@ -54,7 +54,7 @@ def during(settings: Config, work: Callable[[Store], Any]) -> Any:
 
 
 def findings(settings: Config) -> list[Any]:
-    """What the verification of the log says."""
+    """The findings of the log's verification."""
 
     async def found() -> list[Any]:
         async with bootstrap.open_audit(settings) as (store, audit_key):
@@ -69,7 +69,7 @@ def restored(settings: Config, file: Path, **flags: bool) -> restore.Restored:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder, but for locks and what SQLite keeps of its processes."""
+    """The files of a folder, without locks and SQLite's shared memory."""
     passing = (".lock", ".gate", "-shm", "-wal")
     return {
         one.name: one.read_bytes() for one in folder.iterdir() if not one.name.endswith(passing)
@@ -83,7 +83,7 @@ async def revoke(store: Store, one: Key, **told: Any) -> None:
 
 
 class Before:
-    """A data folder with a backup, and what came after that."""
+    """A data folder with a backup, and the changes after it."""
 
     def __init__(self, settings: Config, file: Path) -> None:
         self.file = file
@@ -119,7 +119,7 @@ class Before:
 
 @pytest.fixture
 def before(settings: Config, tmp_path: Path) -> Before:
-    """A backup, and what came after it."""
+    """A backup, and the changes after it."""
     return Before(settings, tmp_path / "backup.db")
 
 
@@ -237,7 +237,7 @@ def test_restore_over_an_older_restore_needs_confirmation(
     """Revocations before the earlier restore are in neither database."""
     newer = tmp_path / "newer.db"
     content = back_up(settings.store.sqlite_path, newer)
-    SQLITE.rows(str(newer), "DELETE FROM key_check WHERE name = 'pepper/2'")  # nobody has it
+    SQLITE.rows(str(newer), "DELETE FROM key_check WHERE name = 'pepper/2'")  # no file has it
     during(settings, lambda store: revoke(store, before.lost))
     older = restored(settings, before.file)
 

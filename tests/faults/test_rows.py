@@ -31,7 +31,7 @@ ADDED, ALTERED, GONE = "added", "altered", "gone"
 
 
 def differences(before: Rows, after: Rows) -> dict[str, list[str]]:
-    """What became of the rows of each table that has changed, a word a row."""
+    """The effect on the rows of each changed table, a word for each row."""
     found = {}
     for table, old in before.items():
         new = after[table]
@@ -47,7 +47,7 @@ NEW_KEY: Final = CHANGE | {"key": [ADDED]}
 ALTERED_KEY: Final = CHANGE | {"key": [ALTERED]}
 REMEMBERED: Final = {"request": [ADDED]}
 COUNTED: Final = {
-    "log": [ALTERED],  # its time: behind what was counted no clock starts
+    "log": [ALTERED],  # its time: no clock starts before a counted time
     "key": [ALTERED],
     "usage": [ADDED, ADDED],
     "usage_batch": [ADDED],
@@ -55,7 +55,7 @@ COUNTED: Final = {
 
 
 def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
-    """Each mutating RPC, in each of its forms, with what becomes of which rows."""
+    """Each form of each mutating RPC, with its effect on rows."""
     owner = new_project(caller)
     kept, rotated, again, ended = (new_key(caller, owner) for _ in range(4))
     remembered = new_key(caller, owner, request_id=str(uuid.uuid4()))

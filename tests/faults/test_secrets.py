@@ -39,7 +39,7 @@ HALF: Final = 20  # digits of 43: a text that is cut short may hold so many, nev
 
 
 def marks(token: str) -> list[bytes]:
-    """What gives a token away: its secret as digits, cut short too, and as a number."""
+    """Forms that reveal a token: its secret as digits, also shortened, and as a number."""
     digits = token[29:72]
     ends = digits[:HALF].encode(), digits[-HALF:].encode()
     number = 0
@@ -60,7 +60,7 @@ def found_in(places: dict[str, bytes], tokens: Iterable[str]) -> list[tuple[str,
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """What the files of a folder hold."""
+    """The content of the files of a folder."""
     return {
         str(path): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -69,7 +69,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def seen_of(server: ServerProcess) -> dict[str, bytes]:
-    """What a user of the machine sees of the server's processes."""
+    """The parts of the server's processes that other users can see."""
     pids = [server.process.pid, *server.worker_pids()]
     pids += [child for pid in server.worker_pids() for child in children(pid)]
     return {
@@ -80,7 +80,7 @@ def seen_of(server: ServerProcess) -> dict[str, bytes]:
 
 
 class Life:
-    """A run of life: what was made, and what callers were told besides."""
+    """A full lifecycle: the secrets created, and all other answers."""
 
     def __init__(self, root: Caller) -> None:
         self.root = root
@@ -89,7 +89,7 @@ class Life:
         self.project = new_project(root)
 
     def made(self, answer: Any) -> str:
-        """Note what an answer has made; the rest of the answer tells nothing of it."""
+        """Note the secret of an answer; the rest of the answer must not reveal it."""
         token = str(answer.secret_key)
         self.tokens.append(token)
         answer.ClearField("secret_key")
@@ -97,7 +97,7 @@ class Life:
         return token
 
     def fails(self, request: Any, caller: Caller | None = None) -> None:
-        """Make a call that is refused; note what it told."""
+        """Make a call that is refused; note its error."""
         refused = (caller or self.root).refused(request)
         self.told.append(f"{refused.details} {refused.metadata}".encode() + refused.status)
 

@@ -22,7 +22,7 @@ LEAKED = 40
 
 
 def growth(before: Window, after: Window) -> list[str]:
-    """Say what has grown from one window to another."""
+    """Return the growth from one window to another."""
     found = []
     if after.memory > before.memory + MEMORY_MAX:
         found.append(f"memory by {(after.memory - before.memory) / MIB:.1f} MiB")
@@ -38,7 +38,7 @@ def growth(before: Window, after: Window) -> list[str]:
 
 
 def windows(samples: list[Held]) -> tuple[Window, Window]:
-    """Return what was held in the middle of a run, and at its end."""
+    """Return the resources in the middle of a run, and at its end."""
     half = SAMPLES // 2
     return window(samples[half - SAMPLES // 5 : half]), window(samples[-SAMPLES // 5 :])
 
@@ -51,7 +51,7 @@ def test_endless_load_does_not_grow_the_server(
     """With a tenth of all calls cancelled nothing grows; a leaking client is noticed."""
     flags = ["--transport", "native", "--workers", "2"]
     if engine == "postgres":
-        # A busy machine may not prove itself each second, and that is not what is tried here.
+        # A busy machine may fail to prove freshness each second, which is not tested here.
         url = request.getfixturevalue("cluster").create()
         flags = ["--transport", "grpcio", "--store", url, "--max-staleness", "30s"]
     server = start_server(*flags)

@@ -31,7 +31,7 @@ from tests.service.processes import ServerProcess, wait_until
 pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
 
 ROUNDS: Final = scaled(short=1, each=2)
-IN_TIME: Final = 15.0  # seconds for a refusal: thrice what the store waits, on a busy machine
+IN_TIME: Final = 15.0  # seconds for a refusal: three times the store's wait, on a busy machine
 AT_ONCE: Final = 2.0  # seconds for a Verify of a worker that runs, on a busy machine
 CONNECTIONS_TRIED: Final = 20  # until one falls to the worker that runs
 TRIES: Final = 200  # to stop a worker at the right moment
@@ -84,7 +84,7 @@ def nobody_writes(database: Path) -> bool:
 
 
 def answered(caller: Caller, request: Any, seconds: float) -> tuple[str, float]:
-    """Make a call that waits so long; return how it ended, and what it took."""
+    """Make a call with this timeout; return its status and its duration."""
     name = request.DESCRIPTOR.name.removesuffix("Request")
     call: Any = caller.channel.unary_unary(f"/keyauthority.v1.KeyAuthorityService/{name}")
     began = time.monotonic()
@@ -98,10 +98,10 @@ def answered(caller: Caller, request: Any, seconds: float) -> tuple[str, float]:
 def world(
     server: ServerProcess, store: Store, journal: Journal, stop: Callable[[ServerProcess], int]
 ) -> tuple[str, float]:
-    """Stop a worker in a write, see what the other does, let it go on, and judge.
+    """Stop a worker in a write, call the other, continue the first, and judge.
 
-    The journal is that of all rounds on a server. Returns how a creation ended meanwhile, and what
-    that took.
+    The journal is that of all rounds on a server. Returns the status and duration of a creation
+    meanwhile.
     """
     end = threading.Event()
     worker = 0
@@ -139,7 +139,7 @@ def world(
 
 
 def create(journal: Journal, caller: Caller) -> tuple[str, float]:
-    """Make a key; return how that ended, and what it took."""
+    """Make a key; return the status and the duration."""
     began = time.monotonic()
     try:
         journal.create(caller)

@@ -40,7 +40,7 @@ from tests.service.callers import (
 _keys, _projects = key_authority_service_pb2, project_service_pb2
 
 IDS: Final = {"project_id": "project", "access_key": "key", "operator_projects": "project"}
-"""Fields that name a record, and what it is."""
+"""Fields that name a record, and its type."""
 
 Make = Callable[[str, Any], Message]
 
@@ -72,10 +72,10 @@ OWN: Final[Mapping[str, Make]] = {
         project_id=p, access_key=k.key.access_key
     ),
 }
-"""Requests of an operator about his own project and key, in which every id is set."""
+"""Requests of an operator about its own project and key, in which every id is set."""
 
 ANSWERED: Final = frozenset({"Verify", "BatchVerify", "ReportUsage"})
-"""Calls that compare ids, or leave out what is not theirs, and answer."""
+"""Calls that compare ids, or skip foreign records, and succeed."""
 
 
 def _verification(project: str, made: Any) -> Any:
@@ -93,13 +93,13 @@ def ids_in(method: str) -> list[Path]:
 
 
 def told(caller: Caller, method: str, request: Message) -> bytes | tuple[str, bytes]:
-    """All that the caller is told: the bytes of the answer, or code and status."""
+    """Everything that the caller sees: the bytes of the answer, or code and status."""
     refused = caller.outcome(method, request.SerializeToString())
     return (refused.code.name, refused.status) if refused else b"answered"
 
 
 def of(root: Caller, project: str) -> list[Message]:
-    """All records of a project, without what counting does to them."""
+    """All records of a project, without usage."""
     keys = root.ask(_keys.ListKeysRequest(project_id=project, page_size=1000)).keys
     own = root.ask(_projects.GetProjectRequest(project_id=project)).project
     usage = root.ask(usage_service_pb2.GetUsageRequest(project_id=project)).rows

@@ -1,6 +1,6 @@
 """The duration of a refusal does not reveal its cause: absent key, wrong secret, or end.
 
-Samples are taken in turns, so that what the machine does besides meets all of them alike, and
+Samples are taken in turns, so that other load on the machine affects all of them alike, and
 compared by Cliff's delta: how much likelier a sample of one is the longer than one of the other.
 """
 
@@ -72,7 +72,7 @@ def token(access_key: str, kind: KeyKind = KeyKind.SECRET, mode: KeyMode = KeyMo
 
 
 def assert_inseparable(root: Caller, method: str, draws: Mapping[str, Draw], proof: Proof) -> None:
-    """None of the calls is told apart by its time from the first of them."""
+    """The duration of no call differs from that of the first."""
     samples: dict[str, list[float]] = {name: [] for name in draws}
     deltas: dict[str, float] = {}
     for _ in range(ATTEMPTS):

@@ -72,7 +72,7 @@ def verdicts(caller: Caller, tokens: Iterable[str]) -> dict[str, str]:
 
 
 def not_as(expected: str, found: dict[str, str]) -> dict[str, str]:
-    """What was judged otherwise."""
+    """The tokens that were judged differently."""
     return {token[:100]: verdict for token, verdict in found.items() if verdict != expected}
 
 

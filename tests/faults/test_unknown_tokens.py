@@ -30,11 +30,11 @@ HONEST: Final = 200 * PROVE
 REFUSED: Final = 3_000 * PROVE
 LARGE: Final = 20_000  # bytes of a refused call
 CHUNK: Final = 500  # calls without a credential at once, until one is refused
-WAIT_MAX: Final = 1.0  # seconds: many times what the honest wait on a machine that does little else
+WAIT_MAX: Final = 1.0  # seconds: many times the wait of honest callers on an idle machine
 
 
 def guess(access_key: AccessKey | None = None) -> str:
-    """Return a well-formed token that nobody made; of a key that exists, if it is told one."""
+    """Return a well-formed token that was never issued; of an existing key, if one is given."""
     return make(KeyKind.SECRET, KeyMode.TEST, access_key or new_access_key(), new_secret()).reveal()
 
 

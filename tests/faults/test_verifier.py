@@ -1,6 +1,6 @@
 """Verifiers whose server dies, is replaced, falls silent or is slow.
 
-Nobody is told VALID beyond the bound, everybody recovers by himself, and nothing is missed.
+No verdict is VALID beyond the bound, every verifier recovers by itself, and no change is missed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def created(client: Client) -> CreatedKey:
 
 
 def code(verifier: Verifies, made: CreatedKey) -> VerdictCode | None:
-    """What a verifier says of a key, None if it cannot tell."""
+    """The verdict of a verifier on a key, None if it cannot decide."""
     try:
         return verifier.verify(made.secret_key).code
     except CANNOT_TELL:
@@ -123,7 +123,7 @@ def test_verifier_forgets_everything_after_a_restore(
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A channel that finds out in half a second what else takes it eight."""
+    """A channel that detects a lost connection within half a second instead of eight."""
     fast = {
         "grpc.keepalive_time_ms": 500,
         "grpc.keepalive_timeout_ms": 500,

@@ -30,7 +30,7 @@ from tests.service.processes import ServerProcess
 
 ON_SQLITE: Final = [one for one in SERVERS if one.startswith("sqlite")]
 GRPCIO: Final = [one for one in ON_SQLITE if "grpcio" in one]
-QUIET_SECONDS: Final = 1.5  # in which whatever was to come has come, mostly
+QUIET_SECONDS: Final = 1.5  # in which most answers have arrived
 PATH: Final = "/keyauthority.v1.ProjectService/CreateProject"
 BODY: Final = project_service_pb2.CreateProjectRequest(display_name="framed").SerializeToString()
 
@@ -43,7 +43,7 @@ LIES: Final = {
     "no length at all": BODY[:3],
     "only a length": message(b"", 10),
 }
-"""What a message says of itself, and is not."""
+"""Messages whose headers contradict their content."""
 
 BROKEN: Final = {
     "a frame longer than it may be": frame(DATA, 0, STREAM, b"", 2**24 - 1),
@@ -59,7 +59,7 @@ BROKEN: Final = {
 
 
 each_transport = pytest.mark.parametrize("server", ON_SQLITE, indirect=True)
-"""Where an answer names the newest revision, however fast it comes."""
+"""Answers that name the newest revision, at any speed."""
 
 
 def head(root: Caller) -> int:

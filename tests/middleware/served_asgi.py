@@ -24,7 +24,7 @@ from keyauthority.middleware.fastapi import RequireKey
 OPENED: dict[str, AsyncVerifier] = {}
 LIFESPAN = FastAPI()
 MEETING = asyncio.Barrier(2)
-"""Where two requests wait for each other, so that both are being served."""
+"""A barrier of two requests, so that both are being served."""
 
 
 async def opened() -> AsyncVerifier:
@@ -51,7 +51,7 @@ LIFESPAN.router.lifespan_context = lifespan
 
 
 def told(verdict: Verdict | None, path: str) -> dict[str, Any]:
-    """What an application knows of a request."""
+    """An application's view of a request."""
     standing = verdict.key_standing if verdict else None
     return {
         "access_key": verdict.access_key if verdict else None,
@@ -101,7 +101,7 @@ def routes(guard: Any, path: str) -> APIRouter:
 
 
 def rules(prefix: str) -> dict[str, Permissions]:
-    """What the middleware demands below a prefix."""
+    """The middleware's requirement below a prefix."""
     return {
         f"GET {prefix}/open": None,
         f"GET {prefix}/who": ["orders:read"],

@@ -83,7 +83,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
 
 
 def gevent_app() -> Any:
-    """The same under gevent, for which gRPC has to be told before it is used."""
+    """The same under gevent, which gRPC must be initialised for before its use."""
     import grpc.experimental.gevent
 
     grpc.experimental.gevent.init_gevent()

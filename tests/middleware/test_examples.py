@@ -33,7 +33,7 @@ def loaded(name: str) -> ModuleType:
 
 @pytest.fixture
 def surroundings(key_authority: Authority) -> dict[str, str]:
-    """What the examples are told by their environment."""
+    """The environment of the examples."""
     return {
         "KEYAUTHORITY_ADDRESS": key_authority.address,
         "KEYAUTHORITY_OPERATOR_KEY": key_authority.operator_key,

@@ -112,7 +112,7 @@ async def serving_later(authority: Authority) -> AsyncIterator[str]:
 
 
 def answers(address: str, method: str, *metadata: tuple[str, str]) -> Any:
-    """What a call is answered: its messages, or the status that it ends with."""
+    """The answer to a call: its messages, or its status."""
     with grpc.insecure_channel(address) as channel:
         opened: Any = (channel.unary_stream if method.endswith("Many") else channel.unary_unary)(
             method
@@ -125,7 +125,7 @@ def answers(address: str, method: str, *metadata: tuple[str, str]) -> Any:
 
 
 def expected(method: str, code: grpc.StatusCode, project_id: str) -> Any:
-    """What it should be."""
+    """The expected answer."""
     if code is not OK:
         return code
     name = b"nobody" if "Health" in method else project_id.encode()
@@ -155,7 +155,7 @@ async def test_asyncio_server_applies_the_rules(
 async def answers_later(
     shop: grpc.aio.Channel, method: str, metadata: list[tuple[str, str]]
 ) -> Any:
-    """What a call is answered: its messages, or the status that it ends with."""
+    """The answer to a call: its messages, or its status."""
     try:
         if method.endswith("Many"):
             stream: Any = shop.unary_stream(method)

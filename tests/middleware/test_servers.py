@@ -52,7 +52,7 @@ class Running(NamedTuple):
     prefix: str
 
     def path(self, cell: str, name: str) -> str:
-        """What a client asks for."""
+        """A client's request."""
         below = "" if cell.startswith("app") else "/v1"
         return f"{self.prefix}{below}{name}"
 
@@ -216,7 +216,7 @@ async def mistaken(running: Running, cell: str, keys: list[LimitedKey], requests
 
 
 def interleaved_cell(running: Running, guard: str) -> str:
-    """The application of a guard, without a lifespan; skips what WSGI does not have."""
+    """The application of a guard, without a lifespan; skips features that WSGI lacks."""
     if running.server.is_asgi:
         return f"app-{guard}-off"
     if guard not in ("middleware", "nested"):

@@ -39,7 +39,7 @@ CASES: list[tuple[str, str, bool, int]] = [
 
 
 def headers(key: str | None) -> dict[str, str]:
-    """What a client sends."""
+    """A client's request."""
     return {} if key is None else {"authorization": f"Bearer {key}"}
 
 
@@ -137,7 +137,7 @@ def test_wsgi_matches_the_path_as_written(client: Client, method: str, told: byt
 
 
 def answering(statuses: list[str]) -> StartResponse:
-    """What an application begins its answer with."""
+    """The start of an application's answer."""
 
     def start_response(
         status: str, headers: list[tuple[str, str]], exc_info: object = None, /

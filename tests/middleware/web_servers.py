@@ -30,7 +30,7 @@ GEVENT_APP: Final = "tests.middleware.served_wsgi:gevent_app()"
 
 @dataclass(frozen=True, slots=True)
 class WebServer:
-    """How a server is started, and how its clients name what is below its root path."""
+    """The command of a server, and the URL of its root path for clients."""
 
     module: str
     flags: tuple[str, ...]
@@ -40,7 +40,7 @@ class WebServer:
     sends_prefix: bool = False
     """True if its clients have to send the root path."""
     folder: Path | None = None
-    """Where it is installed, if not beside the project."""
+    """Its environment, if not the project's."""
     is_asgi: bool = True
     http2: bool = False
     has_lifespan: bool = True

@@ -1,4 +1,4 @@
-"""Those who call a server: a connection, a credential, and what the calls came back with.
+"""Callers of a server: a connection, a credential, and the results of calls.
 
 Black-box: nothing here knows more of the server than the protos and the metadata of section 7.
 """
@@ -50,11 +50,11 @@ METHODS: Final[dict[str, MethodDescriptor]] = {
 
 
 class Refusal(NamedTuple):
-    """How a call failed, as far as the caller can see."""
+    """The failure of a call, as the caller sees it."""
 
     code: grpc.StatusCode
     reason: str
-    """The name of the ErrorReason without its prefix; empty if there is none."""
+    """The name of the ErrorReason without its prefix; empty without one."""
     fields: set[str]
     """The fields that BadRequest names."""
     metadata: dict[str, str]
@@ -71,7 +71,7 @@ class Caller:
     channel: grpc.Channel
     metadata: tuple[tuple[str, str], ...] = ()
     key: key_pb2.Key = field(default_factory=key_pb2.Key)
-    """The operator key that he calls with, if a test made it."""
+    """The operator key of this caller, if a test made it."""
 
     def bearing(self, *metadata: tuple[str, str]) -> Caller:
         """Return the same caller with other metadata."""
@@ -113,7 +113,7 @@ class Caller:
 
 
 def refusal(failure: BaseException) -> Refusal:
-    """Return what a failed call told its caller."""
+    """Return the details of a failed call."""
     call = cast("grpc.Call", failure)
     raw = dict(call.trailing_metadata() or ()).get(DETAILS, b"")
     body = raw if isinstance(raw, bytes) else raw.encode("latin-1")
@@ -144,7 +144,7 @@ def new_project(root: Caller, display_name: str = "") -> str:
 
 
 def key_request(project_id: str, kind: str = "SECRET", **fields: Any) -> Any:
-    """A CreateKeyRequest that is served: TEST unless told otherwise, permissions where needed."""
+    """A CreateKeyRequest that is served: TEST by default, with permissions where needed."""
     if kind != "SECRET":
         right = "keys:read" if kind == "OPERATOR" else "orders:read"
         fields.setdefault("permissions", [right])
@@ -189,7 +189,7 @@ def verdict(caller: Caller, secret_key: str, **facts: Any) -> str:
 
 
 def lasting(key: key_pb2.Key) -> key_pb2.Key:
-    """The record without what counting does to it, which is no change."""
+    """The record without its usage, which is no change."""
     copy = key_pb2.Key()
     copy.CopyFrom(key)
     copy.ClearField("last_used_time")
@@ -207,7 +207,7 @@ def get_key(caller: Caller, access_key: str) -> Any:
 
 
 def mended(token: str) -> str:
-    """Return the token with check digits that fit what is before them."""
+    """Return the token with recomputed check digits."""
     number = zlib.crc32(token[:-6].encode("ascii"))
     digits = ""
     for _ in range(6):

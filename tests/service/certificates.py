@@ -102,7 +102,7 @@ class Issuer:
 
 
 def self_signed(*names: x509.GeneralName) -> Pair:
-    """Return a certificate that nobody but itself vouches for."""
+    """Return a self-signed certificate."""
     issuer = Issuer("nobody")
     return Pair(issuer._issue(_name("nobody"), issuer.key, names, timedelta(0)), _pem(issuer.key))
 

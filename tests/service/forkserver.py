@@ -1,10 +1,10 @@
 """The program without the start of an interpreter: forked from a process that imported it.
 
-What runs is the program itself, supervisor and workers, each a process of its own. Only exec is
+It runs the program itself, supervisor and workers, each a process of its own. Only exec is
 left out, so that thousands of them can be started where one start takes half a second.
 
 `python -m tests.service.forkserver` reads a line of JSON for each: `argv`, `cwd` and `environ`, and
-the files that take what it prints, what it logs and how it ended. It prints the new process.
+the files for its output, its log and its exit code. It prints the new process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Forked:
 
     @property
     def printed(self) -> str:
-        """What it has printed up to now."""
+        """Its output up to now."""
         return self._printed.read_text()
 
     def poll(self) -> int | None:
@@ -76,7 +76,7 @@ class Forked:
         self._send(signal.SIGKILL)
 
     def communicate(self, timeout: float = STOP_SECONDS) -> tuple[str, str]:
-        """Wait for its end; return what it has printed behind its ready line."""
+        """Wait for its end; return its output after the ready line."""
         wait_until(lambda: self.returncode is not None, timeout)
         return self.printed.partition("\n")[2], ""
 
@@ -180,7 +180,7 @@ def main() -> None:
                 elif line := sys.stdin.readline():
                     pid, ended = _fork(**json.loads(line))
                     selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, ended))
-                    print(pid, flush=True)  # noqa: T201 - what it was asked for
+                    print(pid, flush=True)  # noqa: T201 - the command's output
                 else:
                     return
 
@@ -214,7 +214,7 @@ def _become(
 
 
 def _run(main: Callable[[], None]) -> NoReturn:
-    """Do what a process is there for, and end it, as an interpreter does."""
+    """Run the work of a process, and end it, as an interpreter does."""
     code: object = 0
     try:
         main()
@@ -228,7 +228,7 @@ def _run(main: Callable[[], None]) -> NoReturn:
 
 
 def _forking(start: Any) -> Any:
-    """Return what starts a worker by becoming it, where `start` would run another interpreter."""
+    """Return the function that becomes a worker, where `start` would run another interpreter."""
 
     @wraps(start)
     async def fork(*command: str, pass_fds: Sequence[int], **settings: Any) -> Any:

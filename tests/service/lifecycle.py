@@ -47,7 +47,7 @@ def passed(moment: Timestamp) -> None:
 def update_request(
     access_key: str, paths: Sequence[str] | None = None, etag: str = "", **fields: Any
 ) -> pb.UpdateKeyRequest:
-    """An UpdateKeyRequest whose mask names the fields given, unless `paths` says what it names."""
+    """An UpdateKeyRequest whose mask names the given fields, or `paths`."""
     mask = FieldMask(paths=list(fields) if paths is None else paths)
     return pb.UpdateKeyRequest(access_key=access_key, update_mask=mask, etag=etag, **fields)
 
@@ -108,7 +108,7 @@ IN_STATE: Final[dict[str, Callable[[Caller, str], Any]]] = {
     "SUPERSEDED": _superseded,
     "REVOKED": _revoked,
 }
-"""For each state, what makes a key in it: returns the CreateKeyResponse."""
+"""For each state, a function that makes a key in it and returns the CreateKeyResponse."""
 
 
 def state(key: key_pb2.Key) -> str:

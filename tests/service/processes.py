@@ -1,6 +1,6 @@
 """Real servers as processes: started on a free port with a folder of their own, watched, ended.
 
-Nothing here looks into the server: what it gives is what an operator of the machine can see.
+Black-box: it shows only the view of the machine's operator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READY: Final = re.compile(r"keyauthority-server ready on (\S+)\n")
 
 
 class Outcome(NamedTuple):
-    """How a process ended."""
+    """The result of a process."""
 
     code: int
     output: str
@@ -37,7 +37,7 @@ class StartFailed(Exception):
 
 
 class Process(Protocol):
-    """What is asked of the process of a server; `subprocess.Popen` is one."""
+    """The interface of a server's process; `subprocess.Popen` is one."""
 
     pid: int
 
@@ -59,7 +59,7 @@ class Process(Protocol):
         ...
 
     def communicate(self, *, timeout: float) -> tuple[str, str]:
-        """Wait for its end; return what else it has printed."""
+        """Wait for its end; return the rest of its output."""
         ...
 
 
@@ -74,7 +74,7 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        """What a client connects to."""
+        """The address for clients."""
         match = READY.fullmatch(self.ready_line)
         assert match, self.ready_line
         return match[1]
@@ -86,7 +86,7 @@ class ServerProcess:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What a call with the first operator key carries."""
+        """The metadata of a call with the first operator key."""
         return (("authorization", f"Bearer {self.operator_key}"),)
 
     def worker_pids(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""A way to a server that can be cut, lengthened and left hanging: what lies between machines."""
+"""A TCP proxy that cuts, delays and stalls connections, like the network between machines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ CHUNK: Final = 65_536
 
 
 class Proxy:
-    """Hands on what comes, both ways, until it is told otherwise. Any thread may tell it."""
+    """Forwards bytes both ways until it is ordered otherwise. Any thread may order it."""
 
     def __init__(self, target: str) -> None:
         """`target` is where it leads to, and may be led elsewhere later."""
         self.target = target
         self.delay = 0.0
-        """Seconds that what the server says is under way."""
+        """Seconds that the server's bytes are delayed."""
         self.address = ""
         self._hanging: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.Task[None]] = set()

@@ -16,7 +16,7 @@ from tests.service.lifecycle import from_now, rotate, update
 
 FAR: Final = timedelta(days=1)  # no moment of a test is near enough to be passed in it
 
-# Few values, so that what a key allows and what a caller says often meet, and often just miss.
+# Few values, so that the limits of a key and the facts of a call often match, and often just miss.
 GRANTS: Final = (
     *("orders:read", "orders:write", "orders:*", "billing.*:read", "billing.invoices:write"),
     *("*:read", "billing:read", "orders.*:*", "reports:run"),

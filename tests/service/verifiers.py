@@ -26,11 +26,11 @@ PATIENT: Final[dict[str, Any]] = {
     "max_staleness": timedelta(seconds=WAIT_SECONDS),
     "timeout": float(WAIT_SECONDS),
 }
-"""What a verifier is given where a slow machine shall make no difference."""
+"""Settings of a verifier that a slow machine does not affect."""
 
 
 class Verifies(Protocol):
-    """A verifier, and what its authority was asked."""
+    """A verifier, and the calls of its authority."""
 
     asked: list[str]
     """The calls that it has made, by name."""
@@ -39,7 +39,7 @@ class Verifies(Protocol):
 
     @property
     def revision(self) -> int:
-        """The newest change that it has been told of."""
+        """The newest change that it has received."""
         ...
 
     def verify(self, secret_key: str, **question: Any) -> Verdict:
@@ -52,7 +52,7 @@ Opens = Callable[..., AbstractContextManager[Verifies]]
 
 
 class _Asking(Client):
-    """A client that keeps account of what it is asked."""
+    """A client that records its calls."""
 
     asked: list[str]
     lost: list[None]
@@ -172,5 +172,5 @@ def told(verifier: Verifies, revision: int) -> None:
 
 
 def counted(client: Client, access_key: str) -> list[UsageRow]:
-    """What is counted of a key."""
+    """The counts of a key."""
     return list(client.get_usage(access_key=access_key))

@@ -1,4 +1,4 @@
-"""Those who watch a server's changes: an open stream, and what has come of it."""
+"""Watchers of a server's changes: an open stream, and the messages received."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Watch:
         return refusal(failed.value)
 
     def types(self) -> list[str]:
-        """What was done, in the order in which it came."""
+        """The types of the changes, in the order received."""
         return [pb.ChangeType.Name(one.type).removeprefix("CHANGE_TYPE_") for one in self.changes]
 
 

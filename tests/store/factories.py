@@ -63,7 +63,7 @@ def operator(**fields: Any) -> Key:
 
 
 def held(record: Key, pepper_version: int = 1, lineage: str | None = None) -> StoredKey:
-    """Return the key with a digest that belongs to it, unless told otherwise a lineage's first."""
+    """Return the key with its digest; by default the first of a lineage."""
     digest = hashlib.sha256(record.access_key.encode()).digest()
     return StoredKey(record, digest, pepper_version, lineage or record.access_key)
 
@@ -98,7 +98,7 @@ async def put(
     time: datetime = NOON,
     lineage: str | None = None,
 ) -> Applied:
-    """Make one change, and return what was written."""
+    """Make one change, and return the written records."""
     return await store.write(applying(mutation(type_, *records, time=time, lineage=lineage)))
 
 

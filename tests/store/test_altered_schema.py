@@ -1,6 +1,6 @@
 """A database whose schema differs from that of its migrations is not opened.
 
-What was smuggled into a backup could undo each revocation from then on.
+A trigger smuggled into a backup could undo each later revocation.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def alter(path: Path, script: str) -> None:
 
 
 async def differences(store: Store) -> list[str]:
-    """Return what `audit verify` is told of the schema."""
+    """Return the findings of `audit verify` on the schema."""
     try:
         return list(await store.schema_differences())
     finally:

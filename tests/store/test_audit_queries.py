@@ -79,7 +79,7 @@ async def two_projects(store: Store) -> tuple[Project, Project, Key, Key]:
 async def test_event_pages_hold_exactly_the_filtered_entries_in_order(
     store: Store, limit: int
 ) -> None:
-    """Filters combine with AND; each entry appears once, whatever the page size."""
+    """Filters combine with AND; each entry appears once, with any page size."""
     shop, other, old, successor = await two_projects(store)
     own = frozenset({shop.project_id})
     both = frozenset({shop.project_id, other.project_id})
@@ -156,7 +156,7 @@ async def test_event_queries_use_an_index_for_every_filter(
 
 
 def attempt(number: int = 0, **fields: str) -> DeniedCall:
-    """Return an attempt that is told from others by its number."""
+    """Return a denial with a number of its own."""
     given = {
         "actor": ANOTHER,
         "peer": "127.0.0.1",
@@ -184,7 +184,7 @@ async def test_repeated_denials_are_stored_once_with_a_count(store: Store) -> No
 async def test_denials_are_bounded_in_number_and_length(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flush writes a bounded number of rows with bounded text, whatever was requested."""
+    """A flush writes a bounded number of rows with bounded text, after any requests."""
     monkeypatch.setattr(denials, "RECORDS_MAX", 3)
     noted = DenialLog(store)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""Pages of changes: what followers read from the end of the log, and what wakes them."""
+"""Pages of changes from the end of the log, and the wake-up of their readers."""
 
 from __future__ import annotations
 

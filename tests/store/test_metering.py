@@ -34,7 +34,7 @@ class Failing:
         return getattr(self._store, name)
 
     async def write(self, work: Callable[[Any], Any], *, urgent: bool = False) -> Any:
-        """Write, and fail as told."""
+        """Write, and fail as ordered."""
         if self.before:
             raise StoreUnavailable("not begun")
         result = await self._store.write(work, urgent=urgent)

@@ -212,7 +212,7 @@ async def test_connection_reset_at_any_statement_neither_loses_nor_repeats(
         else:
             made += 1
         if left[0] >= 0:
-            break  # there are no more
+            break  # all are used
     assert 1 == unknown
     assert [(made, made)] == execute(url, "SELECT revision, (SELECT count(*) FROM change) FROM log")
 

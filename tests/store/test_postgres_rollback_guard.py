@@ -1,4 +1,4 @@
-"""PostgreSQL: which server is trusted after a failover, and what wakes followers of the log."""
+"""PostgreSQL: trust in a server after a failover, and the wake-up of the log's readers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_database_with_a_diverged_log_is_refused(
 ) -> None:
     """A failover lost changes and others took their revision numbers.
 
-    Who has seen what was lost would never be told of what took its place.
+    A reader of the lost changes would never receive the new ones.
     """
     await create_project(open_one)
     end_sessions(url)
@@ -114,7 +114,7 @@ async def test_read_without_a_committed_heartbeat_moves_to_another_connection(
     before = (await open_one.read_dated((), None)).as_of
     tailed = (await open_one.read_changes(0, 1)).as_of
     assert open_one.proven_at == before == tailed
-    execute(url, "DELETE FROM heartbeat")  # what a connection to the old primary sees
+    execute(url, "DELETE FROM heartbeat")  # the state seen by a connection to the old primary
     reads: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: open_one.read_dated((), None),
         lambda: open_one.read_changes(0, 1),
@@ -165,7 +165,7 @@ async def test_old_primary_that_still_answers_is_rejected(url: str, open_one: St
     )
     for read in reads:
         await read()
-    execute(url, "UPDATE log SET revision = 1")  # what the readers' connections see
+    execute(url, "UPDATE log SET revision = 1")  # the state seen by the readers' connections
     for read in reads:
         with pytest.raises(StoreUnavailable, match="ends at 1, but has acknowledged 2"):
             await read()

@@ -46,13 +46,13 @@ WORKS: Final = {
     "plan_cache_mode": "force_generic_plan",
     "quote_all_identifiers": "on",
 }
-"""What may be set for a role without a difference."""
+"""Settings of a role that make no difference."""
 REFUSED: Final = {
     "session_replication_role": ("replica", "session_replication_role is replica"),
     "default_transaction_read_only": ("on", "read-only"),
     "search_path": ("nowhere", "names no schema"),
 }
-"""What makes a store refuse to open, and what it says."""
+"""Settings that make a store refuse to open, and its message."""
 SET_IN_EACH: Final = {
     "synchronous_commit": "on",
     "client_min_messages": "warning",
@@ -65,7 +65,7 @@ SET_IN_EACH: Final = {
 
 @pytest.fixture(scope="module")
 def hostile(cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster with a role of its own, which owns whatever it needs."""
+    """A cluster with a role of its own, which owns everything that it needs."""
     cluster.execute(f"CREATE ROLE {ROLE} LOGIN SUPERUSER")
     yield cluster
     cluster.execute(f"ALTER ROLE {ROLE} RESET ALL")

@@ -97,7 +97,7 @@ def test_killed_writer_loses_no_acknowledged_change(
             assert one.stdout is not None
             acknowledged |= {one.stdout.readline().split()[0] for _ in range(lines)}
             one.kill()
-            # What it had still said before it died, but for a line cut short.
+            # Its last complete lines of output before it died.
             rest = one.stdout.read().splitlines(keepends=True)
             acknowledged |= {line.split()[0] for line in rest if line.endswith("\n")}
     kept = {row[0] for row in engine.rows(place, "SELECT access_key FROM key")}

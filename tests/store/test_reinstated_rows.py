@@ -1,6 +1,6 @@
 """An older row written back into the database is never trusted.
 
-Whoever does it can write the database, and has neither pepper nor audit key.
+The attacker can write the database, and has neither pepper nor audit key.
 """
 
 from __future__ import annotations

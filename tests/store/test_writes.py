@@ -172,7 +172,7 @@ async def _create_many(store: Store, project_id: str) -> None:
 
 
 def _limit_pages(pages: int) -> Any:
-    """Return work that leaves the writer no more pages than it has now, or this many."""
+    """Return work that limits the writer to its present pages, or to this many."""
 
     def work(transaction: Any) -> None:
         transaction._rows.one(f"PRAGMA max_page_count = {pages}")
@@ -181,7 +181,7 @@ def _limit_pages(pages: int) -> Any:
 
 
 class FailingConnection(sqlite3.Connection):
-    """A connection whose COMMIT fails as a disk's does, when told."""
+    """A connection whose COMMIT fails on order, as if the disk failed."""
 
     failing: ClassVar[bool] = False
 

@@ -3,7 +3,7 @@
 `write N CALLERS` makes N keys and prints each key's access key and revision once it is
 acknowledged; `draw LIMIT` draws from one counter until it is used up, and says so after each;
 `fall LIMIT` draws from it once, and is killed before the commit;
-`look ACCESS_KEY` looks once for each line of its input, and prints what it saw;
+`look ACCESS_KEY` reads once for each line of its input, and prints the result;
 `start` makes or opens a database and prints its log_id.
 """
 
@@ -75,14 +75,14 @@ def fall(counters: Counters, limit: int) -> None:
 
 
 async def look(store: Store, access_key: str) -> None:
-    """Look when told to."""
+    """Read once for each line of input."""
     for _ in sys.stdin:
         held = (await store.read(access_key, None)).stored
         say(str(held and held.key.revision))
 
 
 async def main(engine: str, place: str, role: str, *arguments: str) -> None:
-    """Do what the role says."""
+    """Run the role."""
     if role == "start":
         ENGINES[engine].migrate(place)
     if role == "draw":

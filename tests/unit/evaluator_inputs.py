@@ -1,4 +1,4 @@
-"""What tests of the verifiers' core are told, as a watch and a server would tell it."""
+"""Inputs for tests of the verifiers' core, as a watch and a server would deliver them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def watching(
 
 
 def changed(key: Key) -> Change:
-    """The change that made the record what it is."""
+    """The change that made the record's present state."""
     return Change(
         revision=key.revision,
         time=NOW,
@@ -80,7 +80,7 @@ def ask(token: str = TOKEN, **facts: object) -> VerifyQuery:
 def teach(
     judge: LocalEvaluator, key: Key = KEY, project: Project = PROJECT, revision: int = 5
 ) -> None:
-    """Let the judge learn what the server answers about the key."""
+    """Deliver the server's answer about the key to the evaluator."""
     asked = ask()._replace(include_record=True)
     judge.learn(asked, build_verdict(key, project, asked, NOW, revision, LOG))
 

@@ -31,7 +31,7 @@ class FakeStore:
         """Prove nothing."""
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
-        """Read what there is at once, and answer when the gate is open."""
+        """Read the present records, and answer when the gate is open."""
         self.reads += 1
         pairs = [self.pair(name) for name in access_keys]
         snapshots = Snapshots(self.head, pairs, self.keys.get(operator or ""))

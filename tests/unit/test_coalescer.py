@@ -13,7 +13,7 @@ from tests.unit.waiting import settle
 
 
 class Thread:
-    """Takes turns, and answers them when it is told to."""
+    """Takes batches, and answers them on order."""
 
     def __init__(self) -> None:
         self.taken: list[CallBatch[str, str]] = []

@@ -46,7 +46,7 @@ KEY = Key(
 )
 PROJECT = Project(project_id=PROJECT_ID, create_time=BEFORE, update_time=BEFORE, revision=1)
 
-# The contract's order (section 4), without what is found out before and drawn after the judgement.
+# The contract's order (section 4), without the checks before the decision and the limits after it.
 ORDER = [
     VerdictCode.WRONG_ACCESS_KEY,
     VerdictCode.REVOKED,
@@ -63,7 +63,7 @@ ORDER = [
     VerdictCode.MISSING_PERMISSION,
 ]
 
-# For each verdict: what of key, restrictions, project and facts makes it fail.
+# For each verdict: the key, restrictions, project and facts that make it fail.
 FAILING: dict[VerdictCode, dict[str, dict[str, Any]]] = {
     VerdictCode.WRONG_ACCESS_KEY: {"facts": {"access_key": "KA000000000000000000"}},
     VerdictCode.REVOKED: {"key": {"revoke_time": BEFORE}},

@@ -20,7 +20,7 @@ from tests.unit.waiting import PATIENCE, until
 
 
 class Follower:
-    """Remembers what it is told."""
+    """Records the deliveries."""
 
     def __init__(self) -> None:
         self.told: list[int] = []
@@ -45,7 +45,7 @@ class Follower:
 
 
 class Faulty:
-    """The store, but for what a test makes of its end of the log."""
+    """The store, with an end of the log that a test can alter."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -55,7 +55,7 @@ class Faulty:
         return getattr(self._store, name)
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
-        """Read, and alter what was read."""
+        """Read, and alter the result."""
         return self.tail(await self._store.read_changes(after, limit))
 
 

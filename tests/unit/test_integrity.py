@@ -23,7 +23,7 @@ LATER, ENTRY = -EVIDENCE_WIDTH, -EVIDENCE_WIDTH + 1
 
 
 class Log(NamedTuple):
-    """The rows of a key and a project, with what the log says of them."""
+    """The rows of a key and a project, with the log's evidence."""
 
     key: Row
     project: Row

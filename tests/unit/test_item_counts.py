@@ -17,7 +17,7 @@ from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader
 from keyauthority_server.rpc.validate import CHECKS
 from keyauthority_server.services.time_slices import TimeSlices
 
-PADDING = "x" * SCAN_ABOVE  # what is smaller is not scanned
+PADDING = "x" * SCAN_ABOVE  # smaller messages are not scanned
 SEED = 4
 
 
@@ -100,7 +100,7 @@ def test_scan_accepts_no_message_that_the_parser_rejects() -> None:
 
 
 def test_fields_of_a_batch_that_are_not_items_are_bounded_in_each_message() -> None:
-    """A larger batch allows no more of them: they cost time before the batch is refused."""
+    """A larger batch does not raise the limit: they cost time before the batch is refused."""
     item = b"\x0a\x00" * 2000
     within = pb.BatchVerifyRequest(requests=[pb.VerifyRequest()]).SerializeToString()[:1]
     nested = within + bytes([0xA0, 0x1F]) + item

@@ -72,7 +72,7 @@ def tell(cache: RecordCache, *changes: Change) -> None:
 
 
 class Seen(NamedTuple):
-    """What a call would be judged on."""
+    """The records that a call would be evaluated with."""
 
     head: Revision
     stored: StoredKey | None

@@ -26,7 +26,7 @@ class Time:
     now = 0.0
 
     def __call__(self) -> float:
-        """Return what it shows."""
+        """Return its state."""
         return self.now
 
 

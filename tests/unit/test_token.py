@@ -31,7 +31,7 @@ BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Vector(NamedTuple):
-    """A token of the contract, and what it is made of."""
+    """A token of the contract, and its parts."""
 
     token: str
     says: Token

@@ -46,7 +46,7 @@ def update(
 
 
 def watching(revision: int = 5) -> WatchSession:
-    """A session that was opened at 10 and has been told a checkpoint at once."""
+    """A session that was opened at 10 and received a checkpoint at once."""
     session = WatchSession()
     session.resume(10.0)
     session.receive(update(10.0, revision), 10.0)

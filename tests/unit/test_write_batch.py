@@ -41,7 +41,7 @@ class Rows:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
-    """What the server's log is told."""
+    """The events of the server's log."""
     log = CapturingLogger()
     monkeypatch.setattr(under_test, "_log", log)
     return log

@@ -1,4 +1,4 @@
-"""Waits of tests that run in one event loop with what they test."""
+"""Waits of tests that share an event loop with the code under test."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def with_limits(
     denials: list[VerdictCode] = []
     for limit, level in zip(limits, drawn, strict=True):
         number = limit.counter.limit
-        left = max(number - level.used, 0)  # the limit may have been lowered below what was used
+        left = max(number - level.used, 0)  # the limit may have been lowered below the used units
         standings[limit.standing] = Standing(number, left, limit.reset(level.start))
         if not level.fits and limit.denial not in denials:
             denials.append(limit.denial)

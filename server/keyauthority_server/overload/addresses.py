@@ -7,7 +7,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 NETWORKS_KEPT: Final = 10_000  # peers whose network need not be worked out again
-NETWORK_BYTES: Final = 8  # of an IPv6 address: a /64 is what one customer gets
+NETWORK_BYTES: Final = 8  # of an IPv6 address: one customer gets a /64
 
 
 def address_of(peer: str) -> str:
@@ -23,7 +23,7 @@ def address_of(peer: str) -> str:
 
 @lru_cache(maxsize=NETWORKS_KEPT)
 def network_of(peer: str) -> bytes | str:
-    """Return what a peer is known by: its IPv4 address, its IPv6 network, or `unix`."""
+    """Return the identity of a peer: its IPv4 address, its IPv6 network, or `unix`."""
     address = address_of(peer)
     if ":" not in address:
         return address

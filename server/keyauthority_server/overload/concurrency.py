@@ -1,8 +1,8 @@
-"""Lanes: how many calls of a sort are served at once; the rest is refused before it is even read.
+"""Concurrency limits per RPC class; excess calls are rejected before they are parsed.
 
-A call that waits for nothing leaves its lane in the turn of the event loop in which it came. What a
-lane fills with is calls that wait: for the writer's commit, for a page, for limits to be drawn. So
-its length bounds the queue that they wait in, and with it how long.
+A call that waits for nothing ends in the iteration of the event loop in which it began. A limit is
+reached by calls that wait: for a commit, for a page, for a draw of limits. So it bounds the length
+of their queue, and thereby their wait.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How a call is turned away by a server that has too much to do: fast, and told when to return.
+"""Rejections of an overloaded server: cheap, and with the time to retry after.
 
-What it may cost is a fraction of serving it, so what a refusal says is worked out once, before any
-call comes. The exception is made for each: one that is raised again keeps the frames of all that
-raised it before, and what they hold, for ever.
+A rejection must cost a fraction of the call, so its status is built once, in advance. The exception
+is made for each call: one that is raised again keeps all earlier frames, and their objects, for
+ever.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final, Protocol
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority_server.rpc_types import RpcError, rpc_error_from
 
-RETRY_AFTER: Final = timedelta(seconds=1)  # by then what waits now has been served
+RETRY_AFTER: Final = timedelta(seconds=1)  # by then the calls that wait now have been served
 URGENT: Final = frozenset({"RevokeKey"})
-"""RPCs with a lane of their own: they wait for nobody who adds or asks."""
+"""RPCs with a limit of their own: they never wait for additions or reads."""
 
 
 class ShedReason(StrEnum):

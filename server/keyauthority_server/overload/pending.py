@@ -1,7 +1,7 @@
-"""Calls that are open and whose message has not come.
+"""Open calls whose message has not arrived.
 
-A client sends both at once, so the oldest of them are those that never mean to. Where there are too
-many, the oldest of the peer makes room: a flood ends its own calls, and nobody else is refused.
+An honest client sends both at once, so the oldest open calls are the suspect ones. Above the limit,
+the oldest call of the same peer is ended: a flood ends its own calls, and no other peer is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PendingMessages:
         crowded: Callable[[], RpcError],
         late: Callable[[], RpcError],
     ) -> None:
-        """`crowded` and `late` make what calls are ended with, for others and for their time."""
+        """`crowded` and `late` make the error of a call ended for others, or for its age."""
         self._total = total
         self._per_peer = per_peer
         self._seconds = seconds

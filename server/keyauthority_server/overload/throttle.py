@@ -1,9 +1,9 @@
-"""How many calls a peer may make that no operator key answers for: with a bare secret, or failing.
+"""Bounds the failing calls of a peer without an operator key.
 
-A call that succeeds costs its peer nothing, and one with a well-formed operator key is never
-refused for what others did from the same address: behind a gateway all are one peer. What is
-counted is failures: of secrets (GetProjectId, RevokeKey without a credential), which are refused
-before they are read once there were too many, and of credentials.
+A successful call costs its peer nothing, and a call with a well-formed operator key is never
+refused for the failures of others at the same address: behind a gateway all are one peer. Failures
+of secrets (GetProjectId, RevokeKey without a credential) and of credentials are counted. After too
+many, calls with a bare secret are refused before they are read.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def _headers(call: Call) -> list[tuple[str, str]]:
 def credential_of(call: Call) -> Credential | CertificateIdentity:
     """Return the call's only credential: a well-formed operator token or a configured certificate.
 
-    Raises Unauthenticated if there is none or more than one; a configured certificate and an
+    Raises Unauthenticated without one, and for more than one; a configured certificate and an
     operator key are two, since either could be meant. A certificate that the configuration does
     not name is ignored, also beside an operator key.
     """

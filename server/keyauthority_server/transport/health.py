@@ -1,7 +1,7 @@
 """grpc.health.v1.Health of one process: SERVING while it can answer, until it drains.
 
-The library's servicer keeps a watcher until the watcher goes; this one lets him go when all has
-been said, so that he does not hold up the drain.
+The library's servicer keeps a watch until its client ends it; this one ends it after the last
+status, so that it does not delay the drain.
 """
 
 from __future__ import annotations

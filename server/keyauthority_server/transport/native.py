@@ -232,7 +232,7 @@ class NativeServer:
         for place, (kind, call_id, number, body, _, details) in enumerate(events):
             if place and time.monotonic() > end:
                 return events[place:]
-            if kind == EVENT_CANCEL:  # the client has gone, or his deadline has come
+            if kind == EVENT_CANCEL:  # the client has gone, or its deadline has passed
                 if task := self._waiting.get(call_id) or self._streams.find(call_id):
                     # Not at once: a task that has not run yet would never run, and never end.
                     asyncio.get_running_loop().call_soon(task.cancel)

@@ -69,8 +69,8 @@ class Reflection:
     async def _until_drain(self, requests: AsyncIterator[bytes]) -> AsyncIterator[_Request]:
         """Yield the requests that come before the drain.
 
-        To cancel the handler instead would not do: of that grpcio tells the client nothing, and
-        goes on waiting for him.
+        To cancel the handler would not suffice: grpcio would not notify the client, and would
+        continue to wait for it.
         """
         draining = asyncio.ensure_future(self._draining.wait())
         try:

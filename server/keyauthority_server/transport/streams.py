@@ -1,7 +1,7 @@
-"""The open streams of both transports, and how they end when the server does.
+"""The open streams of both transports, and their end in a drain.
 
 grpcio cannot end the stream of a client that has stopped reading: a status would wait behind the
-message that he does not take. Such a stream is cut with the server, when all others are done.
+message that it does not take. Such a stream is cut with the server, when all others are done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import grpc.aio
 from keyauthority_server.config import Listen, UnixPath
 from keyauthority_server.rpc_types import Call, StreamMethod
 
-STALLED_SECONDS: Final = 2.0  # a client that reads has taken the end of his stream long before
+STALLED_SECONDS: Final = 2.0  # a client that reads has taken the end of its stream long before
 LINGER_SECONDS: Final = 0.5  # writing an answer takes grpcio less than 1 ms; starved, some more
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -72,7 +72,7 @@ def from_behind(read: Callable[[_Context], Call], listen: Listen) -> Callable[[_
     """Return `read` for calls that the native front passes on: their own peer is the front.
 
     It serves this machine only, whose processes may call from any address that the machine has. So
-    what can be said of the peer is the address that he has called; nothing that he sends counts.
+    the peer is the address that it has called; nothing that it sends counts.
     """
     peer = "unix:"
     if not isinstance(listen, UnixPath) and listen.is_local:

@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.faults.disk.vfs import Pass
 
-# What SQLite's own VFS makes of an errno: https://www.sqlite.org/rescode.html
+# Result codes of SQLite's own VFS for each errno: https://www.sqlite.org/rescode.html
 IOERR_WRITE: Final = 778
 IOERR_FSYNC: Final = 1034
 IOERR_TRUNCATE: Final = 1546
@@ -22,17 +22,17 @@ FULL: Final = 13
 
 @dataclass(frozen=True)
 class Order:
-    """What is to fail, and how."""
+    """The operation to fail, and the failure."""
 
     operation: str
     """write, truncate or sync."""
     code: int
-    """What SQLite is told."""
+    """The result code for SQLite."""
     file: str = "keyauthority.db-wal"
     short: bool = False
     """Of a write: half of it is done."""
     stop: bool = False
-    """Of a write: it is done, once the process, which stops itself before it, is told to go on."""
+    """Of a write: it is done, once the process, which stops itself before it, is continued."""
 
 
 def met(path: Path) -> Path:
@@ -59,7 +59,7 @@ def give(path: Path, order: Order) -> None:
 
 
 class Failing:
-    """A `vfs.Disk` that does what it is asked for unless it is ordered not to."""
+    """A `vfs.Disk` that performs each operation unless ordered to fail it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,7 +85,7 @@ class Failing:
         return go_on() if order is None else order.code
 
     def sync(self, path: Path, go_on: Pass) -> int:
-        """Sync, or fail; what was to be synced may or may not have reached the disk."""
+        """Sync, or fail; unsynced data may or may not have reached the disk."""
         order = self._order("sync", path)
         return go_on() if order is None else order.code
 

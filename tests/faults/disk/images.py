@@ -1,4 +1,4 @@
-"""What a loss of power can leave of the files: what was synced, and any part of the rest.
+"""Files after a loss of power: all synced data, and any part of the rest.
 
 Of a file's writes and truncations since its last sync some are lost, some are there, some are torn
 between sectors, and they need not be there in the order in which they were made. A file that was
@@ -15,13 +15,13 @@ from typing import Final
 
 from tests.faults.disk.recording import DELETE, SYNC, SYNCED, TOLD, TRUNCATE, WRITE, Entry
 
-SECTOR: Final = 512  # bytes: what a disk writes whole or not at all
+SECTOR: Final = 512  # bytes: a disk writes a sector whole or not at all
 WAYS: Final = ("lost", "kept", "first", "some", "torn")
 
 
 @dataclass
 class _File:
-    """A file as it was synced, and what has been done to it since."""
+    """A file as last synced, and the operations on it since."""
 
     durable: bytearray | None = None
     pending: list[Entry] = field(default_factory=list)
@@ -38,7 +38,7 @@ class _File:
             self.settle(self.beginning.pop(entry.process, 0))
 
     def settle(self, number: int) -> None:
-        """So many of what is pending are durable."""
+        """The first operations up to this count are durable."""
         for entry in self.pending[:number]:
             self.durable = _applied(self.durable, entry)
         del self.pending[:number]
@@ -46,7 +46,7 @@ class _File:
             self.beginning[process] = max(0, begun - number)
 
     def image(self, drawn: random.Random) -> bytes | None:
-        """Return what may be left of it."""
+        """Return one possible content after a loss of power."""
         way = drawn.choice(WAYS)
         if way == "lost" or not self.pending:
             done: Iterable[Entry] = ()

@@ -1,4 +1,4 @@
-"""What reached the files, in order: by all processes of a server, and what its clients were told.
+"""Recorded file operations of all processes of a server, and the answers of its clients, in order.
 
 All of them append to one file, an entry a write(2), so the order of entries is that in which
 things happened.
@@ -19,12 +19,12 @@ from tests.faults.disk.vfs import OK, Pass
 WRITE: Final = "write"
 TRUNCATE: Final = "truncate"
 SYNC: Final = "sync"
-"""Is about to begin: it covers what came before it."""
+"""Is about to begin: it covers all earlier operations."""
 SYNCED: Final = "synced"
 """The sync of the same process and file that began before has ended."""
 DELETE: Final = "delete"
 TOLD: Final = "told"
-"""A client has its answer: `offset` is the number of his line in the journal."""
+"""A client has its answer: `offset` is the number of its line in the journal."""
 
 _KINDS: Final = (WRITE, TRUNCATE, SYNC, SYNCED, DELETE, TOLD)
 _HEADER: Final = struct.Struct("<BIQII")
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Recorder:
-    """A `vfs.Disk` that does what it is asked for, and writes it down."""
+    """A `vfs.Disk` that performs and records each operation."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -55,7 +55,7 @@ class Recorder:
         os.write(self._file, header + text + data)
 
     def write(self, path: Path, data: bytes, offset: int, go_on: Pass) -> int:
-        """Write, and say what."""
+        """Write, and record the data."""
         self.note(WRITE, path.name, offset, data)
         return go_on()
 
@@ -72,7 +72,7 @@ class Recorder:
         return code
 
     def delete(self, path: Path, go_on: Pass) -> int:
-        """Remove, and say what."""
+        """Remove, and record the name."""
         self.note(DELETE, path.name)
         return go_on()
 

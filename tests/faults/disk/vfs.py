@@ -17,11 +17,11 @@ from keyauthority_server.store.sqlite.connection import sqlite3
 
 OK: Final = 0
 Pass = Callable[[], int]
-"""Does what SQLite asked for, and returns SQLite's result code."""
+"""Performs the operation, and returns SQLite's result code."""
 
 
 class Disk(Protocol):
-    """What is told of each operation, and decides what becomes of it; any thread may call."""
+    """Observes each operation, and decides whether it is performed; any thread may call."""
 
     def write(self, path: Path, data: bytes, offset: int, go_on: Pass) -> int:
         """Return the result of a write."""
@@ -43,7 +43,7 @@ class Disk(Protocol):
 _Write: Final = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Truncate: Final = CFUNCTYPE(c_int, c_void_p, c_int64)
 _Sync: Final = CFUNCTYPE(c_int, c_void_p, c_int)
-# The name is a pointer: SQLite keeps it, and what was asked for in a URI lies behind it.
+# The name is a pointer: SQLite keeps it, and the parameters of a URI follow it.
 _Open: Final = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
 _Delete: Final = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 
@@ -63,7 +63,7 @@ class _Methods(ctypes.Structure):
 
 
 class _File(ctypes.Structure):
-    """sqlite3_file: what the VFS keeps of its own comes behind it."""
+    """sqlite3_file: the VFS's own fields follow it."""
 
     _fields_: ClassVar = [("pMethods", POINTER(_Methods))]
 
@@ -84,7 +84,7 @@ class _Vfs(ctypes.Structure):
 
 
 _kept: Final[list[Any]] = []
-"""What SQLite has pointers to: for good."""
+"""Objects that SQLite points to: kept for the life of the process."""
 
 
 def install(disk: Disk) -> None:
@@ -117,7 +117,7 @@ def install(disk: Disk) -> None:
 
 
 def _shim(own: _Methods, disk: Disk, paths: dict[int, Path]) -> _Methods:
-    """Return a copy of a file's methods that lets what changes the file pass by `disk`."""
+    """Return a copy of a file's methods that passes each change of the file to `disk`."""
     shim = _Methods.from_buffer_copy(own)
 
     def write(file: int, data: int, size: int, offset: int) -> int:

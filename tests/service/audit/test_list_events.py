@@ -50,7 +50,7 @@ def pages(caller: Caller, **fields: Any) -> Iterator[list[Any]]:
 
 
 def types(found: list[Any]) -> list[str]:
-    """What was done, without the enum's prefix."""
+    """The type of the event, without the enum's prefix."""
     name = key_authority_service_pb2.ChangeType.Name
     return [name(one.type).removeprefix("CHANGE_TYPE_") for one in found]
 

@@ -92,7 +92,7 @@ def at_once(callers: Sequence[Caller], request: Message, times: int) -> list[byt
 
 
 def refused(caller: Caller, request: Message) -> tuple[str, str]:
-    """How a call fails."""
+    """The failure of a call."""
     refusal = caller.refused(request)
     return (refusal.code.name, refusal.reason)
 

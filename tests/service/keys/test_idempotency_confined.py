@@ -21,7 +21,7 @@ NOW = SystemClock().now()
 
 
 def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Principal:
-    """A caller known by a certificate; the configuration says what it may do."""
+    """A caller with a certificate; the configuration holds its rights."""
     key = Key(
         access_key="batch.example",
         project_id="",

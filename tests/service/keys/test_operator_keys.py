@@ -28,7 +28,7 @@ HOUR = Duration(seconds=3600)
 
 
 def beyond(maker: Caller, **fields: object) -> None:
-    """The maker is refused an operator key like this, for what he is himself."""
+    """The maker may not create this operator key, because of its own limits."""
     refused = maker.refused(key_request("", "OPERATOR", **fields))
     assert ("PERMISSION_DENIED", "BEYOND_OWN_RIGHTS") == (refused.code.name, refused.reason)
 

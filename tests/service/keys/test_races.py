@@ -100,7 +100,7 @@ def race(callers: list[Caller], made: Any, *, proven: bool) -> int:
 
 
 def race_often(server: ServerProcess, root: Caller, project: str, *, proven: bool) -> str:
-    """Race again and again, each caller on a connection of his own; return what was done."""
+    """Race repeatedly, each caller on a connection of its own; return the operations."""
     options = (("grpc.use_local_subchannel_pool", 1),)
     channels = [
         grpc.insecure_channel(server.address, options=options) for _ in range(3 + VERIFIERS)

@@ -28,7 +28,7 @@ def refused(caller: Caller, **fields: object) -> Refusal:
 
 
 def bad_credential(answer: Refusal) -> bool:
-    """True for the one answer to what proves nothing."""
+    """True for the one answer to every invalid token."""
     return ("UNAUTHENTICATED", "CREDENTIAL_INVALID") == (answer.code.name, answer.reason)
 
 

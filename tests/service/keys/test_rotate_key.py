@@ -43,7 +43,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "quota": key_pb2.Quota(limit=6, period=key_pb2.QUOTA_PERIOD_TOTAL),
     "labels": {"team": "a"},
 }
-# What is the successor's own; all the rest it has from the old key.
+# Fields of the successor's own; it copies all others from the old key.
 OWN: Final = (
     *("access_key", "predecessor_access_key", "publishable_key", "create_time", "update_time"),
     *("expire_time", "etag", "revision", "created_by", "created_from", "last_used_time"),
@@ -65,7 +65,7 @@ def without(key: key_pb2.Key, *fields: str) -> key_pb2.Key:
 
 
 def refused(caller: Caller, access_key: str, **fields: Any) -> tuple[str, str, set[str]]:
-    """How a rotation fails."""
+    """The failure of a rotation."""
     refusal = caller.refused(pb.RotateKeyRequest(access_key=access_key, **fields))
     return (refusal.code.name, refusal.reason, refusal.fields)
 
@@ -177,7 +177,7 @@ def test_rotation_with_an_expiry_sets_the_successors_end(root: Caller, project: 
         made = new_key(root, project, ttl=ttl)
         past = from_now(-HOUR)
         expected = ("INVALID_ARGUMENT", "INVALID_FIELD", {"expire_time"})
-        for access_key in (made.key.access_key, ABSENT_KEY):  # what is wrong comes before
+        for access_key in (made.key.access_key, ABSENT_KEY):  # errors in the request come first
             assert expected == refused(root, access_key, expire_time=past)
         end = from_now(3 * HOUR)
         answer = rotate(root, made.key.access_key, expire_time=end)

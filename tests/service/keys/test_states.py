@@ -25,7 +25,7 @@ STATES: Final = ("ACTIVE", "DISABLED", "EXPIRED", "SUPERSEDED", "REVOKED")
 REFUSED: Final = "FAILED_PRECONDITION"
 NO_KEY: Final = "UNAUTHENTICATED"
 
-# Each call, and what comes of it in each state, in the order of STATES.
+# Each call, and its result in each state, in the order of STATES.
 TABLE: Final = {
     "UpdateKey": ("OK", "OK", "OK", REFUSED, REFUSED),
     "RotateKey": ("OK", REFUSED, "OK", REFUSED, REFUSED),

@@ -58,7 +58,7 @@ PROJECT_PATHS: Final[dict[str, Any]] = {
     "suspended": True,
     "rate_limit": key_pb2.RateLimit(limit=9, period=DAY),
 }
-# What no update may name: fields that never change, parts of fields, and what there is not.
+# Paths that no update may name: immutable fields, parts of fields, and unknown fields.
 UNKNOWN: Final = (
     *("access_key", "project_id", "mode", "kind", "operator_projects", "state", "revision"),
     *("etag", "update_mask", "restrictions.allowed_ips", "expireTime", "*", "", "labels.team"),
@@ -66,7 +66,7 @@ UNKNOWN: Final = (
 
 
 def only(record: Any, *changed: str) -> Any:
-    """The record without its stamps and these fields: what an update must have left alone."""
+    """The record without its stamps and these fields, which an update must not change."""
     copy = type(record)()
     copy.CopyFrom(record)
     for field in (*changed, *(one for one in STAMPED if one in record.DESCRIPTOR.fields_by_name)):
@@ -75,7 +75,7 @@ def only(record: Any, *changed: str) -> Any:
 
 
 def told(refusal: Refusal) -> tuple[str, str, set[str]]:
-    """What a refusal says, in short."""
+    """The short form of a failure."""
     return (refusal.code.name, refusal.reason, refusal.fields)
 
 

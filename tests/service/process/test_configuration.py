@@ -30,7 +30,7 @@ _TLS = {"tls_cert": "c", "tls_key": "k"}
 def load(
     flags: dict[str, str] | None = None, environ: dict[str, str] | None = None
 ) -> config.Config:
-    """Load a configuration from nothing but what is given."""
+    """Load a configuration from the arguments alone."""
     return config.load(flags or {}, environ or {})
 
 

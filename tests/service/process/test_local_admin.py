@@ -29,7 +29,7 @@ OLD_PEPPERS = "keyauthority_keys_under_old_peppers"
 
 
 def told(server: ServerProcess, *arguments: str) -> str:
-    """What a command on the server's folder prints; it must end well."""
+    """The output of a command on the server's folder, which must succeed."""
     outcome = shared().run(*arguments, "--data", str(server.data))
     assert (0, "") == (outcome.code, outcome.log)
     return outcome.output

@@ -18,7 +18,7 @@ from tests.service.processes import ServerProcess, kill, wait_until
 
 
 def address_of(server: ServerProcess) -> tuple[str, int]:
-    """Where the metrics are served."""
+    """The address of the metrics endpoint."""
     match = re.search(r"info metrics address=(\S+):(\d+)", server.log_text())
     assert match
     return match[1], int(match[2])

@@ -17,7 +17,7 @@ from keyauthority_server.private_files import UnsafeFile, check_private, make_fo
 from tests.service.forkserver import shared
 from tests.service.processes import Outcome, command, environment
 
-USER: Final = 64_001  # of nobody: any number will do
+USER: Final = 64_001  # of no user: any number will do
 GROUP: Final = 64_002
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files and processes to other users")
@@ -72,7 +72,7 @@ def run_as(*arguments: str, groups: list[int]) -> Outcome:
 
 
 def fs_group(folder: Path) -> None:
-    """Hand a folder over as Kubernetes does for `fsGroup`: by the group, whoever the owner is."""
+    """Hand a folder over as Kubernetes does for `fsGroup`: by the group, with any owner."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, 0, GROUP)
         path.chmod(0o2770 if path.is_dir() else path.stat().st_mode | 0o660)
@@ -186,7 +186,7 @@ _READ_ONLY: Final = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && 
 def test_read_only_file_system_is_one_line_with_path_and_remedy(
     data: Path, mounted: str, words: str, named: str
 ) -> None:
-    """The database alone, as a mounted file, or its folder: exit code 2, since no time mends it."""
+    """The database alone, as a mounted file, or its folder: exit code 2: a retry cannot help."""
     tried = [*_APART, _READ_ONLY, str(data / mounted), "true"]
     if shutil.which("unshare") is None or subprocess.run(tried, check=False).returncode:
         pytest.skip("no mount namespace here")

@@ -37,7 +37,7 @@ def refusal(
 
 
 def test_second_server_on_the_same_folder_is_refused(start_server: Start, data: Path) -> None:
-    """A data folder has one server, whatever address the second one uses."""
+    """A data folder has one server, also if the second one uses another address."""
     server = start_server()
     assert f"another server is using the data folder {data}" == refusal(data, code=3)
     assert 0 == server.stop().code

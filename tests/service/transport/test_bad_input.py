@@ -36,7 +36,7 @@ RANDOM_CODES: Final = {
     "FAILED_PRECONDITION",
     "UNIMPLEMENTED",
 }
-"""How a call of random bytes by the first operator may fail. INTERNAL is not among them."""
+"""Codes for a call of random bytes by the first operator. INTERNAL is not among them."""
 
 
 def sent(request: Message, project: str) -> Message:

@@ -28,7 +28,7 @@ NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @contextmanager
 def unreachable(cluster: Cluster, url: str) -> Iterator[None]:
-    """Let nobody into a database, and end all sessions that are there."""
+    """Close a database to new sessions, and end all present ones."""
     name = url.partition("?")[0].rpartition("/")[2]
     cluster.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     cluster.execute(

@@ -29,7 +29,7 @@ async def hang(_: bytes, __: Call) -> bytes:
 
 
 async def call(channel: grpc.aio.Channel, path: str, seconds: float | None) -> grpc.StatusCode:
-    """Make a call of no bytes; return what it ended with."""
+    """Make a call of no bytes; return its status."""
     method: Any = channel.unary_unary(path)
     try:
         await method(b"", timeout=seconds)

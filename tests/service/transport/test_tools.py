@@ -19,7 +19,7 @@ KEYS: Final = "keyauthority.v1.KeyAuthorityService"
 PROJECTS: Final = "keyauthority.v1.ProjectService"
 
 Call = Callable[..., dict[str, Any]]
-"""Calls a method with a body, as an operator or as nobody; returns the answer."""
+"""Calls a method with a body, as an operator or without a credential; returns the answer."""
 
 
 def run(program: str, *arguments: str) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(program: str, *arguments: str) -> dict[str, Any]:
 
 
 def grpcurl(server: ServerProcess) -> Call:
-    """Call with grpcurl, which prints the names of the proto unless told otherwise."""
+    """Call with grpcurl, which prints the names of the proto by default."""
 
     def call(method: str, body: dict[str, Any], operator: bool = True) -> dict[str, Any]:
         header = ("-H", f"authorization: Bearer {server.operator_key}") if operator else ()

@@ -28,7 +28,7 @@ LIST_SERVICES = b"\x3a\x00"  # field 7 of ServerReflectionRequest, empty
 
 
 def tool(*arguments: str) -> str:
-    """Run a client that stands beside this Python, and return what it prints."""
+    """Run a client installed beside this Python, and return its output."""
     name, *rest = arguments
     program = Path(sys.executable).with_name(name)
     done = subprocess.run(
@@ -61,7 +61,7 @@ def reflect(channel: grpc.Channel, service: str, requests: Iterator[bytes]) -> I
 
 
 def status(error: BaseException) -> grpc.Call:
-    """What a call failed with."""
+    """The failure of a call."""
     assert isinstance(error, grpc.RpcError)
     return cast("grpc.Call", error)
 

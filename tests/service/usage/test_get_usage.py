@@ -36,7 +36,7 @@ FLUSHES = 5  # that are waited for, the beginning included
 
 @pytest.fixture
 def root(channel: grpc.Channel, server: ServerProcess) -> Caller:
-    """Whoever calls with the first operator key."""
+    """A caller with the first operator key."""
     return Caller(channel, server.metadata)
 
 
@@ -69,7 +69,7 @@ def stamp(moment: datetime) -> Timestamp:
 
 
 def row(access_key: str, **fields: Any) -> usage_service_pb2.UsageRow:
-    """Return what a verifier reports: five verifications an hour ago, unless told otherwise."""
+    """Return a verifier's report: five verifications an hour ago by default."""
     then = stamp(datetime.now(UTC) - timedelta(hours=1))
     given: dict[str, Any] = {
         "access_key": access_key,
@@ -186,7 +186,7 @@ def test_killed_worker_loses_at_most_one_second_of_counts(
 
 
 def test_reported_batch_counts_once(root: Caller) -> None:
-    """The same batch_id again adds nothing, whatever its rows; a new one adds."""
+    """The same batch_id again adds nothing, with any rows; a new one adds."""
     project_id = new_project(root)
     access_key = new_key(root, project_id).key.access_key
     batch_id = str(uuid.uuid4())

@@ -264,7 +264,7 @@ def test_verifier_without_a_right_degrades_or_fails(
     assert expected.get(missing, []) == [
         ":".join(record.getMessage().split(":")[:2])
         for record in caplog.records
-        if record.name == LOGGER  # asyncio's are of whatever test's garbage is collected now
+        if record.name == LOGGER  # asyncio's may come from the garbage of any test
     ]
 
 

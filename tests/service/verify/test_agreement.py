@@ -31,14 +31,14 @@ NEVER_DRAWN: Final = (
 
 
 def judged_here(one: Subject, request: pb.VerifyRequest, now: datetime) -> tuple[str, ...]:
-    """What the library says: the verdict, then all that fails."""
+    """The library's result: the verdict, then all failed checks."""
     facts = convert.verify_query_from_proto(request).facts
     code = decide(one.key, one.project, facts, now)
     return (code.name, *(each.name for each in explain(one.key, one.project, facts, now)))
 
 
 def judged_there(answer: pb.VerifyResponse) -> tuple[str, ...]:
-    """What the server says: the verdict, then all that fails."""
+    """The server's result: the verdict, then all failed checks."""
     named = (pb.Verdict.Name(number) for number in (answer.verdict, *answer.failed))
     return tuple(name.removeprefix("VERDICT_") for name in named)
 

@@ -1,6 +1,6 @@
 """Repeated Verify of one key: a cached answer is never older than the last change.
 
-Two processes of the authority on one store: what one of them remembers, the other changes.
+Two processes of the authority on one store: one changes the records that the other has cached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Revocation under full verification load: no VALID after the acknowledgement.
 
 Every time is of one monotonic clock, taken before a verification is sent and after a revocation
-was answered, so that what is found stale is stale.
+was answered, so that every finding is certain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.service.processes import ServerProcess
 
 KEYS: Final = scaled(short=500, each=1000)
 CONNECTIONS: Final = 12  # that all of them end at one of two workers has a chance of 2**-11
-BEHIND, AHEAD = 12, 5  # keys that are verified besides those revoked since the last look
+BEHIND, AHEAD = 12, 5  # keys verified in addition to those revoked since the last look
 THREADS: Final = 8
 REVOKERS: Final = 4  # at once, so that their commits are made together
 OWN_CONNECTION: Final = (("grpc.use_local_subchannel_pool", 1),)
@@ -143,7 +143,7 @@ def revoke_all(
 
 
 def connections(server: ServerProcess, stack: ExitStack, count: int) -> list[Caller]:
-    """As many callers, each with a connection of his own."""
+    """As many callers, each with a connection of its own."""
     return [
         Caller(
             stack.enter_context(grpc.insecure_channel(server.address, OWN_CONNECTION)),

@@ -34,7 +34,7 @@ VALID, LIMITED, EXCEEDED = "VALID", "RATE_LIMITED", "QUOTA_EXCEEDED"
 
 @pytest.fixture
 def root(channel: grpc.Channel, server: ServerProcess) -> Caller:
-    """Whoever calls with the first operator key."""
+    """A caller with the first operator key."""
     return Caller(channel, server.metadata)
 
 
@@ -55,7 +55,7 @@ def quota(limit: int, period: str = "TOTAL") -> key_pb2.Quota:
 
 
 class Storm(NamedTuple):
-    """What came of many calls at once."""
+    """The results of many calls at once."""
 
     verdicts: Counter[str]
     failed: int

@@ -1,7 +1,7 @@
 """Servers on one PostgreSQL: bounded staleness, and behaviour without proof of freshness.
 
 Every time is of one monotonic clock, taken before a verification is sent and after a change was
-answered, so that what is found stale is stale.
+answered, so that every finding is certain.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_STALENESS: Final = 1.0  # seconds, as the contract's default
 SLACK_SECONDS: Final = 2.0  # for the calls themselves, on a machine that is busy
 RECOVERY_SECONDS: Final = 5.0
 KEYS: Final = 150
-AHEAD, BEHIND = 2, 10  # keys that are verified besides those being revoked now
+AHEAD, BEHIND = 2, 10  # keys verified in addition to those being revoked now
 SHARED: Final = ("pepper", "audit.key", "operator.key")
 VALID: Final = pb.VERDICT_VALID
 MISSING_PERMISSION: Final = pb.VERDICT_MISSING_PERMISSION

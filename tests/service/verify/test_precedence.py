@@ -98,7 +98,7 @@ def make(root: Caller, project: str, codes: Iterable[str]) -> Case:
 
 
 def merged(table: Mapping[str, dict[str, Any]], codes: Iterable[str]) -> dict[str, Any]:
-    """What the table has for these verdicts, in one."""
+    """The table's entries for these verdicts, merged."""
     return {name: one for code in codes for name, one in table.get(code, {}).items()}
 
 

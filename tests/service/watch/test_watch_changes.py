@@ -43,7 +43,7 @@ def all_keys(root: Caller, project: str) -> dict[str, key_pb2.Key]:
 
 
 def told(key: key_pb2.Key) -> key_pb2.Key:
-    """The record without what a change does not tell."""
+    """The record without the fields that a change omits."""
     copy = key_pb2.Key()
     copy.CopyFrom(key)
     for field in ("created_by", "created_from", "revoke_note", "last_used_time"):

@@ -76,7 +76,7 @@ async def test_async_client_watches_until_it_is_closed(server: ServerProcess) ->
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Undo what a shell does to jobs in the background: they and their children ignore SIGINT."""
+    """Restore SIGINT, which a shell lets background jobs and their children ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

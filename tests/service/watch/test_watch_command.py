@@ -17,7 +17,7 @@ from tests.service.processes import WAIT_SECONDS, ServerProcess, environment
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Undo what a shell does to jobs in the background: they and their children ignore SIGINT."""
+    """Restore SIGINT, which a shell lets background jobs and their children ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

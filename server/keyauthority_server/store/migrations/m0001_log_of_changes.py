@@ -34,7 +34,7 @@ _TABLES: Final = (
         CHECK ((rate_limit_limit IS NULL) = (rate_limit_period IS NULL))
     ) {keyed_table}
     """,
-    # What Verify reads each time comes first: the engine need not walk the rest of the row for it.
+    # The columns of every Verify come first, so the engine need not walk the rest of the row.
     """
     CREATE TABLE key (
         access_key {text} NOT NULL PRIMARY KEY,

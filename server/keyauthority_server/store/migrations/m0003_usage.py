@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from keyauthority_server.store.migrations import Dialect, Run
 
 # The day's rows are kept beside the hours': a page of either is read in its order from an index.
-# `id` is what a page token names a row by; `verdict` is its number in the protos, which is the
+# A page token names a row by `id`; `verdict` is its number in the protos, which is the
 # contract's order.
 _TABLES: Final = (
     """

@@ -1,8 +1,9 @@
 """Counters of limits, in a SQLite file of their own next to the database.
 
 Commits do not wait for the disk (`synchronous=NORMAL`): they survive the death of the process, not
-a loss of power. Draws are made in the event loop while nobody else draws (`LoopDraws`); otherwise
-one thread commits for all waiting callers. Checkpoints, which wait for the disk, run in the thread.
+a loss of power. Draws are made in the event loop while no other process draws (`LoopDraws`);
+otherwise one thread commits for all waiting callers. Checkpoints, which wait for the disk, run in
+the thread.
 """
 
 from __future__ import annotations
