@@ -7,6 +7,8 @@ know a wire format or SQL. Begin reading with `Authority`, which lists the servi
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from keyauthority.clock import ClockJumped, SystemClock
 from keyauthority.model import LogId
 from keyauthority_server.audit import DenialLog
@@ -24,7 +26,7 @@ from keyauthority_server.services.rehash import Rehasher
 from keyauthority_server.services.usage import Usage
 from keyauthority_server.services.verification import Verification
 from keyauthority_server.services.watch import Authenticate, Update, Watch
-from keyauthority_server.store.counters import Counters
+from keyauthority_server.store.counters import Counters, CountersHandedOver
 from keyauthority_server.store.interface import Store, StoreError
 
 __all__ = ["Authenticate", "Authority", "CertificateIdentity", "Credential", "Principal", "Update"]
@@ -49,6 +51,7 @@ class Authority:
         self.records = records
         self.clock = clock
         self._store = store
+        self._counters = counters
         self.log_id: LogId = store.log_id
         self.authenticate = context.authenticate
         self.with_current_peppers = rehasher.with_current_peppers
@@ -63,11 +66,13 @@ class Authority:
         self.watch = Watch(context, ReplayBuffer(feed))
 
     async def can_answer(self) -> bool:
-        """True if the server could answer a Verify of any key now; reads the store once."""
+        """True if the server could answer a Verify of any key now, with limits or without."""
         try:
             self.clock.now()
             self.records.check_fresh()
-            await self._store.read(None, None)
+            await self._store.check()
+            with suppress(CountersHandedOver):  # the other records can be verified
+                await self._counters.check()
         except (StoreError, ClockJumped):
             return False
         return True

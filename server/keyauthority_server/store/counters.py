@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.rows import Rows
 
 
@@ -73,9 +74,24 @@ class Counters(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Raise StoreUnavailable unless counters can be drawn now; draws nothing."""
+        ...
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         ...
+
+
+class CountersHandedOver(StoreUnavailable):
+    """A copy has taken the counters over: they are closed for ever."""
+
+
+def draw_failure(error: StoreError) -> StoreUnavailable:
+    """Return the error for callers, even for a full disk: verdicts must not depend on it."""
+    if isinstance(error, CountersHandedOver):
+        return error
+    return StoreUnavailable(f"the counters cannot be drawn: {error}")
 
 
 NOT_DRAWN: Final = "the counters were not drawn in time"

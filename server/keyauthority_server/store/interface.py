@@ -254,6 +254,10 @@ class Store(SnapshotReader, Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Raise StoreError unless records can be read now, from the store and not from a cache."""
+        ...
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log; see `Transaction`."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from keyauthority_server.store.postgres import migrate
 from tests.postgres import Cluster
+from tests.service.callers import Caller, new_project
 from tests.service.forkserver import shared
 from tests.service.processes import STOP_SECONDS, command, environment, wait_until
 
@@ -89,26 +92,112 @@ def cut(database: Path) -> None:
     os.truncate(database, 0)
 
 
+def overwrite(database: Path) -> None:
+    """Write zeros over all of it, in place."""
+    with database.open("r+b") as file:
+        file.write(bytes(database.stat().st_size))
+
+
+def overwrite_tail(database: Path) -> None:
+    """Leave only its first page."""
+    with database.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(database.stat().st_size - 4096))
+
+
+def checkpoint(database: Path) -> None:
+    """Have the database file hold all pages, so that its write-ahead log answers nothing."""
+    subprocess.run(
+        [sys.executable, "-c", _CHECKPOINT, str(database)], check=True, capture_output=True
+    )
+
+
+_CHECKPOINT: Final = """
+import pysqlite3, sys
+connection = pysqlite3.connect(sys.argv[1])
+assert (0, 0, 0) == connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+"""
+
+
 @pytest.mark.parametrize(
-    ("transport", "fault"),
-    [("native", unlink), ("grpcio", exchange), ("native", cut), ("grpcio", cut)],
+    ("transport", "fault", "name"),
+    [
+        ("native", unlink, "keyauthority.db"),
+        ("grpcio", exchange, "keyauthority.db"),
+        ("native", cut, "keyauthority.db"),
+        ("grpcio", overwrite, "keyauthority.db"),
+        ("native", overwrite_tail, "keyauthority.db"),
+        ("native", overwrite, "keyauthority.db-wal"),
+        ("grpcio", cut, "keyauthority.db-wal"),
+        ("native", unlink, "keyauthority.db-shm"),
+        ("native", unlink, "keyauthority-counters.db"),
+        ("native", overwrite, "keyauthority-counters.db"),
+    ],
 )
-def test_health_ends_with_the_database_file(
-    transport: str, fault: Callable[[Path], None], tmp_path: Path
+def test_health_ends_with_a_file_of_the_database(
+    transport: str, fault: Callable[[Path], None], name: str, tmp_path: Path
 ) -> None:
-    """Removed, exchanged or cut under a running SQLite server: NOT_SERVING, both ways."""
+    """Removed, exchanged, cut or overwritten under a running SQLite server: NOT_SERVING."""
     server = shared().start(tmp_path / "data", "--transport", transport)
     try:
         with grpc.insecure_channel(server.address) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=30)
-            assert SERVING == next(watch).status
+            while next(watch).status != SERVING:  # a busy machine may have been late
+                pass
+            new_project(Caller(channel, server.metadata))  # the write-ahead log holds it
+            if fault is overwrite_tail:
+                checkpoint(server.data / name)
             began = time.monotonic()
-            fault(server.data / "keyauthority.db")
+            fault(server.data / name)
             while next(watch).status != NOT_SERVING:
                 pass
             assert time.monotonic() - began < SECONDS + SLACK
             assert NOT_SERVING == stub.Check(health_pb2.HealthCheckRequest()).status
+    finally:
+        server.kill()
+    assert "Traceback" not in server.log_text()
+
+
+_ALTERED: Final = (
+    ("ALTER TABLE key RENAME TO gone", "ALTER TABLE gone RENAME TO key"),
+    ("ALTER TABLE counter RENAME TO gone", "ALTER TABLE gone RENAME TO counter"),
+    ("REVOKE SELECT ON project FROM plain", "GRANT SELECT ON project TO plain"),
+    ("REVOKE INSERT, UPDATE ON heartbeat FROM plain", "GRANT ALL ON heartbeat TO plain"),
+)
+
+
+def test_health_follows_tables_privileges_and_name_of_the_database(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A missing table, a revoked privilege or a renamed database: NOT_SERVING until undone."""
+    url = cluster.create()
+    name = url.partition("?")[0].rpartition("/")[2]
+    cluster.execute("CREATE ROLE plain LOGIN")
+    migrate(url)
+    cluster.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO plain", name)
+    flags = ("--store", url.replace("postgres@", "plain@"), "--transport", "grpcio")
+    server = shared().start(tmp_path / "data", *flags)
+    try:
+        with grpc.insecure_channel(server.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            away = (
+                f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",  # noqa: S608 - a name of the tests' own
+                f"ALTER DATABASE {name} RENAME TO {name}_away",
+                f"ALTER DATABASE {name}_away ALLOW_CONNECTIONS true",
+            )
+            faults = [((one,), (other,), name) for one, other in _ALTERED]
+            back = (f"ALTER DATABASE {name}_away RENAME TO {name}",)
+            for fault, remedy, database in (*faults, (away, back, "postgres")):
+                for statements, status in ((fault, NOT_SERVING), (remedy, SERVING)):
+                    began = time.monotonic()
+                    for statement in statements:
+                        cluster.execute(statement, database)
+                    while next(watch).status != status:
+                        pass
+                    assert time.monotonic() - began < SECONDS + SLACK, statements
     finally:
         server.kill()
     assert "Traceback" not in server.log_text()

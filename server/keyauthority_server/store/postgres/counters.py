@@ -27,8 +27,10 @@ from keyauthority_server.store.counters import (
     HANDED_OVER,
     NOT_DRAWN,
     CounterBatch,
+    CountersHandedOver,
     Drawn,
     Spend,
+    draw_failure,
 )
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
@@ -99,6 +101,10 @@ class PostgresCounters:
     def draw_now(self, draws: Sequence[Spend]) -> None:
         """Return None: each draw is a network round trip."""
 
+    async def check(self) -> None:
+        """Raise StoreUnavailable unless counters can be drawn now."""
+        await self.draw(())
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         self._calls.flush()
@@ -127,7 +133,7 @@ class _CounterWorker(BatchWorker[SpendBatch]):
         except StoreError as error:
             self._rows.roll_back()
             _log.error("store_draw_failed", error=str(error))
-            fail(callers, StoreUnavailable(f"the counters cannot be drawn: {error}"))
+            fail(callers, draw_failure(error))
         else:
             resolve([call for call, _ in drawn], [answer for _, answer in drawn])
 
@@ -154,7 +160,7 @@ class _CounterWorker(BatchWorker[SpendBatch]):
         rows = self._rows
         while True:
             if rows.begin(_OPEN) != (0,):
-                raise StoreUnavailable(HANDED_OVER)
+                raise CountersHandedOver(HANDED_OVER)
             stored = {name: (start, used) for name, start, used in rows.each(_LOCK, (names,))}
             missing = [name for name in names if name not in stored]
             if not missing:

@@ -179,6 +179,10 @@ class PostgresStore(SqlStore):
         """
         return await self._write(work)
 
+    async def check(self) -> None:
+        """Raise StoreError unless records can be read now."""
+        await self.read(None, None)
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
 

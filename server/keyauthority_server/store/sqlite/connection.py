@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from keyauthority_server.private_files import check_private, explain
 from keyauthority_server.store.interface import (
     StoreError,
@@ -43,10 +45,17 @@ _PASSING: Final = frozenset({4, 5, 6, 7, 9})  # ABORT, BUSY, LOCKED, NOMEM, INTE
 _BROKEN: Final = frozenset({3, 8, 10, 11, 14, 15, 26})  # of the file, the device or the rights
 _FULL: Final = 13
 _FULL_SHARED_MEMORY: Final = 4874  # IOERR_SHMSIZE: no space for the index of the write-ahead log
+_DAMAGED: Final = frozenset({11, 26, 522})  # CORRUPT, NOTADB, IOERR_SHORT_READ
+
+_log = structlog.get_logger(__name__)
 
 
 class StoreBroken(StoreUnavailable):
     """The file or the device failed: its content is unknown until it is opened again."""
+
+
+class StoreOverwritten(StoreBroken):
+    """The file holds other bytes than SQLite wrote, or fewer."""
 
 
 class StatementFailed(StoreError):
@@ -119,6 +128,8 @@ def store_error(error: sqlite3.Error) -> StoreError:
         return StoreFull(text)
     if code & 0xFF in _PASSING:
         return StoreUnavailable(text)
+    if code in _DAMAGED or code & 0xFF in _DAMAGED:
+        return StoreOverwritten(text)
     return StoreBroken(text) if code & 0xFF in _BROKEN else StatementFailed(text)
 
 
@@ -183,29 +194,75 @@ class SqliteRows:
 
 
 class FileIdentity:
-    """Detects that the database or its write-ahead log was unlinked, replaced or truncated.
+    """Detects that the database or one of its files was unlinked, replaced, truncated or damaged.
 
-    A process that keeps the old file open would serve it for ever, and miss every revocation.
+    A process that keeps the old file open would serve it for ever, and miss every revocation. One
+    that serves an overwritten file from its caches would acknowledge changes that a restart loses.
     """
 
     def __init__(self, path: Path) -> None:
-        self._paths = (path, path.with_name(path.name + "-wal"))
+        self._paths = tuple(path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
         self._seen = self._identities()
         self._size = path.stat().st_size
-        self.lost = False
-        """True permanently once detected."""
+        self.lost = ""
+        """The reason, permanently once detected."""
 
     def check(self) -> None:
         """Raise StoreBroken if a file differs from the one that was opened."""
         try:
             size = self._paths[0].stat().st_size  # the database never shrinks
-            self.lost = self.lost or self._identities() != self._seen or size < self._size
+            if self._identities() != self._seen or size < self._size:
+                self.lost = self.lost or _REPLACED
             self._size = size
         except FileNotFoundError:
-            self.lost = True
+            self.lost = self.lost or _REPLACED
         if self.lost:
-            raise StoreBroken("the database file was replaced while it was open")
+            raise StoreBroken(self.lost)
 
     def _identities(self) -> tuple[tuple[int, int], ...]:
         # stat only: opening and closing the file would drop SQLite's locks on it
         return tuple((found.st_dev, found.st_ino) for found in map(os.stat, self._paths))
+
+
+_REPLACED: Final = "the database file was replaced: restart the server to open it again"
+_OVERWRITTEN: Final = "the database file was overwritten or damaged: stop the server and restore it"
+
+
+class UncachedReader:
+    """Reads a database from its files: the caches of other connections hide damage."""
+
+    def __init__(self, path: Path, identity: FileIdentity) -> None:
+        self._identity = identity
+        # Immutable: page 1 of the file itself, even if the write-ahead log holds a newer one.
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        file = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        self._file = SqliteRows(file)
+        self._file.run(_ANY_SIZE)
+        self._rows = SqliteRows(connect(path, READ_BUSY_MS))
+
+    def check(self, *statements: str) -> None:
+        """Read the header of the file, and run statements; raises StoreError.
+
+        Damage counts as the loss of the file.
+        """
+        self._identity.check()
+        try:
+            for rows, run in ((self._file, (_HEADER,)), (self._rows, statements)):
+                rows.run(_FORGET)
+                for statement in run:
+                    rows.one(statement)
+        except StoreOverwritten as error:
+            _log.critical("store_overwritten", error=str(error))
+            self._identity.lost = _OVERWRITTEN
+            raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._rows.close()
+        self._file.close()
+
+
+_FORGET: Final = "PRAGMA shrink_memory"  # drops the pages that the connection has cached
+# Accepts a file that is shorter than its header says, as it is in the midst of a checkpoint.
+_ANY_SIZE: Final = "PRAGMA writable_schema = ON"
+_HEADER: Final = "PRAGMA schema_version"

@@ -28,8 +28,10 @@ from keyauthority_server.store.counters import (
     HANDED_OVER,
     NOT_DRAWN,
     CounterBatch,
+    CountersHandedOver,
     Drawn,
     Spend,
+    draw_failure,
 )
 from keyauthority_server.store.interface import (
     StoreError,
@@ -41,6 +43,7 @@ from keyauthority_server.store.sqlite.connection import (
     WRITE_BUSY_MS,
     FileIdentity,
     SqliteRows,
+    UncachedReader,
     connect,
     sqlite3,
 )
@@ -51,6 +54,7 @@ from keyauthority_server.store.sqlite.writer import Answer, Writer
 DRAW_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of draws
 DRAWS_IN_LOOP: Final = 256  # counters, some 6 µs each: other calls must not wait long
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted draw needs to succeed or fail
+_FIRST: Final = "SELECT used FROM counter LIMIT 1"
 
 
 def counters_path(database: Path) -> Path:
@@ -77,16 +81,20 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
             lock, loop_lock = FairFileLock(path), FairFileLock(path)
             opened.callback(loop_lock.close)
             opened.callback(lock.close)
-            watch = FileIdentity(path).check
+            identity = FileIdentity(path)
+            uncached = UncachedReader(path, identity)
+            opened.callback(uncached.close)
             writer = Writer(
-                rows, lock, _CounterJob(rows), watch, name="counters", checkpoints=checkpoints
+                *(rows, lock, _CounterJob(rows), identity.check),
+                name="counters",
+                checkpoints=checkpoints,
             )
         except OSError as error:
             raise StoreUnusable(explain(error, f"{path} cannot be opened")) from error
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
         opened.pop_all()
-        return SqliteCounters(writer, LoopDraws(in_loop, loop_lock, watch))
+        return SqliteCounters(writer, LoopDraws(in_loop, loop_lock, identity.check), uncached)
 
 
 SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
@@ -95,9 +103,12 @@ SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
 class SqliteCounters:
     """`counters.Counters` on SQLite. Open it with `open_counters`; use it from one event loop."""
 
-    def __init__(self, writer: Writer[SpendBatch], in_loop: LoopDraws) -> None:
+    def __init__(
+        self, writer: Writer[SpendBatch], in_loop: LoopDraws, uncached: UncachedReader
+    ) -> None:
         self._writer = writer
         self._in_loop = in_loop
+        self._uncached = uncached
         self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
             writer.submit, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
         )
@@ -110,12 +121,18 @@ class SqliteCounters:
         """Draw in the event loop, if no process draws or waits; see `counters`."""
         return self._in_loop.draw(draws)
 
+    async def check(self) -> None:
+        """Raise StoreUnavailable unless counters can be drawn now."""
+        self._writer.check()
+        self._uncached.check(COUNTERS_CLOSED, _FIRST)
+
     async def close(self) -> None:
         """Finish the submitted draws, then release all resources."""
         self._in_loop.close()
         self._calls.flush()
         self._writer.close()
         await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
+        self._uncached.close()
 
 
 class LoopDraws:
@@ -198,7 +215,7 @@ class _CounterJob:
     def run(self, units: Sequence[SpendBatch]) -> Answer:
         """Draw for all callers that still wait."""
         if self._rows.one(COUNTERS_CLOSED) != (0,):
-            raise StoreUnavailable(HANDED_OVER)
+            raise CountersHandedOver(HANDED_OVER)
         batch = CounterBatch(self._rows)
         callers = pending(units)
         drawn = [[batch.draw(spend) for spend in call.question] for call in callers]
@@ -206,5 +223,5 @@ class _CounterJob:
         return partial(resolve, callers, drawn)
 
     def fail(self, units: Sequence[SpendBatch], error: StoreError) -> None:
-        """Fail with StoreUnavailable, even for a full disk: verdicts must not depend on it."""
-        fail(pending(units), StoreUnavailable(f"the counters cannot be drawn: {error}"))
+        """Fail with StoreUnavailable."""
+        fail(pending(units), draw_failure(error))

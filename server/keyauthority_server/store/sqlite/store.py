@@ -52,6 +52,7 @@ from keyauthority_server.store.sqlite.connection import (
     WRITE_BUSY_MS,
     FileIdentity,
     SqliteRows,
+    UncachedReader,
     affected_library,
     connect,
     sqlite3,
@@ -103,9 +104,16 @@ READS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other 
 CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted write needs to succeed or fail
 
-_LOST: Final = "the database file was replaced: restart the server to open it again"
-
 _LOOK_MANY: Final = ASKED + LOOK_MANY
+
+# Rows that lie first and last in the file: their pages are the tables' roots and the newest leaves.
+_ENDS: Final = (
+    "SELECT digest FROM key ORDER BY access_key LIMIT 1",
+    "SELECT digest FROM key ORDER BY created_revision DESC LIMIT 1",
+    "SELECT display_name FROM project ORDER BY project_id LIMIT 1",
+    "SELECT hash FROM change ORDER BY revision LIMIT 1",
+    "SELECT hash FROM change ORDER BY revision DESC LIMIT 1",
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -153,6 +161,8 @@ def open_store(
             pages = SqliteRows(connect(path, READ_BUSY_MS))
             opened.callback(pages.close)
             identity = FileIdentity(path)
+            uncached = UncachedReader(path, identity)
+            opened.callback(uncached.close)
             lock = FairFileLock(path)
             opened.callback(lock.close)
             connection = connect(path, WRITE_BUSY_MS)
@@ -173,7 +183,7 @@ def open_store(
             raise StoreUnusable(explain(error, f"{path} cannot be opened")) from error
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
-        store = SqliteStore(rows, pages, writer, identity, seal)
+        store = SqliteStore(rows, pages, uncached, writer, identity, seal)
         opened.pop_all()
         return store
 
@@ -185,6 +195,7 @@ class SqliteStore(SqlStore):
         self,
         rows: SqliteRows,
         pages: SqliteRows,
+        uncached: UncachedReader,
         writer: Writer[WriteUnit],
         identity: FileIdentity,
         seal: EntrySigner,
@@ -192,6 +203,7 @@ class SqliteStore(SqlStore):
         self._seal = seal
         self._rows = rows
         self._pages = pages
+        self._uncached = uncached
         self._writer = writer
         self._identity = identity
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-reader")
@@ -275,6 +287,10 @@ class SqliteStore(SqlStore):
         """Run `work` in a transaction, commit, and return its result; see `interface`."""
         return await self._write(work, urgent=urgent)
 
+    async def check(self) -> None:
+        """Raise StoreError unless the files hold the log and both ends of each record table."""
+        self._uncached.check(HEAD, *_ENDS)
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
         self._check_identity()
@@ -289,8 +305,8 @@ class SqliteStore(SqlStore):
         self._writer.close()
         await asyncio.wait((asyncio.wrap_future(self._writer.stopped),), timeout=CLOSE_TIMEOUT)
         self._pager.shutdown()
-        self._pages.close()
-        self._rows.close()
+        for connection in (self._pages, self._uncached, self._rows):
+            connection.close()
 
     async def query(
         self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
@@ -332,7 +348,7 @@ class SqliteStore(SqlStore):
 
     def _check_identity(self) -> None:
         if self._identity.lost:
-            raise StoreUnavailable(_LOST)
+            raise StoreUnavailable(self._identity.lost)
 
     def _row(self, statement: str, values: Sequence[Any] = ()) -> Row:
         """Return the row of a statement that always reads the counter row."""

@@ -79,9 +79,13 @@ class Writer(BatchWorker[U]):
 
     def submit(self, unit: U) -> None:
         """Queue a unit; raises StoreUnavailable once the writer is closed or broken."""
+        self.check()
+        super().submit(unit)
+
+    def check(self) -> None:
+        """Raise StoreUnavailable once the writer is broken."""
         if self._broken is not None:
             raise StoreUnavailable(self._broken)
-        super().submit(unit)
 
     def turn(self) -> FairFileLock:
         """Return the lock among the writers of all processes."""
