@@ -30,7 +30,13 @@ from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, ma
 from keyauthority_server.rpc_types import Call, Handler, RpcError, internal_error, rpc_error_from
 from keyauthority_server.services import Authority, Principal
 from keyauthority_server.services.time_slices import TimeSlices
-from keyauthority_server.store.interface import StoreError, StoreFull, StoreReadOnly, StoreStale
+from keyauthority_server.store.interface import (
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreStale,
+)
 
 Serve = Callable[[Call, bytes], Awaitable[Any]]
 """A method that takes an unparsed request and returns the response message."""
@@ -195,7 +201,8 @@ def _contract_error(failure: Exception) -> KeyAuthorityError | None:
         return error(
             ErrorReason.STALE, "the server cannot prove how fresh its state is; retry later"
         )
-    _log.warning("store_failed", failure=str(failure))
+    damaged = isinstance(failure, StoreDamaged)
+    (_log.error if damaged else _log.warning)("store_failed", failure=str(failure), damaged=damaged)
     if isinstance(failure, StoreFull):
         return error(
             ErrorReason.DISK_LOW,

@@ -13,6 +13,7 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,7 +26,7 @@ from keyauthority_server.services.context import not_found
 from keyauthority_server.services.delegation import ceiling_of
 from keyauthority_server.services.key_creation import pepper_version
 from keyauthority_server.services.principal import Principal
-from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.interface import StoreDamaged, Transaction
 from keyauthority_server.store.types import IdempotencyRecord
 
 RETENTION: Final = timedelta(hours=24)
@@ -61,7 +62,8 @@ class Idempotency:
         """Return the replay of an equal request; None if the id is new or the content differs.
 
         Raises PermissionDenied or NotFound if the caller could not create that key with its
-        present rights, and FailedPrecondition if the key was revoked.
+        present rights, FailedPrecondition if the key was revoked, and StoreDamaged if the record
+        was altered.
         """
         record = _record(transaction, caller, request, now)
         if record is None or record.content != _content(request):
@@ -75,7 +77,11 @@ class Idempotency:
                 ErrorReason.REPLAY_REVOKED,
                 "the key created by this request was revoked; use a new request_id",
             )
-        return Replay(change, self._open(record, request))
+        secret_key = self._open(record, request)
+        token = parse(secret_key)
+        if token is None or token.access_key != change.keys[-1].access_key:
+            raise _altered(record)
+        return Replay(change, secret_key)
 
     def reject_reused_id(
         self, transaction: Transaction, caller: Principal, request: Request, now: datetime
@@ -125,12 +131,21 @@ class Idempotency:
         sealed = record.sealed or b""
         nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         cipher = self._cipher(request, record.pepper_version)
-        return SecretKey(cipher.decrypt(nonce, ciphertext, _content(request)).decode("ascii"))
+        try:
+            return SecretKey(cipher.decrypt(nonce, ciphertext, _content(request)).decode("ascii"))
+        except (InvalidTag, ValueError) as error:  # ValueError: the nonce is too short
+            raise _altered(record) from error
 
     def _cipher(self, request: Request, pepper_version: int) -> AESGCM:
         pepper = self._peppers.derive("replay", pepper_version)
         kdf = HKDF(SHA256(), _KEY_BYTES, salt=pepper, info=b"keyauthority replay")
         return AESGCM(kdf.derive(request.request_id.lower().encode()))
+
+
+def _altered(record: IdempotencyRecord) -> StoreDamaged:
+    return StoreDamaged(
+        f"the stored response of the request that made change {record.revision} was altered"
+    )
 
 
 def _require_visible(caller: Principal, key: Key) -> None:
