@@ -12,6 +12,7 @@ from typing import Final
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from tests.faults.conftest import Ground
 from tests.faults.test_kills import calling
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.parametrize("engine", ["sqlite", "postgres"])
 ALTERATIONS: Final = (
     "UPDATE request SET sealed = {zeros}",
     "UPDATE request SET sealed = {one}",
-    "UPDATE request SET sealed = (SELECT sealed FROM request AS other WHERE access_key = '{other}')",
+    "UPDATE request SET sealed = (SELECT sealed FROM request AS r WHERE access_key = '{other}')",
     "UPDATE request SET revision = (SELECT created_revision FROM key WHERE access_key = '{other}')",
     "UPDATE request SET pepper_version = 99",
     "UPDATE request SET end_time = 9223372036854775807",
@@ -75,7 +76,7 @@ def test_altered_response_of_a_request_is_an_integrity_failure(
     assert "correlation" not in log
 
 
-def refused(caller: Caller, request: object) -> tuple[str, str]:
+def refused(caller: Caller, request: Message) -> tuple[str, str]:
     """Return status and reason of a call."""
     with pytest.raises(grpc.RpcError) as failed:
         caller.ask(request)

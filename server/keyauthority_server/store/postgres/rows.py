@@ -26,7 +26,10 @@ ASKED: Final = (
     "WITH asked (place, value) AS"
     " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
 )
-FETCHED_ROWS: Final = 500  # rows of a page per fetch
+# Of a page, per fetch: a key may weigh 750 KiB with its evidence.
+FETCHED_ROWS: Final = 64
+FETCHED_FIRST: Final = 8
+FETCHED_CHARACTERS: Final = 4 * 1024 * 1024  # by the heaviest row so far
 
 Admit = Callable[["PostgresRows"], None]
 """Checks a new connection; raises StoreError if it must not be used."""
@@ -199,8 +202,18 @@ class PageRows(PostgresRows):
     def _fetched(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
         try:
             with psycopg.RawServerCursor(self._live(), f"page_{next(self._names)}") as cursor:
-                cursor.itersize = FETCHED_ROWS
                 cursor.execute(translated(statement), values or None)
-                yield from cursor
+                size = FETCHED_FIRST
+                while rows := cursor.fetchmany(size):
+                    yield from rows
+                    if len(rows) < size:
+                        return
+                    fitting = FETCHED_CHARACTERS // max(map(_characters, rows))
+                    size = max(min(2 * size, fitting, FETCHED_ROWS), 1)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
+
+
+def _characters(row: Sequence[object]) -> int:
+    """Return the length of a row's text, at least 1."""
+    return 1 + sum(len(value) for value in row if isinstance(value, str))

@@ -33,6 +33,7 @@ from keyauthority_server.store.postgres.writer import Writer
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.log_head import newest_time, read_head
 from keyauthority_server.store.sql.queries import changes, digests
+from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import (
@@ -54,6 +55,18 @@ HEARING_POLL_SECONDS: Final = 0.1  # delay until a heartbeat is seen, which send
 DEAF_POLL_SECONDS: Final = 0.02  # delay until a commit is seen without notifications
 TRIES: Final = 2  # of a read, the second on a new connection
 _PAGES: Final = Patience(statement=10, server=10, lock=2, idle=10)  # a page takes 50 ms
+
+# As `statements.TAIL`, but without the changes that no page has room for: all rows are fetched.
+_TAIL: Final = (
+    "SELECT log.revision, next.revision, next.time, next.type, next.project_id,"  # noqa: S608 - a constant
+    " next.keys, next.project FROM log LEFT JOIN ("
+    "SELECT later.*, sum(characters) OVER (ORDER BY revision) - characters AS preceding FROM ("
+    "SELECT revision, time, type, project_id, keys, project,"
+    " octet_length(keys) + coalesce(octet_length(project), 0) AS characters"
+    " FROM change WHERE revision > ? ORDER BY revision LIMIT ?) AS later"
+    f") AS next ON next.preceding <= {PAGE_CHARACTERS}"
+    " WHERE log.id = 1 ORDER BY next.revision"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -255,7 +268,7 @@ class PostgresStore(SqlStore):
 
         def read(rows: PostgresRows) -> ChangePage:
             as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
-            tail = changes.read_changes(rows, after, limit, as_of)
+            tail = changes.read_changes(rows, after, limit, as_of, _TAIL)
             self._witness.check(rows, tail.head, newest)
             return tail
 

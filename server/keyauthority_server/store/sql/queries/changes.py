@@ -16,11 +16,16 @@ _KEYS: Final = 3  # indexes in a change's row
 _PROJECT: Final = 4
 
 
-def read_changes(rows: Rows, after: int, limit: int, as_of: float) -> ChangePage:
-    """Return changes after a revision, and the head; see `Store.read_changes`."""
+def read_changes(
+    rows: Rows, after: int, limit: int, as_of: float, statement: str = TAIL
+) -> ChangePage:
+    """Return changes after a revision, and the head; see `Store.read_changes`.
+
+    `statement` has the columns and parameters of `TAIL`.
+    """
     found: list[Change] = []
     head, length = None, 0
-    for newest, revision, *row in rows.each(TAIL, (after, limit)):
+    for newest, revision, *row in rows.each(statement, (after, limit)):
         head = Revision(newest)
         if revision is None:
             break
