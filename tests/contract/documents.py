@@ -10,7 +10,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from tests.service.processes import environment
@@ -50,9 +52,12 @@ def blocks(document: Path) -> list[Block]:
 class Reader:
     """Runs the examples of one document in the present folder, against the server at an address."""
 
-    def __init__(self, document: Path, address: str) -> None:
+    def __init__(
+        self, document: Path, address: str, others: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """`others` maps further addresses in the document to those of the test."""
         self._document = document
-        self._address = address
+        self._addresses = {_ADDRESS: address, **others}
         self._session: dict[str, Any] = {"__name__": "__main__"}
         beside = str(Path(sys.executable).parent)  # grpcurl, and the commands of an installation
         self._settings = {
@@ -65,7 +70,9 @@ class Reader:
 
         Fails with the error and its line in the document.
         """
-        text = block.text.replace(_ADDRESS, self._address)
+        text = block.text
+        for documented, actual in self._addresses.items():
+            text = text.replace(documented, actual)
         if block.language == "sh":
             return self._run_shell(text, block.line)
         assert block.language == "python", block

@@ -11,6 +11,7 @@ import pytest
 from keyauthority.clock import SystemClock
 from keyauthority.errors import PermissionDenied, Unavailable
 from keyauthority.http.client_address import check_proxies, client_ip
+from keyauthority.http.referrer import read_referrer
 from keyauthority.http.rejection import (
     MISSING_PERMISSION,
     NO_KEY,
@@ -28,7 +29,6 @@ from keyauthority.middleware.admission import (
     admit,
     check_verifier,
     current_verifier,
-    usable_referrer,
 )
 from keyauthority.model import KeyKind, Standing, Verdict, VerdictCode
 
@@ -100,9 +100,9 @@ def test_peer_without_an_address_is_unknown() -> None:
 
 def test_malformed_referrer_is_omitted() -> None:
     """It rejects no key without referrer restrictions."""
-    assert "https://shop.example/" == usable_referrer("https://shop.example/")
-    assert not usable_referrer("a" * 5_000)
-    assert not usable_referrer("a\nb")
+    assert "https://shop.example/" == read_referrer([("referer", "https://shop.example/")])
+    assert not read_referrer([("referer", "a" * 5_000)])
+    assert not read_referrer([("referer", "a\nb")])
 
 
 def test_every_verdict_maps_to_a_rejection() -> None:

@@ -13,6 +13,7 @@ from keyauthority import __version__
 from keyauthority.cli.audit import audit
 from keyauthority.cli.caller import whoami
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
+from keyauthority.cli.gateway import gateway
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import discard, say
 from keyauthority.cli.projects import projects
@@ -40,7 +41,7 @@ def authority() -> None:
     """
 
 
-for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami, scan):
+for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami, scan, gateway):
     authority.add_command(_command)
 
 

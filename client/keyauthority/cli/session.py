@@ -92,19 +92,8 @@ def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[C
     `verifying`: the result of the command is a verdict. `by_secret`: the credential of the call is
     the secret key from standard input.
     """
-    meta = click.get_current_context().meta
-    timeout = meta.get("keyauthority.timeout")
     sources: dict[str, str] = {}
-    options: dict[str, Any] = {
-        "address": _address(sources),
-        "operator_key": _operator_key(sources),
-        "tls": _tls(sources),
-        "allow_plaintext": _switch("allow_plaintext"),
-    }
-    if timeout is not None:
-        if timeout <= timedelta(0):
-            raise click.UsageError("--timeout: must be more than 0")
-        options["timeout"] = timeout.total_seconds()
+    options = client_options(sources)
     try:
         with Client(**options) as client:
             yield client
@@ -118,6 +107,22 @@ def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[C
         raise failed(error, sources, verifying=verifying) from None
     except KeyboardInterrupt:
         raise Interrupted from None
+
+
+def client_options(sources: dict[str, str]) -> dict[str, Any]:
+    """Return the arguments of a client; `sources` receives the option or variable of each."""
+    timeout = click.get_current_context().meta.get("keyauthority.timeout")
+    options: dict[str, Any] = {
+        "address": _address(sources),
+        "operator_key": operator_key(sources),
+        "tls": _tls(sources),
+        "allow_plaintext": _switch("allow_plaintext"),
+    }
+    if timeout is not None:
+        if timeout <= timedelta(0):
+            raise click.UsageError("--timeout: must be more than 0")
+        options["timeout"] = timeout.total_seconds()
+    return options
 
 
 def _address(sources: dict[str, str]) -> str:
@@ -158,7 +163,8 @@ def _switch(name: str) -> bool:
     return text in _YES
 
 
-def _operator_key(sources: dict[str, str]) -> SecretKey | None:
+def operator_key(sources: dict[str, str]) -> SecretKey | None:
+    """Return the operator key of the environment, or None. Raises UsageError for a bad file."""
     key, file = os.environ.get(_KEY_VARIABLE, "").strip(), os.environ.get(_KEY_FILE_VARIABLE)
     sources["operator_key"] = _KEY_FILE_VARIABLE if file else _KEY_VARIABLE
     if key and file:

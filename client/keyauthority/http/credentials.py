@@ -45,7 +45,7 @@ def read_key(headers: Iterable[tuple[str, str]], header: str | None = None) -> s
     candidates: list[str | Rejection] = []
     for name, text in headers:
         if name in names:
-            candidates += _authorization(text) if name == AUTHORIZATION else _bare(text)
+            candidates += _values(name, text)
     values = list(dict.fromkeys(candidates))
     if len(values) > 1:
         values = [value for value in values if _has_key_form(value)] or [
@@ -54,6 +54,15 @@ def read_key(headers: Iterable[tuple[str, str]], header: str | None = None) -> s
     if not values:
         return MALFORMED if candidates else NO_KEY
     return values[0] if len(values) == 1 else SEVERAL_KEYS
+
+
+def carriers(headers: Iterable[tuple[str, str]], key: str) -> set[str]:
+    """Return the names of the headers that carry the key, among the default ones."""
+    return {name for name, text in headers if name in HEADERS and key in _values(name, text)}
+
+
+def _values(name: str, text: str) -> Iterable[str | Rejection]:
+    return _authorization(text) if name == AUTHORIZATION else _bare(text)
 
 
 def _has_key_form(value: str | Rejection) -> bool:

@@ -26,6 +26,7 @@ from keyauthority.http.client_address import (
     client_ip,
 )
 from keyauthority.http.credentials import check_header, read_key
+from keyauthority.http.referrer import read_referrer
 from keyauthority.http.rejection import (
     MISSING_PERMISSION,
     Rejection,
@@ -34,9 +35,6 @@ from keyauthority.http.rejection import (
 )
 from keyauthority.model import Verdict
 from keyauthority.permissions import Grants, is_concrete
-from keyauthority.restrictions import REFERRER_MAX
-
-REFERER: Final = "referer"
 
 Permissions = Sequence[str] | None
 """The permissions needed by a request; None if it needs no key."""
@@ -140,10 +138,8 @@ class Guard:
         if isinstance(key, Rejection):
             return key
         forwarded = [text for name, text in request.headers if name == FORWARDED]
-        referrer = next((text for name, text in request.headers if name == REFERER), "")
-        return Presented(
-            key, client_ip(request.peer, forwarded, self._proxies), usable_referrer(referrer)
-        )
+        address = client_ip(request.peer, forwarded, self._proxies)
+        return Presented(key, address, read_referrer(request.headers))
 
     def ask(
         self,
@@ -253,11 +249,6 @@ MISSING_VERIFIER: Final = (
     "there is no verifier yet: open one before the first request, in the lifespan of the "
     "application that the server runs, or give the guard one that is open"
 )
-
-
-def usable_referrer(text: str) -> str:
-    """Return the referrer; empty if it is not printable or too long."""
-    return text if text.isprintable() and len(text) <= REFERRER_MAX else ""
 
 
 def _same_key(one: Presented, other: Presented) -> bool:

@@ -1,0 +1,104 @@
+"""The HTTP server: uvicorn in the gateway's loop, with bounds on requests.
+
+uvicorn itself limits neither the size of the headers nor the time to send them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_MAX: Final = 64 * 1024  # bytes; proxies send at most that much
+HEAD_SECONDS: Final = 10.0  # for the headers of a request
+IDLE_SECONDS: Final = 300  # longer than proxies keep idle connections, so that they close first
+
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Closes a connection whose headers are too large or too slow."""
+
+    _head = 0
+    """Bytes received since the last complete headers."""
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time for the first headers."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the time."""
+        self._end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, and bound those of incomplete headers."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > HEAD_MAX and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Start the time for the headers of this request."""
+        super().on_message_begin()
+        self._begin()
+
+    def on_headers_complete(self) -> None:
+        """End the time, and start to count again."""
+        self._end()
+        self._head = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of a body are no bytes of headers."""
+        self._head = 0
+        super().on_body(body)
+
+    def _begin(self) -> None:
+        self._end()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class HttpServer:
+    """A server on a bound socket; signals are the gateway's."""
+
+    def __init__(self, app: Any, drain_seconds: int) -> None:
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                proxy_headers=False,  # the client's address is read by `forward_auth`
+                access_log=False,
+                log_config=None,
+                log_level="critical",  # each malformed request would be a line
+                timeout_keep_alive=IDLE_SECONDS,
+                timeout_graceful_shutdown=drain_seconds,
+            )
+        )
+
+    async def start(self, bound: socket.socket) -> None:
+        """Serve on the socket; `uvicorn.Server.serve` without its loop for signals and headers."""
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[bound])
+
+    async def stop(self, bound: socket.socket) -> None:
+        """Answer the requests that have begun, and close."""
+        await self._server.shutdown(sockets=[bound])

@@ -1,0 +1,208 @@
+"""Real proxies with the configurations of the examples, in front of a service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyauthority import Client
+from keyauthority.gateway.identity import NAMES
+from tests.gateway.browser import http
+from tests.gateway.conftest import Keys, limited_key, one_sidecar
+from tests.gateway.processes import Gateway, gateway
+from tests.gateway.proxies import PROGRAMS, Ends, free_port, proxy
+from tests.gateway.test_identity import FORGED, spellings
+from tests.gateway.upstream import upstream
+from tests.service.forkserver import shared
+from tests.service.processes import wait_until
+
+Headers = Sequence[tuple[str, str]]
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"
+CREDENTIALS = ("authorization", "x-api-key", "x-auth-token")
+AT_ONCE = 40  # forged headers in a request; Envoy takes 100 headers
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[int]:
+    """The port of the service behind the proxies."""
+    with upstream() as port:
+        yield port
+
+
+@pytest.fixture(scope="session", params=PROGRAMS)
+def url(
+    request: pytest.FixtureRequest,
+    sidecar: Gateway,
+    service: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The URL of each proxy in turn."""
+    folder = tmp_path_factory.mktemp(request.param)
+    ends = Ends(sidecar.grpc, sidecar.http, service)
+    with proxy(request.param, folder, ends) as address:
+        yield address
+
+
+def received(url: str, headers: Headers, method: str = "GET") -> dict[str, list[str]]:
+    """Send a request that is admitted; return the headers that the service received."""
+    response = http.request(method, url, headers=list(headers))
+    assert 200 == response.status_code, response.text
+    found: dict[str, list[str]] = {}
+    for line in response.json()[1:]:
+        name, _, text = line.partition(":")
+        found.setdefault(name.lower(), []).append(text.strip())
+    return found
+
+
+def denial(url: str, *headers: tuple[str, str], method: str = "GET") -> tuple[int, str]:
+    """Send a request that is denied; return its status and word."""
+    response = http.request(method, url, headers=list(headers))
+    assert "application/json" == response.headers["content-type"]
+    return response.status_code, response.json()["error"]
+
+
+@one_sidecar
+def test_admitted_request_carries_the_identity_and_no_credential(url: str, keys: Keys) -> None:
+    """For each way to present the key; the service cannot use it, nor log it."""
+    for name, text in [
+        ("Authorization", "Bearer " + keys.reader),
+        ("X-API-Key", keys.reader),
+        ("x-auth-token", keys.reader),
+    ]:
+        headers = received(f"{url}/orders", [(name, text)])
+        identity = [headers[name] for name in NAMES]
+        assert [["live"], ["restricted"], ["orders:read"]] == identity[2:5]
+        assert [keys.project_id] == identity[1]
+        assert not {*CREDENTIALS}.intersection(headers)
+    secret = received(f"{url}/orders", [("X-API-Key", keys.secret)], "POST")
+    assert ([""], ["secret"]) == (
+        secret.get("x-keyauthority-permissions", [""]),
+        secret["x-keyauthority-kind"],
+    )
+
+
+@one_sidecar
+def test_each_denial_reaches_the_client(url: str, client: Client, keys: Keys) -> None:
+    """With its status and word, whatever the proxy itself makes of a status."""
+    key = ("X-API-Key", "" + keys.reader)
+    assert (401, "no_key") == denial(f"{url}/orders")
+    assert (401, "malformed") == denial(f"{url}/orders", ("X-API-Key", "x"))
+    assert (401, "revoked") == denial(f"{url}/orders", ("X-API-Key", "" + keys.revoked))
+    assert (403, "missing_permission") == denial(f"{url}/orders", key, method="POST")
+    assert (401, "no_key") == denial(f"{url}/other")
+    several = denial(f"{url}/orders", key, ("X-API-Key", "" + keys.secret))
+    assert several in [(401, "several_keys"), (400, "")]
+    limited = ("X-API-Key", "" + limited_key(client, keys.project_id))
+    statuses = [http.get(f"{url}/orders", headers=[limited]).status_code for _ in range(2)]
+    assert [200, 200] == statuses
+    response = http.get(f"{url}/orders", headers=[limited])
+    assert (429, {"error": "rate_limited"}) == (response.status_code, response.json())
+    assert 0 < int(response.headers["retry-after"]) <= 3600
+
+
+@one_sidecar
+def test_forged_identity_never_reaches_the_service(url: str, keys: Keys) -> None:
+    """In any spelling, doubled, joined, in capitals, or with the gateway's own removed."""
+    names = [*FORGED, *NAMES, *(name.upper() for name in NAMES), *(name.title() for name in NAMES)]
+    names += [
+        "X-Keyauthority-Kind",
+        "X-Keyauthority-Kind",
+        "X_KEYAUTHORITY_KIND",
+        "x_Keyauthority-kinD",
+    ]
+    key = ("X-API-Key", "" + keys.secret)
+    for first in range(0, len(names), AT_ONCE):
+        forged = [(name, "forged, live") for name in names[first : first + AT_ONCE]]
+        headers = received(f"{url}/orders", [*forged, key])
+        assert not [texts for texts in headers.values() if "forged" in "".join(texts)]
+        assert [["live"], ["secret"]] == [headers[name] for name in NAMES[2:4]]
+        assert {*NAMES} >= {name for name in headers if "keyauthority" in name}
+    for name in ("X-Keyauthority-Kind", "x-keyauthority-permissions, X-KEYAUTHORITY-MODE"):
+        response = http.get(f"{url}/orders", headers=[("Connection", f"close, {name}"), key])
+        lines = response.text.lower() if response.status_code == 200 else ""
+        assert response.status_code == 400 or all(f'"{n}: ' in lines for n in NAMES[:4])
+
+
+@one_sidecar
+def test_other_spellings_of_the_credential_are_removed(url: str, keys: Keys) -> None:
+    """The service would read them as the header that the gateway has checked."""
+    names = [name for header in CREDENTIALS[1:] for name in list(spellings(header))[1:]]
+    headers = received(
+        f"{url}/orders",
+        [*((name, "other") for name in names), ("X-API-Key", "" + keys.secret)],
+    )
+    assert not [texts for texts in headers.values() if "other" in texts]
+
+
+@one_sidecar
+def test_client_cannot_choose_its_address_or_its_requirements(url: str, keys: Keys) -> None:
+    """X-Forwarded-For of the client, and the query and headers that a proxy sends itself."""
+    local = ("X-API-Key", "" + keys.local)
+    for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Envoy-External-Address"):
+        assert (403, "ip_not_allowed") == denial(f"{url}/orders", local, (name, "192.0.2.7"))
+    key = ("X-API-Key", "" + keys.reader)
+    for header in (
+        *(("X-Forwarded-Method", "GET"), ("X-Http-Method-Override", "GET")),
+        *(("X-Original-Method", "GET"), ("X-Forwarded-Uri", "/health")),
+        *(("X-Original-Url", "/health"), ("X-Rewrite-Url", "/health")),
+    ):
+        assert (403, "missing_permission") == denial(f"{url}/orders", key, header, method="DELETE")
+    query = f"{url}/orders?permission=orders:read&mode=live"
+    assert (403, "missing_permission") == denial(query, key, method="POST")
+
+
+@one_sidecar
+def test_route_without_a_check_carries_no_identity(url: str) -> None:
+    """A client must not pass as checked there."""
+    headers = received(f"{url}/health", [(name, "forged") for name in NAMES])
+    assert not [name for name in headers if "keyauthority" in name]
+
+
+@one_sidecar
+def test_revoked_key_is_denied_within_100_ms(url: str, client: Client, keys: Keys) -> None:
+    """Through the proxy, which must not remember an answer."""
+    created = client.create_key(keys.project_id, mode="live", kind="secret")
+    key = ("X-API-Key", "" + created.secret_key)
+    received(f"{url}/orders", [key])
+    client.revoke_key(created.key.access_key, reason="key_compromise")
+    threading.Event().wait(0.1)
+    assert (401, "revoked") == denial(f"{url}/orders", key)
+
+
+def test_nothing_is_admitted_without_authority_or_gateway(service: int, tmp_path: Path) -> None:
+    """503 while the gateway cannot tell; no admission without it; recovery of its own."""
+    server = shared().start(tmp_path / "data")
+    address, operator = server.address, {"KEYAUTHORITY_OPERATOR_KEY": server.operator_key}
+    with Client(address, operator_key=server.operator_key) as client:
+        project = client.create_project("Shop")
+        secret = client.create_key(project.project_id, mode="live", kind="secret").secret_key
+    ends = Ends(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", service)
+    running: Any = {"settings": operator, "grpc": ends.grpc, "http": ends.http}
+    with ExitStack() as stack:
+        urls = {}
+        for name in PROGRAMS:
+            (tmp_path / name).mkdir()
+            entered = proxy(name, tmp_path / name, ends)
+            urls[name] = stack.enter_context(entered)
+
+        def statuses() -> set[int]:
+            headers = {"x-api-key": "" + secret}
+            return {http.get(f"{url}/orders", headers=headers).status_code for url in urls.values()}
+
+        assert {500, 502, 503} >= statuses()
+        with gateway(address, "--trusted-proxies", "1", **running):
+            wait_until(lambda: statuses() == {200})
+            server.stop()
+            wait_until(lambda: statuses() == {503})
+            server = shared().start(tmp_path / "data", listen=address)
+            wait_until(lambda: statuses() == {200})
+        assert {500, 502, 503} >= statuses()
+        with gateway(address, "--trusted-proxies", "1", **running):
+            wait_until(lambda: statuses() == {200})
+    server.stop()
