@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,12 @@ def application(environ, start_response):
         text = str(error)
     start_response("200 OK", [])
     return [text.encode()]
+"""
+
+GEVENT: Final = """
+def post_worker_init(worker):
+    import grpc.experimental.gevent
+    grpc.experimental.gevent.init_gevent()
 """
 
 
@@ -85,3 +92,14 @@ def test_preloaded_application_under_gevent_names_the_remedy(
     """Threads were patched after the client was made; open routes still answer."""
     with _gunicorn(server, tmp_path, "--preload", "--worker-class", "gevent") as url:
         assert "init_gevent()" in _get(url)
+
+
+@one_server
+def test_preloaded_verifier_works_under_gevent_once_grpc_is_prepared(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """Its locks, made before threads were patched, would stop the worker."""
+    (tmp_path / "gunicorn.conf.py").write_text(GEVENT, encoding="utf-8")
+    flags = ("--preload", "--worker-class", "gevent")
+    with _gunicorn(server, tmp_path, *flags) as url, ThreadPoolExecutor(8) as pool:
+        assert ["unknown True True"] * 8 == list(pool.map(_get, [url] * 8))

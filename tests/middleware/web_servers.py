@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,22 +100,34 @@ def serving(
         pytest.skip(f"{name} is not installed")
     if with_prefix and not server.prefix_flags:
         pytest.skip(f"{name} has no setting for a root path")
-    port = _free_port()
+    port = free_port()
     flags = [*(server.prefix_flags if with_prefix else ()), *server.flags[:-1]]
     flags.append(app or server.flags[-1])
     paths = [str(ROOT)] if server.folder is None else [str(server.folder), str(ROOT)]
+    command = [server.module, *(flag.format(port=port) for flag in flags)]
+    with running(command, port, authority, ROOT, {"PYTHONPATH": os.pathsep.join(paths)}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    authority: Authority,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run a Python module in a folder until it listens on the port, and for the context."""
+    surroundings = {
+        "KEYAUTHORITY_ADDRESS": authority.address,
+        "KEYAUTHORITY_OPERATOR_KEY": authority.operator_key,
+    }
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            [sys.executable, "-m", server.module, *(flag.format(port=port) for flag in flags)],
-            cwd=ROOT,
-            env=environment(
-                {
-                    "KEYAUTHORITY_ADDRESS": authority.address,
-                    "KEYAUTHORITY_OPERATOR_KEY": authority.operator_key,
-                    "PYTHONPATH": os.pathsep.join(paths),
-                }
-            ),
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environment(surroundings | dict(settings or {})),
             stdout=log,
             stderr=subprocess.STDOUT,
         ) as process,
@@ -124,7 +136,7 @@ def serving(
             wait_until(lambda: _listens(port) or process.poll() is not None, START_SECONDS)
             log.seek(0)
             assert process.returncode is None, log.read().decode()
-            yield f"http://127.0.0.1:{port}"
+            yield
         finally:
             process.terminate()
             try:
@@ -133,7 +145,8 @@ def serving(
                 process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that is not in use."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port: int = unused.getsockname()[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 from weakref import WeakSet
@@ -72,6 +73,14 @@ def refuse_green_threads(*, asyncio: bool) -> None:
             )
     if _is_patched("eventlet.patcher", "is_monkey_patched", "thread"):
         raise FailedPrecondition("gRPC does not run in threads of eventlet: use another worker")
+
+
+def is_outdated(lock: object) -> bool:
+    """Return True if the threads were patched since a lock was made, as in a preloaded server.
+
+    A lock of real threads would stop all green threads of the process.
+    """
+    return type(lock) is not type(threading.Lock())
 
 
 def _is_patched(module: str, function: str, subject: str) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from threading import Lock
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
@@ -11,7 +11,12 @@ import grpc
 
 from keyauthority import _channel, _requests
 from keyauthority._address import parse
-from keyauthority._requests.processes import abandon, on_fork, refuse_green_threads
+from keyauthority._requests.processes import (
+    abandon,
+    is_outdated,
+    on_fork,
+    refuse_green_threads,
+)
 from keyauthority.results import Page
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
@@ -133,7 +138,7 @@ class Connection:
         parsed = parse(address)
         self._pem = _channel.credentials(parsed, tls, allow_plaintext=allow_plaintext)
         self._target = _channel.target(parsed, tls)
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._live: _Live | None = None
         on_fork(self)
 
@@ -155,6 +160,8 @@ class Connection:
 
     def _connect(self) -> _Live:
         """Create the channel on the first call, so that an earlier fork costs no connection."""
+        if is_outdated(self._lock):
+            self._forked()
         with self._lock:
             if self._closed:
                 raise _requests.closed()
@@ -164,7 +171,7 @@ class Connection:
             return self._live
 
     def _forked(self) -> None:
-        self._lock = Lock()
+        self._lock = threading.Lock()
         if self._live is not None:
             abandon(self._live)
             self._live = None

@@ -6,6 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from keyauthority._requests.processes import is_outdated
 from keyauthority.client import Watch
 from keyauthority.clock import monotonic
 from keyauthority.results import WatchUpdate
@@ -57,6 +58,8 @@ class Verifier(VerifierCalls):
 
     def _start(self) -> None:
         """Start the threads of this process, if they are not running."""
+        if is_outdated(self._lock):
+            self._reset()
         with self._lock:
             if self._threads or not self._opened or self._closed.is_set():
                 return
