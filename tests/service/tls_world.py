@@ -47,8 +47,8 @@ class World:
     other: Issuer = field(default_factory=lambda: Issuer("another"))
     server: ServerProcess = field(init=False)
 
-    def serve(self) -> None:
-        """Start the server."""
+    def serve(self, *flags: str) -> None:
+        """Start the server, with these flags."""
         self.ours.issue(*LOOPBACK).write(self.folder, "server")
         (self.folder / "ca.pem").write_bytes(self.ours.pem)
         config = self.folder / "server.toml"
@@ -59,6 +59,7 @@ class World:
             *("--tls-cert", str(self.folder / "server.pem")),
             *("--tls-key", str(self.folder / "server.key")),
             *("--tls-client-ca", str(self.folder / "ca.pem")),
+            *flags,
         )
         self.stack.callback(self.server.stop)
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from structlog.testing import capture_logs
 
 from keyauthority.clock import SystemClock
-from keyauthority_server.certificates import load, signature
+from keyauthority_server.certificates import TlsMaterial, load, signature
 from keyauthority_server.config import ConfigError, TlsFiles
-from keyauthority_server.transport.tls import Handshakes
+from keyauthority_server.transport.tls import FollowedFiles
 from tests.service.certificates import AGO, LOOPBACK, Issuer, Key
 
 ISSUER = Issuer()
@@ -126,12 +126,13 @@ def test_key_types_are_accepted_by_an_allowlist(files: TlsFiles, kind: str) -> N
 
 def test_certificate_with_a_refused_key_is_not_reloaded(files: TlsFiles) -> None:
     """The old one stays and one line says why; a valid one is loaded later."""
-    handshakes = Handshakes(files, SystemClock())
+    taken: list[TlsMaterial] = []
+    followed = FollowedFiles(files, SystemClock(), taken.append)
     with capture_logs() as lines:
         for kind in ("a key of the kind Ed25519", "P-384"):
             ISSUER.issue(*LOOPBACK, key=KEYS[kind]()).write(files.cert.parent, "server")
-            handshakes.look()
-            handshakes.look()
+            followed.look()
+            followed.look()
     assert ["certificate_not_taken_over", "certificate_taken_over"] == [
         line["event"] for line in lines
     ]

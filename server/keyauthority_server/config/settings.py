@@ -94,10 +94,10 @@ class Config:
         if isinstance(self.listen, UnixPath) and self.workers > 1:
             raise ConfigError(f"a unix socket takes one worker, not {self.workers}")
         if not self.listen.is_local:
-            if self.transport is Transport.NATIVE:
+            if self.transport is Transport.NATIVE and self.tls is None:
                 raise ConfigError(
-                    f"the native transport serves loopback and unix sockets only, "
-                    f"not {self.listen}: use --transport grpcio"
+                    f"the native transport serves plaintext on loopback and unix sockets only, "
+                    f"not on {self.listen}: use --tls-cert or --transport grpcio"
                 )
             if not self.allow_plaintext and self.tls is None:
                 raise ConfigError(
@@ -116,10 +116,6 @@ class Config:
             return
         if isinstance(self.listen, UnixPath):
             raise ConfigError("a unix socket is served in plaintext: leave out --tls-cert")
-        if self.transport is Transport.NATIVE:
-            raise ConfigError(
-                "the native transport serves plaintext only: use --transport grpcio for TLS"
-            )
 
     @property
     def tls(self) -> TlsFiles | None:

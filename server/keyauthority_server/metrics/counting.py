@@ -61,6 +61,8 @@ class Counts(TypedDict):
     verifications: dict[str, int]
     refusals: dict[str, int]
     """Calls rejected as OVERLOADED, by ground."""
+    connections: dict[str, int]
+    """TLS connections that the server closed, by ground."""
     looks: dict[str, int]
     """Events of the record cache: `hit`, `miss`, `catch_up`."""
     streams: int | None
@@ -130,6 +132,7 @@ class Metrics:
         self._streams_reported = 0
         self._verifications: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self._looks: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
 
@@ -149,6 +152,10 @@ class Metrics:
         """Count calls rejected as OVERLOADED."""
         self._refusals[ground] += calls
 
+    def connection_closed(self, ground: str) -> None:
+        """Count a TLS connection that the server refused or closed."""
+        self._connections[ground] += 1
+
     def looked(self, counts: Mapping[str, int]) -> None:
         """Add counts of record cache events."""
         self._looks.update(counts)
@@ -167,6 +174,7 @@ class Metrics:
             calls=[call for call in taken if call],
             verifications=dict(self._verifications),
             refusals=dict(self._refusals),
+            connections=dict(self._connections),
             looks=dict(self._looks),
             streams=None if streams == self._streams_reported else streams,
             gauges=self._gauges,
@@ -174,6 +182,7 @@ class Metrics:
         self._streams_reported = streams
         self._verifications.clear()
         self._refusals.clear()
+        self._connections.clear()
         self._looks.clear()
         self._gauges = {}
         return counts if any(counts.values()) else None

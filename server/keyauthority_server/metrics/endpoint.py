@@ -34,6 +34,7 @@ class MetricsAggregator(Collector):
         self._seconds: defaultdict[tuple[str, str, str], float] = defaultdict(float)
         self._verifications: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self._looks: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
         self._streams: dict[int, int] = {}
@@ -52,6 +53,7 @@ class MetricsAggregator(Collector):
                 self._seconds[method] += call["seconds"]
             self._verifications.update(counts["verifications"])
             self._refusals.update(counts["refusals"])
+            self._connections.update(counts["connections"])
             self._looks.update(counts["looks"])
             self._gauges.update(counts["gauges"])
         if (streams := counts["streams"]) is not None:
@@ -109,6 +111,14 @@ class MetricsAggregator(Collector):
         for ground, count in self._refusals.items():
             refusals.add_metric((ground,), count)
         yield refusals
+        connections = CounterMetricFamily(
+            "keyauthority_connections_closed",
+            "TLS connections that the server refused or closed, by ground.",
+            labels=("ground",),
+        )
+        for ground, count in self._connections.items():
+            connections.add_metric((ground,), count)
+        yield connections
         cache_events = CounterMetricFamily(
             "keyauthority_record_cache",
             "Tokens verified from the cache (hit), store reads (miss), records dropped or "

@@ -32,11 +32,34 @@ class ShedReason(StrEnum):
     """Its peer had made too many calls that no operator key answers for."""
 
 
+class CloseReason(StrEnum):
+    """Why the server closed a TLS connection."""
+
+    HANDSHAKE = "handshake"
+    """No TLS handshake with HTTP/2 and, if demanded, a client certificate."""
+    CONNECTIONS = "connections"
+    """Too many connections, of all peers or of this one."""
+    DESCRIPTORS = "descriptors"
+    """The process had no file descriptor left."""
+    PROTOCOL = "protocol"
+    """Not HTTP/2, or not as gRPC clients use it."""
+    HELD = "held"
+    """Too many bytes of incomplete requests."""
+
+
 class ShedCounter(Protocol):
     """Counts the calls that were turned away."""
 
     def refused(self, ground: str, calls: int = 1) -> None:
         """Count some."""
+        ...
+
+
+class TransportCounter(ShedCounter, Protocol):
+    """Counts connections, too."""
+
+    def connection_closed(self, ground: str) -> None:
+        """Count a connection."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Open calls of one class: a total, and a share that one peer may have of it."""
+"""A counted resource, such as the open calls of one class: a total, and a peer's share of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 
 class OpenCalls:
-    """Counts the open calls of one class. Used in the event loop only."""
+    """Counts calls, connections or bytes. Used in the event loop only."""
 
     __slots__ = ("_by_peer", "_per_peer", "_total", "open")
 
@@ -15,22 +15,22 @@ class OpenCalls:
         self._per_peer = per_peer
         self._by_peer: dict[Hashable, int] = {}
         self.open = 0
-        """Calls that are open now."""
+        """The number in use."""
 
-    def enter(self, peer: Hashable) -> bool:
-        """Count a call, which must `leave`; False if the class or the peer has no room for it."""
-        number = self._by_peer.get(peer, 0)
-        if number >= self._per_peer or self.open >= self._total:
+    def enter(self, peer: Hashable, number: int = 1) -> bool:
+        """Count some, which must `leave`; False if the total or the peer has no room for them."""
+        of_peer = self._by_peer.get(peer, 0) + number
+        if of_peer > self._per_peer or self.open + number > self._total:
             return False
-        self._by_peer[peer] = number + 1
-        self.open += 1
+        self._by_peer[peer] = of_peer
+        self.open += number
         return True
 
-    def leave(self, peer: Hashable) -> None:
-        """Count a call less."""
-        number = self._by_peer[peer] - 1
-        if number:
-            self._by_peer[peer] = number
+    def leave(self, peer: Hashable, number: int = 1) -> None:
+        """Count some less."""
+        left = self._by_peer[peer] - number
+        if left:
+            self._by_peer[peer] = left
         else:
             del self._by_peer[peer]
-        self.open -= 1
+        self.open -= number

@@ -114,17 +114,8 @@ class Gate:
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def wrap(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
-        """Return a handler of health or reflection, which take and give bytes, behind the gate."""
-        if handler.request_streaming:
-            return self._conversation(handler, limit)
-        if handler.response_streaming:
-            follow: Any = handler.unary_stream
-            return self.stream(lambda body, _, context: follow(body, context), limit, _NOWHERE)
-        serve: Any = handler.unary_unary
-        return self.unary(lambda body, _, context: serve(body, context), limit, _NOWHERE)
-
-    def _conversation(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
+    def conversation(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
+        """Return a method of streams in both directions, which reads its own messages."""
         follow: Any = handler.stream_stream
 
         async def handle(requests: object, context: _Context) -> None:

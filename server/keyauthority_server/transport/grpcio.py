@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -15,17 +16,29 @@ import grpc
 import grpc.aio
 
 from keyauthority.clock import SystemClock
-from keyauthority_server.config import Config, ConfigError, TransientError, Transport, UnixPath
+from keyauthority_server.config import (
+    Config,
+    ConfigError,
+    HostPort,
+    Listen,
+    TransientError,
+    Transport,
+    UnixPath,
+)
 from keyauthority_server.overload import OpenCalls
-from keyauthority_server.overload.errors import URGENT, ShedCounter
+from keyauthority_server.overload.errors import URGENT, ShedCounter, TransportCounter
 from keyauthority_server.rpc_types import Call, Services, StreamMethod, UnaryMethod
-from keyauthority_server.transport.gate import MESSAGE_MAX, Gate, Read, Unknown
+from keyauthority_server.transport.gate import MESSAGE_MAX, MESSAGE_SECONDS, Gate, Read, Unknown
 from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import CanAnswer, Health
+from keyauthority_server.transport.origins import Origins
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
-from keyauthority_server.transport.streams import Inside, Streams, from_behind
-from keyauthority_server.transport.tls import Callers, Handshakes
+from keyauthority_server.transport.streams import Inside, Streams, from_behind, limit_streams
+from keyauthority_server.transport.tls import Callers, FollowedFiles
+from keyauthority_server.transport.tls_connection import ConnectionLimits
+from keyauthority_server.transport.tls_front import HANDSHAKE_SECONDS, TlsFront
+from keyauthority_server.transport.tls_grpcio import Handshakes
 
 # Bytes of a message that grpcio reads. It refuses larger ones without details; those between this
 # and MESSAGE_MAX the gate refuses, with ErrorInfo.
@@ -44,6 +57,9 @@ HEALTH_WATCHES_MAX: Final = 1_000
 REFLECTIONS_MAX: Final = 200
 KEEPALIVE_MS: Final = 60_000  # ping silent connections: those of clients that vanished are closed
 KEEPALIVE_TIMEOUT_MS: Final = 20_000
+IDLE_SECONDS: Final = 15 * 60
+AGE_SECONDS: Final = 60 * 60
+HELD_MAX: Final = 64 * 1024 * 1024  # bytes of incomplete requests on one connection
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", READ_MAX),
@@ -61,15 +77,15 @@ _OPTIONS: Final = (
     # The front takes all pings, on loopback.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     # A connection that says nothing is closed; grpcio's default is 2 minutes, as is the front's.
-    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
 )
 # Of connections that clients have, not of the front's own.
 _CLIENTS_OPTIONS: Final = (
     # With the age ends what a connection was let in by: the certificates of its handshake. Clients
     # go over to a new connection without a failed call; grpcio spreads the moment by a tenth.
-    ("grpc.max_connection_age_ms", 60 * 60 * 1000),
+    ("grpc.max_connection_age_ms", AGE_SECONDS * 1000),
     ("grpc.max_connection_age_grace_ms", UNARY_SECONDS * 1000),
-    ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
+    ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
 )
 _Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -88,7 +104,7 @@ class _Limits(NamedTuple):
 
     @classmethod
     def of_peers(cls, *, apart: bool) -> _Limits:
-        """Return the limits. On a unix socket or behind the native front all peers are one."""
+        """Return the limits. In plaintext on the native transport all peers are one."""
         limits = (
             (CALLS_MAX, CALLS_MAX // 2),
             (URGENT_MAX, URGENT_MAX // 2),
@@ -99,6 +115,14 @@ class _Limits(NamedTuple):
         )
         return cls(*(OpenCalls(most, share if apart else most) for most, share in limits))
 
+    def of(self, service: str, method: str) -> OpenCalls:
+        """Return the limit of a method."""
+        if service == HEALTH:
+            return self.health_watches if method == "Watch" else self.checks
+        if method in URGENT:
+            return self.urgent
+        return self.watches if method == "WatchChanges" else self.calls
+
 
 class Server:
     """Serves the given services, health, and reflection if it is wanted, on one address."""
@@ -107,7 +131,7 @@ class Server:
         self,
         config: Config,
         services: Services,
-        tally: ShedCounter | None = None,
+        tally: TransportCounter | None = None,
         can_answer: CanAnswer | None = None,
     ) -> None:
         """Bind. ConfigError if transport or certificate cannot be had.
@@ -117,54 +141,56 @@ class Server:
         `tally` counts the calls that the transport turns away; health follows `can_answer`.
         """
         self.transport = choose(config)
-        self._handshakes = Handshakes(config.tls, SystemClock()) if config.tls else None
+        self._files: FollowedFiles | None = None
         self._listen, self._socket_mode = config.listen, int(config.socket_mode, 8)
         self._following: list[asyncio.Task[None]] = []
         native = self.transport is Transport.NATIVE
-        read = _reader(Callers(config.callers))
+        callers = Callers(config.callers)
+        read = _reader(callers)
         read = from_behind(read, config.listen) if native else read
         self._gate = Gate(read, UNARY_SECONDS, tally)
-        apart = not native and not isinstance(config.listen, UnixPath)
+        apart = not isinstance(config.listen, UnixPath) and not (native and config.tls is None)
         self._limits = _Limits.of_peers(apart=apart)
         self._streams = Streams()
         self._calls = Inside()
         self._health = Health(services, can_answer)
-        self._reflection = None if config.no_reflection else Reflection([*services, HEALTH])
+        services = {**services, HEALTH: self._health.methods()}
+        self._reflection = None if config.no_reflection else Reflection(services)
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
         options = [*_OPTIONS, *(() if native else _CLIENTS_OPTIONS)]
         self._grpcio = grpc.aio.server(options=[*options, ("grpc.so_reuseport", int(reuse_port))])
-        self._front = None
+        self._front: Any = None
+        self._tls: TlsFront | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
         try:
-            if native:
-                self._front = _front(config, services, tally, self._streams.inside)
-            else:
-                with _closed_socket():
-                    self._bind(str(config.listen))
+            self._bind(config, callers, services, tally)
         except (RuntimeError, OSError) as error:
             raise TransientError(f"cannot listen on {config.listen}: {error}") from error
         for name, methods in services.items():
-            self._serve(name, dict(self._handlers(methods)))
+            self._serve(name, dict(self._handlers(name, methods)))
         self._grpcio.add_generic_rpc_handlers((Unknown(),))
-        self._serve(HEALTH, self._gated(self._health.handlers()))
         if self._reflection:
+            gate = partial(self._gate.conversation, limit=self._limits.reflections)
             for name in REFLECTION:
-                self._serve(name, self._gated(self._reflection.handlers()))
+                handlers = self._reflection.handlers()
+                self._serve(name, {method: gate(one) for method, one in handlers.items()})
 
     async def start(self) -> None:
         """Take calls."""
-        if self._handshakes is not None:
-            self._following.append(asyncio.create_task(self._handshakes.follow()))
+        if self._files is not None:
+            self._following.append(asyncio.create_task(self._files.follow()))
         self._following.append(asyncio.create_task(self._health.follow()))
         if self._front is None:
             await self._grpcio.start()
             self._open_socket()
             return
-        behind = Path(self._folder.name) / "behind"
+        behind = self._behind("grpcio")
         self._grpcio.add_insecure_port(f"unix:{behind}")
         await self._grpcio.start()
         with _closed_socket():
             self._front.start(str(behind))
+        if self._tls is not None:
+            self._tls.start(self._behind("front"))
         self._open_socket()
 
     async def drain(self, grace: float) -> None:
@@ -175,9 +201,13 @@ class Server:
         self._health.drain()
         if self._reflection:
             self._reflection.drain()
+        if self._tls is not None:
+            self._tls.leave()
         if self._front is not None:
             await self._streams.end()
             await self._front.drain(grace)
+        if self._tls is not None:
+            await self._tls.end()
         await self._stop(grace)
         for task in self._following:
             task.cancel()
@@ -193,39 +223,49 @@ class Server:
             await self._grpcio.stop(None)
         await stopping
 
+    def _bind(
+        self,
+        config: Config,
+        callers: Callers,
+        services: Services,
+        tally: TransportCounter | None,
+    ) -> None:
+        listen, origins = config.listen, None
+        if self.transport is Transport.NATIVE:
+            if config.tls and isinstance(listen, HostPort):
+                self._tls = TlsFront(listen, _connection_limits(), callers, tally)
+                self._files = FollowedFiles(config.tls, SystemClock(), self._tls.take_over)
+                listen, origins = UnixPath(self._behind("front")), self._tls.origins
+            methods = _on_native(services, self._limits)
+            self._front = _front(listen, methods, tally, self._streams.inside, origins)
+        elif config.tls:
+            handshakes = Handshakes(config.tls, SystemClock())
+            self._files = handshakes.files
+            self._grpcio.add_secure_port(str(listen), handshakes.credentials)
+        else:
+            with _closed_socket():
+                self._grpcio.add_insecure_port(str(listen))
+
     def _handlers(
-        self, methods: Mapping[str, UnaryMethod | StreamMethod]
+        self, service: str, methods: Mapping[str, UnaryMethod | StreamMethod]
     ) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
         """Return the handlers of a service; none on the native transport, which serves it."""
-        limits = self._limits
         for name, method in methods.items():
-            refuses = method.rejects_unparsed
+            limit, refuses = self._limits.of(service, name), method.rejects_unparsed
             if isinstance(method, StreamMethod):
                 self._streams.add(method)
                 if self._front is not None:
                     continue
                 follow = _without_context(method.open)
                 inside = self._streams.inside
-                yield name, self._gate.stream(follow, limits.watches, inside, refuses)
+                yield name, self._gate.stream(follow, limit, inside, refuses)
             elif self._front is None:
                 serve = _without_context(method)
-                limit = limits.urgent if name in URGENT else limits.calls
                 yield name, self._gate.unary(serve, limit, self._calls, refuses)
 
-    def _gated(self, handlers: _Handlers) -> _Handlers:
-        """Return the handlers of health or reflection behind the gate."""
-        limits = self._limits
-        classes = {"Check": limits.checks, "List": limits.checks, "Watch": limits.health_watches}
-        return {
-            name: self._gate.wrap(handler, classes.get(name, limits.reflections))
-            for name, handler in handlers.items()
-        }
-
-    def _bind(self, address: str) -> None:
-        if self._handshakes is None:
-            self._grpcio.add_insecure_port(address)
-        else:
-            self._grpcio.add_secure_port(address, self._handshakes.credentials)
+    def _behind(self, name: str) -> Path:
+        """Return the path of a socket within this process."""
+        return Path(self._folder.name) / name
 
     def _open_socket(self) -> None:
         """Give a unix socket its mode, now that it takes calls."""
@@ -253,8 +293,8 @@ def choose(config: Config) -> Transport:
     if transport is Transport.NATIVE and not installed:
         raise ConfigError("--transport native needs pygrpc-native: install keyauthority[native]")
     if transport is Transport.AUTO:
-        plain = config.listen.is_local and config.tls is None
-        return Transport.NATIVE if installed and plain else Transport.GRPCIO
+        served = config.listen.is_local or config.tls is not None
+        return Transport.NATIVE if installed and served else Transport.GRPCIO
     return transport
 
 
@@ -272,20 +312,44 @@ def loop_factory(config: Config) -> Callable[[], asyncio.AbstractEventLoop] | No
     return uvloop.new_event_loop
 
 
-def _front(config: Config, services: Services, tally: ShedCounter | None, inside: Inside) -> Any:
+def _connection_limits() -> ConnectionLimits:
+    """Return the limits that grpcio keeps for a connection, for the TLS endpoint."""
+    return ConnectionLimits(
+        message=MESSAGE_MAX,
+        held=HELD_MAX,
+        preface_seconds=HANDSHAKE_SECONDS,
+        message_seconds=MESSAGE_SECONDS,
+        idle_seconds=IDLE_SECONDS,
+        age_seconds=AGE_SECONDS,
+        grace_seconds=UNARY_SECONDS,
+    )
+
+
+def _on_native(services: Services, limits: _Limits) -> dict[str, UnaryMethod | StreamMethod]:
+    """Return the methods by path. Watches of health are limited here, as the gate limits them."""
+    methods = {
+        f"/{service}/{name}": method
+        for service, of_service in services.items()
+        for name, method in of_service.items()
+    }
+    watch = methods[f"/{HEALTH}/Watch"]
+    assert isinstance(watch, StreamMethod)  # noqa: S101 - tells mypy so
+    limited = watch._replace(open=limit_streams(watch.open, limits.of(HEALTH, "Watch")))
+    return methods | {f"/{HEALTH}/Watch": limited}
+
+
+def _front(
+    listen: Listen,
+    methods: Mapping[str, UnaryMethod | StreamMethod],
+    tally: ShedCounter | None,
+    inside: Inside,
+    origins: Origins | None,
+) -> Any:
     from keyauthority_server.transport.native import (  # an extra: not all have it
         NativeLimits,
         NativeServer,
     )
 
-    unary: dict[str, UnaryMethod] = {}
-    streams: dict[str, StreamMethod] = {}
-    for service, methods in services.items():
-        for name, method in methods.items():
-            if isinstance(method, StreamMethod):
-                streams[f"/{service}/{name}"] = method
-            else:
-                unary[f"/{service}/{name}"] = method
     limits = NativeLimits(
         MESSAGE_MAX,
         METADATA_MAX,
@@ -296,13 +360,14 @@ def _front(config: Config, services: Services, tally: ShedCounter | None, inside
         KEEPALIVE_TIMEOUT_MS,
     )
     return NativeServer(
-        str(config.listen),
-        unary,
+        str(listen),
+        {path: one for path, one in methods.items() if isinstance(one, UnaryMethod)},
         limits,
-        reuse_port=not isinstance(config.listen, UnixPath),
+        reuse_port=not isinstance(listen, UnixPath),
         tally=tally,
-        streams=streams,
+        streams={path: one for path, one in methods.items() if isinstance(one, StreamMethod)},
         inside=inside,
+        origins=origins,
     )
 
 

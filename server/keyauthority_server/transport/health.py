@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
-import grpc
-import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
+from google.rpc.code_pb2 import NOT_FOUND
 from grpc_health.v1 import health_pb2
 
+from keyauthority_server.rpc_types import Call, RpcError, StreamMethod, UnaryMethod
 from keyauthority_server.transport.gate import malformed_message
 
 SERVICE: Final = "grpc.health.v1.Health"
@@ -33,8 +33,6 @@ _Response = health_pb2.HealthCheckResponse
 _SERVING: Final = _Response(status=_Response.SERVING)
 _NOT_SERVING: Final = _Response(status=_Response.NOT_SERVING)
 _UNKNOWN: Final = _Response(status=_Response.SERVICE_UNKNOWN)
-
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health:
@@ -70,12 +68,12 @@ class Health:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def handlers(self) -> Mapping[str, grpc.RpcMethodHandler[Any, Any]]:
-        """Return the handlers by method. They take bytes: what cannot be read is theirs to say."""
+    def methods(self) -> Mapping[str, UnaryMethod | StreamMethod]:
+        """Return the methods by name."""
         return {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check),
-            "List": grpc.unary_unary_rpc_method_handler(self._list),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            "Check": UnaryMethod(self._check),
+            "List": UnaryMethod(self._list),
+            "Watch": StreamMethod(self._watch, self.drain),
         }
 
     def _status(self, service: str) -> health_pb2.HealthCheckResponse:
@@ -83,13 +81,13 @@ class Health:
             return _UNKNOWN
         return _SERVING if self._serving and not self._draining else _NOT_SERVING
 
-    async def _check(self, body: bytes, context: _Context) -> bytes:
+    async def _check(self, body: bytes, _: Call) -> bytes:
         status = self._status(_service(body))
         if status is _UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+            raise RpcError(NOT_FOUND, "unknown service")
         return status.SerializeToString()
 
-    async def _list(self, body: bytes, _: _Context) -> bytes:
+    async def _list(self, body: bytes, _: Call) -> bytes:
         try:
             _messages.HealthListRequest.FromString(body)
         except DecodeError:
@@ -98,7 +96,7 @@ class Health:
         answer: bytes = _messages.HealthListResponse(statuses=statuses).SerializeToString()
         return answer
 
-    async def _watch(self, body: bytes, _: _Context) -> AsyncIterator[bytes]:
+    async def _watch(self, body: bytes, _: Call) -> AsyncGenerator[bytes]:
         service = _service(body)
         last = None
         while True:

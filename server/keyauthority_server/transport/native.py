@@ -31,12 +31,16 @@ from keyauthority_server.overload.errors import (
 from keyauthority_server.rpc_types import (
     DEFERRED,
     Call,
+    Certificate,
+    Metadata,
     RpcError,
     StreamMethod,
     UnaryMethod,
     internal_error,
 )
+from keyauthority_server.transport.compressed import GZIP, inflated
 from keyauthority_server.transport.native_streams import NativeStreams
+from keyauthority_server.transport.origins import Origin, Origins
 
 BATCH: Final = 64  # calls taken at once: more would keep other work waiting for some 3 ms
 WAIT_SECONDS: Final = 0.25  # of calls for the loop: what clients bear, and a slow second is not yet
@@ -48,6 +52,7 @@ IO_THREADS: Final = 1  # for sockets: a worker is meant for one core, where two 
 LINGER_SECONDS: Final = 0.3  # writing an answer takes the front less than 1 ms; starved, some more
 
 _Event = tuple[Any, ...]
+_UNKNOWN: Final = Origin("")
 _NOWHERE: Final[AbstractContextManager[None]] = nullcontext()
 
 
@@ -78,11 +83,14 @@ class NativeServer:
         tally: ShedCounter | None = None,
         streams: Mapping[str, StreamMethod] = MappingProxyType({}),
         inside: AbstractContextManager[None] = _NOWHERE,
+        origins: Origins | None = None,
     ) -> None:
         """Bind; OSError if the address is taken. `tally` counts the calls that are turned away.
 
         Each of the `streams`, methods by their paths, is within `inside` while it is open.
+        With `origins`, calls come through the TLS endpoint; those of unknown origin are refused.
         """
+        self._origins = origins
         self._front = NativeGrpcFront(
             address,
             [],
@@ -101,11 +109,8 @@ class NativeServer:
         self._followed = dict(zip(streamed, streams.values(), strict=True))
         self._streams = NativeStreams(self._front, self._fail, inside)
         self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
-        self._urgent = frozenset(
-            number
-            for number, path in zip(numbers, methods, strict=True)
-            if path.rpartition("/")[2] in URGENT
-        )
+        paths = zip(numbers, methods, strict=True)
+        self._urgent = {number for number, path in paths if path.rpartition("/")[2] in URGENT}
         self._limits = limits
         self._tally = tally
         self._batches: deque[tuple[float, list[_Event]]] = deque()
@@ -236,18 +241,24 @@ class NativeServer:
                 if task := self._waiting.get(call_id) or self._streams.find(call_id):
                     # Not at once: a task that has not run yet would never run, and never end.
                     asyncio.get_running_loop().call_soon(task.cancel)
-            elif self._draining:
+                continue
+            metadata, peer, left = details
+            callers: tuple[Certificate, ...] = ()
+            if self._origins is not None:
+                peer, callers = self._origin_of(peer, metadata)
+                if body.startswith(GZIP):  # the TLS endpoint has cleared the flag
+                    body = inflated(body, self._limits.message)
+            if self._draining or not peer:
                 self._fail(call_id, shutting_down())
             elif len(body) > self._limits.message:
                 self._fail(call_id, message_too_large())
             elif number in self._followed:
-                messages = self._followed[number].open(body, Call(details[0], details[1]))
+                messages = self._followed[number].open(body, Call(metadata, peer, callers))
                 self._streams.begin(call_id, messages)
             elif len(self._waiting) + self._deferred >= self._limits.calls:
                 self._fail(call_id, busy())
             else:
-                metadata, peer, left = details
-                call, method = Call(metadata, peer), self._methods[number]
+                call, method = Call(metadata, peer, callers), self._methods[number]
                 shortcut = method.shortcut
                 answer = shortcut(body, call, call_id) if shortcut is not None else None
                 if answer is DEFERRED:
@@ -264,6 +275,11 @@ class NativeServer:
             self._fail(call_id, answer)
         else:
             self._front.respond(call_id, answer)
+
+    def _origin_of(self, name: str, metadata: Metadata) -> Origin:
+        """Return the origin of a call over a connection of this name; without peer if unknown."""
+        assert self._origins is not None  # noqa: S101 - the caller has looked
+        return self._origins.known.get(name) or self._origins.learn(name, metadata) or _UNKNOWN
 
     def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes], left: float | None) -> None:
         try:

@@ -16,12 +16,15 @@ from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
 from keyauthority_server.rpc_types import internal_error
+from keyauthority_server.transport.compressed import GZIP, inflated
 from keyauthority_server.transport.gate import abort, malformed_message
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
+
+_REQUEST_MAX: Final = 64 * 1024  # bytes; a request is a name
 
 _Request = reflection_pb2.ServerReflectionRequest
 _Response = reflection_pb2.ServerReflectionResponse
@@ -83,6 +86,8 @@ class Reflection:
                 found = request.result()
                 if found is None:
                     return
+                if found.startswith(GZIP):
+                    found = inflated(found, _REQUEST_MAX)
                 yield _Request.FromString(found)
         finally:
             draining.cancel()

@@ -1,18 +1,16 @@
-"""TLS on grpcio: certificates that are looked at each second, and the callers they stand for.
+"""TLS files that are looked at each second, and the callers that client certificates stand for.
 
-TLS 1.2 and 1.3, which are all that grpcio speaks. A handshake is made with the files as they were
-last found fit; connections that are open keep what they were made with, up to their greatest age.
+A handshake is made with the files as they were last found valid. Open connections keep those of
+their handshake, up to their greatest age. `tls_front` and `grpcio` make the handshakes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
-import grpc
 import structlog
 
 from keyauthority.clock import Clock
@@ -26,28 +24,30 @@ from keyauthority_server.config import (
 from keyauthority_server.rpc_types import Certificate
 
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
+CERTIFICATE: Final = "x509_pem_cert"  # grpcio's name for it
 
 _CERTIFICATES_KEPT: Final = 1_024  # that need not be read again, some 2 KB each
 
 _log = structlog.get_logger(__name__)
 
 
-class Handshakes:
-    """The credentials of a server, which follow its files."""
+class FollowedFiles:
+    """Has handshakes follow the files of a server."""
 
-    def __init__(self, files: TlsFiles, clock: Clock) -> None:
-        """Read the files; ConfigError if they are not fit to be served."""
+    def __init__(
+        self, files: TlsFiles, clock: Clock, take_over: Callable[[TlsMaterial], None]
+    ) -> None:
+        """Read the files; ConfigError if they are not valid.
+
+        `take_over` is called with them at once and after each change, in any thread. It raises
+        ConfigError if handshakes cannot be made with them.
+        """
         self._files = files
         self._clock = clock
+        self._take_over = take_over
         self._seen = signature(files)
         self._complaint = ""
-        self._next: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
-        first = load(files, clock.now())
-        self.credentials = grpc.dynamic_ssl_server_credentials(
-            _configuration(first),
-            self._changed,  # type: ignore[arg-type]  # None is a documented answer
-            require_client_authentication=bool(first.client_ca),
-        )
+        take_over(load(files, clock.now()))
 
     async def follow(self) -> None:
         """Take the files over whenever they change, until cancelled."""
@@ -56,30 +56,20 @@ class Handshakes:
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
-        """Take the files over if they have changed; what is not fit is logged and not taken."""
+        """Take the files over if they have changed; invalid ones are logged and not taken."""
         found = signature(self._files)
         if found == self._seen:
             return
         try:
             material = load(self._files, self._clock.now())
+            self._take_over(material)
         except (ConfigError, TransientError) as error:
             if str(error) != self._complaint:  # tried again each second, told once
                 _log.error("certificate_not_taken_over", reason=str(error))
             self._complaint = str(error)
             return
-        self._next.append(_configuration(material))
         self._seen, self._complaint = found, ""
         _log.info("certificate_taken_over", expires=material.end.isoformat())
-
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what handshakes are made with from now on; None if that is as before.
-
-        Called at the start of each handshake, in a thread of grpcio's.
-        """
-        try:
-            return self._next.pop()
-        except IndexError:
-            return None
 
 
 class Callers:
@@ -93,8 +83,8 @@ class Callers:
         return bool(self._entries)
 
     def of(self, peer: Mapping[str, Iterable[bytes]]) -> tuple[Certificate, ...]:
-        """Return those that are named by the certificate that grpcio tells of a connection."""
-        pems = tuple(peer.get("x509_pem_cert", ()))
+        """Return the callers named by a connection's certificate, described as by grpcio."""
+        pems = tuple(peer.get(CERTIFICATE, ()))
         return self._of_certificate(pems[0]) if len(pems) == 1 else ()
 
     def _read(self, pem: bytes) -> tuple[Certificate, ...]:
@@ -105,9 +95,3 @@ class Callers:
             return ()
         found = [entry for name, entry in self._entries.items() if name in names]
         return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
-
-
-def _configuration(material: TlsMaterial) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(material.key, material.chain)], material.client_ca
-    )

@@ -179,14 +179,13 @@ def test_client_and_kubernetes_variables_are_ignored() -> None:
         ({"tls_cert": "c"}, "--tls-cert and --tls-key belong together"),
         ({"tls_key": "k"}, "--tls-cert and --tls-key belong together"),
         ({"tls_client_ca": "a"}, "--tls-client-ca needs --tls-cert and --tls-key"),
-        (_TLS | {"transport": "native"}, "the native transport serves plaintext only"),
         (_TLS | {"listen": "unix:/tmp/s"}, "a unix socket is served in plaintext"),
         ({"listen": "0.0.0.0:0"}, "0.0.0.0:0 is not loopback"),
         ({"listen": "[::]:0"}, "[::]:0 is not loopback"),
         ({"listen": "example.com:0"}, "example.com:0 is not loopback"),
         (
             {"listen": "0.0.0.0:0", "allow_plaintext": "true", "transport": "native"},
-            "the native transport serves loopback and unix sockets only",
+            "the native transport serves plaintext on loopback and unix sockets only",
         ),
     ],
 )
@@ -207,10 +206,13 @@ def test_plaintext_on_loopback_needs_no_permission(listen: str) -> None:
 
 
 def test_tls_on_a_public_address_needs_no_permission() -> None:
-    """With TLS a public address is served, by grpcio."""
-    served = load(_TLS | {"listen": "0.0.0.0:1"})
-    assert Transport.GRPCIO is choose(served)
-    assert Transport.GRPCIO is choose(load(_TLS))
+    """With TLS the native transport serves every address; grpcio can be chosen."""
+    public = _TLS | {"listen": "0.0.0.0:1"}
+    assert Transport.NATIVE is choose(load(public))
+    assert Transport.NATIVE is choose(load(_TLS))
+    assert Transport.GRPCIO is choose(load(public | {"transport": "grpcio"}))
+    permitted = {"listen": "0.0.0.0:1", "allow_plaintext": "true"}
+    assert Transport.GRPCIO is choose(load(permitted))
 
 
 def test_plaintext_on_a_public_address_needs_allow_plaintext() -> None:

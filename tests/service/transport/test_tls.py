@@ -13,6 +13,7 @@ from cryptography import x509
 
 import keyauthority
 from keyauthority import Client, KeyAuthorityError, Tls
+from tests.conftest import TRANSPORTS
 from tests.service.certificates import AGO, Pair, self_signed
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, PROVISIONER, VERIFIER, World
 
@@ -21,12 +22,14 @@ pytestmark = pytest.mark.xdist_group("tls")  # one for all
 MINUTE: Final = timedelta(minutes=1)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One server for this module."""
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """One server on each transport for this module."""
     with ExitStack() as stack:
         made = World(tmp_path_factory.mktemp("tls"), stack)
-        made.serve()
+        made.serve("--transport", request.param)
         yield made
 
 

@@ -14,6 +14,7 @@ from cryptography import x509
 
 import keyauthority
 from keyauthority import Client, KeyAuthorityError, Tls
+from tests.conftest import TRANSPORTS
 from tests.service.certificates import LOOPBACK, Pair
 from tests.service.processes import wait_until
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, World
@@ -24,12 +25,14 @@ SILENT: Final = 300
 TAKEN_SECONDS: Final = 8  # of pauses between handshakes; it takes one
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One server for this module."""
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """One server on each transport for this module."""
     with ExitStack() as stack:
         made = World(tmp_path_factory.mktemp("tls"), stack)
-        made.serve()
+        made.serve("--transport", request.param)
         yield made
 
 

@@ -1,0 +1,274 @@
+"""The TLS endpoint of one worker, in front of the native server.
+
+It accepts connections on every address, makes the handshakes, and connects each client to the
+native server over a unix socket in a folder of this user only. `origins` tells the native server
+peer and certificate of each connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import ssl
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Final
+
+from keyauthority_server.certificates import TlsMaterial
+from keyauthority_server.config import ConfigError, HostPort
+from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
+from keyauthority_server.overload.errors import (
+    CloseReason,
+    TransportCounter,
+    busy,
+    message_overdue,
+)
+from keyauthority_server.rpc_types import Certificate, RpcError
+from keyauthority_server.transport.origins import MARK, Origin, Origins
+from keyauthority_server.transport.tls import CERTIFICATE, Callers
+from keyauthority_server.transport.tls_connection import (
+    Connection,
+    ConnectionLimits,
+    ServerSide,
+)
+
+CONNECTIONS_MAX: Final = 10_000  # some 100 KB each
+HANDSHAKES_MAX: Final = 1_000  # at once; a core makes as many in a second
+HANDSHAKE_SECONDS: Final = 20  # with the first bytes of HTTP/2
+HELD_MAX: Final = 256 * 1024 * 1024  # bytes of incomplete requests
+LOOK_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 2.0  # for a client to take the last bytes
+
+_SHARE: Final = 2  # one peer has at most a half, or a quarter of the handshakes
+_DESCRIPTORS: Final = 3  # of a connection: its own and both ends of the one behind
+_DESCRIPTORS_KEPT: Final = 128  # for files, pipes and the listening socket
+_BACKLOG: Final = 1_024
+_ACCEPTS: Final = 64  # in one turn of the event loop
+_AGAIN_SECONDS: Final = 0.1  # until the next try, if descriptors or memory are exhausted
+# AEAD with forward secrecy: RFC 9113, section 9.2.2, forbids the others. TLS 1.3 has its own.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+class TlsFront:
+    """Serves TLS on one address. Used in the event loop only, except `take_over`."""
+
+    def __init__(
+        self,
+        listen: HostPort,
+        limits: ConnectionLimits,
+        callers: Callers,
+        tally: TransportCounter | None = None,
+    ) -> None:
+        """Bind; OSError if the address is taken."""
+        self.origins = Origins()
+        self._limits = limits
+        self._callers = callers
+        self._tally = tally
+        self._context: ssl.SSLContext | None = None
+        self._behind = ""
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        most = _connections_max()
+        self._open = OpenCalls(most, most // _SHARE)
+        self._held = OpenCalls(HELD_MAX, HELD_MAX // _SHARE)
+        self._handshakes = PendingMessages(
+            HANDSHAKES_MAX, HANDSHAKES_MAX // 4, HANDSHAKE_SECONDS, busy, message_overdue
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._socket.bind((listen.host, listen.port))
+
+    def take_over(self, material: TlsMaterial) -> None:
+        """Make handshakes with these from now on; ConfigError if OpenSSL refuses them."""
+        self._context = _server_context(material)
+
+    def start(self, behind: Path) -> None:
+        """Accept connections; `behind` is the socket of the native server."""
+        self._behind = str(behind)
+        self._socket.listen(_BACKLOG)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket, self._accept)
+        self._tasks.append(loop.create_task(self._look()))
+
+    def leave(self) -> None:
+        """Accept no more connections, and send the clients of the open ones away."""
+        self._accept()  # those that wait would be reset
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        for connection in self._connections:
+            connection.send_away()
+
+    async def end(self) -> None:
+        """Wait until clients have taken the last bytes; cut those that do not."""
+        made = [task for one, task in self._connections.items() if one.session is not None]
+        if made:
+            await asyncio.wait(made, timeout=CLOSE_SECONDS)
+        tasks = [*self._connections.values(), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                accepted, address = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as failure:
+                if failure.errno != errno.ECONNABORTED:
+                    self._pause()
+                    return
+                continue
+            self._begin(accepted, _peer(address))
+
+    def _pause(self) -> None:
+        """Accept again later: descriptors or memory are exhausted."""
+        self._count(CloseReason.DESCRIPTORS)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.call_later(_AGAIN_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        if self._socket.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._socket, self._accept)
+
+    def _begin(self, accepted: socket.socket, peer: str) -> None:
+        network = network_of(peer)
+        if not self._open.enter(network):
+            accepted.close()
+            self._count(CloseReason.CONNECTIONS)
+            return
+        connection = Connection(self._limits, lambda number: self._hold(network, number))
+        running = self._run(connection, accepted, peer, network)
+        self._connections[connection] = asyncio.get_running_loop().create_task(running)
+
+    def _hold(self, network: Hashable, number: int) -> bool:
+        if number > 0:
+            return self._held.enter(network, number)
+        if number < 0:
+            self._held.leave(network, -number)
+        return True
+
+    async def _run(
+        self, connection: Connection, accepted: socket.socket, peer: str, network: Hashable
+    ) -> None:
+        """Serve a connection to its end."""
+        secret, reason = "", None
+        try:
+            if not await self._shake_hands(connection, accepted, network):
+                reason = CloseReason.HANDSHAKE
+                return
+            transport = await self._connect(connection)
+            origin = Origin(peer, self._callers_of(connection))
+            secret = self.origins.add(origin, connection.unmark)
+            connection.serve(transport, (MARK, secret))
+            reason = await asyncio.shield(connection.done)
+        except OSError:
+            reason = CloseReason.DESCRIPTORS
+        finally:
+            connection.close()
+            self.origins.remove(secret)
+            del self._connections[connection]
+            self._open.leave(network)
+            if reason is not None:
+                self._count(reason)
+
+    async def _shake_hands(
+        self, connection: Connection, accepted: socket.socket, network: Hashable
+    ) -> bool:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101 - runs as one
+
+        def end(_: RpcError) -> None:
+            task.cancel()
+
+        pending = self._handshakes.enter(network, end)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=2 * HANDSHAKE_SECONDS,  # `end` comes first
+                ssl_shutdown_timeout=CLOSE_SECONDS,
+            )
+        except (OSError, asyncio.CancelledError):
+            accepted.close()
+            return False
+        finally:
+            self._handshakes.leave(pending)
+        session = connection.session
+        return session is not None and session.selected_alpn_protocol() == "h2"
+
+    def _callers_of(self, connection: Connection) -> tuple[Certificate, ...]:
+        session = connection.session
+        der = session.getpeercert(binary_form=True) if session and self._callers else None
+        if not der:
+            return ()
+        return self._callers.of({CERTIFICATE: [ssl.DER_cert_to_PEM_cert(der).encode()]})
+
+    async def _connect(self, connection: Connection) -> asyncio.Transport:
+        """Connect to the native server."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                transport, _ = await loop.create_unix_connection(
+                    lambda: ServerSide(connection), self._behind
+                )
+            except BlockingIOError:  # its queue is full
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return transport
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = loop.time()
+            for connection in list(self._connections):
+                connection.look(now)
+
+    def _count(self, reason: CloseReason) -> None:
+        if self._tally is not None:
+            self._tally.connection_closed(reason)
+
+
+def _server_context(material: TlsMaterial) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 0  # no session outlives the certificates of its handshake
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["h2"])
+    try:
+        file = os.memfd_create("tls", os.MFD_CLOEXEC)  # OpenSSL reads files only
+        try:
+            os.write(file, material.chain + b"\n" + material.key)
+            context.load_cert_chain(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
+        if material.client_ca:
+            context.load_verify_locations(cadata=material.client_ca.decode("ascii", "replace"))
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A listed authority is trusted even if its own issuer is not, as with grpcio.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    except ssl.SSLError as error:
+        raise ConfigError(f"OpenSSL refuses the certificate: {error.reason or error}") from error
+    return context
+
+
+def _connections_max() -> int:
+    """Return how many connections the descriptors of this process allow; raise their limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(CONNECTIONS_MAX, max((hard - _DESCRIPTORS_KEPT) // _DESCRIPTORS, 1))
+
+
+def _peer(address: Any) -> str:
+    """Return the address of a socket in gRPC's notation."""
+    host, port = address[:2]
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
