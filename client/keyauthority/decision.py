@@ -74,13 +74,6 @@ def end_of(key: Key) -> datetime:
     return _compiled(key).end
 
 
-def used_at(key: Key, last_used_time: datetime) -> Key:
-    """Return the key with another last use; its compiled form, which is unaffected, is reused."""
-    used = replace(key, last_used_time=last_used_time)
-    object.__setattr__(used, "compiled", _compiled(key))
-    return used
-
-
 def grants_of(key: Key | Verdict) -> tuple[str, ...]:
     """Return the grants of a key or verdict: `*:*` for SECRET."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions

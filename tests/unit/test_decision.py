@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keyauthority.decision import decide, explain, grants_of, state_of, used_at
+from keyauthority.decision import decide, explain, grants_of, state_of
 from keyauthority.model import (
     AndroidApp,
     ApiTarget,
@@ -299,10 +299,8 @@ def test_record_is_compiled_once_across_last_use_updates(
     wider = replace(key, permissions=("orders:write",))
     assert decide(wider, PROJECT, facts, NOW) is VerdictCode.VALID
     assert key == replace(key)  # compared without it
-    used = used_at(key, NOW)
-    assert NOW == used.last_used_time
     monkeypatch.setattr("keyauthority.decision.Grants", None)
-    for compiled in (key, used, wider):
+    for compiled in (key, wider):
         decide(compiled, PROJECT, facts, NOW)
     with pytest.raises(TypeError):
         decide(replace(key), PROJECT, facts, NOW)

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import Key, UsageRow, VerdictCode
+from keyauthority_server.background import running
 from keyauthority_server.store.interface import Store, StoreError, Transaction
 
 FLUSH_SECONDS: Final = 1.0
@@ -124,13 +125,10 @@ def flush_interval(rows: int) -> float:
 async def metering(store: Store) -> AsyncIterator[Meter]:
     """Yield a meter that flushes each second, and the rest when the context ends."""
     meter = Meter(store)
-    flushing = asyncio.create_task(meter.run())
     try:
-        yield meter
-    finally:
-        flushing.cancel()  # its unfinished batch is flushed again below, and counts once
-        with contextlib.suppress(asyncio.CancelledError):
-            await flushing
+        async with running(meter.run()):
+            yield meter
+    finally:  # a batch whose flush was cancelled is flushed again, and counts once
         await meter.flush()
         await meter.flush()  # the first may have flushed only older batches
 

@@ -1,7 +1,8 @@
-"""How many calls may be open, by class and by peer, and how long their messages may take.
+"""Limits on open calls, by class and by peer, and on the time until their messages arrive.
 
-It counts; it knows no transport, no RPC and no credential. A transport asks `OpenCalls` before it
-serves a call and `PendingMessages` while it waits for the message. Begin with `open_calls`.
+It counts, and must not know a transport, an RPC or a credential. Begin with `open_calls`: a
+transport asks `OpenCalls` before it serves a call, and `PendingMessages` while it waits for the
+message.
 """
 
 from keyauthority_server.overload.addresses import address_of, network_of

@@ -1,7 +1,7 @@
 """The use cases of the authority: keys, projects, verification, usage, audit and watch.
 
 Services work on the interfaces of the store, the counters, the meter and the clock; they must not
-know a wire format or SQL. Begin reading with `Authority`, which lists the services, and with
+know a wire format or contain SQL. Begin with `Authority`, which lists the services, and with
 `context`, which every service uses to authenticate a caller and to commit a change.
 """
 

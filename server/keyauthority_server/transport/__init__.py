@@ -1,6 +1,7 @@
-"""What carries the calls: which server, its limits, and the services that every server has.
+"""Transports: they carry calls between sockets and the handlers of `rpc`.
 
-The only place that knows the native front from grpcio. It makes no decision about calls.
+Only this package depends on a gRPC server; it must not decide about a call beyond its limits. Begin
+with `Server`, which chooses the transport, then `native` or `grpcio`.
 """
 
 from keyauthority_server.transport.grpcio import Server, loop_factory

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from keyauthority.model import (
     UNRESTRICTED,
@@ -37,7 +37,6 @@ UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, Arithme
 """The exceptions of decoding a record that no server has written."""
 
 RowDict = dict[str, Any]
-Record = TypeVar("Record", Key, Project)
 
 KEY_COLUMNS: Final = (
     "access_key",
