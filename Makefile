@@ -46,7 +46,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve test prove check format proto proxies docs sync bench build clean \
+.PHONY: help serve console test prove check format proto proxies pictures docs sync bench build clean \
 	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
@@ -55,6 +55,11 @@ help: ## Show this list
 
 serve: .venv/.serve ## Install the server and serve on 127.0.0.1:50051 (ARGS=... for flags)
 	@exec $(BIN)/keyauthority-server serve $(ARGS)
+
+console: .venv/.console ## Serve web pages beside `make serve`; prints a link that signs in (ARGS=... for flags)
+	@if [ -z "$$KEYAUTHORITY_OPERATOR_KEY$$KEYAUTHORITY_OPERATOR_KEY_FILE" ]; then \
+		export KEYAUTHORITY_OPERATOR_KEY_FILE=keyauthority-data/operator.key; fi; \
+		exec $(BIN)/keyauthority console $(ARGS)
 
 test: .venv/.dev ## Run all tests (PYTEST_ARGS=... selects, WORKERS=n sets parallelism)
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
@@ -80,6 +85,9 @@ bench: .venv/.dev .venv-bench/.tried ## Run the benchmarks, some 25 minutes (ARG
 
 build: .venv/.dev ## Build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+pictures: .venv/.dev ## Refresh the pictures of the documents; needs Chromium
+	$(BIN)/python -m tests.console.pictures
 
 clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-proto .venv-bench .venv-proxies dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
@@ -143,10 +151,14 @@ made:
 	$(BIN)/pip install --quiet --editable '.[server,native,cli]'
 	@touch $@
 
+.venv/.console: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --editable '.[console]'
+	@touch $@
+
 .venv/.dev: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,gateway,console,dev]'
 	-$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hypercorn-0.17 hypercorn==0.17.3
-	@touch .venv/.serve $@
+	@touch .venv/.serve .venv/.console $@
 
 # Each in a folder of its own, since they are no part of any environment.
 .venv-proxies/.tools: | .venv/bin/python

@@ -13,7 +13,7 @@ from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.service.processes import ServerProcess, start
 
 README: Final = ROOT / "README.md"
-NOT_RUN: Final = ("make serve\n",)
+NOT_RUN: Final = ("make serve\n", "make console\n")
 """Blocks for steps that the test has done already."""
 
 

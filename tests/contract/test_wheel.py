@@ -21,6 +21,7 @@ pytestmark = pytest.mark.xdist_group("wheel")  # one for all
 ROOT: Final = Path(__file__).parents[2]
 BUILD_SECONDS: Final = 110
 BASE: Final = {"grpcio", "grpcio-status", "protobuf"}
+CONSOLE_FILES: Final = ("keyauthority/console/templates/", "keyauthority/console/static/")
 PACKAGES: Final = {"keyauthority", "keyauthority_server"}
 IMPORTED: Final = {"keyauthority", "grpc", "grpc_status", "google", "typing_extensions"}
 """Modules that `import keyauthority` may load after grpc, which looks for its own extras."""
@@ -69,10 +70,11 @@ def metadata(wheel: Path) -> Message:
 
 
 def test_wheel_contains_only_the_two_packages(wheel: Path) -> None:
-    """No google/, tests, caches or data."""
+    """No google/, tests, caches or data except the console's templates and static files."""
     top = {name.partition("/")[0] for name in names(wheel)}
     assert PACKAGES == {name for name in top if not name.endswith(".dist-info")}
-    kinds = {Path(name).suffix for name in names(wheel) if ".dist-info/" not in name}
+    code = [name for name in names(wheel) if not name.startswith(CONSOLE_FILES)]
+    kinds = {Path(name).suffix for name in code if ".dist-info/" not in name}
     assert {".py", ".pyi", ".typed"} >= kinds
     assert not [name for name in names(wheel) if "tests/" in name or "__pycache__" in name]
 
@@ -94,13 +96,24 @@ def test_wheel_contains_every_module(wheel: Path) -> None:
     assert here == {name for name in names(wheel) if name.endswith(".py")}
 
 
+def test_wheel_contains_the_files_of_the_console(wheel: Path) -> None:
+    """Its templates, style sheet, script and icon."""
+    here = {
+        str(path.relative_to(ROOT / "client"))
+        for folder in CONSOLE_FILES
+        for path in (ROOT / "client" / folder).iterdir()
+    }
+    assert here == {name for name in names(wheel) if name.startswith(CONSOLE_FILES)}
+    assert {".html", ".css", ".js", ".svg"} == {Path(name).suffix for name in here}
+
+
 def test_base_requires_only_grpcio_and_protobuf(wheel: Path) -> None:
     """All other dependencies belong to an extra."""
     required = metadata(wheel).get_all("Requires-Dist", [])
     base = [line for line in required if "extra ==" not in line]
     assert BASE == {re.split(r"[^A-Za-z0-9-]", line, maxsplit=1)[0] for line in base}
     extras = set(metadata(wheel).get_all("Provides-Extra", []))
-    assert {"cli", "server", "native", "postgres"} <= extras
+    assert {"cli", "console", "server", "native", "postgres"} <= extras
 
 
 def test_both_command_lines_are_installed(wheel: Path) -> None:

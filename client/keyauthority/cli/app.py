@@ -22,6 +22,7 @@ from keyauthority.cli.session import settings
 from keyauthority.cli.tokens import project_id, verify
 from keyauthority.cli.usage import usage
 from keyauthority.cli.watch import watch
+from keyauthority.console.command import console
 from keyauthority.text import one_line
 from keyauthority.token import TOKEN_PATTERN
 
@@ -41,7 +42,9 @@ def authority() -> None:
     """
 
 
-for _command in (projects, keys, verify, project_id, usage, audit, watch, whoami, scan, gateway):
+for _command in (
+    *(projects, keys, verify, project_id, usage, audit, watch, whoami, scan, gateway, console),
+):
     authority.add_command(_command)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -39,8 +39,22 @@ _NO: Final = frozenset({"false", "0", "no", ""})
 
 def settings(command: F) -> F:
     """Add the options accepted after any part of a command; the last value wins."""
-    options = (
-        _switch_option("--json", "Print the response as proto JSON."),
+    shown = _switch_option("--json", "Print the response as proto JSON.")
+    return _with_options(command, (shown, *_connection_options(_TLS_FILES)))
+
+
+def connection_settings(command: F) -> F:
+    """Add the options of the connection, for a command with a certificate of its own.
+
+    Its --tls-cert and --tls-key are its own; those of the connection stand before its name.
+    """
+    return _with_options(command, _connection_options(_TLS_FILES[:1]))
+
+
+def _connection_options(
+    tls_files: Sequence[tuple[str, str, str]],
+) -> tuple[Callable[[F], F], ...]:
+    return (
         _option(
             "--timeout",
             "Timeout of a call (default: 5s).",
@@ -55,13 +69,16 @@ def settings(command: F) -> F:
         _switch_option("--tls", "Use TLS; implied by the next three (default: $KEYAUTHORITY_TLS)."),
         *(
             _option(flag, f"{subject} (default: ${variable}).", metavar="FILE")
-            for flag, variable, subject in _TLS_FILES
+            for flag, variable, subject in tls_files
         ),
         _switch_option(
             "--allow-plaintext",
             "Allow plaintext to another machine (default: $KEYAUTHORITY_ALLOW_PLAINTEXT).",
         ),
     )
+
+
+def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
     for option in reversed(options):  # click lists the last one added first
         command = option(command)
     return command

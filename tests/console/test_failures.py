@@ -1,0 +1,120 @@
+"""The authority restarted, slow, unreachable; an operator key revoked while it is signed in."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from keyauthority import Client
+from tests.console.people import (
+    ConsoleProcess,
+    Person,
+    access_key_of,
+    field_texts,
+    hidden_fields,
+    readable,
+    running_console,
+    secret_of,
+    start_console,
+)
+from tests.service.forkserver import shared
+from tests.service.processes import wait_until
+
+pytestmark = pytest.mark.xdist_group("console")
+
+
+def test_restart_of_the_authority_loses_nothing(tmp_path: Path) -> None:
+    """A page says so meanwhile; a form keeps its input, and sent again makes one key."""
+    data = tmp_path / "data"
+    server = shared().start(data)
+    with running_console(tmp_path, server) as console:
+        person = Person(console.url)
+        person.sign_in(server.operator_key)
+        project_id = person.new_project()
+        path = f"/projects/{project_id}/keys/new"
+        fields = person.form(path) | {"mode": "test", "kind": "secret", "purpose": "kept"}
+        server.stop()
+
+        answer = person.get("/projects")
+        assert answer.status_code == 503
+        assert "cannot be reached" in readable(answer.text)
+        assert answer.headers["retry-after"]
+        refused = person.post(path, fields)
+        assert refused.status_code == 503
+        assert field_texts(refused.text)["purpose"] == "kept"
+        assert hidden_fields(refused.text)["request_id"] == fields["request_id"]
+
+        again = shared().start(data, listen=server.address)
+        answers = [refused]
+        wait_until(lambda: _is_answered(answers, lambda: person.post(path, fields)))
+        created = answers[-1]
+        assert created.status_code == 200
+        with Client(again.address, operator_key=again.operator_key) as client:
+            assert client.verify(secret_of(created)).valid
+            assert ["kept"] == [key.purpose for key in client.list_keys(project_id)]
+        assert person.get("/projects").status_code == 200
+        again.stop()
+
+
+def test_slow_authority_is_given_up_with_a_page(tmp_path: Path) -> None:
+    """One that accepts connections and never answers: each page within the timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        console = start_console(tmp_path, address, None, "--sign-in", "--timeout", "1s")
+        try:
+            person = Person(console.url)
+            key = "op_live_KA0123456789ABCDEFGH_fvoEdQeeVc0mZ71i5JuiKNTDvWO8cAduGHnTmvX86Qo1NFkcX"
+            answer = person.submit("/sign-in", operator_key=key)
+            assert answer.status_code == 503
+            assert key not in answer.text
+            assert person.get("/sign-in").status_code == 200
+        finally:
+            console.stop()
+
+
+def test_revoked_operator_key_is_signed_out_with_a_page(
+    person: Person, console: ConsoleProcess, client: Client, project_id: str
+) -> None:
+    """At the next page; the form that was being filled in is not carried out."""
+    created = person.submit("/operators", purpose="leaver", permissions="*:*")
+    leaver = Person(console.url)
+    leaver.sign_in(secret_of(created))
+    path = f"/projects/{project_id}/keys/new"
+    fields = leaver.form(path) | {"mode": "test", "kind": "secret"}
+    client.revoke_key(access_key_of(created))
+    answer = leaver.post(path, fields)
+    assert answer.status_code == 401
+    assert "no longer accepts the operator key" in readable(answer.text)
+    assert leaver.get("/projects").headers["location"] == "/sign-in"
+    assert leaver.post(path, fields).status_code == 403
+    assert [] == list(client.list_keys(project_id))
+
+
+def test_console_starts_before_the_authority(tmp_path: Path) -> None:
+    """It serves its pages, and the link works once the authority answers."""
+    data = tmp_path / "data"
+    server = shared().start(data)
+    server.stop()
+    console = start_console(tmp_path, server.address, server.operator_key)
+    try:
+        person = Person(console.url)
+        link = console.link.removeprefix(console.url)
+        answers = [person.get(link)]
+        assert answers[0].status_code == 503
+        again = shared().start(data, listen=server.address)
+        wait_until(lambda: _is_answered(answers, lambda: person.get(link)))
+        assert answers[-1].status_code == 303
+        assert person.get(link).status_code == 403
+        again.stop()
+    finally:
+        console.stop()
+
+
+def _is_answered(answers: list[httpx.Response], send: Callable[[], httpx.Response]) -> bool:
+    """Send a request and keep its answer; True unless the authority was still unreachable."""
+    answers.append(send())
+    return answers[-1].status_code != 503
