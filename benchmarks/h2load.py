@@ -11,17 +11,21 @@ import math
 import re
 import resource
 import shutil
+import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks.figures import quantile
 from benchmarks.run import LeftOut, Run
 
 CONNECTIONS: Final = 4
 STREAMS: Final = 16  # calls at once on each connection
 FIRST_CALLS: Final = 20  # per caller; the later rounds use the measured rate
+FIRST_RATE: Final = 1_000.0  # requests a second, until a round has measured it
 FRAME: Final = 5  # bytes before each message
 TOLERANCE: Final = 0.9  # of the answer's length: the digits of a revision or a limit may be fewer
 
@@ -112,6 +116,35 @@ class Load:
         for header in ("content-type: application/grpc", "te: trailers", *target.headers):
             arguments += ["-H", header]
         return ["h2load", *arguments, f"{scheme}{target.address}{target.path}"]
+
+
+class OneByOne:
+    """HTTP/1.1 requests, one after another on one connection."""
+
+    def __init__(self, run: Run, url: str, headers: Sequence[str]) -> None:
+        self._run = run
+        self._url = url
+        self._headers = [text for header in headers for text in ("-H", header)]
+        self._rate = FIRST_RATE
+        self.p99s: list[float] = []
+        """Milliseconds, of each round."""
+
+    def __call__(self) -> float:
+        """Return the median of one round, in milliseconds. Raises LoadFailed unless all are 2xx."""
+        calls = max(int(self._rate * self._run.seconds), FIRST_CALLS)
+        with tempfile.TemporaryDirectory(dir=self._run.folder) as folder:
+            log = Path(folder) / "log"
+            options = ["--h1", "-n", str(calls), "-c1", "-m1", "-t1", "--log-file", str(log)]
+            command = [*self._run.pinned(self._run.load_core), "h2load", *options]
+            done = subprocess.run(
+                [*command, *self._headers, self._url], check=False, capture_output=True, text=True
+            )
+            if f"status codes: {calls} 2xx" not in done.stdout:
+                raise LoadFailed(done.stdout + done.stderr)
+            latencies = [1e3 * seconds for seconds in _latencies(log)]
+        self._rate = 1e3 / statistics.fmean(latencies)
+        self.p99s.append(quantile(latencies, 0.99))
+        return statistics.median(latencies)
 
 
 def rate_of(output: str, calls: int, answer: int) -> float:

@@ -69,7 +69,8 @@ class Ends(NamedTuple):
 
     grpc: str
     http: str
-    service: int
+    service: str
+    """`host:port`, as of the other two."""
 
 
 def installed(name: str) -> Path:
@@ -96,11 +97,10 @@ def proxy(name: str, folder: Path, ends: Ends, edit: Edit = str) -> Iterator[str
         text = text.replace(
             PROGRAMS[name].listens.format(port=8080), _LOOPBACK[name].format(port=port)
         )
-        text = text.replace("127.0.0.1:9002", ends.http).replace(
-            "127.0.0.1:8000", f"127.0.0.1:{ends.service}"
-        )
+        text = text.replace("127.0.0.1:9002", ends.http).replace("127.0.0.1:8000", ends.service)
         text = re.sub(r"port_value: 9001\b", f"port_value: {ends.grpc.rpartition(':')[2]}", text)
-        text = re.sub(r"port_value: 8000\b", f"port_value: {ends.service}", text)
+        host, _, behind = ends.service.rpartition(":")
+        text = text.replace("127.0.0.1, port_value: 8000", f"{host}, port_value: {behind}")
         if name == "nginx":
             text = text.replace("http {", f"http {{ {_TEMPORARY} {_UNUSED}", 1)
         (folder / file.name).write_text(edit(text), encoding="utf-8")

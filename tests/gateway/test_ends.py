@@ -54,7 +54,7 @@ def _basic(text: str) -> str:
 def test_key_is_read_from_each_header(
     sidecar: Gateway, keys: Keys, headers: Callable[[str], dict[str, str]]
 ) -> None:
-    """The same key twice is one; a user's token beside it is none."""
+    """The same key twice is one; a user's token beside it is ignored."""
     assert ALLOWED == both(sidecar, headers(keys.reader), permission="orders:read")
 
 
@@ -174,7 +174,7 @@ def test_health_and_metrics_are_served(sidecar: Gateway) -> None:
 
 
 def test_malformed_check_is_denied(sidecar: Gateway) -> None:
-    """What cannot be read is not allowed."""
+    """An unreadable message admits nothing."""
     answer = call(sidecar.grpc, CHECK, b"\xff\xff\xff")
     assert 503 == pb.CheckResponse.FromString(answer).denied_response.status.code
 

@@ -122,7 +122,7 @@ def test_istio_requirements_hold_in_envoy(sidecar: Gateway, keys: Keys, tmp_path
         return str(yaml.safe_dump(config))
 
     with upstream() as service:
-        ends = Ends(sidecar.grpc, sidecar.http, service)
+        ends = Ends(sidecar.grpc, sidecar.http, f"127.0.0.1:{service}")
         with proxy("envoy", tmp_path, ends, with_patches) as url:
             headers = {"x-api-key": "" + keys.reader}
             assert 200 == http.get(f"{url}/orders-read", headers=headers).status_code

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from keyauthority import Client
 from keyauthority.gateway.identity import NAMES
@@ -29,17 +30,17 @@ AT_ONCE = 40  # forged headers in a request; Envoy takes 100 headers
 
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[int]:
-    """The port of the service behind the proxies."""
+def service() -> Iterator[str]:
+    """The address of the service behind the proxies."""
     with upstream() as port:
-        yield port
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session", params=PROGRAMS)
 def url(
     request: pytest.FixtureRequest,
     sidecar: Gateway,
-    service: int,
+    service: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:
     """The URL of each proxy in turn."""
@@ -89,7 +90,7 @@ def test_admitted_request_carries_the_identity_and_no_credential(url: str, keys:
 
 @one_sidecar
 def test_each_denial_reaches_the_client(url: str, client: Client, keys: Keys) -> None:
-    """With its status and word, whatever the proxy itself makes of a status."""
+    """With its status and word, although a proxy may turn a status into another."""
     key = ("X-API-Key", "" + keys.reader)
     assert (401, "no_key") == denial(f"{url}/orders")
     assert (401, "malformed") == denial(f"{url}/orders", ("X-API-Key", "x"))
@@ -109,6 +110,29 @@ def test_each_denial_reaches_the_client(url: str, client: Client, keys: Keys) ->
 @one_sidecar
 def test_forged_identity_never_reaches_the_service(url: str, keys: Keys) -> None:
     """In any spelling, doubled, joined, in capitals, or with the gateway's own removed."""
+    send_forged(url, keys)
+
+
+@one_sidecar
+def test_gateway_alone_removes_a_forged_identity_behind_envoy(
+    sidecar: Gateway, service: str, keys: Keys, tmp_path: Path
+) -> None:
+    """Without the filter of the example that removes it on all routes."""
+
+    def without_filter(text: str) -> str:
+        config = yaml.safe_load(text)
+        filters = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+        chain = filters[0]["typed_config"]["http_filters"]
+        assert "envoy.filters.http.header_mutation" == chain.pop(0)["name"]
+        return str(yaml.safe_dump(config))
+
+    ends = Ends(sidecar.grpc, sidecar.http, service)
+    with proxy("envoy", tmp_path, ends, without_filter) as url:
+        send_forged(url, keys)
+
+
+def send_forged(url: str, keys: Keys) -> None:
+    """Send requests with a forged identity; the service must receive the gateway's only."""
     names = [*FORGED, *NAMES, *(name.upper() for name in NAMES), *(name.title() for name in NAMES)]
     names += [
         "X-Keyauthority-Kind",
@@ -175,7 +199,7 @@ def test_revoked_key_is_denied_within_100_ms(url: str, client: Client, keys: Key
     assert (401, "revoked") == denial(f"{url}/orders", key)
 
 
-def test_nothing_is_admitted_without_authority_or_gateway(service: int, tmp_path: Path) -> None:
+def test_nothing_is_admitted_without_authority_or_gateway(service: str, tmp_path: Path) -> None:
     """503 while the gateway cannot tell; no admission without it; recovery of its own."""
     server = shared().start(tmp_path / "data")
     address, operator = server.address, {"KEYAUTHORITY_OPERATOR_KEY": server.operator_key}

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from keyauthority.gateway.check import Checker
-from keyauthority.gateway.identity import identity_headers
+from keyauthority.gateway.identity import REVISION, identity, identity_headers
 from keyauthority.gateway.metrics import CONTENT_TYPE, HTTP
 from keyauthority.gateway.requirements import from_query
 from keyauthority.http import responses
@@ -91,7 +91,9 @@ class HttpEnd:
             described = [_JSON, _NO_STORE, (ERROR, outcome.error), *responses.headers(outcome)]
             return status, described, responses.body(outcome)
         limits = responses.rate_limit_headers(outcome.verdict)
-        return 200, [_NO_STORE, *identity_headers(outcome.verdict), *limits], b""
+        caller = identity_headers(identity(outcome.verdict))
+        revision = (REVISION, str(outcome.verdict.revision))
+        return 200, [_NO_STORE, *caller, revision, *limits], b""
 
 
 def _has_body(scope: Scope) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from keyauthority.http.credentials import HEADERS, carriers
 from keyauthority.model import KeyKind, Verdict
@@ -26,23 +27,36 @@ NAMES: Final = (ACCESS_KEY, PROJECT_ID, MODE, KIND, PERMISSIONS, REVISION)
 
 _OTHER: Final = re.compile(r"[^a-z0-9]")
 _CACHED: Final = 4_096  # names; a client can send any
+_CACHED_LENGTH: Final = 64  # characters of a name; longer ones would fill the memory
 
 
-def grants(verdict: Verdict) -> tuple[str, ...]:
-    """Return the grants of the caller; empty for SECRET, which has every permission."""
-    return () if verdict.kind is KeyKind.SECRET else verdict.permissions
+class Identity(NamedTuple):
+    """The caller, as the upstream sees it: words in lower case, empty if unknown."""
+
+    access_key: str
+    project_id: str
+    mode: str
+    kind: str
+    permissions: tuple[str, ...]
+    """The grants; empty for a secret key, which has every permission."""
 
 
-def identity_headers(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return the identity headers of a caller, in the order of `NAMES`."""
-    return [
-        (ACCESS_KEY, verdict.access_key),
-        (PROJECT_ID, verdict.project_id),
-        (MODE, verdict.mode.value if verdict.mode else ""),
-        (KIND, verdict.kind.value if verdict.kind else ""),
-        (PERMISSIONS, ",".join(grants(verdict))),
-        (REVISION, str(verdict.revision)),
-    ]
+def identity(verdict: Verdict) -> Identity:
+    """Return the identity of a caller."""
+    kind = verdict.kind
+    return Identity(
+        verdict.access_key,
+        verdict.project_id,
+        verdict.mode.value if verdict.mode else "",
+        kind.value if kind else "",
+        () if kind is KeyKind.SECRET else verdict.permissions,
+    )
+
+
+def identity_headers(caller: Identity) -> list[tuple[str, str]]:
+    """Return the headers of an identity: all of `NAMES` except the revision."""
+    texts = (*caller[:-1], ",".join(caller.permissions))
+    return list(zip(NAMES, texts, strict=False))
 
 
 def names_to_remove(
@@ -54,21 +68,26 @@ def names_to_remove(
     the key, and other spellings of them. A user's token in another header is left alone.
     """
     headers = list(headers)
-    removed = {name for name, _ in headers if _is_forged(name)}
-    if not keep_credential:
-        removed |= carriers(headers, key)
-        removed |= {name for name, _ in headers if _is_respelled_credential(name)}
+    removed = set() if keep_credential else carriers(headers, key)
+    for name, _ in headers:
+        sort = _cached_sort(name) if len(name) <= _CACHED_LENGTH else _sort(name)
+        if sort is _Sort.FORGED or (sort is _Sort.CREDENTIAL and not keep_credential):
+            removed.add(name)
     return tuple(sorted(removed))
 
 
-@lru_cache(_CACHED)
-def _canonical(name: str) -> str:
-    return _OTHER.sub("-", name)
+class _Sort(Enum):
+    """Sorts of header names that are removed."""
+
+    FORGED = "another spelling of an identity header"
+    CREDENTIAL = "another spelling of a header of keys"
 
 
-def _is_forged(name: str) -> bool:
-    return _canonical(name).startswith(NAMESPACE) and name not in NAMES
+def _sort(name: str) -> _Sort | None:
+    canonical = _OTHER.sub("-", name)
+    if canonical.startswith(NAMESPACE) and name not in NAMES:
+        return _Sort.FORGED
+    return _Sort.CREDENTIAL if canonical in HEADERS and name not in HEADERS else None
 
 
-def _is_respelled_credential(name: str) -> bool:
-    return _canonical(name) in HEADERS and name not in HEADERS
+_cached_sort: Final = lru_cache(_CACHED)(_sort)

@@ -1,4 +1,4 @@
-"""Requirements of a route: what the proxy's configuration demands of a key.
+"""Requirements of a route: the demands of the proxy's configuration on a key.
 
     from_query(b"permission=orders:read&mode=live")
 
@@ -26,6 +26,8 @@ NAMES: Final = frozenset({PERMISSION, "mode", "project_id", "cost", "service", "
 _COST_MAX: Final = 2**31  # the limit of a Verifier
 _TEXT_MAX: Final = 255  # characters, the limit of Verify
 _PERMISSIONS_MAX: Final = 100  # the limit of Verify
+_LENGTH_MAX: Final = 8_192  # characters of all requirements, which are kept in memory
+_TOO_LONG: Final = f"more than {_LENGTH_MAX} characters in all"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CACHED: Final = 1_024  # routes; a client that reaches the gateway directly can name others
@@ -43,9 +45,16 @@ class Requirements(NamedTuple):
     api_target: ApiTarget | None = None
 
 
-@lru_cache(_CACHED)
 def from_query(query: bytes) -> Requirements | None:
     """Return the requirements in the query of an auth URL; `permission` may be repeated."""
+    if len(query) > _LENGTH_MAX:
+        _complain(_TOO_LONG)
+        return None
+    return _query(query)
+
+
+@lru_cache(_CACHED)
+def _query(query: bytes) -> Requirements | None:
     if not query:
         return Requirements()
     try:
@@ -63,11 +72,15 @@ def from_query(query: bytes) -> Requirements | None:
 
 def from_extensions(extensions: Mapping[str, str]) -> Requirements | None:
     """Return the requirements in Envoy's `context_extensions`; `permission` is a list by commas."""
-    return _from_pairs(tuple(extensions.items()))
+    pairs = tuple(extensions.items())
+    if sum(len(name) + len(value) for name, value in pairs) > _LENGTH_MAX:
+        _complain(_TOO_LONG)
+        return None
+    return _extensions(pairs)
 
 
 @lru_cache(_CACHED)
-def _from_pairs(pairs: tuple[tuple[str, str], ...]) -> Requirements | None:
+def _extensions(pairs: tuple[tuple[str, str], ...]) -> Requirements | None:
     split: list[tuple[str, str]] = []
     for name, value in pairs:
         parts = value.split(",") if name == PERMISSION else [value]

@@ -39,7 +39,7 @@ class Settings:
 
 
 async def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; `announce` is told the addresses.
+    """Serve until SIGTERM or SIGINT, then drain; `announce` receives the addresses.
 
     Raises OSError for an address that is taken, MissingRights for an operator key that lacks
     rights, and KeyAuthorityError for one that is not valid.
