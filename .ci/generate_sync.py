@@ -22,7 +22,7 @@ MODULES = {
 HEAD = "# Generated from keyauthority/{source} by .ci/generate_sync.py: edit that file.\n"
 REPLACEMENTS = (
     (r"\bawait ", ""),
-    (r"\basync def\b", "def"),
+    (r"\basync (?=def |for |with )", ""),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\bkeyauthority\.aio\b", "keyauthority.client"),
     (r"in `aio`", "in `sync`"),

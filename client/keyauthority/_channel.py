@@ -29,6 +29,7 @@ _RETRIED: Final = {  # reads, and the writes that are safe to repeat: see `Clien
         "BatchVerify",
         "GetProjectId",
         "LookupKey",
+        "ImportKeys",
         "GetCaller",
         "CreateKey",
         "RotateKey",

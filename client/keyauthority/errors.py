@@ -42,6 +42,8 @@ class ErrorReason(StrEnum):
     MESSAGE_TOO_LARGE = "message_too_large"
     SHUTTING_DOWN = "shutting_down"
     TIMED_OUT = "timed_out"
+    IMPORT_SET_MISMATCH = "import_set_mismatch"
+    DIGEST_TAKEN = "digest_taken"
 
 
 class FieldViolation(NamedTuple):
@@ -193,6 +195,8 @@ REASONS: Final[Mapping[ErrorReason, type[KeyAuthorityError]]] = {
     ErrorReason.MESSAGE_TOO_LARGE: ResourceExhausted,
     ErrorReason.SHUTTING_DOWN: Unavailable,
     ErrorReason.TIMED_OUT: DeadlineExceeded,
+    ErrorReason.IMPORT_SET_MISMATCH: FailedPrecondition,
+    ErrorReason.DIGEST_TAKEN: AlreadyExists,
 }
 """The exception type, and so the gRPC status, of each reason."""
 

@@ -87,6 +87,22 @@ class UsageGranularity(StrEnum):
     DAY = "day"
 
 
+class ImportScheme(StrEnum):
+    """The form in which another system stores the digests of its tokens."""
+
+    SHA256_HEX = "sha256_hex"
+    SHA256_BASE64 = "sha256_base64"
+    SHA256_BASE64URL = "sha256_base64url"
+    SHA512_HEX = "sha512_hex"
+
+
+class TokenPart(StrEnum):
+    """The part of a token that its digest is computed from."""
+
+    WHOLE = "whole"
+    AFTER_LAST_UNDERSCORE = "after_last_underscore"
+
+
 class ChangeType(StrEnum):
     """The type of a committed change."""
 
@@ -234,12 +250,31 @@ class Key(Compiled):
     successor_access_key: str = ""
     publishable_key: str = ""
     operator_projects: tuple[str, ...] = ()
+    import_set: str = ""
+    """The set that the key was imported with; empty for a key of this authority."""
+    foreign_id: str = ""
+    """The name of an imported key in the other system."""
     revision: int
 
     @property
     def etag(self) -> str:
         """Identifier of this version of the record."""
         return _etag(self.revision, self.update_time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSet:
+    """The shape of the tokens of another system, and the form of their digests.
+
+    Lengths are in characters, prefix included.
+    """
+
+    name: str
+    scheme: ImportScheme
+    token_part: TokenPart = TokenPart.WHOLE
+    token_prefix: str = ""
+    token_length_min: int
+    token_length_max: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +358,10 @@ class Change:
     project: Project | None = None
 
 
+ANY_IMPORT_SET: Final = "*"
+"""In a filter: keys of every import set."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
     """Filter of ListKeys: a key must match every field that is set."""
@@ -334,6 +373,8 @@ class KeyFilter:
     expires_before: datetime | None = None
     used_before: datetime | None = None
     never_used: bool = False
+    import_set: str = ""
+    """The name of an import set; `*` for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

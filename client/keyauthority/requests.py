@@ -69,6 +69,25 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedKey:
+    """A key of another system: its stored digest, and the settings of the new record."""
+
+    digest: str = field(repr=False)
+    foreign_id: str = ""
+    """The name of the key in the other system."""
+    project_id: str = ""
+    mode: KeyMode | None = None
+    kind: KeyKind | None = None
+    purpose: str = ""
+    permissions: tuple[str, ...] = ()
+    restrictions: Restrictions = UNRESTRICTED
+    expire_time: datetime | None = None
+    rate_limit: RateLimit | None = None
+    quota: Quota | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUpdate:
     """Arguments of UpdateKey: the fields named in `paths` are set to the values given here."""
 

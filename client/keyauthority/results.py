@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
+from keyauthority.errors import ErrorReason
 from keyauthority.model import Change, ChangeType, Key, KeyState, Project
 from keyauthority.token import SecretKey
 
@@ -71,6 +72,35 @@ class KeyLookup:
 
     key: Key
     project: Project | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportFailure:
+    """The reason for which a key was not imported."""
+
+    reason: ErrorReason | None
+    """None for a reason that this version of the library does not know."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """The outcome of one key of ImportKeys."""
+
+    access_key: str = ""
+    """Empty for a failure, and for a new key that was only validated."""
+    created: bool = False
+    """False for a key that was imported before."""
+    error: ImportFailure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedKeys:
+    """The outcome of each key, in the order of the call."""
+
+    results: tuple[ImportResult, ...]
+    revision: int
+    log_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

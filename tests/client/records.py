@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final
 
 from keyauthority import convert
+from keyauthority.errors import ErrorReason
 from keyauthority.model import (
+    ImportScheme,
+    ImportSet,
     Key,
     KeyKind,
     KeyMode,
     KeyState,
     Project,
+    Quota,
+    QuotaPeriod,
+    RateLimit,
+    Restrictions,
+    TokenPart,
     UsageRow,
     Verdict,
     VerdictCode,
 )
+from keyauthority.requests import ImportedKey
 from keyauthority.results import (
     CreatedKey,
+    ImportedKeys,
+    ImportFailure,
+    ImportResult,
     RevokedKey,
     RotatedKey,
     WrittenKey,
@@ -99,3 +112,34 @@ UNKNOWN: Final = Verdict(code=VerdictCode.UNKNOWN, revision=9, log_id=LOG_ID)
 
 VALID_ANSWER: Final = convert.verdict_to_proto(VALID)
 UNKNOWN_ANSWER: Final = convert.verdict_to_proto(UNKNOWN)
+
+IMPORT_SET = ImportSet(
+    name="set",
+    scheme=ImportScheme.SHA512_HEX,
+    token_part=TokenPart.AFTER_LAST_UNDERSCORE,
+    token_prefix="old_",
+    token_length_min=8,
+    token_length_max=80,
+)
+IMPORTED = ImportedKey(
+    digest="00",
+    foreign_id="7",
+    project_id=PROJECT_ID,
+    mode=KeyMode.LIVE,
+    kind=KeyKind.RESTRICTED,
+    purpose="nightly export",
+    permissions=("orders:read",),
+    restrictions=Restrictions(allowed_ips=("10.0.0.0/8",)),
+    expire_time=at(7),
+    rate_limit=RateLimit(100, timedelta(minutes=1)),
+    quota=Quota(1000, QuotaPeriod.DAY),
+    labels={"team": "billing"},
+)
+IMPORT_RESULT = ImportedKeys(
+    results=(
+        ImportResult(access_key=KEY.access_key, created=True),
+        ImportResult(error=ImportFailure(reason=ErrorReason.DIGEST_TAKEN, message="taken")),
+    ),
+    revision=7,
+    log_id=LOG_ID,
+)

@@ -25,7 +25,11 @@ from keyauthority.model import (
     RevokeReason,
 )
 from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
-from keyauthority.results import CallerIdentity, KeyLookup, Page
+from keyauthority.results import (
+    CallerIdentity,
+    KeyLookup,
+    Page,
+)
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2
 from tests.client import records
@@ -239,6 +243,14 @@ CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], Message, Message, object
         service_pb2.LookupKeyRequest(secret_key=TOKEN),
         convert.key_lookup_to_proto(KeyLookup(key=KEY, project=None)),
         KeyLookup(key=KEY, project=None),
+    ),
+    (
+        "import_keys",
+        (records.IMPORT_SET, [records.IMPORTED]),
+        {"validate_only": True},
+        convert.import_to_proto(records.IMPORT_SET, [records.IMPORTED], validate_only=True),
+        convert.imported_keys_to_proto(records.IMPORT_RESULT),
+        records.IMPORT_RESULT,
     ),
     (
         "get_caller",

@@ -12,7 +12,8 @@ PACKAGE: Final = "keyauthority.v1"
 SERVICES: Final = {
     "KeyAuthorityService": (
         "CreateKey", "GetKey", "ListKeys", "UpdateKey", "RotateKey", "RevokeKey", "Verify",
-        "BatchVerify", "GetProjectId", "LookupKey", "GetCaller", "WatchChanges",
+        "BatchVerify", "GetProjectId", "LookupKey", "ImportKeys", "GetCaller",
+        "WatchChanges",
     ),
     "ProjectService": ("CreateProject", "GetProject", "ListProjects", "UpdateProject"),
     "UsageService": ("GetUsage", "ReportUsage"),
@@ -48,6 +49,13 @@ MESSAGES: Final = {
     "GetProjectIdResponse": "project_id",
     "LookupKeyRequest": "secret_key",
     "LookupKeyResponse": "key project",
+    "ImportKeysRequest": "import_set keys[] validate_only",
+    "ImportKeysResponse": "results[] revision log_id",
+    "ImportSet": "name scheme token_part token_prefix token_length_min token_length_max",
+    "ImportedKey": "digest foreign_id project_id mode kind purpose permissions[] restrictions"
+    " expire_time rate_limit quota labels",
+    "ImportResult": "access_key created error",
+    "ImportError": "reason message",
     "GetCallerRequest": "",
     "GetCallerResponse": "access_key certificate_name permissions[] operator_projects[]"
     " allowed_ips[] expire_time",
@@ -71,7 +79,8 @@ MESSAGES: Final = {
     "Key": "access_key project_id mode kind purpose permissions[] restrictions rate_limit quota"
     " labels state disabled create_time update_time expire_time supersede_time revoke_time"
     " revoke_reason revoke_note last_used_time created_by created_from predecessor_access_key"
-    " successor_access_key publishable_key operator_projects[] etag revision",
+    " successor_access_key publishable_key operator_projects[] etag revision"
+    " import_set foreign_id",
     "Project": "project_id display_name labels suspended rate_limit create_time update_time etag"
     " revision",
     "Restrictions": "allowed_ips[] allowed_referrers[] android_apps[] ios_bundle_ids[]"
@@ -83,7 +92,7 @@ MESSAGES: Final = {
     "Standing": "limit remaining reset_time",
     "App": "android_package android_sha1 ios_bundle_id",
     "ApiTarget": "service method",
-    "KeyFilter": "mode kind state labels expires_before used_before never_used",
+    "KeyFilter": "mode kind state labels expires_before used_before never_used import_set",
     "UsageRow": "project_id access_key verdict bucket_time count cost last_used_time",
     "Change": "revision time type project_id keys[] project",
     "Event": "revision time type actor peer project_id access_key changed[] hash previous_hash",
@@ -97,6 +106,8 @@ ENUMS: Final = {
     "QuotaPeriod": "DAY MONTH TOTAL",
     "UsageGranularity": "HOUR DAY",
     "RevokeReason": "KEY_COMPROMISE LEAKED NO_LONGER_USED PRIVILEGE_WITHDRAWN OWNER_LEFT OTHER",
+    "ImportScheme": "SHA256_HEX SHA256_BASE64 SHA256_BASE64URL SHA512_HEX",
+    "TokenPart": "WHOLE AFTER_LAST_UNDERSCORE",
     "ChangeType": "KEY_CREATED KEY_UPDATED KEY_ROTATED KEY_REVOKED PROJECT_CREATED PROJECT_UPDATED",
 }
 

@@ -14,12 +14,17 @@ from google.rpc.status_pb2 import Status
 
 import keyauthority
 from keyauthority import ErrorReason, KeyAuthorityError
-from keyauthority.convert import error_from_status
+from keyauthority.convert import (
+    error_from_status,
+    import_set_from_proto,
+    imported_key_from_proto,
+)
 from keyauthority.errors import REASONS
 from keyauthority.v1 import key_pb2
 from tests.conftest import TRANSPORTS
 from tests.service.callers import ABSENT_KEY, MIB, Caller, absent_project, new_operator
 from tests.service.forkserver import shared
+from tests.service.imports import import_set, item, new_token
 
 pytestmark = pytest.mark.xdist_group("errors")  # one for all
 
@@ -97,6 +102,14 @@ def update_a_revoked_key(world: World) -> None:
     world.authority.update_key(access_key, purpose="late")
 
 
+def import_into_another_shape(world: World) -> None:
+    """Import under the name of a set with other tokens."""
+    for prefix in ("one_", "two_"):
+        wanted = import_set_from_proto(import_set("errors", token_prefix=prefix))
+        key = imported_key_from_proto(item(new_token(prefix), world.project))
+        world.authority.import_keys(wanted, [key])
+
+
 REACHED: Final[dict[ErrorReason, Callable[[World], object]]] = {
     ErrorReason.CREDENTIAL_MISSING: lambda w: w.client(None).get_project(w.project),
     ErrorReason.CREDENTIAL_INVALID: lambda w: w.client("op_live_x").get_project(w.project),
@@ -120,11 +133,13 @@ REACHED: Final[dict[ErrorReason, Callable[[World], object]]] = {
     ErrorReason.REPLAY_REVOKED: lambda w: replay(w, revoke=True),
     ErrorReason.REVISION_AHEAD: lambda w: w.authority.verify("", at_least_revision=2**62),
     ErrorReason.LOG_MISMATCH: lambda w: w.authority.verify("", log_id=absent_project()),
+    ErrorReason.IMPORT_SET_MISMATCH: import_into_another_shape,
     ErrorReason.MESSAGE_TOO_LARGE: lambda w: raw(w.root, "Verify", bytes(4 * MIB + 1)),
 }
 """How each reason is reached."""
 
 NOT_REACHED: Final = {
+    ErrorReason.DIGEST_TAKEN: "only an item of ImportKeys has it: keys/test_import_keys.py",
     ErrorReason.STORE_CLOSED: "no store is closed before there is `copy`",
     ErrorReason.OVERLOADED: "needs more load than a server can serve: tests/faults",
     ErrorReason.DISK_LOW: "needs a file system that is full: tests/faults",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
+from keyauthority import convert
 from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod
 from keyauthority.requests import NewKey
 from keyauthority.token import SecretKey
@@ -21,6 +22,7 @@ from keyauthority_server.store import factory
 from keyauthority_server.store.transfer import COUNTERS, TABLES, Endpoint
 from keyauthority_server.store.types import DeniedMutation
 from tests.faults.folders import Process
+from tests.service.imports import import_set, item, new_token
 
 DRAWN: Final = 2  # of a quota of 3
 
@@ -75,6 +77,12 @@ async def fill(data: Path) -> Kept:
             assert "valid" == await running.verdict(limited.secret_key)
         for _ in range(9):
             await running.create(project_id)
+        await running.authority.key_import.run(
+            await running.caller("keys:import"),
+            convert.import_set_from_proto(import_set("old-system")),
+            [convert.imported_key_from_proto(item(new_token(), project_id))],
+            validate_only=False,
+        )
         now = datetime.now(UTC)
         one = DeniedMutation(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
         store = running.authority.keys._context.store

@@ -35,6 +35,13 @@ from tests.service.processes import wait_until
 NO_MESSAGE: Final = b"\xff\xff\xff"
 OPERATORS: Final = key_authority_service_pb2.KeyFilter(kind=key_pb2.KEY_KIND_OPERATOR)
 MAKE_OPERATOR: Final = key_request("", "OPERATOR", permissions=["operators:create"])
+IMPORT_SET: Final = key_authority_service_pb2.ImportSet(
+    name="set",
+    scheme=key_authority_service_pb2.IMPORT_SCHEME_SHA256_HEX,
+    token_prefix="old_",
+    token_length_min=36,
+    token_length_max=36,
+)
 RENAMED: Final = FieldMask(paths=["purpose"])
 BATCH_ID: Final = "33333333-3333-4333-8333-333333333333"
 LONG_AGO: Final = Timestamp(seconds=1_600_000_000)
@@ -114,6 +121,12 @@ ROWS: Final = (
         "keys:verify",
         lambda w: _keys.BatchVerifyRequest(requests=[_keys.VerifyRequest(secret_key=w.secret_key)]),
         "OK",
+    ),
+    Row(
+        "ImportKeys",
+        "keys:import",
+        lambda w: _keys.ImportKeysRequest(import_set=IMPORT_SET, keys=[_keys.ImportedKey()]),
+        "PERMISSION_DENIED",
     ),
     Row("LookupKey", "keys:read", lambda w: _keys.LookupKeyRequest(secret_key=w.secret_key)),
     Row(

@@ -175,9 +175,9 @@ async def test_interrupted_copy_resumes_and_is_not_served_before(
             else:
                 break
         if steps % 5 == 0:
-            with pytest.raises(ConfigError, match="copy that was not finished: run copy again"):
+            with pytest.raises(ConfigError, match="run copy again"):
                 await bootstrap.prepare(settings(data, target))
-            with pytest.raises(ConfigError, match="a copy that was not finished"):
+            with pytest.raises(ConfigError, match=r"not finished|closed for a copy"):
                 run_copy(data, "--from", target, "--to", sqlite(data, f"third-{steps}.db"))
     assert steps > 15
     with place(target) as opened:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from keyauthority import convert
 from keyauthority.errors import KeyAuthorityError
 from keyauthority.model import KeyKind
 from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
+from keyauthority.token import SecretKey
 from keyauthority_server import background
 from keyauthority_server.config import ConfigError
 from keyauthority_server.keyring import Keyring, add_version
@@ -37,6 +39,7 @@ from tests.faults.folders import (
     states,
     until_made_anew,
 )
+from tests.service.imports import import_set, item, new_token
 
 WRONG = f"1 {'ab' * 32}\n"
 
@@ -224,6 +227,26 @@ async def test_old_digest_is_upgraded_at_its_next_verify(data: Path) -> None:
         assert "unknown" == await again.verdict(ended.secret_key)
 
 
+async def test_imported_digest_is_upgraded_at_its_next_verify(data: Path) -> None:
+    """Rotation covers digests of other systems; without the old version the key still verifies."""
+    token, wanted = new_token(), import_set("old-system")
+    async with process(data) as one:
+        key = convert.imported_key_from_proto(item(token, await one.project()))
+        await one.authority.key_import.run(
+            await one.caller("keys:import"),
+            convert.import_set_from_proto(wanted),
+            [key],
+            validate_only=False,
+        )
+        await rotate(data)
+        await until_made_anew(data, lambda: one.verdict(SecretKey(token)), 1)
+        await until_made_anew(data, one.own_verdict, 1)
+        assert await drop(data, 1, later=timedelta(hours=24))
+    async with process(data) as again:
+        assert "valid" == await again.verdict(SecretKey(token))
+        assert "unknown" == await again.verdict(SecretKey(new_token()))
+
+
 async def test_killed_pepper_drop_resumes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between database and file a server starts, and the command clears the file."""
     await rotate(data)
@@ -277,7 +300,7 @@ async def test_digest_is_not_upgraded_to_an_outdated_version(data: Path) -> None
         keeper = Rehasher(machine.store, machine.peppers)
         snapshot = await machine.store.read(text.split("_")[2], None)
         assert snapshot.stored
-        keeper.enqueue(snapshot.stored, text)
+        keeper.enqueue(snapshot.stored, text.encode())
         await rotate(data)
         await keeper.flush()
 

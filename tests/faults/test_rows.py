@@ -15,6 +15,7 @@ from keyauthority.v1 import project_service_pb2, usage_service_pb2
 from tests.conftest import Start
 from tests.faults.test_kills import calling
 from tests.service.callers import METHODS, Caller, key_request, new_key, new_project
+from tests.service.imports import import_set, item, new_token
 from tests.store.engines import Sqlite, digests
 
 READS: Final = frozenset(
@@ -73,8 +74,8 @@ def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
     row.bucket_time.FromSeconds(row.bucket_time.seconds // 3600 * 3600)
     row.last_used_time.GetCurrentTime()
     report = usage_service_pb2.ReportUsageRequest(batch_id=str(uuid.uuid4()), rows=[row])
-    project = project_service_pb2.CreateProjectRequest
-    rotate = service.RotateKeyRequest
+    imported = service.ImportKeysRequest(import_set=import_set(), keys=[item(new_token(), owner)])
+    project, rotate = project_service_pb2.CreateProjectRequest, service.RotateKeyRequest
     return [
         (key_request(owner), NEW_KEY),
         (key_request(owner, request_id=str(uuid.uuid4())), NEW_KEY | REMEMBERED),
@@ -92,6 +93,8 @@ def mutations(caller: Caller) -> list[tuple[Message, dict[str, list[str]]]]:
             service.RevokeKeyRequest(secret_key=remembered.secret_key),
             ALTERED_KEY | {"request": [ALTERED]},
         ),
+        (imported, NEW_KEY | {"import_set": [ADDED]}),
+        (imported, {}),
         (project(display_name="new"), CHANGE | {"project": [ADDED]}),
         (
             project(display_name="new", request_id=str(uuid.uuid4())),

@@ -112,7 +112,10 @@ def head(root: Caller) -> int:
 
 
 def test_every_id_field_of_every_request_is_covered() -> None:
-    """An id field without a row is found by the descriptors."""
+    """An id field without a row is found by the descriptors.
+
+    GetProjectId has no caller to confine; ImportKeys is denied to confined ones.
+    """
     missing = []
     for method in METHODS:
         ids = ids_in(method)
@@ -120,7 +123,7 @@ def test_every_id_field_of_every_request_is_covered() -> None:
         sample = new_sample()
         for path in ids:
             set_ids = [one for one in rows if path in _set_in(OWN[one](*sample))]
-            if not set_ids and method != "GetProjectId":
+            if not set_ids and method not in ("GetProjectId", "ImportKeys"):
                 missing.append((method, path))
     assert [] == missing
 

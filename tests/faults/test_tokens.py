@@ -174,6 +174,8 @@ async def test_damaged_token_is_not_looked_up() -> None:
     context.records.is_current.return_value = False
     context.fails_outline_check.return_value = False
     context.cached_operator.return_value = None
+    context.imported.find = AsyncMock(return_value={})
+    context.present = AsyncMock(return_value=None)
     judge = Verification(context, Mock(), Mock())
     good = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
     operator = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret()).reveal()

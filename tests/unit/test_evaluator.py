@@ -325,10 +325,35 @@ def test_invalid_arguments_are_asked_at_the_server(
     assert code(judge, asked._replace(secret_key="none")) is None
 
 
-def test_malformed_token_is_never_asked(judge: LocalEvaluator) -> None:
-    """Its check digits decide, however old the local state is."""
-    assert VerdictCode.MALFORMED is code(judge, ask(TOKEN[:-1]), at=99.0)
-    assert VerdictCode.MALFORMED is code(judge, ask("\ud800"), at=99.0)
+def test_malformed_token_is_asked_only_if_it_may_be_an_imported_one(judge: LocalEvaluator) -> None:
+    """Without imported keys the check digits decide, as long as the local state is fresh."""
+    damaged = ask(TOKEN[:-1])
+    assert code(judge, damaged) is None  # not known yet
+    judge.cache.learn_imports(LOG, False)
+    assert VerdictCode.MALFORMED is code(judge, damaged)
+    assert code(judge, damaged, at=99.0) is None
+    for text in ("", "\ud800", "\u00e9" * 20, "x" * 513):
+        assert VerdictCode.MALFORMED is code(judge, ask(text), at=99.0)
+    watching(judge, 6, changed(replace(KEY, revision=6, import_set="old")), at=1.0)
+    assert code(judge, damaged) is None
+    judge.cache.learn_imports(LOG, False)  # an answer that is older than the change
+    assert code(judge, damaged) is None
+
+
+def test_unknown_text_is_cached_until_a_key_is_imported(judge: LocalEvaluator) -> None:
+    """Its key cannot be named in advance, so any imported key drops it."""
+    asked = ask("old_token")
+    judge.learn(asked, denied(VerdictCode.UNKNOWN, asked, 5, LOG))
+    assert VerdictCode.UNKNOWN is code(judge, asked)
+    watching(judge, 6, changed(replace(KEY, revision=6)), at=1.0)
+    assert VerdictCode.UNKNOWN is code(judge, asked, at=1.0)
+    watching(
+        judge,
+        7,
+        changed(replace(KEY, access_key="KA000000000000000000", revision=7, import_set="old")),
+        at=2.0,
+    )
+    assert code(judge, asked, at=2.0) is None
 
 
 def test_unknown_token_is_cached_until_its_key_changes(judge: LocalEvaluator) -> None:

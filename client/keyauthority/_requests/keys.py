@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyauthority import convert
@@ -14,6 +14,7 @@ from keyauthority._requests.arguments import (
     update_mask,
 )
 from keyauthority.model import (
+    ImportSet,
     Key,
     KeyFilter,
     KeyKind,
@@ -24,7 +25,14 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import KeyUpdate, NewKey, Revocation, Rotation, Unchanged
+from keyauthority.requests import (
+    ImportedKey,
+    KeyUpdate,
+    NewKey,
+    Revocation,
+    Rotation,
+    Unchanged,
+)
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
@@ -80,6 +88,7 @@ def key_filter(
     expires_before: datetime | None,
     used_before: datetime | None,
     never_used: bool,
+    import_set: str,
 ) -> KeyFilter:
     """Return the filter of ListKeys. Raises InvalidArgument for an unknown enum value."""
     return KeyFilter(
@@ -90,6 +99,7 @@ def key_filter(
         expires_before=expires_before,
         used_before=used_before,
         never_used=never_used,
+        import_set=import_set,
     )
 
 
@@ -171,6 +181,14 @@ def revoke_key(
             note=note,
         )
     )
+
+
+@as_invalid_argument
+def import_keys(
+    import_set: ImportSet, keys: Iterable[ImportedKey], validate_only: bool
+) -> service_pb2.ImportKeysRequest:
+    """Return the request of ImportKeys."""
+    return convert.import_to_proto(import_set, keys, validate_only=validate_only)
 
 
 def key_of(response: service_pb2.GetKeyResponse) -> Key:

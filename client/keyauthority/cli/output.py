@@ -159,6 +159,8 @@ def key_fields(key: Key) -> list[tuple[str, str]]:
         ("successor_access_key", key.successor_access_key),
         ("publishable_key", key.publishable_key),
         ("operator_projects", " ".join(key.operator_projects)),
+        ("import_set", key.import_set),
+        ("foreign_id", key.foreign_id),
         ("etag", key.etag),
         ("revision", str(key.revision)),
     ]

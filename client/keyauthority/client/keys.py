@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyauthority import convert
-from keyauthority._requests import keys
+from keyauthority._requests import keys as key_requests
 from keyauthority.client.connection import Connection, Listing
 from keyauthority.model import (
     UNRESTRICTED,
+    ImportSet,
     Key,
     KeyKind,
     KeyMode,
@@ -20,8 +21,8 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import UNCHANGED, Unchanged
-from keyauthority.results import CreatedKey, RevokedKey, RotatedKey, WrittenKey
+from keyauthority.requests import UNCHANGED, ImportedKey, Unchanged
+from keyauthority.results import CreatedKey, ImportedKeys, RevokedKey, RotatedKey, WrittenKey
 
 
 class KeyCalls(Connection):
@@ -53,7 +54,7 @@ class KeyCalls(Connection):
         other arguments differ. Raises InvalidArgument for an argument out of bounds, NotFound for
         an unknown project, PermissionDenied for an operator key that exceeds the caller's own.
         """
-        request = keys.create_key(
+        request = key_requests.create_key(
             project_id,
             mode=mode,
             kind=kind,
@@ -75,7 +76,9 @@ class KeyCalls(Connection):
 
         Raises NotFound if it does not exist or the caller may not see it.
         """
-        return self._call(self._keys.GetKey, keys.get_key(access_key), keys.key_of, timeout)
+        return self._call(
+            self._keys.GetKey, key_requests.get_key(access_key), key_requests.key_of, timeout
+        )
 
     def list_keys(
         self,
@@ -88,15 +91,17 @@ class KeyCalls(Connection):
         expires_before: datetime | None = None,
         used_before: datetime | None = None,
         never_used: bool = False,
+        import_set: str = "",
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Listing[Key]:
         """Return the keys that match all given filters, oldest first.
 
         Without `project_id`: the keys of all projects of the caller. Operator keys are listed only
-        with kind "operator" and without a project_id. `page_size` is 1 to 1000; 0 means 100.
+        with kind "operator" and without a project_id. `import_set` names an import set; "*" means
+        any. `page_size` is 1 to 1000; 0 means 100.
         """
-        key_filter = keys.key_filter(
+        key_filter = key_requests.key_filter(
             mode=mode,
             kind=kind,
             state=state,
@@ -104,11 +109,12 @@ class KeyCalls(Connection):
             expires_before=expires_before,
             used_before=used_before,
             never_used=never_used,
+            import_set=import_set,
         )
         return Listing(
             lambda page_token: self._call(
                 self._keys.ListKeys,
-                keys.list_keys(project_id, key_filter, page_size, page_token),
+                key_requests.list_keys(project_id, key_filter, page_size, page_token),
                 convert.key_page_from_proto,
                 timeout,
             )
@@ -135,7 +141,7 @@ class KeyCalls(Connection):
         key, the call raises Aborted if the key has changed since. Raises NotFound for an unknown
         key, FailedPrecondition for a key that is superseded or revoked.
         """
-        request = keys.update_key(
+        request = key_requests.update_key(
             access_key,
             purpose=purpose,
             permissions=permissions,
@@ -165,7 +171,7 @@ class KeyCalls(Connection):
         old key was created with. Raises NotFound for an unknown key, FailedPrecondition for a key
         that is disabled, revoked or already rotated.
         """
-        request = keys.rotate_key(access_key, overlap, expire_time, request_id)
+        request = key_requests.rotate_key(access_key, overlap, expire_time, request_id)
         return self._call(self._keys.RotateKey, request, convert.rotated_key_from_proto, timeout)
 
     def revoke_key(
@@ -184,5 +190,26 @@ class KeyCalls(Connection):
         key, at most 200 characters. Raises NotFound for an unknown access key, Unauthenticated for
         a secret that does not match a key.
         """
-        request = keys.revoke_key(access_key, secret_key, reason, note)
+        request = key_requests.revoke_key(access_key, secret_key, reason, note)
         return self._call(self._keys.RevokeKey, request, convert.revoked_key_from_proto, timeout)
+
+    def import_keys(
+        self,
+        import_set: ImportSet,
+        keys: Iterable[ImportedKey],
+        *,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> ImportedKeys:
+        """Import 1 to 1000 keys of another system by their digests; their tokens go on verifying.
+
+        A key with an error is left out, and the others are imported; repeating the call is safe.
+        With `validate_only` nothing is written. Raises InvalidArgument for an invalid set,
+        FailedPrecondition if a set of this name has another shape.
+        """
+        return self._call(
+            self._keys.ImportKeys,
+            key_requests.import_keys(import_set, keys, validate_only),
+            convert.imported_keys_from_proto,
+            timeout,
+        )

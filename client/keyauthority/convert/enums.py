@@ -10,11 +10,13 @@ from typing import Final
 from keyauthority.errors import ErrorReason
 from keyauthority.model import (
     ChangeType,
+    ImportScheme,
     KeyKind,
     KeyMode,
     KeyState,
     QuotaPeriod,
     RevokeReason,
+    TokenPart,
     UsageGranularity,
     VerdictCode,
 )
@@ -49,6 +51,19 @@ QUOTA_PERIOD_TO_PROTO: Final = {
 QUOTA_PERIOD_FROM_PROTO: Final = {
     number: member for member, number in QUOTA_PERIOD_TO_PROTO.items()
 }
+
+IMPORT_SCHEME_TO_PROTO: Final = {
+    member: service_pb2.ImportScheme.Value(f"IMPORT_SCHEME_{member.name}")
+    for member in ImportScheme
+}
+IMPORT_SCHEME_FROM_PROTO: Final = {
+    number: member for member, number in IMPORT_SCHEME_TO_PROTO.items()
+}
+
+TOKEN_PART_TO_PROTO: Final = {
+    member: service_pb2.TokenPart.Value(f"TOKEN_PART_{member.name}") for member in TokenPart
+}
+TOKEN_PART_FROM_PROTO: Final = {number: member for member, number in TOKEN_PART_TO_PROTO.items()}
 
 CHANGE_TYPE_TO_PROTO: Final = {
     member: service_pb2.ChangeType.Value(f"CHANGE_TYPE_{member.name}") for member in ChangeType

@@ -85,6 +85,8 @@ def key_to_proto(key: Key, state: KeyState | None = None) -> key_pb2.Key:
         successor_access_key=key.successor_access_key,
         publishable_key=key.publishable_key,
         operator_projects=key.operator_projects,
+        import_set=key.import_set,
+        foreign_id=key.foreign_id,
         etag=key.etag,
         revision=key.revision,
     )
@@ -120,6 +122,8 @@ def key_from_proto(proto: key_pb2.Key) -> Key:
         successor_access_key=proto.successor_access_key,
         publishable_key=proto.publishable_key,
         operator_projects=tuple(proto.operator_projects),
+        import_set=proto.import_set,
+        foreign_id=proto.foreign_id,
         revision=proto.revision,
     )
 

@@ -176,6 +176,7 @@ def key_filter_to_proto(wanted: KeyFilter) -> service_pb2.KeyFilter:
         expires_before=timestamp(wanted.expires_before),
         used_before=timestamp(wanted.used_before),
         never_used=wanted.never_used,
+        import_set=wanted.import_set,
     )
 
 
@@ -189,4 +190,5 @@ def key_filter_from_proto(proto: service_pb2.KeyFilter) -> KeyFilter:
         expires_before=read_if_given(to_datetime, proto, "expires_before", "filter.expires_before"),
         used_before=read_if_given(to_datetime, proto, "used_before", "filter.used_before"),
         never_used=proto.never_used,
+        import_set=proto.import_set,
     )

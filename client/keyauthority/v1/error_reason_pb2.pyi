@@ -132,6 +132,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
     outcome of a write is unknown. Example: a call that sends only its headers.
     """
+    ERROR_REASON_IMPORT_SET_MISMATCH: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: an import set of this name has another scheme or shape of tokens. Example:
+    ImportKeys into a set with another token_prefix.
+    """
+    ERROR_REASON_DIGEST_TAKEN: _ErrorReason.ValueType  # 29
+    """ALREADY_EXISTS: a key with this digest belongs to another project or import set. Example: one
+    row of a table imported for two projects.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of a failed call. A denied verification is a verdict, not an error."""
@@ -240,5 +248,13 @@ ERROR_REASON_TIMED_OUT: ErrorReason.ValueType  # 27
 """DEADLINE_EXCEEDED: the server ended the call, because its message did not come within 10
 seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
 outcome of a write is unknown. Example: a call that sends only its headers.
+"""
+ERROR_REASON_IMPORT_SET_MISMATCH: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: an import set of this name has another scheme or shape of tokens. Example:
+ImportKeys into a set with another token_prefix.
+"""
+ERROR_REASON_DIGEST_TAKEN: ErrorReason.ValueType  # 29
+"""ALREADY_EXISTS: a key with this digest belongs to another project or import set. Example: one
+row of a table imported for two projects.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

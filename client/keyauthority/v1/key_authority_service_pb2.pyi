@@ -128,6 +128,62 @@ VERDICT_QUOTA_EXCEEDED: Verdict.ValueType  # 18
 """The quota of the key has less left than cost."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _ImportScheme:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImportSchemeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportScheme.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPORT_SCHEME_UNSPECIFIED: _ImportScheme.ValueType  # 0
+    """Not given; INVALID_ARGUMENT."""
+    IMPORT_SCHEME_SHA256_HEX: _ImportScheme.ValueType  # 1
+    """SHA-256 as 64 lower-case hexadecimal digits."""
+    IMPORT_SCHEME_SHA256_BASE64: _ImportScheme.ValueType  # 2
+    """SHA-256 in standard base64 with padding: 44 characters."""
+    IMPORT_SCHEME_SHA256_BASE64URL: _ImportScheme.ValueType  # 3
+    """SHA-256 in base64url without padding: 43 characters."""
+    IMPORT_SCHEME_SHA512_HEX: _ImportScheme.ValueType  # 4
+    """SHA-512 as 128 lower-case hexadecimal digits."""
+
+class ImportScheme(_ImportScheme, metaclass=_ImportSchemeEnumTypeWrapper):
+    """The form in which another system stores the digests of its tokens."""
+
+IMPORT_SCHEME_UNSPECIFIED: ImportScheme.ValueType  # 0
+"""Not given; INVALID_ARGUMENT."""
+IMPORT_SCHEME_SHA256_HEX: ImportScheme.ValueType  # 1
+"""SHA-256 as 64 lower-case hexadecimal digits."""
+IMPORT_SCHEME_SHA256_BASE64: ImportScheme.ValueType  # 2
+"""SHA-256 in standard base64 with padding: 44 characters."""
+IMPORT_SCHEME_SHA256_BASE64URL: ImportScheme.ValueType  # 3
+"""SHA-256 in base64url without padding: 43 characters."""
+IMPORT_SCHEME_SHA512_HEX: ImportScheme.ValueType  # 4
+"""SHA-512 as 128 lower-case hexadecimal digits."""
+Global___ImportScheme: _TypeAlias = ImportScheme  # noqa: Y015
+
+class _TokenPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TokenPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOKEN_PART_UNSPECIFIED: _TokenPart.ValueType  # 0
+    """Not given: WHOLE."""
+    TOKEN_PART_WHOLE: _TokenPart.ValueType  # 1
+    """The whole token."""
+    TOKEN_PART_AFTER_LAST_UNDERSCORE: _TokenPart.ValueType  # 2
+    """The characters after the last underscore."""
+
+class TokenPart(_TokenPart, metaclass=_TokenPartEnumTypeWrapper):
+    """The part of a token that its digest is computed from."""
+
+TOKEN_PART_UNSPECIFIED: TokenPart.ValueType  # 0
+"""Not given: WHOLE."""
+TOKEN_PART_WHOLE: TokenPart.ValueType  # 1
+"""The whole token."""
+TOKEN_PART_AFTER_LAST_UNDERSCORE: TokenPart.ValueType  # 2
+"""The characters after the last underscore."""
+Global___TokenPart: _TypeAlias = TokenPart  # noqa: Y015
+
 class _ChangeType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -403,6 +459,7 @@ class KeyFilter(_message.Message):
     EXPIRES_BEFORE_FIELD_NUMBER: _builtins.int
     USED_BEFORE_FIELD_NUMBER: _builtins.int
     NEVER_USED_FIELD_NUMBER: _builtins.int
+    IMPORT_SET_FIELD_NUMBER: _builtins.int
     mode: _key_pb2.KeyMode.ValueType
     """Keys of this mode."""
     kind: _key_pb2.KeyKind.ValueType
@@ -411,6 +468,8 @@ class KeyFilter(_message.Message):
     """Keys in this state now."""
     never_used: _builtins.bool
     """Keys that were never used."""
+    import_set: _builtins.str
+    """Keys of this import set; `*` means of any."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Keys that have all these labels with these values."""
@@ -433,10 +492,11 @@ class KeyFilter(_message.Message):
         expires_before: _timestamp_pb2.Timestamp | None = ...,
         used_before: _timestamp_pb2.Timestamp | None = ...,
         never_used: _builtins.bool = ...,
+        import_set: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expires_before", b"expires_before", "used_before", b"used_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_before", b"expires_before", "kind", b"kind", "labels", b"labels", "mode", b"mode", "never_used", b"never_used", "state", b"state", "used_before", b"used_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_before", b"expires_before", "import_set", b"import_set", "kind", b"kind", "labels", b"labels", "mode", b"mode", "never_used", b"never_used", "state", b"state", "used_before", b"used_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1217,6 +1277,276 @@ class LookupKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LookupKeyResponse: _TypeAlias = LookupKeyResponse  # noqa: Y015
+
+@_typing.final
+class ImportSet(_message.Message):
+    """The shape of the tokens of one source, and the form of their digests. Never changes once keys
+    were imported under its name.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEME_FIELD_NUMBER: _builtins.int
+    TOKEN_PART_FIELD_NUMBER: _builtins.int
+    TOKEN_PREFIX_FIELD_NUMBER: _builtins.int
+    TOKEN_LENGTH_MIN_FIELD_NUMBER: _builtins.int
+    TOKEN_LENGTH_MAX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A name for people and filters: 1 to 63 letters, digits, `.`, `_` and `-`."""
+    scheme: Global___ImportScheme.ValueType
+    """The form of the digests; required."""
+    token_part: Global___TokenPart.ValueType
+    """The part of the token that was digested."""
+    token_prefix: _builtins.str
+    """The text that every token of the set begins with; at most 64 ASCII characters, may be empty."""
+    token_length_min: _builtins.int
+    """The least number of characters of a token, prefix included: 1 to 512."""
+    token_length_max: _builtins.int
+    """The greatest number of characters of a token: token_length_min to 512."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scheme: Global___ImportScheme.ValueType = ...,
+        token_part: Global___TokenPart.ValueType = ...,
+        token_prefix: _builtins.str = ...,
+        token_length_min: _builtins.int = ...,
+        token_length_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "scheme", b"scheme", "token_length_max", b"token_length_max", "token_length_min", b"token_length_min", "token_part", b"token_part", "token_prefix", b"token_prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportSet: _TypeAlias = ImportSet  # noqa: Y015
+
+@_typing.final
+class ImportedKey(_message.Message):
+    """A key of another system. Fields as in CreateKeyRequest, except that expire_time may be past."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FOREIGN_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    RESTRICTIONS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The digest as the other system stores it, in the form of the set's scheme."""
+    foreign_id: _builtins.str
+    """The name of the key in the other system; at most 200 characters."""
+    project_id: _builtins.str
+    """The project of the key; required."""
+    mode: _key_pb2.KeyMode.ValueType
+    """TEST or LIVE; required."""
+    kind: _key_pb2.KeyKind.ValueType
+    """SECRET, RESTRICTED or PUBLISHABLE; required."""
+    purpose: _builtins.str
+    """The purpose of the key; at most 200 characters."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Grants; empty for SECRET, at least one for RESTRICTED."""
+
+    @_builtins.property
+    def restrictions(self) -> _key_pb2.Restrictions:
+        """The clients and targets that may use the key."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """The expiry; unset means never."""
+
+    @_builtins.property
+    def rate_limit(self) -> _key_pb2.RateLimit:
+        """Verifications a period, over the lineage; unset means no limit."""
+
+    @_builtins.property
+    def quota(self) -> _key_pb2.Quota:
+        """Units a day, month or life, over the lineage; unset means no quota."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Free labels."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        foreign_id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        mode: _key_pb2.KeyMode.ValueType = ...,
+        kind: _key_pb2.KeyKind.ValueType = ...,
+        purpose: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        restrictions: _key_pb2.Restrictions | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        rate_limit: _key_pb2.RateLimit | None = ...,
+        quota: _key_pb2.Quota | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "quota", b"quota", "rate_limit", b"rate_limit", "restrictions", b"restrictions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "expire_time", b"expire_time", "foreign_id", b"foreign_id", "kind", b"kind", "labels", b"labels", "mode", b"mode", "permissions", b"permissions", "project_id", b"project_id", "purpose", b"purpose", "quota", b"quota", "rate_limit", b"rate_limit", "restrictions", b"restrictions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedKey: _TypeAlias = ImportedKey  # noqa: Y015
+
+@_typing.final
+class ImportKeysRequest(_message.Message):
+    """Request message of ImportKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPORT_SET_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Check everything, and write nothing."""
+    @_builtins.property
+    def import_set(self) -> Global___ImportSet:
+        """The set of all keys of the request; required. Created by its first import."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedKey]:
+        """1 to 1000 keys."""
+
+    def __init__(
+        self,
+        *,
+        import_set: Global___ImportSet | None = ...,
+        keys: _abc.Iterable[Global___ImportedKey] | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["import_set", b"import_set"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_set", b"import_set", "keys", b"keys", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportKeysRequest: _TypeAlias = ImportKeysRequest  # noqa: Y015
+
+@_typing.final
+class ImportError(_message.Message):
+    """The reason for which an item was not imported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The name of an ErrorReason: `ERROR_REASON_INVALID_FIELD`, `ERROR_REASON_PROJECT_NOT_FOUND`,
+    `ERROR_REASON_DIGEST_TAKEN`.
+    """
+    message: _builtins.str
+    """The fields that are wrong, or the conflict."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportError: _TypeAlias = ImportError  # noqa: Y015
+
+@_typing.final
+class ImportResult(_message.Message):
+    """The outcome of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_KEY_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    access_key: _builtins.str
+    """The key; empty with an error, and with validate_only for a key that is new."""
+    created: _builtins.bool
+    """True for a new key, also with validate_only; false for one that was imported before, and for a
+    repeated item.
+    """
+    @_builtins.property
+    def error(self) -> Global___ImportError:
+        """Set if the item was not imported."""
+
+    def __init__(
+        self,
+        *,
+        access_key: _builtins.str = ...,
+        created: _builtins.bool = ...,
+        error: Global___ImportError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key", b"access_key", "created", b"created", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportResult: _TypeAlias = ImportResult  # noqa: Y015
+
+@_typing.final
+class ImportKeysResponse(_message.Message):
+    """The outcome of each item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    LOG_ID_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the last change, or of the store if nothing was changed."""
+    log_id: _builtins.str
+    """The log that the revision counts in."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportResult]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ImportResult] | None = ...,
+        revision: _builtins.int = ...,
+        log_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "results", b"results", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportKeysResponse: _TypeAlias = ImportKeysResponse  # noqa: Y015
 
 @_typing.final
 class GetCallerRequest(_message.Message):

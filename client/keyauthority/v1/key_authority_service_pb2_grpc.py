@@ -85,6 +85,11 @@ class KeyAuthorityServiceStub(object):
                 request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.SerializeToString,
                 response_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.FromString,
                 _registered_method=True)
+        self.ImportKeys = channel.unary_unary(
+                '/keyauthority.v1.KeyAuthorityService/ImportKeys',
+                request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysRequest.SerializeToString,
+                response_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysResponse.FromString,
+                _registered_method=True)
         self.GetCaller = channel.unary_unary(
                 '/keyauthority.v1.KeyAuthorityService/GetCaller',
                 request_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.GetCallerRequest.SerializeToString,
@@ -202,6 +207,21 @@ class KeyAuthorityServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportKeys(self, request, context):
+        """Imports keys of another system by the digests that it stores, so that their tokens go on
+        verifying. Right: `keys:import`; PERMISSION_DENIED for a caller confined to projects. Each new
+        key is a change KEY_CREATED. An item with an error is left out, and the others are imported; the
+        same item again is the same key. The items are committed in groups, in order: after an
+        interruption repeat the call. FAILED_PRECONDITION if the set exists with another shape.
+
+        A token that is not of this authority's grammar is looked up only if it is ASCII and fits the
+        prefix and length of a set; else it is MALFORMED. Afterwards an imported key is like any other.
+        RotateKey replaces it by a key of this authority.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCaller(self, request, context):
         """Returns the caller's own identity and rights. Right: none; any valid operator key or client
         certificate of an operator.
@@ -281,6 +301,11 @@ def add_KeyAuthorityServiceServicer_to_server(servicer, server):
                     servicer.LookupKey,
                     request_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.FromString,
                     response_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.SerializeToString,
+            ),
+            'ImportKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportKeys,
+                    request_deserializer=keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysRequest.FromString,
+                    response_serializer=keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysResponse.SerializeToString,
             ),
             'GetCaller': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCaller,
@@ -564,6 +589,33 @@ class KeyAuthorityService(object):
             '/keyauthority.v1.KeyAuthorityService/LookupKey',
             keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyRequest.SerializeToString,
             keyauthority_dot_v1_dot_key__authority__service__pb2.LookupKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keyauthority.v1.KeyAuthorityService/ImportKeys',
+            keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysRequest.SerializeToString,
+            keyauthority_dot_v1_dot_key__authority__service__pb2.ImportKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,6 +107,17 @@ class KeyAuthorityServiceStub:
     change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
     wrong secret, a key outside the caller's scope, an operator key without that right.
     """
+    ImportKeys: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.ImportKeysRequest, _key_authority_service_pb2.ImportKeysResponse]
+    """Imports keys of another system by the digests that it stores, so that their tokens go on
+    verifying. Right: `keys:import`; PERMISSION_DENIED for a caller confined to projects. Each new
+    key is a change KEY_CREATED. An item with an error is left out, and the others are imported; the
+    same item again is the same key. The items are committed in groups, in order: after an
+    interruption repeat the call. FAILED_PRECONDITION if the set exists with another shape.
+
+    A token that is not of this authority's grammar is looked up only if it is ASCII and fits the
+    prefix and length of a set; else it is MALFORMED. Afterwards an imported key is like any other.
+    RotateKey replaces it by a key of this authority.
+    """
     GetCaller: _grpc.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetCallerRequest, _key_authority_service_pb2.GetCallerResponse]
     """Returns the caller's own identity and rights. Right: none; any valid operator key or client
     certificate of an operator.
@@ -192,6 +203,17 @@ class KeyAuthorityServiceAsyncStub(KeyAuthorityServiceStub):
     operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
     change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
     wrong secret, a key outside the caller's scope, an operator key without that right.
+    """
+    ImportKeys: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.ImportKeysRequest, _key_authority_service_pb2.ImportKeysResponse]  # type: ignore[assignment]
+    """Imports keys of another system by the digests that it stores, so that their tokens go on
+    verifying. Right: `keys:import`; PERMISSION_DENIED for a caller confined to projects. Each new
+    key is a change KEY_CREATED. An item with an error is left out, and the others are imported; the
+    same item again is the same key. The items are committed in groups, in order: after an
+    interruption repeat the call. FAILED_PRECONDITION if the set exists with another shape.
+
+    A token that is not of this authority's grammar is looked up only if it is ASCII and fits the
+    prefix and length of a set; else it is MALFORMED. Afterwards an imported key is like any other.
+    RotateKey replaces it by a key of this authority.
     """
     GetCaller: _aio.UnaryUnaryMultiCallable[_key_authority_service_pb2.GetCallerRequest, _key_authority_service_pb2.GetCallerResponse]  # type: ignore[assignment]
     """Returns the caller's own identity and rights. Right: none; any valid operator key or client
@@ -335,6 +357,23 @@ class KeyAuthorityServiceServicer(metaclass=_abc_1.ABCMeta):
         operator key also `operators:read`. Unlike Verify it judges nothing: no verdict, no count, no
         change of last_used_time. Every other text is NOT_FOUND, in the same bytes: a malformed token, a
         wrong secret, a key outside the caller's scope, an operator key without that right.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportKeys(
+        self,
+        request: _key_authority_service_pb2.ImportKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_authority_service_pb2.ImportKeysResponse, _abc.Awaitable[_key_authority_service_pb2.ImportKeysResponse]]:
+        """Imports keys of another system by the digests that it stores, so that their tokens go on
+        verifying. Right: `keys:import`; PERMISSION_DENIED for a caller confined to projects. Each new
+        key is a change KEY_CREATED. An item with an error is left out, and the others are imported; the
+        same item again is the same key. The items are committed in groups, in order: after an
+        interruption repeat the call. FAILED_PRECONDITION if the set exists with another shape.
+
+        A token that is not of this authority's grammar is looked up only if it is ASCII and fits the
+        prefix and length of a set; else it is MALFORMED. Afterwards an imported key is like any other.
+        RotateKey replaces it by a key of this authority.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19keyauthority/v1/key.proto\x12\x0fkeyauthority.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x07\n\x03Key\x12\x12\n\naccess_key\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.keyauthority.v1.KeyMode\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.keyauthority.v1.KeyKind\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x13\n\x0bpermissions\x18\x06 \x03(\t\x12\x33\n\x0crestrictions\x18\x07 \x01(\x0b\x32\x1d.keyauthority.v1.Restrictions\x12.\n\nrate_limit\x18\x08 \x01(\x0b\x32\x1a.keyauthority.v1.RateLimit\x12%\n\x05quota\x18\t \x01(\x0b\x32\x16.keyauthority.v1.Quota\x12\x30\n\x06labels\x18\n \x03(\x0b\x32 .keyauthority.v1.Key.LabelsEntry\x12(\n\x05state\x18\x0b \x01(\x0e\x32\x19.keyauthority.v1.KeyState\x12\x10\n\x08\x64isabled\x18\x0c \x01(\x08\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\rrevoke_reason\x18\x12 \x01(\x0e\x32\x1d.keyauthority.v1.RevokeReason\x12\x13\n\x0brevoke_note\x18\x13 \x01(\t\x12\x32\n\x0elast_used_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x15 \x01(\t\x12\x14\n\x0c\x63reated_from\x18\x16 \x01(\t\x12\x1e\n\x16predecessor_access_key\x18\x17 \x01(\t\x12\x1c\n\x14successor_access_key\x18\x18 \x01(\t\x12\x17\n\x0fpublishable_key\x18\x19 \x01(\t\x12\x19\n\x11operator_projects\x18\x1a \x03(\t\x12\x0c\n\x04\x65tag\x18\x1b \x01(\t\x12\x10\n\x08revision\x18\x1c \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x02\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x06labels\x18\x03 \x03(\x0b\x32$.keyauthority.v1.Project.LabelsEntry\x12\x11\n\tsuspended\x18\x04 \x01(\x08\x12.\n\nrate_limit\x18\x05 \x01(\x0b\x32\x1a.keyauthority.v1.RateLimit\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc5\x01\n\x0cRestrictions\x12\x13\n\x0b\x61llowed_ips\x18\x01 \x03(\t\x12\x19\n\x11\x61llowed_referrers\x18\x02 \x03(\t\x12\x31\n\x0c\x61ndroid_apps\x18\x03 \x03(\x0b\x32\x1b.keyauthority.v1.AndroidApp\x12\x16\n\x0eios_bundle_ids\x18\x04 \x03(\t\x12:\n\x0b\x61pi_targets\x18\x05 \x03(\x0b\x32%.keyauthority.v1.ApiTargetRestriction\"+\n\nAndroidApp\x12\x0f\n\x07package\x18\x01 \x01(\t\x12\x0c\n\x04sha1\x18\x02 \x01(\t\"8\n\x14\x41piTargetRestriction\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\"E\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\x03\x12)\n\x06period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x05Quota\x12\r\n\x05limit\x18\x01 \x01(\x03\x12,\n\x06period\x18\x02 \x01(\x0e\x32\x1c.keyauthority.v1.QuotaPeriod\"\\\n\x08Standing\x12\r\n\x05limit\x18\x01 \x01(\x03\x12\x11\n\tremaining\x18\x02 \x01(\x03\x12.\n\nreset_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*I\n\x07KeyMode\x12\x18\n\x14KEY_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_MODE_TEST\x10\x01\x12\x11\n\rKEY_MODE_LIVE\x10\x02*\x82\x01\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKEY_KIND_SECRET\x10\x01\x12\x17\n\x13KEY_KIND_RESTRICTED\x10\x02\x12\x18\n\x14KEY_KIND_PUBLISHABLE\x10\x03\x12\x15\n\x11KEY_KIND_OPERATOR\x10\x04*\x9b\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x03\x12\x18\n\x14KEY_STATE_SUPERSEDED\x10\x04\x12\x15\n\x11KEY_STATE_REVOKED\x10\x05*\xe9\x01\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREVOKE_REASON_KEY_COMPROMISE\x10\x01\x12\x18\n\x14REVOKE_REASON_LEAKED\x10\x02\x12 \n\x1cREVOKE_REASON_NO_LONGER_USED\x10\x03\x12%\n!REVOKE_REASON_PRIVILEGE_WITHDRAWN\x10\x04\x12\x1c\n\x18REVOKE_REASON_OWNER_LEFT\x10\x05\x12\x17\n\x13REVOKE_REASON_OTHER\x10\x06*q\n\x0bQuotaPeriod\x12\x1c\n\x18QUOTA_PERIOD_UNSPECIFIED\x10\x00\x12\x14\n\x10QUOTA_PERIOD_DAY\x10\x01\x12\x16\n\x12QUOTA_PERIOD_MONTH\x10\x02\x12\x16\n\x12QUOTA_PERIOD_TOTAL\x10\x03\x42\x33\n\x0fkeyauthority.v1P\x01Z\x1ekeyauthority/v1;keyauthorityv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19keyauthority/v1/key.proto\x12\x0fkeyauthority.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x08\n\x03Key\x12\x12\n\naccess_key\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12&\n\x04mode\x18\x03 \x01(\x0e\x32\x18.keyauthority.v1.KeyMode\x12&\n\x04kind\x18\x04 \x01(\x0e\x32\x18.keyauthority.v1.KeyKind\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x13\n\x0bpermissions\x18\x06 \x03(\t\x12\x33\n\x0crestrictions\x18\x07 \x01(\x0b\x32\x1d.keyauthority.v1.Restrictions\x12.\n\nrate_limit\x18\x08 \x01(\x0b\x32\x1a.keyauthority.v1.RateLimit\x12%\n\x05quota\x18\t \x01(\x0b\x32\x16.keyauthority.v1.Quota\x12\x30\n\x06labels\x18\n \x03(\x0b\x32 .keyauthority.v1.Key.LabelsEntry\x12(\n\x05state\x18\x0b \x01(\x0e\x32\x19.keyauthority.v1.KeyState\x12\x10\n\x08\x64isabled\x18\x0c \x01(\x08\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0esupersede_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\rrevoke_reason\x18\x12 \x01(\x0e\x32\x1d.keyauthority.v1.RevokeReason\x12\x13\n\x0brevoke_note\x18\x13 \x01(\t\x12\x32\n\x0elast_used_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x15 \x01(\t\x12\x14\n\x0c\x63reated_from\x18\x16 \x01(\t\x12\x1e\n\x16predecessor_access_key\x18\x17 \x01(\t\x12\x1c\n\x14successor_access_key\x18\x18 \x01(\t\x12\x17\n\x0fpublishable_key\x18\x19 \x01(\t\x12\x19\n\x11operator_projects\x18\x1a \x03(\t\x12\x0c\n\x04\x65tag\x18\x1b \x01(\t\x12\x10\n\x08revision\x18\x1c \x01(\x03\x12\x12\n\nimport_set\x18\x1d \x01(\t\x12\x12\n\nforeign_id\x18\x1e \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xdd\x02\n\x07Project\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x34\n\x06labels\x18\x03 \x03(\x0b\x32$.keyauthority.v1.Project.LabelsEntry\x12\x11\n\tsuspended\x18\x04 \x01(\x08\x12.\n\nrate_limit\x18\x05 \x01(\x0b\x32\x1a.keyauthority.v1.RateLimit\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc5\x01\n\x0cRestrictions\x12\x13\n\x0b\x61llowed_ips\x18\x01 \x03(\t\x12\x19\n\x11\x61llowed_referrers\x18\x02 \x03(\t\x12\x31\n\x0c\x61ndroid_apps\x18\x03 \x03(\x0b\x32\x1b.keyauthority.v1.AndroidApp\x12\x16\n\x0eios_bundle_ids\x18\x04 \x03(\t\x12:\n\x0b\x61pi_targets\x18\x05 \x03(\x0b\x32%.keyauthority.v1.ApiTargetRestriction\"+\n\nAndroidApp\x12\x0f\n\x07package\x18\x01 \x01(\t\x12\x0c\n\x04sha1\x18\x02 \x01(\t\"8\n\x14\x41piTargetRestriction\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x0f\n\x07methods\x18\x02 \x03(\t\"E\n\tRateLimit\x12\r\n\x05limit\x18\x01 \x01(\x03\x12)\n\x06period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"D\n\x05Quota\x12\r\n\x05limit\x18\x01 \x01(\x03\x12,\n\x06period\x18\x02 \x01(\x0e\x32\x1c.keyauthority.v1.QuotaPeriod\"\\\n\x08Standing\x12\r\n\x05limit\x18\x01 \x01(\x03\x12\x11\n\tremaining\x18\x02 \x01(\x03\x12.\n\nreset_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*I\n\x07KeyMode\x12\x18\n\x14KEY_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rKEY_MODE_TEST\x10\x01\x12\x11\n\rKEY_MODE_LIVE\x10\x02*\x82\x01\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fKEY_KIND_SECRET\x10\x01\x12\x17\n\x13KEY_KIND_RESTRICTED\x10\x02\x12\x18\n\x14KEY_KIND_PUBLISHABLE\x10\x03\x12\x15\n\x11KEY_KIND_OPERATOR\x10\x04*\x9b\x01\n\x08KeyState\x12\x19\n\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_STATE_ACTIVE\x10\x01\x12\x16\n\x12KEY_STATE_DISABLED\x10\x02\x12\x15\n\x11KEY_STATE_EXPIRED\x10\x03\x12\x18\n\x14KEY_STATE_SUPERSEDED\x10\x04\x12\x15\n\x11KEY_STATE_REVOKED\x10\x05*\xe9\x01\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12 \n\x1cREVOKE_REASON_KEY_COMPROMISE\x10\x01\x12\x18\n\x14REVOKE_REASON_LEAKED\x10\x02\x12 \n\x1cREVOKE_REASON_NO_LONGER_USED\x10\x03\x12%\n!REVOKE_REASON_PRIVILEGE_WITHDRAWN\x10\x04\x12\x1c\n\x18REVOKE_REASON_OWNER_LEFT\x10\x05\x12\x17\n\x13REVOKE_REASON_OTHER\x10\x06*q\n\x0bQuotaPeriod\x12\x1c\n\x18QUOTA_PERIOD_UNSPECIFIED\x10\x00\x12\x14\n\x10QUOTA_PERIOD_DAY\x10\x01\x12\x16\n\x12QUOTA_PERIOD_MONTH\x10\x02\x12\x16\n\x12QUOTA_PERIOD_TOTAL\x10\x03\x42\x33\n\x0fkeyauthority.v1P\x01Z\x1ekeyauthority/v1;keyauthorityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,34 +38,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_PROJECT_LABELSENTRY']._loaded_options = None
   _globals['_PROJECT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_KEYMODE']._serialized_start=2027
-  _globals['_KEYMODE']._serialized_end=2100
-  _globals['_KEYKIND']._serialized_start=2103
-  _globals['_KEYKIND']._serialized_end=2233
-  _globals['_KEYSTATE']._serialized_start=2236
-  _globals['_KEYSTATE']._serialized_end=2391
-  _globals['_REVOKEREASON']._serialized_start=2394
-  _globals['_REVOKEREASON']._serialized_end=2627
-  _globals['_QUOTAPERIOD']._serialized_start=2629
-  _globals['_QUOTAPERIOD']._serialized_end=2742
+  _globals['_KEYMODE']._serialized_start=2067
+  _globals['_KEYMODE']._serialized_end=2140
+  _globals['_KEYKIND']._serialized_start=2143
+  _globals['_KEYKIND']._serialized_end=2273
+  _globals['_KEYSTATE']._serialized_start=2276
+  _globals['_KEYSTATE']._serialized_end=2431
+  _globals['_REVOKEREASON']._serialized_start=2434
+  _globals['_REVOKEREASON']._serialized_end=2667
+  _globals['_QUOTAPERIOD']._serialized_start=2669
+  _globals['_QUOTAPERIOD']._serialized_end=2782
   _globals['_KEY']._serialized_start=112
-  _globals['_KEY']._serialized_end=1135
-  _globals['_KEY_LABELSENTRY']._serialized_start=1090
-  _globals['_KEY_LABELSENTRY']._serialized_end=1135
-  _globals['_PROJECT']._serialized_start=1138
-  _globals['_PROJECT']._serialized_end=1487
-  _globals['_PROJECT_LABELSENTRY']._serialized_start=1090
-  _globals['_PROJECT_LABELSENTRY']._serialized_end=1135
-  _globals['_RESTRICTIONS']._serialized_start=1490
-  _globals['_RESTRICTIONS']._serialized_end=1687
-  _globals['_ANDROIDAPP']._serialized_start=1689
-  _globals['_ANDROIDAPP']._serialized_end=1732
-  _globals['_APITARGETRESTRICTION']._serialized_start=1734
-  _globals['_APITARGETRESTRICTION']._serialized_end=1790
-  _globals['_RATELIMIT']._serialized_start=1792
-  _globals['_RATELIMIT']._serialized_end=1861
-  _globals['_QUOTA']._serialized_start=1863
-  _globals['_QUOTA']._serialized_end=1931
-  _globals['_STANDING']._serialized_start=1933
-  _globals['_STANDING']._serialized_end=2025
+  _globals['_KEY']._serialized_end=1175
+  _globals['_KEY_LABELSENTRY']._serialized_start=1130
+  _globals['_KEY_LABELSENTRY']._serialized_end=1175
+  _globals['_PROJECT']._serialized_start=1178
+  _globals['_PROJECT']._serialized_end=1527
+  _globals['_PROJECT_LABELSENTRY']._serialized_start=1130
+  _globals['_PROJECT_LABELSENTRY']._serialized_end=1175
+  _globals['_RESTRICTIONS']._serialized_start=1530
+  _globals['_RESTRICTIONS']._serialized_end=1727
+  _globals['_ANDROIDAPP']._serialized_start=1729
+  _globals['_ANDROIDAPP']._serialized_end=1772
+  _globals['_APITARGETRESTRICTION']._serialized_start=1774
+  _globals['_APITARGETRESTRICTION']._serialized_end=1830
+  _globals['_RATELIMIT']._serialized_start=1832
+  _globals['_RATELIMIT']._serialized_end=1901
+  _globals['_QUOTA']._serialized_start=1903
+  _globals['_QUOTA']._serialized_end=1971
+  _globals['_STANDING']._serialized_start=1973
+  _globals['_STANDING']._serialized_end=2065
 # @@protoc_insertion_point(module_scope)

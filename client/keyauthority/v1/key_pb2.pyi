@@ -243,6 +243,8 @@ class Key(_message.Message):
     OPERATOR_PROJECTS_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    IMPORT_SET_FIELD_NUMBER: _builtins.int
+    FOREIGN_ID_FIELD_NUMBER: _builtins.int
     access_key: _builtins.str
     """Public identifier, for instance `KA7Q2M9X4T8B3N6W5R1P`: `KA` and 18 of
     `0123456789ABCDEFGHJKMNPQRSTVWXYZ`. Names the key in every call, log line and screen; not
@@ -280,6 +282,12 @@ class Key(_message.Message):
     """Identifies this version of the record; UpdateKey with it is ABORTED if the key has changed."""
     revision: _builtins.int
     """The revision of the newest change of the key."""
+    import_set: _builtins.str
+    """The import set that the key came with (ImportKeys); empty for a key that was created here, and
+    for the successor of an imported key.
+    """
+    foreign_id: _builtins.str
+    """The name of the key in the system that it was imported from."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Grants, each `resource:action`, of at most 512 characters. Empty for SECRET, which holds `*:*`."""
@@ -361,10 +369,12 @@ class Key(_message.Message):
         operator_projects: _abc.Iterable[_builtins.str] | None = ...,
         etag: _builtins.str = ...,
         revision: _builtins.int = ...,
+        import_set: _builtins.str = ...,
+        foreign_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "quota", b"quota", "rate_limit", b"rate_limit", "restrictions", b"restrictions", "revoke_time", b"revoke_time", "supersede_time", b"supersede_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key", b"access_key", "create_time", b"create_time", "created_by", b"created_by", "created_from", b"created_from", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "kind", b"kind", "labels", b"labels", "last_used_time", b"last_used_time", "mode", b"mode", "operator_projects", b"operator_projects", "permissions", b"permissions", "predecessor_access_key", b"predecessor_access_key", "project_id", b"project_id", "publishable_key", b"publishable_key", "purpose", b"purpose", "quota", b"quota", "rate_limit", b"rate_limit", "restrictions", b"restrictions", "revision", b"revision", "revoke_note", b"revoke_note", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "state", b"state", "successor_access_key", b"successor_access_key", "supersede_time", b"supersede_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key", b"access_key", "create_time", b"create_time", "created_by", b"created_by", "created_from", b"created_from", "disabled", b"disabled", "etag", b"etag", "expire_time", b"expire_time", "foreign_id", b"foreign_id", "import_set", b"import_set", "kind", b"kind", "labels", b"labels", "last_used_time", b"last_used_time", "mode", b"mode", "operator_projects", b"operator_projects", "permissions", b"permissions", "predecessor_access_key", b"predecessor_access_key", "project_id", b"project_id", "publishable_key", b"publishable_key", "purpose", b"purpose", "quota", b"quota", "rate_limit", b"rate_limit", "restrictions", b"restrictions", "revision", b"revision", "revoke_note", b"revoke_note", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "state", b"state", "successor_access_key", b"successor_access_key", "supersede_time", b"supersede_time", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

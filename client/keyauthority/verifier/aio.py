@@ -95,6 +95,7 @@ class AsyncVerifier(AsyncVerifierCalls):
                     return
                 self._fresh.set()
                 self._failures.clear(WATCH)
+                await self._look_for_imports()
 
     async def _report_loop(self) -> None:
         while True:

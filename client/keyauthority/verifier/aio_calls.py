@@ -11,7 +11,7 @@ from keyauthority._requests.tokens import verify_query
 from keyauthority.aio import AsyncClient
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition, KeyAuthorityError
-from keyauthority.model import ApiTarget, App, KeyMode, Verdict
+from keyauthority.model import ANY_IMPORT_SET, ApiTarget, App, KeyMode, Verdict
 from keyauthority.requests import VerifyQuery
 from keyauthority.verifier.policy import (
     BOUND,
@@ -151,6 +151,21 @@ class AsyncVerifierCalls(ABC):
         else:
             return True
         return False
+
+    async def _look_for_imports(self) -> None:
+        """Find out, once for each log, whether texts of another grammar can be tokens."""
+        cache = self._evaluator.cache
+        if cache.imports is not None:
+            return
+        log_id, found = cache.position.log_id, False
+        try:
+            async for _ in self._authority.list_keys(import_set=ANY_IMPORT_SET, page_size=1):
+                found = True
+                break
+        except KeyAuthorityError as failure:
+            self._failures.warn(WATCH, failure)
+        else:
+            cache.learn_imports(log_id, found)
 
     async def _report(self) -> None:
         """Report the counts of local verdicts."""

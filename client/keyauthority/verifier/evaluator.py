@@ -26,6 +26,7 @@ _PERMISSIONS_MAX: Final = 100
 _PERMISSIONS_KNOWN: Final = 1_024  # distinct permissions that are checked once; some 400 KB
 _TEXT_MAX: Final = 255  # characters; longer texts go to the server, which rejects them
 _COST_MAX: Final = 2**31  # sums of costs stay within int64
+_IMPORTED_MAX: Final = 512  # characters of a token of an import set
 _SILENT_SECONDS: Final = 1.0  # between two calls to an authority that does not respond
 
 _NEVER: Final = float("-inf")
@@ -105,13 +106,20 @@ class LocalEvaluator:
         cached = cache.find(token_hash)
         if cached is not None:
             return self._evaluate_key(cached, query, position, now) if is_fresh else None
-        if parse(query.secret_key) is None:
+        if parse(query.secret_key) is None and not self._may_be_imported(query, is_fresh):
             code = VerdictCode.MALFORMED
         elif is_fresh and cache.is_unknown(token_hash):
             code = VerdictCode.UNKNOWN
         else:
             return None
         return denied(code, query, position.revision, position.log_id)
+
+    def _may_be_imported(self, query: VerifyQuery, is_fresh: bool) -> bool:
+        """True if the text may be a token of an imported key, which only the server can tell."""
+        text = query.secret_key
+        if not text or len(text) > _IMPORTED_MAX or not text.isascii():
+            return False
+        return not is_fresh or self.cache.imports is not False
 
     def fail_static_cached(self, query: VerifyQuery, now: float) -> Verdict | None:
         """Return the fail-static verdict while the authority is known not to respond, else None.
@@ -133,9 +141,11 @@ class LocalEvaluator:
     def learn(self, query: VerifyQuery, verdict: Verdict) -> None:
         """Cache the records of a server's verdict."""
         self._silent_until = _NEVER
-        token = parse(query.secret_key)
-        if token is not None:
-            self.cache.learn(self.cache.token_hash(query.secret_key), token.access_key, verdict)
+        if verdict.code is VerdictCode.MALFORMED:
+            return
+        token = parse(query.secret_key)  # None for an imported key, whose token does not name it
+        access_key = token.access_key if token else verdict.access_key
+        self.cache.learn(self.cache.token_hash(query.secret_key), access_key, verdict)
 
     def _static_until(self) -> float:
         return _NEVER if self._static is None else self.fresh_until - self._bound + self._static

@@ -98,6 +98,9 @@ class KeyCache:
         self._projects: dict[str, CachedProject] = {}
         self._unknown: dict[bytes, str] = {}
         self._unknown_hashes: dict[str, set[bytes]] = {}
+        self.imports: bool | None = None
+        """True if keys of other systems were imported, so that any text may be a token; None if
+        that is not known yet."""
         self.find = self._keys.get
         self.is_unknown = self._unknown.__contains__
 
@@ -121,6 +124,12 @@ class KeyCache:
             elif verdict.code is VerdictCode.UNKNOWN:
                 self._add_unknown(token_hash, access_key)
 
+    def learn_imports(self, log_id: str, found: bool) -> None:
+        """Store whether the log has imported keys, unless the watch has delivered one since."""
+        with self._lock:
+            if self.imports is None and self.position.log_id == log_id:
+                self.imports = found
+
     def apply(self, changes: Iterable[Change], revision: int, log_id: str) -> None:
         """Apply changes from the watch and advance to its revision."""
         with self._lock:
@@ -140,6 +149,7 @@ class KeyCache:
             self._projects.clear()
             self._unknown.clear()
             self._unknown_hashes.clear()
+            self.imports = None
             self.position = Position(0, "")
 
     def _add(self, token_hash: bytes, key: Key, project: Project | None) -> None:
@@ -159,7 +169,13 @@ class KeyCache:
         token_hash = self._hashes.get(key.access_key)
         if token_hash is not None and key.revision > self._keys[token_hash].key.revision:
             self._keys[token_hash].key = key
-        for unknown in self._unknown_hashes.pop(key.access_key, ()):  # the key may be new
+        self._forget_unknown(key.access_key)  # the key may be new
+        if key.import_set:
+            self.imports = True
+            self._forget_unknown("")
+
+    def _forget_unknown(self, access_key: str) -> None:
+        for unknown in self._unknown_hashes.pop(access_key, ()):
             del self._unknown[unknown]
 
     def _update_project(self, project: Project) -> None:

@@ -116,6 +116,7 @@ class Verifier(VerifierCalls):
                     return
                 self._fresh.set()
                 self._failures.clear(WATCH)
+                self._look_for_imports()
 
     def _report_loop(self) -> None:
         """Report at every interval and at the end; close a stream that has fallen silent."""

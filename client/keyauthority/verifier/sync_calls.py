@@ -12,7 +12,7 @@ from keyauthority._requests.tokens import verify_query
 from keyauthority.client import Client
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition, KeyAuthorityError
-from keyauthority.model import ApiTarget, App, KeyMode, Verdict
+from keyauthority.model import ANY_IMPORT_SET, ApiTarget, App, KeyMode, Verdict
 from keyauthority.requests import VerifyQuery
 from keyauthority.verifier.policy import (
     BOUND,
@@ -152,6 +152,21 @@ class VerifierCalls(ABC):
         else:
             return True
         return False
+
+    def _look_for_imports(self) -> None:
+        """Find out, once for each log, whether texts of another grammar can be tokens."""
+        cache = self._evaluator.cache
+        if cache.imports is not None:
+            return
+        log_id, found = cache.position.log_id, False
+        try:
+            for _ in self._authority.list_keys(import_set=ANY_IMPORT_SET, page_size=1):
+                found = True
+                break
+        except KeyAuthorityError as failure:
+            self._failures.warn(WATCH, failure)
+        else:
+            cache.learn_imports(log_id, found)
 
     def _report(self) -> None:
         """Report the counts of local verdicts."""

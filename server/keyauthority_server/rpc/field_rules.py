@@ -21,6 +21,7 @@ from keyauthority.errors import FieldViolation
 from keyauthority.permissions import is_concrete, is_grant
 from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
 from keyauthority.token import ACCESS_KEY_PATTERN
+from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import key_pb2
 from keyauthority_server.rights import not_rights
 
@@ -33,10 +34,12 @@ BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
 PAGE_MAX: Final = 1000
 ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
 RESTRICTIONS_MAX: Final = 256 * 1024  # bytes; clients accept responses of 4 MiB, of several keys
+SET_PREFIX_MAX: Final = 64  # characters that every token of an import set begins with
 PERIOD_MIN: Final = timedelta(seconds=1)
 PERIOD_MAX: Final = timedelta(days=1)
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _UUID4: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
 )
@@ -204,6 +207,27 @@ class Validator:
                 self.each(f"{field}[{index}].methods", target.methods, _method)
         if not self.violations and value.ByteSize() > RESTRICTIONS_MAX:
             self.refuse("restrictions", f"at most {RESTRICTIONS_MAX // 1024} KiB in all")
+
+    def import_set_name(self, field: str, name: str) -> None:
+        """The name of an import set."""
+        if _SET_NAME.fullmatch(name) is None:
+            self.refuse(field, "1 to 63 letters, digits, '.', '_' and '-'")
+
+    def import_set(self, field: str, value: keys_pb.ImportSet) -> None:
+        """A name, a scheme, and a shape that tokens can have."""
+        self.import_set_name(f"{field}.name", value.name)
+        if convert.IMPORT_SCHEME_FROM_PROTO.get(value.scheme) is None:
+            self.refuse(f"{field}.scheme", "required: one of ImportScheme")
+        self.enum(f"{field}.token_part", value.token_part, convert.TOKEN_PART_FROM_PROTO)
+        self.text(f"{field}.token_prefix", value.token_prefix, SET_PREFIX_MAX)
+        if not value.token_prefix.isascii():
+            self.refuse(f"{field}.token_prefix", "must be ASCII")
+        least, most = value.token_length_min, value.token_length_max
+        if not 1 <= least <= most <= ENTRY_MAX:
+            rule = f"from 1 to token_length_max, at most {ENTRY_MAX}"
+            self.refuse(f"{field}.token_length_min", rule)
+        elif most < len(value.token_prefix):
+            self.refuse(f"{field}.token_length_max", "less than the length of token_prefix")
 
     def mask(self, mask: FieldMask, known: frozenset[str]) -> frozenset[str]:
         """At least one path and at most `LIST_MAX`, each known; return the known paths."""

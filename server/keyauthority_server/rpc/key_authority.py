@@ -14,7 +14,8 @@ from keyauthority.errors import (
     error,
 )
 from keyauthority.model import VerdictCode
-from keyauthority.requests import VerifyQuery
+from keyauthority.requests import ImportedKey, VerifyQuery
+from keyauthority.results import ImportFailure
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
@@ -160,6 +161,23 @@ class KeyAuthorityServicer:
         """See the proto."""
         return convert.key_lookup_to_proto(await self._keys.lookup(caller, request.secret_key))
 
+    async def import_keys(
+        self, caller: Principal, request: pb.ImportKeysRequest
+    ) -> pb.ImportKeysResponse:
+        """See the proto."""
+        items: list[ImportedKey | ImportFailure] = []
+        with self._verification.slices.begin(queued=True) as slices:
+            for item in request.keys:
+                items.append(_import_item(item))
+                await slices.pause()
+        imported = await self._authority.key_import.run(
+            caller,
+            convert.import_set_from_proto(request.import_set),
+            items,
+            validate_only=request.validate_only,
+        )
+        return convert.imported_keys_to_proto(imported)
+
     async def get_caller(self, caller: Principal, _: pb.GetCallerRequest) -> pb.GetCallerResponse:
         """See the proto."""
         return convert.caller_identity_to_proto(caller.identity)
@@ -181,3 +199,15 @@ class KeyAuthorityServicer:
             if secret:
                 return None
             raise
+
+
+def _import_item(item: pb.ImportedKey) -> ImportedKey | ImportFailure:
+    """Convert a key to import; an invalid one is a failure of its own, not of the call."""
+    violations = validate.imported_key(item)
+    if violations:
+        text = "; ".join(f"{each.field}: {each.description}" for each in violations[:LIST_MAX])
+        return ImportFailure(reason=ErrorReason.INVALID_FIELD, message=text)
+    try:
+        return convert.imported_key_from_proto(item)
+    except InvalidArgument as invalid:
+        return ImportFailure(reason=ErrorReason.INVALID_FIELD, message=invalid.message)

@@ -23,7 +23,10 @@ class CredentialSource(Enum):
 
 
 MUTATIONS: Final = frozenset(
-    {"CreateKey", "UpdateKey", "RotateKey", "RevokeKey", "CreateProject", "UpdateProject"}
+    {
+        *("CreateKey", "UpdateKey", "RotateKey", "RevokeKey", "ImportKeys"),
+        *("CreateProject", "UpdateProject"),
+    }
 )
 """The RPCs that make changes; their denials are recorded."""
 
@@ -86,6 +89,7 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records),
     "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(CredentialSource.SECRET, ()),
     "keyauthority.v1.KeyAuthorityService.LookupKey": _right("keys:read"),
+    "keyauthority.v1.KeyAuthorityService.ImportKeys": _right("keys:import"),
     "keyauthority.v1.KeyAuthorityService.GetCaller": RpcPolicy(CredentialSource.OPERATOR, ()),
     "keyauthority.v1.KeyAuthorityService.WatchChanges": _right("changes:watch"),
     "keyauthority.v1.ProjectService.CreateProject": _right("projects:create"),

@@ -23,7 +23,7 @@ SCAN_ABOVE: Final = 4096  # bytes; a Verify has some hundred
 SCAN_STEP: Final = 16 * 1024  # bytes scanned at once, and the field they end in: some 2 ms
 
 _SPARE_FIELDS: Final = 16  # unknown fields, of later versions of the API
-_BATCHES: Final = frozenset({"requests", "rows"})
+_BATCHES: Final = frozenset({"requests", "rows", "keys"})
 _MASK: Final = "google.protobuf.FieldMask"  # errors name the mask, not its list `paths`
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -198,6 +198,6 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
 
 
 def _too_long(field: str, most: int) -> KeyAuthorityError:
-    description = f"from 1 to {most}" if field == "requests" else f"at most {most}"
+    description = f"from 1 to {most}" if field in ("requests", "keys") else f"at most {most}"
     violation = FieldViolation(field, description)
     return error(ErrorReason.INVALID_FIELD, f"{field}: {description}", fields=[violation])

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from keyauthority import convert
 from keyauthority.errors import FieldViolation
-from keyauthority.model import KeyKind, KeyMode, VerdictCode
+from keyauthority.model import ANY_IMPORT_SET, KeyKind, KeyMode, VerdictCode
 from keyauthority.requests import OVERLAP_MAX
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
 from keyauthority.v1 import audit_service_pb2 as audit_pb
@@ -112,6 +112,8 @@ def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
     check.labels("filter.labels", key_filter.labels)
     check.time("filter.expires_before", key_filter, key_filter.expires_before)
     check.time("filter.used_before", key_filter, key_filter.used_before)
+    if key_filter.import_set not in ("", ANY_IMPORT_SET):
+        check.import_set_name("filter.import_set", key_filter.import_set)
     check.page(request.page_size, request.page_token)
     return check.violations
 
@@ -217,6 +219,28 @@ def get_project_id(request: keys_pb.GetProjectIdRequest) -> list[FieldViolation]
 def lookup_key(request: keys_pb.LookupKeyRequest) -> list[FieldViolation]:
     """Check LookupKey; a text of any form is looked up."""
     return [] if request.secret_key else [FieldViolation("secret_key", "required")]
+
+
+def import_keys(request: keys_pb.ImportKeysRequest) -> list[FieldViolation]:
+    """Check the set of ImportKeys and the number of keys; `imported_key` checks each."""
+    check = Validator()
+    check.import_set("import_set", request.import_set)
+    if not 1 <= len(request.keys) <= BATCH_MAX:
+        check.refuse("keys", f"from 1 to {BATCH_MAX}")
+    return check.violations
+
+
+def imported_key(item: keys_pb.ImportedKey) -> list[FieldViolation]:
+    """Check one key of ImportKeys, as CreateKey would; the service checks the digest."""
+    fields = {field.name: value for field, value in item.ListFields()}
+    digest, foreign_id = fields.pop("digest", ""), fields.pop("foreign_id", "")
+    if convert.KIND_FROM_PROTO.get(item.kind) is KeyKind.OPERATOR:
+        return [FieldViolation("kind", "operator keys cannot be imported")]
+    check = Validator()
+    check.violations += create_key(keys_pb.CreateKeyRequest(**fields))
+    check.present("digest", digest)
+    check.text("foreign_id", foreign_id)
+    return check.violations
 
 
 def get_caller(_: keys_pb.GetCallerRequest) -> list[FieldViolation]:
@@ -349,6 +373,7 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     keys_pb.BatchVerifyRequest: batch_verify,
     keys_pb.GetProjectIdRequest: get_project_id,
     keys_pb.LookupKeyRequest: lookup_key,
+    keys_pb.ImportKeysRequest: import_keys,
     keys_pb.GetCallerRequest: get_caller,
     keys_pb.WatchChangesRequest: watch_changes,
     projects_pb.CreateProjectRequest: create_project,

@@ -17,6 +17,7 @@ from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import RecordCache
 from keyauthority_server.services.audit import Audit
 from keyauthority_server.services.context import ServiceContext
+from keyauthority_server.services.key_import import KeyImport
 from keyauthority_server.services.key_rotation import KeyRotation
 from keyauthority_server.services.key_updates import Updates
 from keyauthority_server.services.keys import Keys
@@ -57,6 +58,7 @@ class Authority:
         self.with_current_peppers = rehasher.with_current_peppers
         self.keys_under_old_peppers = context.keys_under_old_peppers
         self.keys = Keys(context)
+        self.key_import = KeyImport(context)
         self.projects = Projects(context)
         self.key_rotation = KeyRotation(context)
         self.updates = Updates(context)

@@ -11,9 +11,13 @@ from keyauthority.clock import Clock
 from keyauthority.decision import end_of
 from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import KeyKind
-from keyauthority.token import Token
 from keyauthority_server.records import CachedKey, RecordCache
 from keyauthority_server.services.page_tokens import PageTokens
+from keyauthority_server.services.presented_tokens import (
+    ImportedTokens,
+    PresentedToken,
+    presented,
+)
 from keyauthority_server.services.principal import (
     CertificateIdentity,
     Credential,
@@ -73,6 +77,7 @@ class ServiceContext:
         self.peppers = rehasher.peppers
         self.token_prefix = token_prefix
         self.pages = PageTokens(self.peppers)
+        self.imported = ImportedTokens(store, self.peppers, records)
         self._rehasher = rehasher
 
     async def authenticate(
@@ -91,7 +96,7 @@ class ServiceContext:
             access_key = operator_of(credential)
             stored = cached.stored if cached else None
             if cached is None and isinstance(credential, Credential):
-                if self.fails_outline_check(credential.token, credential.text):
+                if self.fails_outline_check(_presented(credential)):
                     raise invalid_credential()
                 stored = (await self.records.read((), access_key, options)).operator
             return self.authenticate_stored(
@@ -152,10 +157,14 @@ class ServiceContext:
         """
         caller = authenticate(stored, credential, rights, now, self.peppers, proven=proven)
         if stored is not None and not proven and isinstance(credential, Credential):
-            self._cache_match(stored, credential.text)
+            self._cache_match(stored, _presented(credential))
         return caller
 
-    def fails_outline_check(self, token: Token, text: str, scope: Scope = None) -> bool:
+    async def present(self, text: str) -> PresentedToken | None:
+        """Return a token of this authority or of an import set; None for a malformed text."""
+        return presented(text) or (await self.imported.find((text,))).get(text)
+
+    def fails_outline_check(self, presented: PresentedToken, scope: Scope = None) -> bool:
         """True if a token matches no key in the scope, decided without reading its record.
 
         With a local store, compares the digest in an outline of the key; an absent key costs the
@@ -163,23 +172,24 @@ class ServiceContext:
         """
         if not isinstance(self.store, LocalLog):
             return False
+        token, _, message = presented
         outline = self.store.outline(token.access_key)
-        matches = digest_matches(outline, token, text, self.peppers)
+        matches = digest_matches(outline, token, message, self.peppers)
         return not matches or not (scope is None or outline.key.project_id in scope)
 
-    def digest_matches(self, stored: StoredKey | None, token: Token, text: str) -> bool:
+    def digest_matches(self, stored: StoredKey | None, presented: PresentedToken) -> bool:
         """Do as `principal.digest_matches`, and cache a match or queue it for rehashing."""
-        if not digest_matches(stored, token, text, self.peppers):
+        if not digest_matches(stored, presented.token, presented.message, self.peppers):
             return False
         if stored is not None:
-            self._cache_match(stored, text)
+            self._cache_match(stored, presented)
         return True
 
-    def _cache_match(self, stored: StoredKey, text: str) -> None:
+    def _cache_match(self, stored: StoredKey, presented: PresentedToken) -> None:
         if stored.pepper_version == self.peppers.current:
-            self.records.prove(text, stored)
+            self.records.prove(presented.text, stored)
         else:
-            self._rehasher.enqueue(stored, text)
+            self._rehasher.enqueue(stored, presented.message)
 
     async def keys_under_old_peppers(self) -> int:
         """Return the number of keys that need a pepper version older than the newest."""
@@ -235,6 +245,10 @@ class ServiceContext:
         """Return the time of a change: now, but never before the newest committed change."""
         now, newest = self.clock.now(), transaction.newest_time
         return now if newest is None else max(now, newest)
+
+
+def _presented(credential: Credential) -> PresentedToken:
+    return PresentedToken(credential.token, credential.text, credential.text.encode())
 
 
 def _reload(transaction: Transaction, caller: Principal) -> Principal:

@@ -28,9 +28,7 @@ def issue(
 
     Raises UnknownVersion if this process has not loaded the newest pepper version yet.
     """
-    access_key = new_access_key()
-    while transaction.key(access_key, None) is not None:
-        access_key = new_access_key()
+    access_key = unused_access_key(transaction)
     public = kind is KeyKind.PUBLISHABLE
     secret_key = make(kind, mode, access_key, None if public else new_secret(), prefix)
     version = pepper_version(transaction, peppers)
@@ -41,6 +39,14 @@ def issue(
         version,
         secret_key.reveal() if public else "",
     )
+
+
+def unused_access_key(transaction: Transaction) -> AccessKey:
+    """Return a new access key that no key has."""
+    access_key = new_access_key()
+    while transaction.key(access_key, None) is not None:
+        access_key = new_access_key()
+    return access_key
 
 
 def pepper_version(transaction: Transaction, peppers: Keyring) -> int:

@@ -144,6 +144,8 @@ def _successor(
         last_used_time=None,
         created_by=caller.actor,
         created_from=caller.peer,
+        import_set="",
+        foreign_id="",
     )
 
 

@@ -12,7 +12,7 @@ from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, Key
 from keyauthority.requests import NewKey, Revocation
 from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, KeyLookup, Page, RevokedKey
-from keyauthority.token import SecretKey, Token, parse
+from keyauthority.token import SecretKey
 from keyauthority_server.services.context import (
     ServiceContext,
     not_found,
@@ -22,6 +22,7 @@ from keyauthority_server.services.context import (
 from keyauthority_server.services.delegation import Ceiling
 from keyauthority_server.services.idempotency import Idempotency, Request
 from keyauthority_server.services.key_creation import issue
+from keyauthority_server.services.presented_tokens import PresentedToken
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.lists import list_keys
@@ -137,8 +138,8 @@ class Keys:
 
         An operator key is found only by a caller that may read operator keys.
         """
-        token = parse(secret_key)
-        found = await self._proven(token, secret_key, caller.scope) if token else None
+        presented = await self._context.present(secret_key)
+        found = await self._proven(presented, caller.scope) if presented else None
         if found is None or not caller.may(right_for("read", found.key.kind)):
             raise not_found(ErrorReason.KEY_NOT_FOUND)
         return replace(found, key=with_state(found.key, self._context.clock.now()))
@@ -205,21 +206,21 @@ class Keys:
 
         Raises Unauthenticated otherwise, and for a publishable key, which is public.
         """
-        token = parse(secret_key)
-        if token is None or token.kind is KeyKind.PUBLISHABLE:
+        presented = await self._context.present(secret_key)
+        if presented is None or presented.token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
-        found = await self._proven(token, secret_key)
-        if found is None or (access_key and access_key != token.access_key):
+        found = await self._proven(presented)
+        if found is None or access_key not in ("", found.key.access_key):
             raise invalid_credential()
-        return token.access_key
+        return found.key.access_key
 
-    async def _proven(self, token: Token, secret_key: str, scope: Scope = None) -> KeyLookup | None:
+    async def _proven(self, presented: PresentedToken, scope: Scope = None) -> KeyLookup | None:
         """Return the key of a token with its project; None unless the key is in the scope."""
-        if self._context.fails_outline_check(token, secret_key, scope):
+        if self._context.fails_outline_check(presented, scope):
             return None
-        snapshot = await self._context.store.read(token.access_key, None)
+        snapshot = await self._context.store.read(presented.token.access_key, None)
         stored = snapshot.stored
-        if not self._context.digest_matches(stored, token, secret_key) or stored is None:
+        if not self._context.digest_matches(stored, presented) or stored is None:
             return None
         if scope is not None and stored.key.project_id not in scope:
             return None

@@ -21,7 +21,8 @@ from keyauthority_server.services.delegation import Ceiling, ceiling_of
 from keyauthority_server.store.types import Scope, StoredKey
 
 _NO_DIGEST: Final = bytes(32)  # an HMAC is all zeros with a probability of 2**-256
-_UNCONFINED_ONLY: Final = frozenset({"projects:create"})  # denied to callers confined to projects
+_UNCONFINED_ONLY: Final = frozenset({"projects:create", "keys:import"})
+"""Rights that a caller confined to projects does not have."""
 _ENDED: Final = frozenset(
     {VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED, VerdictCode.DISABLED}
 )
@@ -118,16 +119,20 @@ def scope_of(credential: Credential | CertificateIdentity, stored: StoredKey | N
     return (frozenset(key.operator_projects) if key else None) or None
 
 
-def digest_matches(stored: StoredKey | None, token: Token, text: str, peppers: Keyring) -> bool:
+def digest_matches(
+    stored: StoredKey | None, token: Token, message: bytes, peppers: Keyring
+) -> bool:
     """True if the token is that of the key; an absent key costs the same work.
+
+    `message` is the bytes that the digest of the key is made from: see `presented_tokens`.
 
     Raises UnknownVersion if this process lacks the pepper version of the digest.
     """
     try:
-        digest = peppers.digest(text.encode(), stored.pepper_version if stored else None)
+        digest = peppers.digest(message, stored.pepper_version if stored else None)
     except UnknownVersion as missing:
         _require_dropped_pepper(stored, peppers, missing)
-        digest = peppers.digest(text.encode())
+        digest = peppers.digest(message)
     return hmac.compare_digest(digest, stored.digest if stored else _NO_DIGEST) and (
         stored is not None and stored.key.kind is token.kind and stored.key.mode is token.mode
     )
@@ -168,7 +173,9 @@ def authenticate(
         return _authorize(
             Principal(credential.key, credential.address, certified=True), rights, now
         )
-    if not proven and not digest_matches(stored, credential.token, credential.text, peppers):
+    if not proven and not digest_matches(
+        stored, credential.token, credential.text.encode(), peppers
+    ):
         raise invalid_credential()
     if stored is None or stored.key.kind is not KeyKind.OPERATOR:
         raise invalid_credential()

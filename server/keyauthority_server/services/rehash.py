@@ -37,12 +37,12 @@ class Rehasher:
         self._pending: dict[str, DigestUpgrade] = {}
         self._last_error = ""
 
-    def enqueue(self, stored: StoredKey, text: str) -> None:
-        """Queue a digest upgrade for a key; `text` is its token, verified before the call."""
+    def enqueue(self, stored: StoredKey, message: bytes) -> None:
+        """Queue a digest upgrade; the HMAC of `message` was found equal to the key's digest."""
         access_key = stored.key.access_key
         if access_key in self._pending or len(self._pending) >= PENDING_MAX:
             return
-        digest, version = self.peppers.digest(text.encode()), self.peppers.current
+        digest, version = self.peppers.digest(message), self.peppers.current
         if version > stored.pepper_version:
             self._pending[access_key] = DigestUpgrade(
                 access_key, stored.digest, stored.pepper_version, digest, version

@@ -24,12 +24,12 @@ from keyauthority.model import (
 )
 from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import FactParsers, memoized_parsers
-from keyauthority.token import Token, parse
 from keyauthority_server.metering.limits import Limit, limits_of, with_limits
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
 from keyauthority_server.services.cached_verification import VERIFY_RIGHT, CachedVerification
 from keyauthority_server.services.context import ServiceContext
+from keyauthority_server.services.presented_tokens import PresentedToken, presented
 from keyauthority_server.services.principal import (
     CertificateIdentity,
     Credential,
@@ -84,11 +84,16 @@ class _Evaluation(NamedTuple):
 class _Subject(NamedTuple):
     """A token, and the records on which it is evaluated."""
 
-    token: Token | None
+    token: PresentedToken | None
     """None if the token is malformed, or was verified before."""
     stored: StoredKey | None
     project: Project | None
     proven: bool = False
+
+    @property
+    def access_key(self) -> str:
+        """The access key to read; empty if nothing need be read."""
+        return self.token.token.access_key if self.token else ""
 
 
 class _State(NamedTuple):
@@ -111,8 +116,8 @@ class _State(NamedTuple):
         """Return the state with the records read for the access keys in `names`."""
         found = dict(zip(names, snapshots.pairs, strict=True))
         filled = [
-            _Subject(subject.token, *found[subject.token.access_key])
-            if subject.token and subject.token.access_key in found
+            _Subject(subject.token, *found[subject.access_key])
+            if subject.token and subject.access_key in found
             else subject
             for subject in subjects
         ]
@@ -161,20 +166,20 @@ class Verification:
 
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key with this secret, else raise Unauthenticated."""
-        token = parse(secret_key)
-        if token is None or token.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
-            raise invalid_credential()
         records = self._context.records
         cached = records.proven(secret_key) if records.is_current() else None
         stored = cached.stored if cached else None
         if stored is None:
-            if self._context.fails_outline_check(token, secret_key):
+            presented = await self._context.present(secret_key)
+            if presented is None or self._context.fails_outline_check(presented):
                 raise invalid_credential()
-            snapshots = await records.read((token.access_key,), None)
+            snapshots = await records.read((presented.token.access_key,), None)
             stored, _ = snapshots.pairs[0]
-            if not self._context.digest_matches(stored, token, secret_key) or stored is None:
+            if not self._context.digest_matches(stored, presented) or stored is None:
                 raise invalid_credential()
         key = stored.key
+        if key.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
+            raise invalid_credential()
         if access_key and access_key != key.access_key:
             raise invalid_credential()
         if state_of(key, self._context.clock.now()) not in _ANSWERS_PROJECT:
@@ -211,11 +216,10 @@ class Verification:
                 return _State.of(snapshots, subjects, names, operator_proven=proven)
         subjects = []
         for query in queries:  # the log moved during every attempt: read all keys at once
-            subjects.append(_Subject(parse(query.secret_key), None, None))
+            presented = await self._context.present(query.secret_key)
+            subjects.append(_Subject(presented, None, None))
             await slices.pause()
-        names = list(
-            {subject.token.access_key: None for subject in subjects if subject.token is not None}
-        )
+        names = list({subject.access_key: None for subject in subjects if subject.access_key})
         snapshots = await records.read(names, operator_of(credential), options)
         return _State.of(snapshots, subjects, names, operator_proven=False)
 
@@ -233,16 +237,26 @@ class Verification:
         use_cache = current and (
             operator is not None or isinstance(credential, CertificateIdentity)
         )
-        subjects, names = [], dict[str, None]()
+        subjects, names, unparsed = list[_Subject](), dict[str, None](), dict[int, str]()
+
+        def to_read(token: PresentedToken | None) -> _Subject:
+            if token and not self._context.fails_outline_check(token, scope):
+                names[token.token.access_key] = None
+            return _Subject(token, None, None)
+
         for query in queries:
-            subject = self._cached_subject(query.secret_key, scope) if use_cache else None
+            text = query.secret_key
+            subject = self._cached_subject(text, scope) if use_cache else None
             if subject is None:
-                token = parse(query.secret_key)
-                subject = _Subject(token, None, None)
-                if token and not self._context.fails_outline_check(token, query.secret_key, scope):
-                    names[token.access_key] = None
+                subject = to_read(presented(text))
+                if subject.token is None:
+                    unparsed[len(subjects)] = text
             subjects.append(subject)
             await slices.pause()
+        if unparsed:
+            found = await self._context.imported.find(list(unparsed.values()))
+            for index, text in unparsed.items():
+                subjects[index] = to_read(found.get(text))
         return subjects, list(names)
 
     def _cached_subject(self, secret_key: str, scope: Scope) -> _Subject | None:
@@ -288,7 +302,7 @@ class Verification:
             return _Evaluation(*options, verdict, None, None, ())
         # Every token takes all steps: a skipped check would reveal by timing which check failed.
         if token is not None:
-            proven = self._context.digest_matches(stored, token, query.secret_key)
+            proven = self._context.digest_matches(stored, token)
         record = _ABSENT if stored is None else stored.key
         visible = record.kind is not KeyKind.OPERATOR and (
             scope is None or record.project_id in scope
@@ -323,10 +337,7 @@ class Verification:
 def _reads_every_key(subjects: Sequence[_Subject], names: Sequence[str]) -> bool:
     """True if `names` has the key of every well-formed token, so that the cache adds none."""
     read = {"", *names}
-    return not any(
-        subject.proven or (subject.token.access_key if subject.token else "") not in read
-        for subject in subjects
-    )
+    return not any(subject.proven or subject.access_key not in read for subject in subjects)
 
 
 def _read_options(queries: Sequence[VerifyQuery]) -> ReadOptions:

@@ -46,7 +46,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from keyauthority.model import Change, Key, LogId, Project, Revision, UsageRow
+from keyauthority.model import Change, ImportSet, Key, LogId, Project, Revision, UsageRow
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
@@ -55,6 +55,7 @@ from keyauthority_server.store.types import (
     DeniedMutation,
     DigestUpgrade,
     IdempotencyRecord,
+    ImportedToken,
     LogHead,
     Mutation,
     Scope,
@@ -126,6 +127,21 @@ class Transaction(Protocol):
 
         Raises StoreReadOnly, and ValueError for records that do not fit the mutation's type: one to
         create that exists, or one to change that does not.
+        """
+        ...
+
+    def import_sets(self) -> Sequence[ImportSet]:
+        """Return all import sets, including those of this transaction."""
+        ...
+
+    def add_import_set(self, new: ImportSet) -> None:
+        """Store an import set, whose name must be new. Bookkeeping."""
+        ...
+
+    def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
+        """Return the imported key of each digest that one has, as its row says.
+
+        The record is not compared with the log: read it before it is judged.
         """
         ...
 
@@ -217,6 +233,10 @@ class Store(SnapshotReader, Protocol):
         `read` gets the rows and the further arguments. It runs one of the queries in `sql.queries`,
         and may run again if the connection was lost.
         """
+        ...
+
+    async def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
+        """Do as `Transaction.find_imported`."""
         ...
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:

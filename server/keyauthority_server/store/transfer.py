@@ -24,6 +24,7 @@ from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.log_head import checked_head
 from keyauthority_server.store.sql.statements import (
     CHANGE_COLUMNS,
+    IMPORT_SET_COLUMNS,
     PUT_KEY_COLUMNS,
     PUT_PROJECT_COLUMNS,
     REQUEST_COLUMNS,
@@ -74,6 +75,7 @@ TABLES: Final = (
     Table("key", (*PUT_KEY_COLUMNS, "last_used_time"), "created_revision", _LOWEST),
     Table("change", CHANGE_COLUMNS, "revision", _LOWEST),
     Table("key_check", ("name", "check_value"), "name", ""),
+    Table("import_set", IMPORT_SET_COLUMNS, "name", ""),
     Table("request", REQUEST_COLUMNS, "name", b""),
     Table(
         "usage",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
-from keyauthority.model import Change, ChangeType, Key, LogId, Project, Revision
+from keyauthority.model import Change, ChangeType, Key, KeyKind, KeyMode, LogId, Project, Revision
 
 Scope = frozenset[str] | None
 """The projects that a caller is confined to; None means all, operator keys included."""
@@ -22,6 +22,16 @@ class StoredKey(NamedTuple):
     pepper_version: int
     lineage: str
     """The access key of the first key of its lineage, which owns the counters. Never changes."""
+
+
+class ImportedToken(NamedTuple):
+    """The key of another system's token, found by its digest."""
+
+    access_key: str
+    project_id: str
+    kind: KeyKind
+    mode: KeyMode
+    import_set: str
 
 
 class Snapshot(NamedTuple):

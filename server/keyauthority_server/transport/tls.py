@@ -64,7 +64,7 @@ class FollowedFiles:
             material = load(self._files, self._clock.now())
             self._take_over(material)
         except (ConfigError, TransientError) as error:
-            if str(error) != self._complaint:  # tried again each second, told once
+            if str(error) != self._complaint:  # tried again each second, logged once
                 _log.error("certificate_not_taken_over", reason=str(error))
             self._complaint = str(error)
             return

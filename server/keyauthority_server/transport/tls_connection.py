@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
             self._client.resume_reading()
 
     def unmark(self) -> None:
-        """Add the mark to no more calls."""
+        """Stop adding the mark to calls."""
         self._from_client.mark = None
 
     def data_received(self, data: bytes) -> None:

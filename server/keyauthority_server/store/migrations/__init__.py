@@ -21,6 +21,7 @@ from keyauthority_server.store.migrations import (
     m0007_newest_entries,
     m0008_handover,
     m0009_sealed_time,
+    m0010_imported_keys,
 )
 
 
@@ -67,6 +68,7 @@ STEPS: Final = (
     Step("0007_newest_entries", m0007_newest_entries.migrate),
     Step("0008_handover", m0008_handover.migrate),
     Step("0009_sealed_time", m0009_sealed_time.migrate),
+    Step("0010_imported_keys", m0010_imported_keys.migrate),
 )
 COUNTER_STEPS: Final = (
     Step("0001_counters", c0001_counters.migrate),

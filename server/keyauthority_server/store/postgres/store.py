@@ -32,7 +32,7 @@ from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.writer import Writer
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.log_head import newest_time, read_head
-from keyauthority_server.store.sql.queries import changes, digests
+from keyauthority_server.store.sql.queries import changes, digests, imports
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.transaction import SqlTransaction
@@ -41,6 +41,7 @@ from keyauthority_server.store.types import (
     ChangePage,
     DatedSnapshot,
     EntrySigner,
+    ImportedToken,
     ReadOptions,
     Scope,
     Snapshot,
@@ -171,6 +172,10 @@ class PostgresStore(SqlStore):
         if scope is not None and project_id not in scope:
             return None
         return (await self._ask(ReadRequest((), None, project_id))).project
+
+    async def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
+        """Return the imported key of each digest that one has."""
+        return await self.query(imports.find_imported, digests)
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
         """Return up to `limit` changes after a revision, and the head of the log."""

@@ -66,6 +66,8 @@ KEY_COLUMNS: Final = (
     "successor_access_key",
     "publishable_key",
     "operator_projects",
+    "import_set",
+    "foreign_id",
 )
 PROJECT_COLUMNS: Final = (
     "project_id",
@@ -137,6 +139,8 @@ def flat_key(key: Key) -> RowDict:
             "successor_access_key": key.successor_access_key,
             "publishable_key": key.publishable_key,
             "operator_projects": list(key.operator_projects),
+            "import_set": key.import_set,
+            "foreign_id": key.foreign_id,
         }
     )
 
@@ -173,6 +177,8 @@ def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Ke
         successor_access_key=get("successor_access_key") or "",
         publishable_key=get("publishable_key") or "",
         operator_projects=tuple(get("operator_projects") or ()),
+        import_set=get("import_set") or "",
+        foreign_id=get("foreign_id") or "",
         revision=record["revision"],
     )
 

@@ -248,6 +248,25 @@ PUT_KEY_CHECK: Final = (
     "INSERT INTO key_check (name, check_value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 )
 
+IMPORT_SET_COLUMNS: Final = (
+    "name",
+    "scheme",
+    "token_part",
+    "token_prefix",
+    "token_length_min",
+    "token_length_max",
+)
+IMPORT_SETS: Final = f"SELECT {', '.join(IMPORT_SET_COLUMNS)} FROM import_set ORDER BY name"
+ADD_IMPORT_SET: Final = (
+    f"INSERT INTO import_set ({', '.join(IMPORT_SET_COLUMNS)})"
+    f" VALUES ({_places(IMPORT_SET_COLUMNS)})"
+)
+FOUND_AT_ONCE: Final = 50  # digests looked up by one statement
+FIND_IMPORTED: Final = (
+    "SELECT digest, access_key, project_id, kind, mode, import_set FROM key"
+    f" WHERE import_set IS NOT NULL AND digest IN ({', '.join('?' * FOUND_AT_ONCE)})"
+)
+
 NAMES_CHANGED: Final = (
     "SELECT access_key, project_id FROM change WHERE revision > ? ORDER BY revision LIMIT ?"
 )

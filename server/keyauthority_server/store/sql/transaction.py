@@ -11,12 +11,20 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from keyauthority.model import Change, ChangeType, Key, Project, Revision, UsageRow
+from keyauthority.model import (
+    Change,
+    ChangeType,
+    ImportSet,
+    Key,
+    Project,
+    Revision,
+    UsageRow,
+)
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import CheckedRecords
 from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
-from keyauthority_server.store.sql.queries import digests, usage
+from keyauthority_server.store.sql.queries import digests, imports, usage
 from keyauthority_server.store.sql.queries.denied_mutations import record_denials
 from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
@@ -56,6 +64,7 @@ from keyauthority_server.store.types import (
     Entry,
     EntrySigner,
     IdempotencyRecord,
+    ImportedToken,
     Mutation,
     Scope,
     StoredKey,
@@ -144,6 +153,18 @@ class SqlTransaction:
         self._head, self._newest_time = revision, time
         self.revisions.append(revision)
         return Applied(revision, tuple(stored.key for stored in keys), project)
+
+    def import_sets(self) -> Sequence[ImportSet]:
+        """Return all import sets, including those of this transaction."""
+        return imports.import_sets(self._live())
+
+    def add_import_set(self, new: ImportSet) -> None:
+        """Store an import set, whose name must be new."""
+        imports.add_import_set(self._open(), new)
+
+    def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
+        """Return the imported key of each digest that one has."""
+        return imports.find_imported(self._live(), digests)
 
     def change(self, revision: Revision) -> Change:
         """Return a committed change, with the records as of that change."""

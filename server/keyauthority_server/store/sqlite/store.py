@@ -31,7 +31,7 @@ from keyauthority_server.store.interface import (
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.log_head import checked_head, newest_time, read_head
-from keyauthority_server.store.sql.queries import changes, digests
+from keyauthority_server.store.sql.queries import changes, digests, imports
 from keyauthority_server.store.sql.record_decoder import decode_look, decode_looks, decode_outline
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.statements import (
@@ -79,6 +79,7 @@ from keyauthority_server.store.types import (
     ChangePage,
     DatedSnapshot,
     EntrySigner,
+    ImportedToken,
     LogHead,
     ReadOptions,
     Scope,
@@ -270,6 +271,13 @@ class SqliteStore(SqlStore):
         self._check_identity()
         row = self._rows.one(GET_PROJECT, (project_id,))
         return None if row is None else stored_project(row)
+
+    async def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
+        """Return the imported key of each digest that one has; a few are read in the loop."""
+        if len(digests) > READS_IN_LOOP:
+            return await self.query(imports.find_imported, digests)
+        self._check_identity()
+        return imports.find_imported(self._rows, digests)
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:
         """Return up to `limit` changes after a revision; small pages are read in the loop."""

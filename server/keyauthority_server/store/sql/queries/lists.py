@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from keyauthority.decision import state_of
-from keyauthority.model import Key, KeyFilter, KeyKind, KeyState, Project
+from keyauthority.model import ANY_IMPORT_SET, Key, KeyFilter, KeyKind, KeyState, Project
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_key, stored_project
+from keyauthority_server.store.sql.queries.imports import import_sets
 from keyauthority_server.store.sql.row_codec import microseconds
 from keyauthority_server.store.sql.statements import (
     EVIDENCE_WIDTH,
@@ -110,6 +111,10 @@ def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[A
         conditions.append(("expire_time < ?", (microseconds(key_filter.expires_before),)))
     if key_filter.used_before is not None:
         conditions.append(("last_used_time < ?", (microseconds(key_filter.used_before),)))
+    if key_filter.import_set == ANY_IMPORT_SET:
+        conditions.append(("import_set IS NOT NULL", ()))
+    elif key_filter.import_set:
+        conditions.append(("import_set = ?", (key_filter.import_set,)))
     if key_filter.never_used:
         conditions.append(("last_used_time IS NULL", ()))
     if key_filter.state is not None:
@@ -118,6 +123,14 @@ def _conditions(key_filter: KeyFilter, now: datetime) -> list[tuple[str, tuple[A
             (condition, (time,) * condition.count("?")) for condition in _IN_STATE[key_filter.state]
         ]
     return conditions
+
+
+def _has_import_set(rows: Rows, name: str) -> bool:
+    """True unless the filter names an absent import set, so that no key need be read."""
+    if not name:
+        return True
+    names = {each.name for each in import_sets(rows)}
+    return bool(names) if name == ANY_IMPORT_SET else name in names
 
 
 def list_keys(
@@ -137,7 +150,7 @@ def list_keys(
     return fewer than `limit` keys, even zero, with a cursor.
     """
     where = search(project_id, scope, key_filter, now)
-    if where is None:
+    if where is None or not _has_import_set(rows, key_filter.import_set):
         return [], None
     asked = rows.values_table(where.projects)
     several = where.source is Source.PROJECTS
