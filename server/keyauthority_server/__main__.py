@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from keyauthority_server.commands import main
+import sys
+from typing import Final
 
-__all__ = ["main"]
+INTERRUPTED: Final = 130  # as shells report SIGINT
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        from keyauthority_server.commands import main as run
+
+        run()
+    except KeyboardInterrupt:  # while modules load
+        sys.exit(INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

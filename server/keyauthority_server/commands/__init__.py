@@ -90,6 +90,7 @@ def main() -> None:
     """Run the command line and exit."""
     if not _open_standard_streams():
         sys.exit(_print_error("standard output is closed", WRONG))
+    os.umask(0o077)  # of any other umask, files would be open to others or closed to their owner
     try:
         code = cli.main(prog_name="keyauthority-server", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -108,7 +109,9 @@ def main() -> None:
     except OSError as error:
         prefix = f"{error.filename}: " if error.filename else ""
         code = _print_error(f"{prefix}{error.strerror or error}", UNCERTAIN)
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
         code = UNCERTAIN
     sys.exit(code)
 

@@ -51,6 +51,7 @@ from keyauthority_server.store.types import Entry, EntrySigner, LogHead, NewestT
 PEPPER: Final = "pepper"
 AUDIT_KEY: Final = "audit.key"
 OPERATOR_KEY: Final = "operator.key"
+_NO_THREAD: Final = "can't start new thread"  # of `Thread.start`
 _KEY_FILES: Final = (PEPPER, AUDIT_KEY)
 _log = structlog.get_logger("keyauthority_server")
 _WRONG: Final = (KeyringError, StoreUnusable, StoreReadOnly, StoreDenied, StoreDamaged)
@@ -74,6 +75,12 @@ def reported() -> Iterator[None]:
             raise
         prefix = "the disk is full or nearly so: " if isinstance(failure, StoreFull) else ""
         raise TransientError(f"{prefix}{failure}") from failure
+    except RuntimeError as failure:
+        if str(failure) != _NO_THREAD:
+            raise
+        raise TransientError(
+            f"{failure}: raise the limit of processes (ulimit -u) or of memory"
+        ) from failure
 
 
 async def prepare(config: Config) -> bool:

@@ -50,11 +50,11 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     report = _redirect_standard_output()
     order = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_exit_with_supervisor, name="lifeline", daemon=True).start()
     settings = config.parse(order["settings"])
     logs.configure(settings.log_format, settings.log_level, worker=order["worker"])
     try:
         with reported(), asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
+            threading.Thread(target=_exit_with_supervisor, name="lifeline", daemon=True).start()
             runner.run(_serve(settings, order["worker"], report))
     except ConfigError as refusal:
         _send(report, {"refused": str(refusal)})

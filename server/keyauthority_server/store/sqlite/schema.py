@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from sqlite_utils import Database, Migrations
 
 from keyauthority_server.private_files import explain, open_private, unwritable
-from keyauthority_server.store.interface import StoreError, StoreUnusable
+from keyauthority_server.store.interface import StoreError, StoreUnavailable, StoreUnusable
 from keyauthority_server.store.migrations import COUNTER_STEPS, STEPS, Dialect, Step
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.schema_shape import Shape, check_shape, differences
@@ -226,8 +227,20 @@ def refused_or_failed(error: sqlite3.DatabaseError, path: Path) -> StoreError:
         for place in (path, path.with_name(f"{path.name}-wal"), path.parent):
             if place.exists() and (reason := unwritable(place)):
                 return StoreUnusable(reason)
+    if cause := _out_of_descriptors():  # SQLite reports it as a file that cannot be opened
+        return StoreUnavailable(f"{path} cannot be opened: {cause}")
     remedy = _REMEDIES.get(0 if code is None else code & 0xFF, "")
     return type(failed)(f"{path} cannot be used: {error}{remedy}")
+
+
+def _out_of_descriptors() -> str:
+    """Return cause and remedy if this process cannot open a further file now."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        remedy = "; raise the limit (ulimit -n)" if error.errno == errno.EMFILE else ""
+        return f"{error.strerror}{remedy}"
+    return ""
 
 
 def _damaged(path: Path) -> StoreUnusable:
