@@ -148,8 +148,8 @@ NOT_REACHED: Final = {
     ErrorReason.CLOCK_JUMPED: "needs a clock that jumps: tests/faults",
     ErrorReason.UNIMPLEMENTED: "every call of the protos is served",
     ErrorReason.INTERNAL: "needs a fault of the server",
-    ErrorReason.SHUTTING_DOWN: "needs a server that ends: tests/service/watch/test_drain.py",
-    ErrorReason.TIMED_OUT: "takes 10 s: tests/unit",
+    ErrorReason.SHUTTING_DOWN: "needs a server that ends: tests/service/transport",
+    ErrorReason.TIMED_OUT: "takes 10 s: tests/service/transport",
 }
 """Reasons that no call reaches now, and why. One that can be reached moves to REACHED."""
 

@@ -8,8 +8,8 @@ which the first message is read: on the wire there is no difference.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from typing import Any, Final
 
 import grpc
@@ -25,12 +25,14 @@ from keyauthority_server.overload.errors import (
     message_too_large,
     overloaded,
     prepared,
+    shutting_down,
     timed_out,
     unread,
 )
 from keyauthority_server.rpc_types import Call, RpcError, internal_error
 
 MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
+CUT_SECONDS: Final = 1  # to tell the calls that are cut why
 MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
 UNREAD_SECONDS: Final = 10  # that a client may take to read one message of a stream
 PENDING_MAX: Final = 4_000  # calls without a message in one process, some 20 KB each
@@ -65,6 +67,8 @@ class Gate:
         self._read = read
         self._tally = tally
         self._ending: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._cutting = False
         self._pending = PendingMessages(
             PENDING_MAX, PENDING_OF_PEER_MAX, MESSAGE_SECONDS, _crowded, message_overdue
         )
@@ -82,13 +86,17 @@ class Gate:
                 call = self._read(context)
                 body = b"" if refuses and refuses(call) else await self._message(context, call)
                 self._enter(call, limit)
-                with inside:
+                with inside, self._cuttable():
                     if context.time_remaining() is not None:
                         return await serve(body, call, context)
                     async with asyncio.timeout(self._unary_seconds):
                         return await serve(body, call, context)
             except TimeoutError:
                 await abort(context, timed_out())
+            except asyncio.CancelledError:  # otherwise the client has gone, or its deadline passed
+                if not self._cutting:
+                    raise
+                await abort(context, shutting_down())
             except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
                 await _end(context, failure)
             return b""
@@ -113,6 +121,24 @@ class Gate:
                 await _end(context, failure)
 
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def cut(self) -> None:
+        """End the unary calls that are still served, as the drain's grace period is over."""
+        self._cutting = True
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=CUT_SECONDS)
+
+    @contextmanager
+    def _cuttable(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - grpcio runs each handler in a task
+        self._serving.add(task)
+        try:
+            yield
+        finally:
+            self._serving.discard(task)
 
     def conversation(self, handler: _Handler[Any, Any], limit: OpenCalls) -> _Handler[Any, Any]:
         """Return a method of streams in both directions, which reads its own messages."""

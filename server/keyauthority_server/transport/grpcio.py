@@ -28,7 +28,14 @@ from keyauthority_server.config import (
 from keyauthority_server.overload import OpenCalls
 from keyauthority_server.overload.errors import URGENT, ShedCounter, TransportCounter
 from keyauthority_server.rpc_types import Call, Services, StreamMethod, UnaryMethod
-from keyauthority_server.transport.gate import MESSAGE_MAX, MESSAGE_SECONDS, Gate, Read, Unknown
+from keyauthority_server.transport.gate import (
+    CUT_SECONDS,
+    MESSAGE_MAX,
+    MESSAGE_SECONDS,
+    Gate,
+    Read,
+    Unknown,
+)
 from keyauthority_server.transport.health import SERVICE as HEALTH
 from keyauthority_server.transport.health import CanAnswer, Health
 from keyauthority_server.transport.origins import Origins
@@ -215,11 +222,13 @@ class Server:
 
     async def _stop(self, grace: float) -> None:
         """Stop accepting calls; return when all but unread streams are answered."""
-        stopping = asyncio.create_task(self._grpcio.stop(grace))
-        if not await self._streams.end():
-            answered = asyncio.create_task(self._calls.answered())
-            await asyncio.wait({stopping, answered}, return_when=asyncio.FIRST_COMPLETED)
-            answered.cancel()
+        stopping = asyncio.create_task(self._grpcio.stop(grace + CUT_SECONDS))
+        unread = not await self._streams.end()
+        answered = asyncio.create_task(self._calls.answered())
+        await asyncio.wait({stopping, answered}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        await self._gate.cut()
+        answered.cancel()
+        if unread:
             await self._grpcio.stop(None)
         await stopping
 
