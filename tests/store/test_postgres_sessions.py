@@ -144,9 +144,9 @@ def test_setting_that_cannot_be_overridden_is_refused(
 
 
 @needs_pgbouncer
-@pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_pooler_makes_no_difference(mode: str, url: str, hostile: Cluster) -> None:
-    """Both pool modes work under a hostile role; no statements are prepared."""
+@pytest.mark.parametrize(("mode", "size"), [("session", 7), ("transaction", 3)])
+async def test_pooler_makes_no_difference(mode: str, size: int, url: str, hostile: Cluster) -> None:
+    """Both pool modes work under a hostile role, in pools as small as docs/postgresql.md says."""
     database = url.partition("?")[0].rpartition("/")[2]
     hostile.execute(f"ALTER ROLE {ROLE} RESET ALL")
     for name, value in WORKS.items():
@@ -155,7 +155,7 @@ async def test_pooler_makes_no_difference(mode: str, url: str, hostile: Cluster)
         url, "CREATE SCHEMA IF NOT EXISTS elsewhere; CREATE TABLE IF NOT EXISTS elsewhere.log()"
     )
     try:
-        with pooler(hostile, mode, ROLE) as one:
+        with pooler(hostile, mode, ROLE, size=size) as one:
             await check_everything_works(one.url(database, ROLE))
     finally:
         hostile.execute(f"ALTER ROLE {ROLE} RESET ALL")

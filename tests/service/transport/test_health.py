@@ -20,7 +20,14 @@ from keyauthority_server.store.postgres import migrate
 from tests.postgres import Cluster
 from tests.service.callers import Caller, new_project
 from tests.service.forkserver import shared
-from tests.service.processes import STOP_SECONDS, command, environment, wait_until
+from tests.service.processes import (
+    READY,
+    STOP_SECONDS,
+    children,
+    command,
+    environment,
+    wait_until,
+)
 
 SECONDS: Final = 2.0
 SLACK: Final = 1.0  # of a machine that does other things, too
@@ -249,7 +256,7 @@ def test_unreachable_store_exit_code_tells_configuration_from_outage(
 
 
 def test_server_without_free_connections_waits_for_one(cluster: Cluster, tmp_path: Path) -> None:
-    """Under a small CONNECTION LIMIT it logs the cause; no worker and no server ends."""
+    """Under a CONNECTION LIMIT, also one that shrinks while it runs, no process of it ends."""
     cluster.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 2")
     url, log = cluster.create(), tmp_path / "log"
     name = url.partition("?")[0].rpartition("/")[2]
@@ -267,7 +274,20 @@ def test_server_without_free_connections_waits_for_one(cluster: Cluster, tmp_pat
     wait_until(lambda: "store_unavailable_at_start" in log.read_text())
     cluster.execute("ALTER ROLE crowded CONNECTION LIMIT -1")
     assert starting.stdout
-    assert starting.stdout.readline().startswith("keyauthority-server ready")
+    match = READY.fullmatch(starting.stdout.readline())
+    assert match
+    workers = children(starting.pid)
+    with grpc.insecure_channel(match[1]) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        for limit, status in ((1, NOT_SERVING), (3, None), (-1, SERVING)):
+            cluster.execute(f"ALTER ROLE crowded CONNECTION LIMIT {limit}")
+            cluster.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'crowded'"
+            )
+            while status is not None and next(watch).status != status:
+                pass
+    assert workers == children(starting.pid)
     starting.terminate()
     starting.communicate(timeout=STOP_SECONDS)
     assert 0 == starting.returncode
