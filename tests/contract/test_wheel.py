@@ -69,10 +69,12 @@ def metadata(wheel: Path) -> Message:
         return message_from_bytes(archive.read(path))
 
 
-def test_wheel_contains_only_the_two_packages(wheel: Path) -> None:
+def test_wheel_contains_only_the_two_packages_and_an_entry_point(wheel: Path) -> None:
     """No google/, tests, caches or data except the console's templates and static files."""
     top = {name.partition("/")[0] for name in names(wheel)}
-    assert PACKAGES == {name for name in top if not name.endswith(".dist-info")}
+    assert {*PACKAGES, "keyauthority_cli"} == {
+        name for name in top if not name.endswith(".dist-info")
+    }
     code = [name for name in names(wheel) if not name.startswith(CONSOLE_FILES)]
     kinds = {Path(name).suffix for name in code if ".dist-info/" not in name}
     assert {".py", ".pyi", ".typed"} >= kinds
