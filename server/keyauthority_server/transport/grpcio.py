@@ -201,7 +201,7 @@ class Server:
         self._open_socket()
 
     async def drain(self, grace: float) -> None:
-        """Say NOT_SERVING, take no more calls, and end when those admitted have been answered.
+        """Say NOT_SERVING, accept no further calls, and end when those admitted have been answered.
 
         After `grace` seconds the calls that are still open are cut.
         """
