@@ -27,6 +27,7 @@ from benchmarks.parts import (
     keys,
     libraries,
     python_calls,
+    refused,
     traffic,
     verifier,
     verify,
@@ -50,6 +51,7 @@ PARTS: Final[dict[str, Callable[[Run], Part]]] = {
     "watchers": watchers.measure,
     "freshness": freshness.measure,
     "python_calls": python_calls.measure,
+    "refused": refused.measure,
 }
 """Parts in the order of the report."""
 HERE: Final = Path(__file__).parent

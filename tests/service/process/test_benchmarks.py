@@ -35,7 +35,7 @@ def test_bench_without_h2load_measures_the_rest_and_lists_omissions(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "taskset").symlink_to(taskset)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    wanted = ["traffic", "verify", "verifier", "keys", "python_calls"]
+    wanted = ["traffic", "verify", "verifier", "keys", "python_calls", "refused"]
     only = [text for name in wanted for text in ("--only", name)]
     main([*SHORT, "--out", str(tmp_path), *only])
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]

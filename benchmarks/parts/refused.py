@@ -1,0 +1,106 @@
+"""The processor time of refused calls, as multiples of an ordinary refused Verify."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from itertools import count
+from typing import Any, Final
+
+from benchmarks.authority import SERVICE
+from benchmarks.figures import Part
+from benchmarks.run import Run
+from benchmarks.stores import filled
+from keyauthority.model import KeyKind, KeyMode
+from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority.v1 import key_pb2
+from keyauthority_server import rpc
+from keyauthority_server.rpc_types import Call, RpcError
+from keyauthority_server.runtime import bootstrap
+
+_CALLS: Final = 5  # of each kind in one round
+_MIB: Final = 1024 * 1024
+_SMALL: Final = 4_000  # bytes: below the size from which the caller is authenticated first
+_ITEM: Final = pb.VerifyRequest(secret_key="x" * 78, permissions=["orders:read"] * 100)
+_BODIES: Final = {
+    "a small batch of empty items": ("BatchVerify", b"\x0a\x00" * (_SMALL // 2)),
+    "a small list of permissions": ("Verify", b"\x2a\x00" * (_SMALL // 2)),
+    "small unknown fields": ("BatchVerify", b"\xf8\x07\x00" * (_SMALL // 3)),
+    "a small mask of empty paths": ("UpdateKey", b"\x5a\xa0\x1f" + b"\x0a\x00" * (_SMALL // 2)),
+    "a batch of empty items": ("BatchVerify", b"\x0a\x00" * (2 * _MIB - 50)),
+    "a batch of long lists": ("BatchVerify", (b"\x0a\x90\x1f" + b"\x2a\x00" * 2000) * 1000),
+    "a batch of unknown fields": ("BatchVerify", b"\xf8\x07\x00" * 1_300_000),
+    "a field that is set again": ("Verify", b"\x0a\x00" * 2_000_000),
+    "a map of empty entries": ("CreateKey", b"\x5a\x00" * 2_000_000),
+    "a full batch that is damaged": (
+        "BatchVerify",
+        pb.BatchVerifyRequest(requests=[_ITEM] * 1000).SerializeToString()[:-1],
+    ),
+}
+_ORDINARY: Final = ("Verify", pb.VerifyRequest(secret_key="x" * 78).SerializeToString())
+_TEXT: Final = """\
+Processor time of one refused call in the event loop on SQLite, from the request's bytes to the
+error, as a multiple of an ordinary refused Verify without a credential: medians of calls made in
+turns. The transport is not measured. The confined operator has all rights in one project."""
+
+
+def measure(run: Run) -> Part:
+    """Measure each refused call in turns with the ordinary one."""
+    part = Part("Refused calls", _TEXT)
+    for who, ratios in asyncio.run(_measured(run)).items():
+        for name, ratio in ratios.items():
+            part.add("times an ordinary refused Verify", {f"{who}: {name}": [ratio]})
+        part.add("times an ordinary refused Verify", {f"{who}: dearest": [max(ratios.values())]})
+    return part
+
+
+async def _measured(run: Run) -> dict[str, dict[str, float]]:
+    store = await filled(run.folder, 10)
+    settings = store.settings
+    root = (settings.data / bootstrap.OPERATOR_KEY).read_text(encoding="ascii").strip()
+    async with bootstrap.open_authority(settings, checkpoints=True) as authority:
+        methods: Any = rpc.services(authority, None)[SERVICE.strip("/")]
+        confined = await _confined(methods, root, store.project_id)
+        forged = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
+        callers: dict[str, tuple[tuple[str, str], ...]] = {
+            "stranger": (),
+            "forged key": (("x-auth-token", forged),),
+            "confined operator": (("x-auth-token", confined),),
+        }
+        return {who: await _ratios(methods, given, run.rounds) for who, given in callers.items()}
+
+
+async def _confined(methods: Any, root: str, project_id: str) -> str:
+    request = pb.CreateKeyRequest(
+        kind=key_pb2.KEY_KIND_OPERATOR, permissions=["*:*"], operator_projects=[project_id]
+    )
+    call = Call((("x-auth-token", root),), "ipv4:127.0.0.1:1")
+    answer = await methods["CreateKey"](request.SerializeToString(), call)
+    return pb.CreateKeyResponse.FromString(answer).secret_key
+
+
+async def _ratios(
+    methods: Any, metadata: tuple[tuple[str, str], ...], rounds: int
+) -> dict[str, float]:
+    peers = count(1)
+
+    async def seconds(name: str, body: bytes, given: tuple[tuple[str, str], ...]) -> float:
+        number = next(peers)  # of another network each, as no peer may fail often
+        call = Call(given, f"ipv4:{number % 200 + 1}.{number // 200}.0.1:1")
+        began = time.process_time()
+        try:
+            await methods[name](body, call)
+        except RpcError:
+            return time.process_time() - began
+        raise AssertionError(name)
+
+    times: dict[str, list[float]] = {name: [] for name in _BODIES}
+    ordinary: list[float] = []
+    for _ in range(_CALLS * rounds):
+        ordinary.append(await seconds(*_ORDINARY, ()))
+        for what, (name, body) in _BODIES.items():
+            times[what].append(await seconds(name, body, metadata))
+    base = statistics.median(ordinary)
+    return {what: statistics.median(taken) / base for what, taken in times.items()}
