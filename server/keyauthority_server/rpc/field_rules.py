@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Container, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -32,6 +33,7 @@ LABEL_VALUE_MAX: Final = 255
 LIST_MAX: Final = 100  # permissions, each list of restrictions, operator_projects
 BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
 PAGE_MAX: Final = 1000
+REFERRERS_CHECKED: Final = 1_024  # results that are kept: at most 2 MiB
 ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
 RESTRICTIONS_MAX: Final = 256 * 1024  # bytes; clients accept responses of 4 MiB, of several keys
 SET_PREFIX_MAX: Final = 64  # characters that every token of an import set begins with
@@ -195,7 +197,7 @@ class Validator:
     def restrictions(self, value: key_pb2.Restrictions) -> None:
         """Valid lists, and a total size that every client accepts."""
         self.each("restrictions.allowed_ips", value.allowed_ips, check_ip_or_network)
-        self.each("restrictions.allowed_referrers", value.allowed_referrers, check_referrer)
+        self.each("restrictions.allowed_referrers", value.allowed_referrers, _referrer)
         self.each("restrictions.ios_bundle_ids", value.ios_bundle_ids, _name)
         field = "restrictions.android_apps"
         self.each(field, [app.package for app in value.android_apps], _name, ".package")
@@ -262,3 +264,24 @@ def _name(text: str) -> bool:
 
 def _method(text: str) -> bool:
     return text == "*" or _name(text.removesuffix("*"))
+
+
+def prepare_referrer(text: str) -> None:
+    """Check a pattern now, so that its later check costs nothing: IDNA takes up to 1 ms."""
+    if len(text) <= ENTRY_MAX:
+        _referrer_violation(text)
+
+
+def _referrer(text: str) -> None:
+    violation = _referrer_violation(text)
+    if violation:
+        raise ValueError(violation)
+
+
+@lru_cache(maxsize=REFERRERS_CHECKED)
+def _referrer_violation(text: str) -> str:
+    try:
+        check_referrer(text)
+    except ValueError as violated:
+        return str(violated)
+    return ""
