@@ -28,8 +28,12 @@ needs_pgbouncer: Final = pytest.mark.skipif(  # in continuous integration it fai
 class Pooler:
     """One PgBouncer, in a folder of its own."""
 
-    def __init__(self, cluster: Cluster, folder: Path, mode: str, size: int) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, mode: str, size: int, host: Path | None = None
+    ) -> None:
+        """Lead to `host`, by default the folder of the cluster's socket."""
         self._cluster = cluster
+        self._host = host or cluster.folder
         self._folder = folder
         self._settings = {
             "listen_port": "5432",
@@ -55,7 +59,7 @@ class Pooler:
         names = "".join(f'"{user}" ""\n' for user in {SUPERUSER, *users})
         (self._folder / "users").write_text(names)
         lines = [f"{name} = {text}" for name, text in self._settings.items()]
-        databases = f"[databases]\n* = host={self._cluster.folder}\n[pgbouncer]\n"
+        databases = f"[databases]\n* = host={self._host}\n[pgbouncer]\n"
         config = self._folder / "pgbouncer.ini"
         config.write_text(databases + "\n".join(lines) + "\n")
         assert PROGRAM is not None
@@ -83,10 +87,12 @@ class Pooler:
 
 
 @contextmanager
-def pooler(cluster: Cluster, mode: str, *users: str, size: int = 20) -> Iterator[Pooler]:
+def pooler(
+    cluster: Cluster, mode: str, *users: str, size: int = 20, host: Path | None = None
+) -> Iterator[Pooler]:
     """Give a PgBouncer that runs in a mode; it is gone after that."""
     with tempfile.TemporaryDirectory(prefix="keyauthority-pgbouncer-") as folder:
-        one = Pooler(cluster, Path(folder), mode, size)
+        one = Pooler(cluster, Path(folder), mode, size, host)
         one.start(*users)
         try:
             yield one

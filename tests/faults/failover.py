@@ -162,31 +162,38 @@ class World:
 
 
 @contextmanager
-def world() -> Iterator[World]:
-    """Give databases and servers that run, all of them gone after that."""
+def running_pair() -> Iterator[Pair]:
+    """Give a primary and its standby, which are gone after that."""
     with ExitStack() as ending:
         clusters = []
         for _ in range(2):
             folder = tempfile.TemporaryDirectory(prefix="keyauthority-postgres-")
             clusters.append(Cluster(Path(ending.enter_context(folder))))
             ending.callback(clusters[-1].stop, signal.SIGQUIT)
-        pair = Pair(*clusters)
+        yield Pair(*clusters)
+
+
+@contextmanager
+def world(pair: Pair | None = None, *urls: str) -> Iterator[World]:
+    """Give servers that run, by default two on a pair of their own, gone after that."""
+    with ExitStack() as ending:
+        pair = pair or ending.enter_context(running_pair())
         root = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="keyauthority-")))
         servers: list[ServerProcess] = []
-        for number in range(2):
-            servers.append(start_server(pair, root / f"data-{number}", *servers[:1]))
+        for number, url in enumerate(urls or (pair.url, pair.url)):
+            servers.append(start_server(url, root / f"data-{number}", *servers[:1]))
             ending.callback(servers[-1].kill)
         with calling(servers[0]) as caller:
             yield World(pair, servers, Journal(new_project(caller)))
 
 
-def start_server(pair: Pair, data: Path, *first: ServerProcess) -> ServerProcess:
+def start_server(url: str, data: Path, *first: ServerProcess) -> ServerProcess:
     """Start a server in a new data folder, with the key files of the first one."""
     if first:
         data.mkdir(mode=0o700)
         for name in KEY_FILES:
             shutil.copy(first[0].data / name, data / name)
-    return start(data, "--store", pair.url)
+    return start(data, "--store", url)
 
 
 @contextmanager

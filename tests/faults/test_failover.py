@@ -137,7 +137,7 @@ def test_standby_without_changes_is_not_served(databases: World, tmp_path: Path)
         wait_until(lambda: UNAVAILABLE == status(lambda: verify(caller, lost.secret_key)))
         assert UNAVAILABLE == status(lambda: journal.create(caller))
     journal.lines.pop()  # the last, which was not answered
-    forgetful = start_server(pair, tmp_path / "data", databases.servers[0])
+    forgetful = start_server(pair.url, tmp_path / "data", databases.servers[0])
     try:
         with (
             calling(forgetful) as caller,
