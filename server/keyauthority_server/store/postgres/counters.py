@@ -1,7 +1,7 @@
 """Counters of limits, in the same database.
 
 Their rows are locked in the order of their names, so servers never deadlock. Their commits wait for
-the disk of the primary, and not for a standby: a failover may lose the last ones, which the contract
+the disk of the primary, not for a standby: a failover may lose the last ones, which the contract
 allows after a loss of power.
 """
 
