@@ -162,7 +162,7 @@ def test_reads_and_pages_use_indexes(tmp_path: Path) -> None:
     """No read scans a table, and no page of keys sorts or scans a project's table."""
     place = SQLITE.make(tmp_path)
     page = statements.keys_page(statements.Source.PROJECT, ()).replace("?", "1")
-    for statement in (statements.LOOK.replace("?", "'a'"), page):
+    for statement in (statements.READ_SNAPSHOT.replace("?", "'a'"), page):
         plan = " ".join(row[3] for row in SQLITE.rows(place, "EXPLAIN QUERY PLAN " + statement))
         assert "SCAN" not in plan
         assert "TEMP B-TREE" not in plan

@@ -12,13 +12,13 @@ from keyauthority_server.store.interface import StoreDamaged
 from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, HELD_ROW
+from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, KEY_ROW
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import migrate, open_store
 from tests.store.factories import create, create_project, key, seal
 
-PURPOSE = HELD_ROW.index("purpose")
-LAST_USED = HELD_ROW.index("last_used_time")
+PURPOSE = KEY_ROW.index("purpose")
+LAST_USED = KEY_ROW.index("last_used_time")
 LATER, ENTRY = -EVIDENCE_WIDTH, -EVIDENCE_WIDTH + 1
 
 

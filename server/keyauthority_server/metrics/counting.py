@@ -63,7 +63,7 @@ class Counts(TypedDict):
     """Calls rejected as OVERLOADED, by ground."""
     connections: dict[str, int]
     """TLS connections that the server closed, by ground."""
-    looks: dict[str, int]
+    cache_events: dict[str, int]
     """Events of the record cache: `hit`, `miss`, `catch_up`."""
     streams: int | None
     """Streams open in this worker; None if unchanged."""
@@ -133,7 +133,7 @@ class Metrics:
         self._verifications: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
-        self._looks: Counter[str] = Counter()
+        self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
 
     def call(self, service: str, method: str) -> CallMetrics:
@@ -156,9 +156,9 @@ class Metrics:
         """Count a TLS connection that the server refused or closed."""
         self._connections[ground] += 1
 
-    def looked(self, counts: Mapping[str, int]) -> None:
+    def count_cache_events(self, counts: Mapping[str, int]) -> None:
         """Add counts of record cache events."""
-        self._looks.update(counts)
+        self._cache_events.update(counts)
 
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""
@@ -175,7 +175,7 @@ class Metrics:
             verifications=dict(self._verifications),
             refusals=dict(self._refusals),
             connections=dict(self._connections),
-            looks=dict(self._looks),
+            cache_events=dict(self._cache_events),
             streams=None if streams == self._streams_reported else streams,
             gauges=self._gauges,
         )
@@ -183,6 +183,6 @@ class Metrics:
         self._verifications.clear()
         self._refusals.clear()
         self._connections.clear()
-        self._looks.clear()
+        self._cache_events.clear()
         self._gauges = {}
         return counts if any(counts.values()) else None

@@ -35,7 +35,7 @@ class MetricsAggregator(Collector):
         self._verifications: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
-        self._looks: Counter[str] = Counter()
+        self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
         self._streams: dict[int, int] = {}
         self._restarts = 0
@@ -54,7 +54,7 @@ class MetricsAggregator(Collector):
             self._verifications.update(counts["verifications"])
             self._refusals.update(counts["refusals"])
             self._connections.update(counts["connections"])
-            self._looks.update(counts["looks"])
+            self._cache_events.update(counts["cache_events"])
             self._gauges.update(counts["gauges"])
         if (streams := counts["streams"]) is not None:
             self.streams(worker, streams)
@@ -125,7 +125,7 @@ class MetricsAggregator(Collector):
             "replaced because of changes in the log (catch_up).",
             labels=("event",),
         )
-        for event, count in self._looks.items():
+        for event, count in self._cache_events.items():
             cache_events.add_metric((event,), count)
         yield cache_events
         for name, value in self._gauges.items():

@@ -137,7 +137,7 @@ async def _report(
     while not end.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(end.wait(), REPORT_SECONDS)
-        metrics.looked(authority.records.take_counts()._asdict())
+        metrics.count_cache_events(authority.records.take_counts()._asdict())
         if counts := metrics.take():
             await asyncio.to_thread(_send, report, {"counts": counts})
 

@@ -9,7 +9,7 @@ Row = Sequence[Any]
 
 
 class ValuesTable(NamedTuple):
-    """A list of values as a table `asked (place, value)`, in the engine's dialect."""
+    """A list of values as a table `requested (number, value)`, in the engine's dialect."""
 
     table: str
     """A WITH clause with one parameter, the prefix of a statement."""

@@ -50,14 +50,14 @@ PATIENCE: Final = Patience(
 
 _LOCK: Final = (
     "SELECT name, start, used FROM counter"
-    " WHERE name IN (SELECT value FROM unnest(?::text[]) AS asked (value))"
+    " WHERE name IN (SELECT value FROM unnest(?::text[]) AS requested (value))"
     " ORDER BY name FOR UPDATE"
 )
 # A new counter has no row to lock. A separate transaction creates it: creating rows while holding
 # locks would break the locking order.
 _MAKE: Final = (
     "INSERT INTO counter (name, start, used)"
-    " SELECT value, 0, 0 FROM unnest(?::text[]) AS asked (value) ORDER BY value"
+    " SELECT value, 0, 0 FROM unnest(?::text[]) AS requested (value) ORDER BY value"
     " ON CONFLICT (name) DO NOTHING"
 )
 _OPEN: Final = f"LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
@@ -75,9 +75,9 @@ def open_counters(url: str) -> PostgresCounters:
 
     Raises StoreUnusable with a one-line reason.
     """
-    witness = RollbackGuard()
+    guard = RollbackGuard()
 
-    rows = PostgresRows(parameters(url), PATIENCE, witness.admit)
+    rows = PostgresRows(parameters(url), PATIENCE, guard.admit)
     try:
         rows.ready()
     except StoreUnavailable as error:  # only keys with limits need it, and each draw retries

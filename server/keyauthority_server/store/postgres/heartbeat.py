@@ -51,9 +51,9 @@ _log = structlog.get_logger(__name__)
 class Heartbeat:
     """Commits beats in a thread of its own, and records the start time of each."""
 
-    def __init__(self, to: Mapping[str, Any], witness: RollbackGuard) -> None:
+    def __init__(self, to: Mapping[str, Any], guard: RollbackGuard) -> None:
         self._rows = PostgresRows(to, _PATIENCE, self._admitted)
-        self._admit = witness.admit
+        self._admit = guard.admit
         self._server = secrets.token_hex(16)
         self._number = 0
         self._goes_on = False
@@ -111,9 +111,9 @@ class Heartbeat:
             self._rows.begin()
             if clean:
                 self._rows.run(_CLEAN)
-            asked = monotonic()
+            requested = monotonic()
             (time,) = self._rows.one(_BEAT, (self._server, number))
-            self.reference.read(time / MICROSECONDS, asked)
+            self.reference.read(time / MICROSECONDS, requested)
             self._rows.commit()
         finally:
             self._rows.roll_back()
@@ -150,5 +150,5 @@ class Heartbeat:
 def read_clock(rows: PostgresRows, reference: Reference) -> None:
     """Read the database's clock once; raises StoreError."""
     with rows.reading():
-        asked = monotonic()
-        reference.read(rows.one(_TIME)[0] / MICROSECONDS, asked)
+        requested = monotonic()
+        reference.read(rows.one(_TIME)[0] / MICROSECONDS, requested)

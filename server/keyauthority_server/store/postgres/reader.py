@@ -17,14 +17,14 @@ from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreU
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience
 from keyauthority_server.store.postgres.heartbeat import NEVER, Heartbeat
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
-from keyauthority_server.store.postgres.rows import ASKED, PostgresRows
+from keyauthority_server.store.postgres.rows import REQUESTED, PostgresRows
 from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.record_decoder import decode_pair
-from keyauthority_server.store.sql.statements import GET_PROJECT, LOOK_MANY
+from keyauthority_server.store.sql.statements import GET_PROJECT, READ_SNAPSHOTS
 from keyauthority_server.store.types import Snapshots, StoredKey
 
-_LOOK_MANY: Final = ASKED + LOOK_MANY
+_READ_SNAPSHOTS: Final = REQUESTED + READ_SNAPSHOTS
 
 GROUP_MAX: Final = 1_000  # names: some 10 ms
 READ_SECONDS: Final = 2.0  # many times the duration of a queue of reads
@@ -61,10 +61,10 @@ class ReadResult(NamedTuple):
 class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
     """The thread that reads single records."""
 
-    def __init__(self, rows: PostgresRows, witness: RollbackGuard, heartbeat: Heartbeat) -> None:
+    def __init__(self, rows: PostgresRows, guard: RollbackGuard, heartbeat: Heartbeat) -> None:
         """Own `rows`."""
         self._rows = rows
-        self._witness = witness
+        self._guard = guard
         self._heartbeat = heartbeat
         super().__init__(name="store-reader", most=GROUP_MAX)
 
@@ -100,7 +100,7 @@ class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
             return self._read(requests)
 
     def _read(self, requests: Sequence[ReadRequest]) -> list[ReadResult | Exception]:
-        newest = self._witness.newest
+        newest = self._guard.newest
         proven = any(request.proven for request in requests)
         as_of = self._heartbeat.seen(self._rows) if proven else NEVER
         names = dict.fromkeys(
@@ -109,10 +109,10 @@ class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
             for name in (*request.access_keys, request.operator)
             if _is_storable(name)
         )
-        rows = list(self._rows.each(_LOOK_MANY, ([*names, None],)))
+        rows = list(self._rows.each(_READ_SNAPSHOTS, ([*names, None],)))
         if not rows:
             raise StoreUnavailable("the counter row is missing")
-        self._witness.check(self._rows, Revision(rows[0][0]), newest)
+        self._guard.check(self._rows, Revision(rows[0][0]), newest)
         head = Revision(rows[0][0])
         pairs = {name: self._pair(row) for name, row in zip(names, rows, strict=False)}
         return [self._answer_or_damage(request, head, pairs, as_of) for request in requests]

@@ -22,9 +22,9 @@ from keyauthority_server.store.postgres.connection import (
 )
 from keyauthority_server.store.rows import ValuesTable
 
-ASKED: Final = (
-    "WITH asked (place, value) AS"
-    " (SELECT place, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, place)) "
+REQUESTED: Final = (
+    "WITH requested (number, value) AS"
+    " (SELECT number, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, number)) "
 )
 # Of a page, per fetch: a key may weigh 750 KiB with its evidence.
 FETCHED_ROWS: Final = 64
@@ -76,7 +76,7 @@ class PostgresRows:
 
     def values_table(self, values: Iterable[str]) -> ValuesTable:
         """Return values as a table for a statement."""
-        return ValuesTable(ASKED, list(values))
+        return ValuesTable(REQUESTED, list(values))
 
     def begin(self, then: str = "", *, snapshot: bool = False) -> Any:
         """Begin a transaction, with the settings that correctness needs; connect if necessary.

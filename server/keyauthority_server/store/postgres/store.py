@@ -78,23 +78,24 @@ def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> Postgres
     Unless `checked`, an altered schema is accepted, for `audit verify`, which reports it. Raises
     StoreUnusable with a one-line reason, and StoreUnavailable.
     """
-    to, witness = parameters(url), RollbackGuard(altered_allowed=not checked)
+    to, guard = parameters(url), RollbackGuard(altered_allowed=not checked)
     connections = Connections(
-        looks=PostgresRows(to, reader.PATIENCE, witness.admit),
-        pages=PageRows(to, _PAGES, witness.admit),
-        tail=PostgresRows(to, reader.PATIENCE, witness.admit),
-        writer=PostgresRows(to, writer.PATIENCE, witness.admit),
-        heartbeat=Heartbeat(to, witness),
+        reader=PostgresRows(to, reader.PATIENCE, guard.admit),
+        pages=PageRows(to, _PAGES, guard.admit),
+        tail=PostgresRows(to, reader.PATIENCE, guard.admit),
+        writer=PostgresRows(to, writer.PATIENCE, guard.admit),
+        heartbeat=Heartbeat(to, guard),
         listening=Notifications(to),
     )
-    read_clock(connections.looks, connections.heartbeat.reference)  # the others connect when needed
-    return PostgresStore(connections, seal, witness)
+    # The other connections open when needed.
+    read_clock(connections.reader, connections.heartbeat.reference)
+    return PostgresStore(connections, seal, guard)
 
 
 class Connections(NamedTuple):
     """The connections of one process: one for each thread, and one for the event loop."""
 
-    looks: PostgresRows
+    reader: PostgresRows
     pages: PageRows
     tail: PostgresRows
     writer: PostgresRows
@@ -105,21 +106,21 @@ class Connections(NamedTuple):
 class PostgresStore(SqlStore):
     """`interface.Store` on PostgreSQL. Open it with `open_store`; use it from one event loop."""
 
-    def __init__(self, connections: Connections, seal: EntrySigner, witness: RollbackGuard) -> None:
+    def __init__(self, connections: Connections, seal: EntrySigner, guard: RollbackGuard) -> None:
         """Own the connections; the one for single records is already open."""
-        self._witness = witness
+        self._guard = guard
         self._seal = seal
         self._pages = connections.pages
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
         self._listening = connections.listening
-        self._reader = Reader(connections.looks, witness, connections.heartbeat)
+        self._reader = Reader(connections.reader, guard, connections.heartbeat)
         self._calls: Coalescer[ReadRequest, ReadResult] = Coalescer(
             self._reader.submit,
             seconds=reader.READ_SECONDS,
             late="the store did not answer in time",
         )
-        self._writer = Writer(connections.writer, seal, witness)
+        self._writer = Writer(connections.writer, seal, guard)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()
@@ -127,7 +128,7 @@ class PostgresStore(SqlStore):
     @property
     def log_id(self) -> LogId:
         """The id of the change log that this store's revisions belong to."""
-        return self._witness.log_id or LogId("")
+        return self._guard.log_id or LogId("")
 
     @property
     def proven_at(self) -> float:
@@ -142,7 +143,7 @@ class PostgresStore(SqlStore):
     @property
     def acknowledged(self) -> Revision:
         """The newest revision committed by this process; see `FreshnessProver`."""
-        return self._witness.acknowledged
+        return self._guard.acknowledged
 
     async def start_heartbeats(self, seconds: float) -> None:
         """Start heartbeats; see `FreshnessProver`."""
@@ -256,10 +257,10 @@ class PostgresStore(SqlStore):
         self, read: Callable[[Rows], T], rows: PostgresRows | None = None, *, snapshot: bool = False
     ) -> T:
         """Read a state that is at least as new as any seen; on the tail's connection by default."""
-        newest = self._witness.newest
+        newest = self._guard.newest
 
         def checked(rows: PostgresRows) -> T:
-            self._witness.check_now(rows, newest)
+            self._guard.check_now(rows, newest)
             return read(rows)
 
         return _read(rows or self._tail, checked, snapshot=snapshot)
@@ -269,12 +270,12 @@ class PostgresStore(SqlStore):
         return schema_differences(self._pages)
 
     def _read_tail(self, after: int, limit: int) -> ChangePage:
-        newest, now = self._witness.newest, monotonic()
+        newest, now = self._guard.newest, monotonic()
 
         def read(rows: PostgresRows) -> ChangePage:
             as_of = self._heartbeat.seen(rows) if self._heartbeat.begun else now
             tail = changes.read_changes(rows, after, limit, as_of, _TAIL)
-            self._witness.check(rows, tail.head, newest)
+            self._guard.check(rows, tail.head, newest)
             return tail
 
         return _read(self._tail, read)

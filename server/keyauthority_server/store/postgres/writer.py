@@ -34,11 +34,11 @@ _log = structlog.get_logger(__name__)
 class Writer(BatchWorker[WriteUnit]):
     """The thread that writes the database."""
 
-    def __init__(self, rows: PostgresRows, seal: EntrySigner, witness: RollbackGuard) -> None:
+    def __init__(self, rows: PostgresRows, seal: EntrySigner, guard: RollbackGuard) -> None:
         """Own `rows`."""
         self._rows = rows
-        self._witness = witness
-        self._batch = WriteBatch(rows, seal, witness.committed)
+        self._guard = guard
+        self._batch = WriteBatch(rows, seal, guard.committed)
         self._pause = threading.Event()
         super().__init__(name="store-writer", most=GROUP_MAX)
 
@@ -63,7 +63,7 @@ class Writer(BatchWorker[WriteUnit]):
             row = self._rows.begin(FIRST_LOCK)
             if row is None:
                 raise StoreUnavailable("the counter row is missing")
-            self._witness.check_writable(self._rows, Revision(row[0]))
+            self._guard.check_writable(self._rows, Revision(row[0]))
             answer = self._batch.run(units)
         except StoreError as error:
             self._rows.roll_back()

@@ -41,7 +41,7 @@ def stored_key(row: Row) -> StoredKey:
 
 
 def compared_key(row: Row) -> StoredKey:
-    """Return the key of a row of `HELD_ROW` in a database whose records were all compared."""
+    """Return the key of a row of `KEY_ROW` in a database whose records were all compared."""
     last_used_time, digest, pepper_version, lineage = row[:RECORD_AT]
     record = flat_from(KEY_COLUMNS, row[RECORD_AT:])
     return StoredKey(key_from(record, last_used_time), digest, pepper_version, lineage)

@@ -24,16 +24,16 @@ _NO_OUTLINE: Final = ("", KeyMode.LIVE, KeyKind.SECRET, None, None, bytes(32), 0
 _OPERATOR_AT: Final = _PROJECT_AT + PROJECT_WIDTH
 
 
-def decode_look(row: Row | None) -> Snapshot:
-    """Decode a row of `LOOK`; StoreDamaged unless the log agrees."""
+def decode_snapshot(row: Row | None) -> Snapshot:
+    """Decode a row of `READ_SNAPSHOT`; StoreDamaged unless the log agrees."""
     if row is None:
         raise StoreError("the counter row is missing")
     stored, project = decode_pair(row)
     return Snapshot(Revision(row[0]), stored, project, _key(row[_OPERATOR_AT:]))
 
 
-def decode_looks(rows: Sequence[Row]) -> Snapshots:
-    """Decode rows of `LOOK_MANY`, the last for the operator; StoreDamaged unless the log agrees."""
+def decode_snapshots(rows: Sequence[Row]) -> Snapshots:
+    """Decode rows of `READ_SNAPSHOTS`, the last for the operator; StoreDamaged likewise."""
     if not rows:
         raise StoreError("the counter row is missing")
     pairs = [decode_pair(row) for row in rows]
@@ -61,7 +61,7 @@ def decode_outline(access_key: str, row: Row | None) -> StoredKey:
 
 
 def decode_pair(row: Row) -> tuple[StoredKey | None, Project | None]:
-    """Return the key and project of a row of `LOOK` or `LOOK_MANY`; StoreDamaged likewise."""
+    """Return the key and project of a row of either statement; StoreDamaged likewise."""
     return _key(row[1:_PROJECT_AT]), _project(row[_PROJECT_AT:_OPERATOR_AT])
 
 

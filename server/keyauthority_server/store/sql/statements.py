@@ -12,8 +12,8 @@ from typing import Final
 
 from keyauthority_server.store.sql.row_codec import KEY_COLUMNS, PROJECT_COLUMNS
 
-HELD_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
-"""The columns of a key's row outside its record; `HELD_ROW` starts with them."""
+BOOKKEEPING_COLUMNS: Final = ("last_used_time", "digest", "pepper_version", "lineage")
+"""The columns of a key's row outside its record; `KEY_ROW` starts with them."""
 
 
 def _of(table: str, columns: Iterable[str]) -> str:
@@ -28,8 +28,8 @@ def _overwrite(columns: Iterable[str]) -> str:
     return ", ".join(column + " = excluded." + column for column in columns)
 
 
-HELD_ROW: Final = HELD_COLUMNS + KEY_COLUMNS
-RECORD_AT: Final = len(HELD_COLUMNS)
+KEY_ROW: Final = BOOKKEEPING_COLUMNS + KEY_COLUMNS
+RECORD_AT: Final = len(BOOKKEEPING_COLUMNS)
 
 # The log's evidence for the record in a row: the newest later change of it, which must not exist,
 # and the entry that the row names. Each is one lookup in an index.
@@ -44,13 +44,13 @@ _PROJECT_EVIDENCE: Final = (
     " (SELECT written.project FROM change AS written WHERE written.revision = {0}.revision)"
 )
 EVIDENCE_WIDTH: Final = 2
-HELD_WIDTH: Final = len(HELD_ROW) + EVIDENCE_WIDTH
+HELD_WIDTH: Final = len(KEY_ROW) + EVIDENCE_WIDTH
 PROJECT_WIDTH: Final = len(PROJECT_COLUMNS) + EVIDENCE_WIDTH
 
 
 def _key_row(table: str) -> str:
     """Return the columns of a key with its evidence, for `integrity.stored_key`."""
-    return f"{_of(table, HELD_ROW)}, {_KEY_EVIDENCE.format(table)}"
+    return f"{_of(table, KEY_ROW)}, {_KEY_EVIDENCE.format(table)}"
 
 
 def _project_row(table: str) -> str:
@@ -59,23 +59,23 @@ def _project_row(table: str) -> str:
 
 
 # One state: the head of the log, a key with its project, and an operator's key.
-LOOK: Final = (
-    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}, {_key_row('operator')}"
+READ_SNAPSHOT: Final = (
+    f"SELECT log.revision, {_key_row('stored')}, {_project_row('project')}, {_key_row('operator')}"
     " FROM log"
-    " LEFT JOIN key AS held ON held.access_key = ?"
-    " LEFT JOIN project ON project.project_id = held.project_id"
+    " LEFT JOIN key AS stored ON stored.access_key = ?"
+    " LEFT JOIN project ON project.project_id = stored.project_id"
     " LEFT JOIN key AS operator ON operator.access_key = ?"
     " WHERE log.id = 1"
 )
-# The engine prefixes a table `asked` with rows of (place, value).
-_FROM_ASKED: Final = (
-    " FROM asked CROSS JOIN log"
-    " LEFT JOIN key AS held ON held.access_key = asked.value"
-    " LEFT JOIN project ON project.project_id = held.project_id"
-    " WHERE log.id = 1 ORDER BY asked.place"
+# The engine prefixes a table `requested` with rows of (number, value).
+_FROM_REQUESTED: Final = (
+    " FROM requested CROSS JOIN log"
+    " LEFT JOIN key AS stored ON stored.access_key = requested.value"
+    " LEFT JOIN project ON project.project_id = stored.project_id"
+    " WHERE log.id = 1 ORDER BY requested.number"
 )
-LOOK_MANY: Final = (
-    f"SELECT log.revision, {_key_row('held')}, {_project_row('project')}{_FROM_ASKED}"
+READ_SNAPSHOTS: Final = (
+    f"SELECT log.revision, {_key_row('stored')}, {_project_row('project')}{_FROM_REQUESTED}"
 )
 
 OUTLINE: Final = (
@@ -146,7 +146,7 @@ class Source(Enum):
     ALL = "kind <> 'operator'"
     OPERATORS = "project_id IS NULL"
     PROJECT = "project_id = ?"
-    PROJECTS = "project_id IN (SELECT value FROM asked)"
+    PROJECTS = "project_id IN (SELECT value FROM requested)"
 
 
 _IN_ORDER: Final = " ORDER BY created_revision"
@@ -176,8 +176,8 @@ KEYS_BOUND: Final = {
 """The bound of a page: the revision of the row at an offset after another."""
 
 KEYS_OF_PROJECTS_BOUND: Final = (
-    "SELECT min((SELECT key.created_revision FROM key WHERE key.project_id = asked.value"
-    " AND key.created_revision > ? ORDER BY key.created_revision LIMIT 1 OFFSET ?)) FROM asked"
+    "SELECT min((SELECT key.created_revision FROM key WHERE key.project_id = requested.value"
+    " AND key.created_revision > ? ORDER BY key.created_revision LIMIT 1 OFFSET ?)) FROM requested"
 )
 """The same for several projects: each contributes at most its share of rows."""
 
@@ -186,7 +186,7 @@ _PROJECTS_PAGE: Final = (
 )
 PROJECTS_PAGE: Final = _PROJECTS_PAGE + _IN_ORDER + " LIMIT ?"
 PROJECTS_OF_SCOPE_PAGE: Final = (
-    _PROJECTS_PAGE + " AND project_id IN (SELECT value FROM asked)" + _IN_ORDER + " LIMIT ?"
+    _PROJECTS_PAGE + " AND project_id IN (SELECT value FROM requested)" + _IN_ORDER + " LIMIT ?"
 )
 
 ENTRIES_AT_ONCE: Final = 50  # entries fetched together, each of some 600 KB at most

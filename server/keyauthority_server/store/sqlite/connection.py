@@ -37,7 +37,7 @@ WAL_KEPT_BYTES: Final = 64 << 20  # size that the write-ahead log's file keeps a
 READS_CACHE: Final = "PRAGMA cache_size = -24576"
 _CACHE: Final = "PRAGMA cache_size = -8192"
 
-ASKED: Final = "WITH asked (place, value) AS (SELECT key, value FROM json_each(?)) "
+REQUESTED: Final = "WITH requested (number, value) AS (SELECT key, value FROM json_each(?)) "
 
 _FIRST_SOUND: Final = (3, 51, 3)  # before: two processes can corrupt a database in WAL mode
 # Result codes, https://www.sqlite.org/rescode.html
@@ -175,7 +175,7 @@ class SqliteRows:
 
     def values_table(self, values: Iterable[str]) -> ValuesTable:
         """Return values as a table for a statement."""
-        return ValuesTable(ASKED, json.dumps(list(values)))
+        return ValuesTable(REQUESTED, json.dumps(list(values)))
 
     @property
     def in_transaction(self) -> bool:

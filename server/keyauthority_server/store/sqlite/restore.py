@@ -20,7 +20,7 @@ from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.integrity import compared_key
 from keyauthority_server.store.sql.log_head import read_head
 from keyauthority_server.store.sql.queries import digests
-from keyauthority_server.store.sql.statements import HELD_ROW, KEY_CHECKS
+from keyauthority_server.store.sql.statements import KEY_CHECKS, KEY_ROW
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.backup import Content, check_copy, copy, sync, unfinished
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect, sqlite3
@@ -224,7 +224,7 @@ _CONTINUES: Final = (  # the hash of an entry covers all earlier entries
 _PRESENT_KEY_CHECKS: Final = "SELECT name, check_value FROM present.key_check"
 _PRESENT_KEYS: Final = (
     "SELECT "  # noqa: S608 - of constant column names
-    + ", ".join("newer." + column for column in HELD_ROW)
+    + ", ".join("newer." + column for column in KEY_ROW)
     + " FROM present.key AS newer LEFT JOIN main.key AS older USING (access_key)"
     " WHERE older.access_key IS NULL"
     " OR (newer.revoke_time IS NOT NULL AND older.revoke_time IS NULL)"

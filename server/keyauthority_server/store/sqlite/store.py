@@ -32,23 +32,27 @@ from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.log_head import checked_head, newest_time, read_head
 from keyauthority_server.store.sql.queries import changes, digests, imports
-from keyauthority_server.store.sql.record_decoder import decode_look, decode_looks, decode_outline
+from keyauthority_server.store.sql.record_decoder import (
+    decode_outline,
+    decode_snapshot,
+    decode_snapshots,
+)
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.statements import (
     GET_PROJECT,
     HEAD,
-    LOOK,
-    LOOK_MANY,
     NAMES_CHANGED,
     OUTLINE,
+    READ_SNAPSHOT,
+    READ_SNAPSHOTS,
 )
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.changes import TailReader
 from keyauthority_server.store.sqlite.connection import (
-    ASKED,
     FILES,
     READ_BUSY_MS,
     READS_CACHE,
+    REQUESTED,
     WRITE_BUSY_MS,
     FileIdentity,
     SqliteRows,
@@ -105,7 +109,7 @@ READS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other 
 CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted write needs to succeed or fail
 
-_LOOK_MANY: Final = ASKED + LOOK_MANY
+_READ_SNAPSHOTS: Final = REQUESTED + READ_SNAPSHOTS
 
 # Rows that lie first and last in the file: their pages are the tables' roots and the newest leaves.
 _ENDS: Final = (
@@ -236,7 +240,7 @@ class SqliteStore(SqlStore):
         self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
     ) -> Snapshot:
         """Return a key with its project, and an operator's key, in the current state."""
-        snapshot = decode_look(self._row(LOOK, (access_key, operator)))
+        snapshot = decode_snapshot(self._row(READ_SNAPSHOT, (access_key, operator)))
         self._followed(snapshot.head)
         return snapshot
 
@@ -251,7 +255,7 @@ class SqliteStore(SqlStore):
         names = json.dumps([*access_keys, operator])
 
         def read(rows: Rows) -> Snapshots:
-            return decode_looks(list(rows.each(_LOOK_MANY, (names,))))
+            return decode_snapshots(list(rows.each(_READ_SNAPSHOTS, (names,))))
 
         if len(access_keys) > READS_IN_LOOP:
             return await self.query(read)  # its state may be older than the loop's newest read

@@ -73,9 +73,9 @@ _OF_PROJECT: Final = _Source(
     "SELECT revision FROM change WHERE project_id = ? AND revision > ? AND revision <= ?",
 )
 _OF_PROJECTS: Final = _Source(
-    "SELECT min((SELECT change.revision FROM change WHERE change.project_id = asked.value"
-    " AND change.revision > ? ORDER BY change.revision LIMIT 1 OFFSET ?)) FROM asked",
-    "SELECT revision FROM change WHERE project_id IN (SELECT value FROM asked)"
+    "SELECT min((SELECT change.revision FROM change WHERE change.project_id = requested.value"
+    " AND change.revision > ? ORDER BY change.revision LIMIT 1 OFFSET ?)) FROM requested",
+    "SELECT revision FROM change WHERE project_id IN (SELECT value FROM requested)"
     " AND revision > ? AND revision <= ?",
 )
 # An expression instead of a bare column: the index by actor would defeat the bound of the scan.
@@ -102,16 +102,16 @@ def list_events(
         if first is None:
             return [], None
         after = max(after, first - 1)
-    places, bound = _places(rows, scope, query, (after, end), limit + 1)
+    revisions, bound = _revisions(rows, scope, query, (after, end), limit + 1)
     page: list[SignedEntry] = []
     length = 0
-    for row in _entries(rows, places[:limit]):
+    for row in _entries(rows, revisions[:limit]):
         length += sum(len(text) for text in row[_KEYS_AT : _KEYS_AT + 3] if text)
         if page and length > PAGE_CHARACTERS:
             return page, page[-1].entry.revision
         page.append(_signed_entry(row))
-    if len(places) > limit:
-        return page, places[limit - 1]
+    if len(revisions) > limit:
+        return page, revisions[limit - 1]
     return page, bound
 
 
@@ -126,7 +126,7 @@ def _before(rows: Rows, end: datetime | None) -> int:
     return _NO_BOUND if first is None else first - 1
 
 
-def _places(
+def _revisions(
     rows: Rows,
     scope: Scope,
     query: EventQuery,
@@ -143,8 +143,8 @@ def _places(
     elif query.project_id:
         source, values = _OF_PROJECT, (query.project_id,)
     elif scope is not None:
-        asked = rows.values_table(sorted(scope))
-        table, source, values = asked.table, _OF_PROJECTS, (asked.value,)
+        requested = rows.values_table(sorted(scope))
+        table, source, values = requested.table, _OF_PROJECTS, (requested.value,)
         share = max(SCAN_ROWS // max(len(scope), 1), 1)
     elif query.actor:
         source, values, actor_too = _BY_ACTOR, (query.actor,), False
@@ -153,11 +153,11 @@ def _places(
     last = end if bound is None else bound
     condition, actor = (_OF_ACTOR_TOO, (query.actor,)) if actor_too else ("", ())
     statement = table + source.page + condition + _IN_ORDER
-    places = [row[0] for row in rows.each(statement, (*values, after, last, *actor, limit))]
+    revisions = [row[0] for row in rows.each(statement, (*values, after, last, *actor, limit))]
     made = _made(rows, query, (after, last)) if query.access_key else None
-    if made is not None and made not in places:
-        places = [made, *places]  # the creating entry is the oldest of a key
-    return places, bound
+    if made is not None and made not in revisions:
+        revisions = [made, *revisions]  # the creating entry is the oldest of a key
+    return revisions, bound
 
 
 def _made(rows: Rows, query: EventQuery, within: tuple[int, int]) -> int | None:

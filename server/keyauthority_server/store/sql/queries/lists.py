@@ -17,7 +17,7 @@ from keyauthority_server.store.sql.queries.imports import import_sets
 from keyauthority_server.store.sql.row_codec import microseconds
 from keyauthority_server.store.sql.statements import (
     EVIDENCE_WIDTH,
-    HELD_ROW,
+    KEY_ROW,
     KEYS_BOUND,
     KEYS_OF_PROJECTS_BOUND,
     PROJECTS_OF_SCOPE_PAGE,
@@ -43,7 +43,7 @@ _IN_STATE: Final = {
     KeyState.DISABLED: ("revoke_time IS NULL", _NOT_SUPERSEDED, _NOT_EXPIRED, "disabled = 1"),
     KeyState.ACTIVE: ("revoke_time IS NULL", _NOT_SUPERSEDED, _NOT_EXPIRED, "disabled = 0"),
 }
-_LABELS_AT: Final = HELD_ROW.index("labels")
+_LABELS_AT: Final = KEY_ROW.index("labels")
 
 
 class Search(NamedTuple):
@@ -152,21 +152,21 @@ def list_keys(
     where = search(project_id, scope, key_filter, now)
     if where is None or not _has_import_set(rows, key_filter.import_set):
         return [], None
-    asked = rows.values_table(where.projects)
+    requested = rows.values_table(where.projects)
     several = where.source is Source.PROJECTS
-    head: tuple[Any, ...] = (asked.value,) if several else where.projects
+    head: tuple[Any, ...] = (requested.value,) if several else where.projects
     most = LABEL_ROWS if where.key_filter.labels else SCAN_ROWS
     share = max(most // max(len(where.projects), 1), 1)
     if not several and where.takes_all:
         share = min(share, limit + 1)
-    statement = asked.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
+    statement = requested.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
     found = rows.one(statement, (*head, after, share - 1))
     bound = found[0] if found else None
     page = keys_page(where.source, where.conditions)
     values = (*head, *where.values, after, _NO_BOUND if bound is None else bound)
     keys: list[Key] = []
     cursor, length = after, 0
-    for created_revision, *row in rows.each(asked.table + page if several else page, values):
+    for created_revision, *row in rows.each(requested.table + page if several else page, values):
         key = where.key_of(row)
         if key is None:
             continue
@@ -185,9 +185,9 @@ def list_projects(
     if scope is None:
         found = rows.each(PROJECTS_PAGE, (after, limit + 1))
     else:
-        asked = rows.values_table(sorted(scope))
-        statement = asked.table + PROJECTS_OF_SCOPE_PAGE
-        found = rows.each(statement, (asked.value, after, limit + 1))
+        requested = rows.values_table(sorted(scope))
+        statement = requested.table + PROJECTS_OF_SCOPE_PAGE
+        found = rows.each(statement, (requested.value, after, limit + 1))
     page: list[Project] = []
     cursor = after
     for created_revision, *row in found:

@@ -55,7 +55,7 @@ _PUT_BATCH: Final = """
     """
 _DROP_BATCH: Final = "DELETE FROM usage_batch WHERE batch_id = ?"
 
-_GET_PLACE: Final = "SELECT bucket_time, access_key, verdict FROM usage WHERE id = ?"
+_GET_CURSOR: Final = "SELECT bucket_time, access_key, verdict FROM usage WHERE id = ?"
 _LIST_ALL: Final = """
     SELECT id, bucket_time, access_key, verdict, project_id, count, cost, last_used_time
     FROM usage
@@ -109,7 +109,7 @@ def list_usage(
     """
     if not is_within_scope(rows, scope, query.project_id, query.access_key):
         return [], None
-    found = rows.one(_GET_PLACE, (after,)) if after else (_start(query), "", 0)
+    found = rows.one(_GET_CURSOR, (after,)) if after else (_start(query), "", 0)
     if found is None:
         raise StoreError("the row of the page's cursor is missing")
     end = _INTEGER_MAX if query.end_time is None else microseconds(query.end_time)
@@ -131,14 +131,14 @@ def _start(query: UsageQuery) -> int:
 
 
 def _found(
-    rows: Rows, scope: Scope, query: UsageQuery, place: Row, end: int, limit: int
+    rows: Rows, scope: Scope, query: UsageQuery, cursor: Row, end: int, limit: int
 ) -> Iterable[Row]:
     granularity = query.granularity.value
     if query.access_key:
-        bucket_time, _, verdict = place
+        bucket_time, _, verdict = cursor
         values = (query.access_key, granularity, bucket_time, verdict, end, limit)
         return rows.each(_LIST_KEY, values)
-    bounds = (granularity, *place, end, limit)
+    bounds = (granularity, *cursor, end, limit)
     if query.project_id:
         return rows.each(_LIST_PROJECT, (query.project_id, *bounds))
     if scope is None:
