@@ -110,14 +110,13 @@ def test_istio_requirements_hold_in_envoy(sidecar: Gateway, keys: Keys, tmp_path
         (listener,) = config["static_resources"]["listeners"]
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         (host,) = manager["route_config"]["virtual_hosts"]
-        health, _, _, other = host["routes"]
+        health, *_ = host["routes"]
         host["routes"] = [
             health,
             *(
                 {"match": {"prefix": f"/{name}"}, "route": {"cluster": "orders"}, **value}
                 for name, value in by_route.items()
             ),
-            other,
         ]
         return str(yaml.safe_dump(config))
 
