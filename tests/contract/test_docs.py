@@ -15,6 +15,7 @@ PAGES = [
     *MIGRATIONS,
     *sorted((ROOT / "docs").glob("protect-a-*.md")),
     ROOT / "docs" / "leaked-keys.md",
+    ROOT / "docs" / "import.md",
 ]
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import click
 
 from keyauthority.cli import changes, options, parameters
+from keyauthority.cli.key_import import import_
 from keyauthority.cli.output import (
     key_fields,
     print_fields,
@@ -46,7 +47,7 @@ def keys() -> None:
     """Create, show, update, rotate and revoke keys."""
 
 
-for _command in (changes.update, changes.rotate, changes.disable, changes.enable):
+for _command in (changes.update, changes.rotate, changes.disable, changes.enable, import_):
     keys.add_command(_command)
 
 
@@ -177,6 +178,7 @@ def lookup() -> None:
 )
 @click.option("--used-before", type=parameters.time, metavar="TIME", help="Latest use, exclusive.")
 @click.option("--never-used", is_flag=True, help="Only keys that were never used.")
+@click.option("--import-set", default="", metavar="NAME", help="Import set; * for any.")
 @settings
 def list_(
     project_id: str,
@@ -187,6 +189,7 @@ def list_(
     expires_before: datetime | None,
     used_before: datetime | None,
     never_used: bool,
+    import_set: str,
 ) -> None:
     """List the keys that match all given options, oldest first.
 
@@ -203,6 +206,7 @@ def list_(
                 expires_before=expires_before,
                 used_before=used_before,
                 never_used=never_used,
+                import_set=import_set,
                 page_size=PAGE_SIZE,
             )
         )

@@ -1,0 +1,340 @@
+"""Tables of other systems, read as keys to import. Each source has its own columns.
+
+A file is CSV with a header, JSON lines, or one JSON array; a row is a mapping of columns to values.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from keyauthority.model import (
+    AndroidApp,
+    ApiTargetRestriction,
+    ImportScheme,
+    KeyKind,
+    KeyMode,
+    Quota,
+    QuotaPeriod,
+    RateLimit,
+    Restrictions,
+    TokenPart,
+)
+from keyauthority.requests import ImportedKey
+
+Row = Mapping[str, Any]
+
+_PURPOSE_MAX: Final = 200  # characters; a longer name is cut
+_LABEL_MAX: Final = 255
+_NULLS: Final = frozenset({"", "NULL", "null", "\\N", "None"})
+_TRUE: Final = frozenset({"true", "t", "1", "yes", "TRUE", "True"})
+_DRF_HASH: Final = "sha512$$"
+
+
+class Shape(NamedTuple):
+    """The shape of a source's tokens, and the form of its digests."""
+
+    scheme: ImportScheme
+    token_part: TokenPart
+    token_prefix: str
+    token_length_min: int
+    token_length_max: int
+
+
+class Unusable(ValueError):
+    """A row that cannot be imported; the message says why, without the digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A system that keys come from."""
+
+    columns: tuple[str, ...]
+    """The columns that every row must have."""
+    read: Callable[[Row], ImportedKey]
+    """Converts a row; raises ValueError."""
+    shape: Shape | None = None
+    """The usual shape; None if the caller must give it."""
+
+
+class Defaults(NamedTuple):
+    """Values for rows that do not have them."""
+
+    project_id: str
+    mode: KeyMode | None
+    kind: KeyKind | None
+
+
+def text(row: Row, *columns: str) -> str:
+    """Return the first of the columns with a value, as text; empty if none has one."""
+    for column in columns:
+        value = row.get(column)
+        if value is not None and not (isinstance(value, str) and value.strip() in _NULLS):
+            return str(value).strip()
+    return ""
+
+
+def is_true(row: Row, column: str, default: bool = False) -> bool:
+    """Return the boolean of a column, in the spelling of any database."""
+    value = text(row, column)
+    return value in _TRUE if value else default
+
+
+def number(row: Row, column: str) -> int | None:
+    """Return the whole number of a column; None without one."""
+    value = text(row, column)
+    return int(float(value)) if value else None
+
+
+def moment(row: Row, *columns: str) -> datetime | None:
+    """Return the time of a column: ISO 8601, in UTC unless it says otherwise, or milliseconds."""
+    value = text(row, *columns)
+    if not value:
+        return None
+    if value.isdigit():
+        return datetime.fromtimestamp(int(value) / 1000, UTC)
+    parsed = datetime.fromisoformat(value)
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def _per_milliseconds(row: Row, limit: str, window: str) -> RateLimit | None:
+    units, period = number(row, limit), number(row, window)
+    if units is None or period is None:
+        return None
+    return RateLimit(units, timedelta(milliseconds=period))
+
+
+def _labels(row: Row, **columns: str) -> dict[str, str]:
+    found = {label.replace("_", "-"): text(row, column) for label, column in columns.items()}
+    return {label: value[:_LABEL_MAX] for label, value in found.items() if value}
+
+
+def _require_live(row: Row, *, ended: tuple[str, ...] = (), enabled: str = "") -> None:
+    """Raise Unusable for a key that does not work in the other system."""
+    for column in ended:
+        if text(row, column) and text(row, column) not in ("0", "f", "false", "False", "FALSE"):
+            raise Unusable(f"not valid in the other system ({column})")
+    if enabled and not is_true(row, enabled, default=True):
+        raise Unusable(f"disabled in the other system ({enabled})")
+
+
+def _unkey(row: Row) -> ImportedKey:
+    _require_live(row, ended=("deleted_at", "deleted_at_m"), enabled="enabled")
+    return ImportedKey(
+        digest=text(row, "hash"),
+        foreign_id=text(row, "id"),
+        purpose=text(row, "name")[:_PURPOSE_MAX],
+        expire_time=moment(row, "expires"),
+        rate_limit=_per_milliseconds(row, "ratelimit_limit", "ratelimit_duration"),
+        quota=_remaining(row),
+        labels=_labels(row, owner="owner_id", identity="identity_id"),
+    )
+
+
+def _remaining(row: Row) -> Quota | None:
+    left = number(row, "remaining") if text(row, "remaining") else number(row, "remaining_requests")
+    return None if left is None else Quota(left, QuotaPeriod.TOTAL)
+
+
+def _drf(row: Row) -> ImportedKey:
+    _require_live(row, ended=("revoked",))
+    hashed = text(row, "hashed_key")
+    if not hashed.startswith(_DRF_HASH):
+        algorithm = hashed.partition("$")[0][:20] or "an unknown algorithm"
+        raise Unusable(f"hashed_key: {algorithm}, not {_DRF_HASH}: verify the key there once")
+    return ImportedKey(
+        digest=hashed.removeprefix(_DRF_HASH),
+        foreign_id=text(row, "prefix", "id")[:_PURPOSE_MAX],
+        purpose=text(row, "name")[:_PURPOSE_MAX],
+        expire_time=moment(row, "expiry_date"),
+    )
+
+
+def _better_auth(row: Row) -> ImportedKey:
+    _require_live(row, enabled="enabled")
+    limited = is_true(row, "rateLimitEnabled")
+    permissions = _nested(row, "permissions")
+    granted = tuple(
+        f"{name}:{action}" for name, actions in permissions.items() for action in actions
+    )
+    return ImportedKey(
+        digest=text(row, "key"),
+        foreign_id=text(row, "id"),
+        kind=KeyKind.RESTRICTED if granted else None,
+        purpose=text(row, "name")[:_PURPOSE_MAX],
+        permissions=granted,
+        expire_time=moment(row, "expiresAt"),
+        rate_limit=_per_milliseconds(row, "rateLimitMax", "rateLimitTimeWindow")
+        if limited
+        else None,
+        quota=_remaining(row),
+        labels=_labels(row, user="userId", reference="referenceId"),
+    )
+
+
+def _litellm(row: Row) -> ImportedKey:
+    _require_live(row, ended=("blocked",))
+    per_minute = number(row, "rpm_limit")
+    return ImportedKey(
+        digest=text(row, "token"),
+        foreign_id=text(row, "key_name"),
+        purpose=text(row, "key_alias", "key_name")[:_PURPOSE_MAX],
+        expire_time=moment(row, "expires"),
+        rate_limit=None if per_minute is None else RateLimit(per_minute, timedelta(minutes=1)),
+        labels=_labels(row, user="user_id", team="team_id"),
+    )
+
+
+def _own(row: Row) -> ImportedKey:
+    """Read a row with the field names of ImportedKey; lists and messages are JSON in CSV."""
+    known = set(_OWN_COLUMNS)
+    unknown = sorted(name for name in row if name not in known)
+    if unknown:
+        raise Unusable(f"unknown columns: {', '.join(unknown)}")
+    mode, kind = text(row, "mode").lower(), text(row, "kind").lower()
+    limit, quota = _nested(row, "rate_limit"), _nested(row, "quota")
+    return ImportedKey(
+        digest=text(row, "digest"),
+        foreign_id=text(row, "foreign_id"),
+        project_id=text(row, "project_id"),
+        mode=KeyMode(mode.removeprefix("key_mode_")) if mode else None,
+        kind=KeyKind(kind.removeprefix("key_kind_")) if kind else None,
+        purpose=text(row, "purpose"),
+        permissions=tuple(_list(row, "permissions")),
+        restrictions=_restrictions(_nested(row, "restrictions")),
+        expire_time=moment(row, "expire_time"),
+        rate_limit=RateLimit(int(limit["limit"]), _span(limit["period"])) if limit else None,
+        quota=Quota(int(quota["limit"]), _quota_period(quota["period"])) if quota else None,
+        labels=_nested(row, "labels"),
+    )
+
+
+def _nested(row: Row, column: str) -> dict[str, Any]:
+    value = row.get(column)
+    if isinstance(value, str):
+        value = json.loads(value) if text(row, column) else None
+    if value is not None and not isinstance(value, dict):
+        raise Unusable(f"{column}: must be a JSON object")
+    return value or {}
+
+
+def _list(row: Row, column: str) -> list[str]:
+    value = row.get(column)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = json.loads(value)
+    if isinstance(value, str):
+        value = value.split()
+    return [str(each) for each in value or ()]
+
+
+def _span(value: str) -> timedelta:
+    return timedelta(seconds=float(str(value).removesuffix("s")))
+
+
+def _quota_period(value: str) -> QuotaPeriod:
+    return QuotaPeriod(value.lower().removeprefix("quota_period_"))
+
+
+def _restrictions(value: Mapping[str, Any]) -> Restrictions:
+    return Restrictions(
+        allowed_ips=tuple(_list(value, "allowed_ips")),
+        allowed_referrers=tuple(_list(value, "allowed_referrers")),
+        android_apps=tuple(AndroidApp(**app) for app in value.get("android_apps", ())),
+        ios_bundle_ids=tuple(_list(value, "ios_bundle_ids")),
+        api_targets=tuple(
+            ApiTargetRestriction(target["service"], tuple(target.get("methods", ())))
+            for target in value.get("api_targets", ())
+        ),
+    )
+
+
+_OWN_COLUMNS: Final = (
+    *("digest", "foreign_id", "project_id", "mode", "kind", "purpose", "permissions"),
+    *("restrictions", "expire_time", "rate_limit", "quota", "labels"),
+)
+_OWN: Final = Source(("digest",), _own)
+
+SOURCES: Final[Mapping[str, Source]] = {
+    "unkey": Source(
+        ("id", "hash"),
+        _unkey,
+        Shape(ImportScheme.SHA256_BASE64, TokenPart.WHOLE, "", 8, 512),
+    ),
+    "drf": Source(
+        ("hashed_key",),
+        _drf,
+        Shape(ImportScheme.SHA512_HEX, TokenPart.WHOLE, "", 41, 41),
+    ),
+    "better-auth": Source(
+        ("id", "key"),
+        _better_auth,
+        Shape(ImportScheme.SHA256_BASE64URL, TokenPart.WHOLE, "", 32, 512),
+    ),
+    "litellm": Source(
+        ("token",),
+        _litellm,
+        Shape(ImportScheme.SHA256_HEX, TokenPart.WHOLE, "sk-", 8, 512),
+    ),
+    "csv": _OWN,
+    "jsonl": _OWN,
+}
+"""The readers by the name of the source."""
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Row | Unusable]]:
+    """Yield line number and row of each key in a file; Unusable for a line that is no row.
+
+    Raises OSError, and Unusable if the file is neither CSV with a header nor JSON.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.read(1)
+        file.seek(0)
+        if first == "[":
+            yield from _array(file.read())
+        elif first == "{":
+            for line, content in enumerate(file, 1):
+                if content.strip():
+                    yield line, _json_row(content)
+        else:
+            reader = csv.DictReader(file, strict=True)
+            if not reader.fieldnames:
+                raise Unusable("the file is empty")
+            try:
+                for row in reader:
+                    yield reader.line_num, row
+            except csv.Error as error:
+                raise Unusable(f"line {reader.line_num}: {error}") from None
+
+
+def _array(content: str) -> Iterator[tuple[int, Row | Unusable]]:
+    try:
+        rows = json.loads(content)
+    except ValueError as error:
+        raise Unusable(f"not valid JSON: {error}") from None
+    for index, row in enumerate(rows, 1):
+        yield index, row if isinstance(row, dict) else Unusable("not a JSON object")
+
+
+def _json_row(content: str) -> Row | Unusable:
+    try:
+        row = json.loads(content)
+    except ValueError as error:
+        return Unusable(f"not valid JSON: {error}")
+    return row if isinstance(row, dict) else Unusable("not a JSON object")
+
+
+@contextmanager
+def as_unusable() -> Iterator[None]:
+    """Turn every failure of reading a row into Unusable, without its values."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError, OSError) as error:
+        raise Unusable(f"cannot be read: {type(error).__name__}: {error}"[:200]) from None
