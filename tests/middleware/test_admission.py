@@ -31,6 +31,7 @@ from keyauthority.middleware.admission import (
     current_verifier,
 )
 from keyauthority.model import KeyKind, Standing, Verdict, VerdictCode
+from keyauthority.restrictions import addresses
 
 KEY = "rk_live_KAZZZZZZZZZZZZZZZZZZ_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3oUCG6"
 OTHER = "sk_test_KA000000000000000000_00000000000000000000000000000000000000000000jmIqF"
@@ -80,6 +81,23 @@ def test_address_header_is_trusted_from_named_proxies_only(
 ) -> None:
     """A client that connects directly gains nothing by it."""
     assert address == client_ip(peer, forwarded, check_proxies(NETWORKS))
+
+
+def test_many_forwarded_entries_parse_the_setting_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client chooses their number: 64 KB of them took seconds."""
+    parsed = []
+
+    def parse_block(text: str) -> addresses.Block:
+        parsed.append(text)
+        return original(text)
+
+    original = addresses.parse_block
+    monkeypatch.setattr(addresses, "parse_block", parse_block)
+    trusted = ("198.51.100.0/24", "2001:db8:aa::/48")
+    assert "192.0.2.1" == client_ip(
+        "198.51.100.1", ["192.0.2.1" + ",198.51.100.7" * 1_000], trusted
+    )
+    assert sorted(trusted) == sorted(parsed)
 
 
 def test_proxy_setting_is_validated() -> None:

@@ -6,9 +6,11 @@ A cell is a server, a place of the application, a guard and a kind of request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from http.client import HTTPConnection
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -28,7 +30,6 @@ ASGI_CELLS: Final = [
     for place in ("app", "mount", "router")
     for guard in GUARDS
     for lifespan in ("", "-off")
-    if not lifespan or guard == "nested"
 ]
 WSGI_CELLS: Final = [
     f"{place}-{guard}" for place in ("app", "mount") for guard in ("middleware", "nested")
@@ -134,7 +135,7 @@ def limited_key(client: Client, limit: int | None = LIMIT) -> LimitedKey:
     return LimitedKey(created.key.access_key, created.secret_key.reveal())
 
 
-def headers(cell: str, key: str) -> dict[str, str]:
+def headers(cell: str, key: str | None) -> dict[str, str]:
     """The headers of a request to the application of a cell."""
     return {"x-cell": cell} | ({"x-api-key": key} if key else {})
 
@@ -190,29 +191,56 @@ def test_wsgi_guards_know_the_caller_and_spend_once(
 
 async def mistaken(running: Running, cell: str, keys: list[LimitedKey], requests: int) -> int:
     """How many of so many requests were served as somebody else's: two callers and a stranger."""
-    http2, right = running.server.http2, 0
+    if not running.server.http2:
+        return await asyncio.to_thread(mistaken_in_turn, running, cell, keys, requests)
+    right = 0
 
     async def is_right(browser: httpx.AsyncClient, number: int) -> bool:
-        key = [*keys, None][number % 3]
-        if key is None:
-            opened = await browser.get(running.path(cell, "/open"), headers=headers(cell, ""))
-            return opened.status_code == 401 or opened.json()["access_key"] is None
-        path = running.path(cell, "/who?meet" if http2 else "/who")
-        answer = await browser.get(path, headers=headers(cell, key.secret_key))
-        return answer.status_code == 200 and answer.json()["access_key"] == key.access_key
+        path, key = asked(running, cell, keys, number)
+        answer = await browser.get(f"{path}?meet", headers=headers(cell, key and key.secret_key))
+        return is_own(key, answer.status_code, answer.text)
 
     for first in range(0, requests, CONNECTION):
         async with httpx.AsyncClient(
             base_url=running.url,
-            http1=not http2,
-            http2=http2,
+            http1=False,
+            http2=True,
             limits=httpx.Limits(max_connections=1),
             timeout=60,
         ) as browser:
             for start in range(first, min(first + CONNECTION, requests), AT_ONCE):
-                asked = [is_right(browser, start + number) for number in range(AT_ONCE)]
-                right += sum(await asyncio.gather(*asked))
+                answers = [is_right(browser, start + number) for number in range(AT_ONCE)]
+                right += sum(await asyncio.gather(*answers))
     return requests - right
+
+
+def mistaken_in_turn(running: Running, cell: str, keys: list[LimitedKey], requests: int) -> int:
+    """The same over HTTP/1.1, where the requests of a connection follow each other."""
+    right = 0
+    for first in range(0, requests, CONNECTION):
+        connection = HTTPConnection(running.url.removeprefix("http://"), timeout=60)
+        with contextlib.closing(connection):
+            for number in range(first, min(first + CONNECTION, requests)):
+                path, key = asked(running, cell, keys, number)
+                connection.request("GET", path, headers=headers(cell, key and key.secret_key))
+                answer = connection.getresponse()
+                right += is_own(key, answer.status, answer.read().decode())
+    return requests - right
+
+
+def asked(
+    running: Running, cell: str, keys: list[LimitedKey], number: int
+) -> tuple[str, LimitedKey | None]:
+    """The path and the key of a request: two callers and a stranger in turn."""
+    key = [*keys, None][number % 3]
+    return running.path(cell, "/open" if key is None else "/who"), key
+
+
+def is_own(key: LimitedKey | None, status: int, body: str) -> bool:
+    """Return True if an answer is for its caller; a stranger is refused or has no access key."""
+    if key is None:
+        return status == 401 or json.loads(body)["access_key"] is None
+    return status == 200 and bool(json.loads(body)["access_key"] == key.access_key)
 
 
 def interleaved_cell(running: Running, guard: str) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
+_SETTINGS: Final = 64  # distinct lists that stay compiled
 _ADDRESS_MAX: Final = 45  # characters: six groups and a dotted IPv4 address
 _OCTETS: Final = {str(number): number for number in range(256)}
 _IPV6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}", re.ASCII)  # excludes zones and brackets
@@ -91,9 +93,15 @@ def check_ip(text: str) -> None:
 
 
 def ip_allowed(allowed: Sequence[str], address: str) -> bool:
-    """Return True if one of the blocks contains the address. For many lookups, see `AddressSet`."""
+    """Return True if one of the blocks contains the address."""
     number = parse_address(address)
-    return number is not None and number in AddressSet(map(parse_block, allowed))
+    return number is not None and number in _compiled(tuple(allowed))
+
+
+@lru_cache(_SETTINGS)
+def _compiled(allowed: tuple[str, ...]) -> AddressSet:
+    """Compile a setting once: clients choose how many addresses are compared with it."""
+    return AddressSet(map(parse_block, allowed))
 
 
 def ips_within(inner: Sequence[str], outer: Sequence[str]) -> bool:
