@@ -188,9 +188,11 @@ def make(
 def new_access_key() -> AccessKey:
     """Return a fresh access key: 90 bits of the system's randomness."""
     number = secrets.randbits(ACCESS_KEY_BITS)
-    return AccessKey(
-        "KA" + "".join(_BASE32[number >> 5 * digit & 31] for digit in range(17, -1, -1))
-    )
+    digits = ""
+    for _ in range(ACCESS_KEY_BITS // 5):
+        number, digit = divmod(number, 32)
+        digits = _BASE32[digit] + digits
+    return AccessKey("KA" + digits)
 
 
 def new_secret() -> int:

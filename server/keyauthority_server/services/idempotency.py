@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import Change, Key, KeyKind
+from keyauthority.results import CreatedKey, RotatedKey
 from keyauthority.token import SecretKey, parse
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.services.context import not_found
@@ -50,6 +51,17 @@ class Replay(NamedTuple):
     secret_key: SecretKey | None
 
 
+class Lookup(NamedTuple):
+    """The record of a request in one transaction."""
+
+    replay: Replay | None
+    """The answer to an equal request; None if the id is new or the content differs."""
+    is_used: bool = False
+    """The id was used before: unless `replay` answers the request, with other content."""
+    name: bytes = b""
+    """Under which the request is recorded; empty without a request_id."""
+
+
 class Idempotency:
     """Records requests and finds their replays."""
 
@@ -58,19 +70,24 @@ class Idempotency:
 
     def find(
         self, transaction: Transaction, caller: Principal, request: Request, now: datetime
-    ) -> Replay | None:
-        """Return the replay of an equal request; None if the id is new or the content differs.
+    ) -> Lookup:
+        """Look up a request.
 
         Raises PermissionDenied or NotFound if the caller could not create that key with its
         present rights, FailedPrecondition if the key was revoked, and StoreDamaged if the record
         was altered.
         """
-        record = _record(transaction, caller, request, now)
-        if record is None or record.content != _content(request):
-            return None
+        if not request.request_id:
+            return Lookup(None)
+        name = _name(transaction, caller, request)
+        record = transaction.find_request(name, now)
+        if record is None:
+            return Lookup(None, name=name)
+        if record.content != _content(request):
+            return Lookup(None, is_used=True, name=name)
         change = transaction.change(record.revision)
         if not change.keys:
-            return Replay(change, None)
+            return Lookup(Replay(change, None), is_used=True, name=name)
         _require_visible(caller, change.keys[-1])
         if record.sealed is None:
             raise error(
@@ -81,16 +98,14 @@ class Idempotency:
         token = parse(secret_key)
         if token is None or token.access_key != change.keys[-1].access_key:
             raise _altered(record)
-        return Replay(change, secret_key)
+        return Lookup(Replay(change, secret_key), is_used=True, name=name)
 
-    def reject_reused_id(
-        self, transaction: Transaction, caller: Principal, request: Request, now: datetime
-    ) -> None:
-        """Raise AlreadyExists if the id was used with other content; call it after `find`.
+    def reject_reused_id(self, lookup: Lookup) -> None:
+        """Raise AlreadyExists if the id was used with other content.
 
         In the order of errors it follows every other check except that of the key's state.
         """
-        if _record(transaction, caller, request, now) is not None:
+        if lookup.is_used:
             raise error(
                 ErrorReason.REQUEST_ID_REUSED,
                 "this request_id was used with other content; use a new request_id",
@@ -99,23 +114,22 @@ class Idempotency:
     def record(
         self,
         transaction: Transaction,
-        caller: Principal,
+        lookup: Lookup,
         request: Request,
-        secret_key: SecretKey | None,
+        created: CreatedKey | RotatedKey | None,
         now: datetime,
     ) -> None:
-        """Record the newest change of this transaction as the response to the request."""
-        if not request.request_id:
+        """Record the newest change of this transaction, and the key that it created."""
+        if not lookup.name:
             return
-        token = None if secret_key is None else parse(secret_key)
         version = pepper_version(transaction, self._peppers)
         transaction.save_request(
             IdempotencyRecord(
-                name=_name(transaction, caller, request),
+                name=lookup.name,
                 content=_content(request),
                 revision=transaction.head,
-                access_key=token.access_key if token else "",
-                sealed=None if secret_key is None else self._seal(request, secret_key, version),
+                access_key=created.key.access_key if created else "",
+                sealed=self._seal(request, created.secret_key, version) if created else None,
                 pepper_version=version,
                 end=now + RETENTION,
             ),
@@ -157,14 +171,6 @@ def _require_visible(caller: Principal, key: Key) -> None:
         caller.require_within_ceiling(ceiling_of(key))
     elif caller.scope is not None and key.project_id not in caller.scope:
         raise not_found(ErrorReason.PROJECT_NOT_FOUND)
-
-
-def _record(
-    transaction: Transaction, caller: Principal, request: Request, now: datetime
-) -> IdempotencyRecord | None:
-    if not request.request_id:
-        return None
-    return transaction.find_request(_name(transaction, caller, request), now)
 
 
 def _name(transaction: Transaction, caller: Principal, request: Request) -> bytes:

@@ -14,7 +14,7 @@ from keyauthority.results import RotatedKey
 from keyauthority.token import SecretKey
 from keyauthority_server.services.context import ServiceContext, not_found, require_future
 from keyauthority_server.services.delegation import ceiling_of
-from keyauthority_server.services.idempotency import Idempotency, Request
+from keyauthority_server.services.idempotency import Idempotency, Lookup, Request
 from keyauthority_server.services.key_creation import Issued, issue
 from keyauthority_server.services.key_updates import require_state_not_in, state_error
 from keyauthority_server.services.principal import Principal
@@ -43,7 +43,10 @@ class KeyRotation:
 
         def work(transaction: Transaction, current: Principal, now: datetime) -> RotatedKey:
             stored = transaction.key(rotation.access_key, current.scope)
-            first = stored and self._idempotency.find(transaction, current, request, now)
+            lookup = _UNKNOWN
+            if stored is not None:
+                lookup = self._idempotency.find(transaction, current, request, now)
+            first = lookup.replay
             if first is not None and first.secret_key is not None:
                 previous, successor = first.change.keys
                 time, revision = first.change.time, first.change.revision
@@ -56,10 +59,10 @@ class KeyRotation:
             if stored is None:
                 raise not_found(ErrorReason.KEY_NOT_FOUND)
             ends = _ends(stored.key, rotation, now)
-            self._idempotency.reject_reused_id(transaction, current, request, now)
+            self._idempotency.reject_reused_id(lookup)
             _require_rotatable(stored.key, now)
             rotated = self._rotate(transaction, current, stored, ends, now)
-            self._idempotency.record(transaction, current, request, rotated.secret_key, now)
+            self._idempotency.record(transaction, lookup, request, rotated, now)
             return rotated
 
         return await self._context.mutate(caller, right, work)
@@ -105,6 +108,9 @@ class KeyRotation:
             revision=revision,
             log_id=self._context.log_id,
         )
+
+
+_UNKNOWN: Final = Lookup(None)
 
 
 class _Ends(NamedTuple):

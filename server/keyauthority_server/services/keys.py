@@ -48,7 +48,8 @@ class Keys:
         request = Request(new.request_id, content)
 
         def work(transaction: Transaction, current: Principal, now: datetime) -> CreatedKey:
-            first = self._idempotency.find(transaction, current, request, now)
+            lookup = self._idempotency.find(transaction, current, request, now)
+            first = lookup.replay
             if first is not None and first.secret_key is not None:
                 (key,), revision = first.change.keys, first.change.revision
                 return self._created(key, first.secret_key, revision, first.change.time)
@@ -63,9 +64,9 @@ class Keys:
             for project_id in new.operator_projects or (new.project_id,):
                 if project_id and transaction.project(project_id, current.scope) is None:
                     raise not_found(ErrorReason.PROJECT_NOT_FOUND)
-            self._idempotency.reject_reused_id(transaction, current, request, now)
+            self._idempotency.reject_reused_id(lookup)
             created = self._issue(transaction, current, new, expire_time, now)
-            self._idempotency.record(transaction, current, request, created.secret_key, now)
+            self._idempotency.record(transaction, lookup, request, created, now)
             return created
 
         return await self._context.mutate(caller, right, work)

@@ -33,10 +33,11 @@ class Projects:
         request = Request(new.request_id, content)
 
         def work(transaction: Transaction, current: Principal, now: datetime) -> WrittenProject:
-            first = self._idempotency.find(transaction, current, request, now)
+            lookup = self._idempotency.find(transaction, current, request, now)
+            first = lookup.replay
             if first is not None and first.change.project is not None:
                 return self._written(first.change.project, first.change.revision)
-            self._idempotency.reject_reused_id(transaction, current, request, now)
+            self._idempotency.reject_reused_id(lookup)
             project = Project(
                 project_id=str(uuid.uuid4()),
                 display_name=new.display_name,
@@ -55,7 +56,7 @@ class Projects:
                     project=project,
                 )
             )
-            self._idempotency.record(transaction, current, request, None, now)
+            self._idempotency.record(transaction, lookup, request, None, now)
             return self._written(applied.project or project, applied.revision)
 
         return await self._context.mutate(caller, "projects:create", work)

@@ -17,7 +17,7 @@ import structlog
 from keyauthority.model import Revision
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.rows import Rows
-from keyauthority_server.store.sql.integrity import CheckedRecords
+from keyauthority_server.store.sql.known_rows import KnownRows
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import EntrySigner
 
@@ -54,19 +54,35 @@ class WriteBatch:
     """The job of the thread that writes the database."""
 
     def __init__(
-        self, rows: WrittenRows, seal: EntrySigner, note: Callable[[Revision], None]
+        self,
+        rows: WrittenRows,
+        seal: EntrySigner,
+        note: Callable[[Revision], None],
+        others: Callable[[], object] = object,
     ) -> None:
-        """Work on `rows`; `note` gets the newest revision after a commit, before the callers."""
+        """Work on `rows`; `note` gets the newest revision after a commit, before the callers.
+
+        `others` is called in each transaction, and returns another value after commits of other
+        connections; without it, no row is assumed unchanged since the previous group.
+        """
         self._rows = rows
         self._seal = seal
-        self._checked = CheckedRecords()
         self._note = note
+        self._others = others
+        self._known = KnownRows()
+        self._known_with: object = None  # what `others` returned when they were committed
 
     def run(self, units: Sequence[WriteUnit]) -> Answer:
         """Run the units whose callers still wait; return how to answer the callers."""
+        others, known_with, self._known_with = self._others(), self._known_with, None
+        if others != known_with:
+            self._known.forget()
+        self._known.bound()
         answers = [self._work(unit) for unit in units if _claim(unit)]
+        self._known.save(self._rows, self._seal)
 
         def answer() -> None:
+            self._known_with = others
             revisions = [revision for unit in units for revision in unit.revisions]
             if revisions:
                 self._note(max(revisions))
@@ -92,7 +108,7 @@ class WriteBatch:
         unit.revisions = []
         rows.run("SAVEPOINT unit")
         try:
-            transaction = SqlTransaction(rows, self._seal, self._checked)
+            transaction = SqlTransaction(rows, self._seal, self._known)
             result = unit.work(transaction)
             transaction.finish()
             if rows.failure is None:
@@ -102,10 +118,12 @@ class WriteBatch:
                 raise rows.failure from error
             rows.run("ROLLBACK TO unit")
             rows.run("RELEASE unit")
+            self._known.forget_records()
             raised = error
             return lambda: unit.outcome.set_exception(raised)
         if rows.failure is not None:  # the work has caught and ignored it
             raise rows.failure
+        transaction.publish()
         unit.revisions = transaction.revisions
         return lambda: unit.outcome.set_result(result)
 

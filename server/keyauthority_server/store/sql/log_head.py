@@ -55,7 +55,7 @@ def _stored_head(rows: Rows) -> LogHead | None:
 
 
 def sealed_time(time: datetime, seal: EntrySigner) -> tuple[int, bytes, int]:
-    """Return the parameters of `ADVANCE_TIME` for a time."""
+    """Return the last parameters of `ADVANCE_LOG`, for a time."""
     made = seal(NewestTime(microseconds(time)))
     return microseconds(time), made.hash, made.key_version
 

@@ -231,7 +231,15 @@ def change_from(revision: Revision, row: Row) -> Change:
 
 def values_of(columns: Sequence[str], flat: Mapping[str, Any]) -> list[Any]:
     """Return the values of the columns for a row dict: NULL for unset columns."""
-    return [_value(column, flat.get(column)) for column in columns]
+    values: list[Any] = []
+    for column in columns:
+        value = flat.get(column)
+        if column in _FLAG_COLUMNS:
+            value = int(bool(value))
+        elif value is not None and column in _JSON_COLUMNS:
+            value = to_json(value)
+        values.append(value)
+    return values
 
 
 def flat_from(columns: Sequence[str], row: Row) -> RowDict:
@@ -249,20 +257,13 @@ def flat_from(columns: Sequence[str], row: Row) -> RowDict:
     return flat
 
 
-def _value(column: str, value: Any) -> Any:
-    if column in _FLAG_COLUMNS:
-        return int(bool(value))
-    if value is not None and column in _JSON_COLUMNS:
-        return to_json(value)
-    return value
-
-
 def _without_unset(record: RowDict) -> RowDict:
-    return {name: value for name, value in record.items() if not _unset(value)}
-
-
-def _unset(value: object) -> bool:
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+    """Leave out None, False and empty texts, lists and dicts; a number 0 is set."""
+    return {
+        name: value
+        for name, value in record.items()
+        if value or (value is not None and value is not False and value == 0)
+    }
 
 
 def _microseconds(time: datetime | None) -> int | None:

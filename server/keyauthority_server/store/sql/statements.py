@@ -86,7 +86,6 @@ HEAD: Final = "SELECT revision FROM log WHERE id = 1"
 LOG: Final = (
     "SELECT log_id, revision, hash, time, closed, time_hash, time_key_version FROM log WHERE id = 1"
 )
-ADVANCE_TIME: Final = "UPDATE log SET time = ?, time_hash = ?, time_key_version = ? WHERE id = 1"
 ADVANCE_LOG: Final = (
     "UPDATE log SET revision = ?, hash = ?, time = ?, time_hash = ?, time_key_version = ?"
     " WHERE id = 1"

@@ -22,8 +22,7 @@ from keyauthority.model import (
 )
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
 from keyauthority_server.store.rows import Row, Rows
-from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
+from keyauthority_server.store.sql.known_rows import KnownRows
 from keyauthority_server.store.sql.queries import digests, imports, usage
 from keyauthority_server.store.sql.queries.denied_mutations import record_denials
 from keyauthority_server.store.sql.row_codec import (
@@ -41,8 +40,6 @@ from keyauthority_server.store.sql.row_codec import (
 )
 from keyauthority_server.store.sql.scopes import in_scope
 from keyauthority_server.store.sql.statements import (
-    ADVANCE_LOG,
-    ADVANCE_TIME,
     APPEND_CHANGE,
     DROP_REQUESTS,
     DROP_SEALED,
@@ -87,17 +84,16 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
 class SqlTransaction:
     """One unit of work; see `interface.Transaction`."""
 
-    def __init__(
-        self, rows: Rows, seal: EntrySigner, checked: CheckedRecords | None = None
-    ) -> None:
-        """Reuse the decoded records of `checked`."""
-        head = read_head(rows)
+    def __init__(self, rows: Rows, seal: EntrySigner, known: KnownRows | None = None) -> None:
+        """Share `known` with the other units of a group, which saves it at its end."""
+        self._known = KnownRows() if known is None else known
+        self._grouped = known is not None
+        head = self._known.head(rows, seal)
         self._head, self._hash, self._closed = head.revision, head.hash, head.closed
-        self._newest_time = newest_time(rows, head, seal)
+        self._newest_time = self._known.newest_time
         self._rows = rows
         self._seal = seal
-        self._checked = checked or CheckedRecords()
-        self._read: dict[tuple[str, str], Row | None] = {}  # rows as this transaction sees them
+        self._checked = self._known.checked
         self._usable = True
         self._incomplete = False
         self.revisions: list[Revision] = []
@@ -199,10 +195,9 @@ class SqlTransaction:
         self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
-        self._read.clear()
+        self._known.forget_records()
         counted = usage.count(self._open(), batch_id, rows, now, end)
         if counted and (self._newest_time is None or now > self._newest_time):
-            self._rows.run(ADVANCE_TIME, sealed_time(now, self._seal))
             self._newest_time = now
 
     def delete_usage_batch(self, batch_id: str) -> None:
@@ -211,7 +206,7 @@ class SqlTransaction:
 
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
-        return digests.key_checks(self._live())
+        return self._known.key_checks(self._live())
 
     def record_denials(self, denied: Sequence[DeniedMutation]) -> None:
         """Store denied mutations; only the newest 10,000 are kept."""
@@ -220,14 +215,16 @@ class SqlTransaction:
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Store check values for names that have none yet."""
         digests.set_key_checks(self._open(), checks)
+        self._known.forget_key_checks()
 
     def drop_key_check(self, name: str) -> None:
         """Delete the check value of one key version."""
         digests.drop_key_check(self._open(), name)
+        self._known.forget_key_checks()
 
     def upgrade_digests(self, upgrades: Sequence[DigestUpgrade]) -> None:
         """Replace digests, except those that have changed since they were read."""
-        self._read.clear()
+        self._known.forget_records()
         digests.upgrade_digests(self._open(), upgrades)
 
     def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
@@ -246,6 +243,15 @@ class SqlTransaction:
         self._usable = False
         if self._incomplete:
             raise StoreError("a change is incomplete: the transaction must not be committed")
+        if not self._grouped:
+            self.publish()
+            self._known.save(self._rows, self._seal)
+
+    def publish(self) -> None:
+        """Move the head of the log for the next units of the group; call it after `finish`."""
+        time = self._newest_time
+        if time is not None and (self.revisions or time != self._known.newest_time):
+            self._known.advance(self.head, self._hash, time)
 
     def _live(self) -> Rows:
         if not self._usable:
@@ -260,10 +266,10 @@ class SqlTransaction:
 
     def _row(self, statement: str, name: str) -> Row | None:
         """Return a record's current row; it is read once, until it is written."""
-        rows, lookup = self._live(), (statement, name)
-        if lookup not in self._read:
-            self._read[lookup] = rows.one(statement, (name,))
-        return self._read[lookup]
+        rows, records, lookup = self._live(), self._known.records, (statement, name)
+        if lookup not in records:
+            records[lookup] = rows.one(statement, (name,))
+        return records[lookup]
 
     def _key_before(self, access_key: str) -> RowDict:
         row = self._row(GET_KEY, access_key)
@@ -286,11 +292,11 @@ class SqlTransaction:
             values = values_of(KEY_COLUMNS, flat)
             values += (stored.digest, stored.pepper_version, stored.lineage, entry.revision)
             rows.run(PUT_KEY, values)
-            self._read.pop((GET_KEY, stored.key.access_key), None)
+            self._known.records.pop((GET_KEY, stored.key.access_key), None)
         if project is not None and entry.project is not None:
             values = values_of(PROJECT_COLUMNS, entry.project)
             rows.run(PUT_PROJECT, [*values, entry.revision])
-            self._read.pop((GET_PROJECT, project.project_id), None)
+            self._known.records.pop((GET_PROJECT, project.project_id), None)
 
     def _append(self, rows: Rows, entry: Entry) -> None:
         seal = self._seal(entry)
@@ -311,7 +317,6 @@ class SqlTransaction:
             seal.hash,
         )
         rows.run(APPEND_CHANGE, values)
-        rows.run(ADVANCE_LOG, (entry.revision, seal.hash, *sealed_time(entry.time, self._seal)))
         self._hash = seal.hash
 
 

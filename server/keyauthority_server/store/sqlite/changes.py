@@ -12,8 +12,6 @@ from keyauthority_server.store.types import ChangePage
 
 POLL_SECONDS: Final = 0.004  # delay until another process's commit is seen; costs 1/200 of a core
 
-_VERSION: Final = "PRAGMA data_version"  # another number after each commit of another connection
-
 
 class TailReader:
     """Reads the newest changes on a connection that never writes, in its event loop."""
@@ -25,7 +23,7 @@ class TailReader:
 
     def read(self, after: int, limit: int) -> ChangePage:
         """Return up to `limit` changes after a revision."""
-        self._version = self._rows.one(_VERSION)[0]  # before: a commit in between counts as new
+        self._version = self._rows.version()  # before: a commit in between counts as new
         return changes.read_changes(self._rows, after, limit, monotonic())
 
     def notify(self) -> None:
@@ -36,7 +34,7 @@ class TailReader:
         """Wait for a commit of any process after the last `read`."""
         loop = asyncio.get_running_loop()
         end = loop.time() + within
-        while self._rows.one(_VERSION)[0] == self._version:
+        while self._rows.version() == self._version:
             left = end - loop.time()
             if left <= 0:
                 return

@@ -177,6 +177,11 @@ class SqliteRows:
         """Return values as a table for a statement."""
         return ValuesTable(REQUESTED, json.dumps(list(values)))
 
+    def version(self) -> int:
+        """Return another number after each commit of another connection."""
+        (version,) = self.one("PRAGMA data_version")
+        return int(version)
+
     @property
     def in_transaction(self) -> bool:
         """True between BEGIN and its end."""

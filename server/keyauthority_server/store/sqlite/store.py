@@ -170,11 +170,11 @@ def open_store(
             opened.callback(uncached.close)
             lock = FairFileLock(path)
             opened.callback(lock.close)
-            connection = connect(path, WRITE_BUSY_MS)
-            opened.callback(connection.close)
-            written = SqliteRows(connection)
+            written = SqliteRows(connect(path, WRITE_BUSY_MS))
+            opened.callback(written.close)
             job = WriteBatch(
-                written, seal, lambda newest: save_head(path, head._replace(revision=newest))
+                *(written, seal, lambda newest: save_head(path, head._replace(revision=newest))),
+                others=written.version,
             )
             reserve = DiskReserve(path)
             opened.callback(reserve.close)

@@ -73,7 +73,7 @@ class Writer(BatchWorker[U]):
         self._rows = rows
         if checkpoints:
             self._rows.run(_AUTOCHECKPOINT)
-        self._seen = self._data_version()
+        self._seen = self._rows.version()
         self._broken: str | None = None
         super().__init__(name=name, most=GROUP_MAX, idle_seconds=IDLE_SECONDS)
 
@@ -198,7 +198,7 @@ class Writer(BatchWorker[U]):
             if self._reserve is not None and not self._reserve.is_whole:
                 with self._lock:
                     self._reserve.has_room()  # also regrows the reserve
-            version = self._data_version()
+            version = self._rows.version()
             if self._checkpoints and version != self._seen:
                 with self._lock:  # no writer in between: the log can restart
                     self._rows.one("PRAGMA wal_checkpoint(PASSIVE)")
@@ -207,10 +207,6 @@ class Writer(BatchWorker[U]):
             self._note(error)
         except Exception as error:  # noqa: BLE001  # the thread must survive unexpected errors
             self._break(error)
-
-    def _data_version(self) -> int:
-        (version,) = self._rows.one("PRAGMA data_version")
-        return int(version)
 
 
 _AUTOCHECKPOINT: Final = f"PRAGMA wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}"
