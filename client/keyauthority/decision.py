@@ -101,6 +101,18 @@ def build_verdict(
         code = failed[0] if failed else VerdictCode.VALID
     else:
         code = decide(key, project, facts, now, parsers)
+    verdict = describe(key, code, revision, log_id, failed)
+    return verdict._replace(key=with_state(key, now), project=project) if record else verdict
+
+
+def describe(
+    key: Key,
+    code: VerdictCode,
+    revision: int = 0,
+    log_id: str = "",
+    failed: tuple[VerdictCode, ...] = (),
+) -> Verdict:
+    """Return a verdict on a genuine token that has been decided, with the key's public fields."""
     return Verdict(
         code=code,
         access_key=key.access_key,
@@ -113,8 +125,6 @@ def build_verdict(
         revision=revision,
         log_id=log_id,
         failed=failed,
-        key=with_state(key, now) if record else None,
-        project=project if record else None,
     )
 
 

@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from keyauthority.model import KeyKind, KeyMode, Restrictions, Revision, RevokeReason
+from keyauthority.model import KeyKind, KeyMode, RateLimit, Restrictions, Revision, RevokeReason
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, Revocation, Rotation
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import config
 from keyauthority_server.records import RecordCache
 from keyauthority_server.rpc import services
-from keyauthority_server.rpc_types import Call, UnaryMethod
+from keyauthority_server.rpc_types import DEFERRED, Call, UnaryMethod
 from keyauthority_server.runtime.bootstrap import open_authority, prepare
 from tests.faults.folders import Process
 from tests.postgres import Cluster
@@ -32,6 +32,7 @@ from tests.proofs import Proof, scaled
 SERVICE = "keyauthority.v1.KeyAuthorityService"
 FILLS: Final = scaled(short=60, each=20_000)
 _AT_ONCE: Final = timedelta()
+_NEVER_REACHED: Final = RateLimit(1_000_000_000, timedelta(days=1))
 READERS: Final = 3  # calls of one key at once: a fill may be under way in any of them
 
 
@@ -42,14 +43,21 @@ class World:
         self.writer = writer
         self._records = reader.authority.records
         self.project_id = project_id
+        self.deferred = 0
+        """Calls whose limits were charged at the end of a turn."""
         verify = services(reader.authority, None)[SERVICE]["Verify"]
         assert isinstance(verify, UnaryMethod)
         self._verify = verify
         self._call = Call((("x-auth-token", reader.credential.text),), "ipv4:127.0.0.1:5000")
 
     async def create(self) -> CreatedKey:
-        """Create a key."""
-        new = NewKey(project_id=self.project_id, mode=KeyMode.LIVE, kind=KeyKind.SECRET)
+        """Create a key, every second one with a limit."""
+        new = NewKey(
+            project_id=self.project_id,
+            mode=KeyMode.LIVE,
+            kind=KeyKind.SECRET,
+            rate_limit=random.choice((None, _NEVER_REACHED)),
+        )
         return await self.writer.authority.keys.create(
             await self.writer.caller("keys:create"), new, b""
         )
@@ -61,9 +69,20 @@ class World:
             await asyncio.sleep(0)  # the change feed goes on meanwhile
 
     async def valid(self, secret_key: str, at_least_revision: int = 0) -> bool:
-        """Verify a key in the other process."""
+        """Verify a key in the other process, as the native transport does."""
         request = pb.VerifyRequest(secret_key=secret_key, at_least_revision=at_least_revision)
-        answer = await self._verify(request.SerializeToString(), self._call)
+        body, settled = request.SerializeToString(), dict[int, Any]()
+        shortcut = self._verify.shortcut
+        assert shortcut is not None
+        shortcut.begin_turn()
+        answer: Any = shortcut(body, self._call, 1)
+        if waiting := shortcut.end_turn(settled.__setitem__):
+            await waiting
+        if answer is DEFERRED:
+            self.deferred += 1
+            answer = settled[1]
+        elif answer is None:
+            answer = await self._verify.answer(body, self._call)
         return pb.VerifyResponse.FromString(answer).valid
 
 
@@ -170,6 +189,7 @@ async def test_fill_racing_a_change_never_keeps_what_the_change_ended(
 ) -> None:
     """Revocation, disabling, narrowing, rotation and suspension, on both engines."""
     assert [] == await stale_verdicts(world, FILLS)
+    assert world.deferred
     proof.done(f"{FILLS} fills raced with a change, 0 stale")
 
 

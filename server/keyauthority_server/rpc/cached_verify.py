@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from keyauthority import convert
-from keyauthority.decision import build_verdict
-from keyauthority.model import Facts, Key, Verdict, VerdictCode
+from keyauthority.decision import describe
+from keyauthority.model import Facts, Verdict, VerdictCode
 from keyauthority.permissions import is_concrete
-from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import parse_address
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.records import CachedKey
@@ -31,8 +29,6 @@ from keyauthority_server.services.cached_verification import Charge
 
 BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
-_UNSET: Final = datetime.min.replace(tzinfo=UTC)
-_NO_FACTS: Final = Facts()
 _VALID: Final = VerdictCode.VALID.name
 _REVISION: Final = pb.VerifyResponse.REVISION_FIELD_NUMBER << 3
 _VARINT_MORE: Final = 0x80
@@ -178,13 +174,9 @@ def _facts(request: pb.VerifyRequest) -> Facts | None:
 def _answer_of(cached: CachedKey) -> bytes:
     """Return the constant part of a VALID response: without standings, revision and log_id."""
     if cached.answer is None:
-        cached.answer = _constant_answer(cached.stored.key)
+        verdict = describe(cached.stored.key, VerdictCode.VALID)
+        cached.answer = convert.verdict_to_proto(verdict).SerializeToString()
     return cached.answer
-
-
-def _constant_answer(key: Key) -> bytes:
-    verdict = build_verdict(key, None, VerifyQuery("", _NO_FACTS), _UNSET, 0, "")
-    return convert.verdict_to_proto(verdict._replace(code=VerdictCode.VALID)).SerializeToString()
 
 
 def _varint_field(tag: int, value: int) -> bytes:
