@@ -24,7 +24,7 @@ from keyauthority_server.store.types import Mutation, StoredKey
 
 NEEDED: Final = "orders:read"
 TOKENS: Final = "tokens"  # the file of those that can be verified
-VERIFIED: Final = 50_000  # tokens kept in it, of all that are made
+VERIFIED: Final = 100_000  # tokens kept in it, of all that are made
 BATCH: Final = 100_000  # keys in one transaction, which are lost if it is not finished
 _HASTE: Final = (
     "PRAGMA synchronous = OFF",
