@@ -14,15 +14,12 @@ from typing import Any, Final, NamedTuple
 
 from keyauthority import convert
 from keyauthority.decision import describe
-from keyauthority.model import Facts, Verdict, VerdictCode
-from keyauthority.permissions import is_concrete
-from keyauthority.restrictions import parse_address
+from keyauthority.model import Verdict, VerdictCode
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.records import CachedKey
+from keyauthority_server.rpc.certain_facts import certain_facts
 from keyauthority_server.rpc.credentials import credential_of
-from keyauthority_server.rpc.field_rules import LIST_MAX
 from keyauthority_server.rpc.handlers import CallMetrics, count_error, rpc_error_of
-from keyauthority_server.rpc.validate import verify as violations
 from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, Ticket
 from keyauthority_server.services import Authority, Credential
 from keyauthority_server.services.cached_verification import Charge
@@ -74,7 +71,7 @@ class CachedVerify:
         started = time.perf_counter()
         try:
             request = pb.VerifyRequest.FromString(body)
-            facts = _facts(request)
+            facts = certain_facts(request)
             if facts is None:
                 return None
             credential = credential_of(call)
@@ -142,33 +139,6 @@ class CachedVerify:
         refusal = rpc_error_of(failure)
         for ticket, _, started in deferred:
             settle(ticket, count_error(refusal, self._metrics, started))
-
-
-def _facts(request: pb.VerifyRequest) -> Facts | None:
-    """Return the facts of a request that is certainly valid; None for the general handler."""
-    if (
-        request.include_record
-        or request.explain
-        or request.at_least_revision
-        or request.log_id
-        or request.mode
-        or request.cost < 0
-    ):
-        return None
-    if (
-        request.access_key
-        or request.project_id
-        or request.referrer
-        or request.HasField("app")
-        or request.HasField("api_target")
-    ):
-        return None if violations(request) else convert.facts_from_proto(request)
-    client_ip, permissions = request.client_ip, tuple(request.permissions)
-    if client_ip and parse_address(client_ip) is None:
-        return None
-    if permissions and (len(permissions) > LIST_MAX or not all(map(is_concrete, permissions))):
-        return None
-    return Facts("", "", None, permissions, client_ip)
 
 
 def _answer_of(cached: CachedKey) -> bytes:

@@ -19,6 +19,7 @@ from keyauthority.results import ImportFailure
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
+from keyauthority_server.rpc.certain_facts import certain_facts
 from keyauthority_server.rpc.credentials import credential_of, has_credential
 from keyauthority_server.rpc.field_rules import LIST_MAX
 from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, as_masked, content_of
@@ -130,11 +131,15 @@ class KeyAuthorityServicer:
         queries = []
         with self._verification.slices.begin() as slices:
             for index, item in enumerate(request.requests):
-                violations += validate.batch_item(index, item)
-                if len(violations) >= LIST_MAX:
-                    break
-                if not violations:
-                    queries.append(convert.batch_item_from_proto(index, item))
+                if (facts := certain_facts(item)) is not None:
+                    cost = item.cost if item.HasField("cost") else 1
+                    queries.append(VerifyQuery(item.secret_key, facts, cost))
+                else:
+                    violations += validate.batch_item(index, item)
+                    if len(violations) >= LIST_MAX:
+                        break
+                    if not violations:
+                        queries.append(convert.batch_item_from_proto(index, item))
                 await slices.pause()
         require_no_violations(violations)
         return queries

@@ -322,7 +322,10 @@ class Verification:
     ) -> Sequence[Verdict]:
         """Spend from all limits in one transaction, count the verdicts, and return them."""
         spends = [evaluation.spend for evaluation in evaluations if evaluation.limits]
-        counters = iter(await self._counters.draw(spends) if spends else ())
+        drawn = self._counters.draw_now(spends) if spends else ()
+        if drawn is None:
+            drawn = await self._counters.draw(spends)
+        counters = iter(drawn)
         verdicts = []
         for evaluation in evaluations:
             verdict, limits = evaluation.verdict, evaluation.limits
