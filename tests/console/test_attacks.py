@@ -185,7 +185,7 @@ def test_session_cookie_is_hidden_from_scripts_and_other_sites(
     before = visitor.get("/sign-in").headers["set-cookie"]
     answer = visitor.sign_in(console_server.operator_key)
     cookie = answer.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
     assert cookie.split(";")[0] != before.split(";")[0]
     kept = dict(visitor.browser.cookies)
     assert visitor.post("/sign-out", visitor.form("/projects")).status_code == 303

@@ -17,7 +17,6 @@ from tests.console.people import (
     field_texts,
     hidden_fields,
     readable,
-    running_console,
     secret_of,
     start_console,
 )
@@ -27,37 +26,58 @@ from tests.service.processes import wait_until
 pytestmark = pytest.mark.xdist_group("console")
 
 
-def test_restart_of_the_authority_loses_nothing(tmp_path: Path) -> None:
-    """A page says so meanwhile; a form keeps its input, and sent again makes one key."""
+def answer_of(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """Send a request until the authority is reached; return the answer."""
+    answers: list[httpx.Response] = []
+
+    def is_answered() -> bool:
+        answers.append(send())
+        return answers[-1].status_code != 503
+
+    wait_until(is_answered)
+    return answers[-1]
+
+
+def test_console_outlives_its_authority_and_loses_nothing(tmp_path: Path) -> None:
+    """Started before it, and while it restarts: a page says so, and a form keeps its input.
+
+    The sign-in link and the form work once the authority answers again, the form once only. At
+    the end the console leaves with 0, though a page waits for changes.
+    """
     data = tmp_path / "data"
-    server = shared().start(data)
-    with running_console(tmp_path, server) as console:
-        person = Person(console.url)
-        person.sign_in(server.operator_key)
-        project_id = person.new_project()
-        path = f"/projects/{project_id}/keys/new"
-        fields = person.form(path) | {"mode": "test", "kind": "secret", "purpose": "kept"}
-        server.stop()
+    first = shared().start(data)
+    first.stop()
+    console = start_console(tmp_path, first.address, first.operator_key)
+    person, link = Person(console.url), console.link.removeprefix(console.url)
+    assert person.get(link).status_code == 503
+    second = shared().start(data, listen=first.address)
+    assert answer_of(lambda: person.get(link)).status_code == 303
+    assert person.get(link).status_code == 403
 
-        answer = person.get("/projects")
-        assert answer.status_code == 503
-        assert "cannot be reached" in readable(answer.text)
-        assert answer.headers["retry-after"]
-        refused = person.post(path, fields)
-        assert refused.status_code == 503
-        assert field_texts(refused.text)["purpose"] == "kept"
-        assert hidden_fields(refused.text)["request_id"] == fields["request_id"]
+    project_id = person.new_project()
+    path = f"/projects/{project_id}/keys/new"
+    fields = person.form(path) | {"mode": "test", "kind": "secret", "purpose": "kept"}
+    second.stop()
+    answer = person.get("/projects")
+    assert answer.status_code == 503
+    assert "cannot be reached" in readable(answer.text)
+    assert answer.headers["retry-after"]
+    refused = person.post(path, fields)
+    assert refused.status_code == 503
+    assert field_texts(refused.text)["purpose"] == "kept"
+    assert hidden_fields(refused.text)["request_id"] == fields["request_id"]
 
-        again = shared().start(data, listen=server.address)
-        answers = [refused]
-        wait_until(lambda: _is_answered(answers, lambda: person.post(path, fields)))
-        created = answers[-1]
-        assert created.status_code == 200
-        with Client(again.address, operator_key=again.operator_key) as client:
-            assert client.verify(secret_of(created)).valid
-            assert ["kept"] == [key.purpose for key in client.list_keys(project_id)]
-        assert person.get("/projects").status_code == 200
-        again.stop()
+    third = shared().start(data, listen=first.address)
+    created = answer_of(lambda: person.post(path, fields))
+    assert created.status_code == 200
+    with Client(third.address, operator_key=third.operator_key) as client:
+        assert client.verify(secret_of(created)).valid
+        assert ["kept"] == [key.purpose for key in client.list_keys(project_id)]
+    with person.browser.stream("GET", "/changes") as changes:
+        assert changes.headers["content-type"].startswith("text/event-stream")
+        ended = console.stop()
+    assert (ended.code, ended.output, ended.log) == (0, "", "")
+    third.stop()
 
 
 def test_slow_authority_is_given_up_with_a_page(tmp_path: Path) -> None:
@@ -92,29 +112,3 @@ def test_revoked_operator_key_is_signed_out_with_a_page(
     assert leaver.get("/projects").headers["location"] == "/sign-in"
     assert leaver.post(path, fields).status_code == 403
     assert [] == list(client.list_keys(project_id))
-
-
-def test_console_starts_before_the_authority(tmp_path: Path) -> None:
-    """It serves its pages, and the link works once the authority answers."""
-    data = tmp_path / "data"
-    server = shared().start(data)
-    server.stop()
-    console = start_console(tmp_path, server.address, server.operator_key)
-    try:
-        person = Person(console.url)
-        link = console.link.removeprefix(console.url)
-        answers = [person.get(link)]
-        assert answers[0].status_code == 503
-        again = shared().start(data, listen=server.address)
-        wait_until(lambda: _is_answered(answers, lambda: person.get(link)))
-        assert answers[-1].status_code == 303
-        assert person.get(link).status_code == 403
-        again.stop()
-    finally:
-        console.stop()
-
-
-def _is_answered(answers: list[httpx.Response], send: Callable[[], httpx.Response]) -> bool:
-    """Send a request and keep its answer; True unless the authority was still unreachable."""
-    answers.append(send())
-    return answers[-1].status_code != 503

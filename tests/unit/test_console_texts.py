@@ -106,7 +106,7 @@ def test_duration_is_written_as_it_is_read(text: str) -> None:
 
 def test_hosts_are_the_names_with_the_port() -> None:
     """The port may be left out if it is the default of the scheme; a wildcard is one label."""
-    hosts = Hosts({"127.0.0.1", "[::1]", "*.example.com"}, 8443, 443)
+    hosts = Hosts("", {"127.0.0.1", "[::1]", "*.example.com"}, 8443, 443)
     for host in ("127.0.0.1:8443", "[::1]:8443", "a.example.com:8443", "A.EXAMPLE.com:8443"):
         assert hosts.allow(host), host
     for host in (
@@ -114,4 +114,4 @@ def test_hosts_are_the_names_with_the_port() -> None:
         *(".example.com:8443", "evil.example:8443", "127.0.0.1:8443:8443", "127.0.0.1:8443 ", ""),
     ):
         assert not hosts.allow(host), host
-    assert Hosts({"localhost"}, 443, 443).allow("localhost")
+    assert Hosts("", {"localhost"}, 443, 443).allow("localhost")

@@ -120,6 +120,7 @@ class Console:
             KeyAuthorityError: self._call_failed,
             BodyTooLarge: self._too_large,
             ClientDisconnect: self._disconnected,
+            Exception: self._failed,
         }
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
         app.router.redirect_slashes = False
@@ -175,6 +176,11 @@ class Console:
 
     async def _too_large(self, request: Request, error: Exception) -> Response:
         failure = Failure(413, "The form is too large", "A form may have 1 MiB.")
+        return await self._failure_page(request, failure)
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        """Return the page of a defect; its trace is on standard error."""
+        failure = Failure(500, "The console failed", "Its log has the details.")
         return await self._failure_page(request, failure)
 
     async def _disconnected(self, request: Request, error: Exception) -> Response:

@@ -50,7 +50,7 @@ class Guard:
 
         hosts = Headers(scope=scope).getlist("host")
         if len(hosts) != 1 or not self._hosts.allow(hosts[0]):
-            refused = PlainTextResponse("This console is not served under this name.\n", 421)
+            refused = PlainTextResponse(f"Open this console as {self._hosts.url}\n", 421)
             await refused(scope, receive, send_with_headers)
             return
         read = 0
@@ -69,7 +69,8 @@ class Guard:
 class Hosts:
     """The values of the Host header that the console answers."""
 
-    def __init__(self, names: Collection[str], port: int, default_port: int) -> None:
+    def __init__(self, url: str, names: Collection[str], port: int, default_port: int) -> None:
+        self.url = url
         self._names = frozenset(name.lower() for name in names)
         self._ports = {f":{port}"} | ({""} if port == default_port else set())
 

@@ -77,7 +77,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         has_link=not settings.sign_in,
         cookie=f"__Host-{_COOKIE}" if settings.scheme == "https" else f"{_COOKIE}-{port}",
     )
-    hosts = Hosts(names, port, _DEFAULT_PORTS[settings.scheme])
+    hosts = Hosts(url, names, port, _DEFAULT_PORTS[settings.scheme])
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

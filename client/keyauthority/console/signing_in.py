@@ -113,7 +113,8 @@ class Entrance:
         return response
 
     def _form(self, request: Request, error: str = "", status: int = UNPROCESSABLE) -> Response:
-        visitor = request.cookies.get(self._cookie) or new_token()
+        present = request.cookies.get(self._cookie)
+        visitor = present or new_token()
         response: Response = self.services.renderer.page(
             "sign_in.html",
             status if error else 200,
@@ -124,7 +125,7 @@ class Entrance:
             path="",
             has_link=self.services.has_link,
         )
-        if visitor not in request.cookies.values():
+        if not present:
             self._set_cookie(response, visitor)
         return response
 
@@ -140,9 +141,9 @@ class Entrance:
         )
 
     def _set_cookie(self, response: Response, value: str) -> None:
-        response.set_cookie(
-            self._cookie, value, httponly=True, samesite="strict", secure=self.scheme == "https"
-        )
+        secure = "; Secure" if self.scheme == "https" else ""
+        cookie = f"{self._cookie}={value}; Path=/; HttpOnly; SameSite=Strict{secure}"
+        response.headers.append("set-cookie", cookie)
 
 
 async def sign_out(visit: Visit) -> Response:
