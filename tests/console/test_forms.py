@@ -139,7 +139,7 @@ def test_edit_changes_only_fields_that_were_edited(
         permissions=["orders:read"],
         expire_time=expire_time,
         restrictions=Restrictions(allowed_ips=("10.0.0.0/8",), ios_bundle_ids=("com.shop",)),
-        labels={"team": "blue", "note": "a=b"},
+        labels={"team": "blue", "note": " a=b "},
     ).key
     path = f"/keys/{key.access_key}/edit"
     untouched = {**person.form(path), **field_texts(person.get(path).text)}

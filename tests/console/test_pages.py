@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyauthority import Client, KeyState, UsageRow, VerdictCode
+from keyauthority.console.search import MATCHES
 from tests.console.people import (
     PURPOSE,
     ConsoleProcess,
@@ -161,7 +162,9 @@ def test_search_with_many_matches_is_paged_without_gap_or_repeat(
     path = f"/projects/{project_id}?q=export"
     while path:
         text = person.get(path).text
-        seen += re.findall(r'class="main" href="/keys/(\w+)"', text)
+        found = re.findall(r'class="main" href="/keys/(\w+)"', text)
+        assert len(found) <= MATCHES
+        seen += found
         more = re.search(r'data-continue href="([^"]+)"', text)
         path = more[1].replace("&amp;", "&") if more else ""
     assert seen == [one.key.access_key for one in created]
