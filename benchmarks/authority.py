@@ -18,7 +18,7 @@ import keyauthority
 from benchmarks.h2load import Target
 from benchmarks.run import Run
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from tests.service.certificates import LOOPBACK, Issuer
+from tests.service.certificates import server_tls
 from tests.service.processes import ServerProcess, children, command, start
 
 SERVICE: Final = "/keyauthority.v1.KeyAuthorityService"
@@ -162,11 +162,10 @@ def quota() -> keyauthority.Quota:
 
 def _certified(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Return a CA certificate, and server flags for a certificate that it issued."""
-    issuer = Issuer()
+    made = server_tls(folder)
     ca = folder / "ca.pem"
-    ca.write_bytes(issuer.pem)
-    cert, key = issuer.issue(*LOOPBACK).write(folder, "server")
-    return ca, ("--tls-cert", str(cert), "--tls-key", str(key))
+    ca.write_bytes(made.ca)
+    return ca, made.flags
 
 
 def resident(pid: int) -> float:

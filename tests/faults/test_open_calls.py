@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import grpc
@@ -27,6 +28,7 @@ from tests.faults.frames import (
 )
 from tests.proofs import PROVE, Proof, scaled
 from tests.service.callers import Caller, new_key, new_project, revoke
+from tests.service.certificates import ServerTls, server_tls
 from tests.service.processes import wait_until
 from tests.service.watches import following
 
@@ -36,7 +38,7 @@ REFLECTION: Final = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 CONNECTIONS: Final = scaled(short=4, each=10)
 STREAMS: Final = 1000  # calls on each connection
 WAIT_MAX: Final = 1.0 if PROVE else 5.0  # seconds, of an honest call beside them
-KEPT_MAX: Final = {"grpcio": 128 * MIB, "native": 384 * MIB}
+KEPT_MAX: Final = {"grpcio": 128 * MIB, "native": 384 * MIB, "tls": 384 * MIB}
 """The front takes ten times as many calls on a connection."""
 
 
@@ -61,7 +63,9 @@ FLOODS: Final = {
 
 
 @contextmanager
-def flooding(address: str, flood: Flood) -> Iterator[list[socket.socket]]:
+def flooding(
+    address: str, flood: Flood, tls: ServerTls | None = None
+) -> Iterator[list[socket.socket]]:
     """Open the calls over their connections, which are held for the block."""
     host, _, port = address.rpartition(":")
     opening = headers(flood.path, flood.metadata)
@@ -74,7 +78,8 @@ def flooding(address: str, flood: Flood) -> Iterator[list[socket.socket]]:
                 frames.append(opening[:5] + own + opening[9:])
                 if flood.body is not None:
                     frames.append(frame(DATA, END_STREAM, number, message(flood.body)))
-            one = stack.enter_context(socket.create_connection((host, int(port)), 20))
+            one = tls.connect(address) if tls else socket.create_connection((host, int(port)), 20)
+            stack.enter_context(one)
             one.sendall(b"".join(frames))
             opened.append(one)
         yield opened
@@ -87,20 +92,24 @@ def answers_health(channel: grpc.Channel) -> bool:
     return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
+@pytest.mark.parametrize(
+    "transport", ["native", "grpcio", pytest.param("tls", marks=pytest.mark.prove)]
+)
 def test_flood_of_open_calls_refuses_no_other_peer(
-    start_server: Start, transport: str, proof: Proof
+    start_server: Start, transport: str, tmp_path: Path, proof: Proof
 ) -> None:
     """Verify, RevokeKey, health and watches are served during and after each flood."""
-    server = start_server("--transport", transport)
+    tls = server_tls(tmp_path) if transport == "tls" else None
+    server = start_server(*(tls.flags if tls else ("--transport", transport)))
     waits: list[float] = []
-    with grpc.insecure_channel(server.address) as channel:
+    with tls.channel(server.address) if tls else grpc.insecure_channel(server.address) as channel:
         root = Caller(channel, server.metadata)
         project = new_project(root)
         secret_key = new_key(root, project).secret_key
         before = resident(server)
         for what, flood in FLOODS.items():
             victim = new_key(root, project)
-            with metered(server, root, secret_key) as meter, flooding(server.address, flood):
+            with metered(server, root, secret_key) as meter, flooding(server.address, flood, tls):
                 wait_until(lambda: answers_health(channel))
                 revoked = revoke(root, access_key=victim.key.access_key)
                 with following(root) as watch:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -99,6 +102,32 @@ class Issuer:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self.key, SHA256()).public_bytes(Encoding.PEM)
+
+
+class ServerTls(NamedTuple):
+    """The files of a server, as flags, and the authority that its clients trust."""
+
+    ca: bytes
+    flags: tuple[str, ...]
+
+    def channel(self, address: str) -> grpc.Channel:
+        """Return a channel to the server."""
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca))
+
+    def connect(self, address: str, seconds: float = 20) -> ssl.SSLSocket:
+        """Make a handshake for HTTP/2 with the server."""
+        context = ssl.create_default_context(cadata=self.ca.decode())
+        context.set_alpn_protocols(["h2"])
+        host, _, port = address.rpartition(":")
+        raw = socket.create_connection((host, int(port)), seconds)
+        return context.wrap_socket(raw, server_hostname="localhost")
+
+
+def server_tls(folder: Path) -> ServerTls:
+    """Write the files of a server on this machine."""
+    issuer = Issuer()
+    cert, key = issuer.issue(*LOOPBACK).write(folder, "server")
+    return ServerTls(issuer.pem, ("--tls-cert", str(cert), "--tls-key", str(key)))
 
 
 def self_signed(*names: x509.GeneralName) -> Pair:

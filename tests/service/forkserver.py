@@ -237,6 +237,8 @@ def _forking(start: Any) -> Any:
             signal.set_wakeup_fd(-1)  # the supervisor's loop has set it, and these
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as an interpreter does at its start
+                signal.signal(number, signal.SIG_IGN)
             kept = {0, 1, 2, *pass_fds}
             for descriptor in [int(one.name) for one in Path("/proc/self/fd").iterdir()]:
                 if descriptor not in kept:

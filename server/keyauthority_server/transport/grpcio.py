@@ -41,7 +41,7 @@ from keyauthority_server.transport.health import CanAnswer, Health
 from keyauthority_server.transport.origins import Origins
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
-from keyauthority_server.transport.streams import Inside, Streams, from_behind, limit_streams
+from keyauthority_server.transport.streams import Inside, Streams, from_behind
 from keyauthority_server.transport.tls import Callers, FollowedFiles
 from keyauthority_server.transport.tls_connection import ConnectionLimits
 from keyauthority_server.transport.tls_front import HANDSHAKE_SECONDS, TlsFront
@@ -245,8 +245,8 @@ class Server:
                 self._tls = TlsFront(listen, _connection_limits(), callers, tally)
                 self._files = FollowedFiles(config.tls, SystemClock(), self._tls.take_over)
                 listen, origins = UnixPath(self._behind("front")), self._tls.origins
-            methods = _on_native(services, self._limits)
-            self._front = _front(listen, methods, tally, self._streams.inside, origins)
+            watches = {f"/{HEALTH}/Watch": self._limits.of(HEALTH, "Watch")}
+            self._front = _front(listen, services, watches, tally, self._streams.inside, origins)
         elif config.tls:
             handshakes = Handshakes(config.tls, SystemClock())
             self._files = handshakes.files
@@ -334,22 +334,10 @@ def _connection_limits() -> ConnectionLimits:
     )
 
 
-def _on_native(services: Services, limits: _Limits) -> dict[str, UnaryMethod | StreamMethod]:
-    """Return the methods by path. Watches of health are limited here, as the gate limits them."""
-    methods = {
-        f"/{service}/{name}": method
-        for service, of_service in services.items()
-        for name, method in of_service.items()
-    }
-    watch = methods[f"/{HEALTH}/Watch"]
-    assert isinstance(watch, StreamMethod)  # noqa: S101 - tells mypy so
-    limited = watch._replace(open=limit_streams(watch.open, limits.of(HEALTH, "Watch")))
-    return methods | {f"/{HEALTH}/Watch": limited}
-
-
 def _front(
     listen: Listen,
-    methods: Mapping[str, UnaryMethod | StreamMethod],
+    services: Services,
+    stream_limits: Mapping[str, OpenCalls],
     tally: ShedCounter | None,
     inside: Inside,
     origins: Origins | None,
@@ -359,6 +347,11 @@ def _front(
         NativeServer,
     )
 
+    methods = {
+        f"/{service}/{name}": method
+        for service, of_service in services.items()
+        for name, method in of_service.items()
+    }
     limits = NativeLimits(
         MESSAGE_MAX,
         METADATA_MAX,
@@ -375,6 +368,7 @@ def _front(
         reuse_port=not isinstance(listen, UnixPath),
         tally=tally,
         streams={path: one for path, one in methods.items() if isinstance(one, StreamMethod)},
+        stream_limits=stream_limits,
         inside=inside,
         origins=origins,
     )

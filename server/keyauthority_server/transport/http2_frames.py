@@ -68,7 +68,7 @@ class Calls:
         self.held = 0
         """Bytes that they hold in memory."""
         self.refused: list[tuple[int, RpcError]] = []
-        """Calls to refuse; neither side has been told."""
+        """Calls to refuse; neither side knows."""
 
     def begin(self, stream: int, *, whole: bool) -> None:
         """Add a call; `whole` if its request has ended with its headers."""

@@ -14,11 +14,13 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
+from keyauthority_server.overload import OpenCalls, network_of
 from keyauthority_server.overload.errors import (
     URGENT,
     ShedCounter,
@@ -82,13 +84,14 @@ class NativeServer:
         reuse_port: bool,
         tally: ShedCounter | None = None,
         streams: Mapping[str, StreamMethod] = MappingProxyType({}),
+        stream_limits: Mapping[str, OpenCalls] = MappingProxyType({}),
         inside: AbstractContextManager[None] = _NOWHERE,
         origins: Origins | None = None,
     ) -> None:
         """Bind; OSError if the address is taken. `tally` counts the calls that are turned away.
 
-        Each of the `streams`, methods by their paths, is within `inside` while it is open.
-        With `origins`, calls come through the TLS endpoint; those of unknown origin are refused.
+        Each of the `streams`, by their paths, is within `inside` while it is open. With `origins`,
+        calls come through the TLS endpoint; those of unknown origin are refused.
         """
         self._origins = origins
         self._front = NativeGrpcFront(
@@ -107,22 +110,21 @@ class NativeServer:
         self._methods = dict(zip(numbers, methods.values(), strict=True))
         streamed = self._front.add_methods([(path, True) for path in streams])
         self._followed = dict(zip(streamed, streams.values(), strict=True))
+        self._stream_limits = dict(zip(streamed, map(stream_limits.get, streams), strict=True))
         self._streams = NativeStreams(self._front, self._fail, inside)
         self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
         paths = zip(numbers, methods, strict=True)
-        self._urgent = {number for number, path in paths if path.rpartition("/")[2] in URGENT}
-        self._limits = limits
-        self._tally = tally
+        self._urgent = {one for one, path in paths if path.rpartition("/")[2] in URGENT}
+        self._limits, self._tally = limits, tally
         self._batches: deque[tuple[float, list[_Event]]] = deque()
         self._given = self._taken = 0  # each is counted in one thread only
-        self._taking = False
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._deferred = 0  # calls that no task of their own answers
-        self._settling: set[asyncio.Task[None]] = set()
         self._ends: dict[int, float] = {}  # of those without a deadline, the earliest first
         self._late: set[int] = set()
+        self._settling: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._draining = False
+        self._taking = self._draining = False
 
     def start(self, behind: str) -> None:
         """Take calls; those that are not ours go to the socket `behind`."""
@@ -253,8 +255,7 @@ class NativeServer:
             elif len(body) > self._limits.message:
                 self._fail(call_id, message_too_large())
             elif number in self._followed:
-                messages = self._followed[number].open(body, Call(metadata, peer, callers))
-                self._streams.begin(call_id, messages)
+                self._follow(call_id, number, body, Call(metadata, peer, callers))
             elif len(self._waiting) + self._deferred >= self._limits.calls:
                 self._fail(call_id, busy())
             else:
@@ -280,6 +281,15 @@ class NativeServer:
         """Return the origin of a call over a connection of this name; without peer if unknown."""
         assert self._origins is not None  # noqa: S101 - the caller has looked
         return self._origins.known.get(name) or self._origins.learn(name, metadata) or _UNKNOWN
+
+    def _follow(self, call_id: int, number: int, body: bytes, call: Call) -> None:
+        """Begin a stream, if its limit has room for it."""
+        limit, peer = self._stream_limits[number], network_of(call.peer)
+        if limit is not None and not limit.enter(peer):
+            self._fail(call_id, busy())
+            return
+        ended = None if limit is None else partial(limit.leave, peer)
+        self._streams.begin(call_id, self._followed[number].open(body, call), ended)
 
     def _begin(self, call_id: int, answer: Coroutine[Any, Any, bytes], left: float | None) -> None:
         try:

@@ -35,9 +35,13 @@ class NativeStreams:
         self._inside = inside
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def begin(self, call_id: int, messages: AsyncGenerator[bytes]) -> None:
-        """Send the messages of a call, until they or the client end."""
+    def begin(
+        self, call_id: int, messages: AsyncGenerator[bytes], ended: Callable[[], None] | None
+    ) -> None:
+        """Send the messages of a call, until they or the client end; then call `ended`."""
         task = asyncio.get_running_loop().create_task(self._follow(call_id, messages))
+        if ended is not None:
+            task.add_done_callback(lambda _: ended())
         self._tasks[call_id] = task
 
     def find(self, call_id: int) -> asyncio.Task[None] | None:

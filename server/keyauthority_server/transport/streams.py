@@ -7,21 +7,18 @@ message that it does not take. Such a stream is cut with the server, when all ot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import grpc.aio
 
 from keyauthority_server.config import Listen, UnixPath
-from keyauthority_server.overload import OpenCalls, network_of
-from keyauthority_server.overload.errors import busy
 from keyauthority_server.rpc_types import Call, StreamMethod
 
 STALLED_SECONDS: Final = 2.0  # a client that reads has taken the end of its stream long before
 LINGER_SECONDS: Final = 0.5  # writing an answer takes grpcio less than 1 ms; starved, some more
 
-Follow = Callable[[bytes, Call], AsyncGenerator[bytes]]
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -69,23 +66,6 @@ class Inside(AbstractContextManager[None]):
         """Wait until there is none, and what was answered last is on its way."""
         await self.none.wait()
         await asyncio.sleep(LINGER_SECONDS)
-
-
-def limit_streams(follow: Follow, limit: OpenCalls) -> Follow:
-    """Return `follow` so that it raises OVERLOADED while its limit is reached."""
-
-    async def limited(body: bytes, call: Call) -> AsyncGenerator[bytes]:
-        peer = network_of(call.peer)
-        if not limit.enter(peer):
-            raise busy()
-        try:
-            async with aclosing(follow(body, call)) as messages:
-                async for message in messages:
-                    yield message
-        finally:
-            limit.leave(peer)
-
-    return limited
 
 
 def from_behind(read: Callable[[_Context], Call], listen: Listen) -> Callable[[_Context], Call]:

@@ -35,18 +35,19 @@ from keyauthority_server.transport.tls_connection import (
     ServerSide,
 )
 
-CONNECTIONS_MAX: Final = 10_000  # some 100 KB each
-HANDSHAKES_MAX: Final = 1_000  # at once; a core makes as many in a second
+CONNECTIONS_MAX: Final = 10_000  # some 50 KB each
+HANDSHAKES_MAX: Final = 2_000  # at once: of 1,000 clients that come back together none is cut
 HANDSHAKE_SECONDS: Final = 20  # with the first bytes of HTTP/2
 HELD_MAX: Final = 256 * 1024 * 1024  # bytes of incomplete requests
 LOOK_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0  # for a client to take the last bytes
 
-_SHARE: Final = 2  # one peer has at most a half, or a quarter of the handshakes
+_SHARE: Final = 2  # one peer has at most a half
 _DESCRIPTORS: Final = 3  # of a connection: its own and both ends of the one behind
 _DESCRIPTORS_KEPT: Final = 128  # for files, pipes and the listening socket
 _BACKLOG: Final = 1_024
 _ACCEPTS: Final = 64  # in one turn of the event loop
+_HANDSHAKES_IN_TURN: Final = 8  # some 5 ms, as long as calls are served in a turn
 _AGAIN_SECONDS: Final = 0.1  # until the next try, if descriptors or memory are exhausted
 # AEAD with forward secrecy: RFC 9113, section 9.2.2, forbids the others. TLS 1.3 has its own.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -74,8 +75,9 @@ class TlsFront:
         self._open = OpenCalls(most, most // _SHARE)
         self._held = OpenCalls(HELD_MAX, HELD_MAX // _SHARE)
         self._handshakes = PendingMessages(
-            HANDSHAKES_MAX, HANDSHAKES_MAX // 4, HANDSHAKE_SECONDS, busy, message_overdue
+            HANDSHAKES_MAX, HANDSHAKES_MAX // _SHARE, HANDSHAKE_SECONDS, busy, message_overdue
         )
+        self._waiting: list[asyncio.Future[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -95,7 +97,7 @@ class TlsFront:
         self._tasks.append(loop.create_task(self._look()))
 
     def leave(self) -> None:
-        """Accept no more connections, and send the clients of the open ones away."""
+        """Stop accepting connections, and send the clients of the open ones away."""
         self._accept()  # those that wait would be reset
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
@@ -188,6 +190,8 @@ class TlsFront:
 
         pending = self._handshakes.enter(network, end)
         try:
+            await self._first_bytes(accepted)
+            await self._turn()
             await loop.connect_accepted_socket(
                 lambda: connection,
                 accepted,
@@ -202,6 +206,34 @@ class TlsFront:
             self._handshakes.leave(pending)
         session = connection.session
         return session is not None and session.selected_alpn_protocol() == "h2"
+
+    async def _first_bytes(self, accepted: socket.socket) -> None:
+        """Wait until the client has sent something: before, a session would only take memory."""
+        loop = asyncio.get_running_loop()
+        sent = asyncio.Event()
+        accepted.setblocking(False)
+        loop.add_reader(accepted, sent.set)
+        try:
+            await sent.wait()
+        finally:
+            loop.remove_reader(accepted)
+
+    async def _turn(self) -> None:
+        """Wait for a turn of the event loop in which few handshakes begin: calls come between."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._begin_some)
+        self._waiting.append(turn)
+        await turn
+
+    def _begin_some(self) -> None:
+        for turn in self._waiting[:_HANDSHAKES_IN_TURN]:
+            if not turn.done():
+                turn.set_result(None)
+        del self._waiting[:_HANDSHAKES_IN_TURN]
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._begin_some)
 
     def _callers_of(self, connection: Connection) -> tuple[Certificate, ...]:
         session = connection.session

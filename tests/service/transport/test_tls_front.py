@@ -279,7 +279,7 @@ async def test_handshakes_of_one_peer_leave_room_for_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of too many silent connections the oldest is closed."""
-    monkeypatch.setattr(tls_front, "HANDSHAKES_MAX", 8)
+    monkeypatch.setattr(tls_front, "HANDSHAKES_MAX", 4)
     async with fronting(tmp_path) as front, front.channel() as channel:
         silent = [await front.dial() for _ in range(6)]
         await front.closed("handshake", 4)
@@ -321,7 +321,7 @@ async def test_stream_is_produced_as_fast_as_its_client_reads(tmp_path: Path) ->
 async def test_connection_is_sent_away_without_a_failed_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
 ) -> None:
-    """An old or idle connection is told to go first; calls that come meanwhile are answered."""
+    """An old or idle connection is sent away first; calls that come meanwhile are answered."""
     monkeypatch.setattr(grpcio, limit, 0.1)
     monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.02)
     async with fronting(tmp_path) as front:
