@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import httpx
 import pytest
 import yaml
 
@@ -136,6 +138,22 @@ def test_gateway_alone_removes_a_forged_identity_behind_envoy(
         send_forged(url, keys)
 
 
+@one_sidecar
+def test_forged_trailer_never_reaches_the_service(url: str, keys: Keys) -> None:
+    """A service may take a trailer for a header."""
+    address = url.removeprefix("http://")
+    names = ", ".join(NAMES)
+    trailers = "".join(f"{name}: forged\r\n" for name in NAMES)
+    answer = _exchange(
+        address,
+        f"POST /orders HTTP/1.1\r\nhost: {address}\r\nx-api-key: {keys.secret.reveal()}\r\n"
+        f"trailer: {names}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        f"5\r\nhello\r\n0\r\n{trailers}\r\n",
+    )
+    assert answer.startswith("HTTP/1.1 200 ")
+    assert "forged" not in answer
+
+
 def send_forged(url: str, keys: Keys) -> None:
     """Send requests with a forged identity; the service must receive the gateway's only."""
     names = [*FORGED, *NAMES, *(name.upper() for name in NAMES), *(name.title() for name in NAMES)]
@@ -243,12 +261,16 @@ def test_odd_path_is_checked_as_the_service_reads_it(url: str, keys: Keys) -> No
 
 def _path_received(address: str, head: str) -> list[str]:
     """Send a request as it is; return the path that the service received, if it received one."""
+    found = re.search(r'\["\w+ (\S+) HTTP', _exchange(address, head))
+    return [found[1].partition("?")[0]] if found else []
+
+
+def _exchange(address: str, request: str) -> str:
+    """Send bytes as they are, and return the answer up to the end of the connection."""
     host, _, port = address.partition(":")
     with socket.create_connection((host, int(port)), 30) as connection:
-        connection.sendall(head.encode("latin-1"))
-        answer = b"".join(iter(partial(connection.recv, 65_536), b"")).decode("latin-1")
-    found = re.search(r'\["\w+ (\S+) HTTP', answer)
-    return [found[1].partition("?")[0]] if found else []
+        connection.sendall(request.encode("latin-1"))
+        return b"".join(iter(partial(connection.recv, 65_536), b"")).decode("latin-1")
 
 
 def _readings(path: str) -> set[str]:
@@ -278,6 +300,21 @@ def test_revoked_key_is_denied_within_100_ms(url: str, client: Client, keys: Key
     client.revoke_key(created.key.access_key, reason="key_compromise")
     threading.Event().wait(0.1)
     assert (401, "revoked") == denial(f"{url}/orders", key)
+
+
+@one_sidecar
+def test_hanging_gateway_admits_nothing(url: str, sidecar: Gateway, keys: Keys) -> None:
+    """The proxies give up after 2 s, Traefik after its own 30 s."""
+    headers = {"x-api-key": keys.secret.reveal()}
+    sidecar.process.send_signal(signal.SIGSTOP)
+    try:
+        statuses = {http.get(f"{url}/orders", headers=headers, timeout=4).status_code}
+    except httpx.ReadTimeout:
+        statuses = set()
+    finally:
+        sidecar.process.send_signal(signal.SIGCONT)
+    assert {503} >= statuses
+    wait_until(lambda: http.get(f"{url}/orders", headers=headers).status_code == 200)
 
 
 def test_nothing_is_admitted_without_authority_or_gateway(service: str, tmp_path: Path) -> None:

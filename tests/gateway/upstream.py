@@ -7,26 +7,28 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-HEAD_END = b"\r\n\r\n"
+from itertools import takewhile
 
 
 class _Handler(socketserver.StreamRequestHandler):
-    """Answers with the lines of the request's head as JSON, and closes."""
+    """Answers with the lines of the request as JSON, those of a chunked body included."""
 
     def handle(self) -> None:
-        head = b""
-        while not head.endswith(HEAD_END):
-            line = self.rfile.readline()
-            if not line:
-                return
-            head += line
-        lines = head.decode("latin-1").split("\r\n")[:-2]
+        lines = self._lines()
+        if "transfer-encoding: chunked" in map(str.lower, lines):
+            lines += self._lines()  # of a body without an empty line, and its trailers
+        if not lines:
+            return
         body = json.dumps(lines).encode()
         self.wfile.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n" % len(body) + body
         )
+
+    def _lines(self) -> list[str]:
+        """Return the lines up to an empty one."""
+        texts = (line.decode("latin-1").rstrip("\r\n") for line in iter(self.rfile.readline, b""))
+        return list(takewhile(bool, texts))
 
 
 class _Server(socketserver.ThreadingTCPServer):
