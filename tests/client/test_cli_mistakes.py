@@ -327,7 +327,15 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
         " keys list: No such option '--project'. Did you mean '--project-id'?",
     ),
     ("key list", {}, 2, ": No such command 'key'. Did you mean 'keys'?"),
-    (f"verify {TOKEN}", {}, 2, " verify: Got unexpected extra argument (**********)"),
+    (
+        f"verify {TOKEN}",
+        {},
+        2,
+        (
+            " verify: Got unexpected extra argument (**********): a secret key is read from"
+            " standard input or a prompt"
+        ),
+    ),
 ]
 
 

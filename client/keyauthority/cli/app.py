@@ -81,5 +81,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _message(failed: click.ClickException) -> str:
     """Return the message on one line, with any token redacted."""
-    text = " ".join(failed.format_message().split())
-    return TOKEN_PATTERN.sub("**********", one_line(text))
+    text = one_line(" ".join(failed.format_message().split()))
+    redacted, tokens = TOKEN_PATTERN.subn("**********", text)
+    if tokens and isinstance(failed, click.UsageError):
+        return f"{redacted}: a secret key is read from standard input or a prompt"
+    return redacted
