@@ -77,16 +77,17 @@ def test_secret_input_is_the_trimmed_first_line(
     assert authority.seen[0].request.secret_key == secret_key
 
 
-def test_shared_options_are_listed_in_the_documented_order(command: Command) -> None:
-    """`--tls` refers to the three options after it."""
-    text = command("verify", "--help").out
-
-    flags = re.findall(r"^  (--\S+)", text, re.MULTILINE)
-    first = flags.index("--json")
-    assert flags[first:] == [
-        *("--json", "--timeout", "--address"),
+def test_shared_options_are_listed_once_in_the_documented_order(command: Command) -> None:
+    """The root's help has those of the connection; `--tls` refers to the three after it."""
+    forms = ["--json", "--field", "--quiet"]
+    connection = [
+        *("--timeout", "--address"),
         *("--tls", "--tls-ca", "--tls-cert", "--tls-key", "--allow-plaintext"),
     ]
+
+    for words, expected in (((), forms + connection), (("verify",), forms)):
+        flags = re.findall(r"^  (--\S+)", command(*words, "--help").out, re.MULTILINE)
+        assert flags[flags.index("--json") : flags.index("--quiet") + 20] == expected
 
 
 def test_closed_standard_input_is_a_usage_error(command: Command) -> None:

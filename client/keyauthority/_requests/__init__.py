@@ -31,6 +31,11 @@ def parse_response(read: Callable[[A], R], response: A) -> R:
         raise Internal(f"cannot parse the response: {error}; upgrade keyauthority") from None
 
 
+def is_serving(response: bytes) -> bool:
+    """Return the result of Check of grpc.health.v1.Health: field 1, the status, is SERVING."""
+    return response == b"\x08\x01"
+
+
 def closed() -> FailedPrecondition:
     """Return the error of a call on a closed client."""
     return FailedPrecondition("the client is closed")

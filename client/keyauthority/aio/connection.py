@@ -218,6 +218,15 @@ class AsyncConnection:
             raise _requests.closed() from None
         return AsyncWatch(call, read, self._address)
 
+    async def check_health(self, *, timeout: float | None = None) -> bool:
+        """Return whether the authority can answer now; needs no credential.
+
+        Raises Unavailable if it cannot be reached.
+        """
+        channel = self._connected().channel
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
+        return await self._call(check, b"", _requests.is_serving, timeout, metadata=())
+
     async def _call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[Q, A],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import click
@@ -12,13 +13,14 @@ import click
 from keyauthority import __version__
 from keyauthority.cli.audit import audit
 from keyauthority.cli.caller import whoami
-from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED
+from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED, as_json
 from keyauthority.cli.gateway import gateway
+from keyauthority.cli.health import health
 from keyauthority.cli.keys import keys
 from keyauthority.cli.output import discard, say
 from keyauthority.cli.projects import projects
 from keyauthority.cli.scan import scan
-from keyauthority.cli.session import settings
+from keyauthority.cli.session import root_settings
 from keyauthority.cli.tokens import project_id, verify
 from keyauthority.cli.usage import usage
 from keyauthority.cli.watch import watch
@@ -31,9 +33,11 @@ _READER_GONE: Final = 141  # 128 + SIGPIPE
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-@settings
+@root_settings
 def authority() -> None:
     """Issue, revoke and verify API keys at a Key Authority.
+
+    The options below may also stand after any command.
 
     The operator key is read from KEYAUTHORITY_OPERATOR_KEY, or from the file named by
     KEYAUTHORITY_OPERATOR_KEY_FILE. Secrets are read from standard input or a prompt, never from
@@ -43,7 +47,8 @@ def authority() -> None:
 
 
 for _command in (
-    *(projects, keys, verify, project_id, usage, audit, watch, whoami, scan, gateway, console),
+    *(projects, keys, verify, project_id, usage, audit, watch, whoami, health, scan),
+    *(gateway, console),
 ):
     authority.add_command(_command)
 
@@ -62,7 +67,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         command = (
             failed.ctx.command_path if isinstance(failed, click.UsageError) and failed.ctx else ""
         )
-        say(f"{command or 'keyauthority'}: {_message(failed)}")
+        if _wants_json(sys.argv[1:] if arguments is None else arguments):
+            say(as_json(failed, _message(failed)))
+        else:
+            say(f"{command or 'keyauthority'}: {_message(failed)}")
         return failed.exit_code
     except click.Abort:
         say("keyauthority: interrupted")
@@ -77,6 +85,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say(traceback.format_exc())
         return CANNOT_TELL
     return code if isinstance(code, int) else 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """True if the arguments ask for JSON; a failure may come before they are parsed."""
+    given = {f"{first} {second}" for first, second in pairwise(arguments)} | set(arguments)
+    spelled = ("-o {}", "-o{}", "--output {}", "--output={}")
+    return "--json" in given or any(
+        text.format(form) in given for text in spelled for form in ("json", "jsonl")
+    )
 
 
 def _message(failed: click.ClickException) -> str:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Final
 
 import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
 
 from keyauthority.cli import parameters
-from keyauthority.cli.output import print_json, print_rows, time_text
-from keyauthority.cli.session import PAGE_SIZE, connected, settings, wants_json
-from keyauthority.convert import event_page_to_proto
+from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.output import say, show, time_text
+from keyauthority.cli.session import connected, settings, wants_json
+from keyauthority.cli.watch import interruptible
+from keyauthority.convert import event_page_to_proto, event_to_proto
+from keyauthority.errors import DeadlineExceeded, Unavailable
 from keyauthority.results import Event, FieldChange, Page
+from keyauthority.text import one_line
 
 
 @click.command()
 @click.option("--project-id", default="", help="Project ID (default: all visible projects).")
 @click.option("--access-key", default="", help="Access key of the changed key.")
 @click.option("--actor", default="", help="Operator: its access key, or a name.")
-@click.option("--start-time", type=parameters.time, metavar="TIME", help="First time, inclusive.")
-@click.option("--end-time", type=parameters.time, metavar="TIME", help="Last time, exclusive.")
+@click.option(
+    "--start-time", type=parameters.time_ago, metavar="TIME|SPAN", help="First time, inclusive."
+)
+@click.option(
+    "--end-time", type=parameters.time_ahead, metavar="TIME|SPAN", help="Last time, exclusive."
+)
+@click.option("--follow", is_flag=True, help="Continue with new changes, until interrupted.")
+@paged
 @settings
 def audit(
     project_id: str,
@@ -26,26 +41,70 @@ def audit(
     actor: str,
     start_time: datetime | None,
     end_time: datetime | None,
+    follow: bool,
+    limit: int | None,
+    page_token: str,
+    newest_first: bool,
 ) -> None:
     """List changes with time, operator, peer, and values before and after; oldest first."""
-    with connected() as authority:
-        events = tuple(
-            authority.list_events(
+    if follow and (end_time or newest_first or limit or page_token):
+        raise click.UsageError("--follow takes no end, limit, page or other order")
+
+    def events_from(start: datetime | None) -> Page[Event]:
+        return fetched(
+            lambda size: authority.list_events(
                 project_id,
                 access_key=access_key,
                 actor=actor,
-                start_time=start_time,
+                start_time=start,
                 end_time=end_time,
-                page_size=PAGE_SIZE,
-            )
+                page_size=size,
+            ),
+            *(limit, page_token),
+            newest_first=newest_first,
         )
+
+    with connected() as authority:
+        page = events_from(start_time)
+        if not follow:
+            _print(page.items, event_page_to_proto(page))
+            return
+        with interruptible():
+            _follow(events_from, page.items)
+
+
+def _print(events: Sequence[Event], message: Message) -> None:
+    revisions = [str(event.revision) for event in events]
+    print_listing(message, "events", _COLUMNS, list(map(_row, events)), revisions)
+
+
+def _follow(events_from: Callable[[datetime | None], Page[Event]], first: Sequence[Event]) -> None:
+    """Print events, then new ones as they come, each in the chosen form on lines of its own."""
+    events, newest, start = first, 0, None
+    while True:
+        for event in events:
+            if event.revision > newest:
+                newest, start = event.revision, event.time
+                _print_line(event)
+        time.sleep(_POLL_SECONDS)
+        try:
+            events = events_from(start).items
+        except (Unavailable, DeadlineExceeded) as error:
+            say(f"keyauthority audit: {one_line(error.message)}; resuming")
+
+
+def _print_line(event: Event) -> None:
     if wants_json():
-        print_json(event_page_to_proto(Page(events)))
+        message = event_to_proto(event)
+        show(MessageToJson(message, always_print_fields_with_no_presence=True, indent=None))
     else:
-        print_rows(
-            ("revision", "time", "type", "actor", "peer", "project_id", "access_key", "changed"),
-            map(_row, events),
-        )
+        show("\t".join(map(one_line, _row(event))))
+
+
+_COLUMNS: Final = (
+    *("revision", "time", "type", "actor", "peer", "project_id", "access_key", "changed"),
+)
+_POLL_SECONDS: Final = 1.0
 
 
 def _row(event: Event) -> tuple[str, ...]:

@@ -9,15 +9,9 @@ from typing import Any, Final
 import click
 
 from keyauthority.cli import options, parameters
-from keyauthority.cli.output import (
-    key_fields,
-    print_fields,
-    print_json,
-    print_secret,
-    show,
-    time_text,
-)
-from keyauthority.cli.session import connected, settings, wants_json
+from keyauthority.cli.formats import keeps_secret, print_result
+from keyauthority.cli.output import key_fields, print_secret, show, time_text
+from keyauthority.cli.session import confirm, connected, option, settings
 from keyauthority.convert import rotated_key_to_proto, written_key_to_proto
 from keyauthority.model import UNRESTRICTED, Key, KeyState
 from keyauthority.results import WrittenKey
@@ -35,7 +29,7 @@ _CLEARABLE: Final = (
 
 
 @click.command()
-@click.option("--access-key", required=True, help="Access key of the key.")
+@options.record_id("access_key", "Access key of the key.")
 @options.key_fields
 @options.changes(_CLEARABLE)
 @settings
@@ -58,7 +52,7 @@ def update(access_key: str, cleared: tuple[str, ...], etag: str, **values: Any) 
 
 
 @click.command()
-@click.option("--access-key", required=True, help="Access key of the key.")
+@options.record_id("access_key", "Access key of the key.")
 @settings
 def disable(access_key: str) -> None:
     """Disable a key until it is enabled again."""
@@ -68,7 +62,7 @@ def disable(access_key: str) -> None:
 
 
 @click.command()
-@click.option("--access-key", required=True, help="Access key of the key.")
+@options.record_id("access_key", "Access key of the key.")
 @settings
 def enable(access_key: str) -> None:
     """Enable a disabled key."""
@@ -78,14 +72,12 @@ def enable(access_key: str) -> None:
 
 
 def _show(written: WrittenKey) -> None:
-    if wants_json():
-        print_json(written_key_to_proto(written))
-    else:
-        print_fields(key_fields(written.key))
+    key = written.key
+    print_result(written_key_to_proto(written), key_fields(key), key.access_key)
 
 
 @click.command()
-@click.option("--access-key", required=True, help="Access key of the key.")
+@options.record_id("access_key", "Access key of the key.")
 @click.option(
     "--overlap",
     type=parameters.duration,
@@ -94,29 +86,33 @@ def _show(written: WrittenKey) -> None:
 )
 @click.option(
     "--expire-time",
-    type=parameters.time,
-    metavar="TIME",
+    type=parameters.time_ahead,
+    metavar="TIME|SPAN",
     help="Expiry of the successor (default: the lifetime of the old key, from now).",
 )
 @options.request_id
+@options.yes
 @settings
 def rotate(
     access_key: str,
     overlap: timedelta | None,
     expire_time: datetime | None,
     request_id: str,
+    yes: bool,
 ) -> None:
     """Replace a key by a successor with the same settings; show the new secret once."""
+    keeps_secret()
+    if overlap == timedelta(0):
+        confirm(f"End {access_key} at once?", yes=yes)
     with connected() as authority:
         rotated = authority.rotate_key(
             access_key, overlap=overlap, expire_time=expire_time, request_id=request_id
         )
-    if wants_json():
-        print_json(rotated_key_to_proto(rotated))
-        return
-    print_fields(key_fields(rotated.key))
-    print_secret(rotated.key, rotated.secret_key)
-    show(f"\n{_previous_text(rotated.previous)}")
+    key = rotated.key
+    if print_result(rotated_key_to_proto(rotated), key_fields(key), key.access_key):
+        print_secret(key, rotated.secret_key, quiet=bool(option("quiet")))
+        if not option("quiet"):
+            show(f"\n{_previous_text(rotated.previous)}")
 
 
 def _previous_text(previous: Key) -> str:

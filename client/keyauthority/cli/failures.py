@@ -6,6 +6,7 @@ unreachable or outcome unknown.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import click
 
 from keyauthority._requests import unreachable
+from keyauthority.convert import REASON_TO_NAME
 from keyauthority.errors import (
     DeadlineExceeded,
     ErrorReason,
@@ -54,6 +56,15 @@ class Interrupted(click.ClickException):
         super().__init__(f"interrupted{how_to_repeat()}")
 
 
+class NotConfirmed(click.ClickException):
+    """The action was not confirmed."""
+
+    exit_code = MISUSED
+
+    def __init__(self) -> None:
+        super().__init__("not confirmed, nothing was done; confirm with --yes")
+
+
 def failed(
     error: KeyAuthorityError, sources: Mapping[str, str], *, verifying: bool
 ) -> click.ClickException:
@@ -64,11 +75,28 @@ def failed(
     """
     reason = f" ({error.reason})" if error.reason else ""
     text = f"{_message(error, sources)}{reason} [{error.status}]"
+    ended: click.ClickException
     if isinstance(error, _UNANSWERED):
-        return Unanswered(text + how_to_repeat())
-    if error.reason is ErrorReason.CREDENTIAL_MISSING:
-        return Misused(text)
-    return Unanswered(text) if verifying else click.ClickException(text)  # which exits with 1
+        ended = Unanswered(text + how_to_repeat())
+    elif error.reason is ErrorReason.CREDENTIAL_MISSING:
+        ended = Misused(text)
+    else:
+        ended = Unanswered(text) if verifying else click.ClickException(text)  # which exits with 1
+    ended.__cause__ = error
+    return ended
+
+
+def as_json(ended: click.ClickException, message: str) -> str:
+    """Return a failure as one JSON object: code, reason, message and fields."""
+    error = ended.__cause__
+    code, reason, fields = "INVALID_ARGUMENT", "", list[FieldViolation]()
+    if isinstance(error, KeyAuthorityError):
+        code, fields = error.status, list(error.fields)
+        reason = REASON_TO_NAME[error.reason] if error.reason else ""
+    elif ended.exit_code == CANNOT_TELL:
+        code = "UNAVAILABLE"
+    named = [{"field": field, "description": description} for field, description in fields]
+    return json.dumps({"code": code, "reason": reason, "message": message, "fields": named})
 
 
 def how_to_repeat() -> str:

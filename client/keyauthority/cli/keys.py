@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
 import click
 
 from keyauthority.cli import changes, options, parameters
+from keyauthority.cli.formats import fetched, keeps_secret, paged, print_listing, print_result
 from keyauthority.cli.key_import import import_
-from keyauthority.cli.output import (
-    key_fields,
-    print_fields,
-    print_json,
-    print_rows,
-    print_secret,
-    project_fields,
-    time_text,
-    word,
-)
-from keyauthority.cli.session import PAGE_SIZE, connected, read_secret, settings, wants_json
+from keyauthority.cli.output import key_fields, print_secret, project_fields, time_text, word
+from keyauthority.cli.session import confirm, connected, option, read_secret, settings
 from keyauthority.convert import (
     created_key_to_proto,
     key_lookup_to_proto,
@@ -29,6 +22,7 @@ from keyauthority.convert import (
 from keyauthority.model import (
     AndroidApp,
     ApiTargetRestriction,
+    Key,
     KeyKind,
     KeyMode,
     KeyState,
@@ -37,7 +31,7 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.results import CreatedKey, Page, RevokedKey
+from keyauthority.results import CreatedKey, RevokedKey
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
@@ -98,6 +92,7 @@ def create(
     """
     if expire_time is not None and ttl is not None:
         raise click.UsageError("give --expire-time or --ttl, not both")
+    keeps_secret()
     restrictions = Restrictions(
         allowed_ips=allowed_ips,
         allowed_referrers=allowed_referrers,
@@ -125,24 +120,20 @@ def create(
 
 
 def _show_created(created: CreatedKey) -> None:
-    if wants_json():
-        print_json(created_key_to_proto(created))
-    else:
-        print_fields(key_fields(created.key))
-        print_secret(created.key, created.secret_key)
+    key = created.key
+    if print_result(created_key_to_proto(created), key_fields(key), key.access_key):
+        print_secret(key, created.secret_key, quiet=bool(option("quiet")))
 
 
 @keys.command()
-@click.option("--access-key", required=True, help="Access key of the key.")
+@options.record_id("access_key", "Access key of the key.")
 @settings
 def show(access_key: str) -> None:
     """Show one key, without its secret."""
     with connected() as authority:
         key = authority.get_key(access_key)
-    if wants_json():
-        print_json(service_pb2.GetKeyResponse(key=key_to_proto(key)))
-    else:
-        print_fields(key_fields(key))
+    message = service_pb2.GetKeyResponse(key=key_to_proto(key))
+    print_result(message, key_fields(key), key.access_key)
 
 
 @keys.command()
@@ -152,12 +143,10 @@ def lookup() -> None:
     secret_key = read_secret()
     with connected() as authority:
         found = authority.lookup_key(secret_key)
-    if wants_json():
-        print_json(key_lookup_to_proto(found))
-        return
-    print_fields(key_fields(found.key))
+    fields = key_fields(found.key)
     if found.project is not None:
-        print_fields((f"project.{name}", text) for name, text in project_fields(found.project))
+        fields += [(f"project.{name}", text) for name, text in project_fields(found.project)]
+    print_result(key_lookup_to_proto(found), fields, found.key.access_key)
 
 
 @keys.command("list")
@@ -174,11 +163,17 @@ def lookup() -> None:
     help="Required label; may be repeated.",
 )
 @click.option(
-    "--expires-before", type=parameters.time, metavar="TIME", help="Latest expiry, exclusive."
+    "--expires-before",
+    type=parameters.time_ahead,
+    metavar="TIME|SPAN",
+    help="Latest expiry, exclusive.",
 )
-@click.option("--used-before", type=parameters.time, metavar="TIME", help="Latest use, exclusive.")
+@click.option(
+    "--used-before", type=parameters.time_ago, metavar="TIME|SPAN", help="Latest use, exclusive."
+)
 @click.option("--never-used", is_flag=True, help="Only keys that were never used.")
 @click.option("--import-set", default="", metavar="NAME", help="Import set; * for any.")
+@paged
 @settings
 def list_(
     project_id: str,
@@ -190,14 +185,17 @@ def list_(
     used_before: datetime | None,
     never_used: bool,
     import_set: str,
+    limit: int | None,
+    page_token: str,
+    newest_first: bool,
 ) -> None:
     """List the keys that match all given options, oldest first.
 
     Operator keys are listed with --kind operator and without --project-id.
     """
     with connected() as authority:
-        listed = tuple(
-            authority.list_keys(
+        page = fetched(
+            lambda size: authority.list_keys(
                 project_id,
                 mode=mode,
                 kind=kind,
@@ -207,48 +205,54 @@ def list_(
                 used_before=used_before,
                 never_used=never_used,
                 import_set=import_set,
-                page_size=PAGE_SIZE,
-            )
-        )
-    if wants_json():
-        print_json(key_page_to_proto(Page(listed)))
-    else:
-        print_rows(
-            ("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time"),
-            (
-                (
-                    key.access_key,
-                    word(key.state),
-                    key.mode,
-                    key.kind,
-                    key.purpose,
-                    time_text(key.expire_time),
-                    time_text(key.last_used_time),
-                )
-                for key in listed
+                page_size=size,
             ),
+            *(limit, page_token),
+            newest_first=newest_first,
         )
+    names = [key.access_key for key in page.items]
+    print_listing(
+        key_page_to_proto(page), "keys", _COLUMNS, [_row(key) for key in page.items], names
+    )
+
+
+_COLUMNS: Final = (
+    *("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time"),
+)
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    return (
+        key.access_key,
+        word(key.state),
+        key.mode,
+        key.kind,
+        key.purpose,
+        time_text(key.expire_time),
+        time_text(key.last_used_time),
+    )
 
 
 @keys.command()
-@click.option("--access-key", help="Access key of the key to revoke.")
+@options.record_id("access_key", "Access key of the key to revoke.", required=False)
 @click.option(
     "--by-secret", is_flag=True, help="Read the secret key; it authorizes its own revocation."
 )
 @click.option("--reason", type=parameters.choice(RevokeReason), help="Reason of the revocation.")
 @click.option("--note", default="", help="Note stored with the key, at most 200 characters.")
+@options.yes
 @settings
-def revoke(access_key: str | None, by_secret: bool, reason: str | None, note: str) -> None:
+def revoke(
+    access_key: str | None, by_secret: bool, reason: str | None, note: str, yes: bool
+) -> None:
     """Revoke one key permanently."""
     if not access_key and not by_secret:
-        raise click.UsageError("name the key: --access-key, --by-secret, or both")
+        raise click.UsageError("name the key: ACCESS_KEY, --by-secret, or both")
     secret_key = read_secret() if by_secret else None
+    confirm(f"Revoke {access_key or 'the key of this secret'} for good?", yes=yes)
     with connected(by_secret=by_secret) as authority:
         revoked = authority.revoke_key(access_key, secret_key=secret_key, reason=reason, note=note)
-    if wants_json():
-        print_json(revoked_key_to_proto(revoked))
-    else:
-        print_fields(_revoked_fields(revoked))
+    print_result(revoked_key_to_proto(revoked), _revoked_fields(revoked), revoked.access_key)
 
 
 def _revoked_fields(revoked: RevokedKey) -> list[tuple[str, str]]:

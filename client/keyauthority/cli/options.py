@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -65,8 +66,8 @@ _KEY_FIELDS: Final = (
     ),
     click.option(
         "--expire-time",
-        type=parameters.time,
-        metavar="TIME",
+        type=parameters.time_ahead,
+        metavar="TIME|SPAN",
         help="Expiry (default: never), e.g. 2030-01-31T12:00:00Z.",
     ),
     click.option(
@@ -116,6 +117,29 @@ def _all(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
 
     return decorated
 
+
+def record_id(name: str, text: str, *, required: bool = True) -> Callable[[F], F]:
+    """Add a positional id and the option of the same name; the command takes either."""
+    flag = f"--{name.replace('_', '-')}"
+
+    def decorated(command: F) -> F:
+        @wraps(command)
+        def merged(*args: Any, **kwargs: Any) -> Any:
+            given = {kwargs.pop(f"{name}_argument"), kwargs[name]} - {None}
+            if len(given) > 1:
+                raise click.UsageError(f"two ids: give {name.upper()} or {flag}")
+            if required and not given:
+                raise click.UsageError(f"no id: give {name.upper()} or {flag}")
+            kwargs[name] = given.pop() if given else None
+            return command(*args, **kwargs)
+
+        argument = click.argument(f"{name}_argument", metavar=f"[{name.upper()}]", required=False)
+        return cast("F", click.option(flag, help=text)(argument(merged)))
+
+    return decorated
+
+
+yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 key_fields = _all((*_KEY_FIELDS, *_SHARED_FIELDS))
 """Add an option for each field of a key that CreateKey and UpdateKey both set."""

@@ -123,10 +123,11 @@ def _bold(text: str) -> str:
     return click.style(text, bold=True) if sys.stdout.isatty() and _header_style() else text
 
 
-def print_secret(key: Key, secret_key: SecretKey) -> None:
+def print_secret(key: Key, secret_key: SecretKey, *, quiet: bool) -> None:
     """Print the token of a new key on its own line; a publishable one is in the key's fields."""
     if key.kind is not KeyKind.PUBLISHABLE:
-        show("\nThe secret key, shown this once and never again:\n")
+        if not quiet:
+            show("\nThe secret key, shown this once and never again:\n")
         show(secret_key.reveal())
 
 

@@ -13,10 +13,12 @@ from typing import Final
 
 import click
 
+from keyauthority.clock import SystemClock
 from keyauthority.model import AndroidApp, ApiTargetRestriction, Quota, QuotaPeriod, RateLimit
 
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _DURATION: Final = re.compile(r"(\d{1,9})([dhms])", re.ASCII)  # 9 digits: within timedelta
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _LIMIT: Final = re.compile(r"(\d{1,18})/(.+)", re.ASCII)  # 18 digits: within the proto's int64
 
 
@@ -28,14 +30,30 @@ def duration(text: str) -> timedelta:
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-def time(text: str) -> datetime:
-    """Parse an ISO 8601 time with a time zone."""
+def time_ahead(text: str) -> datetime:
+    """Parse an end: a time, or a duration from now, such as 30d."""
+    return _time(text, 1)
+
+
+def time_ago(text: str) -> datetime:
+    """Parse a start or a use: a time, or a duration before now, such as 90d."""
+    return _time(text, -1)
+
+
+def _time(text: str, direction: int) -> datetime:
+    if _DURATION.fullmatch(text):
+        try:
+            return SystemClock().now() + direction * duration(text)
+        except OverflowError:
+            raise click.BadParameter(f"{text!r} is too far from now.") from None
     try:
-        parsed = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(f"{text}T00:00Z" if _DATE.fullmatch(text) else text)
     except ValueError:
         parsed = None
     if parsed is None or parsed.tzinfo is None:
-        raise click.BadParameter(f"{text!r} is not a time with its zone, as 2030-01-31T12:00:00Z.")
+        raise click.BadParameter(
+            f"{text!r} is no time: write 30d, 2030-01-31, or 2030-01-31T12:00:00Z with its zone."
+        )
     return parsed
 
 

@@ -5,27 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from google.protobuf.message import Message
 
 from keyauthority._requests import projects as calls
 from keyauthority.cli import options, parameters
-from keyauthority.cli.output import (
-    labels_text,
-    print_fields,
-    print_json,
-    print_rows,
-    project_fields,
-    rate_limit_text,
-    time_text,
-)
-from keyauthority.cli.session import PAGE_SIZE, connected, settings, wants_json
+from keyauthority.cli.formats import fetched, paged, print_listing, print_result
+from keyauthority.cli.output import labels_text, project_fields, rate_limit_text, time_text
+from keyauthority.cli.session import confirm, connected, settings
 from keyauthority.convert import (
     created_project_to_proto,
     project_page_to_proto,
     project_to_proto,
     written_project_to_proto,
 )
-from keyauthority.model import RateLimit
-from keyauthority.results import Page, WrittenProject
+from keyauthority.model import Project, RateLimit
+from keyauthority.results import WrittenProject
 from keyauthority.v1 import project_service_pb2
 
 
@@ -51,14 +45,11 @@ def create(
             display_name or "", parameters.label_map(labels), rate_limit, request_id
         )
         written = authority._create_project(request)  # with the log_id that the JSON output needs
-    if wants_json():
-        print_json(created_project_to_proto(written))
-    else:
-        print_fields(project_fields(written.project))
+    _show(created_project_to_proto(written), written.project)
 
 
 @projects.command()
-@click.option("--project-id", required=True, help="Project ID.")
+@options.record_id("project_id", "Project ID.")
 @options.project_fields
 @options.changes(("display_name", "labels", "rate_limit"))
 @settings
@@ -74,17 +65,19 @@ def update(project_id: str, cleared: tuple[str, ...], etag: str, **values: Any) 
 
 
 @projects.command()
-@click.option("--project-id", required=True, help="Project ID.")
+@options.record_id("project_id", "Project ID.")
+@options.yes
 @settings
-def suspend(project_id: str) -> None:
+def suspend(project_id: str, yes: bool) -> None:
     """Suspend a project: all its keys are denied until it is resumed."""
+    confirm(f"Deny all keys of project {project_id}?", yes=yes)
     with connected() as authority:
         written = authority.update_project(project_id, suspended=True)
     _show_written(written)
 
 
 @projects.command()
-@click.option("--project-id", required=True, help="Project ID.")
+@options.record_id("project_id", "Project ID.")
 @settings
 def resume(project_id: str) -> None:
     """Resume a suspended project: its keys are valid again by their own state."""
@@ -94,45 +87,48 @@ def resume(project_id: str) -> None:
 
 
 def _show_written(written: WrittenProject) -> None:
-    if wants_json():
-        print_json(written_project_to_proto(written))
-    else:
-        print_fields(project_fields(written.project))
+    _show(written_project_to_proto(written), written.project)
+
+
+def _show(message: Message, project: Project) -> None:
+    print_result(message, project_fields(project), project.project_id)
 
 
 @projects.command()
-@click.option("--project-id", required=True, help="Project ID.")
+@options.record_id("project_id", "Project ID.")
 @settings
 def show(project_id: str) -> None:
     """Show one project."""
     with connected() as authority:
         project = authority.get_project(project_id)
-    if wants_json():
-        print_json(project_service_pb2.GetProjectResponse(project=project_to_proto(project)))
-    else:
-        print_fields(project_fields(project))
+    _show(project_service_pb2.GetProjectResponse(project=project_to_proto(project)), project)
 
 
 @projects.command("list")
+@paged
 @settings
-def list_() -> None:
-    """List all visible projects, oldest first."""
+def list_(limit: int | None, page_token: str, newest_first: bool) -> None:
+    """List the visible projects, oldest first."""
     with connected() as authority:
-        listed = tuple(authority.list_projects(page_size=PAGE_SIZE))
-    if wants_json():
-        print_json(project_page_to_proto(Page(listed)))
-    else:
-        print_rows(
-            ("project_id", "display_name", "suspended", "rate_limit", "create_time", "labels"),
-            (
-                (
-                    project.project_id,
-                    project.display_name,
-                    "yes" if project.suspended else "",
-                    rate_limit_text(project.rate_limit),
-                    time_text(project.create_time),
-                    labels_text(project.labels),
-                )
-                for project in listed
-            ),
+        page = fetched(
+            lambda size: authority.list_projects(page_size=size),
+            *(limit, page_token),
+            newest_first=newest_first,
         )
+    print_listing(
+        project_page_to_proto(page),
+        "projects",
+        ("project_id", "display_name", "suspended", "rate_limit", "create_time", "labels"),
+        [
+            (
+                project.project_id,
+                project.display_name,
+                "yes" if project.suspended else "",
+                rate_limit_text(project.rate_limit),
+                time_text(project.create_time),
+                labels_text(project.labels),
+            )
+            for project in page.items
+        ],
+        [project.project_id for project in page.items],
+    )

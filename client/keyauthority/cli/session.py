@@ -14,13 +14,15 @@ import click
 
 from keyauthority._channel import DEFAULT_ADDRESS, Tls
 from keyauthority.cli import parameters
-from keyauthority.cli.failures import Interrupted, failed, unsent
+from keyauthority.cli.failures import Interrupted, NotConfirmed, failed, unsent
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
 from keyauthority.token import SecretKey
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FORMATS: Final = ("table", "json", "jsonl", "csv", "name")
+"""The forms of a result."""
 PAGE_SIZE: Final = 1000  # the maximum, for the fewest calls per list
 
 _SECRET_MAX: Final = 1 << 20  # bytes; above any token, and above the server's limit
@@ -37,10 +39,32 @@ _YES: Final = frozenset({"true", "1", "yes"})
 _NO: Final = frozenset({"false", "0", "no", ""})
 
 
+def root_settings(command: F) -> F:
+    """Add the options of `settings` to the root command, whose help shows all of them."""
+    return _with_settings(command, hidden=False)
+
+
 def settings(command: F) -> F:
-    """Add the options accepted after any part of a command; the last value wins."""
-    shown = _switch_option("--json", "Print the response as proto JSON.")
-    return _with_options(command, (shown, *_connection_options(_TLS_FILES)))
+    """Add the options accepted after any part of a command; the last value wins.
+
+    The help shows those of the connection once, at the root.
+    """
+    return _with_settings(command, hidden=True)
+
+
+def _with_settings(command: F, *, hidden: bool) -> F:
+    shown = (
+        _option(
+            "--output",
+            "Form of the result (default: table); name prints bare ids.",
+            names=("-o",),
+            type=click.Choice(FORMATS),
+        ),
+        _switch_option("--json", "The same as -o json."),
+        _option("--field", "Print only this field, by its JSON name.", metavar="NAME"),
+        _switch_option("--quiet", "Print results only, no sentences."),
+    )
+    return _with_options(command, (*shown, *_connection_options(_TLS_FILES, hidden=hidden)))
 
 
 def connection_settings(command: F) -> F:
@@ -48,32 +72,39 @@ def connection_settings(command: F) -> F:
 
     Its --tls-cert and --tls-key are its own; those of the connection stand before its name.
     """
-    return _with_options(command, _connection_options(_TLS_FILES[:1]))
+    return _with_options(command, _connection_options(_TLS_FILES[:1], hidden=False))
 
 
 def _connection_options(
-    tls_files: Sequence[tuple[str, str, str]],
+    tls_files: Sequence[tuple[str, str, str]], *, hidden: bool
 ) -> tuple[Callable[[F], F], ...]:
     return (
         _option(
             "--timeout",
             "Timeout of a call (default: 5s).",
             type=parameters.duration,
+            hidden=hidden,
         ),
         _option(
             "--address",
             "Address of the authority, or unix:PATH (default: $KEYAUTHORITY_ADDRESS, else"
             " 127.0.0.1:50051).",
             metavar="HOST:PORT",
+            hidden=hidden,
         ),
-        _switch_option("--tls", "Use TLS; implied by the next three (default: $KEYAUTHORITY_TLS)."),
+        _switch_option(
+            "--tls",
+            "Use TLS; implied by the next three (default: $KEYAUTHORITY_TLS).",
+            hidden=hidden,
+        ),
         *(
-            _option(flag, f"{subject} (default: ${variable}).", metavar="FILE")
+            _option(flag, f"{subject} (default: ${variable}).", metavar="FILE", hidden=hidden)
             for flag, variable, subject in tls_files
         ),
         _switch_option(
             "--allow-plaintext",
             "Allow plaintext to another machine (default: $KEYAUTHORITY_ALLOW_PLAINTEXT).",
+            hidden=hidden,
         ),
     )
 
@@ -84,12 +115,14 @@ def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
     return command
 
 
-def _option(flag: str, text: str, **attributes: Any) -> Callable[[F], F]:
-    return click.option(flag, expose_value=False, callback=_remember, help=text, **attributes)
+def _option(flag: str, text: str, names: Sequence[str] = (), **attributes: Any) -> Callable[[F], F]:
+    return click.option(
+        *names, flag, expose_value=False, callback=_remember, help=text, **attributes
+    )
 
 
-def _switch_option(flag: str, text: str) -> Callable[[F], F]:
-    return _option(flag, text, is_flag=True, default=None)
+def _switch_option(flag: str, text: str, **attributes: Any) -> Callable[[F], F]:
+    return _option(flag, text, is_flag=True, default=None, **attributes)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -97,9 +130,25 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
         context.meta[f"keyauthority.{parameter.name}"] = value  # shared by all parts of the command
 
 
+def option(name: str) -> object:
+    """Return the value of an option that every command has; None if it is not given."""
+    meta = click.get_current_context().meta
+    if name == "output" and meta.get("keyauthority.json"):
+        return "json"
+    return meta.get(f"keyauthority.{name}")
+
+
 def wants_json() -> bool:
     """Return True if the response is to be printed as JSON."""
-    return bool(click.get_current_context().meta.get("keyauthority.json"))
+    return option("output") in ("json", "jsonl")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on a terminal before an action that cannot be undone; elsewhere do not ask."""
+    if yes or sys.stdin is None or not sys.stdin.isatty():
+        return
+    if not click.confirm(question, err=True):
+        raise NotConfirmed
 
 
 @contextmanager
@@ -116,12 +165,12 @@ def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[C
             yield client
     except InvalidArgument as error:
         if error.reason is None:  # rejected by this library before sending
-            raise unsent(error, sources) from None
-        raise failed(error, sources, verifying=verifying) from None
+            raise unsent(error, sources) from error
+        raise failed(error, sources, verifying=verifying) from error
     except KeyAuthorityError as error:
         if by_secret:
             del sources["operator_key"]
-        raise failed(error, sources, verifying=verifying) from None
+        raise failed(error, sources, verifying=verifying) from error
     except KeyboardInterrupt:
         raise Interrupted from None
 

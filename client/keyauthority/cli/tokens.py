@@ -6,15 +6,9 @@ import click
 
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import REFUSED
-from keyauthority.cli.output import (
-    key_fields,
-    print_fields,
-    print_json,
-    project_fields,
-    show,
-    verdict_fields,
-)
-from keyauthority.cli.session import connected, read_secret, settings, wants_json
+from keyauthority.cli.formats import print_result
+from keyauthority.cli.output import key_fields, project_fields, show, verdict_fields
+from keyauthority.cli.session import connected, option, read_secret, settings, wants_json
 from keyauthority.convert import verdict_to_proto
 from keyauthority.model import ApiTarget, App, KeyMode, Verdict
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
@@ -96,10 +90,7 @@ def verify(
             explain=explain,
             include_record=include_record,
         )
-    if wants_json():
-        print_json(verdict_to_proto(verdict))
-    else:
-        print_fields(_fields(verdict))
+    print_result(verdict_to_proto(verdict), _fields(verdict), verdict.access_key)
     context.exit(0 if verdict.valid else REFUSED)
 
 
@@ -132,7 +123,8 @@ def project_id(access_key: str | None) -> None:
     secret_key = read_secret()
     with connected(by_secret=True) as authority:
         owner = authority.get_project_id(access_key, secret_key)
-    if wants_json():
-        print_json(service_pb2.GetProjectIdResponse(project_id=owner))
+    message = service_pb2.GetProjectIdResponse(project_id=owner)
+    if wants_json() or option("field"):
+        print_result(message, (), owner)
     else:
         show(owner)

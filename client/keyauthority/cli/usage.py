@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import click
 
 from keyauthority.cli import parameters
-from keyauthority.cli.output import print_json, print_rows, time_text
-from keyauthority.cli.session import PAGE_SIZE, connected, settings, wants_json
+from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.output import time_text
+from keyauthority.cli.session import connected, settings
 from keyauthority.convert import usage_page_to_proto
-from keyauthority.model import UsageGranularity
-from keyauthority.results import Page
+from keyauthority.model import UsageGranularity, UsageRow
 
 
 @click.command()
 @click.option("--project-id", default="", help="Project ID (default: all visible projects).")
 @click.option("--access-key", default="", help="Access key (default: all).")
-@click.option("--start-time", type=parameters.time, metavar="TIME", help="First time, inclusive.")
-@click.option("--end-time", type=parameters.time, metavar="TIME", help="Last time, exclusive.")
+@click.option(
+    "--start-time", type=parameters.time_ago, metavar="TIME|SPAN", help="First time, inclusive."
+)
+@click.option(
+    "--end-time", type=parameters.time_ahead, metavar="TIME|SPAN", help="Last time, exclusive."
+)
 @click.option(
     "--granularity",
     type=parameters.choice(UsageGranularity),
@@ -26,6 +31,7 @@ from keyauthority.results import Page
     show_default=True,
     help="Width of a bucket.",
 )
+@paged
 @settings
 def usage(
     project_id: str,
@@ -33,42 +39,44 @@ def usage(
     start_time: datetime | None,
     end_time: datetime | None,
     granularity: str,
+    limit: int | None,
+    page_token: str,
+    newest_first: bool,
 ) -> None:
     """Count verifications by key and verdict, per hour or day in UTC, oldest first."""
     with connected() as authority:
-        rows = tuple(
-            authority.get_usage(
+        page = fetched(
+            lambda size: authority.get_usage(
                 project_id,
                 access_key=access_key,
                 start_time=start_time,
                 end_time=end_time,
                 granularity=granularity,
-                page_size=PAGE_SIZE,
-            )
-        )
-    if wants_json():
-        print_json(usage_page_to_proto(Page(rows)))
-    else:
-        print_rows(
-            (
-                "access_key",
-                "bucket_time",
-                "verdict",
-                "count",
-                "cost",
-                "last_used_time",
-                "project_id",
+                page_size=size,
             ),
-            (
-                (
-                    row.access_key,
-                    time_text(row.bucket_time),
-                    row.verdict,
-                    str(row.count),
-                    str(row.cost),
-                    time_text(row.last_used_time),
-                    row.project_id,
-                )
-                for row in rows
-            ),
+            *(limit, page_token),
+            newest_first=newest_first,
         )
+    print_listing(
+        usage_page_to_proto(page),
+        "rows",
+        *(_COLUMNS, [_row(row) for row in page.items]),
+        [row.access_key for row in page.items],
+    )
+
+
+_COLUMNS: Final = (
+    *("access_key", "bucket_time", "verdict", "count", "cost", "last_used_time", "project_id"),
+)
+
+
+def _row(row: UsageRow) -> tuple[str, ...]:
+    return (
+        row.access_key,
+        time_text(row.bucket_time),
+        row.verdict,
+        str(row.count),
+        str(row.cost),
+        time_text(row.last_used_time),
+        row.project_id,
+    )

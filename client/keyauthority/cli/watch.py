@@ -73,7 +73,7 @@ def watch(project_id: str, from_revision: int | None, log_id: str, snapshot: boo
     arrive several times a second. Fails if changes may have been missed.
     """
     position = _Position(project_id, from_revision, log_id, snapshot)
-    with connected() as authority, _interruptible():
+    with connected() as authority, interruptible():
         while True:
             try:
                 _follow(authority, position)
@@ -101,7 +101,7 @@ def _follow(authority: Client, position: _Position) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """End only the enclosed block on SIGTERM or SIGINT."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import grpc
 
@@ -199,6 +199,15 @@ class Connection:
             self._refuse_if_closed()
             raise
         return Watch(call, call.cancel, read, self._address)
+
+    def check_health(self, *, timeout: float | None = None) -> bool:
+        """Return whether the authority can answer now; needs no credential.
+
+        Raises Unavailable if it cannot be reached.
+        """
+        channel = (self._live or self._connect()).channel
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
+        return self._call(check, b"", _requests.is_serving, timeout, metadata=())
 
     def _call(
         self,
