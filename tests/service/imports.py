@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
+
+import pytest
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority.v1 import key_pb2
 from tests.service.callers import Caller
+from tests.service.forkserver import shared
+from tests.service.processes import ServerProcess
 
 SCHEMES: Final[dict[str, Callable[[bytes], str]]] = {
     "SHA256_HEX": lambda text: hashlib.sha256(text).hexdigest(),
@@ -55,3 +59,15 @@ def imported(root: Caller, wanted: pb.ImportSet, items: Iterable[pb.ImportedKey]
     answer = root.ask(pb.ImportKeysRequest(import_set=wanted, keys=items))
     assert all(result.created and not result.HasField("error") for result in answer.results)
     return [result.access_key for result in answer.results]
+
+
+def own_server(
+    engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """Run a server of a module's own: on a shared one, its sets would fit the texts of others."""
+    flags = []
+    if engine == "postgres":
+        flags = ["--store", request.getfixturevalue("cluster").create(), "--max-staleness", "30s"]
+    running = shared().start(tmp_path_factory.mktemp("imports") / "data", *flags)
+    yield running
+    running.stop()

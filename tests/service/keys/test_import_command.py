@@ -17,13 +17,21 @@ import pytest
 
 import keyauthority
 from keyauthority.cli.app import run
-from tests.conftest import one_server
 from tests.service.callers import absent_project
+from tests.service.imports import own_server
 from tests.service.processes import Outcome, ServerProcess
 
-pytestmark = one_server
+pytestmark = pytest.mark.xdist_group("imports")
 
 Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server of this module's own."""
+    yield from own_server("sqlite", request, tmp_path_factory)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,8 +23,24 @@ from tests.service.callers import (
     verdict,
     verify,
 )
-from tests.service.imports import PREFIX, SCHEMES, import_set, imported, item, new_token
-from tests.service.processes import wait_until
+from tests.service.imports import (
+    PREFIX,
+    SCHEMES,
+    import_set,
+    imported,
+    item,
+    new_token,
+    own_server,
+)
+from tests.service.processes import ServerProcess, wait_until
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server of this module's own, for each engine."""
+    yield from own_server(request.param, request, tmp_path_factory)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
