@@ -14,6 +14,7 @@ RST_STREAM: Final = 3
 SETTINGS: Final = 4
 PING: Final = 6
 GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
 END_STREAM: Final = 0x1
 ACK: Final = 0x1
 END_HEADERS: Final = 0x4

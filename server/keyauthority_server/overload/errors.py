@@ -45,6 +45,8 @@ class CloseReason(StrEnum):
     """Not HTTP/2, or not as gRPC clients use it."""
     HELD = "held"
     """Too many bytes of incomplete requests."""
+    UNREAD = "unread"
+    """The client did not take the bytes that waited for it."""
 
 
 class ShedCounter(Protocol):

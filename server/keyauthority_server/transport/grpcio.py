@@ -328,6 +328,7 @@ def _connection_limits() -> ConnectionLimits:
         held=HELD_MAX,
         preface_seconds=HANDSHAKE_SECONDS,
         message_seconds=MESSAGE_SECONDS,
+        unread_seconds=(KEEPALIVE_MS + KEEPALIVE_TIMEOUT_MS) / 1000,
         idle_seconds=IDLE_SECONDS,
         age_seconds=AGE_SECONDS,
         grace_seconds=UNARY_SECONDS,

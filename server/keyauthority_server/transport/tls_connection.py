@@ -37,6 +37,8 @@ class ConnectionLimits(NamedTuple):
     preface_seconds: float
     message_seconds: float
     """Between a call's headers and its message."""
+    unread_seconds: float
+    """For a client to take some bytes of those that wait for it."""
     idle_seconds: float
     """Without a call; then the client is sent away."""
     age_seconds: float
@@ -65,6 +67,7 @@ class Connection(asyncio.Protocol):
         spread = 1 + AGE_SPREAD * (secrets.randbelow(201) - 100) / 100
         self._old = self._born + limits.age_seconds * spread
         self._leaves_by: float | None = None
+        self._unread_since: float | None = None
         self._to_client = b""
         self._to_server = b""
         self._closed_for: CloseReason | None = None
@@ -140,11 +143,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read: do not read the server."""
+        self._unread_since = asyncio.get_running_loop().time()
         if self._server is not None:
             self._server.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
+        self._unread_since = None
         if self._server is not None:
             self._server.resume_reading()
 
@@ -161,6 +166,8 @@ class Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """Keep the limits of time; called every second or so."""
         limits, calls = self._limits, self._calls
+        if self._unread_since is not None and now - self._unread_since > limits.unread_seconds:
+            self.close(CloseReason.UNREAD)
         if not self._from_client.begun:
             if self._client is not None and now - self._born > limits.preface_seconds:
                 self.close(CloseReason.HANDSHAKE)

@@ -19,6 +19,7 @@ from tests.faults.frames import (
     DATA,
     END_STREAM,
     RST_STREAM,
+    WINDOW_UPDATE,
     frame,
     headers,
     message,
@@ -315,6 +316,23 @@ async def test_stream_is_produced_as_fast_as_its_client_reads(tmp_path: Path) ->
             assert PAGE == page[4:]
             numbers.append(int.from_bytes(page[:4]))
     assert list(range(PAGES_MAX)) == numbers
+
+
+async def test_client_that_takes_no_bytes_is_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The bytes that wait for it would be held up to the age of the connection."""
+    for limit in ("KEEPALIVE_MS", "KEEPALIVE_TIMEOUT_MS"):
+        monkeypatch.setattr(grpcio, limit, 150)
+    monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.05)
+    async with fronting(tmp_path) as front:
+        raw = await front.connect()
+        raw.begin()
+        raw.send(frame(WINDOW_UPDATE, 0, 0, (2**30).to_bytes(4)))
+        for stream in range(1, 41, 2):
+            raw.send(call(PAGES, stream), frame(WINDOW_UPDATE, 0, stream, (2**30).to_bytes(4)))
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await front.closed("unread")
 
 
 @pytest.mark.parametrize("limit", ["AGE_SECONDS", "IDLE_SECONDS"])
