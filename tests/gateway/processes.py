@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.service.processes import environment
+from tests.service.processes import end, environment
 
 READY: Final = re.compile(r"keyauthority gateway ready: grpc (\S+), http (\S+)\n")
 STOP_SECONDS: Final = 30  # on a machine that is busy; a drain takes 1
@@ -76,8 +76,4 @@ def gateway(
                 assert ready, log.read_text()
                 yield Gateway(process, ready[1], ready[2], log)
             finally:
-                process.terminate()
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+                end(process, STOP_SECONDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ import pytest
 
 from tests import nginx
 from tests.gateway.browser import http
-from tests.service.processes import wait_until
+from tests.middleware.web_servers import free_port
+from tests.service.processes import end, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 EXAMPLES: Final = ROOT / "examples"
@@ -121,19 +121,7 @@ def proxy(name: str, folder: Path, ends: Ends, edit: Edit = str) -> Iterator[str
             assert process.poll() is None, (folder / "log").read_text()
             yield url
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
+            end(process, 10)
 
 
 def _serves(url: str) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any, cast
 
 import pytest
 
-from keyauthority.gateway import http_server, identity, requirements
+from keyauthority.gateway import envoy, http_server, identity, requirements
+from keyauthority.gateway.check import Admitted
 from keyauthority.gateway.forward_auth import Receive, Scope, Send
 from keyauthority.gateway.http_server import HEAD_MAX, HttpServer
 from keyauthority.gateway.listen import Listen, bind
+from keyauthority.model import KeyKind, Verdict, VerdictCode
 from tests.gateway.conftest import one_sidecar
 from tests.gateway.hostile import Found, attack, attack_http
 from tests.gateway.processes import Gateway
@@ -88,10 +91,16 @@ async def test_slow_or_huge_request_is_closed(
 
 def test_caches_hold_nothing_large() -> None:
     """A client names headers and, without a proxy, routes; long ones are not kept."""
-    caches = (identity._cached_sort, requirements._query, requirements._extensions)
+    caches = (
+        *(identity._cached_sort, requirements._query, requirements._extensions),
+        envoy._cached_constant,
+    )
     before = [cache.cache_info().currsize for cache in caches]
     long = "a" * 10_000
     assert () == identity.names_to_remove([(long, "")], "key", keep_credential=False)
     assert requirements.from_query(long.encode()) is None
     assert requirements.from_extensions({"permission": long}) is None
+    valid = Verdict(VerdictCode.VALID, kind=KeyKind.RESTRICTED, permissions=(long,))
+    end = envoy.EnvoyEnd(cast("Any", None), keep_credential=False)
+    assert long.encode() in end._admitted([], Admitted("key", valid))
     assert before == [cache.cache_info().currsize for cache in caches]

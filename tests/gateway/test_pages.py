@@ -17,8 +17,9 @@ from tests.contract.documents import ROOT, Reader, blocks, install_commands
 from tests.gateway.browser import http
 from tests.gateway.conftest import Keys, one_sidecar
 from tests.gateway.processes import Gateway
-from tests.gateway.proxies import EXAMPLES, Ends, free_port, proxy
+from tests.gateway.proxies import EXAMPLES, Ends, proxy
 from tests.gateway.upstream import upstream
+from tests.middleware.web_servers import free_port
 from tests.service.forkserver import shared
 
 PAGES = [ROOT / "docs" / name for name in ("behind-envoy.md", "behind-nginx.md")]

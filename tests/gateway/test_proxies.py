@@ -23,9 +23,10 @@ from keyauthority.gateway.identity import NAMES
 from tests.gateway.browser import http
 from tests.gateway.conftest import Keys, limited_key, one_sidecar
 from tests.gateway.processes import Gateway, gateway
-from tests.gateway.proxies import PROGRAMS, Ends, free_port, proxy
+from tests.gateway.proxies import PROGRAMS, Ends, proxy
 from tests.gateway.test_identity import FORGED, spellings
 from tests.gateway.upstream import upstream
+from tests.middleware.web_servers import free_port
 from tests.service.forkserver import shared
 from tests.service.processes import wait_until
 
@@ -93,6 +94,16 @@ def test_admitted_request_carries_the_identity_and_no_credential(url: str, keys:
         secret.get("x-keyauthority-permissions", [""]),
         secret["x-keyauthority-kind"],
     )
+
+
+@one_sidecar
+def test_key_with_the_most_grants_is_admitted(url: str, client: Client, keys: Keys) -> None:
+    """Its header of 50 KB arrives whole."""
+    grants = [f"{'r' * 506}{number:02}:get" for number in range(99)]
+    fields: Any = {"mode": "live", "kind": "restricted", "permissions": [*grants, "orders:read"]}
+    created = client.create_key(keys.project_id, **fields)
+    headers = received(f"{url}/orders", [("X-API-Key", created.secret_key.reveal())])
+    assert {*grants, "orders:read"} == {*headers["x-keyauthority-permissions"][0].split(",")}
 
 
 @one_sidecar

@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from keyauthority.testing import Authority
-from tests.service.processes import environment, wait_until
+from tests.service.processes import end, environment, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 PREFIX: Final = "/api"
@@ -138,11 +138,7 @@ def running(
             assert process.returncode is None, log.read().decode()
             yield
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            end(process, 10)
 
 
 def free_port() -> int:

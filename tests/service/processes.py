@@ -203,6 +203,15 @@ def kill(pid: int) -> None:
     wait_until(lambda: not is_alive(pid))
 
 
+def end(process: subprocess.Popen[Any], seconds: float = STOP_SECONDS) -> None:
+    """Ask a process to end, and kill it if it has not after `seconds`."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 def wait_until(holds: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Wait until a condition holds; fails after `seconds`."""
     pause = Event()

@@ -30,6 +30,7 @@ from keyauthority.http.rejection import UNAVAILABLE, Rejection, RejectionKind
 SERVICE: Final = "envoy.service.auth.v3.Authorization"
 
 _CACHED: Final = 10_000  # callers, some 1 KB each
+_CACHED_LENGTH: Final = 1_000  # characters of the grants; they may be 50 KB
 _OVERWRITE: Final = 2  # HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 _CODES: Final = {  # of gRPC; not UNAVAILABLE, for which Envoy has a status of its own
     RejectionKind.UNAUTHENTICATED: 16,
@@ -68,10 +69,11 @@ class EnvoyEnd:
             headers_to_remove=removed,
             response_headers_to_add=_options(responses.rate_limit_headers(verdict)),
         )
+        caller = identity(verdict)
+        long = sum(map(len, caller.permissions)) > _CACHED_LENGTH
+        constant = _constant(caller) if long else _cached_constant(caller)
         # Parsers merge the two: a message field that occurs twice is one message.
-        return (
-            _constant(identity(verdict)) + pb.CheckResponse(ok_response=varying).SerializeToString()
-        )
+        return constant + pb.CheckResponse(ok_response=varying).SerializeToString()
 
 
 def _headers(request: pb.HttpRequest) -> list[tuple[str, str]]:
@@ -84,7 +86,6 @@ def _headers(request: pb.HttpRequest) -> list[tuple[str, str]]:
     return list(request.headers.items())
 
 
-@lru_cache(_CACHED)
 def _constant(caller: Identity) -> bytes:
     """Return the part of the response that is the same for each request of a caller."""
     response = pb.CheckResponse(
@@ -93,6 +94,9 @@ def _constant(caller: Identity) -> bytes:
     fields = caller._asdict() | {"permissions": list(caller.permissions)}
     response.dynamic_metadata.update({"keyauthority": fields})
     return response.SerializeToString()
+
+
+_cached_constant: Final = lru_cache(_CACHED)(_constant)
 
 
 def _options(headers: Iterable[tuple[str, str]]) -> list[pb.HeaderOption]:
