@@ -32,6 +32,7 @@ from typing import Any, Final, NoReturn
 from keyauthority_server.commands import main as program
 from keyauthority_server.runtime import worker
 from tests.service.processes import (
+    READY,
     REFUSE_SECONDS,
     STOP_SECONDS,
     Outcome,
@@ -78,7 +79,8 @@ class Forked:
     def communicate(self, timeout: float = STOP_SECONDS) -> tuple[str, str]:
         """Wait for its end; return its output after the ready line."""
         wait_until(lambda: self.returncode is not None, timeout)
-        return self.printed.partition("\n")[2], ""
+        *_, rest = READY.split(self.printed, maxsplit=1)
+        return rest, ""
 
     def _send(self, number: signal.Signals) -> None:
         if self.returncode is None:  # else the number may be another's by now
@@ -110,10 +112,11 @@ class ForkServer:
         forked = self._fork(
             "serve", "--data", str(data), "--listen", listen, *flags, log=log, settings=settings
         )
-        wait_until(lambda: forked.printed.endswith("\n") or forked.poll() is not None, 120)
-        if not (ready_line := forked.printed):
+        wait_until(lambda: bool(READY.search(forked.printed)) or forked.poll() is not None, 120)
+        ready = READY.search(forked.printed)
+        if ready is None:
             raise StartFailed(log.read_text())
-        return ServerProcess(forked, data, log, ready_line)
+        return ServerProcess(forked, data, log, ready[0], forked.printed[: ready.start()])
 
     def run(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Outcome:
         """Run the program until it ends by itself."""

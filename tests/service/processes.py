@@ -22,6 +22,7 @@ REFUSE_SECONDS: Final = 90  # on a machine that is busy; a refusal takes 2
 WAIT_SECONDS: Final = 20
 POLL_SECONDS: Final = 0.02
 READY: Final = re.compile(r"keyauthority-server ready on (\S+)\n")
+HTTP: Final = re.compile(r"keyauthority-server http on (\S+)\n")
 
 
 class Outcome(NamedTuple):
@@ -71,6 +72,15 @@ class ServerProcess:
     data: Path
     log: Path
     ready_line: str
+    http_line: str = ""
+    """The line before it, of a server with `--http`."""
+
+    @property
+    def http(self) -> str:
+        """The address for HTTP."""
+        match = HTTP.fullmatch(self.http_line)
+        assert match, self.http_line
+        return match[1]
 
     @property
     def address(self) -> str:
@@ -104,7 +114,8 @@ class ServerProcess:
     def wait(self) -> Outcome:
         """Wait for the server's end."""
         output, _ = self.process.communicate(timeout=STOP_SECONDS)
-        return Outcome(self.process.returncode, self.ready_line + output, self.log_text())
+        printed = self.http_line + self.ready_line + output
+        return Outcome(self.process.returncode, printed, self.log_text())
 
     def stop(self) -> Outcome:
         """Drain the server and wait for its end."""
@@ -153,7 +164,10 @@ def start(
         )
     assert process.stdout
     ready_line = process.stdout.readline()
-    server = ServerProcess(process, data, log, ready_line)
+    http_line = ready_line if HTTP.fullmatch(ready_line) else ""
+    if http_line:
+        ready_line = process.stdout.readline()
+    server = ServerProcess(process, data, log, ready_line, http_line)
     if not ready_line:
         raise StartFailed(server.wait().log)
     return server
