@@ -14,6 +14,7 @@ BIN := .venv/bin
 PROTO_BIN := .venv-proto/bin
 STUBS := keyauthority/v1 keyauthority/gateway/v1
 BASELINE := protos/baseline.binpb
+OPENAPI := server/keyauthority_server/transport/http/openapi.json
 
 # These versions set the oldest grpcio and protobuf for the stubs: the lower bounds in pyproject.toml.
 PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
@@ -37,6 +38,11 @@ define generate
 	for stubs in $(STUBS); do \
 		printf '%s\n' '"""The wire: generated from protos/ by `make proto`, never edited."""' \
 			> "$(1)/$$stubs/__init__.py"; done
+endef
+
+# Into the file $(1): the reference of the API over HTTP, with the comments of the protos.
+define openapi
+	$(BIN)/buf build protos --output -\#format=binpb | $(BIN)/python .ci/openapi.py > "$(1)"
 endef
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -74,11 +80,12 @@ format: .venv/.dev ## Format Python and protos, and apply lint fixes
 	$(BIN)/ruff format
 	$(BIN)/buf format --write protos
 
-proto: .venv/.dev .venv-proto/.tools ## Regenerate the stubs and the baseline; fails on a breaking change
+proto: .venv/.dev .venv-proto/.tools ## Regenerate the stubs, the baseline and openapi.json; fails on a breaking change
 	$(BIN)/buf breaking protos --against $(BASELINE)
 	rm -f $(STUBS:%=client/%/*.py) $(STUBS:%=client/%/*.pyi)
 	$(call generate,client)
 	$(BIN)/buf build protos --exclude-source-info --output $(BASELINE)
+	$(call openapi,$(OPENAPI))
 
 bench: .venv/.dev .venv-bench/.tried ## Run the benchmarks, some 25 minutes (ARGS="--only verify" for one part)
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -130,8 +137,9 @@ check-stubs: .venv/.dev .venv-proto/.tools
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && $(MAKE) --no-print-directory made OUT="$$made" && \
 		(for stubs in $(STUBS); do \
 			diff -r --exclude=__pycache__ client/$$stubs "$$made/$$stubs" || exit 1; done) && \
-		cmp $(BASELINE) "$$made/baseline.binpb" || \
-		{ echo 'The stubs or the baseline do not match the protos: run `make proto`.' >&2; exit 1; }
+		cmp $(BASELINE) "$$made/baseline.binpb" && diff $(OPENAPI) "$$made/openapi.json" || \
+		{ echo 'The stubs, the baseline or openapi.json do not match the protos: run `make proto`.' >&2; \
+		exit 1; }
 
 # Generate the stubs and the baseline into the folder OUT.
 .PHONY: made
@@ -139,6 +147,7 @@ check-stubs: .venv/.dev .venv-proto/.tools
 made:
 	$(call generate,$(OUT))
 	$(BIN)/buf build protos --exclude-source-info --output $(OUT)/baseline.binpb
+	$(call openapi,$(OUT)/openapi.json)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 from zlib import crc32
 
 import grpc
@@ -17,6 +17,7 @@ from tests.proofs import note_case, proof, pytest_terminal_summary
 from tests.service import processes
 from tests.service.callers import Caller, new_project
 from tests.service.forkserver import shared
+from tests.service.http_channel import HttpChannel
 from tests.service.processes import ServerProcess
 
 __all__ = ["proof", "pytest_terminal_summary"]
@@ -31,10 +32,18 @@ SERVERS = ("sqlite-native-1", "sqlite-grpcio-2", "postgres-native-2", "postgres-
 _HALVES = (SERVERS[::3], SERVERS[1:3])
 """Each has both engines, both transports and both numbers of workers."""
 
+HTTP_SERVER = "sqlite-http-1"
+"""A server whose callers speak JSON over HTTP."""
 each_transport = pytest.mark.parametrize(
-    "server", ["sqlite-native-1", "postgres-grpcio-1"], indirect=True
+    "server", ["sqlite-native-1", "postgres-grpcio-1", HTTP_SERVER], indirect=True
 )
 """For a test to which the number of workers makes no difference."""
+each_grpc_transport = pytest.mark.parametrize(
+    "server", ["sqlite-native-1", "postgres-grpcio-1"], indirect=True
+)
+"""The same, for a test that does not call through the fixture `channel`."""
+grpc_and_http = pytest.mark.parametrize("server", ["sqlite-native-1", HTTP_SERVER], indirect=True)
+"""For a test of the wire to which neither gRPC transport nor engine makes a difference."""
 one_server = pytest.mark.parametrize("server", ["sqlite-native-1"], indirect=True)
 """For a test to which neither the transport nor the engine makes a difference."""
 sqlite_servers = pytest.mark.parametrize("server", SERVERS[:2], indirect=True)
@@ -85,6 +94,8 @@ def server(
     """A server that all tests share and leave as it is; one for each of `SERVERS`."""
     engine, transport, workers = request.param.split("-")
     flags = ["--transport", transport, "--workers", workers]
+    if transport == "http":
+        flags[1:2] = ["native", "--http", "127.0.0.1:0"]
     if engine == "postgres":
         flags += ["--store", request.getfixturevalue("cluster").create()]
         flags += ["--max-staleness", "30s"]  # a busy machine may not prove itself each second
@@ -95,7 +106,11 @@ def server(
 
 @pytest.fixture
 def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
-    """A connection to the shared server."""
+    """A connection to the shared server; over HTTP, if that is how it is called."""
+    if server.http_line:
+        with closing(HttpChannel(server.http)) as connected:
+            yield cast("grpc.Channel", connected)
+        return
     with grpc.insecure_channel(server.address) as opened:
         yield opened
 

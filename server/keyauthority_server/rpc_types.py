@@ -17,6 +17,9 @@ _log = structlog.get_logger(__name__)
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
+CREDENTIAL_HEADERS: Final = frozenset({"authorization", "x-auth-token"})
+"""The metadata that may carry an operator key."""
+
 
 class Certificate(NamedTuple):
     """A caller configured by a name in its verified client certificate."""
@@ -71,8 +74,17 @@ def internal_error(failure: BaseException) -> RpcError:
     return rpc_error_from(error(ErrorReason.INTERNAL, "internal error", metadata=metadata))
 
 
+class JsonBody(bytes):
+    """A request in protobuf's JSON mapping; other bytes are a serialized message."""
+
+    __slots__ = ()
+
+
 Handler = Callable[[bytes, Call], Coroutine[Any, Any, bytes]]
-"""A unary method from request bytes to response bytes. Raises only RpcError."""
+"""A unary method from request bytes to response bytes. Raises only RpcError.
+
+The response is a serialized message, also to a request in JSON.
+"""
 
 
 Ticket = int

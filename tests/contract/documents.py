@@ -1,7 +1,7 @@
 """Documents whose examples are run as a reader runs them: word for word, in order, in one folder.
 
 The shell's variables last from block to block, and Python's blocks are one session. The one liberty
-is the server's address: it has a port of its own, so that tests can run at once.
+is the addresses of the server: it has ports of its own, so that tests can run at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tests.service.processes import environment
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BLOCK_SECONDS: Final = 60
+PROGRAMS: Final = {"js": ("example.mjs", "node"), "go": ("example.go", "go", "run")}
+"""For each language, the file of a block and the command that runs it."""
 
 _FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ADDRESS: Final = "127.0.0.1:50051"
@@ -75,10 +77,21 @@ class Reader:
             text = text.replace(documented, actual)
         if block.language == "sh":
             return self._run_shell(text, block.line)
+        if block.language in PROGRAMS:
+            return self._run_program(block, text)
         assert block.language == "python", block
         placed = "\n" * (block.line - 1) + text
         exec(compile(placed, str(self._document), "exec"), self._session)  # noqa: S102 - our own text
         return ""
+
+    def _run_program(self, block: Block, text: str) -> str:
+        file, *command = PROGRAMS[block.language]
+        Path(file).write_text(text)
+        done = subprocess.run(
+            [*command, file], capture_output=True, check=False, text=True, timeout=BLOCK_SECONDS
+        )
+        assert done.returncode == 0, f"{self._document.name}:{block.line}\n{done.stderr}"
+        return done.stdout
 
     def _run_shell(self, text: str, line: int) -> str:
         done = subprocess.run(

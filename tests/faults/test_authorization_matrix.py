@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from keyauthority.v1 import audit_service_pb2, key_authority_service_pb2
 from keyauthority_server import rpc
 from keyauthority_server.rpc.policy import POLICY
-from tests.conftest import each_transport, one_server
+from tests.conftest import each_transport, grpc_and_http
 from tests.faults.matrix import (
     NO_MESSAGE,
     RIGHTS,
@@ -171,7 +171,7 @@ def test_several_credentials_are_unauthenticated(world: World, row: Row) -> None
         assert ("UNAUTHENTICATED", "CREDENTIAL_AMBIGUOUS") == (refused.code.name, refused.reason)
 
 
-@one_server
+@grpc_and_http
 def test_operator_without_the_needed_right_is_denied(
     world: World, server: ServerProcess, operators: dict[str, Caller], row: Row
 ) -> None:
@@ -188,7 +188,7 @@ def test_operator_without_the_needed_right_is_denied(
     assert grpc.StatusCode.PERMISSION_DENIED == garbage.code
 
 
-@one_server
+@grpc_and_http
 def test_operator_with_only_the_needed_right_is_admitted(
     world: World, server: ServerProcess, operators: dict[str, Caller], row: Row
 ) -> None:
@@ -204,7 +204,7 @@ def test_operator_with_only_the_needed_right_is_admitted(
     assert refused is None or refused.code.name not in TURNED_AWAY, refused
 
 
-@one_server
+@grpc_and_http
 def test_operator_of_another_project_is_denied_or_sees_nothing(world: World, row: Row) -> None:
     """All rights in one project give none in another; lists show its own only."""
     refused = outcome(world.root.bearing(*world.elsewhere), world, row)
@@ -239,14 +239,14 @@ def test_stream_ends_when_its_right_is_lost(root: Caller, method: str, end: str)
     assert expected == refusal(failed.value).code.name
 
 
-@one_server
+@grpc_and_http
 @pytest.mark.parametrize("grant", ["*:*", "keys:*", "*:create"])
 def test_wildcard_grant_admits_like_the_right(root: Caller, project: str, grant: str) -> None:
     """An operator's grants follow the rules of any key."""
     assert new_operator(root, grant).ask(key_request(project)).secret_key
 
 
-@one_server
+@grpc_and_http
 def test_right_is_checked_before_the_fields(root: Caller, project: str) -> None:
     """An operator with another right does not learn which fields are invalid."""
     long = "x" * 201
@@ -260,7 +260,7 @@ def test_right_is_checked_before_the_fields(root: Caller, project: str) -> None:
         assert (request, "PERMISSION_MISSING") == (request, refused.reason)
 
 
-@one_server
+@grpc_and_http
 def test_secret_is_checked_before_the_fields(root: Caller, nobody: Caller, project: str) -> None:
     """A wrong secret as the credential is UNAUTHENTICATED for any fields."""
     token = new_key(root, project).secret_key
@@ -276,7 +276,7 @@ def test_secret_is_checked_before_the_fields(root: Caller, nobody: Caller, proje
             assert (request, code) == (request, nobody.refused(request).code.name)
 
 
-@one_server
+@grpc_and_http
 def test_fields_are_checked_before_the_store_is_read(root: Caller) -> None:
     """INVALID_ARGUMENT precedes NOT_FOUND."""
     refused = root.refused(key_request(absent_project(), purpose="x" * 201))

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.conftest import each_transport
+from tests.conftest import each_grpc_transport
 from tests.faults.fuzz import LEAKS, bodies, fault_in, run
 from tests.faults.hostile_inputs import Source
 from tests.proofs import Proof
@@ -20,7 +20,7 @@ REACHED: Final = {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "NOT_FOUND"}
 KNOWN: Final = {"access_key": ["KA0123456789ABCDEFGH"]}
 
 
-@each_transport
+@each_grpc_transport
 @pytest.mark.timeout(120 + MESSAGES // 200)
 def test_server_survives_hostile_messages(
     server: ServerProcess, root: Caller, proof: Proof

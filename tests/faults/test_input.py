@@ -18,7 +18,7 @@ from keyauthority.v1 import (
     usage_service_pb2,
 )
 from keyauthority_server.rpc.validate import CHECKS
-from tests.conftest import each_transport, one_server
+from tests.conftest import HTTP_SERVER, each_transport, grpc_and_http
 from tests.faults.fields import (
     Path,
     enum_fields,
@@ -45,6 +45,12 @@ from tests.service.processes import ServerProcess
 _keys, _projects = key_authority_service_pb2, project_service_pb2
 
 MANY: Final = 100_000
+grpc_and_http_proof = pytest.mark.parametrize(
+    "server",
+    ["sqlite-native-1", pytest.param(HTTP_SERVER, marks=pytest.mark.prove)],
+    indirect=True,
+)
+"""For a test whose requests take the client long to write as JSON."""
 CALLS: Final[dict[str, Make]] = {
     **OWN,
     "CreateProject": lambda p, k: _projects.CreateProjectRequest(display_name="one"),
@@ -135,7 +141,7 @@ def is_named(refused: Refusal | None, path: Path) -> bool:
     return any((named(path) + ".").startswith(f"{field}.") for field in plain)
 
 
-@one_server
+@grpc_and_http_proof
 def test_text_of_a_mebibyte_is_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
@@ -152,7 +158,7 @@ def test_text_of_a_mebibyte_is_rejected_by_name(
     assert [] == wrong
 
 
-@one_server
+@grpc_and_http_proof
 def test_hundred_thousand_entries_are_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
@@ -165,7 +171,7 @@ def test_hundred_thousand_entries_are_rejected_by_name(
     assert [] == wrong
 
 
-@one_server
+@grpc_and_http
 def test_unknown_enum_value_is_rejected_by_name(
     root: Caller, project: str, made: Any, name: str
 ) -> None:
@@ -179,7 +185,7 @@ def test_unknown_enum_value_is_rejected_by_name(
     assert [] == wrong
 
 
-@one_server
+@grpc_and_http
 def test_invalid_time_is_rejected_by_name(root: Caller, project: str, made: Any, name: str) -> None:
     """Every timestamp and duration of every request: impossible years and nanos."""
     good, wrong = CALLS[name](project, made), []
@@ -216,7 +222,7 @@ def test_unusual_text_is_rejected_or_stored_exactly(
     assert [] == [line for line in lines if LOG_LINE.fullmatch(line) is None]
 
 
-@one_server
+@grpc_and_http
 @pytest.mark.parametrize("why", NOT_UTF8)
 def test_text_that_is_not_unicode_is_malformed(
     root: Caller, project: str, made: Any, why: str
@@ -246,7 +252,7 @@ def alterations(token: str) -> set[str]:
     return altered | {token.replace("-", "+"), token.replace("_", "/")} - {token}
 
 
-@one_server
+@grpc_and_http
 def test_page_token_is_bound_to_its_list(root: Caller, project: str) -> None:
     """A changed character or another caller, filter or method is rejected by name."""
     for _ in range(3):

@@ -14,7 +14,7 @@ import pytest
 
 from keyauthority import Client, CreatedKey, VerdictCode, _channel
 from keyauthority.errors import DeadlineExceeded, Unavailable
-from tests.conftest import Start, each_transport, one_server
+from tests.conftest import Start, each_grpc_transport, one_server
 from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess, wait_until
 from tests.service.proxy import proxy_to
@@ -133,7 +133,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_channel, "CHANNEL_OPTIONS", tuple(options.items()))
 
 
-@each_transport
+@each_grpc_transport
 @pytest.mark.usefixtures("hasty")
 def test_hanging_connection_is_abandoned_at_the_bound(server: ServerProcess, opens: Opens) -> None:
     """Without FIN or data the verifier is unavailable after the bound and reconnects."""

@@ -70,6 +70,7 @@ SERVE: Final = (
     click.option(
         "--allow-plaintext", is_flag=True, help="Permit plaintext on addresses other than loopback."
     ),
+    click.option("--http", metavar="HOST:PORT", help="Address for JSON over HTTP.  [default: off]"),
     click.option(
         "--metrics",
         metavar="HOST:PORT",

@@ -6,7 +6,9 @@ import asyncio
 import dataclasses
 import signal
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
+from typing import cast
 
 import click
 import structlog
@@ -14,7 +16,7 @@ import structlog
 from keyauthority.clock import SystemClock
 from keyauthority_server import certificates
 from keyauthority_server.commands.options import ISSUE, SERVE, STORE, load, options
-from keyauthority_server.config import Config
+from keyauthority_server.config import Config, HostPort
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
 from keyauthority_server.runtime import bootstrap
@@ -39,7 +41,14 @@ def serve(**flags: str | bool | None) -> None:
     bootstrap.check_exists(settings)
     with bootstrap.reported():
         factory.check_workers(settings.store, settings.workers)
-    with hold_folder(settings.data) as lock, hold_address(settings.listen) as address:
+    with ExitStack() as held:
+        lock = held.enter_context(hold_folder(settings.data))
+        address = held.enter_context(hold_address(settings.listen))
+        bound, lines = settings, []
+        if settings.http:
+            http = held.enter_context(hold_address(settings.http))
+            bound = dataclasses.replace(bound, http=cast("HostPort", http.listen))
+            lines.append(f"http on {http.display}")
         founded = asyncio.run(_prepare(settings))
         if founded is None:
             return
@@ -49,11 +58,12 @@ def serve(**flags: str | bool | None) -> None:
         if settings.metrics:
             port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
             _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
-        bound = dataclasses.replace(settings, listen=address.listen)
+        bound = dataclasses.replace(bound, listen=address.listen)
+        lines.append(f"ready on {address.display}")
         inherited = (lock, *address.descriptors)
 
         async def supervise() -> None:
-            await Supervisor(bound, address.display, inherited, aggregator).run()
+            await Supervisor(bound, lines, inherited, aggregator).run()
 
         asyncio.run(supervise())
 

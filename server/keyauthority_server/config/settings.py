@@ -82,6 +82,8 @@ class Config:
     callers: Callers = field(default_factory=Callers)
     must_exist: bool = False
     """Never create a new authority: folder and store must be initialised already."""
+    http: HostPort | None = None
+    """Address for JSON over HTTP; None for none."""
     socket_mode: str = "0666"
     """Mode of a unix socket, in octal digits."""
     max_staleness: Span = STALENESS_DEFAULT
@@ -93,15 +95,15 @@ class Config:
         self._check_tls()
         if isinstance(self.listen, UnixPath) and self.workers > 1:
             raise ConfigError(f"a unix socket takes one worker, not {self.workers}")
-        if not self.listen.is_local:
-            if self.transport is Transport.NATIVE and self.tls is None:
+        if not self.listen.is_local and self.transport is Transport.NATIVE and self.tls is None:
+            raise ConfigError(
+                f"the native transport serves plaintext on loopback and unix sockets only, "
+                f"not on {self.listen}: use --tls-cert or --transport grpcio"
+            )
+        for address in (self.listen, self.http):
+            if address and not (address.is_local or self.allow_plaintext or self.tls):
                 raise ConfigError(
-                    f"the native transport serves plaintext on loopback and unix sockets only, "
-                    f"not on {self.listen}: use --tls-cert or --transport grpcio"
-                )
-            if not self.allow_plaintext and self.tls is None:
-                raise ConfigError(
-                    f"{self.listen} is not loopback: keys would cross the network in plaintext; "
+                    f"{address} is not loopback: keys would cross the network in plaintext; "
                     f"use --tls-cert, or permit plaintext with --allow-plaintext"
                 )
 
@@ -354,6 +356,7 @@ SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "callers": Callers.parse,
     "allow_plaintext": _boolean,
     "metrics": HostPort.parse,
+    "http": HostPort.parse,
     "max_staleness": _staleness,
     "must_exist": _boolean,
     "no_reflection": _boolean,

@@ -5,8 +5,8 @@ transport asks `OpenCalls` before it serves a call, and `PendingMessages` while 
 message.
 """
 
-from keyauthority_server.overload.addresses import address_of, network_of
+from keyauthority_server.overload.addresses import address_of, network_of, peer_name
 from keyauthority_server.overload.open_calls import OpenCalls
 from keyauthority_server.overload.pending import Pending, PendingMessages
 
-__all__ = ["OpenCalls", "Pending", "PendingMessages", "address_of", "network_of"]
+__all__ = ["OpenCalls", "Pending", "PendingMessages", "address_of", "network_of", "peer_name"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Any, Final
 
 NETWORKS_KEPT: Final = 10_000  # peers whose network need not be worked out again
 NETWORK_BYTES: Final = 8  # of an IPv6 address: one customer gets a /64
@@ -19,6 +19,13 @@ def address_of(peer: str) -> str:
         host = rest.rpartition(":")[0]
         return host.removeprefix("%5B").removesuffix("%5D").strip("[]")
     return "unix"
+
+
+def peer_name(address: tuple[Any, ...]) -> str:
+    """Return the address of a socket in gRPC's notation."""
+    host, port = address[:2]
+    host = host.removeprefix("::ffff:") if "." in host else host
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 @lru_cache(maxsize=NETWORKS_KEPT)

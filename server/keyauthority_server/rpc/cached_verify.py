@@ -20,12 +20,14 @@ from keyauthority_server.records import CachedKey
 from keyauthority_server.rpc.certain_facts import certain_facts
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.handlers import CallMetrics, count_error, rpc_error_of
+from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, Ticket
 from keyauthority_server.services import Authority, Credential
 from keyauthority_server.services.cached_verification import Charge
 
 BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
+_parse: Final = pb.VerifyRequest.FromString
 _VALID: Final = VerdictCode.VALID.name
 _REVISION: Final = pb.VerifyResponse.REVISION_FIELD_NUMBER << 3
 _VARINT_MORE: Final = 0x80
@@ -60,6 +62,7 @@ class CachedVerify:
         self._metrics = metrics
         self._count = count
         self._deferred: list[_Deferred] = []
+        self._read: Callable[[bytes], Any] = RequestReader(pb.VerifyRequest).read  # of JSON
         self.begin_turn = self._turn.begin
 
     def __call__(
@@ -70,7 +73,7 @@ class CachedVerify:
             return None
         started = time.perf_counter()
         try:
-            request = pb.VerifyRequest.FromString(body)
+            request = _parse(body) if type(body) is bytes else self._read(body)
             facts = certain_facts(request)
             if facts is None:
                 return None

@@ -12,7 +12,7 @@ from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.token import Token, parse
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc.policy import CredentialSource
-from keyauthority_server.rpc_types import Call, Certificate
+from keyauthority_server.rpc_types import CREDENTIAL_HEADERS, Call, Certificate
 from keyauthority_server.services import CertificateIdentity, Credential
 from keyauthority_server.services.principal import invalid_credential
 
@@ -21,7 +21,6 @@ CALL_CACHE_SIZE: Final = 1_024  # calls with equal attributes; each connection h
 TOKEN_MAX: Final = 128  # characters; a token has 78, after a prefix of up to 17
 
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)  # a configured caller has no creation time
-_HEADERS: Final = frozenset({"authorization", "x-auth-token"})
 
 
 def has_credential(call: Call) -> bool:
@@ -33,7 +32,7 @@ def _headers(call: Call) -> list[tuple[str, str]]:
     return [
         (name, value if isinstance(value, str) else "")
         for name, value in call.metadata
-        if name in _HEADERS
+        if name in CREDENTIAL_HEADERS
     ]
 
 

@@ -12,13 +12,14 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Final
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyauthority import convert
-from keyauthority.errors import FieldViolation
+from keyauthority.errors import FieldViolation, KeyAuthorityError, bad_field
 from keyauthority.permissions import is_concrete, is_grant
 from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
 from keyauthority.token import ACCESS_KEY_PATTERN
@@ -40,11 +41,26 @@ SET_PREFIX_MAX: Final = 64  # characters that every token of an import set begin
 PERIOD_MIN: Final = timedelta(seconds=1)
 PERIOD_MAX: Final = timedelta(days=1)
 
+_BATCHES: Final = frozenset({"requests", "rows", "keys"})
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _UUID4: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
 )
+
+
+def items_max(field: FieldDescriptor) -> int:
+    """Return the maximum number of items of a list or map."""
+    inner = field.message_type
+    if inner is not None and inner.GetOptions().map_entry:
+        return LABELS_MAX
+    return BATCH_MAX if field.name in _BATCHES else LIST_MAX
+
+
+def too_long(field: str, most: int) -> KeyAuthorityError:
+    """Return the error for a list with more than `most` items."""
+    is_needed = field in ("requests", "keys")
+    return bad_field(field, f"from 1 to {most}" if is_needed else f"at most {most}")
 
 
 class Validator:

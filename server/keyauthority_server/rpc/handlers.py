@@ -138,7 +138,7 @@ def authorize(
         return authorized_inline
 
     async def by_secret(call: Call, body: bytes) -> Any:
-        return await method(call, reader.read_or_none(body))
+        return await method(call, reader.read_with_secret(body))
 
     return by_secret
 

@@ -8,6 +8,7 @@ of them takes less than a millisecond.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import cache
 from typing import Final, NamedTuple
@@ -15,15 +16,16 @@ from typing import Final, NamedTuple
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from keyauthority.errors import ErrorReason, FieldViolation, KeyAuthorityError, error
-from keyauthority_server.rpc.field_rules import BATCH_MAX, LABELS_MAX, LIST_MAX
+from keyauthority.errors import ErrorReason, InvalidArgument, KeyAuthorityError, error
+from keyauthority_server.rpc.field_rules import items_max, too_long
+from keyauthority_server.rpc.json_reader import JsonReader, JsonScan
+from keyauthority_server.rpc_types import JsonBody
 from keyauthority_server.services.time_slices import TimeSlices
 
 SCAN_ABOVE: Final = 4096  # bytes; a Verify has some hundred
 SCAN_STEP: Final = 16 * 1024  # bytes scanned at once, and the field they end in: some 2 ms
 
 _SPARE_FIELDS: Final = 16  # unknown fields, of later versions of the API
-_BATCHES: Final = frozenset({"requests", "rows", "keys"})
 _MASK: Final = "google.protobuf.FieldMask"  # errors name the mask, not its list `paths`
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
@@ -45,32 +47,37 @@ class RequestReader:
     def __init__(self, request_type: type[Message]) -> None:
         self._parse = request_type.FromString
         self._shape = _shape_of(request_type.DESCRIPTOR)
+        self._json = JsonReader(request_type)
 
     def read(self, body: bytes) -> Message:
         """Return the message. InvalidArgument if it is malformed or a list in it is too long."""
-        if len(body) > SCAN_ABOVE:
-            try:
-                _Scan(body, self._shape).run(len(body))
-            except IndexError:
-                raise malformed() from None
+        if scan := self._scan(body):
+            scan.run(len(body))
         return self._parsed(body)
 
     async def read_in_slices(self, body: bytes, slices: TimeSlices) -> Message:
-        """Read as `read` does, and let other calls run between slices of the scan."""
-        if len(body) > SCAN_ABOVE:
-            scan, end = _Scan(body, self._shape), 0
-            with slices.begin(queued=True) as mine:
-                while end < len(body):
-                    await mine.pause()
-                    try:
-                        end = scan.run(min(end + SCAN_STEP, len(body)))
-                    except IndexError:
-                        raise malformed() from None
+        """Read as `read` does, and let other calls run meanwhile if the body is large."""
+        if len(body) <= SCAN_ABOVE:
+            return self.read(body)
+        scan, end = self._scan(body), 0
+        with slices.begin(queued=True) as mine:
+            while scan and end < len(body):
                 await mine.pause()
-                return self._parsed(body)
-        return self._parsed(body)
+                end = scan.run(min(end + SCAN_STEP, len(body)))
+            await mine.pause()
+            if isinstance(body, JsonBody):  # up to half a second, in Python
+                return await asyncio.to_thread(self._parsed, body)
+            return self._parsed(body)
+
+    def _scan(self, body: bytes) -> _Scan | JsonScan | None:
+        """Return the scan that the body needs before it is parsed."""
+        if isinstance(body, JsonBody):
+            return self._json.scan(body)
+        return _Scan(body, self._shape) if len(body) > SCAN_ABOVE else None
 
     def _parsed(self, body: bytes) -> Message:
+        if isinstance(body, JsonBody):
+            return self._json.parse(body)
         try:
             return self._parse(body)
         except DecodeError:
@@ -81,6 +88,18 @@ class RequestReader:
         try:
             return self.read(body)
         except KeyAuthorityError:
+            return None
+
+    def read_with_secret(self, body: bytes) -> Message | None:
+        """Return the message; None if it is malformed, so that it carries no secret.
+
+        InvalidArgument if a field of JSON is invalid: its sender can correct it.
+        """
+        try:
+            return self.read(body)
+        except InvalidArgument as failure:
+            if isinstance(body, JsonBody) and failure.fields:
+                raise
             return None
 
 
@@ -96,10 +115,8 @@ def _shape_of(descriptor: Descriptor) -> _Shape:
     for field in descriptor.fields:
         inner = field.message_type
         if field.is_repeated:
-            is_map = inner is not None and inner.GetOptions().map_entry
-            most = LABELS_MAX if is_map else BATCH_MAX if field.name in _BATCHES else LIST_MAX
             name = "" if descriptor.full_name == _MASK else field.name
-            limits[field.number] = (name, most)
+            limits[field.number] = (name, items_max(field))
         if inner is not None:
             shape = _shape_of(inner)
             if shape.limits or shape.nested:
@@ -119,7 +136,7 @@ class _Counts:
 
 
 class _Scan:
-    """One pass over the fields of a message. Raises IndexError for malformed bytes."""
+    """One pass over the fields of a message. Raises InvalidArgument."""
 
     def __init__(self, body: bytes, shape: _Shape) -> None:
         self._body = body
@@ -130,7 +147,10 @@ class _Scan:
     def run(self, until: int) -> int:
         """Scan to this offset or the end of the field there; return the offset reached."""
         end = len(self._body)
-        self._at = self._fields(self._at, until, end, self._shape, "", self._counts)
+        try:
+            self._at = self._fields(self._at, until, end, self._shape, "", self._counts)
+        except IndexError:
+            raise malformed() from None
         return self._at
 
     def _fields(
@@ -152,7 +172,7 @@ class _Scan:
                 counts[number] += 1
                 name, most = limits[number]
                 if counts[number] > most:
-                    raise _too_long((path + name).rstrip("."), most)
+                    raise too_long((path + name).rstrip("."), most)
             elif counted.others:
                 counted.others -= 1
             else:
@@ -195,9 +215,3 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise IndexError
-
-
-def _too_long(field: str, most: int) -> KeyAuthorityError:
-    description = f"from 1 to {most}" if field in ("requests", "keys") else f"at most {most}"
-    violation = FieldViolation(field, description)
-    return error(ErrorReason.INVALID_FIELD, f"{field}: {description}", fields=[violation])

@@ -32,7 +32,7 @@ from keyauthority_server.services import Authority
 from keyauthority_server.store.clocks import ClockWatch
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.patience import when_reachable
-from keyauthority_server.transport import Server, loop_factory
+from keyauthority_server.transport import HttpServer, Server, loop_factory
 
 DRAIN_SECONDS: Final = 30  # the default grace period of Kubernetes
 REPORT_SECONDS: Final = 0.25  # metrics are at most this old
@@ -79,8 +79,15 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         )
         if authority is None:
             return
-        server = Server(settings, services(authority, metrics), metrics, authority.can_answer)
-        await server.start()
+        methods = services(authority, metrics)
+        server = Server(settings, methods, metrics, authority.can_answer)
+        ends: list[Server | HttpServer] = [server]
+        if settings.http:
+            ends.append(
+                HttpServer(settings, settings.http, methods, lambda: server.health.serving, metrics)
+            )
+        for end in ends:
+            await end.start()
         gc.collect()
         gc.freeze()  # objects so far are permanent: later collections skip them
         _send(report, {"ready": server.transport})
@@ -91,7 +98,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         ):
             await stop.wait()
             _log.info("draining")
-            await server.drain(DRAIN_SECONDS)
+            await asyncio.gather(*(end.drain(DRAIN_SECONDS) for end in ends))
 
 
 @asynccontextmanager

@@ -5,5 +5,6 @@ with `Server`, which chooses the transport, then `native` or `grpcio`.
 """
 
 from keyauthority_server.transport.grpcio import Server, loop_factory
+from keyauthority_server.transport.http import HttpServer
 
-__all__ = ["Server", "loop_factory"]
+__all__ = ["HttpServer", "Server", "loop_factory"]

@@ -74,7 +74,7 @@ _OPTIONS: Final = (
     ("grpc.max_metadata_size", METADATA_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_MAX),
     ("grpc.max_concurrent_streams", STREAMS_MAX),
-    # Beyond it grpcio ends calls at random, from a twentieth of it on unless told otherwise.
+    # Beyond it grpcio ends calls at random, from a twentieth of it on unless configured otherwise.
     ("grpc.server.max_pending_requests", UNBEGUN_MAX),
     ("grpc.server.max_pending_requests_hard_limit", UNBEGUN_MAX),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
@@ -160,8 +160,8 @@ class Server:
         self._limits = _Limits.of_peers(apart=apart)
         self._streams = Streams()
         self._calls = Inside()
-        self._health = Health(services, can_answer)
-        services = {**services, HEALTH: self._health.methods()}
+        self.health = Health(services, can_answer)
+        services = {**services, HEALTH: self.health.methods()}
         self._reflection = None if config.no_reflection else Reflection(services)
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it
         options = [*_OPTIONS, *(() if native else _CLIENTS_OPTIONS)]
@@ -186,7 +186,7 @@ class Server:
         """Take calls."""
         if self._files is not None:
             self._following.append(asyncio.create_task(self._files.follow()))
-        self._following.append(asyncio.create_task(self._health.follow()))
+        self._following.append(asyncio.create_task(self.health.follow()))
         if self._front is None:
             await self._grpcio.start()
             self._open_socket()
@@ -205,7 +205,7 @@ class Server:
 
         After `grace` seconds the calls that are still open are cut.
         """
-        self._health.drain()
+        self.health.drain()
         if self._reflection:
             self._reflection.drain()
         if self._tls is not None:

@@ -59,6 +59,11 @@ class Health:
                 self._tell()
             await asyncio.sleep(ASK_SECONDS)
 
+    @property
+    def serving(self) -> bool:
+        """True while the status of the server is SERVING."""
+        return self._serving and not self._draining
+
     def drain(self) -> None:
         """Say NOT_SERVING from now on, and let the watchers go."""
         self._draining = True
@@ -79,7 +84,7 @@ class Health:
     def _status(self, service: str) -> health_pb2.HealthCheckResponse:
         if service not in self._services:
             return _UNKNOWN
-        return _SERVING if self._serving and not self._draining else _NOT_SERVING
+        return _SERVING if self.serving else _NOT_SERVING
 
     async def _check(self, body: bytes, _: Call) -> bytes:
         status = self._status(_service(body))

@@ -7,6 +7,8 @@ their handshake, up to their greatest age. `tls_front` and `grpcio` make the han
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -26,6 +28,8 @@ from keyauthority_server.rpc_types import Certificate
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
 CERTIFICATE: Final = "x509_pem_cert"  # grpcio's name for it
 
+# AEAD with forward secrecy: RFC 9113, section 9.2.2, forbids the others. TLS 1.3 has its own.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _CERTIFICATES_KEPT: Final = 1_024  # that need not be read again, some 2 KB each
 
 _log = structlog.get_logger(__name__)
@@ -95,3 +99,28 @@ class Callers:
             return ()
         found = [entry for name, entry in self._entries.items() if name in names]
         return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
+
+
+def server_context(material: TlsMaterial, protocol: str) -> ssl.SSLContext:
+    """Return the context of a server of one ALPN protocol; ConfigError if OpenSSL refuses it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 0  # no session outlives the certificates of its handshake
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols([protocol])
+    try:
+        file = os.memfd_create("tls", os.MFD_CLOEXEC)  # OpenSSL reads files only
+        try:
+            os.write(file, material.chain + b"\n" + material.key)
+            context.load_cert_chain(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
+        if material.client_ca:
+            context.load_verify_locations(cadata=material.client_ca.decode("ascii", "replace"))
+            context.verify_mode = ssl.CERT_REQUIRED
+            # A listed authority is trusted even if its own issuer is not, as with grpcio.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    except ssl.SSLError as error:
+        raise ConfigError(f"OpenSSL refuses the certificate: {error.reason or error}") from error
+    return context

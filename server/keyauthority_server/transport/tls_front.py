@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 import ssl
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from keyauthority_server.certificates import TlsMaterial
-from keyauthority_server.config import ConfigError, HostPort
-from keyauthority_server.overload import OpenCalls, PendingMessages, network_of
+from keyauthority_server.config import HostPort
+from keyauthority_server.overload import OpenCalls, PendingMessages, network_of, peer_name
 from keyauthority_server.overload.errors import (
     CloseReason,
     TransportCounter,
@@ -28,7 +27,7 @@ from keyauthority_server.overload.errors import (
 )
 from keyauthority_server.rpc_types import Certificate, RpcError
 from keyauthority_server.transport.origins import MARK, Origin, Origins
-from keyauthority_server.transport.tls import CERTIFICATE, Callers
+from keyauthority_server.transport.tls import CERTIFICATE, Callers, server_context
 from keyauthority_server.transport.tls_connection import (
     Connection,
     ConnectionLimits,
@@ -49,8 +48,6 @@ _BACKLOG: Final = 1_024
 _ACCEPTS: Final = 64  # in one turn of the event loop
 _HANDSHAKES_IN_TURN: Final = 8  # some 5 ms, as long as calls are served in a turn
 _AGAIN_SECONDS: Final = 0.1  # until the next try, if descriptors or memory are exhausted
-# AEAD with forward secrecy: RFC 9113, section 9.2.2, forbids the others. TLS 1.3 has its own.
-_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class TlsFront:
@@ -86,7 +83,7 @@ class TlsFront:
 
     def take_over(self, material: TlsMaterial) -> None:
         """Make handshakes with these from now on; ConfigError if OpenSSL refuses them."""
-        self._context = _server_context(material)
+        self._context = server_context(material, "h2")
 
     def start(self, behind: Path) -> None:
         """Accept connections; `behind` is the socket of the native server."""
@@ -125,7 +122,7 @@ class TlsFront:
                     self._pause()
                     return
                 continue
-            self._begin(accepted, _peer(address))
+            self._begin(accepted, peer_name(address))
 
     def _pause(self) -> None:
         """Accept again later: descriptors or memory are exhausted."""
@@ -268,39 +265,8 @@ class TlsFront:
             self._tally.connection_closed(reason)
 
 
-def _server_context(material: TlsMaterial) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.num_tickets = 0  # no session outlives the certificates of its handshake
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["h2"])
-    try:
-        file = os.memfd_create("tls", os.MFD_CLOEXEC)  # OpenSSL reads files only
-        try:
-            os.write(file, material.chain + b"\n" + material.key)
-            context.load_cert_chain(f"/proc/self/fd/{file}")
-        finally:
-            os.close(file)
-        if material.client_ca:
-            context.load_verify_locations(cadata=material.client_ca.decode("ascii", "replace"))
-            context.verify_mode = ssl.CERT_REQUIRED
-            # A listed authority is trusted even if its own issuer is not, as with grpcio.
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    except ssl.SSLError as error:
-        raise ConfigError(f"OpenSSL refuses the certificate: {error.reason or error}") from error
-    return context
-
-
 def _connections_max() -> int:
     """Return how many connections the descriptors of this process allow; raise their limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(CONNECTIONS_MAX, max((hard - _DESCRIPTORS_KEPT) // _DESCRIPTORS, 1))
-
-
-def _peer(address: Any) -> str:
-    """Return the address of a socket in gRPC's notation."""
-    host, port = address[:2]
-    host = host.removeprefix("::ffff:") if "." in host else host
-    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

@@ -38,13 +38,16 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        address: str,
+        announced: Sequence[str],
         inherited: Sequence[int],
         metrics: MetricsAggregator,
     ) -> None:
-        """`inherited` are lock descriptors: they stay locked while any worker lives."""
+        """`announced` is printed when all workers serve, a line each.
+
+        `inherited` are lock descriptors: they stay locked while any worker lives.
+        """
         self._config = config
-        self._address = address
+        self._announced = announced
         self._inherited = tuple(inherited)
         self._metrics = metrics
         self._processes: dict[int, asyncio.subprocess.Process] = {}
@@ -165,7 +168,8 @@ class Supervisor:
     def _announce(self) -> None:
         if not self._started and len(self._serving) == self._config.workers:
             self._started = True
-            print(f"keyauthority-server ready on {self._address}", flush=True)  # noqa: T201
+            for line in self._announced:
+                print(f"keyauthority-server {line}", flush=True)  # noqa: T201
 
     def _count_workers(self) -> None:
         self._metrics.workers(len(self._serving), self._restarts)
