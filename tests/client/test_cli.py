@@ -110,6 +110,18 @@ def test_refused_call_is_one_line_and_exit_code_1(
     assert ended == Ended(1, "", expected)
 
 
+def test_token_after_an_escaped_character_is_redacted(
+    command: Command, authority: FakeAuthority
+) -> None:
+    """The letter of an escape, as in `\\x1b`, must not hide a token."""
+    authority.will(error(ErrorReason.KEY_NOT_FOUND, f"no such key \x1b{records.TOKEN}"))
+
+    ended = command("keys", "show", "KA")
+
+    assert records.TOKEN not in ended.err
+    assert "\\x1b**********" in ended.err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -98,8 +98,8 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _message(failed: click.ClickException) -> str:
     """Return the message on one line, with any token redacted."""
-    text = one_line(" ".join(failed.format_message().split()))
-    redacted, tokens = TOKEN_PATTERN.subn("**********", text)
+    text, tokens = TOKEN_PATTERN.subn("**********", failed.format_message())
+    redacted = one_line(" ".join(text.split()))  # afterwards: an escape would join a token
     if tokens and isinstance(failed, click.UsageError):
         return f"{redacted}: a secret key is read from standard input or a prompt"
     return redacted
