@@ -113,7 +113,7 @@ def test_refused_call_is_one_line_and_exit_code_1(
 def test_token_after_an_escaped_character_is_redacted(
     command: Command, authority: FakeAuthority
 ) -> None:
-    """The letter of an escape, as in `\\x1b`, must not hide a token."""
+    """The letter that ends an escape must not hide a token."""
     authority.will(error(ErrorReason.KEY_NOT_FOUND, f"no such key \x1b{records.TOKEN}"))
 
     ended = command("keys", "show", "KA")
