@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from keyauthority.console.forms import changed_fields, key_texts
+from keyauthority.console.forms import changed_fields, edited, key_texts
 from keyauthority.console.visits import FormPage, Visit
 from keyauthority.errors import Aborted
 
@@ -40,7 +40,12 @@ def _form(visit: Visit) -> FormPage:
 
     async def load() -> Mapping[str, Any]:
         key = await visit.authority.get_key(visit.path("access_key"))
-        has_changed = visit.texts and visit.texts.get("etag") != key.etag
-        return {"key": key, "now_texts": key_texts(key) if has_changed else {}}
+        if not visit.texts or visit.texts.get("etag") == key.etag:
+            return {"key": key, "now_texts": {}}
+        now_texts = key_texts(key)
+        return {
+            "key": key,
+            "now_texts": {name: now_texts[name] for name in edited(visit.texts, now_texts)},
+        }
 
     return FormPage(visit, "key_edit.html", load, {"key": None, "now_texts": {}})

@@ -13,6 +13,7 @@ from keyauthority.model import Key, UsageGranularity, UsageRow, VerdictCode
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
+WEEK: Final = timedelta(days=7)
 HOURS_SHOWN: Final = 48
 DAYS_SHOWN: Final = 30
 ROWS: Final = 1000  # above 48 hours or 30 days with every verdict
@@ -26,9 +27,9 @@ class Usage(NamedTuple):
     hours: Plot
     days: Plot
     last_day: Counts
-    """The last 24 hours, by verdict."""
+    """The last 24 hours and the rest of the hour before them, by verdict."""
     last_week: Counts
-    """The last 7 days, by verdict."""
+    """The last 7 days and the rest of the day before them, by verdict."""
 
 
 class Handover(NamedTuple):
@@ -67,8 +68,8 @@ async def usage_of(visit: Visit, access_key: str) -> Usage | None:
     return Usage(
         plot(hours, first_hour, HOUR, HOURS_SHOWN),
         plot(days, first_day, DAY, DAYS_SHOWN),
-        sums(hours, floor(now, HOUR) - HOUR * 23),
-        sums(days, floor(now, DAY) - DAY * 6),
+        sums(hours, floor(now, HOUR) - DAY),
+        sums(days, floor(now, DAY) - WEEK),
     )
 
 
@@ -96,7 +97,7 @@ async def handover_of(visit: Visit, key: Key) -> Handover | None:
         return None
     successor = key.successor_access_key or key.access_key
     now = visit.services.renderer.now()
-    start = floor(now, HOUR) - HOUR * 23
+    start = floor(now, HOUR) - DAY
     hourly = UsageGranularity.HOUR
     read = await visit.allowed(
         asyncio.gather(

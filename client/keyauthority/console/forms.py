@@ -185,19 +185,24 @@ def project_texts(project: Project) -> dict[str, str]:
     }
 
 
-def changed_fields(texts: Texts, initial: Texts) -> dict[str, Any]:
-    """Return the values of the fields that the form has and that were edited.
-
-    Restrictions are one field of the call, made of five lists. Raises Refused.
-    """
-    edited = {
+def edited(texts: Texts, initial: Texts) -> set[str]:
+    """Return the fields that the form has and whose texts differ from the initial ones."""
+    return {
         name
         for name, before in initial.items()
         if name in texts and lines_of(texts[name]) != lines_of(before)
     }
+
+
+def changed_fields(texts: Texts, initial: Texts) -> dict[str, Any]:
+    """Return the values of the fields that were edited.
+
+    Restrictions are one field of the call, made of five lists. Raises Refused.
+    """
+    names = edited(texts, initial)
     reader = Reader({**initial, **texts})
-    values = {name: reader.read(name) for name in edited if name not in RESTRICTIONS}
-    if edited.intersection(RESTRICTIONS):
+    values = {name: reader.read(name) for name in names if name not in RESTRICTIONS}
+    if names.intersection(RESTRICTIONS):
         values["restrictions"] = reader.restrictions()
     reader.finish()
     return values
