@@ -94,7 +94,7 @@ def _connection_options(
         ),
         _switch_option(
             "--tls",
-            "Use TLS; implied by the next three (default: $KEYAUTHORITY_TLS).",
+            "Use TLS; implied by the files below (default: $KEYAUTHORITY_TLS).",
             hidden=hidden,
         ),
         *(

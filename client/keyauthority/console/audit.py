@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from keyauthority.aio import AsyncListing
 from keyauthority.console.failures import GENERAL, field_errors
-from keyauthority.console.forms import Reader, Refused, time
+from keyauthority.console.forms import Reader, Refused, filter_time
 from keyauthority.console.times import exact
 from keyauthority.console.visits import UNPROCESSABLE, Visit
 from keyauthority.errors import InvalidArgument, NotFound
@@ -67,7 +67,7 @@ async def show(visit: Visit) -> Response:
 
 
 async def _find(visit: Visit, reader: Reader) -> Newest:
-    start, end = reader.value("start_time", time), reader.value("end_time", time)
+    start, end = reader.value("start_time", filter_time), reader.value("end_time", filter_time)
     reader.finish()
     return await newest_events(
         visit,

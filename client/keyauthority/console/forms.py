@@ -27,6 +27,9 @@ E = TypeVar("E", bound=StrEnum)
 RESTRICTIONS: Final = tuple(field.name for field in fields(Restrictions))
 Texts = Mapping[str, str]
 
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+_CENTURY: Final = timedelta(days=36_500)
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")  # a label may contain other separators
 
 
@@ -107,6 +110,22 @@ def time(text: str) -> datetime:
             f"{text!r} is not a time, as 2030-01-31 or 2030-01-31T12:00:00Z."
         ) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def filter_time(text: str) -> datetime:
+    """Parse a time that a list is filtered by: far enough from the ends of all times."""
+    parsed = time(text)
+    if not _EARLIEST <= parsed <= _LATEST:
+        raise ValueError(f"{text!r} is not between the years 1970 and 9000.")
+    return parsed
+
+
+def filter_span(text: str) -> timedelta:
+    """Parse a duration that a list is filtered by: at most a century."""
+    parsed = duration(text)
+    if parsed > _CENTURY:
+        raise ValueError(f"{text!r} is more than {_CENTURY.days} days.")
+    return parsed
 
 
 def duration(text: str) -> timedelta:

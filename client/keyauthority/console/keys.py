@@ -13,7 +13,7 @@ from keyauthority.aio import AsyncListing
 from keyauthority.cli import parameters
 from keyauthority.console import evidence
 from keyauthority.console.audit import newest_events
-from keyauthority.console.forms import Reader, Refused, duration
+from keyauthority.console.forms import Reader, Refused, filter_span
 from keyauthority.console.search import MATCHES, Found, search
 from keyauthority.console.visits import SEE_OTHER, UNPROCESSABLE, Visit
 from keyauthority.model import Key, KeyKind, KeyMode, KeyState
@@ -72,13 +72,13 @@ def _filter(reader: Reader, visit: Visit) -> dict[str, Any]:
         "kind": reader.choice("kind", KeyKind),
         "labels": dict(filter(None, [reader.value("label", parameters.pair)])),
     }
-    within = reader.value("expires_within", duration)
+    within = reader.value("expires_within", filter_span)
     if within is not None:
         chosen["expires_before"] = now + within
     if reader.text("unused_for") == NEVER:
         chosen["never_used"] = True
     else:
-        unused = reader.value("unused_for", duration)
+        unused = reader.value("unused_for", filter_span)
         if unused is not None:
             chosen["used_before"] = now - unused
     reader.finish()

@@ -15,7 +15,7 @@ from keyauthority import clock
 from keyauthority.aio import AsyncListing
 from keyauthority.console.evidence import DAY, HOUR, floor
 from keyauthority.console.failures import GENERAL, field_errors
-from keyauthority.console.forms import Reader, Refused, time
+from keyauthority.console.forms import Reader, Refused, filter_time
 from keyauthority.console.plots import Plot, plot
 from keyauthority.console.times import exact
 from keyauthority.console.visits import UNPROCESSABLE, Visit
@@ -101,7 +101,7 @@ async def download(visit: Visit) -> Response:
 
 def _interval(visit: Visit, reader: Reader) -> Interval:
     granularity = reader.choice("granularity", UsageGranularity) or UsageGranularity.HOUR
-    start, end = reader.value("start_time", time), reader.value("end_time", time)
+    start, end = reader.value("start_time", filter_time), reader.value("end_time", filter_time)
     step = _STEPS[granularity]
     last = end or visit.services.renderer.now()
     first = floor(start or last - step * (BARS[granularity] - 1), step)
