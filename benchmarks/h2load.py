@@ -118,6 +118,23 @@ class Load:
         return ["h2load", *arguments, f"{scheme}{target.address}{target.path}"]
 
 
+class Http1Load(Load):
+    """A load over HTTP/1.1, with one connection for each caller."""
+
+    def __init__(self, run: Run, target: Target, content_type: str) -> None:
+        super().__init__(run, target)
+        self._type = content_type
+
+    def _command(self, folder: Path, calls: int, *, timed: bool) -> list[str]:
+        request = folder / "request"
+        request.write_bytes(self._target.body)
+        arguments = ["--h1", "-n", str(calls), "-c", str(math.prod(self._callers)), "-t", "1"]
+        arguments += ["-d", str(request), *(("--log-file", str(folder / "log")) if timed else ())]
+        for header in (f"content-type: {self._type}", *self._target.headers):
+            arguments += ["-H", header]
+        return ["h2load", *arguments, f"http://{self._target.address}{self._target.path}"]
+
+
 class OneByOne:
     """HTTP/1.1 requests, one after another on one connection."""
 

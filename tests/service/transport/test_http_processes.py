@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from tests.conftest import Start
 from tests.service.callers import Caller, new_key, new_project
 from tests.service.certificates import LOOPBACK, Issuer, Pair
 from tests.service.http_channel import HttpChannel, envelope, read_envelope
-from tests.service.processes import run, wait_until
+from tests.service.processes import command, run, start, wait_until
 from tests.service.tls_world import GATEWAY, World
 
 VERIFY = "/keyauthority.v1.KeyAuthorityService/Verify"
@@ -109,6 +110,24 @@ def end_of(stream: http.client.HTTPResponse) -> str:
         while flags == 0:
             flags, message = read_envelope(stream)
     return str(json.loads(message)["error"]["details"][0]["debug"]["reason"])
+
+
+def test_silent_connections_do_not_use_up_descriptors(data: Path) -> None:
+    """With 256 descriptors, 400 connections that say nothing keep nobody out."""
+    limited = ("bash", "-c", 'ulimit -n 256; exec "$0" "$@"', *command())
+    server = start(data, "--http", "127.0.0.1:0", program=limited)
+    host, _, port = server.http.rpartition(":")
+    try:
+        with ExitStack() as silent:
+            for _ in range(400):
+                opened = socket.create_connection((host, int(port)), 20)
+                silent.enter_context(closing(opened))
+            with closing(HttpChannel(server.http)) as channel:
+                root: Any = Caller(channel, server.metadata)  # type: ignore[arg-type]
+                assert new_project(root)
+        assert "Traceback" not in server.log_text()
+    finally:
+        assert 0 == server.stop().code
 
 
 def test_health_is_not_serving_while_draining(start_server: Start) -> None:

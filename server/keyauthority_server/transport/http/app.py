@@ -240,6 +240,9 @@ class _Answer:
 
     async def _put(self, message: dict[str, Any]) -> None:
         """Send a message; cut the connection if the client reads nothing for too long."""
+        if not self._request.is_client_slow:
+            await self._send(message)
+            return
         try:
             async with asyncio.timeout(UNREAD_SECONDS):
                 await self._send(message)

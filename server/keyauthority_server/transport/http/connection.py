@@ -8,6 +8,7 @@ of a connection that is lost are cancelled.
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 from collections.abc import Hashable
 from http import HTTPStatus
@@ -50,8 +51,9 @@ class Connections(ServerState):
         super().__init__()
         self.config = config
         self.callers = callers
-        self.begun = _waiting(BEGUN_MAX, MESSAGE_SECONDS)
-        self.idle = _waiting(IDLE_MAX, IDLE_SECONDS)
+        share = _descriptors() // 4
+        self.begun = _waiting(min(BEGUN_MAX, share), MESSAGE_SECONDS)
+        self.idle = _waiting(min(IDLE_MAX, share), IDLE_SECONDS)
         self.lost = asyncio.Event()
         """Set whenever a connection is lost."""
 
@@ -64,6 +66,13 @@ class Connections(ServerState):
         while self.connections:
             self.lost.clear()
             await self.lost.wait()
+
+
+def _descriptors() -> int:
+    """Return how many descriptors the process may have; raise its limit to the greatest."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _waiting(most: int, seconds: float) -> PendingMessages:
@@ -172,6 +181,9 @@ class Connection(HttpToolsProtocol):
             raise bad_request()
         self._in_headers = False
         super().on_headers_complete()
+        self.scope["state"]["cycle"] = self.cycle
+        if self.scope["method"] != "HEAD":  # whose response has no body to wait for
+            self.cycle.transport = cast("asyncio.Transport", _OneWrite(self.transport))
         if self.loop.time() > self._until:
             self.cycle.keep_alive = False
 
@@ -271,6 +283,30 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
+
+
+class _OneWrite:
+    """A transport that sends the headers of a response with the first piece of its body.
+
+    uvicorn writes them apart: two system calls, which cost more than the rest of a response.
+    """
+
+    __slots__ = ("_headers", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._headers = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep the headers of a final response until the next call."""
+        if not self._headers and data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1":
+            self._headers = data
+        else:
+            self._transport.write(self._headers + data)
+            self._headers = b""
 
 
 def raw_response(answer: EncodedError) -> bytes:

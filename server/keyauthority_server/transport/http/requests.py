@@ -67,6 +67,8 @@ class Bodies:
             ended.append(refusal)
             task.cancel()
 
+        if request.has_arrived:  # the common case: with its headers
+            return await request.read()
         entry = self._pending.enter(network_of(request.call.peer), end)
         try:
             return await request.read()
@@ -86,6 +88,7 @@ class Request:
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
         self.abort: Callable[[], None] = scope["state"]["abort"]
+        self._cycle: Any = scope["state"]["cycle"]
         self._receive = receive
         self._version: str = scope["http_version"]
         self._headers: dict[bytes, bytes] = {}
@@ -101,6 +104,16 @@ class Request:
             self._headers[name] = value
         state = scope["state"]
         self.call = Call(tuple(metadata), state["peer"], state["certificates"])
+
+    @property
+    def has_arrived(self) -> bool:
+        """True if the whole body can be read without waiting."""
+        return not self._cycle.more_body
+
+    @property
+    def is_client_slow(self) -> bool:
+        """True while a response waits for the client to read those before."""
+        return bool(self._cycle.flow.write_paused)
 
     def check(self) -> None:
         """Raise HttpError if headers of HTTP or Connect are malformed."""
