@@ -110,7 +110,7 @@ clean: ## Remove environments, caches and builds
 proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
 
 docs: .venv/.dev ## Regenerate the reference pages from the code, and build the site
-	$(BIN)/python .ci/python_api.py
+	$(BIN)/python .ci/reference.py
 	@$(MAKE) --no-print-directory site
 
 site: .venv-docs/.tools ## Build the documentation site into build/site/html; fails on a dead link
@@ -140,6 +140,7 @@ check-rules: .venv/.dev
 	$(BIN)/python .ci/check_sizes.py
 	$(BIN)/python .ci/check_rules.py
 	$(BIN)/python .ci/generate_sync.py --check
+	$(BIN)/python .ci/reference.py --check
 
 check-prose: .venv/.dev
 	$(BIN)/python .ci/check_prose.py

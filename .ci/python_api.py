@@ -1,19 +1,13 @@
-"""Prints docs/python-api.md: the public names of `keyauthority`, from their docstrings.
-
-`--check` exits 1 if the page is not as it would be printed.
-"""
+"""The page of the Python API: the public names of `keyauthority`, from their docstrings."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import keyauthority
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "python-api.md"
 HEAD = """# Python API
 
 Every public name of `keyauthority`; `make docs` prints this page from the code.
@@ -99,15 +93,3 @@ def _row(item: tuple[str, Any]) -> str:
 def _enum(item: tuple[str, Any]) -> str:
     name, value = item
     return f"- `{name}`: " + ", ".join(f"`{one.value}`" for one in value)
-
-
-def main() -> int:
-    """Write the page, or check it."""
-    if "--check" in sys.argv:
-        return int(PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

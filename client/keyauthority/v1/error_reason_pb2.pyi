@@ -32,113 +32,144 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIAL_MISSING: _ErrorReason.ValueType  # 1
     """UNAUTHENTICATED: the call needs an operator key and carries none, or needs a secret key and
     carries none. Example: `grpcurl HOST keyauthority.v1.ProjectService/ListProjects` without `-H`.
+    Remedy: Send the operator key as `authorization: Bearer op_live_…`; with `keyauthority` set
+    KEYAUTHORITY_OPERATOR_KEY_FILE.
     """
     ERROR_REASON_CREDENTIAL_INVALID: _ErrorReason.ValueType  # 2
     """UNAUTHENTICATED: the credential does not work: damaged, unknown, revoked, superseded, expired,
     disabled, a project's key where an operator key is needed, or a publishable key. The error is
-    the same for all. Example: `authorization: Bearer op_live_wrong`.
+    the same for all. Example: `authorization: Bearer op_live_wrong`. Remedy: Check that the key is
+    complete and of this authority; list its state with another operator key, or create one on the
+    machine with `keyauthority-server operator create`.
     """
     ERROR_REASON_CREDENTIAL_AMBIGUOUS: _ErrorReason.ValueType  # 3
-    """UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once."""
+    """UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once.
+    Remedy: Send one of them.
+    """
     ERROR_REASON_PERMISSION_MISSING: _ErrorReason.ValueType  # 4
     """PERMISSION_DENIED: the operator lacks the right. Example: RevokeKey by an operator key with
-    `keys:read`. The metadata entry `permission` of ErrorInfo names the right.
+    `keys:read`. The metadata entry `permission` of ErrorInfo names the right. Remedy: Have an
+    operator add the right to the key, or use a key that has it.
     """
     ERROR_REASON_ADDRESS_NOT_ALLOWED: _ErrorReason.ValueType  # 5
     """PERMISSION_DENIED: the operator key may not be used from this address. Example: a peer outside
-    of its allowed_ips.
+    of its allowed_ips. Remedy: Call from an allowed address, or have an operator change
+    allowed_ips.
     """
     ERROR_REASON_BEYOND_OWN_RIGHTS: _ErrorReason.ValueType  # 6
-    """PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses
-    or expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
+    """PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses or
+    expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
+    Remedy: Ask for less, or let an operator with more rights make the call.
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 7
     """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
-    characters.
+    characters. Remedy: Correct the fields that BadRequest names.
     """
     ERROR_REASON_INVALID_MESSAGE: _ErrorReason.ValueType  # 8
-    """INVALID_ARGUMENT: malformed request message. Example: random bytes."""
+    """INVALID_ARGUMENT: malformed request message. Example: random bytes. Remedy: Encode the request
+    with the message type of the RPC.
+    """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 9
-    """NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of another
-    tenant's project.
+    """NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of
+    another tenant's project. Remedy: Check the access key, and the projects to which the operator
+    key is confined.
     """
     ERROR_REASON_PROJECT_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND: the project is absent or outside the caller's scope. Example: CreateKey in a project
-    that does not exist.
+    that does not exist. Remedy: Check the project_id, and the projects to which the operator key is
+    confined.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 11
     """ALREADY_EXISTS: the request_id was used with other content. Example: CreateKey twice with one
-    request_id and two purposes.
+    request_id and two purposes. Remedy: Use a new request_id for new content.
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 12
-    """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
+    """ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag.
+    Remedy: Read the record again, and repeat the update with its etag.
+    """
     ERROR_REASON_KEY_STATE: _ErrorReason.ValueType  # 13
     """FAILED_PRECONDITION: the key's state does not allow the call; the metadata entry `state` of
     ErrorInfo names the state, or `successor_access_key` the successor of a key rotated before.
-    Example: UpdateKey of a revoked key.
+    Example: UpdateKey of a revoked key. Remedy: Read the key; enable it, use its successor, or
+    create another.
     """
     ERROR_REASON_REPLAY_REVOKED: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION: the replay of a request_id whose key was revoked meanwhile, so that its
     secret is gone. Example: CreateKey, RevokeKey, and CreateKey again with the first request_id.
+    Remedy: Create a key with a new request_id.
     """
     ERROR_REASON_REVISION_AHEAD: _ErrorReason.ValueType  # 15
     """FAILED_PRECONDITION: the revision asked for is beyond the head of the store. Example: Verify
-    with at_least_revision 9000 in a store at 12.
+    with at_least_revision 9000 in a store at 12. Remedy: Use a revision that this authority has
+    returned; after a restore, begin again.
     """
     ERROR_REASON_LOG_MISMATCH: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore."""
+    """FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore.
+    Remedy: Forget the revision and log_id that were noted, and begin again.
+    """
     ERROR_REASON_STORE_CLOSED: _ErrorReason.ValueType  # 17
     """FAILED_PRECONDITION: the store was closed for writing, as the source of a copy is. Example:
-    CreateKey at the old server after `keyauthority-server copy`.
+    CreateKey at the old server after `keyauthority-server copy`. Remedy: Call the server of the
+    copy.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
-    gives the delay before a retry. Example: open-loop load at four times the capacity.
+    gives the delay before a retry. Example: open-loop load at four times the capacity. Remedy:
+    Retry after the delay of RetryInfo; add workers or servers if it lasts.
     """
     ERROR_REASON_DISK_LOW: _ErrorReason.ValueType  # 19
     """RESOURCE_EXHAUSTED: the disk is full and records cannot be added; RevokeKey still works.
-    Example: CreateKey with less than 512 KiB free.
+    Example: CreateKey with less than 512 KiB free. Remedy: Free space on the disk of the data
+    folder.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 20
     """UNAVAILABLE: the store is unavailable; the outcome of a write is unknown, and a retry with the
-    same request_id settles it. Example: the database is down.
+    same request_id settles it. Example: the database is down. Remedy: Retry with the same
+    request_id; check the database if it lasts.
     """
     ERROR_REASON_STALE: _ErrorReason.ValueType  # 21
-    """UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while
-    PostgreSQL has not answered for longer than `--max-staleness`.
+    """UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while PostgreSQL
+    has not answered for longer than `--max-staleness`. Remedy: Retry; check the connection to the
+    database if it lasts.
     """
     ERROR_REASON_CLOCK_JUMPED: _ErrorReason.ValueType  # 22
     """UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it, by a
-    restart. Example: the clock is set forward by a day.
+    restart. Example: the clock is set forward by a day. Remedy: Correct the clock, or confirm it by
+    a restart of the server.
     """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 23
-    """UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
+    """UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client.
+    Remedy: Upgrade the server, or do not use the RPC.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo identifies it
-    in the server's log; the error has no other details. Example: a bug.
+    in the server's log; the error has no other details. Example: a bug. Remedy: Find the
+    correlation_id in the server's log, and report the fault.
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 25
-    """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.
-    Example: BatchVerify with a body of 5 MiB. Beyond 8 MiB the grpcio transport sends the status
-    without details.
+    """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed. Beyond
+    8 MiB the grpcio transport sends the status without details. Example: BatchVerify with a body of
+    5 MiB. Remedy: Send fewer items in each call.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a
     write that was cut off is unknown, and a retry with the same request_id settles it. Example:
-    WatchChanges while the server receives SIGTERM.
+    WatchChanges while the server receives SIGTERM. Remedy: Retry with the same request_id.
     """
     ERROR_REASON_TIMED_OUT: _ErrorReason.ValueType  # 27
     """DEADLINE_EXCEEDED: the server ended the call, because its message did not come within 10
     seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
-    outcome of a write is unknown. Example: a call that sends only its headers.
+    outcome of a write is unknown. Example: a call that sends only its headers. Remedy: Set a
+    deadline, and retry with the same request_id.
     """
     ERROR_REASON_IMPORT_SET_MISMATCH: _ErrorReason.ValueType  # 28
     """FAILED_PRECONDITION: an import set of this name has another scheme or shape of tokens. Example:
-    ImportKeys into a set with another token_prefix.
+    ImportKeys into a set with another token_prefix. Remedy: Import into a set with another name.
     """
     ERROR_REASON_DIGEST_TAKEN: _ErrorReason.ValueType  # 29
     """ALREADY_EXISTS: a key with this digest belongs to another project or import set. Example: one
-    row of a table imported for two projects.
+    row of a table imported for two projects. Remedy: Leave the item out, or import it for the
+    project that has it.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -149,112 +180,143 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_CREDENTIAL_MISSING: ErrorReason.ValueType  # 1
 """UNAUTHENTICATED: the call needs an operator key and carries none, or needs a secret key and
 carries none. Example: `grpcurl HOST keyauthority.v1.ProjectService/ListProjects` without `-H`.
+Remedy: Send the operator key as `authorization: Bearer op_live_…`; with `keyauthority` set
+KEYAUTHORITY_OPERATOR_KEY_FILE.
 """
 ERROR_REASON_CREDENTIAL_INVALID: ErrorReason.ValueType  # 2
 """UNAUTHENTICATED: the credential does not work: damaged, unknown, revoked, superseded, expired,
 disabled, a project's key where an operator key is needed, or a publishable key. The error is
-the same for all. Example: `authorization: Bearer op_live_wrong`.
+the same for all. Example: `authorization: Bearer op_live_wrong`. Remedy: Check that the key is
+complete and of this authority; list its state with another operator key, or create one on the
+machine with `keyauthority-server operator create`.
 """
 ERROR_REASON_CREDENTIAL_AMBIGUOUS: ErrorReason.ValueType  # 3
-"""UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once."""
+"""UNAUTHENTICATED: more than one credential. Example: `authorization` and `x-auth-token` at once.
+Remedy: Send one of them.
+"""
 ERROR_REASON_PERMISSION_MISSING: ErrorReason.ValueType  # 4
 """PERMISSION_DENIED: the operator lacks the right. Example: RevokeKey by an operator key with
-`keys:read`. The metadata entry `permission` of ErrorInfo names the right.
+`keys:read`. The metadata entry `permission` of ErrorInfo names the right. Remedy: Have an
+operator add the right to the key, or use a key that has it.
 """
 ERROR_REASON_ADDRESS_NOT_ALLOWED: ErrorReason.ValueType  # 5
 """PERMISSION_DENIED: the operator key may not be used from this address. Example: a peer outside
-of its allowed_ips.
+of its allowed_ips. Remedy: Call from an allowed address, or have an operator change
+allowed_ips.
 """
 ERROR_REASON_BEYOND_OWN_RIGHTS: ErrorReason.ValueType  # 6
-"""PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses
-or expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
+"""PERMISSION_DENIED: an operator key would exceed its creator's own rights, projects, addresses or
+expiry. Example: an operator with `keys:*` and `operators:create` creates one with `*:*`.
+Remedy: Ask for less, or let an operator with more rights make the call.
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 7
 """INVALID_ARGUMENT: a field breaks its rule; BadRequest names it. Example: `purpose` of 201
-characters.
+characters. Remedy: Correct the fields that BadRequest names.
 """
 ERROR_REASON_INVALID_MESSAGE: ErrorReason.ValueType  # 8
-"""INVALID_ARGUMENT: malformed request message. Example: random bytes."""
+"""INVALID_ARGUMENT: malformed request message. Example: random bytes. Remedy: Encode the request
+with the message type of the RPC.
+"""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 9
-"""NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of another
-tenant's project.
+"""NOT_FOUND: the key is absent or outside the caller's scope. Example: GetKey with a key of
+another tenant's project. Remedy: Check the access key, and the projects to which the operator
+key is confined.
 """
 ERROR_REASON_PROJECT_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND: the project is absent or outside the caller's scope. Example: CreateKey in a project
-that does not exist.
+that does not exist. Remedy: Check the project_id, and the projects to which the operator key is
+confined.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 11
 """ALREADY_EXISTS: the request_id was used with other content. Example: CreateKey twice with one
-request_id and two purposes.
+request_id and two purposes. Remedy: Use a new request_id for new content.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 12
-"""ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag."""
+"""ABORTED: the record has changed since the etag was read. Example: two UpdateKey with one etag.
+Remedy: Read the record again, and repeat the update with its etag.
+"""
 ERROR_REASON_KEY_STATE: ErrorReason.ValueType  # 13
 """FAILED_PRECONDITION: the key's state does not allow the call; the metadata entry `state` of
 ErrorInfo names the state, or `successor_access_key` the successor of a key rotated before.
-Example: UpdateKey of a revoked key.
+Example: UpdateKey of a revoked key. Remedy: Read the key; enable it, use its successor, or
+create another.
 """
 ERROR_REASON_REPLAY_REVOKED: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION: the replay of a request_id whose key was revoked meanwhile, so that its
 secret is gone. Example: CreateKey, RevokeKey, and CreateKey again with the first request_id.
+Remedy: Create a key with a new request_id.
 """
 ERROR_REASON_REVISION_AHEAD: ErrorReason.ValueType  # 15
 """FAILED_PRECONDITION: the revision asked for is beyond the head of the store. Example: Verify
-with at_least_revision 9000 in a store at 12.
+with at_least_revision 9000 in a store at 12. Remedy: Use a revision that this authority has
+returned; after a restore, begin again.
 """
 ERROR_REASON_LOG_MISMATCH: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore."""
+"""FAILED_PRECONDITION: the revision is of another log. Example: a log_id noted before a restore.
+Remedy: Forget the revision and log_id that were noted, and begin again.
+"""
 ERROR_REASON_STORE_CLOSED: ErrorReason.ValueType  # 17
 """FAILED_PRECONDITION: the store was closed for writing, as the source of a copy is. Example:
-CreateKey at the old server after `keyauthority-server copy`.
+CreateKey at the old server after `keyauthority-server copy`. Remedy: Call the server of the
+copy.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED: more calls than the server can serve, or than one peer may make; RetryInfo
-gives the delay before a retry. Example: open-loop load at four times the capacity.
+gives the delay before a retry. Example: open-loop load at four times the capacity. Remedy:
+Retry after the delay of RetryInfo; add workers or servers if it lasts.
 """
 ERROR_REASON_DISK_LOW: ErrorReason.ValueType  # 19
 """RESOURCE_EXHAUSTED: the disk is full and records cannot be added; RevokeKey still works.
-Example: CreateKey with less than 512 KiB free.
+Example: CreateKey with less than 512 KiB free. Remedy: Free space on the disk of the data
+folder.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 20
 """UNAVAILABLE: the store is unavailable; the outcome of a write is unknown, and a retry with the
-same request_id settles it. Example: the database is down.
+same request_id settles it. Example: the database is down. Remedy: Retry with the same
+request_id; check the database if it lasts.
 """
 ERROR_REASON_STALE: ErrorReason.ValueType  # 21
-"""UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while
-PostgreSQL has not answered for longer than `--max-staleness`.
+"""UNAVAILABLE: the server cannot prove how fresh its state is. Example: Verify while PostgreSQL
+has not answered for longer than `--max-staleness`. Remedy: Retry; check the connection to the
+database if it lasts.
 """
 ERROR_REASON_CLOCK_JUMPED: ErrorReason.ValueType  # 22
 """UNAVAILABLE: the clock has jumped by more than an hour and no operator has confirmed it, by a
-restart. Example: the clock is set forward by a day.
+restart. Example: the clock is set forward by a day. Remedy: Correct the clock, or confirm it by
+a restart of the server.
 """
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 23
-"""UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client."""
+"""UNIMPLEMENTED: the RPC does not exist in this version of the server. Example: a newer client.
+Remedy: Upgrade the server, or do not use the RPC.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """INTERNAL: a fault of the server. The metadata entry `correlation_id` of ErrorInfo identifies it
-in the server's log; the error has no other details. Example: a bug.
+in the server's log; the error has no other details. Example: a bug. Remedy: Find the
+correlation_id in the server's log, and report the fault.
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 25
-"""RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed.
-Example: BatchVerify with a body of 5 MiB. Beyond 8 MiB the grpcio transport sends the status
-without details.
+"""RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed. Beyond
+8 MiB the grpcio transport sends the status without details. Example: BatchVerify with a body of
+5 MiB. Remedy: Send fewer items in each call.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a
 write that was cut off is unknown, and a retry with the same request_id settles it. Example:
-WatchChanges while the server receives SIGTERM.
+WatchChanges while the server receives SIGTERM. Remedy: Retry with the same request_id.
 """
 ERROR_REASON_TIMED_OUT: ErrorReason.ValueType  # 27
 """DEADLINE_EXCEEDED: the server ended the call, because its message did not come within 10
 seconds, or no answer was ready within 60 seconds and the client had set no deadline. The
-outcome of a write is unknown. Example: a call that sends only its headers.
+outcome of a write is unknown. Example: a call that sends only its headers. Remedy: Set a
+deadline, and retry with the same request_id.
 """
 ERROR_REASON_IMPORT_SET_MISMATCH: ErrorReason.ValueType  # 28
 """FAILED_PRECONDITION: an import set of this name has another scheme or shape of tokens. Example:
-ImportKeys into a set with another token_prefix.
+ImportKeys into a set with another token_prefix. Remedy: Import into a set with another name.
 """
 ERROR_REASON_DIGEST_TAKEN: ErrorReason.ValueType  # 29
 """ALREADY_EXISTS: a key with this digest belongs to another project or import set. Example: one
-row of a table imported for two projects.
+row of a table imported for two projects. Remedy: Leave the item out, or import it for the
+project that has it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
