@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,13 +48,13 @@ class World:
     other: Issuer = field(default_factory=lambda: Issuer("another"))
     server: ServerProcess = field(init=False)
 
-    def serve(self, *flags: str) -> None:
-        """Start the server, with these flags."""
+    def serve(self, *flags: str, start: Callable[..., ServerProcess] | None = None) -> None:
+        """Start the server with these flags, by `start` of `processes` for one with settings."""
         self.ours.issue(*LOOPBACK).write(self.folder, "server")
         (self.folder / "ca.pem").write_bytes(self.ours.pem)
         config = self.folder / "server.toml"
         config.write_text(CALLERS, encoding="utf-8")
-        self.server = shared().start(
+        self.server = (start or shared().start)(
             self.folder / "data",
             *("--config", str(config)),
             *("--tls-cert", str(self.folder / "server.pem")),

@@ -24,6 +24,7 @@ from keyauthority_server.runtime.supervisor import Supervisor, hold_address, hol
 from keyauthority_server.store import factory
 from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.store.sqlite.disk_reserve import reserve_path
+from keyauthority_server.transport import socket_folder
 
 _log = structlog.get_logger("keyauthority_server")
 
@@ -43,6 +44,7 @@ def serve(**flags: str | bool | None) -> None:
         factory.check_workers(settings.store, settings.workers)
     with ExitStack() as held:
         lock = held.enter_context(hold_folder(settings.data))
+        socket_folder.remove_abandoned(settings.data)
         address = held.enter_context(hold_address(settings.listen))
         bound, lines = settings, []
         if settings.http:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import grpc
@@ -41,6 +39,7 @@ from keyauthority_server.transport.health import CanAnswer, Health
 from keyauthority_server.transport.origins import Origins
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
+from keyauthority_server.transport.socket_folder import SocketFolder
 from keyauthority_server.transport.streams import Inside, Streams, from_behind
 from keyauthority_server.transport.tls import Callers, FollowedFiles
 from keyauthority_server.transport.tls_connection import ConnectionLimits
@@ -168,7 +167,7 @@ class Server:
         self._grpcio = grpc.aio.server(options=[*options, ("grpc.so_reuseport", int(reuse_port))])
         self._front: Any = None
         self._tls: TlsFront | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="keyauthority-")
+        self._sockets = SocketFolder(config.data)
         try:
             self._bind(config, callers, services, tally)
         except (RuntimeError, OSError) as error:
@@ -191,13 +190,13 @@ class Server:
             await self._grpcio.start()
             self._open_socket()
             return
-        behind = self._behind("grpcio")
+        behind = self._sockets.path("grpcio")
         self._grpcio.add_insecure_port(f"unix:{behind}")
         await self._grpcio.start()
         with _closed_socket():
             self._front.start(str(behind))
         if self._tls is not None:
-            self._tls.start(self._behind("front"))
+            self._tls.start(self._sockets.path("front"))
         self._open_socket()
 
     async def drain(self, grace: float) -> None:
@@ -218,7 +217,7 @@ class Server:
         await self._stop(grace)
         for task in self._following:
             task.cancel()
-        self._folder.cleanup()
+        self._sockets.remove()
 
     async def _stop(self, grace: float) -> None:
         """Stop accepting calls; return when all but unread streams are answered."""
@@ -244,7 +243,7 @@ class Server:
             if config.tls and isinstance(listen, HostPort):
                 self._tls = TlsFront(listen, _connection_limits(), callers, tally)
                 self._files = FollowedFiles(config.tls, SystemClock(), self._tls.take_over)
-                listen, origins = UnixPath(self._behind("front")), self._tls.origins
+                listen, origins = UnixPath(self._sockets.path("front")), self._tls.origins
             watches = {f"/{HEALTH}/Watch": self._limits.of(HEALTH, "Watch")}
             self._front = _front(listen, services, watches, tally, self._streams.inside, origins)
         elif config.tls:
@@ -271,10 +270,6 @@ class Server:
             elif self._front is None:
                 serve = _without_context(method)
                 yield name, self._gate.unary(serve, limit, self._calls, refuses)
-
-    def _behind(self, name: str) -> Path:
-        """Return the path of a socket within this process."""
-        return Path(self._folder.name) / name
 
     def _open_socket(self) -> None:
         """Give a unix socket its mode, now that it takes calls."""

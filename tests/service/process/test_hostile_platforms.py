@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.service.processes import environment, run, start
+from tests.service.processes import environment, run, shim, start
+from tests.service.tls_world import World
 
 # A signal arrives while the program's modules load: whoever imports structlog or grpc gets it.
 _INTERRUPTED: Final = """
@@ -59,6 +62,12 @@ def test_signal_while_modules_load_ends_without_a_traceback(
     assert (code, "", "") == (ended.returncode, ended.stdout, ended.stderr)
 
 
+def shimmed(folder: Path, code: str) -> dict[str, str]:
+    """Return the environment of processes that run `code` first."""
+    paths = [str(shim(folder / "shim", code)), os.environ.get("PYTHONPATH")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def limited(prelude: str) -> Sequence[str]:
     """Return the program with a prelude before it."""
     script = _LIMITED.format(prelude=prelude)
@@ -80,6 +89,35 @@ def test_server_works_on_a_poor_platform(tmp_path: Path) -> None:
     assert "Traceback" not in server.log_text()
 
 
+_ONLY_DATA_IS_WRITABLE: Final = """
+import tempfile
+tempfile._candidate_tempdir_list = lambda: []
+"""
+
+
+@pytest.mark.parametrize("length", [1, 120])
+def test_server_needs_no_writable_folder_except_data(tmp_path: Path, length: int) -> None:
+    """With a read-only root, TLS is served from a data folder of any length of path.
+
+    A start removes the sockets of a server that was killed, an end its own.
+    """
+    starting = partial(start, settings=shimmed(tmp_path, _ONLY_DATA_IS_WRITABLE))
+    folder = tmp_path / ("d" * length)
+    folder.mkdir()
+    with ExitStack() as stack:
+        world = World(folder, stack)
+        world.serve(start=starting)
+        data = world.server.data
+        (abandoned,) = data.glob("sockets-*")
+        world.server.kill()
+        assert abandoned.exists()
+        world.serve(start=starting)
+        (used,) = data.glob("sockets-*")
+        assert used != abandoned
+        assert list(world.gateway().list_projects())
+    assert [] == list(data.glob("sockets-*"))
+
+
 def test_umask_does_not_close_files_to_their_owner(tmp_path: Path) -> None:
     """Under umask 0777 the folder is 0700, its files 0600."""
     data = tmp_path / "data"
@@ -98,12 +136,7 @@ def test_too_few_descriptors_is_named_with_the_remedy(tmp_path: Path) -> None:
 
 def test_too_few_processes_is_named_with_the_remedy(tmp_path: Path) -> None:
     """A thread that cannot start ends the program with one line."""
-    path = tmp_path / "shim"
-    path.mkdir()
-    (path / "sitecustomize.py").write_text(_NO_THREADS)
-    settings = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(path), os.environ.get("PYTHONPATH")]))
-    }
+    settings = shimmed(tmp_path, _NO_THREADS)
     ended = run("init", "--data", str(tmp_path / "data"), settings=settings)
     assert (3, 1) == (ended.code, len(ended.log.splitlines()))
     assert "ulimit -u" in ended.log

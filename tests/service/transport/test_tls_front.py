@@ -87,7 +87,7 @@ async def test_call_at_the_inner_socket_is_refused(
     """The folder admits this user only, and a call needs the secret of a connection."""
     async with fronting(tmp_path) as front, front.channel() as channel:
         assert await ask(channel, SIZE)
-        inner = front.server._behind("front")
+        inner = front.server._sockets.path("front")
         assert 0o700 == inner.parent.stat().st_mode & 0o777
         forged = await front.dial(inner)
         forged.begin()
