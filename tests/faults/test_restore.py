@@ -13,13 +13,17 @@ from typing import Any, Final
 
 import pytest
 
-from keyauthority.model import ChangeType, Key, RevokeReason
+from keyauthority.model import ChangeType, Key, Quota, QuotaPeriod, RateLimit, RevokeReason
 from keyauthority_server.audit import sealer, verify
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime import bootstrap, restore
 from keyauthority_server.store.interface import Store
+from keyauthority_server.store.migrations import Dialect, Step
+from keyauthority_server.store.sqlite import backup as sqlite_backup
+from keyauthority_server.store.sqlite import restore as sqlite_restore
 from keyauthority_server.store.sqlite.backup import back_up
+from keyauthority_server.store.sqlite.schema import RECORDS
 from keyauthority_server.store.sqlite.store import open_store
 from tests.service.forkserver import shared
 from tests.store.engines import Sqlite
@@ -141,6 +145,49 @@ def test_restore_report_names_keys_that_need_attention(settings: Config, before:
         *(report["dryRun"], report["restored"], report["backup"]["logId"]),
     )
     assert f"disable them again:\n  {before.disabled.access_key}\n" in shown.output
+
+
+@pytest.mark.parametrize("field", ["permissions", "rate_limit", "quota"])
+def test_restore_report_names_keys_with_other_rights_or_limits(
+    settings: Config, tmp_path: Path, field: str
+) -> None:
+    """A limit lowered after the backup is raised by the restore."""
+    values = {
+        "permissions": ("reports:read",),
+        "rate_limit": RateLimit(1, timedelta(seconds=1)),
+        "quota": Quota(1, QuotaPeriod.DAY),
+    }
+
+    async def fill(store: Store) -> Key:
+        return await create(store, key((await create_project(store)).project_id))
+
+    created = during(settings, fill)
+    file = tmp_path / "backup.db"
+    back_up(settings.store.sqlite_path, file)
+    narrowed = replace(created, **{field: values[field]})
+    during(settings, lambda store: put(store, ChangeType.KEY_UPDATED, narrowed))
+    told = restored(settings, file, dry_run=True).undone
+    assert ([], [], [created.access_key]) == told[:3]
+
+
+def test_restore_keeps_the_older_schema_of_the_present_database(
+    settings: Config, before: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run writes nothing; a restore renames the database as it was."""
+    later = RECORDS._replace(steps=(*RECORDS.steps, Step("9999_later", _add_table)))
+    for module in (sqlite_backup, sqlite_restore):
+        monkeypatch.setattr(module, "RECORDS", later)
+    there = files(settings.data)
+    rehearsed = restored(settings, before.file, dry_run=True)
+    assert [before.disabled.access_key] == rehearsed.undone.disabled_keys
+    assert there == files(settings.data)
+    aside = restored(settings, before.file).aside
+    assert aside is not None
+    assert there[settings.store.sqlite_path.name] == aside.read_bytes()
+
+
+def _add_table(run: Callable[[str], object], _: Dialect) -> None:
+    run("CREATE TABLE later (id INTEGER PRIMARY KEY) STRICT")
 
 
 @pytest.mark.case(24)

@@ -111,7 +111,7 @@ def _report(restored: Restored) -> list[str]:
             undone.shortened_keys,
             "keys with an expiry shortened after the backup get back the old one",
         ),
-        (undone.narrowed_keys, "keys get back their old permissions or restrictions"),
+        (undone.narrowed_keys, "keys get back their old permissions, restrictions or limits"),
         (
             undone.suspended_projects,
             "projects suspended after the backup are active: suspend them again",

@@ -29,7 +29,7 @@ from keyauthority_server.store.sqlite.restore import (
     FileLog,
     Present,
     Undone,
-    check_present,
+    checked_present,
     drafted,
     present_log,
 )
@@ -117,15 +117,15 @@ def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present 
     if not database.exists():
         return None, f"there is no database at {database}"
     try:
-        check_present(database)
-        present = draft.compare(database)
+        with checked_present(database) as path:
+            present = draft.compare(path)
+            with present_log(path) as log:
+                altered = _altered(log, audit_key) if present.continues else ""
     except StoreReadOnly:
         raise
     except StoreError as failure:
         return None, str(failure)
     if present.continues:
-        with present_log(database) as log:
-            altered = _altered(log, audit_key)
         if altered:  # a revocation may have been undone in it
             return None, f"the log in {database} was altered: {altered}"
         return present, ""

@@ -30,7 +30,12 @@ from keyauthority_server.store.sqlite.rollback_guard import (
     read_saved_head,
     save_head,
 )
-from keyauthority_server.store.sqlite.schema import RECORDS, migrate, refused_or_failed
+from keyauthority_server.store.sqlite.schema import (
+    RECORDS,
+    check_schema,
+    migrate,
+    refused_or_failed,
+)
 from keyauthority_server.store.types import EntrySigner, LogHead, StoredKey, VersionsInUse
 
 T = TypeVar("T")
@@ -44,7 +49,7 @@ class Undone(NamedTuple):
     shortened_keys: Sequence[str] = ()
     """Keys that would have expired earlier."""
     narrowed_keys: Sequence[str] = ()
-    """Keys whose permissions or restrictions differed, narrower or wider."""
+    """Keys whose permissions, restrictions or limits differed, narrower or wider."""
     suspended_projects: Sequence[str] = ()
     lost_projects: Sequence[str] = ()
 
@@ -61,8 +66,9 @@ class Present(NamedTuple):
     key_checks: Mapping[str, bytes]
 
 
-def check_present(database: Path) -> None:
-    """Migrate the present database, and checkpoint its write-ahead log.
+@contextmanager
+def checked_present(database: Path) -> Iterator[Path]:
+    """Yield the present database, checkpointed; a migrated copy if it is of an older version.
 
     Raises StoreUnusable, without touching it, if it is damaged or lacks acknowledged changes;
     StoreReadOnly if it is the source of a copy, and StoreError.
@@ -75,9 +81,16 @@ def check_present(database: Path) -> None:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             if _is_closed(connection):
                 raise StoreReadOnly(f"{database} was closed when it was copied to another store")
+            is_current = check_schema(connection, database, RECORDS, missing_allowed=True)
     except sqlite3.DatabaseError as error:
         raise refused_or_failed(error, database) from error
-    migrate(database, RECORDS)
+    if is_current:
+        yield database
+        return
+    with unfinished(database) as path:
+        copy(database, path)
+        migrate(path, RECORDS)
+        yield path
 
 
 @contextmanager
@@ -122,7 +135,7 @@ class FileLog:
 
 @contextmanager
 def present_log(database: Path) -> Iterator[FileLog]:
-    """Yield the log of the present database, after `check_present`."""
+    """Yield the log of a database from `checked_present`."""
     with closing(connect(database, WRITE_BUSY_MS)) as connection:
         yield FileLog(SqliteRows(connection))
 
@@ -151,7 +164,7 @@ class Draft:
         return digests.versions_in_use(self._rows, now)
 
     def compare(self, database: Path) -> Present:
-        """Return the database's changes that the draft lacks; call `check_present` first."""
+        """Return the changes that the draft lacks of a database from `checked_present`."""
         run = self._connection.execute
         run("ATTACH DATABASE ? AS present", (f"{database.absolute().as_uri()}?mode=rw",))
         try:
@@ -235,6 +248,13 @@ _UNDONE_KEYS: Final = (
     "SELECT newer.access_key FROM present.key AS newer JOIN main.key AS older USING (access_key)"
     " WHERE newer.revoke_time IS NULL AND "
 )
+_NARROWED: Final = " OR ".join(
+    f"newer.{column} IS NOT older.{column}"
+    for column in (
+        *("permissions", "restrictions", "rate_limit_limit", "rate_limit_period"),
+        *("quota_limit", "quota_period"),
+    )
+)
 _BY_CREATION: Final = " ORDER BY newer.created_revision"
 _SUSPENDED: Final = (
     "SELECT newer.project_id FROM present.project AS newer JOIN main.project AS older"
@@ -249,10 +269,7 @@ _UNDONE: Final = (  # in the order of the fields of Undone
     _UNDONE_KEYS
     + "newer.expire_time < coalesce(older.expire_time, 9223372036854775807)"
     + _BY_CREATION,
-    _UNDONE_KEYS
-    + "(newer.permissions IS NOT older.permissions"
-    + " OR newer.restrictions IS NOT older.restrictions)"
-    + _BY_CREATION,
+    f"{_UNDONE_KEYS}({_NARROWED}){_BY_CREATION}",
     _SUSPENDED,
     _LOST_PROJECTS,
 )

@@ -80,8 +80,11 @@ def check_schema(
     *,
     missing_allowed: bool = False,
     altered_allowed: bool = False,
-) -> None:
-    """Raise StoreUnusable unless the file is an authority's, current and not altered."""
+) -> bool:
+    """Return True if the file is current, False if steps are missing.
+
+    Raises StoreUnusable unless it is an authority's, current and not altered.
+    """
     try:
         if not _is_ours(connection, path, schema):
             raise StoreUnusable(f"{path} is empty: run migrate")
@@ -99,6 +102,7 @@ def check_schema(
         raise StoreUnusable(f"{path} is of an older version: run migrate")
     if not altered_allowed:
         check_shape(_described(connection), _expected(schema, frozenset(applied)), path)
+    return applied == known
 
 
 def schema_differences(rows: Rows, schema: Schema) -> list[str]:
