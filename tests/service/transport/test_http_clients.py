@@ -89,7 +89,12 @@ def test_schemathesis_finds_no_server_error(
         *("--report", "ndjson", "--report-ndjson-path", str(report)),
     ]
     done = subprocess.run(
-        command, capture_output=True, check=False, text=True, timeout=60 + CASES // 20
+        command,
+        capture_output=True,
+        check=False,
+        cwd=tmp_path,  # it keeps a cache where it runs
+        text=True,
+        timeout=60 + CASES // 20,
     )
     assert 0 == done.returncode, done.stdout[-4_000:] + done.stderr[-1_000:]
     statuses = statuses_in(report)

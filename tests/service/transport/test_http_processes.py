@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tests.conftest import Start
 from tests.service.callers import Caller, new_key, new_project
 from tests.service.certificates import LOOPBACK, Issuer, Pair
 from tests.service.http_channel import HttpChannel, envelope, read_envelope
-from tests.service.processes import command, run, start, wait_until
+from tests.service.processes import WAIT_SECONDS, command, run, start, wait_until
 from tests.service.tls_world import GATEWAY, World
 
 VERIFY = "/keyauthority.v1.KeyAuthorityService/Verify"
@@ -83,6 +84,7 @@ def test_workers_share_the_address_and_drain(start_server: Start) -> None:
             for channel in channels[10:]
         ]
         assert all(read_envelope(stream)[0] == 0 for stream in streams)
+        under_way = Barrier(11)
         with ThreadPoolExecutor(10) as pool:
 
             def call(channel: HttpChannel) -> int:
@@ -92,10 +94,13 @@ def test_workers_share_the_address_and_drain(start_server: Start) -> None:
                         answer = channel.request(VERIFY, body, server.metadata)
                         assert (200, True) == (answer.status, answer.json["valid"])
                         count += 1
+                        if count == 1:
+                            under_way.wait(WAIT_SECONDS)
                 except (OSError, http.client.HTTPException):  # the connection has been closed
                     return count
 
             calls = [pool.submit(call, channel) for channel in channels[:10]]
+            under_way.wait(WAIT_SECONDS)
             server.terminate()
             ends = [end_of(stream) for stream in streams]
             assert all(one.result() for one in calls)
