@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
+import shlex
 import signal
 import sys
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ import structlog
 from keyauthority.clock import SystemClock
 from keyauthority_server import certificates
 from keyauthority_server.commands.options import ISSUE, SERVE, STORE, load, options
+from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, HostPort
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
@@ -55,7 +58,7 @@ def serve(**flags: str | bool | None) -> None:
         if founded is None:
             return
         if founded:
-            welcome(settings)
+            welcome(settings, address.display)
         aggregator = endpoint.MetricsAggregator()
         if settings.metrics:
             port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
@@ -79,17 +82,32 @@ async def _prepare(settings: Config) -> bool | None:
     return await when_reachable(lambda: bootstrap.prepare(settings), settings.store, stop)
 
 
-def welcome(settings: Config) -> None:
-    """Print the version and the next step after a first start, on a terminal only."""
+def welcome(settings: Config, address: str | None = None) -> None:
+    """Print version, folder and next steps after a first start, on a terminal only.
+
+    `address` is that of the server, None if it does not run yet.
+    """
     if not sys.stderr.isatty():
         return
-    click.echo(
-        f"keyauthority-server {version('keyauthority')}: new authority created. The first "
-        f"operator key is in {settings.data / bootstrap.OPERATOR_KEY}; in another terminal:\n"
-        f"  export KEYAUTHORITY_OPERATOR_KEY_FILE={settings.data / bootstrap.OPERATOR_KEY}\n"
-        f"  keyauthority projects list --address {settings.listen}",
-        err=True,
-    )
+    operator_key = settings.data / bootstrap.OPERATOR_KEY
+    listen = re.sub(r"^(0\.0\.0\.0|\[::\]):", "localhost:", address or str(settings.listen))
+    variables = {
+        "KEYAUTHORITY_ADDRESS": listen,
+        "KEYAUTHORITY_OPERATOR_KEY_FILE": str(operator_key),
+        **({"KEYAUTHORITY_TLS_CA": "ca.pem"} if settings.tls else {}),
+    }
+    start = f"  keyauthority-server serve --data {shlex.quote(str(settings.data))}"
+    for line in (
+        f"keyauthority-server {version('keyauthority')}: new authority created",
+        f"  data folder: {settings.data} (back it up: no key verifies without it)",
+        f"  first operator key, with all rights: {operator_key}",
+        *(["next, with the options given here:", start] if address is None else []),
+        "next, in another terminal:" if address else "then, in another terminal:",
+        *(f"  export {name}={shlex.quote(value)}" for name, value in variables.items()),
+        "  keyauthority projects list",
+        "  keyauthority keys create --project-id PROJECT_ID --mode test --kind secret",
+    ):
+        say(line, err=True)
 
 
 def _disk(settings: Config) -> list[Disk]:

@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
+import click
 import pytest
 
+from keyauthority_server.commands import cli
+from keyauthority_server.runtime.supervisor import hold_folder
 from tests.service.forkserver import shared
-from tests.service.processes import command, environment
+from tests.service.processes import Outcome, command, environment
+
+UNREACHABLE: Final = "--store postgresql://u:p@127.0.0.1:1/d"
+
+# Commands and their exit codes; commands before a semicolon prepare the last one.
+DONE: Final = (
+    "init",
+    "migrate",
+    "serve",
+    "config show",
+    "audit verify",
+    "audit refused",
+    "operator create",
+    "pepper rotate",
+    "pepper status",
+    "pepper rotate; pepper rotate; pepper drop 2",
+    "backup {new}",
+    "backup {new}; restore --dry-run {new}",
+    "backup {new}; restore --json {new}",
+    "copy --from sqlite:///{data}/keyauthority.db --to sqlite:///{new}",
+)
+REFUSED: Final = (
+    "operator create --permission keys",
+    "pepper drop 1",
+    "backup {new}; restore {new} --store sqlite:///{new}.absent",
+)
+WRONG: Final = (
+    "serve --workers two",
+    "backup",
+    "audit verify --head /absent",
+    "restore /absent",
+    "restore --dry-run /absent",
+    "restore --dry-run {data}/pepper",
+    "backup {data}/keyauthority.db",
+    "audit verify --data /absent",
+)
+UNCERTAIN: Final = (
+    "serve --listen 192.0.2.1:1 --allow-plaintext",
+    f"migrate {UNREACHABLE}",
+    f"init {UNREACHABLE}",
+    f"audit verify {UNREACHABLE}",
+    f"audit refused {UNREACHABLE}",
+    f"operator create {UNREACHABLE}",
+    f"pepper rotate {UNREACHABLE}",
+    f"pepper status {UNREACHABLE}",
+    f"pepper drop 1 {UNREACHABLE}",
+    f"copy --from {UNREACHABLE[8:]} --to sqlite:///{{new}}",
+)
+HOLDING: Final = ("init", "migrate", "serve", "restore {new}", "restore --dry-run {new}")
+PRINTING: Final = ("config show", "--version", "operator create", "backup {new}")
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +93,11 @@ def ended(*arguments: str, stdout: int | None = None, **environ: str) -> tuple[i
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("words", ["config show", "--version", "operator create"])
-def test_unwritable_output_is_one_error_line(data: Path, words: str) -> None:
+@pytest.mark.parametrize("words", PRINTING)
+def test_unwritable_output_is_one_error_line(data: Path, tmp_path: Path, words: str) -> None:
     """A full device on standard output gives exit code 3 and no traceback, even at exit."""
     with Path("/dev/full").open("w", encoding="ascii") as full:
+        words = words.format(new=tmp_path / "new")
         code, log = ended(*words.split(), stdout=full.fileno(), KEYAUTHORITY_DATA=str(data))
     line = "keyauthority-server: cannot write to standard output: No space left on device\n"
     assert (3, True) == (code, log.endswith(line)), log
@@ -97,25 +153,79 @@ def test_version_flag_prints_the_package_version() -> None:
     assert expected == shared().run("--version")
 
 
+def commands(group: click.Group = cli, prefix: str = "") -> Iterator[str]:
+    """The names of all commands, with those of their groups."""
+    for name, member in group.commands.items():
+        if isinstance(member, click.Group):
+            yield from commands(member, f"{prefix}{name} ")
+        else:
+            yield prefix + name
+
+
+def covered(*tables: Sequence[str]) -> set[str]:
+    """The commands that the tables end with."""
+    ended = [row.rpartition("; ")[2] for table in tables for row in table]
+    return {name for name in commands() for row in ended if row.startswith(name)}
+
+
+def test_tables_have_each_command_with_each_code() -> None:
+    """A command that is added later needs a row for success and one for a temporary failure."""
+    assert set(commands()) == covered(DONE)
+    assert set(commands()) == covered(UNCERTAIN, HOLDING, PRINTING)
+
+
+@pytest.fixture
+def copied(data: Path, tmp_path: Path) -> Path:
+    """A data folder that the test may change."""
+    return Path(shutil.copytree(data, tmp_path / "data"))
+
+
+def outcome_of(row: str, data: Path) -> Outcome:
+    """Run the commands of a row on a data folder; return the last outcome."""
+    *first, last = row.format(data=data, new=data.with_name("new")).split("; ")
+    settings = {"KEYAUTHORITY_DATA": str(data)}
+    for words in first:
+        assert 0 == shared().run(*words.split(), settings=settings).code
+    return shared().run(*last.split(), settings=settings)
+
+
+def test_serve_exits_0_after_a_drain(copied: Path) -> None:
+    """SIGTERM ends it."""
+    assert 0 == shared().start(copied).stop().code
+
+
+@pytest.mark.parametrize("row", [row for row in DONE if row != "serve"])
+def test_command_that_did_its_work_exits_0(copied: Path, row: str) -> None:
+    """No error line is printed."""
+    outcome = outcome_of(row, copied)
+    assert (0, False) == (outcome.code, "keyauthority-server: " in outcome.log), outcome.log
+
+
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "row"),
     [
-        (2, "serve --workers two"),
-        (2, "backup"),
-        (2, "audit verify --head /absent"),
-        (2, "restore /absent"),
-        (2, "audit verify --data /absent"),
-        (1, "operator create --permission keys"),
-        (1, "pepper drop 1"),
-        (3, "serve --listen 192.0.2.1:1 --allow-plaintext"),
-        (3, "audit verify --store postgresql://u:p@127.0.0.1:1/d"),
+        *((1, row) for row in REFUSED),
+        *((2, row) for row in WRONG),
+        *((2, f"{name} --no-such-option") for name in commands()),
+        *((3, row) for row in UNCERTAIN),
     ],
 )
-def test_exit_code_tells_if_a_retry_can_help(data: Path, code: int, words: str) -> None:
+def test_exit_code_tells_if_a_retry_can_help(copied: Path, code: int, row: str) -> None:
     """1 refused, 2 usage or configuration, 3 not possible now; one line each."""
-    outcome = shared().run(*words.split(), settings={"KEYAUTHORITY_DATA": str(data)})
+    outcome = outcome_of(row, copied)
     assert (code, "", 1) == (outcome.code, outcome.output, outcome.log.count("\n")), outcome.log
     assert outcome.log.startswith("keyauthority-server: ")
+
+
+@pytest.mark.parametrize("row", HOLDING)
+def test_command_that_needs_the_folder_alone_exits_3_while_it_is_used(
+    copied: Path, row: str
+) -> None:
+    """A later attempt can succeed."""
+    with hold_folder(copied):
+        outcome = outcome_of(row, copied)
+    line = f"keyauthority-server: another server is using the data folder {copied}\n"
+    assert (3, "", line) == outcome
 
 
 def test_address_in_use_exits_3(data: Path) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import stat
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,22 +39,69 @@ def test_first_start_logs_what_it_created(tmp_path: Path) -> None:
     assert (0, "") == (second.code, second.log)
 
 
-def test_first_start_on_a_terminal_prints_version_and_next_step(tmp_path: Path) -> None:
-    """The output names the operator key file and a command that works with it."""
-    master, terminal = pty.openpty()
-    subprocess.run(
-        command("init", "--data", str(tmp_path / "data")),
-        check=True,
-        env=environment(),
-        stderr=terminal,
-        stdout=subprocess.DEVNULL,
-        timeout=90,
-    )
-    os.close(terminal)
-    told = os.read(master, 65536).decode()
-    os.close(master)
-    assert "keyauthority-server 0." in told
-    assert f"export KEYAUTHORITY_OPERATOR_KEY_FILE={tmp_path}/data/operator.key" in told
+@contextmanager
+def terminal() -> Iterator[tuple[int, Callable[[], str]]]:
+    """Yield a terminal's descriptor, and a function that returns the text printed to it."""
+    reading, writing = pty.openpty()
+    try:
+        yield writing, lambda: os.read(reading, 65536).decode().replace("\r\n", "\n")
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+def test_init_on_a_terminal_prints_version_folder_and_next_steps(tmp_path: Path) -> None:
+    """The next step is the start of the server; a path with a space is quoted."""
+    data = tmp_path / "data folder"
+    with terminal() as (descriptor, printed):
+        subprocess.run(
+            command("init", "--data", str(data)),
+            check=True,
+            env=environment(),
+            stderr=descriptor,
+            stdout=subprocess.DEVNULL,
+            timeout=90,
+        )
+        shown = printed()
+    assert f"keyauthority-server {version('keyauthority')}: " in shown
+    assert f"data folder: {data} (" in shown
+    assert f": {data}/operator.key\n" in shown
+    assert f"  keyauthority-server serve --data '{data}'\n" in shown
+    assert "  export KEYAUTHORITY_ADDRESS=127.0.0.1:50051\n" in shown
+
+
+def test_commands_printed_by_a_first_start_work(tmp_path: Path) -> None:
+    """In another terminal they create a key, once the project's id is filled in."""
+    data = tmp_path / "data folder"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with (
+        terminal() as (descriptor, printed),
+        subprocess.Popen(
+            command("serve", "--data", str(data), "--listen", "127.0.0.1:0"),
+            env=environment(),
+            stderr=descriptor,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server,
+        ExitStack() as stack,
+    ):
+        stack.callback(server.terminate)
+        assert server.stdout
+        assert "ready on" in server.stdout.readline()
+        _, _, steps = printed().partition("in another terminal:\n")
+        (*exports, listing, creation) = re.findall("^  (.+)$", steps, re.MULTILINE)
+        assert (2, "keyauthority projects list") == (len(exports), listing)
+        filled = creation.replace("PROJECT_ID", "$(keyauthority projects list -o name)")
+        created = subprocess.run(
+            ["/bin/sh", "-ec", "\n".join([*exports, listing, filled])],
+            check=False,
+            env=environment({"PATH": path}),
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=90,
+        )
+    assert (0, True) == (created.returncode, "sk_test_KA" in created.stdout), created.stdout
 
 
 def test_must_exist_creates_nothing(tmp_path: Path) -> None:
