@@ -19,6 +19,7 @@ REACHED: Final = {200, 400, 401, 404, 405, 415, 431}
 
 
 @pytest.mark.parametrize("server", [HTTP_SERVER], indirect=True)
+@pytest.mark.case(5)
 @pytest.mark.timeout(120 + REQUESTS // 40)
 def test_server_survives_hostile_requests(server: ServerProcess, proof: Proof) -> None:
     """No process ends, no text of a library, no 500 and no memory that stays."""

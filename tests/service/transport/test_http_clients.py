@@ -74,6 +74,8 @@ def test_connect_client_makes_all_kinds_of_calls(server: ServerProcess, codec: s
             assert made.key.access_key == first.changes[0].keys[0].access_key
 
 
+@pytest.mark.case(5)
+@pytest.mark.timeout(120 + CASES // 4)
 def test_schemathesis_finds_no_server_error(
     server: ServerProcess, tmp_path: Path, proof: Proof
 ) -> None:
@@ -94,7 +96,7 @@ def test_schemathesis_finds_no_server_error(
         check=False,
         cwd=tmp_path,  # it keeps a cache where it runs
         text=True,
-        timeout=60 + CASES // 20,
+        timeout=100 + CASES // 5,
     )
     assert 0 == done.returncode, done.stdout[-4_000:] + done.stderr[-1_000:]
     statuses = statuses_in(report)
