@@ -196,6 +196,7 @@ async def exchange(
     server: ServerProcess, draw: random.Random, request: bytes, report: HttpReport
 ) -> None:
     """Send a request in pieces on a connection of its own, and judge the answers."""
+    whole = request
     host, _, port = server.http.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -209,6 +210,8 @@ async def exchange(
         async with asyncio.timeout(WAIT_SECONDS):
             answer = await reader.read()
     except TimeoutError:
+        if b"WatchChanges" in whole:  # a good stream has no end
+            return
         report.faults.append(f"no answer and no end: {request[:300]!r}")
         return
     except OSError:  # cut
