@@ -67,10 +67,12 @@ class SteadyChanges:
         """Make changes while the context lasts; the list has their outcome after it."""
         outcome: list[Made] = []
         self._tell(f"{rate}\n")
-        yield outcome
-        self._tell("\n")
-        assert self._process.stdout
-        outcome.append(Made(*json.loads(self._process.stdout.readline())))
+        try:
+            yield outcome
+        finally:  # a load that failed ends its stretch too
+            self._tell("\n")
+            assert self._process.stdout
+            outcome.append(Made(*json.loads(self._process.stdout.readline())))
         if outcome[0].failed:
             made, _, failed, _, error = outcome[0]
             raise ChangesFailed(f"{failed} of {made} changes failed: {error}")

@@ -120,6 +120,8 @@ def test_changes_beside_a_load_keep_their_rate_and_report_failures(run: Run) -> 
     """Without the report a server that refuses changes would look fast."""
     with serving(run, "changes") as authority, changing_keys(run, authority) as changer:
         side = UnderChanges(lambda: Event().wait(0.5) or 1.0, changer, 20)
+        with pytest.raises(LoadFailed), changer.beside(20):
+            raise LoadFailed("a load that fails ends its stretch of changes")
         assert 1.0 == side()
         assert 20 * 0.5 < side.answered[0] <= 20 * 1.5
         with (
