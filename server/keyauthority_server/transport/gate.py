@@ -225,12 +225,14 @@ async def abort(context: _Context, refusal: RpcError) -> None:
     """End the call with a refusal. The handler must return at once: grpcio then ends the call.
 
     grpcio keeps the exception that it raises with the call, and its traceback would keep the call
-    and the request: a cycle.
+    and the request: a cycle. It raises InternalError for a client that has gone.
     """
     try:
         await context.abort(CODES[refusal.code], refusal.message, refusal.trailing_metadata)
     except grpc.aio.AbortError as aborted:
         _forget(aborted)
+    except grpc.aio.InternalError:
+        return
 
 
 async def _end(context: _Context, failure: Exception) -> None:

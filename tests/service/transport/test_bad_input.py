@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import grpc
+import grpc.aio
 import pytest
 from google.protobuf.message import Message
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2, project_service_pb2
+from keyauthority_server.rpc_types import RpcError
+from keyauthority_server.transport import gate
 from tests.service.bounds import AT_THE_LIMIT, BEYOND, PROJECT
 from tests.service.callers import (
     METHODS,
@@ -169,3 +172,13 @@ def test_two_messages_on_a_unary_call_execute_at_most_once(root: Caller) -> None
         if not page_token:
             break
     assert count <= 1
+
+
+async def test_refusal_of_a_client_that_has_gone_is_no_error() -> None:
+    """It cannot be sent through grpcio; otherwise each such call would log a traceback."""
+
+    class Gone:
+        async def abort(self, *_: object) -> None:
+            raise grpc.aio.InternalError("execute_batch")
+
+    await gate.abort(Gone(), RpcError(3, "malformed request message"))  # type: ignore[arg-type]
