@@ -257,7 +257,10 @@ def test_verifier_without_a_right_degrades_or_fails(
         else:
             with pytest.raises(PermissionDenied, match=missing):
                 verifier.verify(created.secret_key)
+            if missing == "keys:read":  # which its watch needs too
+                wait_until(lambda: bool(caplog.records))
     expected = {
+        "keys:read": ["the watch has ended: PERMISSION_DENIED"],
         "changes:watch": ["the watch has ended: PERMISSION_DENIED"],
         "usage:report": ["usage is not reported: PERMISSION_DENIED"],
     }
