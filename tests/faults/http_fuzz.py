@@ -31,7 +31,7 @@ CONNECTIONS: Final = 24  # at once
 PIECES_MAX: Final = 4  # in which a request is sent, with a turn of the loop between
 WAIT_SECONDS: Final = 30  # for an answer, or the end of the connection
 STATUSES: Final = frozenset({100, 200, 400, 401, 403, 404, 405, 409, 413, 415, 429, 431, 501, 504})
-"""How a request may be answered by a server that nothing is wrong with."""
+"""Answers that a server without a fault may give."""
 SAMPLES: Final = 10
 TYPES: Final = (
     *(("application/json",) * 12),
