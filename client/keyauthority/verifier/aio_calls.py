@@ -10,12 +10,13 @@ from keyauthority._requests.processes import on_fork
 from keyauthority._requests.tokens import verify_query
 from keyauthority.aio import AsyncClient
 from keyauthority.clock import monotonic
-from keyauthority.errors import FailedPrecondition, KeyAuthorityError
+from keyauthority.errors import FailedPrecondition, KeyAuthorityError, PermissionDenied
 from keyauthority.model import ANY_IMPORT_SET, ApiTarget, App, KeyMode, Verdict
 from keyauthority.requests import VerifyQuery
 from keyauthority.verifier.policy import (
     BOUND,
     CANNOT_TELL,
+    IMPORTS,
     USAGE,
     WATCH,
     LogOnce,
@@ -163,9 +164,11 @@ class AsyncVerifierCalls(ABC):
                 found = True
                 break
         except KeyAuthorityError as failure:
-            self._failures.warn(WATCH, failure)
-        else:
-            cache.learn_imports(log_id, found)
+            self._failures.warn(IMPORTS, failure)
+            if not isinstance(failure, PermissionDenied):
+                return  # tried again at the next update
+            found = True
+        cache.learn_imports(log_id, found)
 
     async def _report(self) -> None:
         """Report the counts of local verdicts."""

@@ -28,6 +28,7 @@ RETRY_MAX: Final = 1.0  # seconds; the longest delay until a restarted server is
 
 WATCH: Final = "the watch has ended"
 USAGE: Final = "usage is not reported"
+IMPORTS: Final = "imported keys are not listed, so the authority is asked about every unknown text"
 
 _log: Final = logging.getLogger("keyauthority.verifier")
 
