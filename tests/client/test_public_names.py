@@ -206,6 +206,25 @@ def test_clients_return_equal_types() -> None:
     assert sync == awaited
 
 
+def test_first_call_of_a_thread_imports_no_module() -> None:
+    """A process that is forked meanwhile would keep a half of the module, and its lock."""
+    script = """
+import sys, threading, keyauthority
+loaded = set(sys.modules)
+client = keyauthority.Client("127.0.0.1:1", timeout=0.01)
+call = threading.Thread(target=lambda: client.verify("x"))
+threading.excepthook = lambda failed: print(failed.exc_type.__name__)
+call.start(), call.join()
+print(sorted(set(sys.modules) - loaded))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    failure, imported = ended.stdout.splitlines()
+    assert failure in {"DeadlineExceeded", "Unavailable"}
+    assert imported == "[]"
+
+
 def test_client_imports_neither_server_nor_command_line() -> None:
     """It loads gRPC and protobuf, and no optional dependency."""
     script = "import sys, keyauthority; print(*sys.modules)"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import grpc
+import grpc._channel  # grpc imports both with the first channel: in the thread of a
+import grpc.experimental  # verifier, a process forked meanwhile would keep a half of them
 
 from keyauthority import _channel, _requests
 from keyauthority._address import parse
