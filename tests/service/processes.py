@@ -33,6 +33,10 @@ class Outcome(NamedTuple):
     log: str
 
 
+Command = Callable[..., Outcome]
+"""Runs a command line with these arguments."""
+
+
 class StartFailed(Exception):
     """The server ended before it was ready."""
 

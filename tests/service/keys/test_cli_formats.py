@@ -10,48 +10,22 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 import keyauthority
-from keyauthority.cli.app import run
 from tests.conftest import Start, one_server
-from tests.service.processes import WAIT_SECONDS, Outcome, ServerProcess, environment, wait_until
+from tests.service.processes import WAIT_SECONDS, Command, ServerProcess, environment, wait_until
 
 pytestmark = one_server
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[keyauthority.Client]:
-    """The first operator."""
-    with keyauthority.Client(server.address, operator_key=server.operator_key) as one:
-        yield one
 
 
 @pytest.fixture
 def project_id(client: keyauthority.Client) -> str:
     """A project of the test's own."""
     return client.create_project("formats").project_id
-
-
-@pytest.fixture
-def command(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Runs `keyauthority` as the first operator."""
-    monkeypatch.setenv("KEYAUTHORITY_ADDRESS", server.address)
-    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", server.operator_key)
-
-    def ended(*arguments: str, stdin: str = "") -> Outcome:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        return Outcome(run(arguments), *capsys.readouterr())
-
-    return ended
 
 
 def new_keys(client: keyauthority.Client, project_id: str, count: int) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,9 +11,8 @@ from keyauthority.clock import SystemClock
 from keyauthority.errors import KeyAuthorityError, NotFound, PermissionDenied
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.requests import NewKey, NewProject, Rotation
-from keyauthority_server.runtime.bootstrap import prepare
 from keyauthority_server.services import Principal
-from tests.faults.folders import Process, process, settings
+from tests.faults.folders import Process
 
 NOW = SystemClock().now()
 
@@ -34,16 +31,6 @@ def certificate(*permissions: str, projects: tuple[str, ...] = ()) -> Principal:
         revision=0,
     )
     return Principal(key, "127.0.0.1", certified=True)
-
-
-@pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Process]:
-    """One process of the authority."""
-    folder = tmp_path / "data"
-    folder.mkdir(mode=0o700)
-    await prepare(settings(folder))
-    async with process(folder) as running:
-        yield running
 
 
 async def test_retries_respect_the_present_confinement(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -16,22 +14,11 @@ from keyauthority.v1 import key_pb2
 from keyauthority_server import rpc
 from keyauthority_server.rpc import field_rules
 from keyauthority_server.rpc_types import Call
-from keyauthority_server.runtime.bootstrap import prepare
 from keyauthority_server.services import time_slices
-from tests.faults.folders import Process, process, settings
+from tests.faults.folders import Process
 from tests.service.verify.test_cached_verify import SERVICE
 
 PATTERNS: Final = 100
-
-
-@pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Process]:
-    """One process of the authority."""
-    folder = tmp_path / "data"
-    folder.mkdir(mode=0o700)
-    await prepare(settings(folder))
-    async with process(folder) as running:
-        yield running
 
 
 async def test_event_loop_runs_between_referrer_patterns(

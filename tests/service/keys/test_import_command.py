@@ -5,25 +5,21 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import io
 import json
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import keyauthority
-from keyauthority.cli.app import run
 from tests.service.callers import absent_project
 from tests.service.imports import own_server
-from tests.service.processes import Outcome, ServerProcess
+from tests.service.processes import Command, ServerProcess
 
 pytestmark = pytest.mark.xdist_group("imports")
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +31,15 @@ def server(
 
 
 @pytest.fixture
-def client(server: ServerProcess) -> Iterator[keyauthority.Client]:
-    """The first operator."""
-    with keyauthority.Client(server.address, operator_key=server.operator_key) as one:
-        yield one
-
-
-@pytest.fixture
 def project_id(client: keyauthority.Client) -> str:
     """A project of the test's own."""
     return client.create_project("moved").project_id
 
 
 @pytest.fixture
-def command(
-    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Runs `keyauthority keys import`."""
-    monkeypatch.setenv("KEYAUTHORITY_ADDRESS", server.address)
-    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", server.operator_key)
-
-    def ended(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-        code = run(["keys", "import", *arguments])
-        return Outcome(code, *capsys.readouterr())
-
-    return ended
+def command(command: Command) -> Command:
+    """Runs `keyauthority keys import` as the first operator."""
+    return partial(command, "keys", "import")
 
 
 def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:

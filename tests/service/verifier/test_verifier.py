@@ -37,13 +37,6 @@ LOGGER = "keyauthority.verifier"
 
 
 @pytest.fixture
-def client(server: ServerProcess) -> Iterator[Client]:
-    """The first operator's client."""
-    with Client(server.address, operator_key=server.operator_key) as opened:
-        yield opened
-
-
-@pytest.fixture
 def created(client: Client) -> CreatedKey:
     """A key that may do all with orders, in a project of its own."""
     return create(client)

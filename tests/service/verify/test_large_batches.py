@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -16,24 +15,13 @@ from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.rpc_types import RpcError
-from keyauthority_server.runtime.bootstrap import prepare
 from keyauthority_server.services import time_slices
-from tests.faults.folders import Process, process, settings
+from tests.faults.folders import Process
 from tests.service.verify.test_cached_verify import Asker, create
 
 ITEMS = 1_000
 PREFIX = "r" + "x" * 20
 GRANTS = tuple(f"{PREFIX}{number:03}.*:read" for number in range(100))
-
-
-@pytest.fixture
-async def one(tmp_path: Path) -> AsyncIterator[Process]:
-    """One process of the authority."""
-    folder = tmp_path / "data"
-    folder.mkdir(mode=0o700)
-    await prepare(settings(folder))
-    async with process(folder) as running:
-        yield running
 
 
 def batch(created: CreatedKey, items: int, **asked: object) -> bytes:

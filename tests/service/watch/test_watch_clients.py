@@ -19,13 +19,6 @@ pytestmark = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[keyauthority.Client]:
-    """The first operator's client."""
-    with keyauthority.Client(server.address, operator_key=server.operator_key) as opened:
-        yield opened
-
-
 def test_client_watches_until_it_is_closed(client: keyauthority.Client) -> None:
     """Updates have the library's types; another thread can end the iteration."""
     project_id = client.create_project("Shop").project_id
