@@ -9,11 +9,9 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from keyauthority.aio import AsyncListing
-from keyauthority.console.failures import GENERAL, field_errors
-from keyauthority.console.forms import Reader, Refused, filter_time
+from keyauthority.console.forms import Reader, filter_time
 from keyauthority.console.times import exact
-from keyauthority.console.visits import UNPROCESSABLE, Visit
-from keyauthority.errors import InvalidArgument, NotFound
+from keyauthority.console.visits import UNPROCESSABLE, Visit, filtered
 from keyauthority.results import Event
 
 FILTERS: Final = ("project_id", "access_key", "actor", "start_time", "end_time")
@@ -40,16 +38,8 @@ class Newest(NamedTuple):
 async def show(visit: Visit) -> Response:
     """List the changes that match the filters, the newest first."""
     texts = {name: visit.query(name) for name in FILTERS}
-    newest = Newest()
-    errors: dict[str, list[str]] = {}
-    try:
-        newest = await _find(visit, Reader(texts))
-    except Refused as refused:
-        errors = dict(refused.errors)
-    except InvalidArgument as error:
-        errors = field_errors(error.fields) or {GENERAL: [error.message]}
-    except NotFound:
-        errors = {GENERAL: ["There is no such project or key, or you may not see it."]}
+    found, errors = await filtered(_find(visit, Reader(texts)))
+    newest = found or Newest()
     older = ""
     if newest.has_older and newest.events:  # the same microsecond again, so that none is missing
         end = newest.events[-1].time + timedelta(microseconds=1)

@@ -14,12 +14,10 @@ from starlette.responses import Response, StreamingResponse
 from keyauthority import clock
 from keyauthority.aio import AsyncListing
 from keyauthority.console.evidence import DAY, HOUR, floor
-from keyauthority.console.failures import GENERAL, field_errors
 from keyauthority.console.forms import Reader, Refused, filter_time
 from keyauthority.console.plots import Plot, plot
 from keyauthority.console.times import exact
-from keyauthority.console.visits import UNPROCESSABLE, Visit
-from keyauthority.errors import InvalidArgument, NotFound
+from keyauthority.console.visits import UNPROCESSABLE, Visit, filtered
 from keyauthority.model import UsageGranularity, UsageRow, VerdictCode
 
 FILTERS: Final = ("project_id", "access_key", "verdict", "granularity", "start_time", "end_time")
@@ -62,15 +60,7 @@ class Report(NamedTuple):
 async def show(visit: Visit) -> Response:
     """Show the verifications of an interval."""
     texts = {name: visit.query(name) for name in FILTERS}
-    report, errors = None, {}
-    try:
-        report = await _report(visit, Reader(texts))
-    except Refused as refused:
-        errors = dict(refused.errors)
-    except InvalidArgument as error:
-        errors = field_errors(error.fields) or {GENERAL: [error.message]}
-    except NotFound:
-        errors = {GENERAL: ["There is no such project or key, or you may not see it."]}
+    report, errors = await filtered(_report(visit, Reader(texts)))
     return visit.page(
         "usage.html",
         UNPROCESSABLE if errors else 200,

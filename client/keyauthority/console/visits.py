@@ -16,6 +16,7 @@ from keyauthority.console.rendering import Renderer
 from keyauthority.console.sessions import Session, Sessions, ShownSecrets, new_request_id
 from keyauthority.errors import (
     AlreadyExists,
+    InvalidArgument,
     KeyAuthorityError,
     NotFound,
     PermissionDenied,
@@ -93,6 +94,18 @@ class Visit:
     async def project(self, project_id: str) -> Project | None:
         """Return a project, or None if the operator may not read projects."""
         return await self.allowed(self.authority.get_project(project_id))
+
+
+async def filtered(search: Awaitable[T]) -> tuple[T | None, Mapping[str, list[str]]]:
+    """Return what the filters of a page find; or None, with the errors beside their fields."""
+    try:
+        return await search, {}
+    except Refused as refused:
+        return None, refused.errors
+    except InvalidArgument as error:
+        return None, field_errors(error.fields) or {GENERAL: [error.message]}
+    except NotFound:
+        return None, {GENERAL: ["There is no such project or key, or you may not see it."]}
 
 
 @dataclass(frozen=True)
