@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import cache
 from http.client import HTTPConnection
 from typing import Any, Final, NamedTuple
 
@@ -96,17 +97,26 @@ def each_cell(names: list[str], cells: list[str]) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, key_authority: Authority) -> Iterator[Running]:
+def start(key_authority: Authority) -> Iterator[Callable[[str, bool], Running]]:
+    """Starts each server once, with a root path or without; those that have none are skipped."""
+    with contextlib.ExitStack() as opened:
+
+        @cache
+        def running(name: str, with_prefix: bool) -> Running:
+            server = SERVERS[name]
+            with_prefix = with_prefix and bool(server.prefix_flags)
+            url = opened.enter_context(serving(name, key_authority, with_prefix=with_prefix))
+            browser = opened.enter_context(httpx.Client(base_url=url, timeout=30))
+            prefix = PREFIX if with_prefix and server.sends_prefix else ""
+            return Running(server, url, browser, prefix)
+
+        yield running
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, start: Callable[[str, bool], Running]) -> Running:
     """A server with a root path; `make prove` adds the one without, and those that have none."""
-    name, with_prefix = request.param
-    server = SERVERS[name]
-    with_prefix = with_prefix and bool(server.prefix_flags)
-    with (
-        serving(name, key_authority, with_prefix=with_prefix) as url,
-        httpx.Client(base_url=url, timeout=30) as browser,
-    ):
-        prefix = PREFIX if with_prefix and server.sends_prefix else ""
-        yield Running(server, url, browser, prefix)
+    return start(*request.param)
 
 
 class LimitedKey(NamedTuple):
