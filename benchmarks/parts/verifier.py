@@ -34,7 +34,7 @@ _REPEATED: Final = 200  # keys of the best case
 _A_TURN: Final = 100  # verifications between two turns of the event loop
 _AT_ONCE: Final = 1_000  # verifications between two looks at the clock
 _NONE: Final = timedelta(0)
-_SEEN: Final = 200_000  # addresses
+_SEEN: Final = 400  # addresses a case: 200,000 unless `--cases` says otherwise
 _HERE: Final = f"verified in the process, {_CHANGES} changes/s"
 _TASKS: Final = f"verified in the process by `AsyncVerifier`, {_CHANGES} changes/s"
 _STILL: Final = "verified in the process, no changes"
@@ -47,7 +47,7 @@ drawn from {_KEYS:,}, each with another client address, every second with a need
 other keys are created, updated and revoked. The best case has the same {_REPEATED} keys in turn,
 always with the same permission and address. A change's time is from its answer to the verifier's
 first verdict that knows. Memory is what Python allocates for a key, with its verdict and its
-count, and for {_SEEN:,} further verifications of it, each with another client address."""
+count, and for many further verifications of it, each with another client address."""
 
 
 def measure(run: Run) -> Part:
@@ -88,9 +88,10 @@ def measure(run: Run) -> Part:
         for name, times in _changes(authority, verifier, run.cases).items():
             for share, word in ((0.5, "p50"), (0.99, "p99"), (1, "worst")):
                 part.add("ms", {f"{name}, {word}": [quantile(times, share)]})
-    a_key, addresses = _memory(max(run.cases, 1) * 10)
+    cases = max(run.cases, 1)
+    a_key, addresses = _memory(cases * 10, cases * _SEEN)
     part.add("bytes", {"memory of a key": [a_key]})
-    part.add("bytes", {f"memory of {_SEEN:,} addresses": [addresses]})
+    part.add("bytes", {f"memory of {cases * _SEEN:,} addresses": [addresses]})
     part.compare("in the process to remote", _HERE, _REMOTE, "≥ 100")
     part.compare("`AsyncVerifier` to `Verifier`", _TASKS, _HERE)
     part.compare(f"{_CHANGES} changes/s to none", _HERE, _STILL)
@@ -234,8 +235,8 @@ def _until_known(
     return (time.perf_counter() - begun) * 1e3
 
 
-def _memory(keys: int) -> tuple[float, float]:
-    """Return the bytes per cached key, its verdict included, and those of many addresses."""
+def _memory(keys: int, addresses: int) -> tuple[float, float]:
+    """Return the bytes per cached key, its verdict included, and those of so many addresses."""
     asked = VerifyQuery("")
     now = datetime.now(UTC)
     project = Project(
@@ -270,7 +271,7 @@ def _memory(keys: int) -> tuple[float, float]:
     a_key = taken / keys
     _see(judge, asked, _A_TURN * _A_TURN)  # fills the free lists of the interpreter
     before, _ = tracemalloc.get_traced_memory()
-    _see(judge, asked, _SEEN)
+    _see(judge, asked, addresses)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return a_key, after - before

@@ -9,7 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 from keyauthority.v1 import key_authority_service_pb2
 from tests.conftest import Start
 from tests.service.callers import Caller, bearer, mended, new_key, new_project, verdict
-from tests.service.processes import ServerProcess, run
+from tests.service.forkserver import shared
+from tests.service.processes import ServerProcess
 
 KINDS = ("SECRET", "RESTRICTED", "PUBLISHABLE")
 LOOKUP = key_authority_service_pb2.LookupKeyRequest
@@ -62,7 +63,7 @@ def test_token_with_another_prefix_is_unknown(start_server: Start) -> None:
 @pytest.mark.parametrize("prefix", ["sk", "A", "a", "1a", "a" * 17, "a-b", "ac me"])
 def test_invalid_prefix_is_refused_at_start(prefix: str) -> None:
     """One line that says which are possible, exit code 2."""
-    refused = run("serve", "--token-prefix", prefix)
+    refused = shared().run("serve", "--token-prefix", prefix)
     assert 2 == refused.code
     assert "--token-prefix: must be 2 to 16 lower-case letters and digits" in refused.log
 
@@ -70,7 +71,7 @@ def test_invalid_prefix_is_refused_at_start(prefix: str) -> None:
 def test_operator_create_takes_the_prefix_of_the_environment(start_server: Start) -> None:
     """The command on the machine issues tokens like those of the server."""
     data = start_server("--token-prefix", "acme").data
-    made = run(
+    made = shared().run(
         *("operator", "create", "--data", str(data)),
         settings={"KEYAUTHORITY_TOKEN_PREFIX": "acme"},
     )
