@@ -125,8 +125,10 @@ def _hold_path(listen: UnixPath) -> Iterator[BoundAddress]:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(os.fsencode(path)) == 0:  # a server without this lock file
                 raise TransientError(in_use)
-        yield BoundAddress(listen, str(listen), (descriptor,))
-        path.unlink(missing_ok=True)
+        try:
+            yield BoundAddress(listen, str(listen), (descriptor,))
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -141,14 +143,14 @@ def _hold_port(listen: HostPort) -> Iterator[BoundAddress]:
         raise TransientError(f"cannot listen on {listen}: {error.strerror}") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # `localhost` means 127.0.0.1
     family, _type, _protocol, _name, address = found[0]
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-        with socket.socket(family, socket.SOCK_STREAM) as holder:
+    with socket.socket(family, socket.SOCK_STREAM) as holder:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             holder.bind(address)
-            host, port = holder.getsockname()[:2]
-            yield BoundAddress(HostPort(host, port), str(HostPort(listen.host, port)), ())
-    except OSError as error:
-        raise refusal(error, f"cannot listen on {listen}") from error
+        except OSError as error:
+            raise refusal(error, f"cannot listen on {listen}") from error
+        host, port = holder.getsockname()[:2]
+        yield BoundAddress(HostPort(host, port), str(HostPort(listen.host, port)), ())
