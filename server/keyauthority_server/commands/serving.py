@@ -54,32 +54,34 @@ def serve(**flags: str | bool | None) -> None:
             http = held.enter_context(hold_address(settings.http))
             bound = dataclasses.replace(bound, http=cast("HostPort", http.listen))
             lines.append(f"http on {http.display}")
-        founded = asyncio.run(_prepare(settings))
-        if founded is None:
-            return
-        if founded:
-            welcome(settings, address.display)
-        aggregator = endpoint.MetricsAggregator()
-        if settings.metrics:
-            port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
-            _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
         bound = dataclasses.replace(bound, listen=address.listen)
         lines.append(f"ready on {address.display}")
-        inherited = (lock, *address.descriptors)
 
-        async def supervise() -> None:
-            await Supervisor(bound, lines, inherited, aggregator).run()
+        async def run() -> None:
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop.set)
+            founded = await when_reachable(
+                lambda: bootstrap.prepare(settings), settings.store, stop
+            )
+            if founded:
+                welcome(settings, address.display)
+            if stop.is_set():
+                return
+            aggregator = _aggregator(settings)
+            await Supervisor(bound, lines, (lock, *address.descriptors), aggregator).run()
 
-        asyncio.run(supervise())
+        asyncio.run(run())
 
 
-async def _prepare(settings: Config) -> bool | None:
-    """Prepare the data folder once the store is reachable; None if stopped before that."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return await when_reachable(lambda: bootstrap.prepare(settings), settings.store, stop)
+def _aggregator(settings: Config) -> endpoint.MetricsAggregator:
+    """Return the sum of the workers' metrics, served if the settings ask for it."""
+    aggregator = endpoint.MetricsAggregator()
+    if settings.metrics:
+        port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
+        _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
+    return aggregator
 
 
 def welcome(settings: Config, address: str | None = None) -> None:

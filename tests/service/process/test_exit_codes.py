@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from keyauthority_server.commands import cli
 from keyauthority_server.runtime.supervisor import hold_folder
 from tests.service.forkserver import shared
-from tests.service.processes import Outcome, command, environment
+from tests.service.processes import Outcome, command, environment, run
 
 UNREACHABLE: Final = "--store postgresql://u:p@127.0.0.1:1/d"
 
@@ -192,6 +193,29 @@ def outcome_of(row: str, data: Path) -> Outcome:
 def test_serve_exits_0_after_a_drain(copied: Path) -> None:
     """SIGTERM ends it."""
     assert 0 == shared().start(copied).stop().code
+
+
+_TERMINATED: Final = """
+import os, signal
+from keyauthority_server import commands
+from keyauthority_server.runtime import bootstrap
+
+prepare = bootstrap.prepare
+
+async def terminated(settings):
+    founded = await prepare(settings)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return founded
+
+bootstrap.prepare = terminated
+commands.main()
+"""
+
+
+def test_serve_terminated_while_it_prepares_exits_0(data: Path) -> None:
+    """It neither serves nor dies of the signal."""
+    outcome = run("serve", "--data", str(data), program=(sys.executable, "-c", _TERMINATED))
+    assert (0, "") == (outcome.code, outcome.output), outcome.log
 
 
 @pytest.mark.parametrize("row", [row for row in DONE if row != "serve"])
