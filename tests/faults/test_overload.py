@@ -78,7 +78,7 @@ async def test_overloaded_server_keeps_goodput_and_revokes_fast(
 @pytest.mark.case(32)
 async def test_full_concurrency_limit_rejects_unparsed_and_drains() -> None:
     """Calls beyond the limit are OVERLOADED; an ended call frees a slot."""
-    lane, go_on, served = ConcurrencyLimit(2), asyncio.Event(), 0
+    limit, go_on, served = ConcurrencyLimit(2), asyncio.Event(), 0
 
     async def answer(body: bytes, _: Call) -> bytes:
         nonlocal served
@@ -86,7 +86,7 @@ async def test_full_concurrency_limit_rejects_unparsed_and_drains() -> None:
         await go_on.wait()
         return body
 
-    method, call = lane.around(answer, None), Call((), "unix:")
+    method, call = limit.around(answer, None), Call((), "unix:")
     inside = [asyncio.create_task(method(b"inside", call)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(RpcError) as refused:

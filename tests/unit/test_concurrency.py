@@ -7,7 +7,11 @@ import asyncio
 import pytest
 
 from keyauthority_server.overload.concurrency import (
-    PAGES_ABREAST,
+    PAGES_MAX,
+    PAGES_RUNNING_MAX,
+    READS_MAX,
+    URGENT_MAX,
+    WRITES_MAX,
     ConcurrencyLimit,
     concurrency_limits,
 )
@@ -15,6 +19,7 @@ from keyauthority_server.rpc_types import Call, RpcError
 from tests.unit.waiting import settle
 
 CALL = Call((), "ipv4:127.0.0.1:1")
+MAXIMA = {"urgent": URGENT_MAX, "write": WRITES_MAX, "page": PAGES_MAX, "read": READS_MAX}
 
 
 class Served:
@@ -36,62 +41,63 @@ class Served:
         return body
 
 
-@pytest.mark.parametrize("abreast", [1, 2, None])
-async def test_admitted_calls_take_turns_and_the_excess_is_refused(abreast: int | None) -> None:
+@pytest.mark.parametrize("running_max", [1, 2, None])
+async def test_admitted_calls_take_turns_and_the_excess_is_refused(running_max: int | None) -> None:
     """A waiting call is admitted, so the limit bounds waiting calls too."""
-    served, lane = Served(), ConcurrencyLimit(4, abreast)
-    answer = lane.around(served, None)
+    served, limit = Served(), ConcurrencyLimit(4, running_max)
+    answer = limit.around(served, None)
     inside = [asyncio.create_task(answer(bytes([place]), CALL)) for place in range(4)]
     await settle()
-    assert (abreast or 4) == served.now
+    assert (running_max or 4) == served.now
     with pytest.raises(RpcError):
         await answer(b"5", CALL)
     served.go.set()
     assert [bytes([place]) for place in range(4)] == await asyncio.gather(*inside)
-    assert (abreast or 4) == served.most
+    assert (running_max or 4) == served.most
     assert b"6" == await answer(b"6", CALL)
 
 
 async def test_cancelled_call_frees_its_slot() -> None:
     """Whether it ran or waited; the calls after it are served."""
-    served, lane = Served(), ConcurrencyLimit(4, 1)
-    answer = lane.around(served, None)
+    served, limit = Served(), ConcurrencyLimit(4, 1)
+    answer = limit.around(served, None)
     first, second, third = (asyncio.create_task(answer(b"%d" % one, CALL)) for one in range(3))
     await settle()
     for gone in (second, first):
         gone.cancel()
         await settle()
-    assert (1, 1) == (served.now, lane.inside)
+    assert (1, 1) == (served.now, limit.admitted)
     served.go.set()
     assert b"2" == await third
-    assert 0 == lane.inside
+    assert 0 == limit.admitted
 
 
 async def test_only_pages_take_turns() -> None:
     """A page takes memory until it is encoded: never 200 of them at once."""
-    for sort, lane in concurrency_limits().items():
+    for name, limit in concurrency_limits().items():
         served, three = Served(), range(3)
-        answer = lane.around(served, None)
+        answer = limit.around(served, None)
         calls = [asyncio.create_task(answer(b"", CALL)) for _ in three]
         await settle()
-        assert (PAGES_ABREAST if sort == "page" else len(three)) == served.now, sort
+        assert (PAGES_RUNNING_MAX if name == "page" else len(three)) == served.now, name
         served.go.set()
         await asyncio.gather(*calls)
 
 
 async def test_one_peer_leaves_room_for_others() -> None:
     """One address may fill three quarters of a limit."""
-    for lane in concurrency_limits().values():
+    for name, limit in concurrency_limits().items():
         served, others = Served(), CALL._replace(peer="ipv4:127.0.0.2:1")
-        answer = lane.around(served, None)
+        answer = limit.around(served, None)
         calls: list[asyncio.Task[bytes]] = []
-        while lane.inside == len(calls):
+        while limit.admitted == len(calls):
             calls.append(asyncio.create_task(answer(b"", CALL)))
             await settle()
         with pytest.raises(RpcError):
             await calls.pop()
+        assert MAXIMA[name] * 3 // 4 == limit.admitted
         calls.append(asyncio.create_task(answer(b"", others)))
         await settle()
-        assert lane.inside == len(calls)
+        assert limit.admitted == len(calls)
         served.go.set()
         await asyncio.gather(*calls)

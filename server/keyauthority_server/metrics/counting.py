@@ -60,9 +60,9 @@ class Counts(TypedDict):
     calls: list[CallCounts]
     verifications: dict[str, int]
     refusals: dict[str, int]
-    """Calls rejected as OVERLOADED, by ground."""
+    """Calls rejected as OVERLOADED, by reason."""
     connections: dict[str, int]
-    """TLS connections that the server closed, by ground."""
+    """TLS connections that the server closed, by reason."""
     cache_events: dict[str, int]
     """Events of the record cache: `hit`, `miss`, `catch_up`."""
     streams: int | None
@@ -148,13 +148,13 @@ class Metrics:
         """Count one verdict."""
         self._verifications[verdict] += 1
 
-    def refused(self, ground: str, calls: int = 1) -> None:
+    def refused(self, reason: str, calls: int = 1) -> None:
         """Count calls rejected as OVERLOADED."""
-        self._refusals[ground] += calls
+        self._refusals[reason] += calls
 
-    def connection_closed(self, ground: str) -> None:
+    def connection_closed(self, reason: str) -> None:
         """Count a TLS connection that the server refused or closed."""
-        self._connections[ground] += 1
+        self._connections[reason] += 1
 
     def count_cache_events(self, counts: Mapping[str, int]) -> None:
         """Add counts of record cache events."""

@@ -18,46 +18,48 @@ from keyauthority_server.rpc_types import Call, Handler
 URGENT_MAX: Final = 2_000  # at 4,000 commits a second none of them waits longer than half of one
 WRITES_MAX: Final = 1_000  # a quarter of a second of the writer's; 200 of one request_id must fit
 PAGES_MAX: Final = 200  # they are read one after the other, 5 ms each
-PAGES_ABREAST: Final = 2  # one is read, one packed: until it is, it takes 7 times its bytes
-LOOKS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 draws a second
+PAGES_RUNNING_MAX: Final = 2  # one is read, one encoded: until it is, it takes 7 times its bytes
+READS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 draws a second
 
 _PAGES: Final = frozenset({"ListKeys", "ListProjects", "ListEvents", "GetUsage"})
 
 
 class ConcurrencyLimit:
-    """The calls of one sort in this process: how many are inside, and how many of them abreast.
+    """Limits the calls of one class in this process: those admitted, and those of them that run.
 
-    Those that are inside and not abreast wait for their turn; without `abreast` all are served.
+    An admitted call waits until it may run; without `running_max` all run at once.
     """
 
     __slots__ = ("_calls", "_turns")
 
-    def __init__(self, limit: int, abreast: int | None = None, per_peer: int | None = None) -> None:
+    def __init__(
+        self, limit: int, running_max: int | None = None, per_peer: int | None = None
+    ) -> None:
         self._calls = OpenCalls(limit, per_peer or limit)
-        self._turns = None if abreast is None else asyncio.Semaphore(abreast)
+        self._turns = None if running_max is None else asyncio.Semaphore(running_max)
 
-    def around(self, answer: Handler, tally: ShedCounter | None) -> Handler:
-        """Return the method so that it raises OVERLOADED while the lane is full."""
+    def around(self, answer: Handler, shed: ShedCounter | None) -> Handler:
+        """Return the method so that it raises OVERLOADED while the limit is reached."""
         served = answer if self._turns is None else _in_turn(answer, self._turns)
 
         calls = self._calls
 
-        async def in_lane(body: bytes, call: Call) -> bytes:
+        async def limited(body: bytes, call: Call) -> bytes:
             peer = network_of(call.peer)
             if not calls.enter(peer):
-                if tally is not None:
-                    tally.refused(ShedReason.LANE)
+                if shed is not None:
+                    shed.refused(ShedReason.LANE)
                 raise busy()
             try:
                 return await served(body, call)
             finally:
                 calls.leave(peer)
 
-        return in_lane
+        return limited
 
     @property
-    def inside(self) -> int:
-        """Calls that are inside."""
+    def admitted(self) -> int:
+        """The number of admitted calls."""
         return self._calls.open
 
 
@@ -70,17 +72,17 @@ def _in_turn(answer: Handler, turns: asyncio.Semaphore) -> Handler:
 
 
 def concurrency_limits() -> Mapping[str, ConcurrencyLimit]:
-    """Return the lanes of one process by the sort of call; see `class_of`."""
+    """Return the limits of one process by class; see `class_of`."""
     return {
         "urgent": ConcurrencyLimit(URGENT_MAX, per_peer=_share(URGENT_MAX)),
         "write": ConcurrencyLimit(WRITES_MAX, per_peer=_share(WRITES_MAX)),
-        "page": ConcurrencyLimit(PAGES_MAX, PAGES_ABREAST, _share(PAGES_MAX)),
-        "look": ConcurrencyLimit(LOOKS_MAX, per_peer=_share(LOOKS_MAX)),
+        "page": ConcurrencyLimit(PAGES_MAX, PAGES_RUNNING_MAX, _share(PAGES_MAX)),
+        "read": ConcurrencyLimit(READS_MAX, per_peer=_share(READS_MAX)),
     }
 
 
 def _share(limit: int) -> int:
-    """Return the calls that one peer may have in a lane: the rest is for all others."""
+    """Return how much of a limit one peer may use: the rest is for all others."""
     return limit * 3 // 4
 
 
@@ -90,4 +92,4 @@ def class_of(method: str, *, mutates: bool) -> str:
         return "urgent"
     if mutates or method == "ReportUsage":
         return "write"
-    return "page" if method in _PAGES else "look"
+    return "page" if method in _PAGES else "read"

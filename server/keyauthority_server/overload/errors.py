@@ -27,7 +27,7 @@ class ShedReason(StrEnum):
     WAITING = "waiting"
     """Those before it had waited too long already."""
     LANE = "lane"
-    """Too many of its lane were being served."""
+    """Too many calls of its class were admitted."""
     PEER = "peer"
     """Its peer had made too many calls that no operator key answers for."""
 
@@ -52,16 +52,16 @@ class CloseReason(StrEnum):
 class ShedCounter(Protocol):
     """Counts the calls that were turned away."""
 
-    def refused(self, ground: str, calls: int = 1) -> None:
-        """Count some."""
+    def refused(self, reason: str, calls: int = 1) -> None:
+        """Count calls that were turned away for a `ShedReason`."""
         ...
 
 
 class TransportCounter(ShedCounter, Protocol):
     """Counts connections, too."""
 
-    def connection_closed(self, ground: str) -> None:
-        """Count a connection."""
+    def connection_closed(self, reason: str) -> None:
+        """Count a connection that was closed for a `CloseReason`."""
         ...
 
 

@@ -18,7 +18,7 @@ class OpenCalls:
         """The number in use."""
 
     def enter(self, peer: Hashable, number: int = 1) -> bool:
-        """Count some, which must `leave`; False if the total or the peer has no room for them."""
+        """Add to the number, until `leave`; False if the total or the peer has no room."""
         of_peer = self._by_peer.get(peer, 0) + number
         if of_peer > self._per_peer or self.open + number > self._total:
             return False
@@ -27,7 +27,7 @@ class OpenCalls:
         return True
 
     def leave(self, peer: Hashable, number: int = 1) -> None:
-        """Count some less."""
+        """Subtract what `enter` added."""
         left = self._by_peer[peer] - number
         if left:
             self._by_peer[peer] = left

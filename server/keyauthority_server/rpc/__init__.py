@@ -64,7 +64,7 @@ class Metrics(Protocol):
         """Count one verdict."""
         ...
 
-    def refused(self, ground: str, calls: int = 1) -> None:
+    def refused(self, reason: str, calls: int = 1) -> None:
         """Count calls that were shed."""
         ...
 

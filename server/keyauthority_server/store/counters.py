@@ -19,10 +19,10 @@ class Counter(NamedTuple):
     name: str
     """Unique for each limit."""
     start: int
-    """Start of the window, in microseconds since the Unix epoch; 0 if unlimited."""
+    """Start of the window, in microseconds since the Unix epoch; 0 if the window has no end."""
     limit: int
     period: int = 0
-    """Greatest length of the window, in microseconds; 0 if unlimited."""
+    """Greatest length of the window, in microseconds; 0 if it has no end."""
 
 
 class Spend(NamedTuple):

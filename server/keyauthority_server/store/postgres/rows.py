@@ -1,4 +1,4 @@
-"""`statements.Rows` over a connection that opens on demand and reopens after a loss."""
+"""`store.rows.Rows` over a connection that opens on demand and reopens after a loss."""
 
 from __future__ import annotations
 

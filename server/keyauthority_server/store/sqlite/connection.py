@@ -134,7 +134,7 @@ def store_error(error: sqlite3.Error) -> StoreError:
 
 
 class SqliteRows:
-    """`statements.Rows` over a connection."""
+    """`store.rows.Rows` over a connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
