@@ -63,3 +63,13 @@ def test_documented_modules_exist(page: Path) -> None:
     named = re.findall(r"`([\w./]+/\w+\.py)`", page.read_text(encoding="utf-8"))
 
     assert [name for name in named if not any((ROOT / top / name).exists() for top in tops)] == []
+
+
+def test_architecture_page_names_every_package() -> None:
+    """Its table is how a newcomer finds a room."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tops = ("client/keyauthority", "server/keyauthority_server", "tests")
+    packages = {path.parent.name for top in tops for path in (ROOT / top).glob("*/*.[jp]*")}
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", text))))
+
+    assert packages - named - {"__pycache__"} == set()

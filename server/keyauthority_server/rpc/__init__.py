@@ -1,4 +1,4 @@
-"""The RPC layer: parses requests, authorizes callers, validates fields and serializes responses.
+"""The RPC layer: authorizes callers, parses and validates requests, and serializes responses.
 
 It must not decide a verdict or read the store: `keyauthority_server.services` does. Begin reading
 with `services` below, which builds a handler for every method of the protos from its row in

@@ -1,4 +1,4 @@
-"""Wrappers around every unary method: parse, authorize, validate, serialize, map errors, count.
+"""Wrappers around every unary method: authorize, parse, validate, serialize, map errors, count.
 
 They are applied once, at registration. An error of the contract reaches the caller as its own
 status; any other exception as INTERNAL with a correlation id that the log repeats.
