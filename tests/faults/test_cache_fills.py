@@ -65,7 +65,7 @@ class World:
     async def catch_up(self, revision: int) -> None:
         """Wait until the process that verifies has applied a revision to its records."""
         while self._records.position < revision:
-            self._records.is_current()
+            self._records.catch_up()
             await asyncio.sleep(0)  # the change feed goes on meanwhile
 
     async def valid(self, secret_key: str, at_least_revision: int = 0) -> bool:

@@ -171,7 +171,7 @@ async def test_damaged_token_is_not_looked_up() -> None:
     """The store is read for no key on bad check digits, and for one on good ones."""
     context = Mock()
     context.records.read = AsyncMock(side_effect=Looked)
-    context.records.is_current.return_value = False
+    context.records.catch_up.return_value = False
     context.fails_outline_check.return_value = False
     context.cached_operator.return_value = None
     context.imported.find = AsyncMock(return_value={})

@@ -50,7 +50,7 @@ async def cache(log: Log) -> RecordCache:
 
 async def cached(cache: RecordCache, *keys: Key) -> list[bool]:
     """Whether each key is in memory."""
-    assert cache.is_current()
+    assert cache.catch_up()
     return [cache.proven(key.access_key) is not None for key in keys]
 
 
@@ -58,7 +58,7 @@ async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
     """Read keys at the head of the log, and prove their tokens."""
     store = cache._store
     assert isinstance(store, FakeStore)
-    assert cache.is_current()
+    assert cache.catch_up()
     store.head = log.head()
     keys = [operator(revision=1) for _ in range(count)]
     store.keys = {key.access_key: held(key) for key in keys}
@@ -104,4 +104,4 @@ async def test_read_overtaken_by_a_change_is_not_cached(cache: RecordCache, log:
 async def test_bookkeeping_is_always_read(cache: RecordCache, log: Log) -> None:
     """The last use has no change in the log."""
     await put(cache, log, 1)
-    assert not cache.is_current(ReadOptions(bookkeeping=True))
+    assert not cache.catch_up(ReadOptions(bookkeeping=True))

@@ -81,7 +81,7 @@ class Seen(NamedTuple):
 
 async def look(cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -> Seen:
     """Take a key from memory, else read it, as a Verify does; its name stands for its token."""
-    if cache.is_current(wanted) and (cached := cache.proven(access_key)) is not None:
+    if cache.catch_up(wanted) and (cached := cache.proven(access_key)) is not None:
         project_id = cached.stored.key.project_id
         project = cache.project(project_id)
         if project is not None or not project_id:

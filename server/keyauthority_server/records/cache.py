@@ -110,12 +110,13 @@ class RecordCache:
         """How many keys are cached."""
         return len(self._keys)
 
-    def is_current(self, options: ReadOptions = ANY) -> bool:
-        """True if cached records may answer now; call this before using them.
+    def catch_up(self, options: ReadOptions = ANY) -> bool:
+        """Bring the cache up to date if that needs no wait; True if it may answer now.
 
-        The result holds until control returns to the event loop. Raises StoreUnavailable.
+        Call this before using cached records. The result holds until control returns to the event
+        loop. Raises StoreUnavailable.
         """
-        return self._freshness.is_current(self, options)
+        return self._freshness.catch_up(self, options)
 
     def check_fresh(self) -> None:
         """Raise StoreStale if neither cache nor store can answer with proven freshness."""
@@ -213,7 +214,7 @@ class RecordCache:
             raise StoreUnavailable("the log lost changes while it was read")
         if self._freshness.check_read(as_of, options):
             if snapshots.head > self.position:
-                self.is_current()
+                self.catch_up()
             if snapshots.head >= self.position:
                 self._keep_all(snapshots)
         return snapshots

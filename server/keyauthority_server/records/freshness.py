@@ -50,7 +50,7 @@ class CacheState(Protocol):
 class Freshness(Protocol):
     """Decides for each call whether cached records may answer it."""
 
-    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
+    def catch_up(self, cache: CacheState, options: ReadOptions) -> bool:
         """Bring the cache up to date if that needs no wait; True if it may answer.
 
         Raises StoreUnavailable.
@@ -79,7 +79,7 @@ class Uncached:
 
     staleness = 0.0
 
-    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
+    def catch_up(self, cache: CacheState, options: ReadOptions) -> bool:
         """False."""
         return False
 
@@ -99,7 +99,7 @@ class ExactFreshness:
     def __init__(self, log: LocalLog) -> None:
         self._log = log
 
-    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
+    def catch_up(self, cache: CacheState, options: ReadOptions) -> bool:
         """Discard the records changed since the cache's position."""
         head, position = self._log.head(), cache.position
         if head != position:
@@ -133,7 +133,7 @@ class ProvenFreshness:
         """How old, in seconds, an answer from memory may be; unbounded if that is unknown."""
         return max(monotonic() - self._feed.as_of, 0.0)
 
-    def is_current(self, cache: CacheState, options: ReadOptions) -> bool:
+    def catch_up(self, cache: CacheState, options: ReadOptions) -> bool:
         """True if the position is new enough, for the caller and for this process's own changes."""
         return (
             options.at_least <= cache.position >= self._store.acknowledged

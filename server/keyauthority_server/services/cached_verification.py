@@ -67,7 +67,7 @@ class CachedVerification:
         records = self._context.records
         now = self._now
         if now is None or self.revision != records.position:
-            if not records.is_current():
+            if not records.catch_up():
                 return None
             now = self._now = self._context.clock.now()
             self.revision = records.position

@@ -92,7 +92,7 @@ class ServiceContext:
         options = _UNPROVEN if mutates else ANY
 
         async def attempt() -> Principal:
-            cached = self.cached_operator(credential) if self.records.is_current(options) else None
+            cached = self.cached_operator(credential) if self.records.catch_up(options) else None
             access_key = operator_of(credential)
             stored = cached.stored if cached else None
             if cached is None and isinstance(credential, Credential):

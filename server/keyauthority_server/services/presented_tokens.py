@@ -126,7 +126,7 @@ class ImportedTokens:
 
     async def _current_sets(self) -> Sequence[ImportSet]:
         """Return the import sets; they change only with a change in the log, which made a key."""
-        current, position = self._records.is_current(), self._records.position
+        current, position = self._records.catch_up(), self._records.position
         if not current or self._sets_at != position:
             self._sets = await self._store.query(import_sets)
             self._sets_at = position if current else None

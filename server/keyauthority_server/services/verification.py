@@ -167,7 +167,7 @@ class Verification:
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key with this secret, else raise Unauthenticated."""
         records = self._context.records
-        cached = records.proven(secret_key) if records.is_current() else None
+        cached = records.proven(secret_key) if records.catch_up() else None
         stored = cached.stored if cached else None
         if stored is None:
             presented = await self._context.present(secret_key)
@@ -199,7 +199,7 @@ class Verification:
         """
         records, options = self._context.records, _read_options(queries)
         for _ in range(_PARTIAL_ATTEMPTS):
-            current = records.is_current(options)
+            current = records.catch_up(options)
             operator = self._context.cached_operator(credential) if current else None
             position = records.position
             subjects, names = await self._cached_subjects(

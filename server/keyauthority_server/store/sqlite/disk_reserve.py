@@ -49,11 +49,8 @@ class DiskReserve:
         """True if the reserve has its full size."""
         return os.fstat(self._file).st_size >= self._wanted
 
-    def has_room(self) -> bool:
-        """True if work that adds records may run: there is space, and the reserve is whole.
-
-        Regrows the reserve if possible.
-        """
+    def restore(self) -> bool:
+        """Bring the reserve to its full size if there is space; True if records may be added."""
         room = self._free() >= LOW_BYTES and (self.is_whole or self._grow())
         if room is self._low:
             self._low = not room

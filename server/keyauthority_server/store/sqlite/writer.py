@@ -137,7 +137,7 @@ class Writer(BatchWorker[U]):
 
     def _with_room(self, units: list[U]) -> list[U]:
         """Return the units that there is space for; fail the others."""
-        if self._reserve is None or self._reserve.has_room():
+        if self._reserve is None or self._reserve.restore():
             return units
         deferrable = [unit for unit in units if not unit.urgent]
         self._job.fail(deferrable, StoreFull("disk space is low: free some space"))
@@ -197,7 +197,7 @@ class Writer(BatchWorker[U]):
             self._watch()
             if self._reserve is not None and not self._reserve.is_whole:
                 with self._lock:
-                    self._reserve.has_room()  # also regrows the reserve
+                    self._reserve.restore()
             version = self._rows.version()
             if self._checkpoints and version != self._seen:
                 with self._lock:  # no writer in between: the log can restart
