@@ -22,21 +22,38 @@ from keyauthority_server.runtime import bootstrap
 
 _CALLS: Final = 5  # of each kind in one round
 _MIB: Final = 1024 * 1024
-_SMALL: Final = 4_000  # bytes: below the size from which the caller is authenticated first
+_SMALL: Final = 1_000  # bytes: a Verify that is parsed before the caller is known
+_FULL: Final = 1_000  # items of a full batch
 _ITEM: Final = pb.VerifyRequest(secret_key="x" * 78, permissions=["orders:read"] * 100)
+
+
+def _batch(last: pb.VerifyRequest) -> bytes:
+    return pb.BatchVerifyRequest(requests=[_ITEM] * (_FULL - 1) + [last]).SerializeToString()
+
+
 _BODIES: Final = {
-    "a small batch of empty items": ("BatchVerify", b"\x0a\x00" * (_SMALL // 2)),
+    "a batch of one item too many": ("BatchVerify", b"\x0a\x00" * (_FULL + 1)),
     "a small list of permissions": ("Verify", b"\x2a\x00" * (_SMALL // 2)),
     "small unknown fields": ("BatchVerify", b"\xf8\x07\x00" * (_SMALL // 3)),
-    "a small mask of empty paths": ("UpdateKey", b"\x5a\xa0\x1f" + b"\x0a\x00" * (_SMALL // 2)),
+    "a small mask of empty paths": ("UpdateKey", b"\x5a\xe8\x07" + b"\x0a\x00" * (_SMALL // 2)),
     "a batch of empty items": ("BatchVerify", b"\x0a\x00" * (2 * _MIB - 50)),
     "a batch of long lists": ("BatchVerify", (b"\x0a\x90\x1f" + b"\x2a\x00" * 2000) * 1000),
     "a batch of unknown fields": ("BatchVerify", b"\xf8\x07\x00" * 1_300_000),
     "a field that is set again": ("Verify", b"\x0a\x00" * 2_000_000),
     "a map of empty entries": ("CreateKey", b"\x5a\x00" * 2_000_000),
-    "a full batch that is damaged": (
+    "a batch with an invalid last item": (
         "BatchVerify",
-        pb.BatchVerifyRequest(requests=[_ITEM] * 1000).SerializeToString()[:-1],
+        b"\x0a\x00" * (_FULL - 1) + b"\x0a\x02\x20\x07",  # a mode that does not exist
+    ),
+    "a full batch that is cut": ("BatchVerify", _batch(_ITEM)[:-1]),
+    "a full batch with a cut last item": (
+        "BatchVerify",
+        _batch(_ITEM)[:-12] + b"\x7f" + _batch(_ITEM)[-11:],
+    ),
+    "a full batch with a last text that is damaged": ("BatchVerify", _batch(_ITEM)[:-1] + b"\xff"),
+    "a full batch with a last list that is too long": (
+        "BatchVerify",
+        _batch(pb.VerifyRequest(permissions=["orders:read"] * 101)),
     ),
 }
 _ORDINARY: Final = ("Verify", pb.VerifyRequest(secret_key="x" * 78).SerializeToString())

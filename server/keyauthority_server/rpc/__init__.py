@@ -24,7 +24,7 @@ from keyauthority.v1 import (
 from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.overload.concurrency import class_of, concurrency_limits
 from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
-from keyauthority_server.rpc.audit import AuditServicer, record_denials
+from keyauthority_server.rpc.audit import AuditServicer, denials_of
 from keyauthority_server.rpc.cached_verify import CachedVerify
 from keyauthority_server.rpc.credentials import by_operator, rejects_unparsed
 from keyauthority_server.rpc.handlers import CallMetrics, Serve, authorize, map_errors, serialize
@@ -127,10 +127,11 @@ def _handler(
     request_type = message_factory.GetMessageClass(method.input_type)
     reader, check = RequestReader(request_type), CHECKS[request_type]
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
-    serve = authorize(authority, policy, reader, check, served) if served else _unimplemented
+    denied = denials_of(authority, method.name) if method.name in MUTATIONS else None
+    serve = (
+        authorize(authority, policy, reader, check, served, denied) if served else _unimplemented
+    )
     serve = _retry_on_new_pepper(authority, serve)
-    if method.name in MUTATIONS:
-        serve = record_denials(authority, method.name, reader, serve)
     return map_errors(serialize(serve), counter)
 
 

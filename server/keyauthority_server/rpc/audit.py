@@ -1,35 +1,22 @@
-"""Servicer of AuditService, and the wrapper that records denied mutations."""
+"""Servicer of AuditService, and the record of denied mutations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from keyauthority import convert
-from keyauthority.errors import (
-    Aborted,
-    AlreadyExists,
-    FailedPrecondition,
-    KeyAuthorityError,
-    NotFound,
-    PermissionDenied,
-)
+from keyauthority.errors import KeyAuthorityError
 from keyauthority.token import ACCESS_KEY_PATTERN
 from keyauthority.v1 import audit_service_pb2 as pb
 from keyauthority_server.audit.denials import DeniedCall
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.field_rules import is_uuid
 from keyauthority_server.rpc.fingerprint import DEFAULT_PAGE_SIZE, content_of
-from keyauthority_server.rpc.handlers import Serve
-from keyauthority_server.rpc.request_reader import RequestReader
+from keyauthority_server.rpc.handlers import Denied
 from keyauthority_server.rpc_types import Call
 from keyauthority_server.services import Authority, CertificateIdentity, Principal
-
-# Raised only after authentication. InvalidArgument is excluded: a malformed request attempts no
-# change, and its text may be of any form.
-_DENIALS: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
 
 
 class AuditServicer:
@@ -49,18 +36,13 @@ class AuditServicer:
         return convert.event_page_to_proto(page)
 
 
-def record_denials(authority: Authority, method: str, reader: RequestReader, serve: Serve) -> Serve:
-    """Return a mutating method that records its denials."""
+def denials_of(authority: Authority, method: str) -> Denied:
+    """Return a function that records the denials of a mutating method."""
 
-    async def recorded(call: Call, body: bytes) -> Any:
-        try:
-            return await serve(call, body)
-        except _DENIALS as denial:
-            request = reader.read_or_none(body)
-            authority.audit.denied(_denied_call(call, method, request, denial))
-            raise
+    def denied(call: Call, request: Message | None, denial: KeyAuthorityError) -> None:
+        authority.audit.denied(_denied_call(call, method, request, denial))
 
-    return recorded
+    return denied
 
 
 def _denied_call(

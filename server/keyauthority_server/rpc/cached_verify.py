@@ -73,12 +73,12 @@ class CachedVerify:
             return None
         started = time.perf_counter()
         try:
+            credential = credential_of(call)
+            if not isinstance(credential, Credential):
+                return None
             request = _parse(body) if type(body) is bytes else self._read(body)
             facts = certain_facts(request)
             if facts is None:
-                return None
-            credential = credential_of(call)
-            if not isinstance(credential, Credential):
                 return None
             cost = request.cost if request.HasField("cost") else 1
             cached = self._turn.verify(credential, request.secret_key, facts, cost)

@@ -20,6 +20,7 @@ def certain_facts(request: pb.VerifyRequest) -> Facts | None:
         or request.log_id
         or request.mode
         or request.cost < 0
+        or len(request.permissions) > LIST_MAX
     ):
         return None
     if (
@@ -33,6 +34,6 @@ def certain_facts(request: pb.VerifyRequest) -> Facts | None:
     client_ip, permissions = request.client_ip, tuple(request.permissions)
     if client_ip and parse_address(client_ip) is None:
         return None
-    if permissions and (len(permissions) > LIST_MAX or not all(map(is_concrete, permissions))):
+    if permissions and not all(map(is_concrete, permissions)):
         return None
     return Facts("", "", None, permissions, client_ip)

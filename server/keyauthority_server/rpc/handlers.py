@@ -18,16 +18,26 @@ from google.rpc.code_pb2 import Code
 
 from keyauthority.clock import ClockJumped
 from keyauthority.errors import (
+    Aborted,
+    AlreadyExists,
     ErrorReason,
+    FailedPrecondition,
     FieldViolation,
     InvalidArgument,
     KeyAuthorityError,
+    NotFound,
+    PermissionDenied,
     error,
 )
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.field_rules import prepare_referrer
 from keyauthority_server.rpc.policy import CredentialSource, RpcPolicy
-from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader, malformed
+from keyauthority_server.rpc.request_reader import (
+    SCAN_ABOVE,
+    SLICED_ABOVE,
+    RequestReader,
+    malformed,
+)
 from keyauthority_server.rpc_types import Call, Handler, RpcError, internal_error, rpc_error_from
 from keyauthority_server.services import Authority, Principal
 from keyauthority_server.services.time_slices import TimeSlices
@@ -42,9 +52,14 @@ from keyauthority_server.store.interface import (
 Serve = Callable[[Call, bytes], Awaitable[Any]]
 """A method that takes an unparsed request and returns the response message."""
 Check = Callable[[Any], list[FieldViolation]]
+Denied = Callable[[Call, Message | None, KeyAuthorityError], None]
+"""Records a denied call; its request is None if it was not parsed."""
 
 VIOLATIONS_MAX: Final = 10  # in one error, each named twice: clients accept 8 KiB of trailers
 DISK_RETRY_AFTER: Final = timedelta(minutes=1)  # an operator must free space first
+# Raised only after authentication. InvalidArgument is excluded: a malformed request attempts no
+# change, and its text may be of any form.
+_DENIALS: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
 _log = structlog.get_logger(__name__)
 
 
@@ -103,44 +118,83 @@ def authorize(
     reader: RequestReader,
     check: Check,
     method: Callable[..., Any],
+    denied: Denied | None = None,
 ) -> Serve:
     """Return `method` with authorization and validation, in the contract's order of errors.
 
     The method takes the Principal for OPERATOR, the credential for OPERATOR_INLINE, the Call
-    otherwise. Only a small message is parsed before its caller is authenticated.
+    otherwise. Only a small Verify is parsed before its caller is authenticated. A large request of
+    a caller without the right is never parsed, not even for `denied`.
     """
-    slices = authority.verification.slices
     if policy.credentials is CredentialSource.OPERATOR:
+        return _by_operator(authority, policy, reader, check, method, denied)
+    if policy.credentials is CredentialSource.OPERATOR_INLINE:
+        return _by_operator_inline(authority, policy, reader, check, method)
 
-        async def authorized(call: Call, body: bytes) -> Any:
+    async def by_secret(call: Call, body: bytes) -> Any:
+        request = reader.read_with_secret(body)
+        try:
+            return await method(call, request)
+        except _DENIALS as denial:
+            if denied is not None:
+                denied(call, request, denial)
+            raise
+
+    return by_secret
+
+
+def _by_operator(
+    authority: Authority,
+    policy: RpcPolicy,
+    reader: RequestReader,
+    check: Check,
+    method: Callable[..., Any],
+    denied: Denied | None,
+) -> Serve:
+    slices = authority.verification.slices
+
+    async def authorized(call: Call, body: bytes) -> Any:
+        request = None
+        try:
             caller = await authority.authenticate(credential_of(call), policy.rights)
             request = await reader.read_in_slices(body, slices)
             _require_right(caller, policy, request)
             await _require_valid_in_turn(check, request, len(body), slices)
             return await method(caller, request)
+        except _DENIALS as denial:
+            if denied is not None:
+                if request is None and len(body) <= SCAN_ABOVE:
+                    request = reader.read_or_none(body)
+                denied(call, request, denial)
+            raise
 
-        return authorized
-    if policy.credentials is CredentialSource.OPERATOR_INLINE:
+    return authorized
 
-        async def authorized_inline(call: Call, body: bytes) -> Any:
-            credential, request = credential_of(call), None
-            if len(body) > SCAN_ABOVE:
-                await authority.authenticate(credential, policy.rights)
-            try:
-                request = await reader.read_in_slices(body, slices)
-                require_valid(check, request)
-                return await method(credential, request)
-            except InvalidArgument:  # in the order of errors, missing rights come first
-                caller = await authority.authenticate(credential, policy.rights)
-                _require_right(caller, policy, request)
-                raise
 
-        return authorized_inline
+def _by_operator_inline(
+    authority: Authority,
+    policy: RpcPolicy,
+    reader: RequestReader,
+    check: Check,
+    method: Callable[..., Any],
+) -> Serve:
+    slices = authority.verification.slices
 
-    async def by_secret(call: Call, body: bytes) -> Any:
-        return await method(call, reader.read_with_secret(body))
+    async def authorized(call: Call, body: bytes) -> Any:
+        credential, request = credential_of(call), None
+        authority.reject_forged(credential)
+        if len(body) > policy.inline_max:
+            await authority.authenticate(credential, policy.rights)
+        try:
+            request = await reader.read_in_slices(body, slices)
+            require_valid(check, request)
+            return await method(credential, request)
+        except InvalidArgument:  # in the order of errors, missing rights come first
+            caller = await authority.authenticate(credential, policy.rights)
+            _require_right(caller, policy, request)
+            raise
 
-    return by_secret
+    return authorized
 
 
 def _require_right(caller: Principal, policy: RpcPolicy, request: Message | None) -> None:
@@ -163,7 +217,7 @@ async def _require_valid_in_turn(
 
     A hundred referrer patterns that need IDNA conversion take 0.2 s.
     """
-    if size <= SCAN_ABOVE:
+    if size <= SLICED_ABOVE:
         require_valid(check, request)
         return
     with slices.begin(queued=True) as turn:

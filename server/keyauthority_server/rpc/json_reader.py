@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
@@ -106,8 +106,16 @@ class JsonScan:
         self._open: list[_Object | _List] = []
         self._begun = False
 
-    def run(self, until: int) -> int:
-        """Scan to this offset or the end of the token there; return the offset reached."""
+    def steps(self, size: int) -> Iterator[None]:
+        """Scan to the end; yields between two steps of some `size` bytes."""
+        if not self._body.rstrip(b" \t\r\n").endswith(b"}"):
+            raise _not_json()  # cut: known before the rest is scanned
+        while self._at < len(self._body):
+            self._run(min(self._at + size, len(self._body)))
+            yield
+
+    def _run(self, until: int) -> None:
+        """Scan to this offset or the end of the token there."""
         body, match_token, at = self._body, _TOKEN.match, self._at
         while at < until:
             found = match_token(body, at)
@@ -128,7 +136,6 @@ class JsonScan:
         if at >= len(body) and (self._open or not self._begun):
             raise _not_json()
         self._at = at
-        return at
 
     def _begin(self, opening: bytes | None) -> None:
         if self._begun or opening != b"{":

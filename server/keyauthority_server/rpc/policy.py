@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2
+from keyauthority_server.rpc.field_rules import BATCH_MAX
+
+INLINE_MAX: Final = 1024  # bytes; a Verify has some hundred
 
 
 class CredentialSource(Enum):
@@ -15,7 +19,10 @@ class CredentialSource(Enum):
     OPERATOR = auto()
     """An operator key or certificate, checked first."""
     OPERATOR_INLINE = auto()
-    """An operator key or certificate, read in the same statement as the records of the call."""
+    """An operator key or certificate, read in the same statement as the records of the call.
+
+    It is also checked first if the request is large.
+    """
     SECRET = auto()
     """The secret of a key in the request; metadata is ignored."""
     OPERATOR_OR_SECRET = auto()
@@ -41,6 +48,8 @@ class RpcPolicy(NamedTuple):
     rights: tuple[str, ...]
     needs: Callable[[Any], str] | None = None
     """Returns the right that a request needs, empty for none; checked before its fields are."""
+    inline_max: int = 0
+    """Bytes of a request that is parsed before its caller is known, for OPERATOR_INLINE."""
 
 
 def _create(request: key_authority_service_pb2.CreateKeyRequest) -> str:
@@ -57,7 +66,7 @@ def _record(request: key_authority_service_pb2.VerifyRequest) -> str:
 
 
 def _records(request: key_authority_service_pb2.BatchVerifyRequest) -> str:
-    return "keys:read" if any(map(_record, request.requests)) else ""
+    return "keys:read" if any(map(_record, islice(request.requests, BATCH_MAX))) else ""
 
 
 def _keys(
@@ -72,8 +81,8 @@ def _right(right: str) -> RpcPolicy:
     return RpcPolicy(CredentialSource.OPERATOR, (right,))
 
 
-def _verify(needs: Callable[[Any], str]) -> RpcPolicy:
-    return RpcPolicy(CredentialSource.OPERATOR_INLINE, ("keys:verify",), needs)
+def _verify(needs: Callable[[Any], str], inline_max: int) -> RpcPolicy:
+    return RpcPolicy(CredentialSource.OPERATOR_INLINE, ("keys:verify",), needs, inline_max)
 
 
 POLICY: Final[Mapping[str, RpcPolicy]] = {
@@ -85,8 +94,8 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys(
         "revoke", CredentialSource.OPERATOR_OR_SECRET
     ),
-    "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record),
-    "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records),
+    "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record, INLINE_MAX),
+    "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records, 0),
     "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(CredentialSource.SECRET, ()),
     "keyauthority.v1.KeyAuthorityService.LookupKey": _right("keys:read"),
     "keyauthority.v1.KeyAuthorityService.ImportKeys": _right("keys:import"),

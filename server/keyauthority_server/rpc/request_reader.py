@@ -1,44 +1,69 @@
 """Parses requests, after counting the list items in their raw bytes.
 
 A parser allocates an object for each item: two bytes of a message become some hundred bytes of
-memory. The scan allocates none and stops at the first list that is too long; the largest message
-that passes takes it some 70 ms. Messages of up to `SCAN_ABOVE` bytes are not scanned: parsing any
-of them takes less than a millisecond.
+memory. The fields of a large message are therefore walked first, which stops at the first list that
+is too long. The messages in it are then parsed one by one, in C: each is small, and freed again.
+Messages of up to `SCAN_ABOVE` bytes are parsed at once, which takes some microseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from keyauthority.errors import ErrorReason, InvalidArgument, KeyAuthorityError, error
 from keyauthority_server.rpc.field_rules import items_max, too_long
-from keyauthority_server.rpc.json_reader import JsonReader, JsonScan
+from keyauthority_server.rpc.json_reader import JsonReader
 from keyauthority_server.rpc_types import JsonBody
 from keyauthority_server.services.time_slices import TimeSlices
 
-SCAN_ABOVE: Final = 4096  # bytes; a Verify has some hundred
-SCAN_STEP: Final = 16 * 1024  # bytes scanned at once, and the field they end in: some 2 ms
+SCAN_ABOVE: Final = 1024  # bytes; a Verify has some hundred
+SLICED_ABOVE: Final = 4096  # bytes; reading a smaller message takes less than a slice
+SCAN_STEP: Final = 16 * 1024  # bytes scanned at once, and the message they end in: below 2 ms
+PARSED_MAX: Final = (
+    64 * 1024
+)  # bytes of a nested message that is parsed before its items are counted
+OVERWRITTEN_MAX: Final = 256  # bytes of fields that are set again in a nested message
 
 _SPARE_FIELDS: Final = 16  # unknown fields, of later versions of the API
 _MASK: Final = "google.protobuf.FieldMask"  # errors name the mask, not its list `paths`
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-class _Shape(NamedTuple):
-    """The lists of a message type."""
+class _List(NamedTuple):
+    """A list or map of a message type."""
 
-    limits: Mapping[int, tuple[str, int]]
-    """Name and maximum number of items of each list, by field number."""
-    nested: Mapping[int, tuple[str, _Shape]]
-    """Name and shape of nested messages with lists, by field number."""
+    attribute: str
+    name: str
+    """The name in errors."""
+    most: int
+    """The maximum number of items."""
+
+
+class _Nested(NamedTuple):
+    """A nested message, or a list of them, with lists of its own."""
+
+    name: str
+    shape: _Shape
+    is_list: bool
+
+
+class _Shape(NamedTuple):
+    """The lists of a message type, and its nested messages that have some, by their tags."""
+
+    lists: Mapping[int, _List]
+    nested: Mapping[int, _Nested]
     others: int
     """The maximum number of fields that are not items of a list."""
+    parse: Callable[[bytes], Message]
 
 
 class RequestReader:
@@ -51,29 +76,27 @@ class RequestReader:
 
     def read(self, body: bytes) -> Message:
         """Return the message. InvalidArgument if it is malformed or a list in it is too long."""
-        if scan := self._scan(body):
-            scan.run(len(body))
+        for _ in self._scan(body):
+            pass
         return self._parsed(body)
 
     async def read_in_slices(self, body: bytes, slices: TimeSlices) -> Message:
         """Read as `read` does, and let other calls run meanwhile if the body is large."""
-        if len(body) <= SCAN_ABOVE:
+        if len(body) <= SLICED_ABOVE:
             return self.read(body)
-        scan, end = self._scan(body), 0
         with slices.begin(queued=True) as mine:
-            while scan and end < len(body):
-                await mine.pause()
-                end = scan.run(min(end + SCAN_STEP, len(body)))
             await mine.pause()
+            for _ in self._scan(body):
+                await mine.pause()
             if isinstance(body, JsonBody):  # up to half a second, in Python
                 return await asyncio.to_thread(self._parsed, body)
             return self._parsed(body)
 
-    def _scan(self, body: bytes) -> _Scan | JsonScan | None:
-        """Return the scan that the body needs before it is parsed."""
+    def _scan(self, body: bytes) -> Iterator[None]:
+        """Scan a body before it is parsed; yields between two steps. Raises InvalidArgument."""
         if isinstance(body, JsonBody):
-            return self._json.scan(body)
-        return _Scan(body, self._shape) if len(body) > SCAN_ABOVE else None
+            return self._json.scan(body).steps(SCAN_STEP)
+        return _scan(body, self._shape) if len(body) > SCAN_ABOVE else iter(())
 
     def _parsed(self, body: bytes) -> Message:
         if isinstance(body, JsonBody):
@@ -110,94 +133,126 @@ def malformed() -> KeyAuthorityError:
 
 @cache
 def _shape_of(descriptor: Descriptor) -> _Shape:
-    limits: dict[int, tuple[str, int]] = {}
-    nested: dict[int, tuple[str, _Shape]] = {}
+    lists: dict[int, _List] = {}
+    nested: dict[int, _Nested] = {}
     for field in descriptor.fields:
-        inner = field.message_type
+        tag, inner = field.number << 3 | _LENGTH, field.message_type
         if field.is_repeated:
             name = "" if descriptor.full_name == _MASK else field.name
-            limits[field.number] = (name, items_max(field))
+            lists[tag] = _List(field.name, name, items_max(field))
         if inner is not None:
             shape = _shape_of(inner)
-            if shape.limits or shape.nested:
-                nested[field.number] = (field.name, shape)
-    return _Shape(limits, nested, len(descriptor.fields) + _SPARE_FIELDS)
+            if shape.lists or shape.nested:
+                nested[tag] = _Nested(field.name, shape, field.is_repeated)
+    others = len(descriptor.fields) + _SPARE_FIELDS
+    parse = message_factory.GetMessageClass(descriptor).FromString
+    return _Shape(lists, nested, others, parse)
 
 
-class _Counts:
-    """The fields of one message so far."""
+class _Part(NamedTuple):
+    """A message within a body."""
 
-    __slots__ = ("items", "others")
+    shape: _Shape
+    path: str
+    """Prefixes the names of its fields in errors."""
+    start: int
+    stop: int
 
-    def __init__(self, shape: _Shape) -> None:
-        self.items = dict.fromkeys(shape.limits, 0)
-        self.others = shape.others
-        """How many more that are not items may come."""
+
+def _scan(body: bytes, shape: _Shape) -> Iterator[None]:
+    try:
+        parts = list(_small_parts(body, _Part(shape, "", 0, len(body))))
+        for check in (_check_structure, _check_contents):  # damage is found soonest
+            end = 0
+            for part in parts:
+                if part.stop > end:
+                    yield
+                    end = part.stop + SCAN_STEP
+                check(body, part)
+    except (IndexError, DecodeError):
+        raise malformed() from None
 
 
-class _Scan:
-    """One pass over the fields of a message. Raises InvalidArgument."""
+def _small_parts(body: bytes, whole: _Part) -> Iterator[_Part]:
+    """Yield the messages within a message that can be parsed, after counting those around them."""
+    for tag, index, start, stop in _outline(body, whole):
+        name, shape, is_list = whole.shape.nested[tag]
+        path = f"{whole.path}{name}[{index}]." if is_list else f"{whole.path}{name}."
+        part = _Part(shape, path, start, stop)
+        if stop - start > PARSED_MAX:
+            yield from _small_parts(body, part)
+        else:
+            yield part
 
-    def __init__(self, body: bytes, shape: _Shape) -> None:
-        self._body = body
-        self._shape = shape
-        self._at = 0
-        self._counts = _Counts(shape)
 
-    def run(self, until: int) -> int:
-        """Scan to this offset or the end of the field there; return the offset reached."""
-        end = len(self._body)
-        try:
-            self._at = self._fields(self._at, until, end, self._shape, "", self._counts)
-        except IndexError:
-            raise malformed() from None
-        return self._at
+def _outline(body: bytes, whole: _Part) -> list[tuple[int, int, int, int]]:
+    """Count the fields of a message; return tag, index, start and end of each message in it.
 
-    def _fields(
-        self, at: int, until: int, end: int, shape: _Shape, path: str, counted: _Counts
-    ) -> int:
-        """Count the items up to `until` of a message that ends at `end`.
-
-        `path` prefixes the names of fields.
-        """
-        body, limits, nested = self._body, shape.limits, shape.nested
-        counts = counted.items
-        while at < until:
-            tag = body[at]
+    InvalidArgument if they are too many, IndexError if it is malformed.
+    """
+    (lists, nested, others, _), path, at, stop = whole
+    left, found = {tag: each.most for tag, each in lists.items()}, []
+    while at < stop:
+        tag = body[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _varint(body, at - 1)
+        rest = left.get(tag)
+        if rest:
+            left[tag] = rest - 1
+        elif rest is not None:
+            raise too_long((path + lists[tag].name).rstrip("."), lists[tag].most)
+        elif others:
+            others -= 1
+        else:
+            raise malformed()
+        kind = tag & 7
+        if kind == _LENGTH:
+            length = body[at]
             at += 1
-            if tag > 0x7F:
-                tag, at = _varint(body, at - 1)
-            kind, number = tag & 7, tag >> 3
-            if number in counts:
-                counts[number] += 1
-                name, most = limits[number]
-                if counts[number] > most:
-                    raise too_long((path + name).rstrip("."), most)
-            elif counted.others:
-                counted.others -= 1
-            else:
-                raise malformed()
-            if kind == _LENGTH:
-                length, at = _varint(body, at)
-                if number in nested and length:
-                    if at + length > end:
-                        raise IndexError
-                    name, inner = nested[number]
-                    index = f"[{counts[number] - 1}]" if number in counts else ""
-                    stop, below = at + length, f"{path}{name}{index}."
-                    self._fields(at, stop, stop, inner, below, _Counts(inner))
-                at += length
-            elif kind == _VARINT:
-                while body[at] > 0x7F:
-                    at += 1
+            if length > 0x7F:
+                length, at = _varint(body, at - 1)
+            start, at = at, at + length
+            if length and tag in nested:
+                found.append((tag, lists[tag].most - rest if rest else 0, start, at))
+        elif kind == _VARINT:
+            while body[at] > 0x7F:
                 at += 1
-            elif kind in (_FIXED64, _FIXED32):
-                at += 8 if kind == _FIXED64 else 4
-            else:  # groups, which proto3 does not have
-                raise IndexError
-        if at > end:
+            at += 1
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+        else:  # groups, which proto3 does not have
             raise IndexError
-        return at
+    if at > stop:
+        raise IndexError
+    return found
+
+
+def _check_structure(body: bytes, part: _Part) -> None:
+    """Raise DecodeError if a message is cut or damaged; the parser knows none of its fields."""
+    Empty.FromString(body[part.start : part.stop])
+
+
+def _check_contents(body: bytes, part: _Part) -> None:
+    """Parse a message, and raise InvalidArgument if it has too many items or other fields."""
+    message = part.shape.parse(body[part.start : part.stop])
+    _check_lists(message, part.shape, part.path)
+    if part.stop - part.start - message.ByteSize() > OVERWRITTEN_MAX:
+        raise malformed()
+
+
+def _check_lists(message: Any, shape: _Shape, path: str) -> None:
+    for attribute, name, most in shape.lists.values():
+        if len(getattr(message, attribute)) > most:
+            raise too_long((path + name).rstrip("."), most)
+    if len(UnknownFieldSet(message)) > _SPARE_FIELDS:
+        raise malformed()
+    for name, inner, is_list in shape.nested.values():
+        if is_list:
+            for index, item in enumerate(getattr(message, name)):
+                _check_lists(item, inner, f"{path}{name}[{index}].")
+        elif message.HasField(name):
+            _check_lists(getattr(message, name), inner, f"{path}{name}.")
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:

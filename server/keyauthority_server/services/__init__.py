@@ -55,6 +55,7 @@ class Authority:
         self._counters = counters
         self.log_id: LogId = store.log_id
         self.authenticate = context.authenticate
+        self.reject_forged = context.reject_forged
         self.with_current_peppers = rehasher.with_current_peppers
         self.keys_under_old_peppers = context.keys_under_old_peppers
         self.keys = Keys(context)

@@ -79,6 +79,7 @@ class ServiceContext:
         self.pages = PageTokens(self.peppers)
         self.imported = ImportedTokens(store, self.peppers, records)
         self._rehasher = rehasher
+        self._outlines = store if isinstance(store, LocalLog) else None
 
     async def authenticate(
         self, credential: Credential | CertificateIdentity, rights: Sequence[str]
@@ -96,8 +97,7 @@ class ServiceContext:
             access_key = operator_of(credential)
             stored = cached.stored if cached else None
             if cached is None and isinstance(credential, Credential):
-                if self.fails_outline_check(_presented(credential)):
-                    raise invalid_credential()
+                self._check_outline(credential)
                 stored = (await self.records.read((), access_key, options)).operator
             return self.authenticate_stored(
                 stored, credential, rights, self.clock.now(), proven=bool(cached)
@@ -170,12 +170,24 @@ class ServiceContext:
         With a local store, compares the digest in an outline of the key; an absent key costs the
         same work. Always False where the outline would take a network round trip.
         """
-        if not isinstance(self.store, LocalLog):
+        if self._outlines is None:
             return False
         token, _, message = presented
-        outline = self.store.outline(token.access_key)
+        outline = self._outlines.outline(token.access_key)
         matches = digest_matches(outline, token, message, self.peppers)
         return not matches or not (scope is None or outline.key.project_id in scope)
+
+    def reject_forged(self, credential: Credential | CertificateIdentity) -> None:
+        """Raise Unauthenticated for an operator key that can be seen to be forged at once.
+
+        Call it before any work for a caller that is authenticated only in the end.
+        """
+        if isinstance(credential, Credential) and self.cached_operator(credential) is None:
+            self._check_outline(credential)
+
+    def _check_outline(self, credential: Credential) -> None:
+        if self.fails_outline_check(_presented(credential)):
+            raise invalid_credential()
 
     def digest_matches(self, stored: StoredKey | None, presented: PresentedToken) -> bool:
         """Do as `principal.digest_matches`, and cache a match or queue it for rehashing."""
