@@ -270,7 +270,7 @@ class CreateKeyRequest(_message.Message):
     kind: _key_pb2.KeyKind.ValueType
     """SECRET, RESTRICTED, PUBLISHABLE or OPERATOR; required."""
     purpose: _builtins.str
-    """The purpose of the key, for people; at most 200 characters."""
+    """The purpose of the key, for people; at most 200 characters, no control characters."""
     request_id: _builtins.str
     """A UUID version 4 that makes the call idempotent: the same id with the same content from the
     same operator within 24 hours returns the first response again, secret_key included; other
@@ -309,7 +309,7 @@ class CreateKeyRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters."""
+        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters, no control characters."""
 
     @_builtins.property
     def operator_projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -804,7 +804,7 @@ class RevokeKeyRequest(_message.Message):
     reason: _key_pb2.RevokeReason.ValueType
     """The reason. Optional."""
     note: _builtins.str
-    """Further details; at most 200 characters."""
+    """Further details; at most 200 characters, no control characters."""
     def __init__(
         self,
         *,
@@ -1363,7 +1363,7 @@ class ImportedKey(_message.Message):
     digest: _builtins.str
     """The digest as the other system stores it, in the form of the set's scheme."""
     foreign_id: _builtins.str
-    """The name of the key in the other system; at most 200 characters."""
+    """The name of the key in the other system; at most 200 characters, no control characters."""
     project_id: _builtins.str
     """The project of the key; required."""
     mode: _key_pb2.KeyMode.ValueType
@@ -1371,7 +1371,7 @@ class ImportedKey(_message.Message):
     kind: _key_pb2.KeyKind.ValueType
     """SECRET, RESTRICTED or PUBLISHABLE; required."""
     purpose: _builtins.str
-    """The purpose of the key; at most 200 characters."""
+    """The purpose of the key; at most 200 characters, no control characters."""
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Grants; empty for SECRET, at least one for RESTRICTED."""

@@ -257,7 +257,9 @@ class Key(_message.Message):
     kind: Global___KeyKind.ValueType
     """SECRET, RESTRICTED, PUBLISHABLE or OPERATOR; never changes."""
     purpose: _builtins.str
-    """The purpose of the key, for people; at most 200 characters."""
+    """The purpose of the key, for people; at most 200 characters, no control characters. Kept exactly,
+    direction overrides of Unicode included: escape them where you show it.
+    """
     state: Global___KeyState.ValueType
     """Derived from the fields below at the time of the response."""
     disabled: _builtins.bool
@@ -306,7 +308,7 @@ class Key(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters."""
+        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters, no control characters."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -418,7 +420,9 @@ class Project(_message.Message):
     project_id: _builtins.str
     """A UUID version 4 in lower case."""
     display_name: _builtins.str
-    """A name for people; at most 200 characters; need not be unique."""
+    """A name for people; at most 200 characters, no control characters; need not be unique. Kept exactly,
+    as the purpose of a key.
+    """
     suspended: _builtins.bool
     """While true, the verdict on every key of the project is PROJECT_SUSPENDED."""
     etag: _builtins.str
@@ -427,7 +431,7 @@ class Project(_message.Message):
     """The revision of the newest change of the project."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters."""
+        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters, no control characters."""
 
     @_builtins.property
     def rate_limit(self) -> Global___RateLimit:

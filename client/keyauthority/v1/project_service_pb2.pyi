@@ -51,7 +51,9 @@ class CreateProjectRequest(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """A name for people; at most 200 characters; need not be unique."""
+    """A name for people; at most 200 characters, no control characters; need not be unique. Kept exactly,
+    as the purpose of a key.
+    """
     request_id: _builtins.str
     """A UUID version 4 that makes the call idempotent: the same id with the same content from the
     same operator within 24 hours returns the first response again; other content is
@@ -59,7 +61,7 @@ class CreateProjectRequest(_message.Message):
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters."""
+        """Free labels: at most 32; keys of 1 to 63, values of at most 255 characters, no control characters."""
 
     @_builtins.property
     def rate_limit(self) -> _key_pb2.RateLimit:
