@@ -28,6 +28,15 @@ def logged_events() -> dict[str, set[str]]:
                 ) if method in LEVELS:
                     for name in _constants(event):
                         found[name].add(LEVELS[method])
+                case ast.Call(
+                    func=ast.IfExp(
+                        body=ast.Attribute(value=ast.Name(id="_log"), attr=first),
+                        orelse=ast.Attribute(value=ast.Name(id="_log"), attr=second),
+                    ),
+                    args=[event, *_],
+                ):
+                    for name in _constants(event):
+                        found[name] |= {LEVELS[first], LEVELS[second]}
                 case _:
                     pass
     return found

@@ -6,6 +6,7 @@ us, and `test_failover.py` shows that.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Final
 import grpc
 import pytest
 
+from keyauthority import Client
 from tests.faults.bitflips import environment
 from tests.faults.disk.failing import (
     FULL,
@@ -30,6 +32,7 @@ from tests.faults.oracle import CREATE, REVOKE, Journal, SqliteStore, judge, wri
 from tests.proofs import PROVE, Proof
 from tests.service.callers import Caller, new_project, verdict
 from tests.service.forkserver import ForkServer, forkserver
+from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, wait_until
 
 pytestmark = pytest.mark.xdist_group("forkserver")  # one for all
@@ -139,6 +142,36 @@ def test_failing_disk_causes_no_false_acknowledgement(
         assert (0 if fault in ENDS else CONNECTIONS) == served
         assert failed or FAULTS[fault].file == DATABASE
     proof.done(f"{fault}: {ROUNDS} times, {refused} changes refused, none acknowledged falsely")
+
+
+def test_server_that_cannot_change_says_so_and_goes_on_to_verify(
+    forks: ForkServer, order_path: Path, tmp_path: Path
+) -> None:
+    """After a failed sync: in its health, in a metric, on the command line and in the log."""
+    server = forks.start(tmp_path / "data", "--metrics", "127.0.0.1:0")
+    try:
+        with connections(server, 1) as (caller,), Client(server.address) as client:
+            journal = Journal(new_project(caller))
+            kept = journal.create(caller)
+            assert client.check_health(changes=True)
+            wait_until(lambda: value(scrape(server), "keyauthority_changes_accepted") == 1)
+            with ordered(order_path, FAULTS["sync-eio"]):
+                assert 0 == acknowledged([caller], journal)
+            wait_until(lambda: not client.check_health(changes=True))
+            assert client.check_health()
+            assert "VALID" == verdict(caller, kept.secret_key)
+            wait_until(lambda: value(scrape(server), "keyauthority_changes_accepted") == 0)
+        log = server.log_text()
+        assert "critical store_broken" in log
+        assert re.search("warning health changes=False .*serving=True", log)
+    finally:
+        server.kill()
+    again = forks.start(tmp_path / "data")
+    try:
+        with Client(again.address) as client:
+            assert client.check_health(changes=True)
+    finally:
+        again.kill()
 
 
 @pytest.mark.case(20)

@@ -31,6 +31,11 @@ def parse_response(read: Callable[[A], R], response: A) -> R:
         raise Internal(f"cannot parse the response: {error}; upgrade keyauthority") from None
 
 
+def health_check(*, changes: bool) -> bytes:
+    """Return the request of Check: field 1, the service, is `keyauthority.changes` or empty."""
+    return b"\x0a\x14keyauthority.changes" if changes else b""
+
+
 def is_serving(response: bytes) -> bool:
     """Return the result of Check of grpc.health.v1.Health: field 1, the status, is SERVING."""
     return response == b"\x08\x01"

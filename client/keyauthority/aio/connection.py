@@ -218,14 +218,16 @@ class AsyncConnection:
             raise _requests.closed() from None
         return AsyncWatch(call, read, self._address)
 
-    async def check_health(self, *, timeout: float | None = None) -> bool:
+    async def check_health(self, *, changes: bool = False, timeout: float | None = None) -> bool:
         """Return whether the authority can answer now; needs no credential.
 
-        Raises Unavailable if it cannot be reached.
+        With `changes`, whether it can also commit changes: after a failure of its disk it may go on
+        to verify only. Raises Unavailable if it cannot be reached.
         """
+        request = _requests.health_check(changes=changes)
         channel = self._connected().channel
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
-        return await self._call(check, b"", _requests.is_serving, timeout, metadata=())
+        return await self._call(check, request, _requests.is_serving, timeout, metadata=())
 
     async def _call(
         self,

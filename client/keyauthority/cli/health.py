@@ -26,8 +26,13 @@ _POLL_SECONDS: Final = 0.2
     metavar="DURATION",
     help="Longest time to wait until it serves (default: 0s), e.g. 30s.",
 )
+@click.option(
+    "--changes",
+    is_flag=True,
+    help="Ask whether it can commit changes, too (default: whether it can verify).",
+)
 @settings
-def health(wait: timedelta) -> None:
+def health(wait: timedelta, changes: bool) -> None:
     """Ask whether the authority can answer; needs no credential.
 
     Exit codes: 0 it serves, 3 it does not serve or cannot be reached.
@@ -37,7 +42,7 @@ def health(wait: timedelta) -> None:
         while True:
             is_last = monotonic() >= end
             try:
-                serving = authority.check_health()
+                serving = authority.check_health(changes=changes)
             except KeyAuthorityError:
                 if is_last:
                     raise

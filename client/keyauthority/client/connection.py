@@ -202,14 +202,16 @@ class Connection:
             raise
         return Watch(call, call.cancel, read, self._address)
 
-    def check_health(self, *, timeout: float | None = None) -> bool:
+    def check_health(self, *, changes: bool = False, timeout: float | None = None) -> bool:
         """Return whether the authority can answer now; needs no credential.
 
-        Raises Unavailable if it cannot be reached.
+        With `changes`, whether it can also commit changes: after a failure of its disk it may go on
+        to verify only. Raises Unavailable if it cannot be reached.
         """
+        request = _requests.health_check(changes=changes)
         channel = (self._live or self._connect()).channel
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
-        return self._call(check, b"", _requests.is_serving, timeout, metadata=())
+        return self._call(check, request, _requests.is_serving, timeout, metadata=())
 
     def _call(
         self,

@@ -7,6 +7,7 @@ label may contain a value that a caller can choose. Begin with `counting.Metrics
 
 from keyauthority_server.metrics.counting import (
     CACHED,
+    CHANGES_ACCEPTED,
     CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
@@ -14,4 +15,12 @@ from keyauthority_server.metrics.counting import (
     Metrics,
 )
 
-__all__ = ["CACHED", "CLOCK_AHEAD", "OLD_PEPPERS", "STALENESS", "CallMetrics", "Metrics"]
+__all__ = [
+    "CACHED",
+    "CHANGES_ACCEPTED",
+    "CLOCK_AHEAD",
+    "OLD_PEPPERS",
+    "STALENESS",
+    "CallMetrics",
+    "Metrics",
+]

@@ -31,11 +31,13 @@ BOUNDS: Final = (
 OLD_PEPPERS: Final = "keyauthority_keys_under_old_peppers"
 CLOCK_AHEAD: Final = "keyauthority_clock_ahead_seconds"
 STALENESS: Final = "keyauthority_staleness_seconds"
+CHANGES_ACCEPTED: Final = "keyauthority_changes_accepted"
 CACHED: Final = "keyauthority_cached_keys"
 GAUGES: Final[Mapping[str, str]] = {
     OLD_PEPPERS: "Keys whose digest uses an older version of the pepper.",
     CLOCK_AHEAD: "Store time minus the machine's clock.",
     STALENESS: "Maximum age of the state behind Verify in one worker; 0 on SQLite.",
+    CHANGES_ACCEPTED: "0 once a worker can commit no change until the server is restarted.",
     CACHED: "Keys cached in one worker.",
 }
 """Gauges that one worker measures for the whole authority, with their help texts."""

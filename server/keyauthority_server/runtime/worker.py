@@ -25,7 +25,14 @@ from keyauthority.clock import ClockJumped
 from keyauthority_server import config, logs
 from keyauthority_server.background import running
 from keyauthority_server.config import Config, ConfigError, TransientError
-from keyauthority_server.metrics import CACHED, CLOCK_AHEAD, OLD_PEPPERS, STALENESS, Metrics
+from keyauthority_server.metrics import (
+    CACHED,
+    CHANGES_ACCEPTED,
+    CLOCK_AHEAD,
+    OLD_PEPPERS,
+    STALENESS,
+    Metrics,
+)
 from keyauthority_server.rpc import services
 from keyauthority_server.runtime.bootstrap import open_authority, reported
 from keyauthority_server.services import Authority
@@ -80,7 +87,9 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         if authority is None:
             return
         methods = services(authority, metrics)
-        server = Server(settings, methods, metrics, authority.can_answer)
+        server = Server(
+            settings, methods, metrics, authority.can_answer, lambda: authority.can_change
+        )
         ends: list[Server | HttpServer] = [server]
         if settings.http:
             ends.append(
@@ -93,7 +102,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         _send(report, {"ready": server.transport})
         async with (
             _reported(metrics, authority, report),
-            running(_watch_clock(metrics, authority)),
+            running(_watch(metrics, authority)),
             running(_measure(metrics if worker == 0 else None, authority)),
         ):
             await stop.wait()
@@ -118,13 +127,19 @@ async def _reported(
         await reporting
 
 
-async def _watch_clock(metrics: Metrics | None, authority: Authority) -> None:
-    """Compare the store's time with the machine's clock every `MEASURE_SECONDS`."""
-    watch = ClockWatch(authority.clock)
+async def _watch(metrics: Metrics | None, authority: Authority) -> None:
+    """Look at the clock and at the writer of this worker every `MEASURE_SECONDS`.
+
+    The gauge of the writer is set when it changes: 0 of one worker is not overwritten by another.
+    """
+    watch, changing = ClockWatch(authority.clock), None
     while True:
         ahead = watch.look()
         if metrics is not None:
             metrics.gauge(CLOCK_AHEAD, ahead)
+            if changing is not authority.can_change:
+                changing = authority.can_change
+                metrics.gauge(CHANGES_ACCEPTED, changing)
         await asyncio.sleep(MEASURE_SECONDS)
 
 

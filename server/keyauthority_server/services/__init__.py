@@ -68,6 +68,15 @@ class Authority:
         self.verification = Verification(context, counters, meter)
         self.watch = Watch(context, ReplayBuffer(feed))
 
+    @property
+    def can_change(self) -> bool:
+        """False once this process can commit no change until it is restarted."""
+        try:
+            self._store.check_writer()
+        except StoreError:
+            return False
+        return True
+
     async def can_answer(self) -> bool:
         """True if the server could answer a Verify of any key now, with limits or without."""
         try:

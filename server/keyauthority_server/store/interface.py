@@ -278,6 +278,10 @@ class Store(SnapshotReader, Protocol):
         """Raise StoreError unless records can be read now, from the store and not from a cache."""
         ...
 
+    def check_writer(self) -> None:
+        """Raise StoreError once no change can be committed until the server is restarted."""
+        ...
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log; see `Transaction`."""
         ...

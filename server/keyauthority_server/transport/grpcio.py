@@ -35,7 +35,7 @@ from keyauthority_server.transport.gate import (
     Unknown,
 )
 from keyauthority_server.transport.health import SERVICE as HEALTH
-from keyauthority_server.transport.health import CanAnswer, Health
+from keyauthority_server.transport.health import CanAnswer, CanChange, Health
 from keyauthority_server.transport.origins import Origins
 from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
@@ -139,12 +139,14 @@ class Server:
         services: Services,
         tally: TransportCounter | None = None,
         can_answer: CanAnswer | None = None,
+        can_change: CanChange = lambda: True,
     ) -> None:
         """Bind. ConfigError if transport or certificate cannot be had.
 
         TransientError if the address cannot be had, which the supervisor holds.
 
-        `tally` counts the calls that the transport turns away; health follows `can_answer`.
+        `tally` counts the calls that the transport turns away; health follows `can_answer` and
+        `can_change`.
         """
         self.transport = choose(config)
         self._files: FollowedFiles | None = None
@@ -159,7 +161,7 @@ class Server:
         self._limits = _Limits.of_peers(apart=apart)
         self._streams = Streams()
         self._calls = Inside()
-        self.health = Health(services, can_answer)
+        self.health = Health(services, can_answer, can_change)
         services = {**services, HEALTH: self.health.methods()}
         self._reflection = None if config.no_reflection else Reflection(services)
         reuse_port = not isinstance(config.listen, UnixPath)  # the supervisor has made sure of it

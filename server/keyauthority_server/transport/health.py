@@ -20,11 +20,14 @@ from keyauthority_server.rpc_types import Call, RpcError, StreamMethod, UnaryMet
 from keyauthority_server.transport.gate import malformed_message
 
 SERVICE: Final = "grpc.health.v1.Health"
+CHANGES: Final = "keyauthority.changes"
+"""The name under which the ability to commit changes is asked for; Verify may outlive it."""
 
 ASK_SECONDS: Final = 0.25  # between two questions, each one look at the store
 ANSWER_SECONDS: Final = 1.25  # many times what a look takes; both together are below 2 s
 
 CanAnswer = Callable[[], Awaitable[bool]]
+CanChange = Callable[[], bool]
 
 _log = structlog.get_logger(__name__)
 
@@ -36,13 +39,19 @@ _UNKNOWN: Final = _Response(status=_Response.SERVICE_UNKNOWN)
 
 
 class Health:
-    """The health of the services named, and of the server as a whole under the empty name."""
+    """The health of the services named, of CHANGES, and of the whole server under no name."""
 
-    def __init__(self, services: Iterable[str], can_answer: CanAnswer | None = None) -> None:
-        """`can_answer` is asked again and again by `follow`."""
-        self._services = frozenset({"", *services})
+    def __init__(
+        self,
+        services: Iterable[str],
+        can_answer: CanAnswer | None = None,
+        can_change: CanChange = lambda: True,
+    ) -> None:
+        """`can_answer` and `can_change` are asked again and again by `follow`."""
+        self._services = frozenset({"", CHANGES, *services})
         self._can_answer = can_answer
-        self._serving = True
+        self._can_change = can_change
+        self._serving = self._changing = True
         self._draining = False
         self._changed = asyncio.Event()
 
@@ -53,9 +62,11 @@ class Health:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     serving = await self._can_answer()
-            if serving is not self._serving:
-                (_log.info if serving else _log.warning)("health", serving=serving)
-                self._serving = serving
+            changing = self._can_change()
+            if (serving, changing) != (self._serving, self._changing):
+                well = serving and changing
+                (_log.info if well else _log.warning)("health", serving=serving, changes=changing)
+                self._serving, self._changing = serving, changing
                 self._tell()
             await asyncio.sleep(ASK_SECONDS)
 
@@ -84,7 +95,8 @@ class Health:
     def _status(self, service: str) -> health_pb2.HealthCheckResponse:
         if service not in self._services:
             return _UNKNOWN
-        return _SERVING if self.serving else _NOT_SERVING
+        well = self.serving and (self._changing or service != CHANGES)
+        return _SERVING if well else _NOT_SERVING
 
     async def _check(self, body: bytes, _: Call) -> bytes:
         status = self._status(_service(body))

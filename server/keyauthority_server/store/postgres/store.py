@@ -202,6 +202,9 @@ class PostgresStore(SqlStore):
         """Raise StoreError unless records can be read now."""
         await self.read(None, None)
 
+    def check_writer(self) -> None:
+        """Do nothing: a lost connection is replaced, and no failure of a write is final."""
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
 

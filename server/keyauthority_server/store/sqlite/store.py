@@ -303,6 +303,10 @@ class SqliteStore(SqlStore):
         """Raise StoreError unless the files hold the log and both ends of each record table."""
         self._uncached.check(HEAD, *_ENDS)
 
+    def check_writer(self) -> None:
+        """Raise StoreUnavailable after a failed write or sync: see `Writer`."""
+        self._writer.check()
+
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
         self._check_identity()
