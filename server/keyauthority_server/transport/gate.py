@@ -236,9 +236,10 @@ async def abort(context: _Context, refusal: RpcError) -> None:
 
 
 async def _end(context: _Context, failure: Exception) -> None:
+    """End the call for an exception; InternalError is grpcio's, for a client that has gone."""
     if isinstance(failure, grpc.aio.AbortError):
         _forget(failure)
-    else:
+    elif not isinstance(failure, grpc.aio.InternalError):
         refusal = failure if isinstance(failure, RpcError) else internal_error(failure)
         await abort(context, refusal)
 

@@ -66,6 +66,8 @@ class Reflection:
                 yield answer
         except DecodeError:
             await abort(context, malformed_message())
+        except grpc.aio.InternalError:  # of grpcio: the client has gone
+            return
         except Exception as failure:  # noqa: BLE001 - grpcio would send its text to the client
             await abort(context, internal_error(failure))
 
