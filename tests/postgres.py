@@ -118,6 +118,11 @@ class Cluster:
         wait_until(lambda: not any(map(is_alive, sessions)), START_SECONDS)
 
     @property
+    def is_running(self) -> bool:
+        """True until the server has ended, on its own or stopped."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def postmaster(self) -> int:
         """The process that all others of the server come from."""
         assert self._process is not None

@@ -14,11 +14,12 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -162,38 +163,63 @@ class World:
 
 
 @contextmanager
-def running_pair() -> Iterator[Pair]:
-    """Give a primary and its standby, which are gone after that."""
+def running_pair(file_system_bytes: int = 0) -> Iterator[Pair]:
+    """Give a primary and its standby, which are gone after that.
+
+    With `file_system_bytes` each has a file system of its own, in memory; only root can have it.
+    """
     with ExitStack() as ending:
         clusters = []
         for _ in range(2):
-            folder = tempfile.TemporaryDirectory(prefix="keyauthority-postgres-")
-            clusters.append(Cluster(Path(ending.enter_context(folder))))
+            temporary = tempfile.TemporaryDirectory(prefix="keyauthority-postgres-")
+            folder = Path(ending.enter_context(temporary))
+            if file_system_bytes:
+                ending.enter_context(file_system(folder, file_system_bytes))
+            clusters.append(Cluster(folder))
             ending.callback(clusters[-1].stop, signal.SIGQUIT)
         yield Pair(*clusters)
 
 
 @contextmanager
-def world(pair: Pair | None = None, *urls: str) -> Iterator[World]:
-    """Give servers that run, by default two on a pair of their own, gone after that."""
+def file_system(folder: Path, size: int) -> Iterator[None]:
+    """Have a folder on a file system of its own, of so many bytes of memory."""
+    options = f"size={size},mode=700"
+    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", options, "none", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["/bin/umount", "--lazy", folder], check=True)
+
+
+@contextmanager
+def world(
+    pair: Pair | None = None, *urls: str, settings: Sequence[Mapping[str, str]] = ()
+) -> Iterator[World]:
+    """Give servers that run, by default two on a pair of their own, gone after that.
+
+    `settings` are variables for the environment of each.
+    """
     with ExitStack() as ending:
         pair = pair or ending.enter_context(running_pair())
         root = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="keyauthority-")))
         servers: list[ServerProcess] = []
         for number, url in enumerate(urls or (pair.url, pair.url)):
-            servers.append(start_server(url, root / f"data-{number}", *servers[:1]))
+            own = settings[number] if settings else None
+            servers.append(start_server(url, root / f"data-{number}", *servers[:1], settings=own))
             ending.callback(servers[-1].kill)
         with calling(servers[0]) as caller:
             yield World(pair, servers, Journal(new_project(caller)))
 
 
-def start_server(url: str, data: Path, *first: ServerProcess) -> ServerProcess:
+def start_server(
+    url: str, data: Path, *first: ServerProcess, settings: Mapping[str, str] | None = None
+) -> ServerProcess:
     """Start a server in a new data folder, with the key files of the first one."""
     if first:
         data.mkdir(mode=0o700)
         for name in KEY_FILES:
             shutil.copy(first[0].data / name, data / name)
-    return start(data, "--store", url)
+    return start(data, "--store", url, settings=settings)
 
 
 @contextmanager

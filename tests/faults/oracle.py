@@ -79,13 +79,16 @@ class Journal:
         with self.lock:
             return [one for one in self.lines if one.operation == operation and one.status != OK]
 
-    def create(self, caller: Caller) -> Line:
-        """Make a key; raises grpc.RpcError, and has it written down."""
-        return self.send(caller, Line(CREATE, str(uuid.uuid4()), "", time.monotonic()))
+    def create(self, caller: Caller, **settings: Any) -> Line:
+        """Make a key; raises grpc.RpcError, and has it written down.
 
-    def send(self, caller: Caller, line: Line) -> Line:
+        One with `settings` has to be revoked: it is not valid for ever.
+        """
+        return self.send(caller, Line(CREATE, str(uuid.uuid4()), "", time.monotonic()), **settings)
+
+    def send(self, caller: Caller, line: Line, **settings: Any) -> Line:
         """Send a creation, the first time or again."""
-        request = key_request(self.project_id, request_id=line.request_id)
+        request = key_request(self.project_id, request_id=line.request_id, **settings)
         answer = self._written(line, lambda: caller.ask(request))
         line.access_key, line.secret_key = answer.key.access_key, answer.secret_key
         line.secret_hash = _hash(answer.secret_key)

@@ -55,10 +55,10 @@ class TellingJournal(Journal):
     numbered: list[Line] = field(default_factory=list)
     """The lines by the number that the recording has of them."""
 
-    def send(self, caller: Caller, line: Line) -> Line:
+    def send(self, caller: Caller, line: Line, **settings: Any) -> Line:
         """Send a creation."""
         number = self._begin(line)
-        sent = super().send(caller, line)
+        sent = super().send(caller, line, **settings)
         self._tell(ENDED, number)
         return sent
 
