@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Mapping
+from http.client import HTTPConnection
 from urllib.parse import urlencode
 
 import grpc
@@ -37,6 +39,25 @@ def both(gateway: Gateway, headers: Mapping[str, str], **requirements: str) -> t
 
 def _basic(text: str) -> str:
     return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+@one_sidecar
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/auth?permission=orders:read", 200),
+        ("/auth?permission=orders:read#&permission=orders:write", 503),
+        ("/auth#?permission=orders:write", 404),
+    ],
+)
+def test_requirement_in_a_fragment_opens_no_route(
+    sidecar: Gateway, keys: Keys, target: str, status: int
+) -> None:
+    """A proxy sends its configuration as it is, with a `#` that was typed by mistake."""
+    host, _, port = sidecar.http.rpartition(":")
+    with contextlib.closing(HTTPConnection(host, int(port), timeout=20)) as connection:
+        connection.request("GET", target, headers={"x-api-key": keys.reader})
+        assert status == connection.getresponse().status
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begin()
 
     def on_headers_complete(self) -> None:
-        """End the time, and start to count again."""
+        """End the time, and start to count again.
+
+        A fragment is no part of a request: uvicorn would drop it, and a requirement in it.
+        """
         self._end()
         self._head = 0
+        self.url = self.url.replace(b"#", b"%23")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -143,6 +143,11 @@ MALFORMED: Final = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
     "unknown version": b"GET /healthz HTTP/3.0\r\nhost: x\r\n\r\n",
+    "version of another framing": (
+        f"POST {VERIFY} HTTP/2.0\r\nhost: x\r\nconnection: close\r\n"
+        "content-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    ).encode(),
+    "fragment in the target": b"GET /healthz#x HTTP/1.1\r\nhost: x\r\n\r\n",
     "no version": b"GET /healthz\r\n\r\n",
     "unknown method": b"BREW /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
     "lower-case method": b"get /healthz HTTP/1.1\r\nhost: x\r\n\r\n",

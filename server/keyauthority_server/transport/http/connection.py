@@ -156,8 +156,10 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Count and keep."""
+        """Count and keep. A fragment is no part of a request: uvicorn would drop it."""
         self._count(len(url))
+        if b"#" in url:
+            raise bad_request()
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:

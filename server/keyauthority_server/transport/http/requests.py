@@ -19,6 +19,7 @@ from keyauthority_server.transport.gate import (
 from keyauthority_server.transport.http.errors import (
     bad_encoding,
     bad_host,
+    bad_request,
     bad_timeout,
     bad_version,
     body_too_large,
@@ -117,6 +118,8 @@ class Request:
 
     def check(self) -> None:
         """Raise HttpError if headers of HTTP or Connect are malformed."""
+        if self._version not in ("1.0", "1.1"):
+            raise bad_request()
         if self._repeated:
             raise repeated()
         if b"host" not in self._headers and self._version != "1.0":
