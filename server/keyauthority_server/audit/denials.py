@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -41,17 +42,18 @@ class DenialLog:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._pending: dict[DeniedCall, tuple[datetime, int]] = {}
+        self._pending: dict[DeniedCall, tuple[datetime, int, Context]] = {}
+        """Time, number and context of equal calls; the newest one's context names its trace."""
         self._dropped = 0
 
     def note(self, call: DeniedCall, now: datetime) -> None:
         """Record one denied mutation; beyond `RECORDS_MAX`, only count it."""
         bounded = DeniedCall(*map(_bounded, call))
-        _, times = self._pending.get(bounded, (now, 0))
+        _, times, _ = self._pending.get(bounded, (now, 0, None))
         if not times and len(self._pending) >= RECORDS_MAX:
             self._dropped += 1
             return
-        self._pending[bounded] = (now, times + 1)
+        self._pending[bounded] = (now, times + 1, copy_context())
 
     async def flush(self) -> None:
         """Log the pending denials, then write them to the store; a failed write is only logged."""
@@ -60,12 +62,10 @@ class DenialLog:
             self._dropped = 0
         if not self._pending:
             return
-        denied = [
-            DeniedMutation(time, times, *call) for call, (time, times) in self._pending.items()
-        ]
-        self._pending = {}
-        for mutation in denied:
-            _log.warning("mutation_refused", **_log_fields(mutation))
+        pending, self._pending = self._pending, {}
+        denied = [DeniedMutation(time, times, *call) for call, (time, times, _) in pending.items()]
+        for mutation, (_, _, context) in zip(denied, pending.values(), strict=True):
+            context.run(_warn_of, mutation)
         try:
             await self._store.write(lambda transaction: transaction.record_denials(denied))
         except StoreError as failure:
@@ -88,5 +88,6 @@ def _bounded(text: str) -> str:
     )
 
 
-def _log_fields(denied: DeniedMutation) -> dict[str, str | int]:
-    return {name: value for name, value in denied._asdict().items() if value and name != "time"}
+def _warn_of(denied: DeniedMutation) -> None:
+    fields = {name: value for name, value in denied._asdict().items() if value and name != "time"}
+    _log.warning("mutation_refused", **fields)
