@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -65,14 +65,19 @@ class RateLimitFilter(logging.Filter):
         return self._lines[event] <= LINES_MAX
 
 
-def configure(log_format: LogFormat, level: LogLevel, **bound: object) -> None:
+def configure(
+    log_format: LogFormat,
+    level: LogLevel,
+    context: Callable[[], Mapping[str, object]] = dict,
+    **bound: object,
+) -> None:
     """Write events of structlog and `logging` at or above a level to standard error.
 
-    `bound` is added to each line.
+    `bound`, and the result of `context` when the line is logged, are added to each line.
     """
 
     def bind(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        return {**event, **bound}
+        return {**event, **bound, **context()}
 
     shared: list[Processor] = [
         bind,

@@ -6,7 +6,7 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
@@ -94,10 +94,16 @@ async def prepare(config: Config) -> bool:
 
 
 @asynccontextmanager
-async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[Authority]:
+async def open_authority(
+    config: Config,
+    *,
+    checkpoints: bool,
+    instrument: Callable[[Store, Counters], None] | None = None,
+) -> AsyncIterator[Authority]:
     """Open the services on a prepared folder.
 
-    Exactly one serving process has `checkpoints` set.
+    Exactly one serving process has `checkpoints` set. `instrument` may wrap methods of the store
+    and its counters.
     """
     peppers, audit_key = (Keyring.load(config.data / name) for name in _KEY_FILES)
     async with (
@@ -111,6 +117,8 @@ async def open_authority(config: Config, *, checkpoints: bool) -> AsyncIterator[
     ):
         clock = await clock_of(store)
         await rehash.reload_peppers()
+        if instrument is not None:
+            instrument(store, counters)
         yield Authority(
             *(store, counters, meter, clock, rehash, denials, feed, records),
             token_prefix=config.token_prefix,

@@ -17,12 +17,12 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import structlog
 
 from keyauthority.clock import ClockJumped
-from keyauthority_server import config, logs
+from keyauthority_server import config, logs, tracing
 from keyauthority_server.background import running
 from keyauthority_server.config import Config, ConfigError, TransientError
 from keyauthority_server.metrics import (
@@ -41,6 +41,9 @@ from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.patience import when_reachable
 from keyauthority_server.transport import HttpServer, Server, loop_factory
 
+if TYPE_CHECKING:
+    from keyauthority_server.tracing.exporting import Tracing
+
 DRAIN_SECONDS: Final = 30  # the default grace period of Kubernetes
 REPORT_SECONDS: Final = 0.25  # metrics are at most this old
 MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms
@@ -58,7 +61,8 @@ def main() -> None:
     report = _redirect_standard_output()
     order = json.loads(sys.stdin.buffer.readline())
     settings = config.parse(order["settings"])
-    logs.configure(settings.log_format, settings.log_level, worker=order["worker"])
+    context = tracing.log_context(os.environ)
+    logs.configure(settings.log_format, settings.log_level, context, worker=order["worker"])
     try:
         with reported(), asyncio.Runner(loop_factory=loop_factory(settings)) as runner:
             threading.Thread(target=_exit_with_supervisor, name="lifeline", daemon=True).start()
@@ -78,23 +82,21 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     metrics = Metrics() if settings.metrics else None
+    traces = start_tracing(settings, worker)
     async with AsyncExitStack() as opened:
+        if traces is not None:
+            opened.push_async_callback(traces.close)
+        instrument = traces.transactions if traces else None
         authority = await when_reachable(
-            lambda: opened.enter_async_context(open_authority(settings, checkpoints=worker == 0)),
+            lambda: opened.enter_async_context(
+                open_authority(settings, checkpoints=worker == 0, instrument=instrument)
+            ),
             settings.store,
             stop,
         )
         if authority is None:
             return
-        methods = services(authority, metrics)
-        server = Server(
-            settings, methods, metrics, authority.can_answer, lambda: authority.can_change
-        )
-        ends: list[Server | HttpServer] = [server]
-        if settings.http:
-            ends.append(
-                HttpServer(settings, settings.http, methods, lambda: server.health.serving, metrics)
-            )
+        server, ends = _ends(settings, authority, metrics, traces)
         for end in ends:
             await end.start()
         gc.collect()
@@ -108,6 +110,36 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
             await stop.wait()
             _log.info("draining")
             await asyncio.gather(*(end.drain(DRAIN_SECONDS) for end in ends))
+
+
+def start_tracing(settings: Config, worker: int) -> Tracing | None:
+    """Start tracing if the environment asks for it; a failure is logged once, by one worker."""
+    try:
+        return tracing.start(os.environ, "postgresql" if settings.store.is_postgres else "sqlite")
+    except tracing.TracingUnavailable as failure:
+        if worker == 0:
+            _log.warning("tracing_off", reason=str(failure))
+        return None
+
+
+def _ends(
+    settings: Config, authority: Authority, metrics: Metrics | None, traces: Tracing | None
+) -> tuple[Server, list[Server | HttpServer]]:
+    """Return the gRPC server, and all servers, with the methods that they serve."""
+    methods = services(authority, metrics)
+    served = traces.calls(methods, "grpc") if traces else methods
+    server = Server(settings, served, metrics, authority.can_answer, lambda: authority.can_change)
+    ends: list[Server | HttpServer] = [server]
+    if settings.http:
+        served = traces.calls(methods, "connectrpc") if traces else methods
+        headers = tracing.TRACE_HEADERS if traces else ()
+        ends.append(
+            HttpServer(
+                *(settings, settings.http, served, lambda: server.health.serving, metrics),
+                headers=headers,
+            )
+        )
+    return server, ends
 
 
 @asynccontextmanager

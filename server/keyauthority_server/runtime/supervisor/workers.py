@@ -18,7 +18,7 @@ import structlog
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.metrics.endpoint import MetricsAggregator
 
-DRAIN_MAX_SECONDS: Final = 35  # 30 for a worker to drain, 5 to close its store
+DRAIN_MAX_SECONDS: Final = 38  # 30 for a worker to drain, 5 to close its store, 3 for traces
 LOOP_DEATHS: Final = 5  # deaths of one worker
 LOOP_SECONDS: Final = 30  # within this time are a crash loop
 BACKOFF_SECONDS: Final = 0.1  # before the first replacement; doubles with each death in the window

@@ -7,7 +7,7 @@ its size; its place among the open calls. Only then does the handler that gRPC s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from email.utils import format_datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from keyauthority_server.transport.http.messages import (
     opened,
 )
 from keyauthority_server.transport.http.requests import (
+    METADATA,
     Bodies,
     Disconnected,
     Receive,
@@ -81,13 +82,18 @@ class ConnectApp:
         is_serving: Callable[[], bool],
         clock: Clock,
         shed: ShedCounter | None,
+        headers: Iterable[str] = (),
     ) -> None:
-        """`shed` counts the calls that are turned away."""
+        """`shed` counts the calls that are turned away.
+
+        `headers` become metadata of the calls, beside the credentials.
+        """
         calls, urgent = OpenCalls(CALLS_MAX, CALLS_MAX // 2), OpenCalls(URGENT_MAX, URGENT_MAX // 2)
         self._watches = OpenCalls(WATCHES_MAX, WATCHES_MAX // 2)
         self._is_serving = is_serving
         self._shed = shed
         self._date = _Date(clock)
+        self._metadata = METADATA | {name.encode(): name for name in headers}
         self._bodies = Bodies()
         self._openapi = OPENAPI.read_bytes()
         turn = asyncio.Semaphore(CONVERTED_AT_ONCE)
@@ -103,7 +109,7 @@ class ConnectApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises nothing but CancelledError."""
-        request = Request(scope, receive)
+        request = Request(scope, receive, self._metadata)
         answer = _Answer(request, send, self._date)
         try:
             await self._serve(request, answer)

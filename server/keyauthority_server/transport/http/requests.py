@@ -43,7 +43,8 @@ _ONCE: Final = frozenset(
         b"host",
     }
 )
-_CREDENTIALS: Final = {name.encode(): name for name in CREDENTIAL_HEADERS}
+METADATA: Final = {name.encode(): name for name in CREDENTIAL_HEADERS}
+"""The headers that become metadata of a call."""
 
 
 class Disconnected(Exception):
@@ -85,7 +86,10 @@ class Bodies:
 class Request:
     """A request, whose body has not been read."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, named: Mapping[bytes, str] = METADATA
+    ) -> None:
+        """`named` are the headers that become metadata of the call, with their names."""
         self.method: str = scope["method"]
         self.path: bytes = scope["raw_path"]
         self.abort: Callable[[], None] = scope["state"]["abort"]
@@ -98,8 +102,8 @@ class Request:
         """True when the body has been read to its end."""
         metadata = []
         for name, value in scope["headers"]:
-            if name in _CREDENTIALS:
-                metadata.append((_CREDENTIALS[name], value.decode("latin-1")))
+            if name in named:
+                metadata.append((named[name], value.decode("latin-1")))
             elif name in _ONCE and name in self._headers:
                 self._repeated = True
             self._headers[name] = value

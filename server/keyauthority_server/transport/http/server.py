@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -36,13 +36,14 @@ class HttpServer:
         services: Services,
         is_serving: Callable[[], bool],
         shed: ShedCounter | None = None,
+        headers: Iterable[str] = (),
     ) -> None:
         """Bind. TransientError if the address cannot be had, ConfigError for its certificate.
 
-        `shed` counts the calls that are turned away.
+        For `shed` and `headers` see `ConnectApp`.
         """
         clock = SystemClock()
-        app = ConnectApp(services, is_serving, clock, shed)
+        app = ConnectApp(services, is_serving, clock, shed, headers)
         uvicorn = UvicornConfig(
             app,
             interface="asgi3",
