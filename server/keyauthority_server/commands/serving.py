@@ -14,6 +14,7 @@ from typing import cast
 
 import click
 import structlog
+from prometheus_client.registry import Collector
 
 from keyauthority.clock import SystemClock
 from keyauthority_server import certificates
@@ -22,6 +23,7 @@ from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, HostPort
 from keyauthority_server.metrics import endpoint
 from keyauthority_server.metrics.disk import Disk
+from keyauthority_server.metrics.processes import Processes, Server
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.runtime.supervisor import Supervisor, hold_address, hold_folder
 from keyauthority_server.store import factory
@@ -79,7 +81,7 @@ def _aggregator(settings: Config) -> endpoint.MetricsAggregator:
     """Return the sum of the workers' metrics, served if the settings ask for it."""
     aggregator = endpoint.MetricsAggregator()
     if settings.metrics:
-        port = endpoint.serve(settings.metrics, aggregator, *_disk(settings))
+        port = endpoint.serve(settings.metrics, aggregator, *_collectors(settings, aggregator))
         _log.info("metrics", address=str(dataclasses.replace(settings.metrics, port=port)))
     return aggregator
 
@@ -112,6 +114,12 @@ def welcome(settings: Config, address: str | None = None) -> None:
         say(line, err=True)
 
 
-def _disk(settings: Config) -> list[Disk]:
-    """Return the collector for the disk of an SQLite database."""
-    return [] if settings.store.is_postgres else [Disk(reserve_path(settings.store.sqlite_path))]
+def _collectors(settings: Config, aggregator: endpoint.MetricsAggregator) -> list[Collector]:
+    """Return the collectors of everything that workers do not count."""
+    found: list[Collector] = [
+        Processes(aggregator.pids),
+        Server(settings.store.engine, settings.max_staleness.seconds),
+    ]
+    if not settings.store.is_postgres:
+        found.append(Disk(reserve_path(settings.store.sqlite_path)))
+    return found

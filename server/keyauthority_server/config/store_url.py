@@ -48,6 +48,11 @@ class StoreUrl:
         return self._url.startswith("postgres")
 
     @property
+    def engine(self) -> str:
+        """The engine's name: `sqlite` or `postgresql`."""
+        return "postgresql" if self.is_postgres else "sqlite"
+
+    @property
     def sqlite_path(self) -> Path:
         """The database file of an SQLite store; raises ConfigError for PostgreSQL."""
         if self.is_postgres:

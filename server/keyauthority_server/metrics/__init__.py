@@ -8,6 +8,7 @@ label may contain a value that a caller can choose. Begin with `counting.Metrics
 from keyauthority_server.metrics.counting import (
     CACHED,
     CHANGES_ACCEPTED,
+    CERTIFICATE_END,
     CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
@@ -18,6 +19,7 @@ from keyauthority_server.metrics.counting import (
 __all__ = [
     "CACHED",
     "CHANGES_ACCEPTED",
+    "CERTIFICATE_END",
     "CLOCK_AHEAD",
     "OLD_PEPPERS",
     "STALENESS",

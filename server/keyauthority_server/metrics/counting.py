@@ -32,6 +32,7 @@ OLD_PEPPERS: Final = "keyauthority_keys_under_old_peppers"
 CLOCK_AHEAD: Final = "keyauthority_clock_ahead_seconds"
 STALENESS: Final = "keyauthority_staleness_seconds"
 CHANGES_ACCEPTED: Final = "keyauthority_changes_accepted"
+CERTIFICATE_END: Final = "keyauthority_certificate_expire_time_seconds"
 CACHED: Final = "keyauthority_cached_keys"
 GAUGES: Final[Mapping[str, str]] = {
     OLD_PEPPERS: "Keys whose digest uses an older version of the pepper.",
@@ -39,8 +40,13 @@ GAUGES: Final[Mapping[str, str]] = {
     STALENESS: "Maximum age of the state behind Verify in one worker; 0 on SQLite.",
     CHANGES_ACCEPTED: "0 once a worker can commit no change until the server is restarted.",
     CACHED: "Keys cached in one worker.",
+    CERTIFICATE_END: "Expiry of the TLS certificate in use, in seconds since the Unix epoch.",
 }
 """Gauges that one worker measures for the whole authority, with their help texts."""
+
+
+ALERTED_CODES: Final = ("OK", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE")
+"""Status codes that each method has from the start: an alert sees the first failure as one."""
 
 
 class CallCounts(TypedDict):
@@ -82,6 +88,7 @@ class CallMetrics:
         self._service = service
         self._method = method
         self._reset()
+        self._codes.update(dict.fromkeys(ALERTED_CODES, 0))
 
     def _reset(self) -> None:
         self._codes: Counter[str] = Counter()
@@ -95,7 +102,7 @@ class CallMetrics:
         self._seconds += seconds
 
     def take(self) -> CallCounts | None:
-        """Return and reset the counts; None without calls."""
+        """Return and reset the counts; None without calls since, except for the first time."""
         if not self._codes:
             return None
         counts = CallCounts(
@@ -128,13 +135,19 @@ class StreamMetrics(CallMetrics):
 class Metrics:
     """All counters of one worker; must be used in its event loop only."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        verdicts: Iterable[str] = (),
+        refusals: Iterable[str] = (),
+        connections: Iterable[str] = (),
+    ) -> None:
+        """The label values given here are reported from the start, as zero."""
         self._calls: dict[tuple[str, str], CallMetrics] = {}
         self._streams: dict[tuple[str, str], StreamMetrics] = {}
         self._streams_reported = 0
-        self._verifications: Counter[str] = Counter()
-        self._refusals: Counter[str] = Counter()
-        self._connections: Counter[str] = Counter()
+        self._verifications = Counter(dict.fromkeys(verdicts, 0))
+        self._refusals = Counter(dict.fromkeys(refusals, 0))
+        self._connections = Counter(dict.fromkeys(connections, 0))
         self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
 

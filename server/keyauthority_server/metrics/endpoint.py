@@ -38,6 +38,7 @@ class MetricsAggregator(Collector):
         self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
         self._streams: dict[int, int] = {}
+        self._pids: dict[int, int] = {}
         self._restarts = 0
         self._serving = 0
 
@@ -60,8 +61,24 @@ class MetricsAggregator(Collector):
             self.streams(worker, streams)
 
     def streams(self, worker: int, number: int) -> None:
-        """Set the number of streams open in a worker; 0 for an ended one."""
+        """Set the number of streams open in a worker."""
         self._streams[worker] = number
+
+    def started(self, worker: int, pid: int) -> None:
+        """Note the process of a worker."""
+        with self._lock:
+            self._pids[worker] = pid
+
+    def ended(self, worker: int) -> None:
+        """Note that a worker's process has ended, and its streams."""
+        with self._lock:
+            self._pids.pop(worker, None)
+        self._streams[worker] = 0
+
+    def pids(self) -> dict[int, int]:
+        """Return the process of each worker that lives."""
+        with self._lock:
+            return dict(self._pids)
 
     def workers(self, serving: int, restarts: int) -> None:
         """Set the numbers of serving workers and of restarts."""

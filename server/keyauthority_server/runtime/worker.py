@@ -22,17 +22,20 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import structlog
 
 from keyauthority.clock import ClockJumped
+from keyauthority.model import VerdictCode
 from keyauthority_server import config, logs, tracing
 from keyauthority_server.background import running
 from keyauthority_server.config import Config, ConfigError, TransientError
 from keyauthority_server.metrics import (
     CACHED,
     CHANGES_ACCEPTED,
+    CERTIFICATE_END,
     CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
     Metrics,
 )
+from keyauthority_server.overload.errors import CloseReason, ShedReason
 from keyauthority_server.rpc import services
 from keyauthority_server.runtime.bootstrap import open_authority, reported
 from keyauthority_server.services import Authority
@@ -81,7 +84,8 @@ def main() -> None:
 async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    metrics = Metrics() if settings.metrics else None
+    verdicts = [code.name for code in VerdictCode]
+    metrics = Metrics(verdicts, ShedReason, CloseReason) if settings.metrics else None
     traces = start_tracing(settings, worker)
     async with AsyncExitStack() as opened:
         if traces is not None:
@@ -105,7 +109,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         async with (
             _reported(metrics, authority, report),
             running(_watch(metrics, authority)),
-            running(_measure(metrics if worker == 0 else None, authority)),
+            running(_measure(metrics if worker == 0 else None, authority, server)),
         ):
             await stop.wait()
             _log.info("draining")
@@ -115,7 +119,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
 def start_tracing(settings: Config, worker: int) -> Tracing | None:
     """Start tracing if the environment asks for it; a failure is logged once, by one worker."""
     try:
-        return tracing.start(os.environ, "postgresql" if settings.store.is_postgres else "sqlite")
+        return tracing.start(os.environ, settings.store.engine)
     except tracing.TracingUnavailable as failure:
         if worker == 0:
             _log.warning("tracing_off", reason=str(failure))
@@ -175,13 +179,15 @@ async def _watch(metrics: Metrics | None, authority: Authority) -> None:
         await asyncio.sleep(MEASURE_SECONDS)
 
 
-async def _measure(metrics: Metrics | None, authority: Authority) -> None:
+async def _measure(metrics: Metrics | None, authority: Authority, server: Server) -> None:
     """Update the gauges that one worker measures for all, every `MEASURE_SECONDS`."""
     while metrics is not None:
         with contextlib.suppress(StoreError, ClockJumped):  # keeps the previous value
             metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
         metrics.gauge(STALENESS, authority.records.staleness)
         metrics.gauge(CACHED, authority.records.keys)
+        if server.certificate_end is not None:
+            metrics.gauge(CERTIFICATE_END, server.certificate_end.timestamp())
         await asyncio.sleep(MEASURE_SECONDS)
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -182,6 +183,11 @@ class Server:
             for name in REFLECTION:
                 handlers = self._reflection.handlers()
                 self._serve(name, {method: gate(one) for method, one in handlers.items()})
+
+    @property
+    def certificate_end(self) -> datetime | None:
+        """When the certificate of new connections expires; None in plaintext."""
+        return None if self._files is None else self._files.end
 
     async def start(self) -> None:
         """Take calls."""

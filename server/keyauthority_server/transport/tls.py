@@ -51,7 +51,10 @@ class FollowedFiles:
         self._take_over = take_over
         self._seen = signature(files)
         self._complaint = ""
-        take_over(load(files, clock.now()))
+        material = load(files, clock.now())
+        take_over(material)
+        self.end = material.end
+        """When the certificate in use expires."""
 
     async def follow(self) -> None:
         """Take the files over whenever they change, until cancelled."""
@@ -72,7 +75,7 @@ class FollowedFiles:
                 _log.error("certificate_not_taken_over", reason=str(error))
             self._complaint = str(error)
             return
-        self._seen, self._complaint = found, ""
+        self._seen, self._complaint, self.end = found, "", material.end
         _log.info("certificate_taken_over", expires=material.end.isoformat())
 
 

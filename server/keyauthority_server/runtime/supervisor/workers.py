@@ -136,6 +136,7 @@ class Supervisor:
             limit=REPORT_BYTES_MAX,
         )
         self._processes[slot] = process
+        self._metrics.started(slot, process.pid)
         if self._stopping.is_set():
             process.terminate()
         try:
@@ -149,7 +150,7 @@ class Supervisor:
         finally:
             self._serving.discard(slot)
             self._count_workers()
-            self._metrics.streams(slot, 0)
+            self._metrics.ended(slot)
             del self._processes[slot]
 
     def _handle_report(self, slot: int, pid: int, report: dict[str, object]) -> None:
