@@ -109,8 +109,9 @@ clean: ## Remove environments, caches and builds
 
 proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
 
-docs: .venv/.dev ## Regenerate the reference pages from the code, and build the site
+docs: .venv/.dev ## Regenerate the reference pages and the dashboard from the code, and build the site
 	$(BIN)/python .ci/reference.py
+	$(BIN)/python .ci/dashboard.py
 	@$(MAKE) --no-print-directory site
 
 site: .venv-docs/.tools ## Build the documentation site into build/site/html; fails on a dead link
@@ -141,6 +142,7 @@ check-rules: .venv/.dev
 	$(BIN)/python .ci/check_rules.py
 	$(BIN)/python .ci/generate_sync.py --check
 	$(BIN)/python .ci/reference.py --check
+	$(BIN)/python .ci/dashboard.py --check
 
 check-prose: .venv/.dev
 	$(BIN)/python .ci/check_prose.py

@@ -8,11 +8,16 @@ import urllib.request
 from tests.service.processes import ServerProcess
 
 
-def scrape(server: ServerProcess) -> str:
-    """Return the text that the metrics endpoint serves now."""
+def metrics_address(server: ServerProcess) -> str:
+    """Return the address of the metrics endpoint."""
     match = re.search(r"info metrics address=(\S+)", server.log_text())
     assert match
-    with urllib.request.urlopen(f"http://{match[1]}/metrics", timeout=10) as answer:
+    return match[1]
+
+
+def scrape(server: ServerProcess) -> str:
+    """Return the text that the metrics endpoint serves now."""
+    with urllib.request.urlopen(f"http://{metrics_address(server)}/metrics", timeout=10) as answer:
         return str(answer.read(), "utf-8")
 
 

@@ -1,0 +1,108 @@
+"""Prometheus and promtool, if this machine has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.service.processes import end, wait_until
+
+PROMETHEUS: Final = shutil.which("prometheus") or ""
+PROMTOOL: Final = shutil.which("promtool") or ""
+ADDRESS: Final = "127.0.0.9"
+"""Where it listens: no other process of the tests takes a port of this address."""
+SCRAPE: Final = "300ms"
+
+needs_prometheus: Final = pytest.mark.skipif(  # in continuous integration it fails instead
+    not (PROMETHEUS and PROMTOOL) and "PROMETHEUS_REQUIRED" not in os.environ,
+    reason="prometheus is not installed (Debian: apt-get install prometheus)",
+)
+
+
+class Prometheus:
+    """A running Prometheus."""
+
+    def __init__(self, port: int) -> None:
+        self._base = f"http://{ADDRESS}:{port}/api/v1/"
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series of an instant query: each has `metric` and `value`."""
+        found: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return all rules with their health and state."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def firing(self) -> set[str]:
+        """Return the names of the alerts that fire."""
+        return {rule["name"] for rule in self.rules() if rule["state"] == "firing"}
+
+    def is_ready(self) -> bool:
+        """Return whether it has scraped its target and evaluated its rules."""
+        try:
+            rules, scraped = self.rules(), self.query("up == 1")
+        except OSError:  # not listening yet
+            return False
+        return bool(scraped) and all(rule["health"] != "unknown" for rule in rules)
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        url = f"{self._base}{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - http on loopback
+            return json.load(answer)["data"]
+
+
+@contextmanager
+def prometheus(folder: Path, target: str, rules: Sequence[dict[str, Any]]) -> Iterator[Prometheus]:
+    """Run Prometheus on one target with groups of rules, and wait until it has data."""
+    folder.mkdir()
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": rules}), encoding="utf-8")
+    (folder / "prometheus.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
+                "rule_files": ["rules.yaml"],
+                "scrape_configs": [
+                    {"job_name": "keyauthority", "static_configs": [{"targets": [target]}]}
+                ],
+            }
+        ),
+        encoding="utf-8",
+    )
+    with socket.create_server((ADDRESS, 0)) as unused:
+        port = unused.getsockname()[1]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                PROMETHEUS,
+                f"--config.file={folder / 'prometheus.yaml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={ADDRESS}:{port}",
+            ],
+            stderr=log,
+        )
+    try:
+        running = Prometheus(port)
+        wait_until(lambda: process.poll() is not None or running.is_ready())
+        assert process.returncode is None, (folder / "log").read_text(encoding="utf-8")
+        yield running
+    finally:
+        end(process)
+
+
+def selectors(expression: str) -> list[str]:
+    """Return the selectors of a query: names of metrics with their matchers."""
+    return re.findall(r"\b(?:keyauthority|grpc_server|process)_\w+\b(?:\{[^}]*\})?", expression)
