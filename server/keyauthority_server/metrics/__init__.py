@@ -7,8 +7,8 @@ label may contain a value that a caller can choose. Begin with `counting.Metrics
 
 from keyauthority_server.metrics.counting import (
     CACHED,
-    CHANGES_ACCEPTED,
     CERTIFICATE_END,
+    CHANGES_ACCEPTED,
     CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
@@ -18,8 +18,8 @@ from keyauthority_server.metrics.counting import (
 
 __all__ = [
     "CACHED",
-    "CHANGES_ACCEPTED",
     "CERTIFICATE_END",
+    "CHANGES_ACCEPTED",
     "CLOCK_AHEAD",
     "OLD_PEPPERS",
     "STALENESS",

@@ -28,8 +28,8 @@ from keyauthority_server.background import running
 from keyauthority_server.config import Config, ConfigError, TransientError
 from keyauthority_server.metrics import (
     CACHED,
-    CHANGES_ACCEPTED,
     CERTIFICATE_END,
+    CHANGES_ACCEPTED,
     CLOCK_AHEAD,
     OLD_PEPPERS,
     STALENESS,
