@@ -35,6 +35,7 @@ _LABEL_MAX: Final = 255
 _NULLS: Final = frozenset({"", "NULL", "null", "\\N", "None"})
 _TRUE: Final = frozenset({"true", "t", "1", "yes", "TRUE", "True"})
 _DRF_HASH: Final = "sha512$$"
+_DAY: Final = 86_400_000  # milliseconds
 
 
 class Shape(NamedTuple):
@@ -86,9 +87,9 @@ def is_true(row: Row, column: str, default: bool = False) -> bool:
     return value in _TRUE if value else default
 
 
-def number(row: Row, column: str) -> int | None:
-    """Return the whole number of a column; None without one."""
-    value = text(row, column)
+def number(row: Row, *columns: str) -> int | None:
+    """Return the whole number of the first of the columns with a value; None without one."""
+    value = text(row, *columns)
     return int(float(value)) if value else None
 
 
@@ -132,13 +133,22 @@ def _unkey(row: Row) -> ImportedKey:
         purpose=text(row, "name")[:_PURPOSE_MAX],
         expire_time=moment(row, "expires"),
         rate_limit=_per_milliseconds(row, "ratelimit_limit", "ratelimit_duration"),
-        quota=_remaining(row),
+        quota=_unkey_refilled(row) or _remaining(row, "remaining", "remaining_requests"),
         labels=_labels(row, owner="owner_id", identity="identity_id"),
     )
 
 
-def _remaining(row: Row) -> Quota | None:
-    left = number(row, "remaining") if text(row, "remaining") else number(row, "remaining_requests")
+def _unkey_refilled(row: Row) -> Quota | None:
+    amount = number(row, "refill_amount")
+    if amount is None:
+        return None
+    is_monthly = text(row, "refill_day") or text(row, "refill_interval") == "monthly"
+    return Quota(amount, QuotaPeriod.MONTH if is_monthly else QuotaPeriod.DAY)
+
+
+def _remaining(row: Row, *columns: str) -> Quota | None:
+    """Return what is left of a quota that is never renewed."""
+    left = number(row, *columns)
     return None if left is None else Quota(left, QuotaPeriod.TOTAL)
 
 
@@ -173,9 +183,18 @@ def _better_auth(row: Row) -> ImportedKey:
         rate_limit=_per_milliseconds(row, "rateLimitMax", "rateLimitTimeWindow")
         if limited
         else None,
-        quota=_remaining(row),
+        quota=_better_auth_refilled(row) or _remaining(row, "remaining"),
         labels=_labels(row, user="userId", reference="referenceId"),
     )
+
+
+def _better_auth_refilled(row: Row) -> Quota | None:
+    amount, interval = number(row, "refillAmount"), number(row, "refillInterval")
+    if amount is None or interval is None:
+        return None
+    if interval != _DAY:
+        raise Unusable(f"refillInterval: a quota is renewed each day ({_DAY}), not {interval} ms")
+    return Quota(amount, QuotaPeriod.DAY)
 
 
 def _litellm(row: Row) -> ImportedKey:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import keyauthority
+from keyauthority.cli.import_sources import SOURCES, Unusable
+from keyauthority.model import Quota, QuotaPeriod
 from tests.service.callers import absent_project
 from tests.service.imports import own_server
 from tests.service.processes import Command, ServerProcess
@@ -148,6 +150,38 @@ def test_unkey_table_is_imported(
         verdict.key.rate_limit and verdict.key.rate_limit.limit,
     )
     assert ["malformed", "unknown"] == [client.verify(text).code for text in ("x", tokens[1])]
+
+
+@pytest.mark.parametrize(
+    ("row", "source", "quota"),
+    [
+        (unkey_row("a", remaining_requests="7"), "unkey", Quota(7, QuotaPeriod.TOTAL)),
+        (unkey_row("a", remaining="7", refill_amount="9"), "unkey", Quota(9, QuotaPeriod.DAY)),
+        (
+            unkey_row("a", remaining="7", refill_amount="9", refill_day="31"),
+            *("unkey", Quota(9, QuotaPeriod.MONTH)),
+        ),
+        (
+            unkey_row("a", remaining="7", refill_amount="9", refill_interval="monthly"),
+            *("unkey", Quota(9, QuotaPeriod.MONTH)),
+        ),
+        (better_auth_row("a", remaining=7), "better-auth", Quota(7, QuotaPeriod.TOTAL)),
+        (
+            better_auth_row("a", remaining=7, refillAmount=9, refillInterval=86_400_000),
+            *("better-auth", Quota(9, QuotaPeriod.DAY)),
+        ),
+    ],
+)
+def test_renewed_quota_stays_renewed(row: dict[str, Any], source: str, quota: Quota) -> None:
+    """Its remaining units alone would end the key."""
+    assert quota == SOURCES[source].read(row).quota
+
+
+def test_quota_renewed_at_another_interval_is_refused() -> None:
+    """better-auth renews after any number of milliseconds."""
+    row = better_auth_row("a", remaining=7, refillAmount=9, refillInterval=3_600_000)
+    with pytest.raises(Unusable, match="refillInterval: .* not 3600000 ms"):
+        SOURCES["better-auth"].read(row)
 
 
 def test_drf_table_is_imported_twice_as_one(
