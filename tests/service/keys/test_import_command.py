@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +15,12 @@ import keyauthority
 from keyauthority.cli.import_sources import SOURCES, Unusable
 from keyauthority.model import Quota, QuotaPeriod
 from tests.service.callers import absent_project
-from tests.service.imports import own_server
-from tests.service.processes import Command, ServerProcess
+from tests.service.import_command import command, project_id, server, table
+from tests.service.processes import Command
+
+__all__ = ["command", "project_id", "server"]
 
 pytestmark = pytest.mark.xdist_group("imports")
-
-
-@pytest.fixture(scope="module")
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    """A server of this module's own."""
-    yield from own_server("sqlite", request, tmp_path_factory)
-
-
-@pytest.fixture
-def project_id(client: keyauthority.Client) -> str:
-    """A project of the test's own."""
-    return client.create_project("moved").project_id
-
-
-@pytest.fixture
-def command(command: Command) -> Command:
-    """Runs `keyauthority keys import` as the first operator."""
-    return partial(command, "keys", "import")
-
-
-def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows as CSV with a header; return the path."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(path)
 
 
 def unkey_row(token: str, **columns: Any) -> dict[str, Any]:
@@ -180,7 +150,7 @@ def test_renewed_quota_stays_renewed(row: dict[str, Any], source: str, quota: Qu
 def test_quota_renewed_at_another_interval_is_refused() -> None:
     """better-auth renews after any number of milliseconds."""
     row = better_auth_row("a", remaining=7, refillAmount=9, refillInterval=3_600_000)
-    with pytest.raises(Unusable, match="refillInterval: .* not 3600000 ms"):
+    with pytest.raises(Unusable, match=r"refillInterval: .* not 3600000 ms"):
         SOURCES["better-auth"].read(row)
 
 
