@@ -22,6 +22,7 @@ from tests.service.callers import (
     revoke,
     verdict,
     verify,
+    with_other_secret,
 )
 from tests.service.imports import (
     PREFIX,
@@ -91,6 +92,28 @@ def test_stored_digest_is_no_token(root: Caller, project: str, scheme: str) -> N
     imported(root, fitting, [item(new_token(), project, scheme)])
     assert "UNKNOWN" == verdict(root, digest)
     assert "KEY_NOT_FOUND" == root.refused(pb.LookupKeyRequest(secret_key=digest)).reason
+
+
+def test_unknown_tokens_of_any_system_return_identical_bytes(
+    root: Caller, nobody: Caller, project: str
+) -> None:
+    """Of no key, of a revoked key, of a key elsewhere; of a set's form or this authority's."""
+    kept, ended = (new_token() for _ in range(2))
+    _, access_key = imported(root, import_set(), [item(one, project) for one in (kept, ended)])
+    native = new_key(root, project).secret_key
+    revoke(root, access_key=access_key)
+    confined = new_operator(root, "keys:read", "keys:verify", projects=[new_project(root)])
+    for scoped in (kept, native, with_other_secret(native), new_token()):  # in memory, then not
+        verify(root, scoped)
+    texts = (kept, ended, native, with_other_secret(native), new_token())
+    answers = {verify(confined, text, explain=True).SerializeToString() for text in texts}
+    refusals = {confined.refused(pb.LookupKeyRequest(secret_key=text)).status for text in texts}
+    bare = {
+        nobody.refused(pb.GetProjectIdRequest(secret_key=text)).status
+        for text in (ended, ended, with_other_secret(native), new_token(), "x")
+    }
+    assert [1, 1, 1] == [len(answers), len(refusals), len(bare)]
+    assert "UNKNOWN" == verdict(confined, kept)
 
 
 def test_each_item_has_its_own_outcome(root: Caller, project: str) -> None:

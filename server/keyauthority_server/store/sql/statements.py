@@ -260,11 +260,14 @@ ADD_IMPORT_SET: Final = (
     f"INSERT INTO import_set ({', '.join(IMPORT_SET_COLUMNS)})"
     f" VALUES ({_places(IMPORT_SET_COLUMNS)})"
 )
-FOUND_AT_ONCE: Final = 50  # digests looked up by one statement
-FIND_IMPORTED: Final = (
-    "SELECT digest, access_key, project_id, kind, mode, import_set FROM key"
-    f" WHERE import_set IS NOT NULL AND digest IN ({', '.join('?' * FOUND_AT_ONCE)})"
-)
+FOUND_AT_ONCE: Final = 50  # digests looked up by one statement, unless there is only one
+FIND_IMPORTED: Final = {
+    number: (
+        "SELECT digest, access_key, project_id, kind, mode, import_set FROM key"
+        f" WHERE import_set IS NOT NULL AND digest IN ({', '.join('?' * number)})"
+    )
+    for number in (1, FOUND_AT_ONCE)
+}
 
 NAMES_CHANGED: Final = (
     "SELECT access_key, project_id FROM change WHERE revision > ? ORDER BY revision LIMIT ?"

@@ -57,7 +57,7 @@ def find_imported(rows: Rows, digests: Sequence[bytes]) -> dict[bytes, ImportedT
     found = {}
     for some in _filled(digests):
         for digest, access_key, project_id, kind, mode, import_set in rows.each(
-            FIND_IMPORTED, some
+            FIND_IMPORTED[len(some)], some
         ):
             found[bytes(digest)] = ImportedToken(
                 access_key, project_id, KeyKind(kind), KeyMode(mode), import_set
@@ -67,6 +67,9 @@ def find_imported(rows: Rows, digests: Sequence[bytes]) -> dict[bytes, ImportedT
 
 def _filled(digests: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     """Yield the values of each statement, repeating one if there are too few."""
+    if len(digests) == 1:  # a Verify: it takes some 20 µs less
+        yield digests
+        return
     for start in range(0, len(digests), FOUND_AT_ONCE):
         some = digests[start : start + FOUND_AT_ONCE]
         yield [*some, *[some[0]] * (FOUND_AT_ONCE - len(some))]
