@@ -7,6 +7,7 @@ compared by Cliff's delta: how much likelier a sample of one is the longer than 
 from __future__ import annotations
 
 import random
+import secrets
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from tests.service.callers import (
     new_project,
     revoke,
 )
+from tests.service.imports import import_set, imported, item, new_token
 
 pytestmark = [pytest.mark.prove, pytest.mark.case(14)]
 
@@ -185,6 +187,47 @@ def test_batch_takes_equal_time_for_unknown_and_foreign_tokens(
 
     draws = {name: asks(secret_key) for name, secret_key in tokens.items()}
     assert_inseparable(root, "BatchVerify", draws, proof)
+
+
+@one_server
+def test_verify_takes_equal_time_for_unknown_and_foreign_tokens_of_an_import_set(
+    root: Caller, project: str, proof: Proof
+) -> None:
+    """A confined operator: a token of no key, and those of keys in another project."""
+    confined = new_operator(root, "keys:verify", projects=[new_project(root)])
+    prefix = f"timing-{secrets.token_hex(4)}_"
+    keys = [new_token(prefix) for _ in range(KEYS)]
+    imported(root, import_set(token_prefix=prefix), [item(one, project) for one in keys])
+
+    def asks(secret_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
+        return pb.VerifyRequest(secret_key=secret_key).SerializeToString(), confined.metadata
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: asks(new_token(prefix)),
+        "foreign": lambda: asks(random.choice(keys)),
+    }
+    assert_inseparable(root, "Verify", draws, proof)
+
+
+@one_server
+def test_get_project_id_takes_equal_time_for_invalid_tokens_of_an_import_set(
+    root: Caller, project: str, proof: Proof
+) -> None:
+    """A token of no key, and those of revoked keys."""
+    prefix = f"timing-{secrets.token_hex(4)}_"
+    revoked = [new_token(prefix) for _ in range(KEYS)]
+    wanted = import_set(token_prefix=prefix)
+    for access_key in imported(root, wanted, [item(one, project) for one in revoked]):
+        revoke(root, access_key=access_key)
+
+    def asks(secret_key: str) -> tuple[bytes, tuple[()]]:
+        return pb.GetProjectIdRequest(secret_key=secret_key).SerializeToString(), ()
+
+    draws: dict[str, Draw] = {
+        "unknown": lambda: asks(new_token(prefix)),
+        "revoked": lambda: asks(random.choice(revoked)),
+    }
+    assert_inseparable(root, "GetProjectId", draws, proof)
 
 
 @one_server

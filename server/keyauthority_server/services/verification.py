@@ -168,23 +168,28 @@ class Verification:
         """Return the project of the key with this secret, else raise Unauthenticated."""
         records = self._context.records
         cached = records.proven(secret_key) if records.catch_up() else None
-        stored = cached.stored if cached else None
-        if stored is None:
+        key = cached.stored.key if cached else None
+        if key is None or not self._answers_project(key, access_key):
+            # Nothing more is read for a cached key that is refused, as for an unknown token.
             presented = await self._context.present(secret_key)
-            if presented is None or self._context.fails_outline_check(presented):
+            if presented is None or self._context.fails_outline_check(presented) or key:
                 raise invalid_credential()
             snapshots = await records.read((presented.token.access_key,), None)
             stored, _ = snapshots.pairs[0]
             if not self._context.digest_matches(stored, presented) or stored is None:
                 raise invalid_credential()
-        key = stored.key
-        if key.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
-            raise invalid_credential()
-        if access_key and access_key != key.access_key:
-            raise invalid_credential()
-        if state_of(key, self._context.clock.now()) not in _ANSWERS_PROJECT:
-            raise invalid_credential()
+            key = stored.key
+            if not self._answers_project(key, access_key):
+                raise invalid_credential()
         return key.project_id
+
+    def _answers_project(self, key: Key, access_key: str) -> bool:
+        """True if a proven token is told its project."""
+        return (
+            key.kind not in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR)
+            and access_key in ("", key.access_key)
+            and state_of(key, self._context.clock.now()) in _ANSWERS_PROJECT
+        )
 
     async def _state(
         self,
