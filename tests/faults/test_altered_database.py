@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner
 
 from keyauthority_server.commands import cli
@@ -88,6 +89,8 @@ class Folder(NamedTuple):
         result = CliRunner().invoke(cli, [*words, *self.arguments], standalone_mode=False)
         if isinstance(result.exception, ConfigError):
             return 2, result.output + str(result.exception)
+        if isinstance(result.exception, ClickException):
+            return result.exception.exit_code, result.output + result.exception.message
         assert result.exception is None, result.exc_info
         return int(result.return_value or 0), result.output
 
@@ -238,7 +241,7 @@ def test_printed_text_neither_steers_a_terminal_nor_forges_a_line(
     lines = text.splitlines()
     assert all(line.isprintable() for line in lines)
     assert not any(line.startswith("log is whole") for line in lines)
-    assert lines[-1].endswith("findings: the log was altered")
+    assert lines[-1].startswith(f"the log was altered: {len(lines) - 1} finding")
 
 
 def test_malformed_log_id_is_refused_at_open(folder: Folder) -> None:

@@ -28,10 +28,10 @@ def audit_group() -> None:
 @click.option("--head", metavar="FILE", help="Saved head that the log must contain.")
 @click.option("--save-head", metavar="FILE", help="Save the head here if the log is intact.")
 @options(*STORE)
-def verify(head: str | None, save_head: str | None, **flags: str | bool | None) -> int:
+def verify(head: str | None, save_head: str | None, **flags: str | bool | None) -> None:
     """Verify every entry of the log, and the keys and projects that it created.
 
-    Prints each finding with its revision and exits 1; exits 0 without findings. A server may run.
+    Prints each finding with its revision, and exits with 1 if there is one. A server may run.
     """
     settings = load(flags)
     try:
@@ -40,14 +40,14 @@ def verify(head: str | None, save_head: str | None, **flags: str | bool | None) 
         for revision, finding in verified.findings:
             say(f"revision {revision}: {finding}")
         if verified.findings:
-            say(f"{len(verified.findings)} findings: the log was altered")
-            return 1
+            number = len(verified.findings)
+            found = "1 finding" if number == 1 else f"{number} findings"
+            raise click.ClickException(f"the log was altered: {found}")
         if save_head:
             save_head_to(verified.head, Path(save_head))
     except HeadError as failure:
         raise ConfigError(str(failure)) from failure
     say(f"log {verified.head.log_id} is intact up to revision {verified.head.revision}")
-    return 0
 
 
 @audit_group.command()
