@@ -53,7 +53,8 @@ def scan_stream(stream: BinaryIO, name: str) -> Iterator[Finding]:
             line += data.count(b"\n", counted, start)
             counted = start
             yield finding._replace(line=line)
-        line += data.count(b"\n", counted, limit)
+        if chunk:
+            line += data.count(b"\n", counted, limit)
         rest = data[limit:]
 
 
