@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 import shutil
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from keyauthority import convert
+from keyauthority.clock import SystemClock
 from keyauthority.errors import KeyAuthorityError
 from keyauthority.model import KeyKind
 from keyauthority.requests import NewKey
 from keyauthority.results import CreatedKey
 from keyauthority.token import SecretKey
 from keyauthority_server import background
+from keyauthority_server.audit import verify
 from keyauthority_server.config import ConfigError
 from keyauthority_server.keyring import Keyring, add_version
-from keyauthority_server.runtime.bootstrap import AdminSession, prepare
+from keyauthority_server.runtime.bootstrap import AdminSession, open_audit, prepare
+from keyauthority_server.runtime.restore import restore
 from keyauthority_server.runtime.supervisor import hold_folder
 from keyauthority_server.services import pepper_rotation
 from keyauthority_server.services.local_admin import create_operator
@@ -30,6 +34,8 @@ from keyauthority_server.services.page_tokens import PageTokens
 from keyauthority_server.services.pepper_rotation import DropRefused
 from keyauthority_server.services.rehash import Rehasher
 from keyauthority_server.store.interface import StoreUnavailable
+from keyauthority_server.store.sql.queries.digests import versions_in_use
+from keyauthority_server.store.sqlite.backup import back_up
 from tests.faults.folders import (
     drop,
     on_machine,
@@ -329,3 +335,52 @@ def test_page_token_stays_valid_through_a_pepper_rotation(tmp_path: Path) -> Non
         assert 7 == reader.decode("KA1", b"query", maker.encode("KA1", b"query", 7))
     with pytest.raises(KeyAuthorityError, match="page_token"):
         dropped.decode("KA1", b"query", before.encode("KA1", b"query", 7))
+
+
+async def test_added_version_of_the_audit_key_waits_for_a_start(data: Path) -> None:
+    """No process seals entries under a version that the database cannot name."""
+    add_version(data / "audit.key", await on_machine(data, known_checks))
+    operator = NewKey(kind=KeyKind.OPERATOR, permissions=("keys:read",))
+
+    async def create(machine: AdminSession) -> CreatedKey:
+        return await create_operator(machine.store, machine.peppers, operator)
+
+    await on_machine(data, create)
+    async with process(data) as one:  # a worker that replaces another
+        await one.create(await one.project())
+    assert ({1}, []) == await sealed(data)
+    await prepare(settings(data))
+    async with process(data) as one:
+        await one.create(await one.project())
+    assert ({1, 2}, []) == await sealed(data)
+
+
+async def test_restore_records_an_added_version_of_the_audit_key(
+    data: Path, tmp_path: Path
+) -> None:
+    """The changes that it carries over are sealed under it."""
+    async with process(data) as one:
+        made = await one.create(await one.project())
+    database = settings(data).store.sqlite_path
+    await asyncio.to_thread(back_up, database, tmp_path / "backup.db")
+    async with process(data) as one:
+        await one.revoke(made.key.access_key)
+    add_version(data / "audit.key", await on_machine(data, known_checks))
+    done = await asyncio.to_thread(
+        restore, settings(data), tmp_path / "backup.db", accept_unknown=False, dry_run=False
+    )
+    assert [made.key.access_key] == done.revoked
+    await prepare(settings(data))
+    assert ({1, 2}, []) == await sealed(data)
+
+
+async def known_checks(machine: AdminSession) -> Mapping[str, bytes]:
+    """The check values in the database."""
+    return machine.key_checks
+
+
+async def sealed(data: Path) -> tuple[set[int], Sequence[object]]:
+    """The versions that entries are sealed under, and the findings of the verification."""
+    async with open_audit(settings(data)) as (store, audit_key):
+        versions = (await store.query(versions_in_use, SystemClock().now())).audit_key
+        return set(versions), (await verify(store, audit_key, None)).findings

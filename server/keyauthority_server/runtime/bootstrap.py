@@ -116,6 +116,7 @@ async def open_authority(
         _caching(config, store, feed, peppers) as records,
     ):
         clock = await clock_of(store)
+        audit_key.use(await store.key_checks())  # a version that was added waits for a start
         await rehash.reload_peppers()
         if instrument is not None:
             instrument(store, counters)
@@ -154,7 +155,8 @@ async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
                 )
             versions = await _versions_in_use(store)
             verify_against(keyrings, versions)
-            keyrings[0].use(versions.checks)
+            for ring in keyrings:
+                ring.use(versions.checks)
             yield AdminSession(store, keyrings[0], versions.checks)
 
 

@@ -9,7 +9,7 @@ state returns to that of the backup; the report counts and names the differences
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +84,10 @@ def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) 
                 f"{draft.content.revision} would verify again; --accept-unknown restores anyway"
             )
         carried = _CarriedOver()
-        draft.change(sealer(audit_key), lambda transaction: carried.work(transaction, present))
+        checks = audit_key.check_values()
+        draft.change(
+            sealer(audit_key), lambda transaction: carried.work(transaction, present, checks)
+        )
         aside = _aside(database)
         content = draft.content if dry_run else draft.install(database, aside)
     return Restored(
@@ -150,13 +153,16 @@ class _CarriedOver:
         self.rotated: list[str] = []
         self.lost: list[str] = []
 
-    def work(self, transaction: SqlTransaction, present: Present | None) -> None:
-        """Apply the later revocations and rotations."""
+    def work(
+        self, transaction: SqlTransaction, present: Present | None, checks: Mapping[str, bytes]
+    ) -> None:
+        """Apply the later revocations and rotations, sealed under an audit key with these checks."""
         if present is None:
             return
         now = SystemClock(transaction.newest_time).now()
         newer = {stored.key.access_key: stored for stored in present.keys}
         transaction.set_key_checks(present.key_checks)  # for the digests of successors
+        transaction.set_key_checks(checks)
         for name, stored in newer.items():
             older = transaction.key(name, None)
             if older is None:
