@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-import click
+import commands_page
 import python_api
+from commands_page import flag, meaning, options
 from proto_files import ENUM, MEMBER, ROOT, files
 from rpc_page import RpcPage, cell
 
@@ -83,40 +84,21 @@ def _reason(name: str, comment: str) -> str:
 def settings() -> str:
     """Return the page of settings."""
     rows = ["| flag | variable | line of the file | meaning |", "|---|---|---|---|"]
-    flags = {str(option.name): option for option in _options(serve)}
+    flags = {str(option.name): option for option in options(serve)}
     for name in (*flags, *(name for name in SETTINGS if name not in flags)):
         option = flags.get(name)
-        flag = f"`{_flag(option)}`" if option else ""
+        shown = f"`{flag(option)}`" if option else ""
         line = {"config": "", "callers": "`[[callers]]`"}.get(name, f"`{name}`")
-        meaning = _help(option) if option else CALLERS
-        rows.append(f"| {cell(flag)} | `KEYAUTHORITY_{name.upper()}` | {line} | {meaning} |")
+        text = meaning(option) if option else CALLERS
+        rows.append(f"| {cell(shown)} | `KEYAUTHORITY_{name.upper()}` | {line} | {text} |")
     rows.append(CLIENT_HEAD)
     rows += ["| option | meaning |", "|---|---|"]
-    rows += [f"| `{cell(_flag(option))}` | {_help(option)} |" for option in _options(authority)]
+    rows += [f"| `{cell(flag(option))}` | {meaning(option)} |" for option in options(authority)]
     return SETTINGS_HEAD + "\n" + "\n".join(rows) + "\n"
 
 
-def _options(command: click.Command) -> Iterator[click.Option]:
-    for option in command.params:
-        if isinstance(option, click.Option) and not option.hidden:
-            yield option
-
-
-def _flag(option: click.Option) -> str:
-    names = ", ".join(option.opts)
-    if option.is_flag:
-        return names
-    context = click.Context(click.Command("keyauthority"))
-    return f"{names} {option.make_metavar(context)}"
-
-
-def _help(option: click.Option) -> str:
-    text = " ".join((option.help or "").split())
-    text = re.sub(r"\$(KEYAUTHORITY_\w+)", r"`\1`", text)
-    return cell(re.sub(r" ?\[default: (.+)\]", r" Default: \1.", text))
-
-
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "commands.md": commands_page.page,
     "error-reasons.md": error_reasons,
     "python-api.md": python_api.page,
     "rpcs.md": lambda: RpcPage().text(),

@@ -19,18 +19,26 @@ PAGES = [
     ROOT / "docs" / "import.md",
     ROOT / "docs" / "command-line.md",
 ]
+DRILLS = [ROOT / "docs" / "backup-drill.md", ROOT / "docs" / "rotate-everything.md"]
+"""Pages of some twenty commands each."""
 
 
 def test_each_supported_system_has_a_page() -> None:
-    """Four systems have a migration page, and the README links to each."""
-    expected = [f"coming-from-{name}.md" for name in ("google", "razorpay", "scaleway", "stripe")]
+    """Eight systems have a migration page, and the README links to each."""
+    styles = ("google", "razorpay", "scaleway", "stripe")
+    sources = ("better-auth", "djangorestframework-api-key", "litellm", "unkey")
+    expected = sorted(f"coming-from-{name}.md" for name in (*styles, *sources))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
     assert expected == [page.name for page in MIGRATIONS]
     assert [name for name in expected if f"(docs/{name})" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *(pytest.param(page, marks=pytest.mark.prove) for page in DRILLS)],
+    ids=lambda page: page.stem,
+)
 def test_documented_examples_work(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +54,7 @@ def test_documented_examples_work(
         server.stop()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *DRILLS], ids=lambda page: page.stem)
 def test_documented_blocks_are_all_run(page: Path) -> None:
     """A fence with another spelling would be skipped silently."""
     fences = re.findall(r"^ *(?:```|~~~)", page.read_text(encoding="utf-8"), re.MULTILINE)

@@ -20,7 +20,7 @@ def reference(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import reference
 
     yield reference
-    for name in ("reference", "proto_files", "rpc_page", "python_api"):
+    for name in ("reference", "commands_page", "proto_files", "rpc_page", "python_api"):
         if name not in before:
             sys.modules.pop(name, None)
 
