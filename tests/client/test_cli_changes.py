@@ -130,7 +130,7 @@ COMMANDS: list[tuple[str, Message, Message]] = [
     ),
     (
         (
-            f"usage --project-id {PROJECT_ID} --access-key {KEY.access_key} --granularity day "
+            f"usage {KEY.access_key} --project-id {PROJECT_ID} --granularity day "
             "--start-time 2026-01-01T00:00:01Z --end-time 2026-01-01T00:00:02Z"
         ),
         convert.usage_query_to_proto(

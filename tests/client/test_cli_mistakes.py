@@ -14,9 +14,10 @@ import pytest
 from cryptography.x509 import DNSName, IPAddress
 
 from keyauthority.errors import ErrorReason, bad_field, error
+from keyauthority_server.rpc.field_rules import NO_PROJECT
 from tests.client.conftest import Command
 from tests.client.fake_authority import FakeAuthority
-from tests.client.records import OPERATOR_KEY, TOKEN, VALID_ANSWER
+from tests.client.records import OPERATOR_KEY, PROJECT_ID, TOKEN, VALID_ANSWER
 from tests.service.certificates import Issuer
 
 CREATE: Final = "keys create --kind restricted"
@@ -119,6 +120,15 @@ SENT: Final[list[tuple[str, Any, int, str]]] = [
         _field("rate_limit.period"),
         1,
         "--rate-limit: breaks its rule (invalid_field) [INVALID_ARGUMENT]",
+    ),
+    (
+        "projects suspend Shop",
+        bad_field("project_id", NO_PROJECT),
+        1,
+        (
+            "--project-id: not a project ID, which is a UUID in lower case;"
+            " `keyauthority projects list` shows them (invalid_field) [INVALID_ARGUMENT]"
+        ),
     ),
     (
         "keys list --label a=b",
@@ -319,6 +329,21 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
         {},
         2,
         " keys create: Invalid value for '--ttl': '5x' is not a number followed by d, h, m or s.",
+    ),
+    (
+        f"{CREATE} --rate-limit 100/min",
+        {},
+        2,
+        (
+            " keys create: Invalid value for '--rate-limit': '100/min' is not a limit and a period,"
+            " as 100/1m."
+        ),
+    ),
+    (
+        f"keys create --kind operator --permission keys:verify --project-id {PROJECT_ID}",
+        {},
+        2,
+        " keys create: an operator key has no project: confine it by --operator-project",
     ),
     (
         "keys list --project x",

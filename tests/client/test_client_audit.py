@@ -152,7 +152,7 @@ def test_events_command_prints_a_table(command: Command, authority: FakeAuthorit
     """Options have the names of fields; the table is safe for any terminal."""
     authority.will(ANSWER)
     options = (
-        f"--project-id {PROJECT_ID} --access-key {KEY.access_key} --actor x"
+        f"{KEY.access_key} --project-id {PROJECT_ID} --actor x"
         f" --start-time {at(0).isoformat()} --end-time {at(60).isoformat()}"
     )
 

@@ -11,7 +11,7 @@ import click
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
-from keyauthority.cli import parameters
+from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import fetched, paged, print_listing
 from keyauthority.cli.output import say, show, time_text
 from keyauthority.cli.session import connected, settings, wants_json
@@ -24,7 +24,7 @@ from keyauthority.text import one_line
 
 @click.command()
 @click.option("--project-id", default="", help="Project ID (default: all visible projects).")
-@click.option("--access-key", default="", help="Access key of the changed key.")
+@options.record_id("access_key", "Access key of the changed key.", required=False)
 @click.option("--actor", default="", help="Operator: its access key, or a name.")
 @click.option(
     "--start-time", type=parameters.time_ago, metavar="TIME|SPAN", help="First time, inclusive."
@@ -37,7 +37,7 @@ from keyauthority.text import one_line
 @settings
 def audit(
     project_id: str,
-    access_key: str,
+    access_key: str | None,
     actor: str,
     start_time: datetime | None,
     end_time: datetime | None,
@@ -54,7 +54,7 @@ def audit(
         return fetched(
             lambda size: authority.list_events(
                 project_id,
-                access_key=access_key,
+                access_key=access_key or "",
                 actor=actor,
                 start_time=start,
                 end_time=end_time,

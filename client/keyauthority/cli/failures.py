@@ -32,6 +32,8 @@ CANNOT_TELL: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 
 _UNANSWERED: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Unimplemented)
+_PROJECTS: Final = "; `keyauthority projects list` shows them"
+_HINTS: Final = {"project_id": _PROJECTS, "operator_projects": _PROJECTS}
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
@@ -141,7 +143,9 @@ def _violation(violation: FieldViolation) -> str:
         name = _INDEX.sub("", part)
         if name in options:
             flag = options[name].opts[0]
-            return f"{flag}{_value(context.params.get(name), part)}: {violation.description}"
+            hint = _HINTS.get(name, "") if violation.description.startswith("not a ") else ""
+            value = _value(context.params.get(name), part)
+            return f"{flag}{value}: {violation.description}{hint}"
     return f"{violation.field}: {violation.description}"
 
 

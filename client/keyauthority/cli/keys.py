@@ -90,8 +90,7 @@ def create(
 
     Options for lists may be repeated.
     """
-    if expire_time is not None and ttl is not None:
-        raise click.UsageError("give --expire-time or --ttl, not both")
+    _check_combination(kind, project_id, expire_time, ttl)
     keeps_secret()
     restrictions = Restrictions(
         allowed_ips=allowed_ips,
@@ -117,6 +116,15 @@ def create(
             request_id=request_id,
         )
     _show_created(created)
+
+
+def _check_combination(
+    kind: str, project_id: str, expire_time: datetime | None, ttl: timedelta | None
+) -> None:
+    if expire_time is not None and ttl is not None:
+        raise click.UsageError("give --expire-time or --ttl, not both")
+    if project_id and kind == KeyKind.OPERATOR:
+        raise click.UsageError("an operator key has no project: confine it by --operator-project")
 
 
 def _show_created(created: CreatedKey) -> None:

@@ -60,7 +60,7 @@ def _time(text: str, direction: int) -> datetime:
 def rate_limit(text: str) -> RateLimit:
     """Parse a rate limit: `100/1m`."""
     match = _LIMIT.fullmatch(text)
-    if match is None:
+    if match is None or _DURATION.fullmatch(match[2]) is None:
         raise click.BadParameter(f"{text!r} is not a limit and a period, as 100/1m.")
     return RateLimit(int(match[1]), duration(match[2]))
 

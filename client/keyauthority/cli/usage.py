@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from keyauthority.cli import parameters
+from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import fetched, paged, print_listing
 from keyauthority.cli.output import time_text
 from keyauthority.cli.session import connected, settings
@@ -17,7 +17,7 @@ from keyauthority.model import UsageGranularity, UsageRow
 
 @click.command()
 @click.option("--project-id", default="", help="Project ID (default: all visible projects).")
-@click.option("--access-key", default="", help="Access key (default: all).")
+@options.record_id("access_key", "Access key (default: all).", required=False)
 @click.option(
     "--start-time", type=parameters.time_ago, metavar="TIME|SPAN", help="First time, inclusive."
 )
@@ -35,7 +35,7 @@ from keyauthority.model import UsageGranularity, UsageRow
 @settings
 def usage(
     project_id: str,
-    access_key: str,
+    access_key: str | None,
     start_time: datetime | None,
     end_time: datetime | None,
     granularity: str,
@@ -48,7 +48,7 @@ def usage(
         page = fetched(
             lambda size: authority.get_usage(
                 project_id,
-                access_key=access_key,
+                access_key=access_key or "",
                 start_time=start_time,
                 end_time=end_time,
                 granularity=granularity,

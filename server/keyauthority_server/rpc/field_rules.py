@@ -41,6 +41,8 @@ SET_PREFIX_MAX: Final = 64  # characters that every token of an import set begin
 PERIOD_MIN: Final = timedelta(seconds=1)
 PERIOD_MAX: Final = timedelta(days=1)
 
+NO_PROJECT: Final = "not a project ID, which is a UUID in lower case"
+_NO_PERMISSION: Final = "not RESOURCE:ACTION, such as orders:read"
 _BATCHES: Final = frozenset({"requests", "rows", "keys"})
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
@@ -109,7 +111,7 @@ class Validator:
     def project_id(self, field: str, value: str) -> None:
         """The shape of a UUID, in lower case."""
         if not is_uuid(value):
-            self.refuse(field, "not a UUID in lower case")
+            self.refuse(field, NO_PROJECT)
 
     def request_id(self, field: str, value: str) -> None:
         """Empty, or a UUID version 4."""
@@ -127,17 +129,23 @@ class Validator:
             self.text(field, key, LABEL_KEY_MAX)
             self.text(field, value, LABEL_VALUE_MAX)
 
-    def entry(self, field: str, value: str, is_valid: Callable[[str], object]) -> None:
+    def entry(
+        self,
+        field: str,
+        value: str,
+        is_valid: Callable[[str], object],
+        description: str = "invalid format",
+    ) -> None:
         """At most `ENTRY_MAX` characters, and valid.
 
-        `is_valid` returns False or raises ValueError with the reason.
+        `is_valid` returns False, which `description` explains, or raises ValueError.
         """
         if len(value) > ENTRY_MAX:
             self.refuse(field, f"at most {ENTRY_MAX} characters")
             return
         try:
             if is_valid(value) is False:
-                self.refuse(field, "invalid format")
+                self.refuse(field, description)
         except ValueError as invalid:
             self.refuse(field, str(invalid))
 
@@ -147,17 +155,18 @@ class Validator:
         values: Collection[str],
         is_valid: Callable[[str], object],
         part: str = "",
+        description: str = "invalid format",
     ) -> None:
         """At most `LIST_MAX`, each an `entry`; `part` is the field within the list's messages."""
         if len(values) > LIST_MAX:
             self.refuse(field, f"at most {LIST_MAX}")
             return
         for index, value in enumerate(values):
-            self.entry(f"{field}[{index}]{part}", value, is_valid)
+            self.entry(f"{field}[{index}]{part}", value, is_valid, description)
 
     def grants(self, field: str, values: Collection[str]) -> None:
         """Grants: `resource:action`, wildcards allowed."""
-        self.each(field, values, is_grant)
+        self.each(field, values, is_grant, description=_NO_PERMISSION)
 
     def rights(self, field: str, values: Collection[str]) -> None:
         """Grants that match rights of operators."""
@@ -170,7 +179,7 @@ class Validator:
         if len(values) > LIST_MAX or not all(
             len(value) <= ENTRY_MAX and is_concrete(value) for value in values
         ):
-            self.each(field, values, is_concrete)  # names the invalid entry
+            self.each(field, values, is_concrete, description=_NO_PERMISSION)  # names the entry
 
     def time(self, field: str, message: Message, value: Timestamp) -> None:
         """Unset, or a time between the years 1 and 9999."""

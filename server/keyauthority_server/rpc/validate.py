@@ -21,7 +21,14 @@ from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
-from keyauthority_server.rpc.field_rules import BATCH_MAX, ENTRY_MAX, LIST_MAX, Validator, is_uuid
+from keyauthority_server.rpc.field_rules import (
+    BATCH_MAX,
+    ENTRY_MAX,
+    LIST_MAX,
+    NO_PROJECT,
+    Validator,
+    is_uuid,
+)
 
 _KEY_PATHS: Final = frozenset(
     {"purpose", "permissions", "restrictions", "expire_time", "disabled"}
@@ -79,13 +86,15 @@ def _project_key(check: Validator, request: keys_pb.CreateKeyRequest, kind: KeyK
 
 
 def _operator_key(check: Validator, request: keys_pb.CreateKeyRequest) -> None:
-    check.absent("project_id", request.project_id, "must be empty for kind OPERATOR")
+    description = "must be empty for kind OPERATOR: see operator_projects"
+    check.absent("project_id", request.project_id, description)
     if request.mode and convert.MODE_FROM_PROTO.get(request.mode) is not KeyMode.LIVE:
         check.refuse("mode", "must be LIVE for kind OPERATOR")
     if not request.permissions:
         check.refuse("permissions", "required for kind OPERATOR: at least one")
     check.rights("permissions", request.permissions)
-    check.each("operator_projects", request.operator_projects, is_uuid)
+    projects = request.operator_projects
+    check.each("operator_projects", projects, is_uuid, description=NO_PROJECT)
     for field in ("allowed_referrers", "android_apps", "ios_bundle_ids", "api_targets"):
         value = getattr(request.restrictions, field)
         check.absent(f"restrictions.{field}", value, _NOT_FOR_OPERATOR)

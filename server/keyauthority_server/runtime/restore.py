@@ -156,7 +156,7 @@ class _CarriedOver:
     def work(
         self, transaction: SqlTransaction, present: Present | None, checks: Mapping[str, bytes]
     ) -> None:
-        """Apply the later revocations and rotations, sealed under an audit key with these checks."""
+        """Apply the later revocations and rotations; `checks` are those of the audit key."""
         if present is None:
             return
         now = SystemClock(transaction.newest_time).now()
