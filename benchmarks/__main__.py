@@ -25,10 +25,12 @@ from benchmarks.parts import (
     freshness,
     gateway,
     http,
+    imports,
     keys,
     libraries,
     python_calls,
     refused,
+    scan,
     tls,
     tracing,
     traffic,
@@ -51,6 +53,7 @@ PARTS: Final[dict[str, Callable[[Run], Part]]] = {
     "http": http.measure,
     "libraries": libraries.measure,
     "keys": keys.measure,
+    "imports": imports.measure,
     "workers": workers.measure,
     "connections": connections.measure,
     "tls": tls.measure,
@@ -58,6 +61,7 @@ PARTS: Final[dict[str, Callable[[Run], Part]]] = {
     "freshness": freshness.measure,
     "python_calls": python_calls.measure,
     "refused": refused.measure,
+    "scan": scan.measure,
 }
 """Parts in the order of the report."""
 HERE: Final = Path(__file__).parent
@@ -111,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers of keys to compare; 10 million take 12 GB, and some 40 minutes to make",
     )  # fmt: skip
     parser.add_argument("--watchers", type=int, nargs="+", default=WATCHERS, metavar="N")
+    parser.add_argument("--megabytes", type=int, default=Run.megabytes, help="tree to scan")
+    parser.add_argument("--commits", type=int, default=Run.commits, help="history to scan")
     parser.add_argument(
         "--stores", type=Path, metavar="FOLDER",
         help="folder to reuse stores of many keys from",
@@ -128,6 +134,8 @@ def _run(options: argparse.Namespace, folder: Path) -> Run:
         keys=tuple(options.keys),
         cases=options.cases,
         watchers=tuple(options.watchers),
+        megabytes=options.megabytes,
+        commits=options.commits,
     )
 
 

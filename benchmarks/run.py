@@ -33,6 +33,10 @@ class Run:
     cases: int
     """Number of changes and revocations timed individually."""
     watchers: tuple[int, ...]
+    megabytes: int = 1_000
+    """Size of the tree to scan."""
+    commits: int = 10_000
+    """Length of the history to scan."""
 
     @property
     def server_core(self) -> int:
