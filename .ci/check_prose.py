@@ -55,7 +55,7 @@ RULES: Final = {
         ),
         25,
     ),
-    "opening": Rule(re.compile(r"\A\s*(?:What|Who|How an?|Where)\b"), 5, docstrings_only=True),
+    "opening": Rule(re.compile(r"\A\s*(?:What|Who|How an?|Where)\b"), 3, docstrings_only=True),
     "what": Rule(words("what", "whatever", "whoever"), 0.5, per_1000_words=True),
 }
 

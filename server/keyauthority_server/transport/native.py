@@ -59,7 +59,7 @@ _NOWHERE: Final[AbstractContextManager[None]] = nullcontext()
 
 
 class NativeLimits(NamedTuple):
-    """What the front takes."""
+    """The limits of the front."""
 
     message: int
     metadata: int

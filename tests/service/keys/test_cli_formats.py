@@ -226,7 +226,7 @@ def test_health_waits_for_the_server(command: Command, start_server: Start) -> N
 def test_audit_follows_new_changes(
     server: ServerProcess, client: keyauthority.Client, project_id: str
 ) -> None:
-    """What there is first, then each change as it comes, until SIGINT."""
+    """The records first, then each change as it comes, until SIGINT."""
     settings = {
         "KEYAUTHORITY_ADDRESS": server.address,
         "KEYAUTHORITY_OPERATOR_KEY": server.operator_key,

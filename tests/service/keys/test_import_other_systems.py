@@ -37,7 +37,7 @@ SECONDS: Final = 60
 
 
 class Made(NamedTuple):
-    """What a system made: its tokens by name, and its table."""
+    """The tokens that a system made, by name, and its table."""
 
     tokens: Mapping[str, str]
     rows: list[dict[str, Any]]
