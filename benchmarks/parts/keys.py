@@ -20,7 +20,7 @@ from benchmarks.figures import Part, quantile
 from benchmarks.run import Run
 from benchmarks.stores import NEEDED, Filled, filled, open_sealed
 from keyauthority.clock import SystemClock
-from keyauthority.model import KeyFilter
+from keyauthority.requests import KeyFilter
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import rpc
 from keyauthority_server.rpc_types import Call, UnaryMethod

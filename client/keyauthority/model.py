@@ -358,25 +358,6 @@ class Change:
     project: Project | None = None
 
 
-ANY_IMPORT_SET: Final = "*"
-"""In a filter: keys of every import set."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFilter:
-    """Filter of ListKeys: a key must match every field that is set."""
-
-    mode: KeyMode | None = None
-    kind: KeyKind | None = None
-    state: KeyState | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    expires_before: datetime | None = None
-    used_before: datetime | None = None
-    never_used: bool = False
-    import_set: str = ""
-    """The name of an import set; `*` for any."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRow:
     """Verifications of one key with one verdict in one hour or day.

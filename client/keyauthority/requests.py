@@ -14,6 +14,7 @@ from keyauthority.model import (
     Facts,
     KeyKind,
     KeyMode,
+    KeyState,
     Quota,
     RateLimit,
     Restrictions,
@@ -85,6 +86,25 @@ class ImportedKey:
     rate_limit: RateLimit | None = None
     quota: Quota | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+ANY_IMPORT_SET: Final = "*"
+"""In a filter: keys of every import set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFilter:
+    """Filter of ListKeys: a key must match every field that is set."""
+
+    mode: KeyMode | None = None
+    kind: KeyKind | None = None
+    state: KeyState | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    expires_before: datetime | None = None
+    used_before: datetime | None = None
+    never_used: bool = False
+    import_set: str = ""
+    """The name of an import set; `*` for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ from keyauthority.model import (
     ChangeType,
     Facts,
     Key,
-    KeyFilter,
     KeyKind,
     KeyMode,
     KeyState,
@@ -32,6 +31,7 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority.requests import (
+    KeyFilter,
     KeyUpdate,
     NewKey,
     NewProject,

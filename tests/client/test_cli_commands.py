@@ -17,7 +17,6 @@ from keyauthority.model import (
     ApiTargetRestriction,
     App,
     Facts,
-    KeyFilter,
     KeyKind,
     KeyMode,
     KeyState,
@@ -27,7 +26,7 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
+from keyauthority.requests import KeyFilter, NewKey, NewProject, Revocation, VerifyQuery
 from keyauthority.results import KeyLookup, Page
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import project_service_pb2

@@ -14,7 +14,6 @@ from keyauthority.model import (
     ApiTarget,
     App,
     Facts,
-    KeyFilter,
     KeyKind,
     KeyMode,
     KeyState,
@@ -24,7 +23,7 @@ from keyauthority.model import (
     Restrictions,
     RevokeReason,
 )
-from keyauthority.requests import NewKey, NewProject, Revocation, VerifyQuery
+from keyauthority.requests import KeyFilter, NewKey, NewProject, Revocation, VerifyQuery
 from keyauthority.results import (
     CallerIdentity,
     KeyLookup,

@@ -13,8 +13,8 @@ from hypothesis import given
 
 from keyauthority import convert
 from keyauthority.errors import ErrorReason, InvalidArgument
-from keyauthority.model import KeyFilter, KeyKind
-from keyauthority.requests import NewKey, NewProject, Revocation
+from keyauthority.model import KeyKind
+from keyauthority.requests import KeyFilter, NewKey, NewProject, Revocation
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import key_pb2
 from keyauthority.v1.key_authority_service_pb2 import (

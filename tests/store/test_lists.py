@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from keyauthority.decision import state_of
-from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
+from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState
+from keyauthority.requests import KeyFilter
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import lists
 from keyauthority_server.store.sql.queries.lists import list_keys, list_projects

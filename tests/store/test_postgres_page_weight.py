@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from keyauthority.model import KeyFilter
+from keyauthority.requests import KeyFilter
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, list_keys
 from tests.store.factories import NOON, create, create_project, key, seal

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, Project
+from keyauthority.model import ChangeType, Key, KeyKind, Project
+from keyauthority.requests import KeyFilter
 from keyauthority_server.store.interface import Store, StoreDamaged
 from keyauthority_server.store.sql import integrity
 from keyauthority_server.store.sql.queries.events import read_log

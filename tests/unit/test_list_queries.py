@@ -7,7 +7,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from keyauthority.model import KeyFilter, KeyState
+from keyauthority.model import KeyState
+from keyauthority.requests import KeyFilter
 from keyauthority_server.store.sql.queries.lists import (
     LABEL_ROWS,
     SCAN_ROWS,

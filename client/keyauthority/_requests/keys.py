@@ -16,7 +16,6 @@ from keyauthority._requests.arguments import (
 from keyauthority.model import (
     ImportSet,
     Key,
-    KeyFilter,
     KeyKind,
     KeyMode,
     KeyState,
@@ -27,6 +26,7 @@ from keyauthority.model import (
 )
 from keyauthority.requests import (
     ImportedKey,
+    KeyFilter,
     KeyUpdate,
     NewKey,
     Revocation,

@@ -31,8 +31,8 @@ from keyauthority.convert.records import (
 )
 from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.errors import bad_field
-from keyauthority.model import KeyFilter, Quota, RateLimit
-from keyauthority.requests import NewKey, NewProject, Revocation
+from keyauthority.model import Quota, RateLimit
+from keyauthority.requests import KeyFilter, NewKey, NewProject, Revocation
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 from keyauthority.v1 import key_pb2, project_service_pb2
 

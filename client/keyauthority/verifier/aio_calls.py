@@ -11,8 +11,8 @@ from keyauthority._requests.tokens import verify_query
 from keyauthority.aio import AsyncClient
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition, KeyAuthorityError, PermissionDenied
-from keyauthority.model import ANY_IMPORT_SET, ApiTarget, App, KeyMode, Verdict
-from keyauthority.requests import VerifyQuery
+from keyauthority.model import ApiTarget, App, KeyMode, Verdict
+from keyauthority.requests import ANY_IMPORT_SET, VerifyQuery
 from keyauthority.verifier.policy import (
     BOUND,
     CANNOT_TELL,

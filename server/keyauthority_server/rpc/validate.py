@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 
 from keyauthority import convert
 from keyauthority.errors import FieldViolation
-from keyauthority.model import ANY_IMPORT_SET, KeyKind, KeyMode, VerdictCode
-from keyauthority.requests import OVERLAP_MAX
+from keyauthority.model import KeyKind, KeyMode, VerdictCode
+from keyauthority.requests import ANY_IMPORT_SET, OVERLAP_MAX
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
 from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb

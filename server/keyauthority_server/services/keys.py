@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from keyauthority.decision import with_state
 from keyauthority.errors import ErrorReason, bad_field
-from keyauthority.model import ChangeType, Key, KeyFilter, KeyKind, KeyMode, KeyState
-from keyauthority.requests import NewKey, Revocation
+from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState
+from keyauthority.requests import KeyFilter, NewKey, Revocation
 from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, KeyLookup, Page, RevokedKey
 from keyauthority.token import SecretKey

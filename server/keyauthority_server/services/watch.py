@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from keyauthority.errors import ErrorReason, error
-from keyauthority.model import KeyFilter, KeyKind, Revision
-from keyauthority.requests import WatchQuery
+from keyauthority.model import KeyKind, Revision
+from keyauthority.requests import KeyFilter, WatchQuery
 from keyauthority_server.change_feed import (
     ByteBudget,
     EncodedChange,

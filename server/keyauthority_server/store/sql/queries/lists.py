@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from keyauthority.decision import state_of
-from keyauthority.model import ANY_IMPORT_SET, Key, KeyFilter, KeyKind, KeyState, Project
+from keyauthority.model import Key, KeyKind, KeyState, Project
+from keyauthority.requests import ANY_IMPORT_SET, KeyFilter
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import stored_key, stored_project
 from keyauthority_server.store.sql.queries.imports import import_sets
