@@ -16,7 +16,7 @@ MODULES = {
     "verifier/aio_calls.py": "verifier/sync_calls.py",
     **{
         f"aio/{name}.py": f"client/{name}.py"
-        for name in ("audit", "keys", "projects", "tokens", "usage", "watch")
+        for name in ("advisories", "audit", "keys", "projects", "tokens", "usage", "watch")
     },
 }
 HEAD = "# Generated from keyauthority/{source} by .ci/generate_sync.py: edit that file.\n"

@@ -28,6 +28,7 @@ from keyauthority.errors import (
     Unimplemented,
 )
 from keyauthority.model import (
+    AdvisoryType,
     AndroidApp,
     ApiTarget,
     ApiTargetRestriction,
@@ -56,6 +57,7 @@ from keyauthority.model import (
 )
 from keyauthority.requests import UNCHANGED, ImportedKey, Unchanged, VerifyQuery
 from keyauthority.results import (
+    Advisory,
     CallerIdentity,
     CreatedKey,
     Event,
@@ -80,6 +82,8 @@ __all__ = [
     "TOKEN_PATTERN",
     "UNCHANGED",
     "Aborted",
+    "Advisory",
+    "AdvisoryType",
     "AlreadyExists",
     "AndroidApp",
     "ApiTarget",

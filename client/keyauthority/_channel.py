@@ -38,6 +38,7 @@ _RETRIED: Final = {  # reads, and the writes that are safe to repeat: see `Clien
     "keyauthority.v1.ProjectService": ("GetProject", "ListProjects", "CreateProject"),
     "keyauthority.v1.UsageService": ("GetUsage", "ReportUsage"),
     "keyauthority.v1.AuditService": ("ListEvents",),
+    "keyauthority.v1.AdvisoryService": ("ListAdvisories",),
 }
 _SERVICE_CONFIG: Final = {
     # No `timeout` here: gRPC would fail every call of a second or less at once.

@@ -87,6 +87,20 @@ class UsageGranularity(StrEnum):
     DAY = "day"
 
 
+class AdvisoryType(StrEnum):
+    """The reason for which a key needs attention."""
+
+    DORMANT = "dormant"
+    NEVER_USED = "never_used"
+    EXPIRING = "expiring"
+    OVERLAP_ENDING_IN_USE = "overlap_ending_in_use"
+    USED_AFTER_END = "used_after_end"
+    CANARY_USED = "canary_used"
+    UNRESTRICTED = "unrestricted"
+    OLD = "old"
+    UNUSED_PERMISSIONS = "unused_permissions"
+
+
 class ImportScheme(StrEnum):
     """The form in which another system stores the digests of its tokens."""
 

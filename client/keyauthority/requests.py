@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from keyauthority.model import (
     NO_FACTS,
     UNRESTRICTED,
+    AdvisoryType,
     Facts,
     KeyKind,
     KeyMode,
@@ -25,6 +26,7 @@ from keyauthority.model import (
 
 OVERLAP_DEFAULT: Final = timedelta(hours=24)  # the overlap that Razorpay grants
 OVERLAP_MAX: Final = timedelta(days=7)  # the longest that Stripe allows
+WINDOW_MAX: Final = timedelta(days=3660)  # ten years, of which an advisory may look back or ahead
 
 
 class Unchanged(Enum):
@@ -181,6 +183,18 @@ class UsageQuery:
     start_time: datetime | None = None
     end_time: datetime | None = None
     granularity: UsageGranularity = UsageGranularity.HOUR
+    page_size: int = 0
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvisoryQuery:
+    """Arguments of ListAdvisories. No `types` means all; a window of None means its default."""
+
+    project_id: str = ""
+    types: tuple[AdvisoryType, ...] = ()
+    dormant_after: timedelta | None = None
+    expires_within: timedelta | None = None
     page_size: int = 0
     page_token: str = ""
 

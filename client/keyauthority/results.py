@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from keyauthority.errors import ErrorReason
-from keyauthority.model import Change, ChangeType, Key, KeyState, Project
+from keyauthority.model import AdvisoryType, Change, ChangeType, Key, KeyState, Project
 from keyauthority.token import SecretKey
 
 T = TypeVar("T")
@@ -159,6 +159,27 @@ class Event:
     changed: tuple[FieldChange, ...]
     hash: bytes
     previous_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advisory:
+    """One reason for which one key needs attention."""
+
+    type: AdvisoryType
+    access_key: str
+    project_id: str
+    since_time: datetime
+    """The start of the condition; the same as long as its cause lasts."""
+    last_time: datetime | None = None
+    """The newest presentation of the key, valid or denied."""
+    count: int = 0
+    """The presentations since `since_time`, valid or denied."""
+    last_peer: str = ""
+    """The address that a decoy, or a key at or after its end, was last presented from."""
+    permissions: tuple[str, ...] = ()
+    """The unused permissions, as granted."""
+    remedy: str = ""
+    """The action to take, in English."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from keyauthority.convert import status_from_error
 from keyauthority.errors import KeyAuthorityError
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     key_authority_service_pb2,
     project_service_pb2,
@@ -95,6 +96,7 @@ def fake_authority() -> Iterator[FakeAuthority]:
     fake = FakeAuthority()
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     for file in (
+        advisory_service_pb2,
         audit_service_pb2,
         key_authority_service_pb2,
         project_service_pb2,

@@ -69,6 +69,8 @@ _PUBLIC = [
     "TOKEN_PATTERN",
     "UNCHANGED",
     "Aborted",
+    "Advisory",
+    "AdvisoryType",
     "AlreadyExists",
     "AndroidApp",
     "ApiTarget",

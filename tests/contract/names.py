@@ -18,6 +18,7 @@ SERVICES: Final = {
     "ProjectService": ("CreateProject", "GetProject", "ListProjects", "UpdateProject"),
     "UsageService": ("GetUsage", "ReportUsage"),
     "AuditService": ("ListEvents",),
+    "AdvisoryService": ("ListAdvisories",),
 }  # fmt: skip
 
 STREAMING: Final = frozenset({"WatchChanges"})
@@ -75,7 +76,9 @@ MESSAGES: Final = {
     "ReportUsageResponse": "",
     "ListEventsRequest": "project_id access_key actor start_time end_time page_size page_token",
     "ListEventsResponse": "events[] next_page_token",
-    # Records and values (section 3).
+    "ListAdvisoriesRequest": "project_id types[] dormant_after expires_within page_size page_token",
+    "ListAdvisoriesResponse": "advisories[] next_page_token",
+    # Records and values (section 3; section 16 of part 2).
     "Key": "access_key project_id mode kind purpose permissions[] restrictions rate_limit quota"
     " labels state disabled create_time update_time expire_time supersede_time revoke_time"
     " revoke_reason revoke_note last_used_time created_by created_from predecessor_access_key"
@@ -97,6 +100,8 @@ MESSAGES: Final = {
     "Change": "revision time type project_id keys[] project",
     "Event": "revision time type actor peer project_id access_key changed[] hash previous_hash",
     "FieldChange": "field before after",
+    "Advisory": "type access_key project_id since_time last_time count last_peer permissions[]"
+    " remedy",
 }
 
 ENUMS: Final = {
@@ -108,6 +113,8 @@ ENUMS: Final = {
     "RevokeReason": "KEY_COMPROMISE LEAKED NO_LONGER_USED PRIVILEGE_WITHDRAWN OWNER_LEFT OTHER",
     "ImportScheme": "SHA256_HEX SHA256_BASE64 SHA256_BASE64URL SHA512_HEX",
     "TokenPart": "WHOLE AFTER_LAST_UNDERSCORE",
+    "AdvisoryType": "DORMANT NEVER_USED EXPIRING OVERLAP_ENDING_IN_USE USED_AFTER_END CANARY_USED"
+    " UNRESTRICTED OLD UNUSED_PERMISSIONS",
     "ChangeType": "KEY_CREATED KEY_UPDATED KEY_ROTATED KEY_REVOKED PROJECT_CREATED PROJECT_UPDATED",
 }
 
@@ -121,6 +128,6 @@ DENIALS: Final = (
 # Every time and span of the contract, by its field's name.
 TIMESTAMPS: Final = (
     "create_time update_time expire_time supersede_time revoke_time last_used_time expires_before"
-    " used_before reset_time bucket_time start_time end_time time server_time"
+    " used_before since_time last_time reset_time bucket_time start_time end_time time server_time"
 )
-DURATIONS: Final = "ttl overlap lag"
+DURATIONS: Final = "ttl overlap lag dormant_after expires_within"

@@ -19,6 +19,7 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     error_reason_pb2,
     key_authority_service_pb2,
@@ -38,6 +39,7 @@ from tests.contract.names import (
 )
 
 FILES: list[FileDescriptor] = [
+    advisory_service_pb2.DESCRIPTOR,
     audit_service_pb2.DESCRIPTOR,
     error_reason_pb2.DESCRIPTOR,
     key_authority_service_pb2.DESCRIPTOR,

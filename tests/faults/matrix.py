@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     key_authority_service_pb2,
     key_pb2,
@@ -159,6 +160,11 @@ ROWS: Final = (
         "ListEvents",
         "audit:read",
         lambda w: audit_service_pb2.ListEventsRequest(project_id=w.project),
+    ),
+    Row(
+        "ListAdvisories",
+        "usage:read",
+        lambda w: advisory_service_pb2.ListAdvisoriesRequest(project_id=w.project),
     ),
 )
 

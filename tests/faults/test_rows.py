@@ -21,7 +21,7 @@ from tests.store.engines import Sqlite, digests
 READS: Final = frozenset(
     {
         *("GetKey", "ListKeys", "GetProject", "ListProjects", "GetUsage", "ListEvents"),
-        *("GetProjectId", "LookupKey", "GetCaller", "WatchChanges"),
+        *("GetProjectId", "LookupKey", "GetCaller", "WatchChanges", "ListAdvisories"),
     }
 )
 JUDGES: Final = frozenset({"Verify", "BatchVerify"})

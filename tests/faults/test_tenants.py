@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     key_authority_service_pb2,
     key_pb2,
@@ -71,6 +72,7 @@ OWN: Final[Mapping[str, Make]] = {
     "ListEvents": lambda p, k: audit_service_pb2.ListEventsRequest(
         project_id=p, access_key=k.key.access_key
     ),
+    "ListAdvisories": lambda p, k: advisory_service_pb2.ListAdvisoriesRequest(project_id=p),
 }
 """Requests of an operator about its own project and key, in which every id is set."""
 

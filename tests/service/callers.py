@@ -21,6 +21,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     key_authority_service_pb2,
     key_pb2,
@@ -42,6 +43,7 @@ METHODS: Final[dict[str, MethodDescriptor]] = {
         project_service_pb2,
         usage_service_pb2,
         audit_service_pb2,
+        advisory_service_pb2,
     )
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods

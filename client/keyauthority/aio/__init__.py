@@ -7,6 +7,7 @@ every call.
 
 from __future__ import annotations
 
+from keyauthority.aio.advisories import AsyncAdvisoryCalls
 from keyauthority.aio.audit import AsyncAuditCalls
 from keyauthority.aio.connection import AsyncListing, AsyncWatch
 from keyauthority.aio.keys import AsyncKeyCalls
@@ -24,6 +25,7 @@ class AsyncClient(
     AsyncTokenCalls,
     AsyncUsageCalls,
     AsyncAuditCalls,
+    AsyncAdvisoryCalls,
     AsyncWatchCalls,
 ):
     """Client of the authority at an address: `host:port` or `unix:/path`.

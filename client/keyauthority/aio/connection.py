@@ -19,12 +19,14 @@ from keyauthority._requests.processes import (
 )
 from keyauthority.errors import FailedPrecondition
 from keyauthority.results import Page
+from keyauthority.v1.advisory_service_pb2_grpc import AdvisoryServiceStub
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
 from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
 from keyauthority.v1.usage_service_pb2_grpc import UsageServiceStub
 
 if TYPE_CHECKING:  # the stubs at run time are one class for both kinds of channels
+    from keyauthority.v1.advisory_service_pb2_grpc import AdvisoryServiceAsyncStub
     from keyauthority.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
     from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceAsyncStub
     from keyauthority.v1.project_service_pb2_grpc import ProjectServiceAsyncStub
@@ -108,6 +110,7 @@ class _Live(NamedTuple):
     projects: ProjectServiceAsyncStub
     usage: UsageServiceAsyncStub
     audit: AuditServiceAsyncStub
+    advisories: AdvisoryServiceAsyncStub
 
 
 def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
@@ -124,6 +127,7 @@ def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _
         ProjectServiceStub(channel),
         UsageServiceStub(channel),
         AuditServiceStub(channel),
+        AdvisoryServiceStub(channel),
     )
 
 
@@ -165,6 +169,10 @@ class AsyncConnection:
     @property
     def _audit(self) -> AuditServiceAsyncStub:
         return self._connected().audit
+
+    @property
+    def _advisories(self) -> AdvisoryServiceAsyncStub:
+        return self._connected().advisories
 
     def _connected(self) -> _Live:
         """Return the channel of the running loop; gRPC binds each channel to one loop."""

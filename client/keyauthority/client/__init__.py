@@ -7,6 +7,7 @@ call.
 
 from __future__ import annotations
 
+from keyauthority.client.advisories import AdvisoryCalls
 from keyauthority.client.audit import AuditCalls
 from keyauthority.client.connection import Listing, Watch
 from keyauthority.client.keys import KeyCalls
@@ -18,7 +19,7 @@ from keyauthority.client.watch import WatchCalls
 __all__ = ["Client", "Listing", "Watch"]
 
 
-class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls, AuditCalls, WatchCalls):
+class Client(ProjectCalls, KeyCalls, TokenCalls, UsageCalls, AuditCalls, AdvisoryCalls, WatchCalls):
     """Client of the authority at an address: `host:port` or `unix:/path`.
 
     For several servers of one authority list their addresses, `10.0.0.1:50051,10.0.0.2:50051`, or

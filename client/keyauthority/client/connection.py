@@ -19,6 +19,7 @@ from keyauthority._requests.processes import (
     refuse_green_threads,
 )
 from keyauthority.results import Page
+from keyauthority.v1.advisory_service_pb2_grpc import AdvisoryServiceStub
 from keyauthority.v1.audit_service_pb2_grpc import AuditServiceStub
 from keyauthority.v1.key_authority_service_pb2_grpc import KeyAuthorityServiceStub
 from keyauthority.v1.project_service_pb2_grpc import ProjectServiceStub
@@ -97,6 +98,7 @@ class _Live(NamedTuple):
     projects: ProjectServiceStub
     usage: UsageServiceStub
     audit: AuditServiceStub
+    advisories: AdvisoryServiceStub
 
 
 def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _Live:
@@ -111,6 +113,7 @@ def _open(target: _channel.Target, pem: _channel.ChannelCredentials | None) -> _
         ProjectServiceStub(channel),
         UsageServiceStub(channel),
         AuditServiceStub(channel),
+        AdvisoryServiceStub(channel),
     )
 
 
@@ -153,6 +156,10 @@ class Connection:
     @property
     def _audit(self) -> AuditServiceStub:
         return (self._live or self._connect()).audit
+
+    @property
+    def _advisories(self) -> AdvisoryServiceStub:
+        return (self._live or self._connect()).advisories
 
     def _connect(self) -> _Live:
         """Create the channel on the first call, so that an earlier fork costs no connection."""

@@ -6,6 +6,14 @@ Each `…_to_proto` has its `…_from_proto`. Begin with `records`.
 
 from __future__ import annotations
 
+from keyauthority.convert.advisories import (
+    advisory_from_proto,
+    advisory_page_from_proto,
+    advisory_page_to_proto,
+    advisory_query_from_proto,
+    advisory_query_to_proto,
+    advisory_to_proto,
+)
 from keyauthority.convert.audit import (
     event_from_proto,
     event_page_from_proto,
@@ -16,6 +24,8 @@ from keyauthority.convert.audit import (
     field_changes,
 )
 from keyauthority.convert.enums import (
+    ADVISORY_TYPE_FROM_PROTO,
+    ADVISORY_TYPE_TO_PROTO,
     CHANGE_TYPE_FROM_PROTO,
     CHANGE_TYPE_TO_PROTO,
     IMPORT_SCHEME_FROM_PROTO,
@@ -149,6 +159,8 @@ from keyauthority.convert.watching import (
 )
 
 __all__ = [
+    "ADVISORY_TYPE_FROM_PROTO",
+    "ADVISORY_TYPE_TO_PROTO",
     "CHANGE_TYPE_FROM_PROTO",
     "CHANGE_TYPE_TO_PROTO",
     "DOMAIN",
@@ -172,6 +184,12 @@ __all__ = [
     "USAGE_GRANULARITY_TO_PROTO",
     "VERDICT_FROM_PROTO",
     "VERDICT_TO_PROTO",
+    "advisory_from_proto",
+    "advisory_page_from_proto",
+    "advisory_page_to_proto",
+    "advisory_query_from_proto",
+    "advisory_query_to_proto",
+    "advisory_to_proto",
     "api_target_from_proto",
     "api_target_to_proto",
     "app_from_proto",

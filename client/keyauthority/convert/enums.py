@@ -9,6 +9,7 @@ from typing import Final
 
 from keyauthority.errors import ErrorReason
 from keyauthority.model import (
+    AdvisoryType,
     ChangeType,
     ImportScheme,
     KeyKind,
@@ -20,8 +21,8 @@ from keyauthority.model import (
     UsageGranularity,
     VerdictCode,
 )
+from keyauthority.v1 import advisory_service_pb2, key_pb2, usage_service_pb2
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
-from keyauthority.v1 import key_pb2, usage_service_pb2
 
 MODE_TO_PROTO: Final = {
     member: key_pb2.KeyMode.Value(f"KEY_MODE_{member.name}") for member in KeyMode
@@ -81,6 +82,14 @@ USAGE_GRANULARITY_TO_PROTO: Final = {
 }
 USAGE_GRANULARITY_FROM_PROTO: Final = {
     number: member for member, number in USAGE_GRANULARITY_TO_PROTO.items()
+}
+
+ADVISORY_TYPE_TO_PROTO: Final = {
+    member: advisory_service_pb2.AdvisoryType.Value(f"ADVISORY_TYPE_{member.name}")
+    for member in AdvisoryType
+}
+ADVISORY_TYPE_FROM_PROTO: Final = {
+    number: member for member, number in ADVISORY_TYPE_TO_PROTO.items()
 }
 
 REASON_TO_NAME: Final = {member: f"ERROR_REASON_{member.name}" for member in ErrorReason}

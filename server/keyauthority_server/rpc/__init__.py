@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from keyauthority.errors import ErrorReason, error
 from keyauthority.v1 import (
+    advisory_service_pb2,
     audit_service_pb2,
     key_authority_service_pb2,
     project_service_pb2,
@@ -44,6 +45,7 @@ PROTOS: Final = (
     project_service_pb2,
     usage_service_pb2,
     audit_service_pb2,
+    advisory_service_pb2,
 )
 
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")

@@ -113,6 +113,11 @@ class Validator:
         if not is_uuid(value):
             self.refuse(field, NO_PROJECT)
 
+    def project_id_if_given(self, value: str) -> None:
+        """Empty, or the shape of a project's ID, in the field `project_id`."""
+        if value:
+            self.project_id("project_id", value)
+
     def request_id(self, field: str, value: str) -> None:
         """Empty, or a UUID version 4."""
         if value and _UUID4.fullmatch(value.lower()) is None:

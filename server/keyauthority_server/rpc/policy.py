@@ -108,4 +108,5 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
     "keyauthority.v1.UsageService.GetUsage": _right("usage:read"),
     "keyauthority.v1.UsageService.ReportUsage": _right("usage:report"),
     "keyauthority.v1.AuditService.ListEvents": _right("audit:read"),
+    "keyauthority.v1.AdvisoryService.ListAdvisories": _right("usage:read"),
 }

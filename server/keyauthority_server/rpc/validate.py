@@ -15,8 +15,9 @@ from google.protobuf.message import Message
 from keyauthority import convert
 from keyauthority.errors import FieldViolation
 from keyauthority.model import KeyKind, KeyMode, VerdictCode
-from keyauthority.requests import ANY_IMPORT_SET, OVERLAP_MAX
+from keyauthority.requests import ANY_IMPORT_SET, OVERLAP_MAX, WINDOW_MAX
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
+from keyauthority.v1 import advisory_service_pb2 as advisories_pb
 from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
@@ -112,8 +113,7 @@ def get_key(request: keys_pb.GetKeyRequest) -> list[FieldViolation]:
 def list_keys(request: keys_pb.ListKeysRequest) -> list[FieldViolation]:
     """Check ListKeys."""
     check = Validator()
-    if request.project_id:
-        check.project_id("project_id", request.project_id)
+    check.project_id_if_given(request.project_id)
     key_filter = request.filter
     check.enum("filter.mode", key_filter.mode, convert.MODE_FROM_PROTO)
     check.enum("filter.kind", key_filter.kind, convert.KIND_FROM_PROTO)
@@ -260,8 +260,7 @@ def get_caller(_: keys_pb.GetCallerRequest) -> list[FieldViolation]:
 def watch_changes(request: keys_pb.WatchChangesRequest) -> list[FieldViolation]:
     """Check WatchChanges."""
     check = Validator()
-    if request.project_id:
-        check.project_id("project_id", request.project_id)
+    check.project_id_if_given(request.project_id)
     if request.from_revision < 0:
         check.refuse("from_revision", "must not be negative")
     check.length("log_id", request.log_id, ENTRY_MAX)
@@ -312,8 +311,7 @@ def list_projects(request: projects_pb.ListProjectsRequest) -> list[FieldViolati
 def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
     """Check GetUsage."""
     check = Validator()
-    if request.project_id:
-        check.project_id("project_id", request.project_id)
+    check.project_id_if_given(request.project_id)
     if request.access_key:
         check.access_key("access_key", request.access_key)
     check.time("start_time", request, request.start_time)
@@ -360,13 +358,26 @@ _WITHOUT_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
 def list_events(request: audit_pb.ListEventsRequest) -> list[FieldViolation]:
     """Check ListEvents."""
     check = Validator()
-    if request.project_id:
-        check.project_id("project_id", request.project_id)
+    check.project_id_if_given(request.project_id)
     if request.access_key:
         check.access_key("access_key", request.access_key)
     check.text("actor", request.actor)
     check.time("start_time", request, request.start_time)
     check.time("end_time", request, request.end_time)
+    check.page(request.page_size, request.page_token)
+    return check.violations
+
+
+def list_advisories(request: advisories_pb.ListAdvisoriesRequest) -> list[FieldViolation]:
+    """Check ListAdvisories."""
+    check = Validator()
+    check.project_id_if_given(request.project_id)
+    if len(request.types) > LIST_MAX:
+        check.refuse("types", f"at most {LIST_MAX}")
+    elif any(number not in convert.ADVISORY_TYPE_FROM_PROTO for number in request.types):
+        check.refuse("types", "not a value of its enum")
+    for field in ("dormant_after", "expires_within"):
+        check.span(field, request, getattr(request, field), timedelta(0), WINDOW_MAX)
     check.page(request.page_size, request.page_token)
     return check.violations
 
@@ -391,6 +402,7 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     usage_pb.GetUsageRequest: get_usage,
     usage_pb.ReportUsageRequest: report_usage,
     audit_pb.ListEventsRequest: list_events,
+    advisories_pb.ListAdvisoriesRequest: list_advisories,
     projects_pb.UpdateProjectRequest: update_project,
 }
 """The check of each request type; a server whose RPC lacks one does not start."""
