@@ -19,7 +19,8 @@ from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, StoreUrl
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store import factory
-from keyauthority_server.store.transfer import COUNTERS, TABLES, Endpoint
+from keyauthority_server.store.sql.tables import COUNTERS, TABLES
+from keyauthority_server.store.transfer import Endpoint
 from keyauthority_server.store.types import DeniedMutation
 from tests.faults.folders import Process
 from tests.service.imports import import_set, item, new_token

@@ -19,7 +19,9 @@ from keyauthority_server.config import ConfigError
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store import transfer
 from keyauthority_server.store.interface import StoreReadOnly
-from keyauthority_server.store.transfer import COUNTERS, NOT_COPIED, TABLES, Endpoint
+from keyauthority_server.store.sql import tables
+from keyauthority_server.store.sql.tables import COUNTERS, NOT_COPIED, TABLES
+from keyauthority_server.store.transfer import Endpoint
 from tests.faults.copies import (
     Kept,
     database_of,
@@ -160,7 +162,7 @@ async def test_interrupted_copy_resumes_and_is_not_served_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A target interrupted at any page is refused; the last run completes it."""
-    monkeypatch.setattr(transfer, "PAGE_ROWS", 4)
+    monkeypatch.setattr(tables, "PAGE_ROWS", 4)
     monkeypatch.setattr(transfer, "COMMITTED_PAGES", 2)
     target = cluster.create() if engine == "postgres" else sqlite(data, "new.db")
     with place(source) as opened:

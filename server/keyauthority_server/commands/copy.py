@@ -19,7 +19,8 @@ from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime.bootstrap import AUDIT_KEY, reported, verify_against
 from keyauthority_server.store import factory, transfer
 from keyauthority_server.store.sql.queries import digests
-from keyauthority_server.store.transfer import COUNTERS, CopiedLog, Endpoint
+from keyauthority_server.store.sql.tables import COUNTERS
+from keyauthority_server.store.transfer import CopiedLog, Endpoint
 
 NICE: Final = 10  # lower priority than servers
 

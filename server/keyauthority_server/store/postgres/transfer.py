@@ -11,7 +11,7 @@ from keyauthority_server.store.postgres.counters import HOLD_UP_DRAWS
 from keyauthority_server.store.postgres.rollback_guard import FIRST_LOCK
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
-from keyauthority_server.store.transfer import COUNTERS, SERIALS, TABLES
+from keyauthority_server.store.sql.tables import COUNTERS, SERIALS, TABLES
 from keyauthority_server.store.types import LogHead
 
 # Longer than any wait at the other endpoint of the copy, between two statements.
