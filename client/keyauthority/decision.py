@@ -74,6 +74,12 @@ def end_of(key: Key) -> datetime:
     return _compiled(key).end
 
 
+def first_end_of(key: Key, now: datetime) -> datetime | None:
+    """Return when the key was revoked, superseded or expired, the first of them; None if active."""
+    ends = (key.revoke_time, key.supersede_time, key.expire_time)
+    return min((end for end in ends if end is not None and end <= now), default=None)
+
+
 def grants_of(key: Key | Verdict) -> tuple[str, ...]:
     """Return the grants of a key or verdict: `*:*` for SECRET."""
     return EVERYTHING if key.kind is KeyKind.SECRET else key.permissions

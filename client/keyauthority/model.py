@@ -33,6 +33,8 @@ class Labels(dict[str, str]):
 
 
 NO_LABELS: Final = Labels()
+CANARY_LABEL: Final = "keyauthority-canary"
+"""The label, of any value, of a decoy: a key that nobody should present."""
 
 
 class KeyMode(StrEnum):

@@ -7,10 +7,11 @@ needed permission is concrete.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 EVERYTHING: Final = ("*:*",)
+COMBINATIONS_MAX: Final = 64  # of permissions asked for together, some 10 KB
 
 _NONE: Final[frozenset[str]] = frozenset()  # shared: each empty set would take 216 bytes
 _NAME = r"[a-z][a-z0-9_-]*"
@@ -42,6 +43,54 @@ def covers(grant: str, other: str) -> bool:
     if resource == "*" or resource == other_resource:
         return True
     return resource.endswith(".*") and other_resource.startswith(resource[:-1])
+
+
+def narrowest(grants: Collection[str], needed: str) -> tuple[str, ...]:
+    """Return the grants that a needed permission makes use of; empty if none covers it.
+
+    They cover it, and cover no other grant that does: of `*:read` and `orders:read`, the second
+    is needed to read orders. Several remain if neither covers the other.
+    """
+    if needed in grants:
+        return (needed,)
+    covering = dict.fromkeys(grant for grant in grants if covers(grant, needed))
+    return tuple(
+        grant
+        for grant in covering
+        if not any(other != grant and covers(grant, other) for other in covering)
+    )
+
+
+class AskedPermissions(set[tuple[str, ...]]):
+    """The combinations of permissions that verifications of a key asked for, in bounded memory."""
+
+    __slots__ = ("used",)
+
+    def __init__(self) -> None:
+        super().__init__(((),))
+        self.used: set[str] = set()
+        """The grants that combinations beyond the bound made use of."""
+
+    def note(self, permissions: tuple[str, ...], grants: Collection[str]) -> None:
+        """Add a combination; too many are replaced by the grants of the key that they use."""
+        if len(self) > COMBINATIONS_MAX:
+            self.compact(grants)
+        self.add(permissions)
+
+    def compact(self, grants: Collection[str]) -> None:
+        """Replace all combinations by the grants that they use."""
+        for needed in self.permissions():
+            self.used.update(narrowest(grants, needed))
+        self.clear()
+        self.add(())
+
+    def permissions(self) -> set[str]:
+        """Return the permissions of the combinations."""
+        return {permission for permissions in self for permission in permissions}
+
+
+NOTHING_ASKED: Final = frozenset({()})
+"""Like `AskedPermissions` before the first one: a verification that asks for nothing adds none."""
 
 
 class Grants:

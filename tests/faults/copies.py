@@ -19,9 +19,10 @@ from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, StoreUrl
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store import factory
+from keyauthority_server.store.migrations import m0011_observations
 from keyauthority_server.store.sql.tables import COUNTERS, TABLES
 from keyauthority_server.store.transfer import Endpoint
-from keyauthority_server.store.types import DeniedMutation
+from keyauthority_server.store.types import DeniedMutation, PermissionUse
 from tests.faults.folders import Process
 from tests.service.imports import import_set, item, new_token
 
@@ -66,6 +67,7 @@ async def fill(data: Path) -> Kept:
         asked = await running.create(project_id, request_id)
         revoked = await running.create(project_id)
         await running.revoke(revoked.key.access_key)
+        assert "revoked" == await running.verdict(revoked.secret_key)
         new = NewKey(
             project_id=project_id,
             mode=KeyMode.LIVE,
@@ -88,6 +90,7 @@ async def fill(data: Path) -> Kept:
         one = DeniedMutation(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
         store = running.authority.keys._context.store
         await store.write(lambda transaction: transaction.record_denials([one]))
+        await store.write(lambda transaction: _observe(transaction, asked.key.access_key, now))
     return Kept(
         project_id=project_id,
         request_id=request_id,
@@ -96,6 +99,12 @@ async def fill(data: Path) -> Kept:
         revoked=revoked.secret_key,
         limited=limited.secret_key,
     )
+
+
+def _observe(transaction: Any, access_key: str, now: datetime) -> None:
+    """Store the use of a permission, and what the upgrade of an older database stores."""
+    transaction.note_grants(access_key, [PermissionUse(access_key, "orders:read", now)], [])
+    transaction._open().run(m0011_observations._START)
 
 
 def run_copy(data: Path, *arguments: str) -> None:

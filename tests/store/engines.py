@@ -179,6 +179,9 @@ TABLES = (
     "usage",
     "usage_batch",
     "refused",
+    "sighting",
+    "permission_use",
+    "permission_use_start",
 )
 
 
@@ -204,4 +207,7 @@ _EVERYTHING = {
     "usage": "SELECT * FROM usage",
     "usage_batch": "SELECT * FROM usage_batch",
     "refused": "SELECT * FROM refused",
+    "sighting": "SELECT * FROM sighting",
+    "permission_use": "SELECT * FROM permission_use",
+    "permission_use_start": "SELECT * FROM permission_use_start",
 }

@@ -20,9 +20,12 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from keyauthority.model import Key, UsageRow, VerdictCode
+from keyauthority.model import NO_FACTS, Facts, Key, UsageRow, VerdictCode
+from keyauthority.permissions import NOTHING_ASKED, AskedPermissions, narrowest
 from keyauthority_server.background import running
+from keyauthority_server.metering.observing import is_canary, sightings
 from keyauthority_server.store.interface import Store, StoreError, Transaction
+from keyauthority_server.store.types import Observations, PermissionUse, Sighting
 
 FLUSH_SECONDS: Final = 1.0
 FLUSH_SECONDS_MAX: Final = 5.0
@@ -30,7 +33,11 @@ ROWS_A_SECOND: Final = 3_000  # some 16 µs of processor time each: 5 % of a cor
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 to 10 ms
 COUNTS_EARLY: Final = 32_768  # counts that trigger a flush before the second ends
 COUNTS_MAX: Final = 65_536  # some 25 MB; further ones are lost, and only while the store fails
+QUESTIONS_KNOWN: Final = 65_536  # answered today by stored uses of permissions; some 15 MB
 BATCH_ID_LIFETIME: Final = timedelta(hours=24)  # how long a repeated batch is recognised
+
+_Question = tuple[str, int, str, datetime]
+"""A key, the revision of its record, a permission that was asked for, and the day."""
 
 _HOUR: Final = timedelta(hours=1)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -50,10 +57,22 @@ class Meter:
         self._early = asyncio.Event()
         self._uncounted = 0
         self._batches: deque[_Batch] = deque()
+        self._permission_days = _PermissionDays()
         self._previous = ""
 
-    def count(self, key: Key, code: VerdictCode, cost: int, now: datetime) -> None:
-        """Count one verification with a correct token; a denied one costs nothing."""
+    def count(
+        self,
+        key: Key,
+        code: VerdictCode,
+        cost: int,
+        now: datetime,
+        facts: Facts = NO_FACTS,
+        peer: str = "",
+    ) -> None:
+        """Count one verification with a correct token; a denied one costs nothing.
+
+        `peer` is the address of the caller. Facts and peer are observed: see `observing`.
+        """
         if now >= self._next_hour:
             self._past += self._counts.values()
             self._counts = {}
@@ -66,13 +85,33 @@ class Meter:
             if counts >= COUNTS_MAX:
                 self._uncounted += 1
                 return
-            count = self._counts[name] = _Count(key, code, self._hour)
+            count = self._counts[name] = _Count(key, code, self._hour, now)
             if counts + 1 == COUNTS_EARLY:
                 self._early.set()
+        if count.key is not key:
+            count = self._renewed(name, count, key, now)
         count.number += 1
         count.last_used_time = now
+        count.peer = facts.client_ip or peer
+        if key.permissions and facts.permissions not in count.asked:
+            count.ask(facts.permissions)
         if code is VerdictCode.VALID:
             count.cost += cost
+
+    def _renewed(
+        self, name: str | tuple[str, VerdictCode], count: _Count, key: Key, now: datetime
+    ) -> _Count:
+        """Return the count to use from another record of the key on.
+
+        Presentations before a change that makes a key one to be observed are counted apart.
+        """
+        old = count.key
+        if (old.supersede_time, is_canary(old)) == (key.supersede_time, is_canary(key)):
+            count.renew(key)
+            return count
+        self._past.append(count)
+        renewed = self._counts[name] = _Count(key, count.code, count.hour, now)
+        return renewed
 
     async def run(self) -> None:
         """Flush each second, until cancelled; less often if a flush writes many rows."""
@@ -97,7 +136,10 @@ class Meter:
         try:
             while self._batches:
                 batch = self._batches[0]
-                await self._store.write(partial(_count_batch, batch, self._previous))
+                uses, questions = self._permission_days.uses(batch.counts)
+                work = partial(_count_batch, batch, self._previous, sorted(uses))
+                await self._store.write(work)
+                self._permission_days.stored(questions)
                 self._previous = batch.batch_id
                 self._batches.popleft()
                 rows += len(batch.counts)
@@ -136,16 +178,75 @@ async def metering(store: Store) -> AsyncIterator[Meter]:
 class _Count:
     """The verifications of one key with one verdict in one hour."""
 
-    __slots__ = ("access_key", "code", "cost", "hour", "last_used_time", "number", "project_id")
+    __slots__ = (
+        *("access_key", "asked", "code", "cost", "first_used_time", "hour", "key"),
+        *("last_used_time", "number", "peer"),
+    )
 
-    def __init__(self, key: Key, code: VerdictCode, hour: datetime) -> None:
+    def __init__(self, key: Key, code: VerdictCode, hour: datetime, now: datetime) -> None:
         self.access_key = key.access_key
-        self.project_id = key.project_id
+        self.key = key
+        """The newest record that was verified."""
         self.code = code
         self.hour = hour
         self.number = 0
         self.cost = 0
-        self.last_used_time = _NEVER
+        self.first_used_time = self.last_used_time = now
+        self.peer = ""
+        """The address that the newest verification is about."""
+        self.asked: AskedPermissions | frozenset[tuple[str, ...]] = NOTHING_ASKED
+
+    def ask(self, permissions: tuple[str, ...]) -> None:
+        """Add permissions that a verification asked for."""
+        if not isinstance(self.asked, AskedPermissions):
+            self.asked = AskedPermissions()
+        self.asked.note(permissions, self.key.permissions)
+
+    def renew(self, key: Key) -> None:
+        """Go on with a newer record of the key."""
+        if isinstance(self.asked, AskedPermissions):
+            self.asked.compact(self.key.permissions)
+        self.key = key
+
+    @property
+    def day(self) -> datetime:
+        """The start of the day, UTC."""
+        return self.hour.replace(hour=0)
+
+    def sightings(self) -> Iterator[Sighting]:
+        """Yield the sightings of the verifications."""
+        times = (self.first_used_time, self.last_used_time)
+        return sightings(self.key, self.code, self.number, times, self.peer)
+
+
+class _PermissionDays:
+    """Finds the uses of permissions that are not stored yet: most recur all day."""
+
+    def __init__(self) -> None:
+        self._stored: set[_Question] = set()
+
+    def uses(self, counts: Sequence[_Count]) -> tuple[set[PermissionUse], set[_Question]]:
+        """Return the uses to store, and the questions that they answer."""
+        uses: set[PermissionUse] = set()
+        questions: set[_Question] = set()
+        for count in counts:
+            if not isinstance(count.asked, AskedPermissions):
+                continue
+            key, day = count.key, count.day
+            grants = count.asked.used.copy()
+            for permission in count.asked.permissions():
+                question = (key.access_key, key.revision, permission, day)
+                if question not in self._stored:
+                    questions.add(question)
+                    grants.update(narrowest(key.permissions, permission))
+            uses |= {PermissionUse(key.access_key, grant, day) for grant in grants}
+        return uses, questions
+
+    def stored(self, questions: set[_Question]) -> None:
+        """Remember the questions whose uses are stored; they begin again if they are too many."""
+        if len(self._stored) + len(questions) > QUESTIONS_KNOWN:
+            self._stored.clear()
+        self._stored |= questions
 
 
 class _Batch(NamedTuple):
@@ -155,11 +256,13 @@ class _Batch(NamedTuple):
     counts: Sequence[_Count]
 
 
-def _count_batch(batch: _Batch, previous: str, transaction: Transaction) -> None:
+def _count_batch(
+    batch: _Batch, previous: str, uses: Sequence[PermissionUse], transaction: Transaction
+) -> None:
     """Count a batch; the previous one is certainly counted, so its id is deleted."""
     rows = [
         UsageRow(
-            project_id=count.project_id,
+            project_id=count.key.project_id,
             access_key=count.access_key,
             verdict=count.code,
             bucket_time=count.hour,
@@ -169,6 +272,9 @@ def _count_batch(batch: _Batch, previous: str, transaction: Transaction) -> None
         )
         for count in batch.counts
     ]
+    sighted = [sighting for count in batch.counts for sighting in count.sightings()]
     now = max(row.last_used_time for row in rows)
     transaction.delete_usage_batch(previous)
-    transaction.count_usage(batch.batch_id, rows, now, now + BATCH_ID_LIFETIME)
+    transaction.count_usage(
+        batch.batch_id, rows, now, now + BATCH_ID_LIFETIME, Observations(sighted, uses)
+    )

@@ -30,6 +30,9 @@ class Charge(NamedTuple):
     limits: tuple[Limit, ...]
     cost: int
     now: datetime
+    facts: Facts
+    peer: str
+    """The address of the caller."""
     revision: Revision
     """The revision of the verdict."""
 
@@ -88,8 +91,8 @@ class CachedVerification:
             return None
         if has_limits(key, project):
             limits = limits_of(cached.stored, project, now)
-            return Charge(cached, limits, cost, now, self.revision)
-        self._meter.count(key, VerdictCode.VALID, cost, now)
+            return Charge(cached, limits, cost, now, facts, credential.address, self.revision)
+        self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
         return cached
 
     def charge_now(self, charges: Sequence[Charge]) -> Sequence[Verdict] | None:
@@ -109,9 +112,9 @@ class CachedVerification:
 
     def _counted(self, charges: Sequence[Charge], drawn: Sequence[Drawn]) -> Sequence[Verdict]:
         verdicts = []
-        for (cached, limits, cost, now, _), states in zip(charges, drawn, strict=True):
+        for (cached, limits, cost, now, facts, peer, _), states in zip(charges, drawn, strict=True):
             verdict = with_limits(_VALID, limits, states, explain=False)
-            self._meter.count(cached.stored.key, verdict.code, cost, now)
+            self._meter.count(cached.stored.key, verdict.code, cost, now, facts, peer)
             verdicts.append(verdict)
         return verdicts
 

@@ -17,7 +17,7 @@ from keyauthority_server.services.context import ServiceContext, not_found
 from keyauthority_server.services.delegation import ceiling_of, widens
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
-from keyauthority_server.store.types import Mutation
+from keyauthority_server.store.types import Mutation, PermissionUse
 
 R = TypeVar("R", Key, Project)
 
@@ -64,6 +64,7 @@ class Updates:
                 )
                 applied = transaction.apply(mutation)
                 new, revision = applied.keys[0], applied.revision
+                note_grants(transaction, old, new, now)
             return WrittenKey(
                 key=with_state(new, now), revision=revision, log_id=self._context.log_id
             )
@@ -107,6 +108,19 @@ def state_error(state: KeyState) -> KeyAuthorityError:
         ErrorReason.KEY_STATE,
         f"the key is {state.value}",
         metadata={"state": f"KEY_STATE_{state.name}"},
+    )
+
+
+def note_grants(transaction: Transaction, old: Key, new: Key, now: datetime) -> None:
+    """Store when permissions were granted: the creation of the key does not show it."""
+    if new.permissions == old.permissions or new.kind is KeyKind.OPERATOR:
+        return
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    granted = [one for one in new.permissions if one not in old.permissions]
+    transaction.note_grants(
+        new.access_key,
+        [PermissionUse(new.access_key, one, day) for one in dict.fromkeys(granted)],
+        [one for one in old.permissions if one not in new.permissions],
     )
 
 

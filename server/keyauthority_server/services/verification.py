@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from keyauthority.decision import build_verdict, denied, has_limits, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
+    Facts,
     Key,
     KeyKind,
     KeyMode,
@@ -61,6 +62,7 @@ _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyStat
 class _Evaluation(NamedTuple):
     """A verdict before its limits are applied."""
 
+    facts: Facts
     cost: int
     explain: bool
     include_record: bool
@@ -158,7 +160,7 @@ class Verification:
             for query, subject in zip(queries, state.subjects, strict=True):
                 evaluations.append(self._evaluate(query, subject, scope, state.head, now, parsers))
                 await slices.pause()
-        return await self._apply_limits(evaluations, now)
+        return await self._apply_limits(evaluations, now, credential.address)
 
     def cached(self) -> CachedVerification:
         """Return a verifier that uses cached records only."""
@@ -300,7 +302,7 @@ class Verification:
         parsers: FactParsers,
     ) -> _Evaluation:
         log_id = self._context.log_id
-        options = (query.cost, query.explain, query.include_record)
+        options = (query.facts, query.cost, query.explain, query.include_record)
         token, stored, project, proven = subject
         if token is None and not proven:
             verdict = denied(VerdictCode.MALFORMED, query, head, log_id)
@@ -323,7 +325,7 @@ class Verification:
         return _Evaluation(*options, verdict, stored, project, limits)
 
     async def _apply_limits(
-        self, evaluations: Sequence[_Evaluation], now: datetime
+        self, evaluations: Sequence[_Evaluation], now: datetime, peer: str
     ) -> Sequence[Verdict]:
         """Spend from all limits in one transaction, count the verdicts, and return them."""
         spends = [evaluation.spend for evaluation in evaluations if evaluation.limits]
@@ -337,7 +339,8 @@ class Verification:
             if limits:
                 verdict = with_limits(verdict, limits, next(counters), explain=evaluation.explain)
             if evaluation.stored is not None:
-                self._meter.count(evaluation.stored.key, verdict.code, evaluation.cost, now)
+                key, facts = evaluation.stored.key, evaluation.facts
+                self._meter.count(key, verdict.code, evaluation.cost, now, facts, peer)
             verdicts.append(verdict)
         return verdicts
 

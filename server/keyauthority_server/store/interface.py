@@ -50,6 +50,7 @@ from keyauthority.model import Change, ImportSet, Key, LogId, Project, Revision,
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
+    NOT_OBSERVED,
     Applied,
     ChangePage,
     DeniedMutation,
@@ -58,6 +59,8 @@ from keyauthority_server.store.types import (
     ImportedToken,
     LogHead,
     Mutation,
+    Observations,
+    PermissionUse,
     Scope,
     StoredKey,
 )
@@ -162,13 +165,29 @@ class Transaction(Protocol):
         ...
 
     def count_usage(
-        self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
+        self,
+        batch_id: str,
+        rows: Sequence[UsageRow],
+        now: datetime,
+        end: datetime,
+        observed: Observations = NOT_OBSERVED,
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before. Bookkeeping.
 
         The batch id is kept until `end`. Each row moves last_used_time of its key, which must
         exist, only forward. Sums saturate at 2**63 - 1. Counting moves the store's newest time to
-        `now`, only forward: a key that was seen as expired stays expired.
+        `now`, only forward: a key that was seen as expired stays expired. Sightings add to those of
+        the same key, cause and period, and replace those of another period; of each cause the
+        newest 10,000 are kept.
+        """
+        ...
+
+    def note_grants(
+        self, access_key: str, added: Sequence[PermissionUse], removed: Sequence[str]
+    ) -> None:
+        """Store the days on which permissions were granted, and forget removed permissions.
+
+        Bookkeeping.
         """
         ...
 

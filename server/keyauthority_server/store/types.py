@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from keyauthority.model import Change, ChangeType, Key, KeyKind, KeyMode, LogId, Project, Revision
@@ -218,6 +219,61 @@ class DeniedMutation(NamedTuple):
     project_id: str
     """As named in the request; empty if absent, as is `access_key`."""
     access_key: str
+
+
+class SightingCause(StrEnum):
+    """The reason for which presentations of a key are observed."""
+
+    CANARY = "canary"
+    """The key has the label of a decoy."""
+    OVERLAP = "overlap"
+    """The key was rotated, and is not superseded yet."""
+    END = "end"
+    """The key was revoked, superseded or expired."""
+
+
+class Sighting(NamedTuple):
+    """Presentations of a key for one cause."""
+
+    access_key: str
+    cause: SightingCause
+    period: datetime
+    """END: the end of the key; OVERLAP: its supersede_time. Counts of another period do not add."""
+    number: int
+    """Of presentations."""
+    first_time: datetime
+    last_time: datetime
+    last_peer: str
+    """The address of the last presentation; empty if unknown."""
+
+
+class PermissionUse(NamedTuple):
+    """A permission of a key, as granted, that was granted or asked for on a day."""
+
+    access_key: str
+    permission: str
+    day: datetime
+    """The start of the day, UTC."""
+
+
+class Observations(NamedTuple):
+    """Observations of presentations, counted with their usage."""
+
+    sightings: Sequence[Sighting] = ()
+    permissions: Sequence[PermissionUse] = ()
+
+
+NOT_OBSERVED: Final = Observations()
+
+
+class KeyObservations(NamedTuple):
+    """The stored observations of one key."""
+
+    sightings: Mapping[SightingCause, Sighting]
+    permission_days: Mapping[str, datetime]
+    """The last day on which a permission was granted or asked for."""
+    rotate_time: datetime | None
+    """The creation of the successor; None without one."""
 
 
 class DigestUpgrade(NamedTuple):

@@ -22,6 +22,7 @@ from keyauthority_server.store.migrations import (
     m0008_handover,
     m0009_sealed_time,
     m0010_imported_keys,
+    m0011_observations,
 )
 
 
@@ -69,6 +70,7 @@ STEPS: Final = (
     Step("0008_handover", m0008_handover.migrate),
     Step("0009_sealed_time", m0009_sealed_time.migrate),
     Step("0010_imported_keys", m0010_imported_keys.migrate),
+    Step("0011_observations", m0011_observations.migrate),
 )
 COUNTER_STEPS: Final = (
     Step("0001_counters", c0001_counters.migrate),

@@ -74,11 +74,22 @@ TABLES: Final = (
         "id",
         _LOWEST,
     ),
+    Table(
+        "sighting",
+        (
+            *("id", "access_key", "cause", "period"),
+            *("count", "first_time", "last_time", "last_peer"),
+        ),
+        "id",
+        _LOWEST,
+    ),
+    Table("permission_use", ("id", "access_key", "permission", "day"), "id", _LOWEST),
+    Table("permission_use_start", ("id", "time"), "id", _LOWEST),
 )
 COUNTERS: Final = Table("counter", ("name", "start", "used"), "name", "")
 """An engine may keep this table in a separate database."""
 NOT_COPIED: Final = frozenset({"log", "heartbeat", "handover", "counter_state"})
 """Tables without copied rows: their rows describe one database, and the row of `log` is written by
 `close_source` and `finish`."""
-SERIALS: Final = ("usage", "refused")
+SERIALS: Final = ("usage", "refused", "sighting", "permission_use")
 """Tables whose `id` the engine generates."""

@@ -23,7 +23,7 @@ from keyauthority.model import (
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.known_rows import KnownRows
-from keyauthority_server.store.sql.queries import digests, imports, usage
+from keyauthority_server.store.sql.queries import digests, imports, observations, usage
 from keyauthority_server.store.sql.queries.denied_mutations import record_denials
 from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
@@ -55,6 +55,7 @@ from keyauthority_server.store.sql.statements import (
     REQUEST_ENDED,
 )
 from keyauthority_server.store.types import (
+    NOT_OBSERVED,
     Applied,
     DeniedMutation,
     DigestUpgrade,
@@ -63,6 +64,8 @@ from keyauthority_server.store.types import (
     IdempotencyRecord,
     ImportedToken,
     Mutation,
+    Observations,
+    PermissionUse,
     Scope,
     StoredKey,
 )
@@ -192,13 +195,26 @@ class SqlTransaction:
         self._open().run(DROP_SEALED, (access_key,))
 
     def count_usage(
-        self, batch_id: str, rows: Sequence[UsageRow], now: datetime, end: datetime
+        self,
+        batch_id: str,
+        rows: Sequence[UsageRow],
+        now: datetime,
+        end: datetime,
+        observed: Observations = NOT_OBSERVED,
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
         self._known.forget_records()
-        counted = usage.count(self._open(), batch_id, rows, now, end)
-        if counted and (self._newest_time is None or now > self._newest_time):
+        if not usage.count(self._open(), batch_id, rows, now, end):
+            return
+        observations.add(self._open(), observed)
+        if self._newest_time is None or now > self._newest_time:
             self._newest_time = now
+
+    def note_grants(
+        self, access_key: str, added: Sequence[PermissionUse], removed: Sequence[str]
+    ) -> None:
+        """Store the days on which permissions were granted, and forget removed permissions."""
+        observations.note_grants(self._open(), access_key, added, removed)
 
     def delete_usage_batch(self, batch_id: str) -> None:
         """Delete a batch id."""

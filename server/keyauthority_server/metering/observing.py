@@ -1,0 +1,39 @@
+"""The presentations that are sighted: of decoys, and of keys at and after their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from keyauthority.decision import first_end_of
+from keyauthority.model import CANARY_LABEL, Key, VerdictCode
+from keyauthority_server.store.types import Sighting, SightingCause
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ENDED: Final = frozenset({VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED})
+
+
+def is_canary(key: Key) -> bool:
+    """True for a key with the label of a decoy."""
+    return CANARY_LABEL in key.labels
+
+
+def sightings(
+    key: Key, code: VerdictCode, count: int, times: tuple[datetime, datetime], peer: str
+) -> Iterator[Sighting]:
+    """Yield the sightings of presentations with one verdict, from the first to the last time.
+
+    The verdict shows whether the key had ended: a presentation just before its revocation may
+    have a later time than that.
+    """
+    first, last = times
+    presented = (count, first, last, peer)
+    if is_canary(key):
+        yield Sighting(key.access_key, SightingCause.CANARY, _EPOCH, *presented)
+    if code in _ENDED or code is VerdictCode.WRONG_ACCESS_KEY:  # which is checked before the end
+        end = first_end_of(key, last)
+        if end is not None:
+            yield Sighting(key.access_key, SightingCause.END, end, *presented)
+    elif key.supersede_time is not None:
+        yield Sighting(key.access_key, SightingCause.OVERLAP, key.supersede_time, *presented)
