@@ -132,6 +132,8 @@ def with_many(request: M, path: Path, count: int) -> M:
     elif field.message_type is not None:
         del held[:]
         held.extend([type(held.add())()] * count)
+    elif field.enum_type is not None:
+        held[:] = [1] * count
     else:
         held[:] = ["a:b"] * count
     return copy

@@ -190,7 +190,7 @@ def test_invalid_time_is_rejected_by_name(root: Caller, project: str, made: Any,
     """Every timestamp and duration of every request: impossible years and nanos."""
     good, wrong = CALLS[name](project, made), []
     for path in time_fields(good):
-        is_span = path[-1] in ("ttl", "overlap", "period")
+        is_span = path[-1] in ("ttl", "overlap", "period", "dormant_after", "expires_within")
         for value in SPANS if is_span else MOMENTS:
             refused = tried(root, name, with_value(good, path, value))
             if not is_named(refused, path):

@@ -182,7 +182,7 @@ class Advisory(_message.Message):
     """The project of the key."""
     count: _builtins.int
     """The number of presentations of the key since since_time, valid or denied, in batches and
-    in-process verifiers too.
+    in-process verifiers too; of EXPIRING since the beginning of that hour.
     """
     last_peer: _builtins.str
     """The address that the key was last presented from: client_ip if it was sent, else the peer of
@@ -193,11 +193,11 @@ class Advisory(_message.Message):
     @_builtins.property
     def since_time(self) -> _timestamp_pb2.Timestamp:
         """The start of the condition. It stays the same as long as the cause lasts, so that type,
-        access_key and since_time identify an advisory. DORMANT: the last use. NEVER_USED, UNRESTRICTED,
-        OLD: the creation. EXPIRING: the time from which the expiry was within expires_within, or the
-        creation. OVERLAP_ENDING_IN_USE: 24 hours before the key is superseded, or the rotation.
-        USED_AFTER_END: the end of the key. CANARY_USED: the first presentation. UNUSED_PERMISSIONS: the
-        last day on which one of the permissions was asked for, or granted.
+        access_key and since_time identify an advisory. DORMANT: the last use. NEVER_USED, UNRESTRICTED
+        and OLD: the creation. EXPIRING: the time from which the expiry was within expires_within, at
+        the earliest the creation. OVERLAP_ENDING_IN_USE: the rotation. USED_AFTER_END: the end of the
+        key. CANARY_USED: the first presentation. UNUSED_PERMISSIONS: the last day on which one of the
+        permissions was asked for or granted, at the earliest the creation.
         """
 
     @_builtins.property

@@ -25,6 +25,7 @@ from keyauthority.v1 import (
 from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.overload.concurrency import class_of, concurrency_limits
 from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
+from keyauthority_server.rpc.advisories import AdvisoryServicer
 from keyauthority_server.rpc.audit import AuditServicer, denials_of
 from keyauthority_server.rpc.cached_verify import CachedVerify
 from keyauthority_server.rpc.credentials import by_operator, rejects_unparsed
@@ -79,6 +80,7 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
         "ProjectService": ProjectServicer(authority),
         "UsageService": UsageServicer(authority),
         "AuditService": AuditServicer(authority),
+        "AdvisoryService": AdvisoryServicer(authority),
     }
     limits, throttled = concurrency_limits(), FailureThrottle()
     streams, watch = Streams(authority, throttled, metrics), WatchServicer(authority)

@@ -15,6 +15,7 @@ from keyauthority_server.audit import DenialLog
 from keyauthority_server.change_feed import Feed, ReplayBuffer
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import RecordCache
+from keyauthority_server.services.advisories import Advisories
 from keyauthority_server.services.audit import Audit
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.key_import import KeyImport
@@ -65,6 +66,7 @@ class Authority:
         self.updates = Updates(context)
         self.usage = Usage(context)
         self.audit = Audit(context, denials)
+        self.advisories = Advisories(context)
         self.verification = Verification(context, counters, meter)
         self.watch = Watch(context, ReplayBuffer(feed))
 

@@ -6,6 +6,7 @@ A call reads at most `SCAN_ROWS` rows, so its time is bounded for any number of 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -134,6 +135,28 @@ def _has_import_set(rows: Rows, name: str) -> bool:
     return bool(names) if name == ANY_IMPORT_SET else name in names
 
 
+def scan(
+    rows: Rows, where: Search, after: int, most: int, needed: int
+) -> tuple[Iterable[Row], int | None]:
+    """Return the matching rows among some `most` keys after a revision, and the last one's.
+
+    Each row is the revision that created a key, then its columns with their evidence. `needed` rows
+    suffice if all match. The revision is None if there are no further keys.
+    """
+    requested = rows.values_table(where.projects)
+    several = where.source is Source.PROJECTS
+    head: tuple[Any, ...] = (requested.value,) if several else where.projects
+    share = max(most // max(len(where.projects), 1), 1)
+    if not several and where.takes_all:
+        share = min(share, needed)
+    statement = requested.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
+    found = rows.one(statement, (*head, after, share - 1))
+    bound = found[0] if found else None
+    page = keys_page(where.source, where.conditions)
+    values = (*head, *where.values, after, _NO_BOUND if bound is None else bound)
+    return rows.each(requested.table + page if several else page, values), bound
+
+
 def list_keys(
     rows: Rows,
     project_id: str | None,
@@ -153,21 +176,11 @@ def list_keys(
     where = search(project_id, scope, key_filter, now)
     if where is None or not _has_import_set(rows, key_filter.import_set):
         return [], None
-    requested = rows.values_table(where.projects)
-    several = where.source is Source.PROJECTS
-    head: tuple[Any, ...] = (requested.value,) if several else where.projects
     most = LABEL_ROWS if where.key_filter.labels else SCAN_ROWS
-    share = max(most // max(len(where.projects), 1), 1)
-    if not several and where.takes_all:
-        share = min(share, limit + 1)
-    statement = requested.table + KEYS_OF_PROJECTS_BOUND if several else KEYS_BOUND[where.source]
-    found = rows.one(statement, (*head, after, share - 1))
-    bound = found[0] if found else None
-    page = keys_page(where.source, where.conditions)
-    values = (*head, *where.values, after, _NO_BOUND if bound is None else bound)
+    found, bound = scan(rows, where, after, most, limit + 1)
     keys: list[Key] = []
     cursor, length = after, 0
-    for created_revision, *row in rows.each(requested.table + page if several else page, values):
+    for created_revision, *row in found:
         key = where.key_of(row)
         if key is None:
             continue
