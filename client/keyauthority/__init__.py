@@ -55,7 +55,13 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority.requests import UNCHANGED, ImportedKey, Unchanged, VerifyQuery
+from keyauthority.requests import (
+    UNCHANGED,
+    ImportedKey,
+    KeyObservation,
+    Unchanged,
+    VerifyQuery,
+)
 from keyauthority.results import (
     Advisory,
     CallerIdentity,
@@ -118,6 +124,7 @@ __all__ = [
     "KeyKind",
     "KeyLookup",
     "KeyMode",
+    "KeyObservation",
     "KeyState",
     "Listing",
     "NotFound",

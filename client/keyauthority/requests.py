@@ -224,8 +224,20 @@ class EventQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyObservation:
+    """The permissions and the address that verifications of a key were about."""
+
+    access_key: str
+    permissions: tuple[str, ...] = ()
+    """The permissions asked for, or those of the key that they made use of; at most 100."""
+    last_peer: str = ""
+    """The `client_ip` of the newest verification; empty if none was given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """Arguments of ReportUsage: rows to add, counted once per `batch_id`."""
 
     batch_id: str
     rows: tuple[UsageRow, ...]
+    observations: tuple[KeyObservation, ...] = ()

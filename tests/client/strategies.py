@@ -32,6 +32,7 @@ from keyauthority.model import (
 )
 from keyauthority.requests import (
     KeyFilter,
+    KeyObservation,
     KeyUpdate,
     NewKey,
     NewProject,
@@ -211,8 +212,14 @@ usage_queries = st.builds(
     page_size=st.integers(-(2**31), 2**31 - 1),
     page_token=texts,
 )
+key_observations = st.builds(
+    KeyObservation, access_key=texts, permissions=text_lists, last_peer=texts
+)
 usage_reports = st.builds(
-    UsageReport, batch_id=texts, rows=st.lists(usage_rows, max_size=3).map(tuple)
+    UsageReport,
+    batch_id=texts,
+    rows=st.lists(usage_rows, max_size=3).map(tuple),
+    observations=st.lists(key_observations, max_size=2).map(tuple),
 )
 apps = st.builds(App, android_package=texts, android_sha1=texts, ios_bundle_id=texts)
 api_targets = st.builds(ApiTarget, texts, texts)

@@ -105,6 +105,7 @@ _PUBLIC = [
     "KeyKind",
     "KeyLookup",
     "KeyMode",
+    "KeyObservation",
     "KeyState",
     "Listing",
     "NotFound",

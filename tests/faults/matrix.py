@@ -79,7 +79,7 @@ class Row(NamedTuple):
 
 
 def report(access_key: str, project_id: str = "", batch_id: str = BATCH_ID) -> Message:
-    """A ReportUsageRequest of one verification."""
+    """A ReportUsageRequest of one verification, and of what was observed of its key."""
     row = usage_service_pb2.UsageRow(
         project_id=project_id,
         access_key=access_key,
@@ -88,7 +88,10 @@ def report(access_key: str, project_id: str = "", batch_id: str = BATCH_ID) -> M
         last_used_time=LONG_AGO,
         count=1,
     )
-    return usage_service_pb2.ReportUsageRequest(batch_id=batch_id, rows=[row])
+    observed = usage_service_pb2.KeyObservation(access_key=access_key)
+    return usage_service_pb2.ReportUsageRequest(
+        batch_id=batch_id, rows=[row], observations=[observed]
+    )
 
 
 ROWS: Final = (

@@ -12,10 +12,12 @@ import pytest
 
 from keyauthority.decision import build_verdict
 from keyauthority.model import (
+    CANARY_LABEL,
     KeyKind,
     KeyMode,
     VerdictCode,
 )
+from keyauthority.requests import KeyObservation
 from keyauthority.results import WatchUpdate
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.verifier import usage_buffer
@@ -29,9 +31,11 @@ from tests.unit.evaluator_inputs import (
     PROJECT,
     TOKEN,
     ask,
+    changed,
     code,
     judge,
     teach,
+    watching,
 )
 
 __all__ = ["judge"]
@@ -141,6 +145,27 @@ def test_reports_of_many_keys_are_all_sent(
     code(judge, ask(project_id="other"))
     assert 3 == len(judge.reports())
     assert 0 == judge.usage.lost()
+
+
+def test_permissions_and_addresses_are_reported_with_the_counts(judge: LocalEvaluator) -> None:
+    """The permissions that were made use of, once; the address only if an advisory needs it."""
+    teach(judge)
+    code(judge, ask(permissions=("orders:read",), client_ip="192.0.2.1"))
+    (report,) = judge.reports()
+    (one,) = report.observations
+    assert KeyObservation(access_key=ACCESS_KEY, permissions=("orders:read",)) == one
+    judge.reports().clear()
+    code(judge, ask())
+    assert () == judge.reports().pop().observations
+    for revision, key in (
+        (6, replace(KEY, labels={CANARY_LABEL: ""}, revision=6)),
+        (7, replace(KEY, revoke_time=NOW, revision=7)),
+    ):
+        watching(judge, revision, changed(key))
+        code(judge, ask(client_ip="192.0.2.2"))
+        code(judge, ask(client_ip="192.0.2.1"))
+        (one,) = judge.reports().pop().observations
+        assert KeyObservation(access_key=ACCESS_KEY, last_peer="192.0.2.1") == one
 
 
 def test_counts_from_before_a_reset_keep_their_time(judge: LocalEvaluator) -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyauthority.permissions import EVERYTHING, Grants, covers, is_concrete, is_grant
+from keyauthority.permissions import (
+    COMBINATIONS_MAX,
+    EVERYTHING,
+    NOTHING_ASKED,
+    AskedPermissions,
+    Grants,
+    covers,
+    is_concrete,
+    is_grant,
+    narrowest,
+)
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,4}", fullmatch=True)
 resources = st.lists(names, min_size=1, max_size=4).map(".".join)
@@ -148,3 +158,42 @@ def test_compiled_grants_agree_with_covers_exhaustively() -> None:
     for grant, covered in COVERED.items():
         compiled = Grants([grant])
         assert covered == {other for other in SMALL_GRANTS if compiled.holds([other])}
+
+
+@pytest.mark.parametrize(
+    ("held", "needed", "expected"),
+    [
+        (("orders:read",), "orders:read", {"orders:read"}),
+        (("*:read", "orders:read"), "orders:read", {"orders:read"}),
+        (("*:read", "orders:read"), "billing:read", {"*:read"}),
+        (("orders:write",), "orders:read", {"orders:write"}),
+        (("orders:write", "orders:read"), "orders:write", {"orders:write"}),
+        (("billing.*:read", "billing.*:*", "*:*"), "billing.a:read", {"billing.*:read"}),
+        (("billing.*:read", "billing.a:*"), "billing.a:read", {"billing.*:read", "billing.a:*"}),
+        (("orders:read",), "billing:read", set()),
+    ],
+)
+def test_needed_permission_uses_the_narrowest_grants(
+    held: tuple[str, ...], needed: str, expected: set[str]
+) -> None:
+    """A wider grant is not used if a narrower one covers it."""
+    assert expected == set(narrowest(held, needed))
+
+
+@given(st.lists(st.sampled_from(SMALL_GRANTS), min_size=1, max_size=4), st.sampled_from(["a.b:x"]))
+def test_used_grants_suffice(held: list[str], needed: str) -> None:
+    """A key that keeps only the grants it uses loses nothing that it asks for."""
+    used = narrowest(held, needed)
+    assert bool(used) is Grants(held).holds((needed,))
+    assert not used or Grants(used).holds((needed,))
+
+
+def test_asked_permissions_are_bounded() -> None:
+    """However many combinations are asked for, their grants are kept."""
+    asked, held = AskedPermissions(), ("orders.*:read", "billing:read", "orders.1:read")
+    assert set(NOTHING_ASKED) == set(asked)
+    for number in range(10 * COMBINATIONS_MAX):
+        asked.note((f"orders.{number}:read", "shipping:read"), held)
+        assert len(asked) <= COMBINATIONS_MAX + 1
+    asked.compact(held)
+    assert {"orders.*:read", "orders.1:read"} == asked.used

@@ -9,7 +9,7 @@ from datetime import datetime
 from keyauthority import convert
 from keyauthority._requests.arguments import as_invalid_argument, parse_enum, request_id_or_new
 from keyauthority.model import UsageGranularity, UsageRow
-from keyauthority.requests import UsageQuery, UsageReport
+from keyauthority.requests import KeyObservation, UsageQuery, UsageReport
 from keyauthority.v1 import usage_service_pb2
 
 
@@ -42,11 +42,15 @@ def get_usage(query: UsageQuery, page_token: str) -> usage_service_pb2.GetUsageR
 
 @as_invalid_argument
 def report_usage(
-    rows: Iterable[UsageRow], batch_id: str | None
+    rows: Iterable[UsageRow], observations: Iterable[KeyObservation], batch_id: str | None
 ) -> usage_service_pb2.ReportUsageRequest:
     """Return the request of ReportUsage."""
     return convert.usage_report_to_proto(
-        UsageReport(batch_id=request_id_or_new(batch_id), rows=tuple(rows))
+        UsageReport(
+            batch_id=request_id_or_new(batch_id),
+            rows=tuple(rows),
+            observations=tuple(observations),
+        )
     )
 
 

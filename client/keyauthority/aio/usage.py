@@ -9,6 +9,7 @@ from keyauthority import convert
 from keyauthority._requests import usage
 from keyauthority.aio.connection import AsyncConnection, AsyncListing
 from keyauthority.model import UsageGranularity, UsageRow
+from keyauthority.requests import KeyObservation
 
 
 class AsyncUsageCalls(AsyncConnection):
@@ -52,13 +53,15 @@ class AsyncUsageCalls(AsyncConnection):
         self,
         rows: Iterable[UsageRow],
         *,
+        observations: Iterable[KeyObservation] = (),
         batch_id: str | None = None,
         timeout: float | None = None,
     ) -> None:
         """Report verifications made outside the server, at most 1000 rows.
 
+        `observations`, one for each key of the rows, feed the advisories on these keys.
         Each `batch_id`, a UUID, is counted once; pass your own to repeat the call safely (default:
         a new one per call). Rows for keys that the caller may not see are ignored.
         """
-        request = usage.report_usage(rows, batch_id)
+        request = usage.report_usage(rows, observations, batch_id)
         await self._call(self._usage.ReportUsage, request, usage.nothing, timeout)

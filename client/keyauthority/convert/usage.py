@@ -14,7 +14,7 @@ from keyauthority.convert.enums import (
 from keyauthority.convert.requests import optional, read, read_if_given
 from keyauthority.convert.times import timestamp, to_datetime
 from keyauthority.model import UsageGranularity, UsageRow, VerdictCode
-from keyauthority.requests import UsageQuery, UsageReport
+from keyauthority.requests import KeyObservation, UsageQuery, UsageReport
 from keyauthority.results import Page
 from keyauthority.v1 import usage_service_pb2
 
@@ -113,7 +113,14 @@ def usage_page_from_proto(proto: usage_service_pb2.GetUsageResponse) -> Page[Usa
 def usage_report_to_proto(report: UsageReport) -> usage_service_pb2.ReportUsageRequest:
     """Return the request as a proto."""
     return usage_service_pb2.ReportUsageRequest(
-        batch_id=report.batch_id, rows=map(usage_row_to_proto, report.rows)
+        batch_id=report.batch_id,
+        rows=map(usage_row_to_proto, report.rows),
+        observations=[
+            usage_service_pb2.KeyObservation(
+                access_key=one.access_key, permissions=one.permissions, last_peer=one.last_peer
+            )
+            for one in report.observations
+        ],
     )
 
 
@@ -122,4 +129,15 @@ def usage_report_from_proto(proto: usage_service_pb2.ReportUsageRequest) -> Usag
     for index, row in enumerate(proto.rows):
         for field, parse in _PARTS.items():
             read(parse, row, f"rows[{index}].{field}")
-    return UsageReport(batch_id=proto.batch_id, rows=tuple(map(usage_row_from_proto, proto.rows)))
+    return UsageReport(
+        batch_id=proto.batch_id,
+        rows=tuple(map(usage_row_from_proto, proto.rows)),
+        observations=tuple(
+            KeyObservation(
+                access_key=one.access_key,
+                permissions=tuple(one.permissions),
+                last_peer=one.last_peer,
+            )
+            for one in proto.observations
+        ),
+    )

@@ -40,7 +40,7 @@ class _AdvisoryTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advisory
     ADVISORY_TYPE_USED_AFTER_END: _AdvisoryType.ValueType  # 5
     """Presented since it was revoked, superseded or expired."""
     ADVISORY_TYPE_CANARY_USED: _AdvisoryType.ValueType  # 6
-    """Presented while it had the label `keyauthority-canary`, of any value: the key is a decoy."""
+    """A decoy, presented while it had its label, of any value."""
     ADVISORY_TYPE_UNRESTRICTED: _AdvisoryType.ValueType  # 7
     """A LIVE key of kind SECRET without a restriction."""
     ADVISORY_TYPE_OLD: _AdvisoryType.ValueType  # 8
@@ -53,7 +53,8 @@ class _AdvisoryTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advisory
 
 class AdvisoryType(_AdvisoryType, metaclass=_AdvisoryTypeEnumTypeWrapper):
     """The reason for which a key needs attention. An ended key (revoked, superseded or expired) has
-    USED_AFTER_END only. Operator keys have no advisories.
+    USED_AFTER_END only; a decoy, with the label `keyauthority-canary`, has no DORMANT, NEVER_USED, OLD
+    and UNUSED_PERMISSIONS, since nobody should use it. Operator keys have no advisories.
     """
 
 ADVISORY_TYPE_UNSPECIFIED: AdvisoryType.ValueType  # 0
@@ -69,7 +70,7 @@ ADVISORY_TYPE_OVERLAP_ENDING_IN_USE: AdvisoryType.ValueType  # 4
 ADVISORY_TYPE_USED_AFTER_END: AdvisoryType.ValueType  # 5
 """Presented since it was revoked, superseded or expired."""
 ADVISORY_TYPE_CANARY_USED: AdvisoryType.ValueType  # 6
-"""Presented while it had the label `keyauthority-canary`, of any value: the key is a decoy."""
+"""A decoy, presented while it had its label, of any value."""
 ADVISORY_TYPE_UNRESTRICTED: AdvisoryType.ValueType  # 7
 """A LIVE key of kind SECRET without a restriction."""
 ADVISORY_TYPE_OLD: AdvisoryType.ValueType  # 8

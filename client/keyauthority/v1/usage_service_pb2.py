@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from keyauthority.v1 import key_authority_service_pb2 as keyauthority_dot_v1_dot_key__authority__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#keyauthority/v1/usage_service.proto\x12\x0fkeyauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+keyauthority/v1/key_authority_service.proto\"\xdf\x01\n\x08UsageRow\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\naccess_key\x18\x02 \x01(\t\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.keyauthority.v1.Verdict\x12/\n\x0b\x62ucket_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x03\x12\x32\n\x0elast_used_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf6\x01\n\x0fGetUsageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\naccess_key\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bgranularity\x18\x05 \x01(\x0e\x32!.keyauthority.v1.UsageGranularity\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"T\n\x10GetUsageResponse\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x19.keyauthority.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"O\n\x12ReportUsageRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\'\n\x04rows\x18\x02 \x03(\x0b\x32\x19.keyauthority.v1.UsageRow\"\x15\n\x13ReportUsageResponse*l\n\x10UsageGranularity\x12!\n\x1dUSAGE_GRANULARITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16USAGE_GRANULARITY_HOUR\x10\x01\x12\x19\n\x15USAGE_GRANULARITY_DAY\x10\x02\x32\xb9\x01\n\x0cUsageService\x12O\n\x08GetUsage\x12 .keyauthority.v1.GetUsageRequest\x1a!.keyauthority.v1.GetUsageResponse\x12X\n\x0bReportUsage\x12#.keyauthority.v1.ReportUsageRequest\x1a$.keyauthority.v1.ReportUsageResponseB3\n\x0fkeyauthority.v1P\x01Z\x1ekeyauthority/v1;keyauthorityv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#keyauthority/v1/usage_service.proto\x12\x0fkeyauthority.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+keyauthority/v1/key_authority_service.proto\"\xdf\x01\n\x08UsageRow\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\naccess_key\x18\x02 \x01(\t\x12)\n\x07verdict\x18\x03 \x01(\x0e\x32\x18.keyauthority.v1.Verdict\x12/\n\x0b\x62ucket_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x05 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x06 \x01(\x03\x12\x32\n\x0elast_used_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf6\x01\n\x0fGetUsageRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x12\n\naccess_key\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0bgranularity\x18\x05 \x01(\x0e\x32!.keyauthority.v1.UsageGranularity\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"T\n\x10GetUsageResponse\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x19.keyauthority.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x12ReportUsageRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\'\n\x04rows\x18\x02 \x03(\x0b\x32\x19.keyauthority.v1.UsageRow\x12\x35\n\x0cobservations\x18\x03 \x03(\x0b\x32\x1f.keyauthority.v1.KeyObservation\"L\n\x0eKeyObservation\x12\x12\n\naccess_key\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\x12\x11\n\tlast_peer\x18\x03 \x01(\t\"\x15\n\x13ReportUsageResponse*l\n\x10UsageGranularity\x12!\n\x1dUSAGE_GRANULARITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16USAGE_GRANULARITY_HOUR\x10\x01\x12\x19\n\x15USAGE_GRANULARITY_DAY\x10\x02\x32\xb9\x01\n\x0cUsageService\x12O\n\x08GetUsage\x12 .keyauthority.v1.GetUsageRequest\x1a!.keyauthority.v1.GetUsageResponse\x12X\n\x0bReportUsage\x12#.keyauthority.v1.ReportUsageRequest\x1a$.keyauthority.v1.ReportUsageResponseB3\n\x0fkeyauthority.v1P\x01Z\x1ekeyauthority/v1;keyauthorityv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +34,20 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keyauthority.v1.usage_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017keyauthority.v1P\001Z\036keyauthority/v1;keyauthorityv1'
-  _globals['_USAGEGRANULARITY']._serialized_start=799
-  _globals['_USAGEGRANULARITY']._serialized_end=907
+  _globals['_USAGEGRANULARITY']._serialized_start=933
+  _globals['_USAGEGRANULARITY']._serialized_end=1041
   _globals['_USAGEROW']._serialized_start=135
   _globals['_USAGEROW']._serialized_end=358
   _globals['_GETUSAGEREQUEST']._serialized_start=361
   _globals['_GETUSAGEREQUEST']._serialized_end=607
   _globals['_GETUSAGERESPONSE']._serialized_start=609
   _globals['_GETUSAGERESPONSE']._serialized_end=693
-  _globals['_REPORTUSAGEREQUEST']._serialized_start=695
-  _globals['_REPORTUSAGEREQUEST']._serialized_end=774
-  _globals['_REPORTUSAGERESPONSE']._serialized_start=776
-  _globals['_REPORTUSAGERESPONSE']._serialized_end=797
-  _globals['_USAGESERVICE']._serialized_start=910
-  _globals['_USAGESERVICE']._serialized_end=1095
+  _globals['_REPORTUSAGEREQUEST']._serialized_start=696
+  _globals['_REPORTUSAGEREQUEST']._serialized_end=830
+  _globals['_KEYOBSERVATION']._serialized_start=832
+  _globals['_KEYOBSERVATION']._serialized_end=908
+  _globals['_REPORTUSAGERESPONSE']._serialized_start=910
+  _globals['_REPORTUSAGERESPONSE']._serialized_end=931
+  _globals['_USAGESERVICE']._serialized_start=1044
+  _globals['_USAGESERVICE']._serialized_end=1229
 # @@protoc_insertion_point(module_scope)

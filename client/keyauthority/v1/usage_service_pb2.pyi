@@ -183,25 +183,67 @@ class ReportUsageRequest(_message.Message):
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """A UUID version 4, new for each batch; a batch that was counted is not counted again."""
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
         """The rows to add: at most 1000. An empty project_id means that of the key."""
 
+    @_builtins.property
+    def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyObservation]:
+        """What was observed of the keys of the rows, for advisories: at most 1000, one for each key."""
+
     def __init__(
         self,
         *,
         batch_id: _builtins.str = ...,
         rows: _abc.Iterable[Global___UsageRow] | None = ...,
+        observations: _abc.Iterable[Global___KeyObservation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "observations", b"observations", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class KeyObservation(_message.Message):
+    """The permissions and the address that the verifications of one key were about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_KEY_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    LAST_PEER_FIELD_NUMBER: _builtins.int
+    access_key: _builtins.str
+    """The key that was verified."""
+    last_peer: _builtins.str
+    """The client_ip of the newest verification; empty if none was given. Kept only for decoys, and
+    for keys that were rotated or have ended.
+    """
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permissions that verifications asked for, or those of the key that they made use of: at
+        most 100.
+        """
+
+    def __init__(
+        self,
+        *,
+        access_key: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        last_peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key", b"access_key", "last_peer", b"last_peer", "permissions", b"permissions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyObservation: _TypeAlias = KeyObservation  # noqa: Y015
 
 @_typing.final
 class ReportUsageResponse(_message.Message):

@@ -64,7 +64,8 @@ class UsageServiceServicer(object):
         """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
         regardless of the sender. Rows of keys outside the caller's scope, or of another project than
         the row names, are skipped; a last_used_time in the future is stored as now. The verdicts
-        MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT.
+        MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT. The rows
+        and observations feed the advisories too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

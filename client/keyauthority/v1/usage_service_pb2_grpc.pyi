@@ -42,7 +42,8 @@ class UsageServiceStub:
     """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
     regardless of the sender. Rows of keys outside the caller's scope, or of another project than
     the row names, are skipped; a last_used_time in the future is stored as now. The verdicts
-    MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT.
+    MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT. The rows
+    and observations feed the advisories too.
     """
 
 @_typing.type_check_only
@@ -59,7 +60,8 @@ class UsageServiceAsyncStub(UsageServiceStub):
     """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
     regardless of the sender. Rows of keys outside the caller's scope, or of another project than
     the row names, are skipped; a last_used_time in the future is stored as now. The verdicts
-    MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT.
+    MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT. The rows
+    and observations feed the advisories too.
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,7 +87,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds the verifications of an in-process verifier. Right: `usage:report`. A batch_id counts once,
         regardless of the sender. Rows of keys outside the caller's scope, or of another project than
         the row names, are skipped; a last_used_time in the future is stored as now. The verdicts
-        MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT.
+        MALFORMED and UNKNOWN, which have no key, and a cost on a denial are INVALID_ARGUMENT. The rows
+        and observations feed the advisories too.
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -172,7 +172,7 @@ class LocalEvaluator:
         counted = evaluation.counted.get(code)
         if counted is None or counted.position is not position:
             counted = _counted(evaluation, code, query, position)
-        self.usage.add(counted.counter, query.cost if code is VerdictCode.VALID else 0, now)
+        self.usage.add(counted.counter, query.cost if code is VerdictCode.VALID else 0, now, facts)
         if query.explain:
             return counted.verdict._replace(failed=explain(key, project, facts, evaluation.time))
         return counted.verdict
@@ -197,7 +197,7 @@ def _counted(
         key, project, time = evaluation.key, evaluation.project, evaluation.time
         plain = query._replace(explain=False)
         verdict = build_verdict(key, project, plain, time, revision, log_id)
-        counter = Count(key.access_key, code, _hour(time))
+        counter = Count(key, code, _hour(time))
     else:
         verdict = earlier.verdict._replace(revision=revision, log_id=log_id)
         counter = earlier.counter

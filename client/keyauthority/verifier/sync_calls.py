@@ -176,7 +176,8 @@ class VerifierCalls(ABC):
         reports = self._evaluator.reports()
         try:
             while reports:
-                self._authority.report_usage(reports[0].rows, batch_id=reports[0].batch_id)
+                batch_id, rows, observations = reports[0]
+                self._authority.report_usage(rows, observations=observations, batch_id=batch_id)
                 reports.popleft()
         except KeyAuthorityError as failure:
             handle_report_failure(self._evaluator, self._failures, failure)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import Final, NamedTuple
 
-from keyauthority.model import UsageRow, VerdictCode
+from keyauthority.model import CANARY_LABEL, Facts, Key, UsageRow, VerdictCode
+from keyauthority.permissions import NOTHING_ASKED, AskedPermissions
+from keyauthority.requests import KeyObservation
 
 ROWS_MAX: Final = 1_000  # rows of one report, the limit of ReportUsage
 BATCHES_MAX: Final = 100  # reports kept while the authority is unreachable; older ones are lost
@@ -17,28 +19,46 @@ _TAKEN_AT_ONCE: Final = 1_000  # counts per hold of the lock: blocks `add` for l
 
 _HOUR: Final = timedelta(hours=1)
 _TICK: Final = timedelta(microseconds=1)
+_NO_PEER: Final = (float("-inf"), "")
+_ENDED: Final = frozenset({VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED})
 
 
 class Count:
     """Verifications of one key with one verdict in one hour, since the last report."""
 
-    __slots__ = ("access_key", "code", "cost", "hour", "number", "time")
+    __slots__ = ("asked", "code", "cost", "hour", "key", "number", "peer", "time")
 
-    def __init__(self, access_key: str, code: VerdictCode, hour: datetime) -> None:
-        self.access_key = access_key
+    def __init__(self, key: Key, code: VerdictCode, hour: datetime) -> None:
+        self.key = key
         self.code = code
         self.hour = hour
         self.number = 0
         self.cost = 0
         self.time = 0.0
         """Time of the newest verification, in seconds of `monotonic`."""
+        self.peer = ""
+        """The `client_ip` of that verification."""
+        self.asked: AskedPermissions | frozenset[tuple[str, ...]] = NOTHING_ASKED
+
+    def ask(self, permissions: tuple[str, ...]) -> None:
+        """Add permissions that a verification asked for."""
+        if not isinstance(self.asked, AskedPermissions):
+            self.asked = AskedPermissions()
+        self.asked.note(permissions, self.key.permissions)
+
+    @property
+    def is_sighted(self) -> bool:
+        """True if an advisory needs the address of the newest verification."""
+        key = self.key
+        return self.code in _ENDED or key.supersede_time is not None or CANARY_LABEL in key.labels
 
 
 class Report(NamedTuple):
-    """Rows of one ReportUsage call, and its idempotency ID."""
+    """Rows and observations of one ReportUsage call, and its idempotency ID."""
 
     batch_id: str
     rows: tuple[UsageRow, ...]
+    observations: tuple[KeyObservation, ...]
 
 
 class UsageBuffer:
@@ -51,7 +71,7 @@ class UsageBuffer:
         self.pending: deque[Report] = deque()
         """Reports that the authority has not accepted yet, oldest first."""
 
-    def add(self, count: Count, cost: int, now: float) -> None:
+    def add(self, count: Count, cost: int, now: float, facts: Facts) -> None:
         """Count one verification."""
         with self._lock:
             if not count.number:
@@ -59,17 +79,22 @@ class UsageBuffer:
             count.number += 1
             count.cost += cost
             count.time = now
+            count.peer = facts.client_ip
+            if facts.permissions not in count.asked:
+                count.ask(facts.permissions)
 
     def reports(self, to_server_time: Callable[[float], datetime]) -> deque[Report]:
         """Return the pending reports, oldest first; the caller pops each one it has sent.
 
         `to_server_time` converts seconds of `monotonic` to the server's time.
         """
-        rows = self._take_rows(to_server_time)
-        fresh = [
-            Report(str(uuid.uuid4()), tuple(rows[first : first + ROWS_MAX]))
-            for first in range(0, len(rows), ROWS_MAX)
-        ]
+        rows, observed = self._take(to_server_time)
+        fresh = []
+        for first in range(0, len(rows), ROWS_MAX):
+            some = tuple(rows[first : first + ROWS_MAX])
+            names = dict.fromkeys(row.access_key for row in some)
+            observations = tuple(observed.pop(name) for name in names if name in observed)
+            fresh.append(Report(str(uuid.uuid4()), some, observations))
         while self.pending and len(self.pending) + len(fresh) > BATCHES_MAX:
             self.drop_oldest()
         self.pending += fresh  # never dropped before a first attempt, regardless of their number
@@ -84,22 +109,33 @@ class UsageBuffer:
         lost, self._lost = self._lost, 0
         return lost
 
-    def _take_rows(self, to_server_time: Callable[[float], datetime]) -> list[UsageRow]:
+    def _take(
+        self, to_server_time: Callable[[float], datetime]
+    ) -> tuple[list[UsageRow], dict[str, KeyObservation]]:
+        """Return the counts since the last call, and what was observed of their keys."""
         with self._lock:
             counted, self._counted = self._counted, []
         sums: dict[tuple[str, VerdictCode, datetime], tuple[int, int, float]] = {}
+        asked: list[tuple[Key, AskedPermissions]] = []
+        peers: dict[str, tuple[float, str]] = {}
         for first in range(0, len(counted), _TAKEN_AT_ONCE):
             with self._lock:
                 for count in counted[first : first + _TAKEN_AT_ONCE]:
-                    row_key = (count.access_key, count.code, count.hour)
+                    name = count.key.access_key
+                    row_key = (name, count.code, count.hour)
                     number, cost, time = sums.get(row_key, (0, 0, 0.0))
                     sums[row_key] = (
                         number + count.number,
                         cost + count.cost,
                         max(time, count.time),
                     )
+                    if count.is_sighted:
+                        peers[name] = max(peers.get(name, _NO_PEER), (count.time, count.peer))
+                    if isinstance(count.asked, AskedPermissions):
+                        asked.append((count.key, count.asked))
+                        count.asked = NOTHING_ASKED
                     count.number = count.cost = 0
-        return [
+        rows = [
             UsageRow(
                 access_key=access_key,
                 verdict=code,
@@ -110,3 +146,23 @@ class UsageBuffer:
             )
             for (access_key, code, hour), (number, cost, time) in sums.items()
         ]
+        return rows, _observations(asked, peers)
+
+
+def _observations(
+    asked: Iterable[tuple[Key, AskedPermissions]], peers: Mapping[str, tuple[float, str]]
+) -> dict[str, KeyObservation]:
+    """Return the permissions that each key made use of, and the address that it was about."""
+    used: dict[str, set[str]] = {name: set() for name in peers}
+    for key, permissions in asked:
+        permissions.compact(key.permissions)
+        if permissions.used:
+            used.setdefault(key.access_key, set()).update(permissions.used)
+    return {
+        name: KeyObservation(
+            access_key=name,
+            permissions=tuple(sorted(grants)),
+            last_peer=peers.get(name, _NO_PEER)[1],
+        )
+        for name, grants in used.items()
+    }

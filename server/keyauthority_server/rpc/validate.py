@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from keyauthority import convert
 from keyauthority.errors import FieldViolation
-from keyauthority.model import KeyKind, KeyMode, VerdictCode
+from keyauthority.model import KeyKind, KeyMode
 from keyauthority.requests import ANY_IMPORT_SET, OVERLAP_MAX, WINDOW_MAX
 from keyauthority.restrictions import REFERRER_MAX, canonical_sha1, check_ip
 from keyauthority.v1 import advisory_service_pb2 as advisories_pb
@@ -22,6 +22,7 @@ from keyauthority.v1 import audit_service_pb2 as audit_pb
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import project_service_pb2 as projects_pb
 from keyauthority.v1 import usage_service_pb2 as usage_pb
+from keyauthority_server.rpc import validate_usage
 from keyauthority_server.rpc.field_rules import (
     BATCH_MAX,
     ENTRY_MAX,
@@ -308,53 +309,6 @@ def list_projects(request: projects_pb.ListProjectsRequest) -> list[FieldViolati
     return check.violations
 
 
-def get_usage(request: usage_pb.GetUsageRequest) -> list[FieldViolation]:
-    """Check GetUsage."""
-    check = Validator()
-    check.project_id_if_given(request.project_id)
-    if request.access_key:
-        check.access_key("access_key", request.access_key)
-    check.time("start_time", request, request.start_time)
-    check.time("end_time", request, request.end_time)
-    check.enum("granularity", request.granularity, convert.USAGE_GRANULARITY_FROM_PROTO)
-    check.page(request.page_size, request.page_token)
-    return check.violations
-
-
-def report_usage(request: usage_pb.ReportUsageRequest) -> list[FieldViolation]:
-    """Check ReportUsage; violations name `rows[i].field`."""
-    check = Validator()
-    if check.present("batch_id", request.batch_id):
-        check.request_id("batch_id", request.batch_id)
-    if len(request.rows) > BATCH_MAX:
-        check.refuse("rows", f"at most {BATCH_MAX}")
-        return check.violations
-    for index, row in enumerate(request.rows):
-        _usage_row(check, f"rows[{index}]", row)
-        if len(check.violations) >= LIST_MAX:
-            break
-    return check.violations
-
-
-def _usage_row(check: Validator, name: str, row: usage_pb.UsageRow) -> None:
-    if row.project_id:
-        check.project_id(f"{name}.project_id", row.project_id)
-    check.access_key(f"{name}.access_key", row.access_key)
-    verdict = convert.VERDICT_FROM_PROTO.get(row.verdict)
-    if verdict is None or verdict in _WITHOUT_KEY:
-        check.refuse(f"{name}.verdict", "required: any verdict except MALFORMED and UNKNOWN")
-    for field in ("bucket_time", "last_used_time"):
-        if check.present(f"{name}.{field}", row.HasField(field)):
-            check.time(f"{name}.{field}", row, getattr(row, field))
-    if row.count < 0:
-        check.refuse(f"{name}.count", "must not be negative")
-    if row.cost < 0 or (row.cost and verdict is not VerdictCode.VALID):
-        check.refuse(f"{name}.cost", "must not be negative, and must be 0 for a denial")
-
-
-_WITHOUT_KEY: Final = frozenset({VerdictCode.MALFORMED, VerdictCode.UNKNOWN})
-
-
 def list_events(request: audit_pb.ListEventsRequest) -> list[FieldViolation]:
     """Check ListEvents."""
     check = Validator()
@@ -399,8 +353,8 @@ CHECKS: Final[Mapping[type[Message], Callable[[Any], list[FieldViolation]]]] = {
     projects_pb.CreateProjectRequest: create_project,
     projects_pb.GetProjectRequest: get_project,
     projects_pb.ListProjectsRequest: list_projects,
-    usage_pb.GetUsageRequest: get_usage,
-    usage_pb.ReportUsageRequest: report_usage,
+    usage_pb.GetUsageRequest: validate_usage.get_usage,
+    usage_pb.ReportUsageRequest: validate_usage.report_usage,
     audit_pb.ListEventsRequest: list_events,
     advisories_pb.ListAdvisoriesRequest: list_advisories,
     projects_pb.UpdateProjectRequest: update_project,

@@ -153,7 +153,10 @@ def _overlap_ending(key: Key, observed: KeyObservations, wanted: AdvisorySearch)
     sighting = observed.sightings.get(SightingCause.OVERLAP)
     if sighting is None or sighting.last_time < wanted.now - IN_USE:
         return None
-    return _Cause(observed.rotate_time or sighting.first_time, sighting)
+    since = observed.rotate_time or sighting.first_time
+    if sighting.last_time < since:  # reported after the rotation, and made before
+        return None
+    return _Cause(since, sighting)
 
 
 def _used_after_end(key: Key, observed: KeyObservations, wanted: AdvisorySearch) -> _Cause | None:

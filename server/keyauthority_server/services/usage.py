@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
-from keyauthority.model import UsageRow
-from keyauthority.requests import UsageQuery, UsageReport
+from keyauthority.model import Key, UsageRow
+from keyauthority.permissions import narrowest
+from keyauthority.requests import KeyObservation, UsageQuery, UsageReport
 from keyauthority.results import Page
+from keyauthority_server.metering.observing import sightings
 from keyauthority_server.metering.usage import BATCH_ID_LIFETIME
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.usage import list_usage
 from keyauthority_server.store.sql.scopes import in_scope
+from keyauthority_server.store.types import Observations, PermissionUse, Sighting
 
 
 class Usage:
@@ -45,8 +50,8 @@ class Usage:
             [row.access_key for row in report.rows], None
         )
         now = self._context.clock.now()
-        rows = [
-            _counted(row, stored.key.project_id, now)
+        counted = [
+            (_counted(row, stored.key.project_id, now), stored.key)
             for row, (stored, _) in zip(report.rows, snapshots.pairs, strict=True)
             if stored is not None
             and stored.key.project_id
@@ -54,11 +59,32 @@ class Usage:
             and row.project_id in ("", stored.key.project_id)
             and row.count
         ]
+        rows = [row for row, _ in counted]
+        observed = _observed(counted, report)
 
         def work(transaction: Transaction, current: Principal, time: datetime) -> None:
-            transaction.count_usage(report.batch_id.lower(), rows, time, time + BATCH_ID_LIFETIME)
+            batch_id, end = report.batch_id.lower(), time + BATCH_ID_LIFETIME
+            transaction.count_usage(batch_id, rows, time, end, observed)
 
         await self._context.mutate(caller, "usage:report", work)
+
+
+def _observed(counted: Sequence[tuple[UsageRow, Key]], report: UsageReport) -> Observations:
+    """Return the observations of the counted rows; those of other keys are skipped."""
+    reported = {one.access_key: one for one in report.observations}
+    sighted: list[Sighting] = []
+    uses: set[PermissionUse] = set()
+    for row, key in counted:
+        one, time = reported.get(key.access_key, _NOTHING), row.last_used_time
+        sighted += sightings(key, row.verdict, row.count, (time, time), one.last_peer)
+        day = time.replace(hour=0, minute=0, second=0, microsecond=0)
+        for permission in one.permissions:
+            for grant in narrowest(key.permissions, permission):
+                uses.add(PermissionUse(key.access_key, grant, day))
+    return Observations(sighted, sorted(uses))
+
+
+_NOTHING: Final = KeyObservation(access_key="")
 
 
 def _counted(row: UsageRow, project_id: str, now: datetime) -> UsageRow:
