@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from keyauthority.model import AdvisoryType
 from keyauthority.requests import AdvisoryQuery
 from keyauthority.results import Advisory, Page
 from keyauthority.v1 import advisory_service_pb2 as pb
-from tests.client.conftest import Call
+from tests.client.conftest import Call, Command
 from tests.client.fake_authority import FakeAuthority
 from tests.client.records import KEY, PROJECT_ID
 from tests.client.strategies import at, spans, texts
@@ -114,3 +115,60 @@ def test_unknown_advisory_type_is_refused_before_a_call(
     with pytest.raises(InvalidArgument, match="types: is one of dormant, never_used"):
         call("list_advisories", types=["stale"])
     assert not authority.seen
+
+
+def test_advisories_command_prints_a_table(command: Command, authority: FakeAuthority) -> None:
+    """Options have the names of fields; types are words in lower case."""
+    authority.will(ANSWER)
+
+    shown = command(
+        *("advisories", "--project-id", PROJECT_ID, "--type", "canary_used", "--type", "old"),
+        *("--dormant-after", "1d", "--expires-within", "2d"),
+    )
+
+    sent = convert.advisory_query_from_proto(authority.seen[0].request)
+    expected = AdvisoryQuery(
+        project_id=PROJECT_ID,
+        types=(AdvisoryType.CANARY_USED, AdvisoryType.OLD),
+        dormant_after=timedelta(days=1),
+        expires_within=timedelta(days=2),
+        page_size=1000,
+    )
+    assert expected == sent
+    assert (0, "") == (shown.code, shown.err)
+    for text in (KEY.access_key, "canary_used", "192.0.2.7", "orders:read", ADVISORY.remedy):
+        assert text in shown.out
+
+
+def test_advisories_command_has_every_form(command: Command, authority: FakeAuthority) -> None:
+    """JSON of the proto, bare names, CSV and single fields."""
+    authority.will(ANSWER)
+
+    (shown,) = json.loads(command("advisories", "--json").out)["advisories"]
+    assert ("ADVISORY_TYPE_CANARY_USED", "3") == (shown["type"], shown["count"])
+    assert f"{KEY.access_key}\n" == command("advisories", "-o", "name").out
+    assert command("advisories", "-o", "csv").out.startswith("access_key,type,since_time,")
+    assert "192.0.2.7\n" == command("advisories", "--field", "lastPeer").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("--fail-on canary_used", 1),
+        ("--fail-on old --fail-on canary_used --type canary_used --type old", 1),
+        ("--fail-on old", 0),
+        ("--fail-on stale", 2),
+        ("--fail-on old --type canary_used", 2),
+        ("--fail-on canary_used --limit 1", 2),
+    ],
+)
+def test_advisories_command_fails_on_named_types(
+    command: Command, authority: FakeAuthority, options: str, code: int
+) -> None:
+    """The list is printed all the same; a list that may be incomplete is refused."""
+    authority.will(ANSWER)
+
+    shown = command("advisories", *options.split())
+
+    assert code == shown.code
+    assert (code < 2) is (KEY.access_key in shown.out)

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from keyauthority import __version__
+from keyauthority.cli.advisories import advisories
 from keyauthority.cli.audit import audit
 from keyauthority.cli.caller import whoami
 from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED, as_json
@@ -47,7 +48,7 @@ def authority() -> None:
 
 
 for _command in (
-    *(projects, keys, verify, project_id, usage, audit, watch, whoami, health, scan),
+    *(projects, keys, verify, project_id, usage, audit, advisories, watch, whoami, health, scan),
     *(gateway, console),
 ):
     authority.add_command(_command)

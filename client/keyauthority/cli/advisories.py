@@ -1,0 +1,108 @@
+"""`keyauthority advisories`: lists keys that need attention."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from keyauthority.cli import parameters
+from keyauthority.cli.failures import REFUSED
+from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.output import time_text
+from keyauthority.cli.session import connected, settings
+from keyauthority.convert import advisory_page_to_proto
+from keyauthority.model import AdvisoryType
+from keyauthority.results import Advisory
+
+
+@click.command()
+@click.option("--project-id", default="", help="Project ID (default: all visible projects).")
+@click.option(
+    "--type",
+    "types",
+    type=parameters.choice(AdvisoryType),
+    multiple=True,
+    help="Only this type; may be repeated.",
+)
+@click.option(
+    "--fail-on",
+    type=parameters.choice(AdvisoryType),
+    multiple=True,
+    help="Exit with 1 if there is an advisory of this type; may be repeated.",
+)
+@click.option(
+    "--dormant-after",
+    type=parameters.duration,
+    metavar="SPAN",
+    help="Time without a use, of a key or a permission (default: 90d).",
+)
+@click.option(
+    "--expires-within",
+    type=parameters.duration,
+    metavar="SPAN",
+    help="Time before an expiry (default: 30d).",
+)
+@paged
+@settings
+@click.pass_context
+def advisories(
+    context: click.Context,
+    project_id: str,
+    types: tuple[str, ...],
+    fail_on: tuple[str, ...],
+    dormant_after: timedelta | None,
+    expires_within: timedelta | None,
+    limit: int | None,
+    page_token: str,
+    newest_first: bool,
+) -> None:
+    """List keys that are dead, dangerous or about to end, oldest key first.
+
+    Exit codes: 1 if an advisory has a type named by --fail-on.
+    """
+    if fail_on and (limit or page_token):
+        raise click.UsageError("--fail-on needs the whole list: it takes no limit or page")
+    if types and not set(fail_on) <= set(types):
+        raise click.UsageError("--fail-on takes types that --type lists")
+    with connected() as authority:
+        page = fetched(
+            lambda size: authority.list_advisories(
+                project_id,
+                types=types,
+                dormant_after=dormant_after,
+                expires_within=expires_within,
+                page_size=size,
+            ),
+            *(limit, page_token),
+            newest_first=newest_first,
+        )
+    print_listing(
+        advisory_page_to_proto(page),
+        "advisories",
+        *(_COLUMNS, [_row(one) for one in page.items]),
+        [one.access_key for one in page.items],
+    )
+    if any(one.type in fail_on for one in page.items):
+        context.exit(REFUSED)
+
+
+_COLUMNS: Final = (
+    *("access_key", "type", "since_time", "last_time", "count", "last_peer"),
+    *("permissions", "project_id", "remedy"),
+)
+
+
+def _row(advisory: Advisory) -> tuple[str, ...]:
+    return (
+        advisory.access_key,
+        advisory.type,
+        time_text(advisory.since_time),
+        time_text(advisory.last_time),
+        str(advisory.count),
+        advisory.last_peer,
+        " ".join(advisory.permissions),
+        advisory.project_id,
+        advisory.remedy,
+    )
