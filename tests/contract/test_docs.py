@@ -16,6 +16,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("protect-a-*.md")),
     ROOT / "docs" / "first-key.md",
     ROOT / "docs" / "leaked-keys.md",
+    ROOT / "docs" / "advisories.md",
     ROOT / "docs" / "import.md",
     ROOT / "docs" / "command-line.md",
 ]

@@ -77,6 +77,8 @@ class Counts(TypedDict):
     """Streams open in this worker; None if unchanged."""
     gauges: dict[str, float]
     """Updated gauges, by name in `GAUGES`."""
+    advisories: dict[str, int]
+    """Advisories by type, of the whole authority; empty if unchanged."""
 
 
 class CallMetrics:
@@ -150,6 +152,7 @@ class Metrics:
         self._connections = Counter(dict.fromkeys(connections, 0))
         self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
+        self._advisories: dict[str, int] = {}
 
     def call(self, service: str, method: str) -> CallMetrics:
         """Return the counters of a method; look them up at registration, not per call."""
@@ -179,6 +182,10 @@ class Metrics:
         """Set a gauge."""
         self._gauges[name] = value
 
+    def advisories(self, numbers: Mapping[str, int]) -> None:
+        """Set the number of advisories of each type."""
+        self._advisories = dict(numbers)
+
     def take(self) -> Counts | None:
         """Return and reset the counts; None if nothing changed."""
         streams = sum(stream.open for stream in self._streams.values())
@@ -193,6 +200,7 @@ class Metrics:
             cache_events=dict(self._cache_events),
             streams=None if streams == self._streams_reported else streams,
             gauges=self._gauges,
+            advisories=self._advisories,
         )
         self._streams_reported = streams
         self._verifications.clear()
@@ -200,4 +208,5 @@ class Metrics:
         self._connections.clear()
         self._cache_events.clear()
         self._gauges = {}
+        self._advisories = {}
         return counts if any(counts.values()) else None

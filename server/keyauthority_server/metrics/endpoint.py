@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from keyauthority.model import AdvisoryType
 from keyauthority_server.config import HostPort, refusal
 from keyauthority_server.metrics.counting import BOUNDS, GAUGES, Counts
 from keyauthority_server.metrics.http import MetricsServer
@@ -37,6 +38,7 @@ class MetricsAggregator(Collector):
         self._connections: Counter[str] = Counter()
         self._cache_events: Counter[str] = Counter()
         self._gauges: dict[str, float] = {}
+        self._advisories = dict.fromkeys(map(str, AdvisoryType), 0)
         self._streams: dict[int, int] = {}
         self._pids: dict[int, int] = {}
         self._restarts = 0
@@ -57,6 +59,7 @@ class MetricsAggregator(Collector):
             self._connections.update(counts["connections"])
             self._cache_events.update(counts["cache_events"])
             self._gauges.update(counts["gauges"])
+            self._advisories.update(counts["advisories"])
         if (streams := counts["streams"]) is not None:
             self.streams(worker, streams)
 
@@ -88,7 +91,7 @@ class MetricsAggregator(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the current values."""
         with self._lock:
-            return iter([*self._calls(), *self._outcomes()])
+            return iter([*self._calls(), *self._outcomes(), *self._states()])
 
     def _calls(self) -> Iterator[Metric]:
         handled = CounterMetricFamily(
@@ -145,8 +148,18 @@ class MetricsAggregator(Collector):
         for event, count in self._cache_events.items():
             cache_events.add_metric((event,), count)
         yield cache_events
+
+    def _states(self) -> Iterator[Metric]:
         for name, value in self._gauges.items():
             yield GaugeMetricFamily(name, GAUGES[name], value)
+        advisories = GaugeMetricFamily(
+            "keyauthority_advisories",
+            "Keys that need attention, by the type of the advisory.",
+            labels=("type",),
+        )
+        for advisory_type, number in self._advisories.items():
+            advisories.add_metric((advisory_type,), number)
+        yield advisories
         yield GaugeMetricFamily(
             "keyauthority_watchers", "Open watches.", sum(self._streams.values())
         )

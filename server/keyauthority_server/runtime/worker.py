@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 DRAIN_SECONDS: Final = 30  # the default grace period of Kubernetes
 REPORT_SECONDS: Final = 0.25  # metrics are at most this old
 MEASURE_SECONDS: Final = 2  # counting a million keys takes some 80 ms
+ADVISORY_SECONDS: Final = 5  # between two counts; each takes 2 % of a core while it runs
 SWITCH_SECONDS: Final = 0.0005  # at the default 5 ms, a write waits that long some 30 times
 
 _log = structlog.get_logger("keyauthority_server.runtime.worker")
@@ -110,6 +111,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
             _reported(metrics, authority, report),
             running(_watch(metrics, authority)),
             running(_measure(metrics if worker == 0 else None, authority, server)),
+            running(_count_advisories(metrics if worker == 0 else None, authority)),
         ):
             await stop.wait()
             _log.info("draining")
@@ -189,6 +191,15 @@ async def _measure(metrics: Metrics | None, authority: Authority, server: Server
         if server.certificate_end is not None:
             metrics.gauge(CERTIFICATE_END, server.certificate_end.timestamp())
         await asyncio.sleep(MEASURE_SECONDS)
+
+
+async def _count_advisories(metrics: Metrics | None, authority: Authority) -> None:
+    """Count the advisories, which one worker does for all, every `ADVISORY_SECONDS`."""
+    while metrics is not None:
+        with contextlib.suppress(StoreError, ClockJumped):  # keeps the previous numbers
+            numbers = await authority.advisories.count()
+            metrics.advisories({type_.value: number for type_, number in numbers.items()})
+        await asyncio.sleep(ADVISORY_SECONDS)
 
 
 async def _report(

@@ -35,7 +35,7 @@ _NOT_OF_DECOYS: Final = frozenset(
 )
 """A decoy lies where nobody should use it, so its rest is no cause."""
 _COUNTED_AT_ONCE: Final = 1_000
-_REST: Final = 20  # times the duration of a page of `count`, so that it takes 5 % of a core
+_REST: Final = 50  # times the duration of a page of `count`, so that it takes 2 % of a core
 
 
 class Advisories:

@@ -11,6 +11,7 @@ import grpc
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from keyauthority import AdvisoryType, Client
 from keyauthority.model import VerdictCode
 from keyauthority.v1 import key_authority_service_pb2, key_authority_service_pb2_grpc
 from keyauthority_server.metrics import CACHED, CERTIFICATE_END, Metrics
@@ -133,6 +134,24 @@ def figures(text: str, name: str) -> dict[str, float]:
         process: float(value)
         for process, value in re.findall(rf'{name}{{process="(\S+)"}} (\S+)', text)
     }
+
+
+def test_advisories_are_counted_by_type(start_server: Start) -> None:
+    """Each type has a series from the beginning; one worker counts for all."""
+    server = start_server("--workers", "2", "--metrics", "127.0.0.1:0")
+
+    def numbers() -> dict[str, float]:
+        found = re.findall(
+            r'^keyauthority_advisories\{type="(\w+)"\} (\S+)$', scrape(server), re.MULTILINE
+        )
+        return {type_: float(number) for type_, number in found}
+
+    nothing = dict.fromkeys(map(str, AdvisoryType), 0.0)
+    assert nothing == numbers()
+    with Client(server.address, operator_key=server.operator_key) as client:
+        project_id = client.create_project("Shop").project_id
+        client.create_key(project_id, mode="live", kind="secret")
+        wait_until(lambda: nothing | {"unrestricted": 1.0} == numbers())
 
 
 def test_endpoint_is_off_without_the_flag(start_server: Start) -> None:
