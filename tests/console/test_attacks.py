@@ -267,7 +267,7 @@ def test_hostile_texts_are_shown_as_text(person: Person, client: Client) -> None
     query = dict.fromkeys(
         ("q", "label", "state", "mode", "actor", "page_token", "verdict", "start_time"), HOSTILE
     )
-    searches = (project, "/audit", "/usage", "/sign-in")
+    searches = (project, "/audit", "/usage", "/advisories", "/sign-in")
     answers += [person.browser.get(path, params=query) for path in searches]
     answers.append(person.submit(f"{project}/keys/new", kind=HOSTILE, purpose=HOSTILE, ttl=HOSTILE))
     for answer in answers:

@@ -249,6 +249,7 @@ def _all_pages(person: Person, client: Client, project_id: str) -> list[str]:
     return [
         *(project, f"/keys/{rotated}/revoke", f"{project}/keys/new", f"/keys/{access_key}"),
         *("/operators", f"/usage?project_id={project_id}", "/audit", "/projects"),
+        *(f"/advisories?project_id={project_id}", "/advisories?type=odd", "/advisories?type=old"),
         *(f"{project}?mode=live", f"{project}?q=absent&state=odd", "/usage?start_time=odd"),
         *(f"{project}/edit", f"{project}/suspend", f"{project}/resume", f"/keys/{ABSENT_KEY}"),
         *(f"/keys/{one}" for one in (rotated, revoked.access_key, long.access_key)),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyauthority import Client, KeyState, UsageRow, VerdictCode
+from keyauthority import Client, KeyState, Restrictions, UsageRow, VerdictCode
+from keyauthority.console import advisories
 from tests.console.people import (
     PURPOSE,
     ConsoleProcess,
@@ -87,7 +89,7 @@ def test_every_page_has_its_security_headers(person: Person, project_id: str) ->
     for path in (
         *("/projects", project, f"{project}/keys/new", f"{project}/edit", f"{project}/suspend"),
         *(f"/keys/{access_key}{action}" for action in actions),
-        *("/operators", "/audit", "/usage", "/sign-in", f"/keys/{ABSENT_KEY}"),
+        *("/operators", "/audit", "/usage", "/advisories", "/sign-in", f"/keys/{ABSENT_KEY}"),
     ):
         answer = person.get(path)
         assert answer.status_code == (404 if ABSENT_KEY in path else 200), path
@@ -123,7 +125,9 @@ def test_style_and_script_are_kept_by_browsers(person: Person) -> None:
 def test_visitor_is_sent_to_the_sign_in_page(console: ConsoleProcess) -> None:
     """Every page needs a session; none tells whether its record exists."""
     visitor = Person(console.url)
-    for path in ("/projects", f"/keys/{ABSENT_KEY}", "/operators", "/audit", "/usage.csv"):
+    for path in (
+        *("/projects", f"/keys/{ABSENT_KEY}", "/operators", "/audit", "/usage.csv", "/advisories"),
+    ):
         answer = visitor.get(path)
         assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
     assert visitor.get("/").headers["location"] == "/projects"
@@ -192,6 +196,39 @@ def test_usage_is_summed_by_verdict_and_key_and_downloaded(
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     counted = {(row["access_key"], row["verdict"]): int(row["count"]) for row in rows}
     assert counted == {(first, "valid"): 700, (first, "expired"): 20, (second, "valid"): 50}
+
+
+def test_advisories_name_the_key_and_the_action(
+    person: Person, client: Client, project_id: str
+) -> None:
+    """By type and window; a filter that is not understood is refused."""
+    made = client.create_key(project_id, mode="live", kind="secret").key
+    path = f"/advisories?project_id={project_id}"
+    text = person.page(path)
+    assert f"{made.access_key} {project_id} unrestricted" in text
+    assert "Add restrictions, such as allowed_ips" in text
+    assert "No advisories." in person.page(f"{path}&type=old")
+    client.update_key(made.access_key, restrictions=Restrictions(allowed_ips=("192.0.2.1",)))
+    assert "No advisories." in person.page(path)
+    assert "never used" in person.page(f"{path}&dormant_after=0&type=never_used")
+    for refused in ("type=stale", "dormant_after=soon", "page_token=x"):
+        assert person.get(f"{path}&{refused}").status_code == 422
+
+
+def test_advisories_are_shown_page_by_page(person: Person, client: Client, project_id: str) -> None:
+    """Each once, the oldest key first; the link of a page keeps the filters."""
+    names = [
+        client.create_key(project_id, mode="live", kind="secret").key.access_key
+        for _ in range(advisories.SHOWN + 1)
+    ]
+    path, found = f"/advisories?project_id={project_id}&type=unrestricted", []
+    while path:
+        page = person.get(path).text
+        found += re.findall(r'class="id first" href="/keys/(KA\w+)"', page)
+        following = re.search(r'rel="next" href="(/advisories[^"]+)"', page)
+        path = html.unescape(following[1]) if following else ""
+        assert not path or "type=unrestricted" in path
+    assert found == names
 
 
 def test_audit_lists_the_newest_changes_that_match(

@@ -76,7 +76,15 @@ def test_secret_is_on_no_other_page(
     assert console_server.operator_key not in answer.text
     pages = (
         *(f"/projects/{project_id}", f"/keys/{access_key}", f"/keys/{access_key}/edit"),
-        *(f"/keys/{access_key}/rotate", "/audit", "/usage", "/operators", "/sign-in", "/projects"),
+        *(
+            f"/keys/{access_key}/rotate",
+            "/audit",
+            "/usage",
+            "/advisories",
+            "/operators",
+            "/sign-in",
+            "/projects",
+        ),
     )
     for path in pages:
         text = person.get(path).text

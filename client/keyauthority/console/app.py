@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from keyauthority.console import (
+    advisories,
     audit,
     creation,
     editing,
@@ -60,6 +61,7 @@ PAGES: Final = (
     Page(f"{_KEY}/enable", key_actions.show_enable, key_actions.enable),
     Page(f"{_KEY}/revoke", key_actions.show_revoke, key_actions.revoke),
     Page("/operators", operators.show_all, operators.create),
+    Page("/advisories", advisories.show),
     Page("/audit", audit.show),
     Page("/usage", usage.show),
     Page("/usage.csv", usage.download),

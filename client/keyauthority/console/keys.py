@@ -49,7 +49,7 @@ async def show_all(visit: Visit) -> Response:
         errors=errors,
         found=found,
         is_first=not visit.query("page_token"),
-        query_with=lambda **changes: _query(query, changes),
+        query_with=lambda **changes: query_with(query, changes),
     )
 
 
@@ -85,7 +85,7 @@ def _filter(reader: Reader, visit: Visit) -> dict[str, Any]:
     return chosen
 
 
-def _query(query: Mapping[str, str], changes: Mapping[str, str]) -> str:
+def query_with(query: Mapping[str, str], changes: Mapping[str, str]) -> str:
     """Return the query of a link: the present filters with some changed."""
     return "?" + urlencode({name: text for name, text in {**query, **changes}.items() if text})
 

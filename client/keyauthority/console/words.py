@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from keyauthority.console.forms import target_text
-from keyauthority.model import KeyKind, KeyState, Restrictions, VerdictCode
+from keyauthority.model import AdvisoryType, KeyKind, KeyState, Restrictions, VerdictCode
 
 KINDS: Final = {
     KeyKind.SECRET: "Holds every permission of its project and mode. For your own servers.",
@@ -16,6 +16,7 @@ KINDS: Final = {
 }
 STATES: Final = tuple(KeyState)
 VERDICTS: Final = tuple(VerdictCode)
+ADVISORIES: Final = tuple(AdvisoryType)
 LIMITED: Final = frozenset({VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED})
 
 

@@ -1,0 +1,71 @@
+"""The page of advisories: keys that need attention, with the action to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from keyauthority import clock
+from keyauthority.console.failures import GENERAL, field_errors
+from keyauthority.console.forms import Reader, Refused, filter_span
+from keyauthority.console.keys import query_with
+from keyauthority.console.visits import UNPROCESSABLE, Visit
+from keyauthority.errors import InvalidArgument, NotFound
+from keyauthority.model import AdvisoryType
+from keyauthority.results import Advisory, Page
+
+FILTERS: Final = ("project_id", "type", "dormant_after", "expires_within")
+SHOWN: Final = 100  # advisories on one page
+READ_SECONDS: Final = 0.5  # time for calls that find few; the page then leads to the rest
+
+
+async def show(visit: Visit) -> Response:
+    """List the advisories that match the filters, oldest key first."""
+    texts = {name: visit.query(name) for name in FILTERS}
+    found: Page[Advisory] = Page(())
+    errors: Mapping[str, list[str]] = {}
+    try:
+        found = await _find(visit, _filter(Reader(texts)))
+    except Refused as refused:
+        errors = refused.errors
+    except InvalidArgument as error:
+        errors = field_errors(error.fields) or {GENERAL: [error.message]}
+    except NotFound:
+        errors = {GENERAL: ["There is no such project, or you may not see it."]}
+    query = {name: text for name, text in texts.items() if text}
+    return visit.page(
+        "advisories.html",
+        UNPROCESSABLE if errors else 200,
+        texts=texts,
+        errors=errors,
+        found=found,
+        is_first=not visit.query("page_token"),
+        query_with=lambda **changes: query_with(query, changes),
+    )
+
+
+def _filter(reader: Reader) -> dict[str, Any]:
+    """Return the arguments of ListAdvisories that the query asks for."""
+    chosen = {
+        "project_id": reader.text("project_id"),
+        "types": [one for one in (reader.choice("type", AdvisoryType),) if one],
+        "dormant_after": reader.value("dormant_after", filter_span),
+        "expires_within": reader.value("expires_within", filter_span),
+    }
+    reader.finish()
+    return chosen
+
+
+async def _find(visit: Visit, chosen: dict[str, Any]) -> Page[Advisory]:
+    """Return a page; calls that return few are repeated for some time."""
+    items: list[Advisory] = []
+    token, end = visit.query("page_token"), clock.monotonic() + READ_SECONDS
+    while True:
+        room = SHOWN - len(items)
+        page = await visit.authority.list_advisories(page_size=room, **chosen).page(token)
+        items += page.items
+        token = page.next_page_token
+        if not token or len(items) >= SHOWN or clock.monotonic() >= end:
+            return Page(tuple(items), token)
