@@ -7,7 +7,7 @@ needed permission is concrete.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from typing import Final
 
 EVERYTHING: Final = ("*:*",)
@@ -61,36 +61,51 @@ def narrowest(grants: Collection[str], needed: str) -> tuple[str, ...]:
     )
 
 
-class AskedPermissions(set[tuple[str, ...]]):
-    """The combinations of permissions that verifications of a key asked for, in bounded memory."""
+class AskedPermissions:
+    """The permissions that verifications of a key asked for, in bounded memory.
 
-    __slots__ = ("used",)
+    Most verifications of a key ask for the same. So a caller calls `note` only for permissions that
+    are neither `asked` nor in `others`.
+    """
+
+    __slots__ = ("asked", "others", "used")
 
     def __init__(self) -> None:
-        super().__init__(((),))
-        self.used: set[str] = set()
-        """The grants that combinations beyond the bound made use of."""
+        self.asked: tuple[str, ...] = ()
+        """What the first verification asked for."""
+        self.others: Set[tuple[str, ...]] = _NOTHING_ASKED
+        """The other combinations."""
+        self.used: Set[str] = frozenset()
+        """The grants that earlier combinations made use of."""
 
     def note(self, permissions: tuple[str, ...], grants: Collection[str]) -> None:
         """Add a combination; too many are replaced by the grants of the key that they use."""
-        if len(self) > COMBINATIONS_MAX:
-            self.compact(grants)
-        self.add(permissions)
+        if len(self.others) > COMBINATIONS_MAX:
+            self.resolve(grants)
+        if self.asked:
+            self.others = {*self.others, permissions}
+        else:
+            self.asked = permissions
 
-    def compact(self, grants: Collection[str]) -> None:
-        """Replace all combinations by the grants that they use."""
-        for needed in self.permissions():
-            self.used.update(narrowest(grants, needed))
-        self.clear()
-        self.add(())
+    def take(self) -> AskedPermissions:
+        """Return what was asked for, and begin again."""
+        taken = AskedPermissions()
+        taken.asked, taken.others, taken.used = self.asked, self.others, self.used
+        self.asked, self.others, self.used = (), _NOTHING_ASKED, frozenset()
+        return taken
 
     def permissions(self) -> set[str]:
         """Return the permissions of the combinations."""
-        return {permission for permissions in self for permission in permissions}
+        return {one for permissions in (self.asked, *self.others) for one in permissions}
+
+    def resolve(self, grants: Collection[str]) -> None:
+        """Replace all combinations by the grants that they use."""
+        self.used |= {grant for needed in self.permissions() for grant in narrowest(grants, needed)}
+        self.asked, self.others = (), _NOTHING_ASKED
 
 
-NOTHING_ASKED: Final = frozenset({()})
-"""Like `AskedPermissions` before the first one: a verification that asks for nothing adds none."""
+_NOTHING_ASKED: Final = frozenset({()})
+"""A verification that asks for nothing is no combination to add."""
 
 
 class Grants:

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 from keyauthority.model import CANARY_LABEL, Facts, Key, UsageRow, VerdictCode
-from keyauthority.permissions import NOTHING_ASKED, AskedPermissions
+from keyauthority.permissions import AskedPermissions
 from keyauthority.requests import KeyObservation
 
 ROWS_MAX: Final = 1_000  # rows of one report, the limit of ReportUsage
@@ -23,12 +23,13 @@ _NO_PEER: Final = (float("-inf"), "")
 _ENDED: Final = frozenset({VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED})
 
 
-class Count:
+class Count(AskedPermissions):
     """Verifications of one key with one verdict in one hour, since the last report."""
 
-    __slots__ = ("asked", "code", "cost", "hour", "key", "number", "peer", "time")
+    __slots__ = ("code", "cost", "hour", "is_sighted", "key", "number", "peer", "time")
 
     def __init__(self, key: Key, code: VerdictCode, hour: datetime) -> None:
+        super().__init__()
         self.key = key
         self.code = code
         self.hour = hour
@@ -36,21 +37,11 @@ class Count:
         self.cost = 0
         self.time = 0.0
         """Time of the newest verification, in seconds of `monotonic`."""
+        self.is_sighted = (
+            code in _ENDED or key.supersede_time is not None or CANARY_LABEL in key.labels
+        )
         self.peer = ""
-        """The `client_ip` of that verification."""
-        self.asked: AskedPermissions | frozenset[tuple[str, ...]] = NOTHING_ASKED
-
-    def ask(self, permissions: tuple[str, ...]) -> None:
-        """Add permissions that a verification asked for."""
-        if not isinstance(self.asked, AskedPermissions):
-            self.asked = AskedPermissions()
-        self.asked.note(permissions, self.key.permissions)
-
-    @property
-    def is_sighted(self) -> bool:
-        """True if an advisory needs the address of the newest verification."""
-        key = self.key
-        return self.code in _ENDED or key.supersede_time is not None or CANARY_LABEL in key.labels
+        """The `client_ip` of that verification, if an advisory needs it."""
 
 
 class Report(NamedTuple):
@@ -79,9 +70,11 @@ class UsageBuffer:
             count.number += 1
             count.cost += cost
             count.time = now
-            count.peer = facts.client_ip
-            if facts.permissions not in count.asked:
-                count.ask(facts.permissions)
+            if count.is_sighted:
+                count.peer = facts.client_ip
+            asked = facts.permissions
+            if asked != count.asked and asked not in count.others:
+                count.note(asked, count.key.permissions)
 
     def reports(self, to_server_time: Callable[[float], datetime]) -> deque[Report]:
         """Return the pending reports, oldest first; the caller pops each one it has sent.
@@ -131,9 +124,8 @@ class UsageBuffer:
                     )
                     if count.is_sighted:
                         peers[name] = max(peers.get(name, _NO_PEER), (count.time, count.peer))
-                    if isinstance(count.asked, AskedPermissions):
-                        asked.append((count.key, count.asked))
-                        count.asked = NOTHING_ASKED
+                    if count.asked:
+                        asked.append((count.key, count.take()))
                     count.number = count.cost = 0
         rows = [
             UsageRow(
@@ -155,7 +147,7 @@ def _observations(
     """Return the permissions that each key made use of, and the address that it was about."""
     used: dict[str, set[str]] = {name: set() for name in peers}
     for key, permissions in asked:
-        permissions.compact(key.permissions)
+        permissions.resolve(key.permissions)
         if permissions.used:
             used.setdefault(key.access_key, set()).update(permissions.used)
     return {

@@ -11,12 +11,20 @@ from keyauthority.model import CANARY_LABEL, Key, VerdictCode
 from keyauthority_server.store.types import Sighting, SightingCause
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_ENDED: Final = frozenset({VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED})
+_AT_END: Final = frozenset(
+    {VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED}
+    | {VerdictCode.WRONG_ACCESS_KEY}  # which is checked before the end
+)
 
 
 def is_canary(key: Key) -> bool:
     """True for a key with the label of a decoy."""
     return CANARY_LABEL in key.labels
+
+
+def is_sighted(key: Key, code: VerdictCode) -> bool:
+    """True if presentations of the key with a verdict may have sightings."""
+    return code in _AT_END or key.supersede_time is not None or is_canary(key)
 
 
 def sightings(
@@ -31,7 +39,7 @@ def sightings(
     presented = (count, first, last, peer)
     if is_canary(key):
         yield Sighting(key.access_key, SightingCause.CANARY, _EPOCH, *presented)
-    if code in _ENDED or code is VerdictCode.WRONG_ACCESS_KEY:  # which is checked before the end
+    if code in _AT_END:
         end = first_end_of(key, last)
         if end is not None:
             yield Sighting(key.access_key, SightingCause.END, end, *presented)

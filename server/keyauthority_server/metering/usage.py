@@ -21,9 +21,9 @@ from typing import Final, NamedTuple
 import structlog
 
 from keyauthority.model import NO_FACTS, Facts, Key, UsageRow, VerdictCode
-from keyauthority.permissions import NOTHING_ASKED, AskedPermissions, narrowest
+from keyauthority.permissions import AskedPermissions, narrowest
 from keyauthority_server.background import running
-from keyauthority_server.metering.observing import is_canary, sightings
+from keyauthority_server.metering.observing import is_canary, is_sighted, sightings
 from keyauthority_server.store.interface import Store, StoreError, Transaction
 from keyauthority_server.store.types import Observations, PermissionUse, Sighting
 
@@ -36,8 +36,8 @@ COUNTS_MAX: Final = 65_536  # some 25 MB; further ones are lost, and only while 
 QUESTIONS_KNOWN: Final = 65_536  # answered today by stored uses of permissions; some 15 MB
 BATCH_ID_LIFETIME: Final = timedelta(hours=24)  # how long a repeated batch is recognised
 
-_Question = tuple[str, int, str, datetime]
-"""A key, the revision of its record, a permission that was asked for, and the day."""
+_Question = tuple[str, int, str, int]
+"""A key, the revision of its record, a permission that was asked for, and the day's number."""
 
 _HOUR: Final = timedelta(hours=1)
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -92,9 +92,11 @@ class Meter:
             count = self._renewed(name, count, key, now)
         count.number += 1
         count.last_used_time = now
-        count.peer = facts.client_ip or peer
-        if key.permissions and facts.permissions not in count.asked:
-            count.ask(facts.permissions)
+        if count.is_sighted:  # else the address of the last call would be kept in memory
+            count.peer = facts.client_ip or peer
+        asked = facts.permissions
+        if asked != count.asked and key.permissions and asked not in count.others:
+            count.note(asked, key.permissions)
         if code is VerdictCode.VALID:
             count.cost += cost
 
@@ -137,7 +139,7 @@ class Meter:
             while self._batches:
                 batch = self._batches[0]
                 uses, questions = self._permission_days.uses(batch.counts)
-                work = partial(_count_batch, batch, self._previous, sorted(uses))
+                work = partial(_count_batch, batch, self._previous, uses)
                 await self._store.write(work)
                 self._permission_days.stored(questions)
                 self._previous = batch.batch_id
@@ -175,15 +177,16 @@ async def metering(store: Store) -> AsyncIterator[Meter]:
         await meter.flush()  # the first may have flushed only older batches
 
 
-class _Count:
+class _Count(AskedPermissions):
     """The verifications of one key with one verdict in one hour."""
 
     __slots__ = (
-        *("access_key", "asked", "code", "cost", "first_used_time", "hour", "key"),
+        *("access_key", "code", "cost", "first_used_time", "hour", "is_sighted", "key"),
         *("last_used_time", "number", "peer"),
     )
 
     def __init__(self, key: Key, code: VerdictCode, hour: datetime, now: datetime) -> None:
+        super().__init__()
         self.access_key = key.access_key
         self.key = key
         """The newest record that was verified."""
@@ -192,26 +195,15 @@ class _Count:
         self.number = 0
         self.cost = 0
         self.first_used_time = self.last_used_time = now
+        self.is_sighted = is_sighted(key, code)
         self.peer = ""
-        """The address that the newest verification is about."""
-        self.asked: AskedPermissions | frozenset[tuple[str, ...]] = NOTHING_ASKED
-
-    def ask(self, permissions: tuple[str, ...]) -> None:
-        """Add permissions that a verification asked for."""
-        if not isinstance(self.asked, AskedPermissions):
-            self.asked = AskedPermissions()
-        self.asked.note(permissions, self.key.permissions)
+        """The address that the newest verification is about, if it is sighted."""
 
     def renew(self, key: Key) -> None:
         """Go on with a newer record of the key."""
-        if isinstance(self.asked, AskedPermissions):
-            self.asked.compact(self.key.permissions)
+        if key.permissions != self.key.permissions:
+            self.resolve(self.key.permissions)
         self.key = key
-
-    @property
-    def day(self) -> datetime:
-        """The start of the day, UTC."""
-        return self.hour.replace(hour=0)
 
     def sightings(self) -> Iterator[Sighting]:
         """Yield the sightings of the verifications."""
@@ -225,22 +217,25 @@ class _PermissionDays:
     def __init__(self) -> None:
         self._stored: set[_Question] = set()
 
-    def uses(self, counts: Sequence[_Count]) -> tuple[set[PermissionUse], set[_Question]]:
-        """Return the uses to store, and the questions that they answer."""
+    def uses(self, counts: Sequence[_Count]) -> tuple[list[PermissionUse], set[_Question]]:
+        """Return the uses to store, in order, and the questions that they answer."""
         uses: set[PermissionUse] = set()
         questions: set[_Question] = set()
         for count in counts:
-            if not isinstance(count.asked, AskedPermissions):
+            if not (count.asked or count.used):
                 continue
-            key, day = count.key, count.day
-            grants = count.asked.used.copy()
-            for permission in count.asked.permissions():
-                question = (key.access_key, key.revision, permission, day)
+            name, revision = count.access_key, count.key.revision
+            day = count.hour.toordinal()
+            grants = set(count.used)
+            for permission in count.permissions():
+                question = (name, revision, permission, day)
                 if question not in self._stored:
                     questions.add(question)
-                    grants.update(narrowest(key.permissions, permission))
-            uses |= {PermissionUse(key.access_key, grant, day) for grant in grants}
-        return uses, questions
+                    grants.update(narrowest(count.key.permissions, permission))
+            if grants:
+                start = count.hour.replace(hour=0)
+                uses.update(PermissionUse(name, grant, start) for grant in grants)
+        return sorted(uses), questions
 
     def stored(self, questions: set[_Question]) -> None:
         """Remember the questions whose uses are stored; they begin again if they are too many."""
@@ -272,7 +267,9 @@ def _count_batch(
         )
         for count in batch.counts
     ]
-    sighted = [sighting for count in batch.counts for sighting in count.sightings()]
+    sighted = [
+        sighting for count in batch.counts if count.is_sighted for sighting in count.sightings()
+    ]
     now = max(row.last_used_time for row in rows)
     transaction.delete_usage_batch(previous)
     transaction.count_usage(
