@@ -14,8 +14,8 @@ from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.rpc.handlers import Denied, Serve, authorize
-from keyauthority_server.rpc.policy import POLICY
-from keyauthority_server.rpc.request_reader import SCAN_ABOVE, RequestReader
+from keyauthority_server.rpc.policy import INLINE_MAX, POLICY
+from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc.validate import CHECKS
 from keyauthority_server.rpc_types import Call
 from keyauthority_server.services.time_slices import TimeSlices
@@ -84,7 +84,7 @@ async def test_large_request_of_a_caller_without_the_right_is_not_parsed(
 
     serve, reader = denying(method, request_type, denied)
     with pytest.raises(PermissionDenied):
-        await serve(CALL, b"\x0a" + b"\x7f" * SCAN_ABOVE)
+        await serve(CALL, b"\x0a" + b"\x7f" * INLINE_MAX)
     assert not reader.read_any
     assert [None] * len(denials) == denials
 

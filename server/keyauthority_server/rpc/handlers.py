@@ -31,10 +31,9 @@ from keyauthority.errors import (
 )
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.field_rules import prepare_referrer
-from keyauthority_server.rpc.policy import CredentialSource, RpcPolicy
+from keyauthority_server.rpc.policy import INLINE_MAX, CredentialSource, RpcPolicy
 from keyauthority_server.rpc.request_reader import (
     SCAN_ABOVE,
-    SLICED_ABOVE,
     RequestReader,
     malformed,
 )
@@ -123,8 +122,8 @@ def authorize(
     """Return `method` with authorization and validation, in the contract's order of errors.
 
     The method takes the Principal for OPERATOR, the credential for OPERATOR_INLINE, the Call
-    otherwise. Only a small Verify is parsed before its caller is authenticated. A large request of
-    a caller without the right is never parsed, not even for `denied`.
+    otherwise. Only a small Verify is parsed before its caller is authenticated. A request above
+    INLINE_MAX of a caller without the right is never parsed, not even for `denied`.
     """
     if policy.credentials is CredentialSource.OPERATOR:
         return _by_operator(authority, policy, reader, check, method, denied)
@@ -163,7 +162,7 @@ def _by_operator(
             return await method(caller, request)
         except _DENIALS as denial:
             if denied is not None:
-                if request is None and len(body) <= SCAN_ABOVE:
+                if request is None and len(body) <= INLINE_MAX:
                     request = reader.read_or_none(body)
                 denied(call, request, denial)
             raise
@@ -217,7 +216,7 @@ async def _require_valid_in_turn(
 
     A hundred referrer patterns that need IDNA conversion take 0.2 s.
     """
-    if size <= SLICED_ABOVE:
+    if size <= SCAN_ABOVE:
         require_valid(check, request)
         return
     with slices.begin(queued=True) as turn:
