@@ -7,6 +7,8 @@ us, and `test_failover.py` shows that.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,6 +150,7 @@ def test_server_that_cannot_change_says_so_and_goes_on_to_verify(
     forks: ForkServer, order_path: Path, tmp_path: Path
 ) -> None:
     """After a failed sync: in its health, in a metric, on the command line and in the log."""
+    health = (sys.executable, "-m", "keyauthority.cli", "health")
     server = forks.start(tmp_path / "data", "--metrics", "127.0.0.1:0")
     try:
         with connections(server, 1) as (caller,), Client(server.address) as client:
@@ -161,6 +164,9 @@ def test_server_that_cannot_change_says_so_and_goes_on_to_verify(
             assert client.check_health()
             assert "VALID" == verdict(caller, kept.secret_key)
             wait_until(lambda: value(scrape(server), "keyauthority_changes_accepted") == 0)
+            for flags, code in ((), 0), (("--changes",), 3):
+                asked = subprocess.run([*health, "--address", server.address, *flags], check=False)
+                assert code == asked.returncode
         log = server.log_text()
         assert "critical store_broken" in log
         assert re.search("warning health changes=False .*serving=True", log)

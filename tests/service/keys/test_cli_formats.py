@@ -211,6 +211,7 @@ def test_health_waits_for_the_server(command: Command, start_server: Start) -> N
     """SERVING without a credential; 3 for one that is away, until it comes."""
     assert (0, "SERVING\n", "") == command("health")
     assert {"status": "SERVING"} == json.loads(command("health", "--json").output)
+    assert (0, "SERVING\n", "") == command("health", "--changes")
     assert 3 == command("--address", "127.0.0.1:1", "health").code
     own = start_server()
     address = own.address

@@ -73,7 +73,7 @@ def refused(channel: grpc.Channel, path: str, body: bytes = b"") -> grpc.StatusC
     return status(failed.value).code()
 
 
-@pytest.mark.parametrize("service", ["", *sorted(OURS)])
+@pytest.mark.parametrize("service", ["", "keyauthority.changes", *sorted(OURS)])
 def test_health_of_each_service_is_serving(channel: grpc.Channel, service: str) -> None:
     """Health knows the server as a whole and each of its services."""
     request = health_pb2.HealthCheckRequest(service=service)
