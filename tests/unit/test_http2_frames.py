@@ -265,6 +265,22 @@ def test_own_frames_follow_the_settings_of_the_server() -> None:
     assert side.server.between_frames
 
 
+def test_reset_of_a_refused_call_is_not_passed_on() -> None:
+    """In any pieces; other frames beside it are, and resets of other calls."""
+    closed = struct.pack(">I", 5)
+    kept = frame(PING, ACK, 0, b"12345678") + frame(RST_STREAM, 0, 3, closed) + opened(5)
+    answers = (
+        frame(RST_STREAM, 0, 1, closed) + kept[:17] + frame(RST_STREAM, 0, 1, closed) + kept[17:]
+    )
+    for size in (1, 2, 5, 13, len(answers)):
+        side = Side()
+        side.send(opened(1), opened(3), opened(5), frame(DATA, 0, 1, message(b"a" * 2_000)[:9]))
+        assert [(1, RESOURCE_EXHAUSTED)] == side.refused()
+        pieces = (answers[at : at + size] for at in range(0, len(answers), size))
+        assert kept == side.answer(*pieces)
+        assert {5} == side.calls.open
+
+
 def test_refusal_is_a_header_frame_that_ends_the_call() -> None:
     """Its strings are literals with a length, short and long, and leave no state (RFC 7541)."""
     refusal = RpcError(8, "no", b"d" * 300)

@@ -41,7 +41,7 @@ class FrameError(Exception):
 class _Upload:
     """A request whose end has not come."""
 
-    __slots__ = ("answered", "left", "messages", "prefix", "received", "since")
+    __slots__ = ("answered", "left", "messages", "prefix", "received", "refused", "since")
 
     def __init__(self) -> None:
         self.received = 0
@@ -50,7 +50,7 @@ class _Upload:
         self.prefix = b""
         """The part that has come of the next message's prefix."""
         self.messages = 0
-        self.answered = False
+        self.answered = self.refused = False
         self.since: float | None = None
 
 
@@ -106,8 +106,14 @@ class Calls:
     def refuse(self, stream: int, refusal: RpcError) -> None:
         """Have a call refused. What its client still sends counts as answered."""
         self.note_answer(stream)
+        self._upload(stream).refused = True
         self.open.discard(stream)
         self.refused.append((stream, refusal))
+
+    def is_refused(self, stream: int) -> bool:
+        """Return whether a call was refused whose request has not ended."""
+        upload = self.uploads.get(stream)
+        return upload is not None and upload.refused
 
     def overdue(self, now: float, seconds: float) -> list[int]:
         """Return the calls whose request has been incomplete for so long, seen twice at least."""
@@ -290,7 +296,11 @@ class ServerFrames:
         return self.begun and not (self._skip or self._block)
 
     def read(self, data: bytes) -> bytes:
-        """Return the bytes to pass on."""
+        """Return the bytes to pass on.
+
+        A reset of a refused call is left out: the server sends one for each part of the request
+        that still comes, and clients on C-core may report INTERNAL in place of the refusal.
+        """
         if self._held:
             data, self._held = self._held + data, b""
         size, at, calls = len(data), self._skip, self._calls
@@ -305,7 +315,14 @@ class ServerFrames:
                 if kind == _HEADERS:
                     self._block = not flags & _END_HEADERS
             elif kind == _RST_STREAM:
-                calls.end(stream)
+                if calls.is_refused(stream):
+                    start, rest = at - _HEADER_BYTES - (high << 8 | low), data[at:]
+                    complete, at = at <= size, start
+                    if not complete:
+                        break
+                    data, size = data[:start] + rest, start + len(rest)
+                else:
+                    calls.end(stream)
             elif kind == _CONTINUATION:
                 self._block = not flags & _END_HEADERS
         self.begun = self.begun or at > 0
