@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from keyauthority.gateway.logs import RateLimitFilter
+from keyauthority.cli.logs import RateLimitFilter
 from keyauthority.gateway.requirements import Requirements, from_extensions, from_query
 from keyauthority.model import ApiTarget, KeyMode
 from tests.client.records import TOKEN

@@ -1,4 +1,7 @@
-"""Bound of the log: a message that every check may cause is written once a second."""
+"""The log of commands that run until SIGTERM: on standard error, and bounded.
+
+A message that every request may cause is written once a second.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LOGGERS: Final = frozenset(
 
 
 class RateLimitFilter(logging.Filter):
-    """Passes each message of checks, by its text before formatting, once in `SECONDS`."""
+    """Passes each message of `LOGGERS`, by its text before formatting, once in `SECONDS`."""
 
     def __init__(self) -> None:
         super().__init__()
