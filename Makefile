@@ -194,7 +194,7 @@ made:
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,otel,gateway,console,dev]'
+	$(BIN)/pip install --quiet --editable '.[cli,server,native,postgres,otel,gateway,console,notify,dev]'
 	-$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hypercorn-0.17 hypercorn==0.17.3
 	@touch .venv/.serve .venv/.console $@
 

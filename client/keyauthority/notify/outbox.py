@@ -1,0 +1,194 @@
+"""The events that are not delivered yet, and the position in the log up to which they were taken.
+
+All of it is in the cursor file: after a kill, events are sent again at most that were delivered in
+the last moments. The outbox is bounded; while it is full, changes wait in the log of the authority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, NamedTuple
+
+from keyauthority.clock import SystemClock, monotonic
+from keyauthority.notify.events import Event
+from keyauthority.notify.journal import DAMAGED, Journal, Operation
+
+DELAYS: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Seconds from a failed attempt to the next; after the last one an event is given up."""
+RETRY_AFTER_MAX: Final = 86_400.0  # seconds; as the longest of `DELAYS`
+JITTER: Final = 0.1  # at most this part of a delay is added to it
+BYTES_MAX: Final = 64 * 1024 * 1024  # of events; some 50,000 of usual size
+EVENT_BYTES: Final = 512  # of memory for an event, its body excepted
+
+_JITTER_STEPS: Final = 1000
+
+
+class Position(NamedTuple):
+    """A place in the log of changes."""
+
+    log_id: str
+    revision: int
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """An event that is not delivered."""
+
+    event: Event
+    attempts: int = 0
+    """Failed attempts."""
+    due: float = 0.0
+    """Monotonic time of the next attempt."""
+
+
+class Outbox:
+    """Pending events, by the time of their next attempt."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Restore the state. Raises CannotNotify for a cursor file that cannot be used."""
+        self._journal = journal
+        self._pending: dict[str, Pending] = {}
+        self._new: deque[Pending] = deque()
+        self._retries: list[tuple[float, int, Pending]] = []
+        self._order = count()
+        self._bytes = 0
+        self._drained = asyncio.Event()
+        self.position: Position | None = None
+        """All changes up to it have been taken; None before the first start."""
+        self.on_new: Callable[[], None] = lambda: None
+        """Called when an event has been taken."""
+        now = SystemClock().now().timestamp()
+        try:
+            for operation in journal.read():
+                self._restore(operation, now)
+        except (KeyError, ValueError):
+            raise journal.unusable(DAMAGED) from None
+        for pending in self._pending.values():
+            self._schedule(pending)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def is_full(self) -> bool:
+        """True if no event can be taken."""
+        return self._bytes >= BYTES_MAX
+
+    async def wait_for_room(self) -> None:
+        """Wait until the outbox is not full."""
+        while self.is_full:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def take(self, position: Position, events: Iterable[Event]) -> None:
+        """Take the events up to a position, all or none of them; `flush` makes it durable."""
+        operations: list[Operation] = [["position", *position]]
+        for event in events:
+            if event.id not in self._pending:
+                operations.append(["add", *event])
+                pending = self._add(event)
+                self._schedule(pending)
+        if len(operations) > 1 or position != self.position:
+            self._journal.append(*operations)
+        self.position = position
+        if len(operations) > 1:
+            self.on_new()
+
+    def next_new(self) -> Pending | None:
+        """Remove and return the oldest event without an attempt."""
+        return self._new.popleft() if self._new else None
+
+    def next_retry(self) -> Pending | None:
+        """Remove and return an event whose next attempt is due."""
+        if self._retries and self._retries[0][0] <= monotonic():
+            return heapq.heappop(self._retries)[2]
+        return None
+
+    @property
+    def next_due(self) -> float | None:
+        """Monotonic time of the next retry; None if no event waits for one."""
+        return self._retries[0][0] if self._retries else None
+
+    def delivered(self, pending: Pending) -> None:
+        """Forget an event."""
+        del self._pending[pending.event.id]
+        self._bytes -= _size(pending.event)
+        self._journal.append(["done", pending.event.id])
+        if not self.is_full:
+            self._drained.set()
+
+    def failed(self, pending: Pending, retry_after: float | None) -> bool:
+        """Plan the next attempt, not before `retry_after` seconds; return False if it was the last.
+
+        An event is forgotten after its last attempt.
+        """
+        if pending.attempts >= len(DELAYS):
+            self.delivered(pending)
+            return False
+        delay = max(_with_jitter(DELAYS[pending.attempts]), min(retry_after or 0, RETRY_AFTER_MAX))
+        pending.attempts += 1
+        pending.due = monotonic() + delay
+        self._schedule(pending)
+        self._journal.append(_failure(pending, SystemClock().now().timestamp() - monotonic()))
+        return True
+
+    async def flush(self) -> None:
+        """Return when the state is durable. Raises CursorFailed."""
+        await self._journal.flush(self._snapshot)
+
+    def _add(self, event: Event) -> Pending:
+        pending = self._pending[event.id] = Pending(event)
+        self._bytes += _size(event)
+        return pending
+
+    def _schedule(self, pending: Pending) -> None:
+        if pending.attempts:
+            heapq.heappush(self._retries, (pending.due, next(self._order), pending))
+        else:
+            self._new.append(pending)
+
+    def _snapshot(self) -> Sequence[Operation]:
+        offset = SystemClock().now().timestamp() - monotonic()
+        operations: list[Operation] = []
+        if self.position:
+            operations.append(["position", *self.position])
+        for pending in self._pending.values():
+            operations.append(["add", *pending.event])
+            if pending.attempts:
+                operations.append(_failure(pending, offset))
+        return operations
+
+    def _restore(self, operation: Operation, now: float) -> None:
+        """Make one operation of the file; `now` is in seconds since the Unix epoch."""
+        match operation:
+            case ["position", str(log_id), int(revision)]:
+                self.position = Position(log_id, revision)
+            case ["add", str(event_id), str(body)]:
+                self._add(Event(event_id, body))
+            case ["failed", str(event_id), int(attempts), float() | int() as due]:
+                pending = self._pending[event_id]
+                pending.attempts = attempts
+                # A clock that was set back in between does not delay it further.
+                pending.due = monotonic() + min(due - now, RETRY_AFTER_MAX)
+            case ["done", str(event_id)]:
+                self._bytes -= _size(self._pending.pop(event_id).event)
+            case _:
+                raise ValueError(f"unknown operation {operation!r}")
+
+
+def _failure(pending: Pending, offset: float) -> Operation:
+    return ["failed", pending.event.id, pending.attempts, round(pending.due + offset, 3)]
+
+
+def _size(event: Event) -> int:
+    return len(event.body) + EVENT_BYTES
+
+
+def _with_jitter(delay: float) -> float:
+    return delay * (1 + JITTER * secrets.randbelow(_JITTER_STEPS) / _JITTER_STEPS)
