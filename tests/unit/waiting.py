@@ -9,9 +9,9 @@ from typing import Final
 PATIENCE: Final = 20.0  # seconds, on a machine that is busy
 
 
-async def until(holds: Callable[[], object]) -> None:
+async def until(holds: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - of many kinds
             await asyncio.sleep(0.005)
 

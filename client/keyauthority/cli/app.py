@@ -18,6 +18,7 @@ from keyauthority.cli.failures import CANNOT_TELL, INTERRUPTED, MISUSED, as_json
 from keyauthority.cli.gateway import gateway
 from keyauthority.cli.health import health
 from keyauthority.cli.keys import keys
+from keyauthority.cli.notify import notify
 from keyauthority.cli.output import discard, say
 from keyauthority.cli.projects import projects
 from keyauthority.cli.scan import scan
@@ -49,7 +50,7 @@ def authority() -> None:
 
 for _command in (
     *(projects, keys, verify, project_id, usage, audit, advisories, watch, whoami, health, scan),
-    *(gateway, console),
+    *(gateway, console, notify),
 ):
     authority.add_command(_command)
 

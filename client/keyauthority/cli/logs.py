@@ -13,9 +13,12 @@ from keyauthority.clock import monotonic
 
 SECONDS: Final = 1.0
 LOGGERS: Final = frozenset(
-    {"keyauthority.middleware", "keyauthority.gateway.check", "keyauthority.gateway.requirements"}
+    {
+        *("keyauthority.middleware", "keyauthority.gateway.check"),
+        *("keyauthority.gateway.requirements", "keyauthority.notify.attempts"),
+    }
 )
-"""Those of checks."""
+"""Those of checks, and of attempts to deliver an event."""
 
 
 class RateLimitFilter(logging.Filter):
