@@ -19,7 +19,7 @@ STOP_SECONDS: Final = 30  # on a machine that is busy
 SHORT_DELAYS: Final = """
 from keyauthority.notify import outbox, sender
 outbox.DELAYS = (0.05,) * 100
-sender.THROTTLE_SECONDS = 0.02
+sender.THROTTLE_SECONDS = 0.005
 """
 """For `Notify.shims`: retries and pauses of a fraction of a second."""
 
@@ -30,11 +30,11 @@ from pathlib import Path
 folder = Path(__file__).parent
 hosts = json.loads((folder / "hosts.json").read_text())
 real_lookup, real_connect = socket.getaddrinfo, socket.socket.connect
+trace_file = (folder / "trace").open("a", buffering=1)
 
 
 def trace(kind, text):
-    with (folder / "trace").open("a") as file:
-        file.write(f"{kind} {text}\\n")
+    trace_file.write(f"{kind} {text}\\n")
 
 
 def getaddrinfo(host, port, *args, **kwargs):

@@ -97,7 +97,10 @@ def receiver(certificate: tuple[Path, Path] | None = None) -> Iterator[Receiver]
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", "0")))
+            length = int(self.headers.get("content-length", "0"))
+            body = self.rfile.read(length)
+            if len(body) < length:  # the sender was killed
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             reply = running.receive(headers, body)
             self.send_response(reply.status)
