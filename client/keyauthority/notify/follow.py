@@ -23,8 +23,8 @@ from keyauthority.permissions import Grants
 from keyauthority.results import WatchUpdate
 from keyauthority.verifier.policy import RETRY_MAX, SILENCE_MAX
 
-RIGHTS: Final = ("changes:watch",)
-"""Rights that the operator key needs."""
+RIGHTS: Final = ("changes:watch", "usage:read")
+"""Rights that the operator key needs: for changes, and for advisories."""
 RELOAD_SECONDS: Final = 1.0  # between two looks at the operator key
 
 _REFUSED: Final = (Unauthenticated, PermissionDenied, InvalidArgument)

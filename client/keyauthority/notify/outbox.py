@@ -61,6 +61,8 @@ class Outbox:
         self._drained = asyncio.Event()
         self.position: Position | None = None
         """All changes up to it have been taken; None before the first start."""
+        self.advisories: set[str] | None = None
+        """Identities of the open advisories; None before the first look."""
         self.on_new: Callable[[], None] = lambda: None
         """Called when an event has been taken."""
         now = SystemClock().now().timestamp()
@@ -99,6 +101,22 @@ class Outbox:
         self.position = position
         if len(operations) > 1:
             self.on_new()
+
+    def open_advisory(self, identity: str, event: Event) -> None:
+        """Take the event of an advisory that has opened."""
+        assert self.advisories is not None  # noqa: S101 - the first look opens none
+        self.advisories.add(identity)
+        self._journal.append(["opened", identity])
+        if event.id not in self._pending:  # it may have closed, and be open again
+            self._journal.append(["add", *event])
+            self._schedule(self._add(event))
+            self.on_new()
+
+    def keep_advisories(self, identities: set[str]) -> None:
+        """Remember these advisories as open, and no others."""
+        if identities != self.advisories:
+            self.advisories = identities
+            self._journal.append(["advisories", *identities])
 
     def next_new(self) -> Pending | None:
         """Remove and return the oldest event without an attempt."""
@@ -158,6 +176,8 @@ class Outbox:
         operations: list[Operation] = []
         if self.position:
             operations.append(["position", *self.position])
+        if self.advisories is not None:
+            operations.append(["advisories", *self.advisories])
         for pending in self._pending.values():
             operations.append(["add", *pending.event])
             if pending.attempts:
@@ -169,6 +189,10 @@ class Outbox:
         match operation:
             case ["position", str(log_id), int(revision)]:
                 self.position = Position(log_id, revision)
+            case ["advisories", *identities]:
+                self.advisories = set(map(str, identities))
+            case ["opened", str(identity)] if self.advisories is not None:
+                self.advisories.add(identity)
             case ["add", str(event_id), str(body)]:
                 self._add(Event(event_id, body))
             case ["failed", str(event_id), int(attempts), float() | int() as due]:

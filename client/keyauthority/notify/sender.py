@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from keyauthority.clock import monotonic
+from keyauthority.notify.advisories import AdvisoryLooker
 from keyauthority.notify.follow import Follower
 from keyauthority.notify.journal import Journal
 from keyauthority.notify.outbox import RETRY_AFTER_MAX, Outbox, Pending
@@ -132,7 +133,7 @@ async def run(settings: Settings, announce: Callable[[], None]) -> None:
 
 
 async def deliver(settings: Settings, announce: Callable[[], None], stopped: asyncio.Event) -> None:
-    """Deliver until stopped; `announce` is called when every change becomes an event.
+    """Deliver until stopped; `announce` is called when changes and advisories become events.
 
     Raises CannotNotify, CursorFailed, ReceiverGone, and KeyAuthorityError for an operator key that
     is not valid.
@@ -141,30 +142,38 @@ async def deliver(settings: Settings, announce: Callable[[], None], stopped: asy
         await webhook.check_address()
         with Journal(settings.cursor_file) as journal:
             outbox = Outbox(journal)
+            looker = AdvisoryLooker(settings, outbox)
             follower, sender = Follower(settings, outbox), Sender(outbox, webhook)
             try:
-                await _run(follower, sender, stopped, announce)
+                await _run(follower, looker, sender, stopped, announce)
             except BaseExceptionGroup as failures:
                 raise _first(failures) from None
 
 
 async def _run(
-    follower: Follower, sender: Sender, stopped: asyncio.Event, announce: Callable[[], None]
+    follower: Follower,
+    looker: AdvisoryLooker,
+    sender: Sender,
+    stopped: asyncio.Event,
+    announce: Callable[[], None],
 ) -> None:
+    async def announce_when_ready() -> None:
+        await follower.ready.wait()
+        await looker.ready.wait()
+        announce()
+
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(follower.follow())
-        announcing = tasks.create_task(_announce(follower.ready, announce))
+        reading = [
+            tasks.create_task(follower.follow()),
+            tasks.create_task(looker.follow(follower.ready)),
+            tasks.create_task(announce_when_ready()),
+        ]
         delivering = tasks.create_task(sender.deliver())
         await stopped.wait()
-        following.cancel()
-        announcing.cancel()
+        for task in reading:
+            task.cancel()
         sender.stop()
         await delivering
-
-
-async def _announce(ready: asyncio.Event, announce: Callable[[], None]) -> None:
-    await ready.wait()
-    announce()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
