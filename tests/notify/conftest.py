@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from keyauthority import AsyncClient, Client
+from keyauthority.notify import outbox, sender
 from keyauthority.notify.sender import deliver
 from keyauthority.notify.settings import Settings
 from keyauthority.testing import Authority, authority
@@ -117,12 +118,19 @@ def sending(given: dict[str, Any]) -> Sending:
     @asynccontextmanager
     async def send(**fields: Any) -> AsyncIterator[asyncio.Task[None]]:
         ready, stopped = asyncio.Event(), asyncio.Event()
-        sender = asyncio.create_task(deliver(Settings(**{**given, **fields}), ready.set, stopped))
-        await until(lambda: ready.is_set() or sender.done())
+        running = asyncio.create_task(deliver(Settings(**{**given, **fields}), ready.set, stopped))
+        await until(lambda: ready.is_set() or running.done())
         try:
-            yield sender
+            yield running
         finally:
             stopped.set()
-            await sender
+            await running
 
     return send
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of a fraction of a second; `test_outbox` shows those of the product."""
+    monkeypatch.setattr(outbox, "DELAYS", (0.05,) * 400)
+    monkeypatch.setattr(sender, "THROTTLE_SECONDS", 0.05)

@@ -159,7 +159,7 @@ def _seconds(text: str) -> float | None:
         return float(text)
     try:
         time = parsedate_to_datetime(text)
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     now: datetime = SystemClock().now()
