@@ -31,7 +31,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
         if not line or line.startswith("#"):
             continue
         try:
-            secret = base64.b64decode(line.removeprefix(PREFIX), validate=True)
+            secret = base64.b64decode(_padded(line.removeprefix(PREFIX)), validate=True)
         except (binascii.Error, ValueError):
             secret = b""
         if not line.startswith(PREFIX) or not BYTES_MIN <= len(secret) <= BYTES_MAX:
@@ -43,6 +43,10 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
     if not 0 < len(found) <= SECRETS_MAX:
         raise ValueError(f"holds {len(found)} secrets, not 1 to {SECRETS_MAX}")
     return tuple(found)
+
+
+def _padded(text: str) -> str:
+    return text + "=" * (-len(text) % 4)
 
 
 class SecretFile:
