@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from keyauthority import AsyncClient, Client, KeyKind, Unauthenticated
+from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Change
 from keyauthority.notify import follow, outbox
 from keyauthority.notify.events import Event, event_of_change
@@ -164,12 +165,13 @@ UPDATE = WatchUpdate(
     server_time=datetime(2026, 1, 1, tzinfo=UTC),
     lag=timedelta(0),
 )
+REVISION_AHEAD = error(ErrorReason.REVISION_AHEAD, "from_revision is beyond the newest change")
 
 
 class Scripted:
     """A client whose watches deliver these updates."""
 
-    def __init__(self, streams: list[list[WatchUpdate]]) -> None:
+    def __init__(self, streams: list[Any]) -> None:
         self.streams = streams
         self.started: list[int | None] = []
 
@@ -190,6 +192,8 @@ class Scripted:
 
         async def updates() -> AsyncIterator[WatchUpdate]:
             for update in self.streams.pop(0) if self.streams else []:
+                if isinstance(update, KeyAuthorityError):
+                    raise update
                 yield update
 
         yield updates()
@@ -215,6 +219,24 @@ async def test_cursor_too_far_behind_is_reported_and_a_slow_reader_is_not(
         message.partition(";")[0] for message in lost
     ]
     assert "after revision 7 are not sent; events begin after revision 500000" in lost[0]
+
+
+async def test_server_that_is_behind_catches_up(
+    given: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several servers the next may know fewer changes for a moment: nothing is lost by it."""
+    monkeypatch.setattr(follow, "RETRY_MAX", 0.001)
+    heard = dataclasses.replace(UPDATE, revision=8, checkpoint=True, resync=False)
+    client: Any = Scripted([*[[REVISION_AHEAD]] * 5, [heard]])
+    with Journal(None) as journal:
+        box = Outbox(journal)
+        box.take(Position("log", 7), ())
+        following = Follower(Settings(**{**given, "connect": lambda key: client}), box)
+        task = asyncio.create_task(following.follow())
+        await until(lambda: 6 < len(client.started))
+        task.cancel()
+    assert [*[7] * 6, 8] == client.started[:7]
+    assert not caplog.messages
 
 
 async def test_full_outbox_leaves_changes_in_the_log_and_loses_none(

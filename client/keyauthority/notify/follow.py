@@ -26,6 +26,7 @@ from keyauthority.verifier.policy import RETRY_MAX, SILENCE_MAX
 RIGHTS: Final = ("changes:watch", "usage:read")
 """Rights that the operator key needs: for changes, and for advisories."""
 RELOAD_SECONDS: Final = 1.0  # between two looks at the operator key
+AHEAD_MAX: Final = 10  # attempts, one each second, in which a server that is behind catches up
 
 _REFUSED: Final = (Unauthenticated, PermissionDenied, InvalidArgument)
 
@@ -39,6 +40,7 @@ class Follower:
         self._settings = settings
         self._outbox = outbox
         self._logged = ""
+        self._ahead = 0  # times that the log ended before the position
         self.ready = asyncio.Event()
         """Set when every change from now on becomes an event."""
 
@@ -74,7 +76,9 @@ class Follower:
             except FailedPrecondition as failed:
                 if failed.reason is not ErrorReason.REVISION_AHEAD:
                     raise
-                await self._lose("the log of the authority ends before the cursor", None)
+                self._ahead += 1
+                if self._ahead >= AHEAD_MAX:
+                    await self._lose("the log of the authority ends before the cursor", None)
 
     async def _follow(self, client: AsyncClient, key: str | None) -> None:
         position = self._outbox.position
@@ -112,7 +116,7 @@ class Follower:
         events = (event_of_change(update.log_id, change) for change in changes)
         self._outbox.take(Position(update.log_id, reached), events)
         await self._outbox.flush()
-        self._logged = ""
+        self._logged, self._ahead = "", 0
         self.ready.set()
 
     async def _resync(self, update: WatchUpdate) -> None:
