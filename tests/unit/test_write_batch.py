@@ -35,6 +35,9 @@ class Rows:
     def run_many(self, statement: str, values: Any) -> None:
         """Do nothing."""
 
+    def run_set(self, statement: Any, values: Any) -> None:
+        """Do nothing."""
+
     def values_table(self, values: Any) -> Any:
         """Return no table."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
-from keyauthority_server.store.rows import Rows
+from keyauthority_server.store.rows import Rows, SetStatement
 
 
 class Counter(NamedTuple):
@@ -100,10 +100,13 @@ COUNTERS_CLOSED: Final = "SELECT closed FROM counter_state WHERE id = 1"
 HANDED_OVER: Final = "the counters are closed: a copy has taken them over"
 
 _GET: Final = "SELECT start, used FROM counter WHERE name = ?"
-_PUT: Final = """
+_PUT: Final = SetStatement(
+    """
     INSERT INTO counter (name, start, used) VALUES (?, ?, ?)
     ON CONFLICT (name) DO UPDATE SET start = excluded.start, used = excluded.used
-    """
+    """,
+    ("TEXT", "BIGINT", "BIGINT"),
+)
 
 
 class CounterBatch:
@@ -133,7 +136,8 @@ class CounterBatch:
     def write(self) -> None:
         """Write the changed counters."""
         if self._changed:
-            self._rows.run_many(_PUT, [(name, *self._counts[name]) for name in self._changed])
+            changed = [(name, *self._counts[name]) for name in self._changed]
+            self._rows.run_set(_PUT, changed)
 
     def _count(self, counter: Counter) -> tuple[int, int]:
         """Return the counted window of a counter, and its used units."""

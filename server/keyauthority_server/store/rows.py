@@ -16,6 +16,17 @@ class ValuesTable(NamedTuple):
     value: Any
 
 
+class SetStatement(NamedTuple):
+    """A statement that returns no rows, for a set of rows of values."""
+
+    each: str
+    """For one row: of an INSERT, with `VALUES (?, ...)`."""
+    types: tuple[str, ...]
+    """The SQL types of the values."""
+    joined: str = ""
+    """For all rows at once, from the table `{given}`; an INSERT needs none."""
+
+
 class Rows(Protocol):
     """Runs statements in one transaction; translates driver errors to StoreError."""
 
@@ -33,6 +44,10 @@ class Rows(Protocol):
 
     def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
         """Run a statement that returns no rows, once for each sequence of values."""
+        ...
+
+    def run_set(self, statement: SetStatement, values: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for a set of rows of values, of which no two change the same row."""
         ...
 
     def values_table(self, values: Iterable[str]) -> ValuesTable:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import count
 from typing import Any, Final
 
@@ -20,12 +22,14 @@ from keyauthority_server.store.postgres.connection import (
     store_error,
     translated,
 )
-from keyauthority_server.store.rows import ValuesTable
+from keyauthority_server.store.rows import SetStatement, ValuesTable
 
 REQUESTED: Final = (
     "WITH requested (number, value) AS"
     " (SELECT number, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, number)) "
 )
+_ALL_OF: Final = "SELECT * FROM "
+_VALUES: Final = re.compile(r"VALUES \([?, ]+\)")
 # Of a page, per fetch: a key may weigh 750 KiB with its evidence.
 FETCHED_ROWS: Final = 64
 FETCHED_FIRST: Final = 8
@@ -73,6 +77,11 @@ class PostgresRows:
             self._live().cursor().executemany(translated(statement), values)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
+
+    def run_set(self, statement: SetStatement, values: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for a set of rows of values, in one round trip."""
+        if values:
+            self.run(_joined(statement), [list(column) for column in zip(*values, strict=True)])
 
     def values_table(self, values: Iterable[str]) -> ValuesTable:
         """Return values as a table for a statement."""
@@ -212,6 +221,13 @@ class PageRows(PostgresRows):
                     size = max(min(2 * size, fitting, FETCHED_ROWS), 1)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
+
+
+@lru_cache(maxsize=64)  # more than the number of statements
+def _joined(statement: SetStatement) -> str:
+    """Return the statement for all rows, with an array for each column of values."""
+    given = f"unnest({', '.join(f'?::{name}[]' for name in statement.types)})"
+    return statement.joined.format(given=given) or _VALUES.sub(_ALL_OF + given, statement.each)
 
 
 def _characters(row: Sequence[object]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from keyauthority_server.store.rows import Rows
+from keyauthority_server.store.rows import Rows, SetStatement
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.types import DeniedMutation
 
@@ -15,10 +15,13 @@ _LIST_DENIALS: Final = """
     SELECT time, times, actor, peer, method, reason, project_id, access_key
     FROM refused ORDER BY id DESC LIMIT ?
     """
-_PUT_DENIAL: Final = """
+_PUT_DENIAL: Final = SetStatement(
+    """
     INSERT INTO refused (time, times, actor, peer, method, reason, project_id, access_key)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-    """
+    """,
+    ("BIGINT", "BIGINT", *["TEXT"] * 6),
+)
 _DROP_DENIALS: Final = "DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?"
 
 
@@ -32,5 +35,5 @@ def list_denials(rows: Rows, limit: int) -> list[DeniedMutation]:
 
 def record_denials(rows: Rows, denied: Sequence[DeniedMutation]) -> None:
     """Store denied mutations; see `Transaction.record_denials`."""
-    rows.run_many(_PUT_DENIAL, [(microseconds(one.time), *one[1:]) for one in denied])
+    rows.run_set(_PUT_DENIAL, [(microseconds(one.time), *one[1:]) for one in denied])
     rows.run(_DROP_DENIALS, (DENIALS_KEPT,))

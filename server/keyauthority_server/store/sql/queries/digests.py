@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, SetStatement
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.statements import KEY_CHECKS, PUT_KEY_CHECK
 from keyauthority_server.store.types import DigestUpgrade, PepperUsage, VersionsInUse
@@ -16,10 +16,19 @@ VERSIONS_MAX: Final = 1_000  # more than two years of daily rotations; more are 
 _LOWEST: Final = -(2**63)
 
 # Skips a key whose digest another process has upgraded meanwhile.
-_UPGRADE_DIGEST: Final = """
+_UPGRADE_DIGEST: Final = SetStatement(
+    """
     UPDATE key SET digest = ?, pepper_version = ?
     WHERE access_key = ? AND pepper_version = ? AND digest = ?
+    """,
+    ("BYTEA", "BIGINT", "TEXT", "BIGINT", "BYTEA"),
     """
+    UPDATE key SET digest = new.digest, pepper_version = new.pepper_version
+    FROM {given} AS new (digest, pepper_version, access_key, found_version, found)
+    WHERE key.access_key = new.access_key AND key.pepper_version = new.found_version
+        AND key.digest = new.found
+    """,
+)
 
 # Read from the index `key_by_pepper`, which holds no revoked key.
 _NEEDING: Final = """
@@ -79,7 +88,7 @@ def drop_key_check(rows: Rows, name: str) -> None:
 
 def upgrade_digests(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
     """Replace digests, except those that have changed since they were read."""
-    rows.run_many(
+    rows.run_set(
         _UPGRADE_DIGEST,
         [
             (new.digest, new.pepper_version, new.access_key, new.found_version, new.found)

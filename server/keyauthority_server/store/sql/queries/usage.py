@@ -11,7 +11,7 @@ from keyauthority.convert import VERDICT_FROM_PROTO, VERDICT_TO_PROTO
 from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.interface import StoreDamaged, StoreError
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, SetStatement
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.scopes import is_within_scope
 from keyauthority_server.store.types import Scope
@@ -27,7 +27,8 @@ _INTEGER_MAX: Final = 2**63 - 1
 _NEVER_USED: Final = -_INTEGER_MAX
 
 # Sums saturate at the largest number, 2**63 - 1.
-_ADD: Final = """
+_ADD: Final = SetStatement(
+    """
     INSERT INTO usage (granularity, bucket_time, access_key, verdict, project_id,
         count, cost, last_used_time)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -38,11 +39,21 @@ _ADD: Final = """
             THEN 9223372036854775807 ELSE usage.cost + excluded.cost END,
         last_used_time = CASE WHEN usage.last_used_time > excluded.last_used_time
             THEN usage.last_used_time ELSE excluded.last_used_time END
+    """,
+    ("TEXT", "BIGINT", "TEXT", "BIGINT", "TEXT", "BIGINT", "BIGINT", "BIGINT"),
+)
+_TOUCH: Final = SetStatement(
     """
-_TOUCH: Final = """
-    UPDATE key SET last_used_time = ?
-    WHERE access_key = ? AND (last_used_time IS NULL OR last_used_time < ?)
+    UPDATE key SET last_used_time = ?2
+    WHERE access_key = ?1 AND (last_used_time IS NULL OR last_used_time < ?2)
+    """,
+    ("TEXT", "BIGINT"),
     """
+    UPDATE key SET last_used_time = newest.used FROM {given} AS newest (access_key, used)
+    WHERE key.access_key = newest.access_key
+        AND (key.last_used_time IS NULL OR key.last_used_time < newest.used)
+    """,
+)
 
 _GET_BATCH: Final = "SELECT 1 FROM usage_batch WHERE batch_id = ? AND end_time > ?"
 _DROP_BATCHES: Final = """
@@ -88,8 +99,8 @@ def count(
     rows.run(_DROP_BATCHES, (time, BATCHES_DROPPED))
     rows.run(_PUT_BATCH, (batch_id, microseconds(end)))
     added, newest = _added(counts)
-    rows.run_many(_ADD, added)
-    rows.run_many(_TOUCH, [(used, access_key, used) for access_key, used in newest.items()])
+    rows.run_set(_ADD, added)
+    rows.run_set(_TOUCH, list(newest.items()))
     return True
 
 
@@ -156,9 +167,9 @@ def _order(row: Row) -> Any:
 def _added(counts: Iterable[UsageRow]) -> tuple[list[tuple[Any, ...]], dict[str, int]]:
     """Return the values to add for each hour and day, and the newest use of each key.
 
-    The values that most rows share are converted once.
+    Each row of the table has its values once. Those that most rows share are converted once.
     """
-    added: list[tuple[Any, ...]] = []
+    added: dict[tuple[Any, ...], tuple[int, int, int]] = {}
     newest: dict[str, int] = {}
     verdict, bucket_time, number = None, None, 0
     starts: list[tuple[str, int]] = []
@@ -169,11 +180,22 @@ def _added(counts: Iterable[UsageRow]) -> tuple[list[tuple[Any, ...]], dict[str,
             bucket_time, time = row.bucket_time, microseconds(row.bucket_time)
             starts = [(one.value, time - time % length) for one, length in _LENGTHS.items()]
         access_key, used = row.access_key, microseconds(row.last_used_time)
-        sums = (min(row.count, _INTEGER_MAX), min(row.cost, _INTEGER_MAX))
-        added += [(*start, access_key, number, row.project_id, *sums, used) for start in starts]
+        sums = (row.count, row.cost, used)
+        for start in starts:
+            bucket = (*start, access_key, number, row.project_id)
+            other = added.get(bucket)
+            added[bucket] = sums if other is None else _sum(sums, other)
         if used > newest.get(access_key, _NEVER_USED):
             newest[access_key] = used
-    return added, newest
+    return [
+        (*bucket, min(count, _INTEGER_MAX), min(cost, _INTEGER_MAX), used)
+        for bucket, (count, cost, used) in added.items()
+    ], newest
+
+
+def _sum(one: tuple[int, int, int], other: tuple[int, int, int]) -> tuple[int, int, int]:
+    (count, cost, used), (others, others_cost, others_used) = one, other
+    return count + others, cost + others_cost, max(used, others_used)
 
 
 def _usage_row(row: Row) -> UsageRow:
