@@ -38,6 +38,7 @@ UNDONE: Final = {
         "ALTER TABLE log DROP COLUMN time_hash",
         "ALTER TABLE log DROP COLUMN time_key_version",
     ),
+    "0012_room_for_updates": (),
 }
 """Statements that undo each step after those that every key needs."""
 APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}

@@ -23,6 +23,7 @@ from keyauthority_server.store.migrations import (
     m0009_sealed_time,
     m0010_imported_keys,
     m0011_observations,
+    m0012_room_for_updates,
 )
 
 
@@ -50,6 +51,8 @@ class Dialect(NamedTuple):
     """The end of the definition of a table stored in the order of its text primary key."""
     append_only: Callable[[str], Sequence[str]]
     """Statements that make a table reject UPDATE and DELETE."""
+    room_for_updates: Callable[[str], Sequence[str]]
+    """Statements for a table whose rows are often updated, where an engine writes them anew."""
 
 
 class Step(NamedTuple):
@@ -71,6 +74,7 @@ STEPS: Final = (
     Step("0009_sealed_time", m0009_sealed_time.migrate),
     Step("0010_imported_keys", m0010_imported_keys.migrate),
     Step("0011_observations", m0011_observations.migrate),
+    Step("0012_room_for_updates", m0012_room_for_updates.migrate),
 )
 COUNTER_STEPS: Final = (
     Step("0001_counters", c0001_counters.migrate),

@@ -198,6 +198,7 @@ _DIALECT: Final = Dialect(
     table="STRICT",
     keyed_table="STRICT, WITHOUT ROWID",
     append_only=_append_only,
+    room_for_updates=lambda table: (),
 )
 
 # Without the objects that SQLite creates itself: indexes of constraints, which follow from the text
