@@ -49,9 +49,7 @@ PATIENCE: Final = Patience(
 )
 
 _LOCK: Final = (
-    "SELECT name, start, used FROM counter"
-    " WHERE name IN (SELECT value FROM unnest(?::text[]) AS requested (value))"
-    " ORDER BY name FOR UPDATE"
+    "SELECT name, start, used FROM counter WHERE name = ANY(?::text[]) ORDER BY name FOR UPDATE"
 )
 # A new counter has no row to lock. A separate transaction creates it: creating rows while holding
 # locks would break the locking order.
@@ -60,7 +58,11 @@ _MAKE: Final = (
     " SELECT value, 0, 0 FROM unnest(?::text[]) AS requested (value) ORDER BY value"
     " ON CONFLICT (name) DO NOTHING"
 )
-_OPEN: Final = f"LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
+# A plan that was made for an empty table, and is kept, would read the whole table for each draw.
+_OPEN: Final = (
+    "SET LOCAL enable_seqscan = off; LOCK TABLE counter IN ROW EXCLUSIVE MODE;"
+    f" {COUNTERS_CLOSED}"
+)
 HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
 """The first statement of a transaction that excludes all draws."""
 
