@@ -135,6 +135,28 @@ async def test_shorter_log_is_published_as_lost(store: Faulty, feed: Feed) -> No
     await until(lambda: follower.losses == [0])
 
 
+async def test_committed_changes_are_published_once_without_a_read(
+    store: Faulty, feed: Feed
+) -> None:
+    """Those after the position at once, though the log is read too; others wait for that read."""
+    made, follower = cast("Store", store), Follower()
+    for _ in range(3):
+        await create_project(made)
+    log = await made.read_changes(0, 9)
+    store.tail = lambda tail: log._replace(changes=log.changes[:1], head=Revision(1))
+    assert 1 == await feed.subscribe(follower)
+
+    def commit_meanwhile(tail: ChangePage) -> ChangePage:
+        assert not feed.committed(Revision(2), log.changes[2:])
+        assert follower.told or feed.committed(Revision(1), log.changes[1:2])
+        return tail
+
+    store.tail = commit_meanwhile
+    await until(lambda: 3 in follower.told)
+    assert [2, 3] == follower.told
+    assert [] == follower.losses
+
+
 async def test_failed_follower_is_notified_of_its_loss(store: Faulty, feed: Feed) -> None:
     """It does not continue silently, and the others receive everything."""
     made, failing, sound = cast("Store", store), Follower(), Follower()

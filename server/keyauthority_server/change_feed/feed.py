@@ -83,6 +83,13 @@ class Feed:
         async with self._reading:
             await self._advance()
 
+    def committed(self, head: Revision, changes: Sequence[Change]) -> bool:
+        """Deliver changes committed after `head`; False if the log must be read for others."""
+        if self._paused or head != self._position:
+            return False
+        self._deliver_all(changes)
+        return True
+
     async def follow(self) -> None:
         """Follow the log until cancelled."""
         loop = asyncio.get_running_loop()
@@ -109,20 +116,25 @@ class Feed:
     async def _advance(self) -> None:
         """Read and deliver up to the head. The caller holds the lock."""
         while not self._paused:
-            tail = await self._store.read_changes(self._position, CHANGES_AT_ONCE)
-            if tail.head < self._position:
+            position = self._position
+            tail = await self._store.read_changes(position, CHANGES_AT_ONCE)
+            if tail.head < position:
                 _log.error("log_lost_changes", delivered=self._position, head=tail.head)
                 self._position = tail.head
                 for subscriber in tuple(self._subscribers):
                     subscriber.lost(tail.head)
-            if tail.changes:
-                self._position = Revision(tail.changes[-1].revision)
-                for subscriber in tuple(self._subscribers):
-                    self._deliver(subscriber, tail.changes)
+            # `committed` may have delivered some of them meanwhile.
+            if changes := [one for one in tail.changes if one.revision > self._position]:
+                self._deliver_all(changes)
             if self._position >= tail.head:
                 self.as_of = max(self.as_of, tail.as_of)
                 return
             await asyncio.sleep(0)  # let other tasks run between pages
+
+    def _deliver_all(self, changes: Sequence[Change]) -> None:
+        self._position = Revision(changes[-1].revision)
+        for subscriber in tuple(self._subscribers):
+            self._deliver(subscriber, changes)
 
     def _deliver(self, subscriber: Subscriber, changes: Sequence[Change]) -> None:
         try:
