@@ -33,11 +33,11 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def write(self, work: Callable[[Any], Any], *, urgent: bool = False) -> Any:
+    async def write(self, work: Callable[[Any], Any], **options: Any) -> Any:
         """Write, and fail as ordered."""
         if self.before:
             raise StoreUnavailable("not begun")
-        result = await self._store.write(work, urgent=urgent)
+        result = await self._store.write(work, **options)
         self.written.set()
         if self.after:
             raise StoreUnavailable("committed, and nobody knows")
@@ -116,9 +116,9 @@ async def test_flush_yields_to_a_revocation_between_its_transactions(store: Stor
     sizes: list[int] = []
 
     class Watched(Failing):
-        async def write(self, work: Callable[[Any], Any], *, urgent: bool = False) -> Any:
+        async def write(self, work: Callable[[Any], Any], **options: Any) -> Any:
             before = len(await rows(store))
-            result = await super().write(work, urgent=urgent)
+            result = await super().write(work, **options)
             sizes.append(len(await rows(store)) - before)
             return result
 

@@ -25,6 +25,7 @@ from keyauthority_server.store.interface import (
 from keyauthority_server.store.migrations import Dialect, Run, Step
 from keyauthority_server.store.postgres import (
     PostgresStore,
+    counters,
     is_made,
     migrate,
     open_counters,
@@ -152,7 +153,7 @@ def test_standby_is_refused_and_idle_transactions_end(url: str) -> None:
 
 async def test_lost_connections_are_replaced_transparently(url: str, open_one: Store) -> None:
     """After its sessions were ended, a store reads, writes and spends without an error."""
-    counters = open_counters(url)
+    opened = open_counters(url)
     wanted = (Spend((Counter("a", 0, 9),), 1),)
     for revision in (1, 2, 3):
         made = await create_project(open_one)
@@ -160,9 +161,9 @@ async def test_lost_connections_are_replaced_transparently(url: str, open_one: S
         assert made == await open_one.get_project(made.project_id, None)
         assert revision == (await open_one.log_head()).revision
         assert revision == (await open_one.read_changes(0, 9)).head
-        assert revision == (await counters.draw(wanted))[0][0].used
+        assert revision == (await opened.draw(wanted))[0][0].used
         end_sessions(url)
-    await counters.close()
+    await opened.close()
 
 
 async def test_work_that_lost_its_connection_before_commit_runs_once(
@@ -299,6 +300,15 @@ def frozen_sessions(url: str) -> Iterator[None]:
     finally:
         for (pid,) in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+async def test_plan_for_an_empty_table_of_counters_uses_its_index(url: str) -> None:
+    """A session keeps the plan: with a scan of the table, each draw would get slower with it."""
+    rows = PostgresRows(parameters(url), counters.PATIENCE, lambda _: None)
+    rows.begin(counters._OPEN)
+    plan = "\n".join(line for (line,) in rows.each(f"EXPLAIN {counters._LOCK}", (["a", "b"],)))
+    rows.drop()
+    assert "counter_pkey" in plan
 
 
 async def test_counters_spent_in_opposite_order_do_not_deadlock(url: str) -> None:

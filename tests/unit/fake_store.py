@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Change, ChangeType, Key, Project, Revision
+from keyauthority_server.store.snapshots import Committed
 from keyauthority_server.store.types import DatedSnapshot, Snapshots, StoredKey
 from tests.store.factories import NOON, held
 
@@ -26,6 +27,9 @@ class FakeStore:
         self.gate = asyncio.Event()
         self.gate.set()
         self.reading = asyncio.Event()
+
+    def deliver_commits(self, deliver: Committed) -> None:
+        """Commit nothing."""
 
     async def start_heartbeats(self, seconds: float) -> None:
         """Prove nothing."""

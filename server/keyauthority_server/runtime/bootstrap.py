@@ -358,6 +358,7 @@ async def _caching(
     await store.start_heartbeats(heartbeat_seconds(max_staleness))
     records = RecordCache(store, ProvenFreshness(store, feed, max_staleness), peppers)
     records.position = await feed.subscribe(records)
+    store.deliver_commits(feed.committed)
     try:
         yield records
     finally:

@@ -32,7 +32,7 @@ from keyauthority_server.services.rehash import Rehasher
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.snapshots import LocalLog
 from keyauthority_server.store.sql.queries.digests import keys_under_older
-from keyauthority_server.store.types import ANY, ReadOptions, Scope, StoredKey
+from keyauthority_server.store.types import ANY, NO_READS, ReadOptions, Reads, Scope, StoredKey
 
 T = TypeVar("T")
 
@@ -236,12 +236,14 @@ class ServiceContext:
         work: Callable[[Transaction, Principal, datetime], T],
         *,
         urgent: bool = False,
+        reads: Reads = NO_READS,
     ) -> T:
         """Run `work` in a transaction, and check the caller's right again inside it.
 
         `work` takes the transaction, the caller as of the transaction and the commit time. An
         operator that lost the right after authentication and before the commit is denied.
-        `urgent` marks work that takes access away: see `store.interface`.
+        `urgent` marks work that takes access away, and `reads` names the records that it reads: see
+        `store.interface`.
         """
 
         def in_transaction(transaction: Transaction) -> T:
@@ -251,7 +253,8 @@ class ServiceContext:
             current.require(right)
             return work(transaction, current, now)
 
-        return await self.store.write(in_transaction, urgent=urgent)
+        reads = reads._replace(keys=(*reads.keys, caller.actor))
+        return await self.store.write(in_transaction, urgent=urgent, reads=reads)
 
     def commit_time(self, transaction: Transaction) -> datetime:
         """Return the time of a change: now, but never before the newest committed change."""

@@ -22,13 +22,19 @@ class Issued(NamedTuple):
 
 
 def issue(
-    transaction: Transaction, kind: KeyKind, mode: KeyMode, peppers: Keyring, prefix: str
+    transaction: Transaction,
+    kind: KeyKind,
+    mode: KeyMode,
+    peppers: Keyring,
+    prefix: str,
+    access_key: AccessKey,
 ) -> Issued:
     """Return a new token of this kind and mode, with the prefix of the deployment.
 
-    Raises UnknownVersion if this process has not loaded the newest pepper version yet.
+    It has the new `access_key`, unless another key has it. Raises UnknownVersion if this process
+    has not loaded the newest pepper version yet.
     """
-    access_key = unused_access_key(transaction)
+    access_key = unused_access_key(transaction, access_key)
     public = kind is KeyKind.PUBLISHABLE
     secret_key = make(kind, mode, access_key, None if public else new_secret(), prefix)
     version = pepper_version(transaction, peppers)
@@ -41,9 +47,8 @@ def issue(
     )
 
 
-def unused_access_key(transaction: Transaction) -> AccessKey:
-    """Return a new access key that no key has."""
-    access_key = new_access_key()
+def unused_access_key(transaction: Transaction, access_key: AccessKey) -> AccessKey:
+    """Return this new access key, or another one that no key has."""
     while transaction.key(access_key, None) is not None:
         access_key = new_access_key()
     return access_key

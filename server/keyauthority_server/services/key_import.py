@@ -12,6 +12,7 @@ from keyauthority.model import ChangeType, ImportSet, Key, KeyKind, KeyMode
 from keyauthority.requests import ImportedKey
 from keyauthority.restrictions import canonical
 from keyauthority.results import ImportedKeys, ImportFailure, ImportResult
+from keyauthority.token import new_access_key
 from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.key_creation import pepper_version, unused_access_key
@@ -170,7 +171,7 @@ class _Group:
     def _create(self, pending: _Pending) -> str:
         item = pending.key
         key = Key(
-            access_key=unused_access_key(self._transaction),
+            access_key=unused_access_key(self._transaction, new_access_key()),
             project_id=item.project_id,
             mode=pending.mode,
             kind=pending.kind,

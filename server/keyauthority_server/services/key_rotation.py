@@ -11,7 +11,7 @@ from keyauthority.errors import ErrorReason, bad_field, error
 from keyauthority.model import ChangeType, Key, KeyKind, KeyState
 from keyauthority.requests import OVERLAP_DEFAULT, Rotation
 from keyauthority.results import RotatedKey
-from keyauthority.token import SecretKey
+from keyauthority.token import AccessKey, SecretKey, new_access_key
 from keyauthority_server.services.context import ServiceContext, not_found, require_future
 from keyauthority_server.services.delegation import ceiling_of
 from keyauthority_server.services.idempotency import Idempotency, Lookup, Request
@@ -19,7 +19,7 @@ from keyauthority_server.services.key_creation import Issued, issue
 from keyauthority_server.services.key_updates import require_state_not_in, state_error
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
-from keyauthority_server.store.types import Mutation, StoredKey
+from keyauthority_server.store.types import Mutation, Reads, StoredKey
 
 _NOT_ROTATED: Final = frozenset({KeyState.DISABLED, KeyState.SUPERSEDED, KeyState.REVOKED})
 
@@ -39,7 +39,7 @@ class KeyRotation:
         InvalidArgument unless the expiry is in the future.
         """
         right = await self._context.authorize_key_action(caller, "rotate", rotation.access_key)
-        request = Request(rotation.request_id, content)
+        request, access_key = Request(rotation.request_id, content), new_access_key()
 
         def work(transaction: Transaction, current: Principal, now: datetime) -> RotatedKey:
             stored = transaction.key(rotation.access_key, current.scope)
@@ -61,23 +61,26 @@ class KeyRotation:
             ends = _ends(stored.key, rotation, now)
             self._idempotency.reject_reused_id(lookup)
             _require_rotatable(stored.key, now)
-            rotated = self._rotate(transaction, current, stored, ends, now)
+            rotated = self._rotate(transaction, current, stored, access_key, ends, now)
             self._idempotency.record(transaction, lookup, request, rotated, now)
             return rotated
 
-        return await self._context.mutate(caller, right, work)
+        reads = Reads(keys=(rotation.access_key, access_key))
+        return await self._context.mutate(caller, right, work, reads=reads)
 
     def _rotate(
         self,
         transaction: Transaction,
         caller: Principal,
         stored: StoredKey,
+        access_key: AccessKey,
         ends: _Ends,
         now: datetime,
     ) -> RotatedKey:
         old = stored.key
         issued = issue(
-            transaction, old.kind, old.mode, self._context.peppers, self._context.token_prefix
+            *(transaction, old.kind, old.mode, self._context.peppers, self._context.token_prefix),
+            access_key,
         )
         successor = _successor(old, issued, ends.successor, caller, now)
         previous = replace(old, supersede_time=ends.overlap, successor_access_key=issued.access_key)

@@ -17,7 +17,7 @@ from keyauthority_server.services.context import ServiceContext, not_found
 from keyauthority_server.services.delegation import ceiling_of, widens
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
-from keyauthority_server.store.types import Mutation, PermissionUse
+from keyauthority_server.store.types import Mutation, PermissionUse, Reads
 
 R = TypeVar("R", Key, Project)
 
@@ -69,7 +69,8 @@ class Updates:
                 key=with_state(new, now), revision=revision, log_id=self._context.log_id
             )
 
-        return await self._context.mutate(caller, right, work)
+        reads = Reads(keys=(update.access_key,))
+        return await self._context.mutate(caller, right, work, reads=reads)
 
     async def project(self, caller: Principal, update: ProjectUpdate) -> WrittenProject:
         """Change the named fields of a project. NotFound; Aborted if the etag differs."""
@@ -92,7 +93,8 @@ class Updates:
                 new, revision = applied.project or new, applied.revision
             return WrittenProject(project=new, revision=revision, log_id=self._context.log_id)
 
-        return await self._context.mutate(caller, "projects:update", work)
+        reads = Reads(projects=(update.project_id,))
+        return await self._context.mutate(caller, "projects:update", work, reads=reads)
 
 
 def require_state_not_in(key: Key, now: datetime, states: frozenset[KeyState]) -> None:

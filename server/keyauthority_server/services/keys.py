@@ -12,7 +12,7 @@ from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState
 from keyauthority.requests import KeyFilter, NewKey, Revocation
 from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, KeyLookup, Page, RevokedKey
-from keyauthority.token import SecretKey
+from keyauthority.token import AccessKey, SecretKey, new_access_key
 from keyauthority_server.services.context import (
     ServiceContext,
     not_found,
@@ -26,7 +26,7 @@ from keyauthority_server.services.presented_tokens import PresentedToken
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.lists import list_keys
-from keyauthority_server.store.types import Mutation, Scope, StoredKey
+from keyauthority_server.store.types import Mutation, Reads, Scope, StoredKey
 
 
 class Keys:
@@ -45,7 +45,8 @@ class Keys:
         """
         right = right_for("create", new.kind)
         caller.require(right)
-        request = Request(new.request_id, content)
+        request, access_key = Request(new.request_id, content), new_access_key()
+        projects = tuple(new.operator_projects or (new.project_id,))
 
         def work(transaction: Transaction, current: Principal, now: datetime) -> CreatedKey:
             lookup = self._idempotency.find(transaction, current, request, now)
@@ -61,21 +62,23 @@ class Keys:
                 )
             if new.expire_time is not None:
                 require_future(new.expire_time, now)
-            for project_id in new.operator_projects or (new.project_id,):
+            for project_id in projects:
                 if project_id and transaction.project(project_id, current.scope) is None:
                     raise not_found(ErrorReason.PROJECT_NOT_FOUND)
             self._idempotency.reject_reused_id(lookup)
-            created = self._issue(transaction, current, new, expire_time, now)
+            created = self._issue(transaction, current, new, access_key, expire_time, now)
             self._idempotency.record(transaction, lookup, request, created, now)
             return created
 
-        return await self._context.mutate(caller, right, work)
+        reads = Reads((access_key,), projects)
+        return await self._context.mutate(caller, right, work, reads=reads)
 
     def _issue(
         self,
         transaction: Transaction,
         caller: Principal,
         new: NewKey,
+        access_key: AccessKey,
         expire_time: datetime | None,
         now: datetime,
     ) -> CreatedKey:
@@ -83,7 +86,8 @@ class Keys:
             raise bad_field("kind", "required")
         mode = new.mode or KeyMode.LIVE  # unset for operator keys only
         issued = issue(
-            transaction, new.kind, mode, self._context.peppers, self._context.token_prefix
+            *(transaction, new.kind, mode, self._context.peppers, self._context.token_prefix),
+            access_key,
         )
         key = Key(
             access_key=issued.access_key,
@@ -185,7 +189,8 @@ class Keys:
                 raise not_found(ErrorReason.KEY_NOT_FOUND)
             return self._revoke(transaction, stored, revocation, now, current)
 
-        return await self._context.mutate(caller, right, work, urgent=True)
+        reads = Reads(keys=(access_key,))
+        return await self._context.mutate(caller, right, work, urgent=True, reads=reads)
 
     async def revoke_by_secret(
         self, access_key: str, revocation: Revocation, peer: str
@@ -200,7 +205,8 @@ class Keys:
             revoked = self._revoke(transaction, stored, revocation, now, _Bearer(peer))
             return replace(revoked, key=None)
 
-        return await self._context.store.write(work, urgent=True)
+        reads = Reads(keys=(access_key,))
+        return await self._context.store.write(work, urgent=True, reads=reads)
 
     async def access_key_of(self, access_key: str, secret_key: str) -> str:
         """Return the access key of a secret, which must match `access_key` unless that is empty.

@@ -51,6 +51,7 @@ from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
     NOT_OBSERVED,
+    NO_READS,
     Applied,
     ChangePage,
     DeniedMutation,
@@ -61,6 +62,7 @@ from keyauthority_server.store.types import (
     Mutation,
     Observations,
     PermissionUse,
+    Reads,
     Scope,
     StoredKey,
 )
@@ -284,12 +286,15 @@ class Store(SnapshotReader, Protocol):
         """Return the current content of the counter row."""
         ...
 
-    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Transaction], T], *, urgent: bool = False, reads: Reads = NO_READS
+    ) -> T:
         """Run `work` in a transaction, commit, and return its result.
 
         `work` must not block, and is committed at most once; it runs again only after all its
-        effects were undone. Only work that takes access away is `urgent`. Raises the exceptions of
-        `work`, and StoreUnavailable, StoreFull, StoreReadOnly.
+        effects were undone. Only work that takes access away is `urgent`. Records named by `reads`
+        are read together with those of other waiting writes, where a read is a network round trip.
+        Raises the exceptions of `work`, and StoreUnavailable, StoreFull, StoreReadOnly.
         """
         ...
 

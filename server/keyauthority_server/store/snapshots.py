@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from keyauthority.clock import Reference
-from keyauthority.model import Revision
+from keyauthority.model import Change, Revision
 from keyauthority_server.store.types import (
     ANY,
     DatedSnapshot,
@@ -72,6 +72,10 @@ class LocalLog(Protocol):
         ...
 
 
+Committed = Callable[[Revision, Sequence[Change]], bool]
+"""Takes the head of the log before a commit, and its changes. False if it has not used them."""
+
+
 @runtime_checkable
 class FreshnessProver(Protocol):
     """An engine whose reads do not prove their own freshness.
@@ -94,6 +98,13 @@ class FreshnessProver(Protocol):
     @property
     def acknowledged(self) -> Revision:
         """The newest revision committed by this process: none of its answers is older."""
+        ...
+
+    def deliver_commits(self, deliver: Committed) -> None:
+        """Call `deliver` in the event loop after each commit, before its callers are answered.
+
+        So a change of this process costs no read of the log.
+        """
         ...
 
     async def start_heartbeats(self, seconds: float) -> None:

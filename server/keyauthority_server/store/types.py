@@ -135,6 +135,16 @@ class Entry:
     """The hash of the previous entry; empty for the first."""
 
 
+class Reads(NamedTuple):
+    """Names of the keys and projects that a write is going to read."""
+
+    keys: tuple[str, ...] = ()
+    projects: tuple[str, ...] = ()
+
+
+NO_READS: Final = Reads()
+
+
 class EntryMac(NamedTuple):
     """The MAC of an entry, and the version of the key that made it."""
 

@@ -14,12 +14,11 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from keyauthority.model import Revision
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.known_rows import KnownRows
 from keyauthority_server.store.sql.transaction import SqlTransaction
-from keyauthority_server.store.types import EntrySigner
+from keyauthority_server.store.types import NO_READS, Entry, EntrySigner, LogHead, Reads
 
 Work = Callable[[SqlTransaction], Any]
 Answer = Callable[[], None]
@@ -39,15 +38,16 @@ class WriteUnit:
 
     size: ClassVar[int] = 1
 
-    def __init__(self, work: Work, *, urgent: bool = False) -> None:
-        """`urgent` work may use the disk reserve."""
+    def __init__(self, work: Work, *, urgent: bool = False, reads: Reads = NO_READS) -> None:
+        """`urgent` work may use the disk reserve; `reads` are read for a whole group at once."""
         self.work = work
+        self.reads = reads
         self.urgent = urgent
         self.outcome: Future[Any] = Future()
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done in the loop once there is an outcome, or the wait has timed out."""
-        self.revisions: list[Revision] = []
-        """The revisions of its changes, once committed."""
+        self.entries: list[Entry] = []
+        """Its changes, once committed."""
 
 
 class WriteBatch:
@@ -57,10 +57,10 @@ class WriteBatch:
         self,
         rows: WrittenRows,
         seal: EntrySigner,
-        note: Callable[[Revision], None],
+        note: Callable[[Sequence[Entry]], None],
         others: Callable[[], object] = object,
     ) -> None:
-        """Work on `rows`; `note` gets the newest revision after a commit, before the callers.
+        """Work on `rows`; `note` gets the changes after a commit, before the callers.
 
         `others` is called in each transaction, and returns another value after commits of other
         connections; without it, no row is assumed unchanged since the previous group.
@@ -72,20 +72,26 @@ class WriteBatch:
         self._known = KnownRows()
         self._known_with: object = None  # what `others` returned when they were committed
 
-    def run(self, units: Sequence[WriteUnit]) -> Answer:
-        """Run the units whose callers still wait; return how to answer the callers."""
+    def run(self, units: Sequence[WriteUnit], locked_head: LogHead | None = None) -> Answer:
+        """Run the units whose callers still wait; return how to answer the callers.
+
+        `locked_head` is the head of the log, if the transaction has read it already.
+        """
         others, known_with, self._known_with = self._others(), self._known_with, None
         if others != known_with:
             self._known.forget()
-        self._known.bound()
-        answers = [self._work(unit) for unit in units if _claim(unit)]
+        self._known.begin(locked_head)
+        claimed = [unit for unit in units if _claim(unit)]
+        if reads := [unit.reads for unit in claimed if unit.reads is not NO_READS]:
+            self._known.read_ahead(self._rows, reads)
+        answers = [self._work(unit) for unit in claimed]
         self._known.save(self._rows, self._seal)
 
         def answer() -> None:
             self._known_with = others
-            revisions = [revision for unit in units for revision in unit.revisions]
-            if revisions:
-                self._note(max(revisions))
+            entries = [entry for unit in units for entry in unit.entries]
+            if entries:
+                self._note(entries)
             for set_outcome in answers:
                 set_outcome()
             _wake(units)
@@ -105,7 +111,7 @@ class WriteBatch:
         Raises StoreError if it lost the whole transaction.
         """
         rows = self._rows
-        unit.revisions = []
+        unit.entries = []
         rows.run("SAVEPOINT unit")
         try:
             transaction = SqlTransaction(rows, self._seal, self._known)
@@ -124,7 +130,7 @@ class WriteBatch:
         if rows.failure is not None:  # the work has caught and ignored it
             raise rows.failure
         transaction.publish()
-        unit.revisions = transaction.revisions
+        unit.entries = transaction.entries
         return lambda: unit.outcome.set_result(result)
 
 
@@ -177,6 +183,10 @@ def _log_unanswered(unit: WriteUnit, outcome: Future[Any]) -> None:
         return
     error = outcome.exception()
     if error is None:
-        _log.warning("write_unanswered", outcome="committed", revisions=unit.revisions)
+        _log.warning(
+            "write_unanswered",
+            outcome="committed",
+            revisions=[entry.revision for entry in unit.entries],
+        )
     else:
         _log.warning("write_unanswered", outcome="failed", error=type(error).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -24,6 +25,8 @@ from keyauthority_server.store.interface import (
 )
 
 R = TypeVar("R")
+
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of errors that are raised too
 
 # Defaults for parameters that the URL leaves out. They detect a silently dead server, and reach the
 # next of several hosts, within 5 seconds.

@@ -60,8 +60,7 @@ _MAKE: Final = (
 )
 # A plan that was made for an empty table, and is kept, would read the whole table for each draw.
 _OPEN: Final = (
-    "SET LOCAL enable_seqscan = off; LOCK TABLE counter IN ROW EXCLUSIVE MODE;"
-    f" {COUNTERS_CLOSED}"
+    f"SET LOCAL enable_seqscan = off; LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
 )
 HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
 """The first statement of a transaction that excludes all draws."""

@@ -32,8 +32,10 @@ _log = structlog.get_logger(__name__)
 class Notifications:
     """Listens on a connection of its own. Use it from one event loop."""
 
-    def __init__(self, to: Mapping[str, Any]) -> None:
+    def __init__(self, to: Mapping[str, Any], is_own: Callable[[int], bool]) -> None:
+        """`is_own` tells the process of PostgreSQL whose notifications are ignored."""
         self._to = to
+        self._is_own = is_own
         self._task: asyncio.Task[None] | None = None
         self._passing: asyncio.TimerHandle | None = None
         self._passed = float("-inf")
@@ -62,8 +64,9 @@ class Notifications:
                     self.connected, failing = True, False
                     self._pass_on(heard)  # for commits before LISTEN took effect
                     async with contextlib.aclosing(connection.notifies()) as words:
-                        async for _ in words:
-                            self._pass_on(heard)
+                        async for word in words:
+                            if not self._is_own(word.pid):
+                                self._pass_on(heard)
             except (psycopg.Error, OSError) as error:
                 if not failing:
                     _log.warning("listening_failed", error=f"{type(error).__name__}: {error}")

@@ -16,6 +16,7 @@ from keyauthority_server.store.postgres.connection import ConnectionLost
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
 from keyauthority_server.store.sql.log_head import checked_head
+from keyauthority_server.store.sql.statements import LOG
 from keyauthority_server.store.types import LogHead
 
 _HASH: Final = "SELECT hash FROM change WHERE revision = ?"
@@ -112,5 +113,5 @@ def _lacking(head: Revision, newest: Revision) -> ConnectionLost:
     return ConnectionLost(f"the database ends at {head}, but has acknowledged {newest}")
 
 
-FIRST_LOCK: Final = "SELECT revision FROM log WHERE id = 1 FOR UPDATE"
+FIRST_LOCK: Final = f"{LOG} FOR UPDATE"
 """The first statement of a writing transaction: admits one at a time, over all servers."""

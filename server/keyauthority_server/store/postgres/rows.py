@@ -139,6 +139,12 @@ class PostgresRows:
             self.drop()
 
     @property
+    def process(self) -> int | None:
+        """The process of PostgreSQL that serves the connection, if there is one."""
+        connection = self._connection
+        return None if connection is None else connection.info.backend_pid
+
+    @property
     def server_version(self) -> int:
         """The server's version as a number."""
         return self._live().info.server_version
@@ -173,11 +179,13 @@ class PostgresRows:
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         # Without values the text may hold several statements, and is not prepared.
-        connection = self._live()
-        cursor = connection.execute(translated(statement), values or None)
-        if connection.unreplicated:
-            raise psycopg.OperationalError("a commit was cancelled before a standby had it")
+        cursor = self._live().execute(translated(statement), values or None)
+        self._check_replicated()
         return cursor
+
+    def _check_replicated(self) -> None:
+        if self._live().unreplicated:
+            raise psycopg.OperationalError("a commit was cancelled before a standby had it")
 
     def _live(self) -> Connection:
         if self._connection is None:
@@ -193,6 +201,65 @@ class PostgresRows:
         if isinstance(failed, ConnectionLost):
             self.drop()
         if not isinstance(failed, StatementFailed):
+            self.failure = failed
+        return failed
+
+
+class PipelinedRows(PostgresRows):
+    """Rows for a writer: statements without rows are sent with the next one, in one round trip.
+
+    An error may then be that of an earlier statement, so it fails the whole transaction, which can
+    be repeated with `at_once`.
+    """
+
+    at_once = False
+    """Send each statement when it is run: an error is its own."""
+
+    def __init__(self, to: Mapping[str, Any], patience: Patience, admit: Admit) -> None:
+        super().__init__(to, patience, admit)
+        self._unsent: list[tuple[str, Sequence[Any]]] = []
+
+    def begin(self, then: str = "", *, snapshot: bool = False) -> Any:
+        """Begin a transaction; see `PostgresRows`."""
+        self._unsent.clear()
+        return super().begin(then, snapshot=snapshot)
+
+    def run(self, statement: str, values: Sequence[Any] = ()) -> None:
+        """Run a statement that returns no rows, together with the next one that returns some."""
+        if self.at_once:
+            super().run(statement, values)
+        else:
+            self._unsent.append((statement, values))
+
+    def run_many(self, statement: str, values: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that returns no rows, once for each sequence of values."""
+        for value in values:
+            self.run(statement, value)
+
+    def flush(self) -> None:
+        """Send the statements that wait; raises the error of the first that fails."""
+        if self._unsent:
+            super().run(*self._unsent.pop())
+
+    def roll_back(self) -> None:
+        """Roll back; close the connection if that fails."""
+        self._unsent.clear()
+        super().roll_back()
+
+    def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        if not self._unsent:
+            return super()._run(statement, values)
+        unsent, self._unsent = self._unsent, []
+        with self._live().pipeline():
+            for one in unsent:
+                super()._run(*one)
+            cursor = super()._run(statement, values)
+        self._check_replicated()
+        return cursor
+
+    def _noted(self, error: psycopg.Error | UnicodeError) -> StoreError:
+        failed = super()._noted(error)
+        if not self.at_once:
             self.failure = failed
         return failed
 

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 import structlog
 
 from keyauthority.clock import Reference, monotonic
-from keyauthority.model import LogId, Project, Revision
+from keyauthority.model import Change, LogId, Project, Revision
 from keyauthority_server.store.batching.coalescer import Coalescer
 from keyauthority_server.store.batching.write_batch import WriteUnit, await_commit
 from keyauthority_server.store.interface import Transaction
@@ -27,22 +27,27 @@ from keyauthority_server.store.postgres.heartbeat import Heartbeat, read_clock
 from keyauthority_server.store.postgres.notifications import Notifications
 from keyauthority_server.store.postgres.reader import Reader, ReadRequest, ReadResult
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
-from keyauthority_server.store.postgres.rows import PageRows, PostgresRows
+from keyauthority_server.store.postgres.rows import PageRows, PipelinedRows, PostgresRows
 from keyauthority_server.store.postgres.schema import schema_differences
 from keyauthority_server.store.postgres.writer import Writer
 from keyauthority_server.store.rows import Rows
+from keyauthority_server.store.snapshots import Committed
 from keyauthority_server.store.sql.log_head import newest_time, read_head
 from keyauthority_server.store.sql.queries import changes, digests, imports
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
+from keyauthority_server.store.sql.row_codec import change_of
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import (
     ANY,
+    NO_READS,
     ChangePage,
     DatedSnapshot,
+    Entry,
     EntrySigner,
     ImportedToken,
     ReadOptions,
+    Reads,
     Scope,
     Snapshot,
     Snapshots,
@@ -79,13 +84,14 @@ def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> Postgres
     StoreUnusable with a one-line reason, and StoreUnavailable.
     """
     to, guard = parameters(url), RollbackGuard(altered_allowed=not checked)
+    written = PipelinedRows(to, writer.PATIENCE, guard.admit)
     connections = Connections(
         reader=PostgresRows(to, reader.PATIENCE, guard.admit),
         pages=PageRows(to, _PAGES, guard.admit),
         tail=PostgresRows(to, reader.PATIENCE, guard.admit),
-        writer=PostgresRows(to, writer.PATIENCE, guard.admit),
+        writer=written,
         heartbeat=Heartbeat(to, guard),
-        listening=Notifications(to),
+        listening=Notifications(to, is_own=lambda process: process == written.process),
     )
     # The other connections open when needed.
     read_clock(connections.reader, connections.heartbeat.reference)
@@ -98,7 +104,7 @@ class Connections(NamedTuple):
     reader: PostgresRows
     pages: PageRows
     tail: PostgresRows
-    writer: PostgresRows
+    writer: PipelinedRows
     heartbeat: Heartbeat
     listening: Notifications
 
@@ -120,10 +126,12 @@ class PostgresStore(SqlStore):
             seconds=reader.READ_SECONDS,
             late="the store did not answer in time",
         )
-        self._writer = Writer(connections.writer, seal, guard)
+        self._writer = Writer(connections.writer, seal, guard, self._published)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deliver: Committed = _undelivered
 
     @property
     def log_id(self) -> LogId:
@@ -144,6 +152,10 @@ class PostgresStore(SqlStore):
     def acknowledged(self) -> Revision:
         """The newest revision committed by this process; see `FreshnessProver`."""
         return self._guard.acknowledged
+
+    def deliver_commits(self, deliver: Committed) -> None:
+        """Deliver this process's changes as it commits them; see `FreshnessProver`."""
+        self._deliver = deliver
 
     async def start_heartbeats(self, seconds: float) -> None:
         """Start heartbeats; see `FreshnessProver`."""
@@ -191,12 +203,14 @@ class PostgresStore(SqlStore):
                 await self._moved.wait()
         self._moved.clear()  # before the read, so that a commit during it ends the next wait
 
-    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Transaction], T], *, urgent: bool = False, reads: Reads = NO_READS
+    ) -> T:
         """Run `work` in a transaction, commit, and return its result; see `interface`.
 
         `urgent` has no effect: the database server manages its own disk.
         """
-        return await self._write(work)
+        return await self._write(work, reads)
 
     async def check(self) -> None:
         """Raise StoreError unless records can be read now."""
@@ -246,12 +260,22 @@ class PostgresStore(SqlStore):
     async def _ask(self, question: ReadRequest) -> ReadResult:
         return await self._calls.submit(question, len(question.access_keys) + 1)
 
-    async def _write(self, work: Callable[[SqlTransaction], T]) -> T:
-        unit = WriteUnit(work)
+    async def _write(self, work: Callable[[SqlTransaction], T], reads: Reads) -> T:
+        unit, self._loop = WriteUnit(work, reads=reads), asyncio.get_running_loop()
         self._writer.submit(unit)
         result: T = await await_commit(unit, writer.WRITE_SECONDS)
-        self._moved.set()
         return result
+
+    def _published(self, head: Revision, entries: Sequence[Entry]) -> None:
+        """Hand changes to the loop, from the writer's thread, before their callers are answered."""
+        changes = [change_of(entry) for entry in entries]
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._take_commits, head, changes)
+
+    def _take_commits(self, head: Revision, changes: Sequence[Change]) -> None:
+        if not self._deliver(head, changes):
+            self._moved.set()
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:
         return self._checked(read, self._pages, snapshot=True)
@@ -305,6 +329,10 @@ def _read_once(rows: PostgresRows, read: Callable[[PostgresRows], T], *, snapsho
     finally:
         rows.roll_back()
     return found
+
+
+def _undelivered(head: Revision, changes: Sequence[Change]) -> bool:
+    return False
 
 
 async def _in_thread(executor: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:

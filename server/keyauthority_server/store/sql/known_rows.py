@@ -6,7 +6,7 @@ known for the next group if the engine proves that no other connection has commi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -15,8 +15,15 @@ from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import CheckedRecords
 from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
 from keyauthority_server.store.sql.queries import digests
-from keyauthority_server.store.sql.statements import ADVANCE_LOG
-from keyauthority_server.store.types import EntrySigner, LogHead
+from keyauthority_server.store.sql.statements import (
+    ADVANCE_LOG,
+    GET_KEY,
+    GET_KEYS,
+    GET_PROJECT,
+    GET_PROJECTS,
+    RECORD_AT,
+)
+from keyauthority_server.store.types import EntrySigner, LogHead, Reads
 
 RECORDS_MAX: Final = 1_024  # of a group and the next ones: those that are being changed
 
@@ -30,16 +37,38 @@ class KnownRows:
         """Current rows by statement and name; whoever writes a row removes it."""
         self.newest_time: datetime | None = None
         self._head: LogHead | None = None
+        self._locked_head: LogHead | None = None
         self._key_checks: Mapping[str, bytes] | None = None
         self._unsaved = False
 
     def head(self, rows: Rows, seal: EntrySigner) -> LogHead:
         """Return the head of the log, including the units that have finished."""
         if self._head is None:
-            head = read_head(rows)
+            head = self._locked_head or read_head(rows)
             self.newest_time = newest_time(rows, head, seal)
             self._head = head
         return self._head
+
+    def begin(self, locked_head: LogHead | None) -> None:
+        """Begin a transaction, which may have read the head of the log as it took its lock."""
+        self._locked_head = locked_head
+        if len(self.records) > RECORDS_MAX:
+            self.records.clear()
+
+    def read_ahead(self, rows: Rows, reads: Sequence[Reads]) -> None:
+        """Read the records that units are going to read, with one statement for each table."""
+        keys = {name for read in reads for name in read.keys}
+        projects = {name for read in reads for name in read.projects}
+        for names, get, get_all, name_at in (
+            (keys, GET_KEY, GET_KEYS, RECORD_AT),
+            (projects, GET_PROJECT, GET_PROJECTS, 0),
+        ):
+            if names := {name for name in names if name.isascii() and "\0" not in name}:
+                requested = rows.values_table(sorted(names))
+                for row in rows.each(requested.table + get_all, (requested.value,)):
+                    names.discard(row[name_at])
+                    self.records[get, row[name_at]] = row
+                self.records.update(((get, name), None) for name in names)  # those are absent
 
     def key_checks(self, rows: Rows) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
@@ -75,8 +104,3 @@ class KnownRows:
         self.forget_records()
         self._head = None
         self._unsaved = False
-
-    def bound(self) -> None:
-        """Forget the records if there are too many; call it between groups."""
-        if len(self.records) > RECORDS_MAX:
-            self.records.clear()

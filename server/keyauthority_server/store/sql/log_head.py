@@ -13,7 +13,7 @@ from typing import Final
 
 from keyauthority_server.store.identifiers import log_id_from, revision_from
 from keyauthority_server.store.interface import StoreDamaged, StoreError, StoreUnusable
-from keyauthority_server.store.rows import Rows
+from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.queries.events import read_log
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.sql.statements import LOG
@@ -47,8 +47,11 @@ def checked_head(rows: Rows) -> LogHead:
 
 def _stored_head(rows: Rows) -> LogHead | None:
     row = rows.one(LOG)
-    if row is None:
-        return None
+    return None if row is None else head_of(row)
+
+
+def head_of(row: Row) -> LogHead:
+    """Return the head of the log in a row of `LOG`."""
     log_id, revision, hash_, time, closed, time_hash, version = row
     mac = None if time_hash is None or version is None else EntryMac(bytes(time_hash), version)
     return LogHead(log_id, revision, bytes(hash_), time, bool(closed), mac)

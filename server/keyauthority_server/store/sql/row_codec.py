@@ -32,6 +32,7 @@ from keyauthority.model import (
 )
 from keyauthority_server.store.interface import StoreDamaged
 from keyauthority_server.store.rows import Row
+from keyauthority_server.store.types import Entry
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 """The exceptions of decoding a record that no server has written."""
@@ -227,6 +228,18 @@ def change_from(revision: Revision, row: Row) -> Change:
         )
     except (*UNREADABLE, RecursionError) as error:
         raise StoreDamaged(f"change {revision} cannot be read: damaged or altered") from error
+
+
+def change_of(entry: Entry) -> Change:
+    """Return the change of an entry that was committed, as `change_from` reads it."""
+    return Change(
+        revision=entry.revision,
+        time=entry.time,
+        type=entry.type,
+        project_id=entry.project_id,
+        keys=tuple(map(key_from, entry.keys)),
+        project=None if entry.project is None else project_from(entry.project),
+    )
 
 
 def values_of(columns: Sequence[str], flat: Mapping[str, Any]) -> list[Any]:

@@ -11,7 +11,15 @@ from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.log_head import read_head
 from keyauthority_server.store.sql.scopes import in_scope
-from keyauthority_server.store.types import ANY, LogHead, ReadOptions, Scope, Snapshot
+from keyauthority_server.store.types import (
+    ANY,
+    NO_READS,
+    LogHead,
+    ReadOptions,
+    Reads,
+    Scope,
+    Snapshot,
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -33,7 +41,9 @@ class SqlStore(ABC):
         """Return a key with its project, and an operator's key, in one state."""
 
     @abstractmethod
-    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Transaction], T], *, urgent: bool = False, reads: Reads = NO_READS
+    ) -> T:
         """Run `work` in a transaction, commit, and return its result."""
 
     async def get_key(self, access_key: str, scope: Scope) -> Key | None:

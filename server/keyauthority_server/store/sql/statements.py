@@ -93,6 +93,14 @@ ADVANCE_LOG: Final = (
 
 GET_KEY: Final = f"SELECT {_key_row('key')} FROM key WHERE access_key = ?"
 GET_PROJECT: Final = f"SELECT {_project_row('project')} FROM project WHERE project_id = ?"
+# The same for the names in the table `requested`.
+GET_KEYS: Final = (
+    f"SELECT {_key_row('key')} FROM requested JOIN key ON key.access_key = requested.value"
+)
+GET_PROJECTS: Final = (
+    f"SELECT {_project_row('project')} FROM requested"
+    " JOIN project ON project.project_id = requested.value"
+)
 
 # Not overwritten: the name of the record, its creation, and last_used_time, bookkeeping that may be
 # newer than the caller's state.

@@ -99,7 +99,7 @@ class SqlTransaction:
         self._checked = self._known.checked
         self._usable = True
         self._incomplete = False
-        self.revisions: list[Revision] = []
+        self.entries: list[Entry] = []
         """The changes made so far."""
 
     @property
@@ -150,7 +150,7 @@ class SqlTransaction:
         self._append(rows, entry)
         self._incomplete = False
         self._head, self._newest_time = revision, time
-        self.revisions.append(revision)
+        self.entries.append(entry)
         return Applied(revision, tuple(stored.key for stored in keys), project)
 
     def import_sets(self) -> Sequence[ImportSet]:
@@ -203,7 +203,8 @@ class SqlTransaction:
         observed: Observations = NOT_OBSERVED,
     ) -> None:
         """Add counts to their hours and days, unless the batch was counted before."""
-        self._known.forget_records()
+        for row in rows:  # `last_used_time` is in the rows of the keys
+            self._known.records.pop((GET_KEY, row.access_key), None)
         if not usage.count(self._open(), batch_id, rows, now, end):
             return
         observations.add(self._open(), observed)
@@ -266,7 +267,7 @@ class SqlTransaction:
     def publish(self) -> None:
         """Move the head of the log for the next units of the group; call it after `finish`."""
         time = self._newest_time
-        if time is not None and (self.revisions or time != self._known.newest_time):
+        if time is not None and (self.entries or time != self._known.newest_time):
             self._known.advance(self.head, self._hash, time)
 
     def _live(self) -> Rows:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -80,12 +81,15 @@ from keyauthority_server.store.sqlite.schema import migrate as migrate_file
 from keyauthority_server.store.sqlite.writer import Writer
 from keyauthority_server.store.types import (
     ANY,
+    NO_READS,
     ChangePage,
     DatedSnapshot,
+    Entry,
     EntrySigner,
     ImportedToken,
     LogHead,
     ReadOptions,
+    Reads,
     Scope,
     Snapshot,
     Snapshots,
@@ -172,10 +176,8 @@ def open_store(
             opened.callback(lock.close)
             written = SqliteRows(connect(path, WRITE_BUSY_MS))
             opened.callback(written.close)
-            job = WriteBatch(
-                *(written, seal, lambda newest: save_head(path, head._replace(revision=newest))),
-                others=written.version,
-            )
+            save = partial(_save_newest, path, head)
+            job = WriteBatch(written, seal, save, others=written.version)
             reserve = DiskReserve(path)
             opened.callback(reserve.close)
             writer = Writer(
@@ -191,6 +193,10 @@ def open_store(
         store = SqliteStore(rows, pages, uncached, writer, identity, seal)
         opened.pop_all()
         return store
+
+
+def _save_newest(path: Path, head: LogHead, entries: Sequence[Entry]) -> None:
+    save_head(path, head._replace(revision=entries[-1].revision))
 
 
 class SqliteStore(SqlStore):
@@ -295,7 +301,9 @@ class SqliteStore(SqlStore):
         """Wait until there may be changes after the last `read_changes`."""
         await self._tail.wait_for_changes(within)
 
-    async def write(self, work: Callable[[Transaction], T], *, urgent: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Transaction], T], *, urgent: bool = False, reads: Reads = NO_READS
+    ) -> T:
         """Run `work` in a transaction, commit, and return its result; see `interface`."""
         return await self._write(work, urgent=urgent)
 
