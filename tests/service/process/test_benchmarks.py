@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.authority import SERVICE, Authority, serving
 from benchmarks.cpp import build
+from benchmarks.databases import postgres
 from benchmarks.h2load import LoadFailed
 from benchmarks.load_generator import Traffic, TrafficLoad, write_bodies
 from benchmarks.neighbours import empty_python
@@ -130,3 +132,31 @@ def test_changes_beside_a_load_keep_their_rate_and_report_failures(run: Run) -> 
             refused.beside(20),
         ):
             Event().wait(0.1)
+
+
+@pytest.mark.prove
+@pytest.mark.xdist_group("load generator")
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_changes_beside_a_saturating_load_are_answered(compiled: Run, engine: str) -> None:
+    """However busy Verify keeps the core of server and database, changes get their turn."""
+    run = replace(compiled, seconds=3)
+    with ExitStack() as stack:
+        flags: tuple[str, ...] = ()
+        if engine == "postgres":
+            flags = ("--store", stack.enter_context(postgres(run)).create())
+            flags += ("--max-staleness", "10s")
+        authority = stack.enter_context(serving(run, f"saturated-{engine}", *flags))
+        tokens = [authority.create().secret_key.reveal() for _ in range(500)]
+        bodies = (pb.VerifyRequest(secret_key=token).SerializeToString() for token in tokens)
+        traffic = Traffic(
+            authority.server.address,
+            f"{SERVICE}/Verify",
+            write_bodies(run.folder / f"saturated-{engine}-bodies", bodies),
+            prefix=VALID,
+            metadata=f"x-auth-token={authority.server.operator_key}",
+        )
+        changer = stack.enter_context(changing_keys(run, authority))
+        side = UnderChanges(TrafficLoad(run, traffic, run.seconds), changer, 50)
+        for _ in range(3):
+            side()
+        assert min(side.answered[1:]) > 50 * 0.75
