@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from keyauthority.clock import monotonic
 from keyauthority_server.store.interface import StoreError
 from keyauthority_server.store.postgres.connection import (
     Connection,
@@ -28,6 +29,8 @@ REQUESTED: Final = (
     "WITH requested (number, value) AS"
     " (SELECT number, value FROM unnest(?::text[]) WITH ORDINALITY AS given (value, number)) "
 )
+COMMIT: Final = "COMMIT"
+_LOCAL: Final = ("/", "127.", "::1")  # a socket's folder, or an address
 _ALL_OF: Final = "SELECT * FROM "
 _VALUES: Final = re.compile(r"VALUES \([?, ]+\)")
 # Of a page, per fetch: a key may weigh 750 KiB with its evidence.
@@ -118,10 +121,10 @@ class PostgresRows:
     def commit(self) -> None:
         """Commit. After ConnectionLost the outcome is unknown; after another error, rolled back."""
         try:
-            status = self._run("COMMIT", ()).statusmessage
+            status = self._run(COMMIT, ()).statusmessage
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
-        if status != "COMMIT":  # PostgreSQL rolls back a failed transaction at COMMIT
+        if status != COMMIT:  # PostgreSQL rolls back a failed transaction at COMMIT
             raise StatementFailed(f"COMMIT was answered with {status}")
 
     def roll_back(self) -> None:
@@ -214,6 +217,8 @@ class PipelinedRows(PostgresRows):
 
     at_once = False
     """Send each statement when it is run: an error is its own."""
+    waiting_since: float | None = None
+    """See `database_turns.WaitingRows`."""
 
     def __init__(self, to: Mapping[str, Any], patience: Patience, admit: Admit) -> None:
         super().__init__(to, patience, admit)
@@ -246,7 +251,21 @@ class PipelinedRows(PostgresRows):
         self._unsent.clear()
         super().roll_back()
 
+    @property
+    def is_local(self) -> bool:
+        """True if the database is on this machine."""
+        connection = self._connection
+        host = "" if connection is None else connection.info.hostaddr or connection.info.host
+        return host.startswith(_LOCAL)
+
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        self.waiting_since = None if statement == COMMIT else monotonic()  # which awaits the disk
+        try:
+            return self._sent(statement, values)
+        finally:
+            self.waiting_since = None
+
+    def _sent(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         if not self._unsent:
             return super()._run(statement, values)
         unsent, self._unsent = self._unsent, []

@@ -23,6 +23,7 @@ from keyauthority_server.store.batching.write_batch import WriteUnit, await_comm
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.postgres import reader, writer
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
+from keyauthority_server.store.postgres.database_turns import DatabaseTurns
 from keyauthority_server.store.postgres.heartbeat import Heartbeat, read_clock
 from keyauthority_server.store.postgres.notifications import Notifications
 from keyauthority_server.store.postgres.reader import Reader, ReadRequest, ReadResult
@@ -127,6 +128,7 @@ class PostgresStore(SqlStore):
             late="the store did not answer in time",
         )
         self._writer = Writer(connections.writer, seal, guard, self._published)
+        self._turns = DatabaseTurns(connections.writer)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()
@@ -263,7 +265,8 @@ class PostgresStore(SqlStore):
     async def _write(self, work: Callable[[SqlTransaction], T], reads: Reads) -> T:
         unit, self._loop = WriteUnit(work, reads=reads), asyncio.get_running_loop()
         self._writer.submit(unit)
-        result: T = await await_commit(unit, writer.WRITE_SECONDS)
+        with self._turns:
+            result: T = await await_commit(unit, writer.WRITE_SECONDS)
         return result
 
     def _published(self, head: Revision, entries: Sequence[Entry]) -> None:
