@@ -50,8 +50,8 @@ from keyauthority.model import Change, ImportSet, Key, LogId, Project, Revision,
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
-    NOT_OBSERVED,
     NO_READS,
+    NOT_OBSERVED,
     Applied,
     ChangePage,
     DeniedMutation,
