@@ -72,7 +72,7 @@ class AskedPermissions:
 
     def __init__(self) -> None:
         self.asked: tuple[str, ...] = ()
-        """What the first verification asked for."""
+        """The permissions that the first verification asked for."""
         self.others: Set[tuple[str, ...]] = _NOTHING_ASKED
         """The other combinations."""
         self.used: Set[str] = frozenset()

@@ -82,7 +82,7 @@ def test_documentation_lists_each_alert_with_its_severity() -> None:
 def test_rules_and_panels_have_data_and_real_faults_raise_their_alerts(
     start_server: Start, tmp_path: Path
 ) -> None:
-    """Every selector and panel has data on a live server; faults raise their alerts, no more."""
+    """Every selector and panel has data on a live server; faults raise their alerts only."""
     issuer = Issuer()
     cert, key = issuer.issue(*LOOPBACK).write(tmp_path, "server")
     server = start_server(

@@ -166,7 +166,7 @@ async def test_file_cut_anywhere_holds_a_state_that_was_whole(tmp_path: Path) ->
 async def test_file_stays_in_proportion_to_its_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Delivered events leave no trace for ever; the control never writes the file anew."""
+    """Delivered events leave no trace for ever; the control never rewrites the file."""
     path = tmp_path / "cursor"
 
     async def largest() -> int:

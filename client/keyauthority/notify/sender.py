@@ -30,7 +30,7 @@ THROTTLED: Final = frozenset(
         *(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT),
     }
 )
-"""Statuses of a receiver that takes no more for the present."""
+"""Statuses of a receiver that is overloaded for the present."""
 
 _log: Final = logging.getLogger("keyauthority.notify")
 _attempts: Final = logging.getLogger("keyauthority.notify.attempts")  # written once a second

@@ -54,7 +54,7 @@ class _AdvisoryTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Advisory
 class AdvisoryType(_AdvisoryType, metaclass=_AdvisoryTypeEnumTypeWrapper):
     """The reason for which a key needs attention. An ended key (revoked, superseded or expired) has
     USED_AFTER_END only; a decoy, with the label `keyauthority-canary`, has no DORMANT, NEVER_USED, OLD
-    and UNUSED_PERMISSIONS, since nobody should use it. Operator keys have no advisories.
+    and UNUSED_PERMISSIONS, since no client should use it. Operator keys have no advisories.
     """
 
 ADVISORY_TYPE_UNSPECIFIED: AdvisoryType.ValueType  # 0
@@ -203,7 +203,7 @@ class Advisory(_message.Message):
 
     @_builtins.property
     def last_time(self) -> _timestamp_pb2.Timestamp:
-        """The newest presentation of the key, valid or denied; unset if there is none."""
+        """The newest presentation of the key, valid or denied; unset before the first."""
 
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

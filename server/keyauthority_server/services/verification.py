@@ -186,7 +186,7 @@ class Verification:
         return key.project_id
 
     def _answers_project(self, key: Key, access_key: str) -> bool:
-        """True if a proven token is told its project."""
+        """True if a proven token gets its project in the answer."""
         return (
             key.kind not in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR)
             and access_key in ("", key.access_key)
