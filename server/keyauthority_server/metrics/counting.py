@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final, TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import ClassVar, Final, NamedTuple, TypedDict
 
 BOUNDS: Final = (
     0.0001,
@@ -34,15 +35,28 @@ STALENESS: Final = "keyauthority_staleness_seconds"
 CHANGES_ACCEPTED: Final = "keyauthority_changes_accepted"
 CERTIFICATE_END: Final = "keyauthority_certificate_expire_time_seconds"
 CACHED: Final = "keyauthority_cached_keys"
-GAUGES: Final[Mapping[str, str]] = {
-    OLD_PEPPERS: "Keys whose digest uses an older version of the pepper.",
-    CLOCK_AHEAD: "Store time minus the machine's clock.",
-    STALENESS: "Maximum age of the state behind Verify in one worker; 0 on SQLite.",
-    CHANGES_ACCEPTED: "0 once a worker can commit no change until the server is restarted.",
-    CACHED: "Keys cached in one worker.",
-    CERTIFICATE_END: "Expiry of the TLS certificate in use, in seconds since the Unix epoch.",
+
+
+class Gauge(NamedTuple):
+    """A gauge that workers measure."""
+
+    text: str
+    """The help text."""
+    combine: Callable[[Iterable[float]], float]
+    """Makes one value of those of all workers."""
+
+
+GAUGES: Final[Mapping[str, Gauge]] = {
+    OLD_PEPPERS: Gauge("Keys whose digest uses an older version of the pepper.", max),
+    CLOCK_AHEAD: Gauge("Store time minus the machine's clock.", partial(max, key=abs)),
+    STALENESS: Gauge("Maximum age of the state behind Verify in any worker; 0 on SQLite.", max),
+    CHANGES_ACCEPTED: Gauge("0 while a worker can commit no change until it is restarted.", min),
+    CACHED: Gauge("Keys cached in all workers.", sum),
+    CERTIFICATE_END: Gauge(
+        "Expiry of the TLS certificate in use, in seconds since the Unix epoch.", min
+    ),
 }
-"""Gauges that one worker measures for the whole authority, with their help texts."""
+"""The gauges by name."""
 
 
 ALERTED_CODES: Final = ("OK", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE")

@@ -37,7 +37,7 @@ class MetricsAggregator(Collector):
         self._refusals: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
         self._cache_events: Counter[str] = Counter()
-        self._gauges: dict[str, float] = {}
+        self._gauges: defaultdict[str, dict[int, float]] = defaultdict(dict)
         self._advisories = dict.fromkeys(map(str, AdvisoryType), 0)
         self._streams: dict[int, int] = {}
         self._pids: dict[int, int] = {}
@@ -58,7 +58,8 @@ class MetricsAggregator(Collector):
             self._refusals.update(counts["refusals"])
             self._connections.update(counts["connections"])
             self._cache_events.update(counts["cache_events"])
-            self._gauges.update(counts["gauges"])
+            for name, value in counts["gauges"].items():
+                self._gauges[name][worker] = value
             self._advisories.update(counts["advisories"])
         if (streams := counts["streams"]) is not None:
             self.streams(worker, streams)
@@ -76,6 +77,8 @@ class MetricsAggregator(Collector):
         """Note that a worker's process has ended, and its streams."""
         with self._lock:
             self._pids.pop(worker, None)
+            for values in self._gauges.values():
+                values.pop(worker, None)
         self._streams[worker] = 0
 
     def pids(self) -> dict[int, int]:
@@ -150,8 +153,10 @@ class MetricsAggregator(Collector):
         yield cache_events
 
     def _states(self) -> Iterator[Metric]:
-        for name, value in self._gauges.items():
-            yield GaugeMetricFamily(name, GAUGES[name], value)
+        for name, values in self._gauges.items():
+            if values:
+                gauge = GAUGES[name]
+                yield GaugeMetricFamily(name, gauge.text, gauge.combine(values.values()))
         advisories = GaugeMetricFamily(
             "keyauthority_advisories",
             "Keys that need attention, by the type of the advisory.",

@@ -109,8 +109,7 @@ async def _serve(settings: Config, worker: int, report: BinaryIO) -> None:
         _send(report, {"ready": server.transport})
         async with (
             _reported(metrics, authority, report),
-            running(_watch(metrics, authority)),
-            running(_measure(metrics if worker == 0 else None, authority, server)),
+            running(_measure(worker, metrics, authority, server)),
             running(_count_advisories(metrics if worker == 0 else None, authority)),
         ):
             await stop.wait()
@@ -165,31 +164,26 @@ async def _reported(
         await reporting
 
 
-async def _watch(metrics: Metrics | None, authority: Authority) -> None:
-    """Look at the clock and at the writer of this worker every `MEASURE_SECONDS`.
+async def _measure(
+    worker: int, metrics: Metrics | None, authority: Authority, server: Server
+) -> None:
+    """Look at the clock, and update the gauges of a worker, every `MEASURE_SECONDS`.
 
-    The gauge of the writer is set when it changes: 0 of one worker is not overwritten by another.
+    The first worker counts the keys under old peppers for all.
     """
-    watch, changing = ClockWatch(authority.clock), None
+    clock = ClockWatch(authority.clock)
     while True:
-        ahead = watch.look()
+        ahead = clock.look()
         if metrics is not None:
             metrics.gauge(CLOCK_AHEAD, ahead)
-            if changing is not authority.can_change:
-                changing = authority.can_change
-                metrics.gauge(CHANGES_ACCEPTED, changing)
-        await asyncio.sleep(MEASURE_SECONDS)
-
-
-async def _measure(metrics: Metrics | None, authority: Authority, server: Server) -> None:
-    """Update the gauges that one worker measures for all, every `MEASURE_SECONDS`."""
-    while metrics is not None:
-        with contextlib.suppress(StoreError, ClockJumped):  # keeps the previous value
-            metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
-        metrics.gauge(STALENESS, authority.records.staleness)
-        metrics.gauge(CACHED, authority.records.keys)
-        if server.certificate_end is not None:
-            metrics.gauge(CERTIFICATE_END, server.certificate_end.timestamp())
+            metrics.gauge(CHANGES_ACCEPTED, authority.can_change)
+            metrics.gauge(STALENESS, authority.records.staleness)
+            metrics.gauge(CACHED, authority.records.keys)
+            if server.certificate_end is not None:
+                metrics.gauge(CERTIFICATE_END, server.certificate_end.timestamp())
+            if worker == 0:
+                with contextlib.suppress(StoreError, ClockJumped):  # keeps the previous value
+                    metrics.gauge(OLD_PEPPERS, await authority.keys_under_old_peppers())
         await asyncio.sleep(MEASURE_SECONDS)
 
 
