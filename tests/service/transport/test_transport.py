@@ -19,7 +19,8 @@ from tests.service.callers import Caller, refusal
 from tests.service.processes import ServerProcess
 
 CALL_SECONDS = 10
-OURS = {f"keyauthority.v1.{name}Service" for name in ("KeyAuthority", "Project", "Usage", "Audit")}
+NAMES = ("KeyAuthority", "Project", "Usage", "Audit", "Advisory")
+OURS = {f"keyauthority.v1.{name}Service" for name in NAMES}
 REFLECTION = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 HEALTH = "grpc.health.v1.Health"
 VERIFY = "/keyauthority.v1.KeyAuthorityService/Verify"
