@@ -67,6 +67,24 @@ def test_concurrent_starts_on_an_empty_database_leave_one_set_of_key_files(
     assert [first] == [data for data in datas if (data / "operator.key").exists()]
 
 
+def test_start_that_is_overtaken_names_the_winner(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other server founds the authority after this one has made its key files."""
+    url, (first, late, *_) = cluster.create(), folders(tmp_path)
+    create = Keyring.create
+
+    def overtaken(path: Path) -> Keyring:
+        made = create(path)
+        if path == late / KEY_FILES[-1]:
+            assert "" == ThreadPoolExecutor(1).submit(prepared, first, url).result(60)
+        return made
+
+    monkeypatch.setattr(Keyring, "create", overtaken)
+    assert f"copy pepper and audit.key to {late}" in prepared(late, url)
+    assert [] == list(late.iterdir())
+
+
 def test_concurrent_starts_with_shared_key_files_leave_one_operator_key(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
