@@ -56,10 +56,22 @@ class Connections(ServerState):
         self.idle = _waiting(min(IDLE_MAX, share), IDLE_SECONDS)
         self.lost = asyncio.Event()
         """Set whenever a connection is lost."""
+        self._draining = False
 
     def accept(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(self)
+
+    def made(self, connection: Connection) -> None:
+        """Close a connection that was being accepted when the drain began."""
+        if self._draining:
+            connection.shutdown()
+
+    def drain(self) -> None:
+        """Close each connection once its requests have been answered."""
+        self._draining = True
+        for connection in list(self.connections):
+            connection.shutdown()
 
     async def all_lost(self) -> None:
         """Wait until no connection is left."""
@@ -109,6 +121,7 @@ class Connection(HttpToolsProtocol):
         }
         self._until = self.loop.time() + AGE_SECONDS
         self._move(self._all.begun)
+        self._all.made(self)
 
     def _certificates(self, transport: asyncio.Transport) -> tuple[Certificate, ...]:
         channel = transport.get_extra_info("ssl_object")

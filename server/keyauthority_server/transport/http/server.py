@@ -91,13 +91,11 @@ class HttpServer:
         self._socket.close()
         for method in self._streams:
             method.end()
-        left = self._connections.connections
-        for connection in list(left):
-            connection.shutdown()
+        self._connections.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._connections.all_lost()
-        for connection in list(left):
+        for connection in list(self._connections.connections):
             connection.transport.abort()
 
     def _take_over(self, material: TlsMaterial) -> None:
