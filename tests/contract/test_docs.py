@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.documents import ROOT, Reader, blocks, install_commands
-from tests.service.processes import start
+from tests.service.forkserver import shared
 
 MIGRATIONS = sorted((ROOT / "docs").glob("coming-from-*.md"))
 PAGES = [
@@ -45,8 +45,8 @@ def test_documented_examples_work(
 ) -> None:
     """Every block of the page is run and gives the shown result."""
     install_commands(tmp_path)
+    server = shared().start(tmp_path / "keyauthority-data")
     monkeypatch.chdir(tmp_path)
-    server = start(tmp_path / "keyauthority-data")
     try:
         reader = Reader(page, server.address)
         for block in blocks(page):
