@@ -25,6 +25,7 @@ class MetricsServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # beyond, a client tries again after 1, 3 and 7 seconds
 
     def __init__(self, address: HostPort, registry: CollectorRegistry) -> None:
         """Bind the address; raises OSError."""

@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from typing import Final
 
 import pytest
 
@@ -15,6 +16,8 @@ from keyauthority_server.metrics.http import CONNECTIONS_MAX
 from tests.conftest import Start
 from tests.service.metrics import scrape
 from tests.service.processes import ServerProcess, kill, wait_until
+
+RETRY_SECONDS: Final = 0.9  # a client whose first attempt was dropped tries again after a second
 
 
 def address_of(server: ServerProcess) -> tuple[str, int]:
@@ -45,7 +48,7 @@ def test_idle_connections_block_neither_scrapes_nor_the_supervisor(start_server:
     (worker,) = server.worker_pids()
     with ExitStack() as stack:
         for _ in range(4 * CONNECTIONS_MAX):
-            stack.enter_context(socket.create_connection((host, port), 10))
+            stack.enter_context(socket.create_connection((host, port), RETRY_SECONDS))
         assert "keyauthority_workers" in scrape(server)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, 64))
         kill(worker)
