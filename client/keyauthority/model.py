@@ -34,7 +34,7 @@ class Labels(dict[str, str]):
 
 NO_LABELS: Final = Labels()
 CANARY_LABEL: Final = "keyauthority-canary"
-"""The label, of any value, of a decoy: a key that nobody should present."""
+"""The label, of any value, of a decoy: a key that no client should present."""
 
 
 class KeyMode(StrEnum):

@@ -23,7 +23,7 @@ from tests.service.processes import end, wait_until
 PROMETHEUS: Final = shutil.which("prometheus") or ""
 PROMTOOL: Final = shutil.which("promtool") or ""
 ADDRESS: Final = "127.0.0.9"
-"""Where it listens: no other process of the tests takes a port of this address."""
+"""Its own address: no other process of the tests takes a port of it."""
 SCRAPE: Final = "300ms"
 
 needs_prometheus: Final = pytest.mark.skipif(  # in continuous integration it fails instead

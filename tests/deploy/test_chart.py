@@ -135,7 +135,7 @@ pytestmark = [needs_helm, pytest.mark.xdist_group("chart")]  # one rendering for
 
 @pytest.mark.parametrize("case", CASES)
 def test_manifests_are_valid_and_their_pods_have_no_more_rights_than_needed(case: str) -> None:
-    """Whatever the values: non-root, a read-only root, no service links, no token of the API."""
+    """With any values: non-root, a read-only root, no service links, no token of the API."""
     pod = pod_of(case)
     assert {
         "runAsNonRoot": True,

@@ -190,7 +190,7 @@ async def test_url_that_cannot_be_used_is_refused(sending: Sending, url: str, re
 async def test_proxy_of_the_environment_is_not_used(
     sending: Sending, client: Client, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would connect to addresses that nobody has checked."""
+    """A proxy would connect to addresses that were not checked."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with sending():

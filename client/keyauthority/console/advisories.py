@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
 
 from keyauthority import clock
-from keyauthority.console.failures import GENERAL, field_errors
-from keyauthority.console.forms import Reader, Refused, filter_span
+from keyauthority.console.forms import Reader, filter_span
 from keyauthority.console.keys import query_with
-from keyauthority.console.visits import UNPROCESSABLE, Visit
-from keyauthority.errors import InvalidArgument, NotFound
+from keyauthority.console.visits import UNPROCESSABLE, Visit, filtered
 from keyauthority.model import AdvisoryType
 from keyauthority.results import Advisory, Page
 
@@ -24,23 +21,14 @@ READ_SECONDS: Final = 0.5  # time for calls that find few; the page then leads t
 async def show(visit: Visit) -> Response:
     """List the advisories that match the filters, oldest key first."""
     texts = {name: visit.query(name) for name in FILTERS}
-    found: Page[Advisory] = Page(())
-    errors: Mapping[str, list[str]] = {}
-    try:
-        found = await _find(visit, _filter(Reader(texts)))
-    except Refused as refused:
-        errors = refused.errors
-    except InvalidArgument as error:
-        errors = field_errors(error.fields) or {GENERAL: [error.message]}
-    except NotFound:
-        errors = {GENERAL: ["There is no such project, or you may not see it."]}
+    found, errors = await filtered(_find(visit, Reader(texts)))
     query = {name: text for name, text in texts.items() if text}
     return visit.page(
         "advisories.html",
         UNPROCESSABLE if errors else 200,
         texts=texts,
         errors=errors,
-        found=found,
+        found=found or Page(()),
         is_first=not visit.query("page_token"),
         query_with=lambda **changes: query_with(query, changes),
     )
@@ -58,8 +46,9 @@ def _filter(reader: Reader) -> dict[str, Any]:
     return chosen
 
 
-async def _find(visit: Visit, chosen: dict[str, Any]) -> Page[Advisory]:
+async def _find(visit: Visit, reader: Reader) -> Page[Advisory]:
     """Return a page; calls that return few are repeated for some time."""
+    chosen = _filter(reader)
     items: list[Advisory] = []
     token, end = visit.query("page_token"), clock.monotonic() + READ_SECONDS
     while True:

@@ -33,7 +33,7 @@ _NOT_OF_DECOYS: Final = frozenset(
     {AdvisoryType.DORMANT, AdvisoryType.NEVER_USED, AdvisoryType.OLD}
     | {AdvisoryType.UNUSED_PERMISSIONS}
 )
-"""A decoy lies where nobody should use it, so its rest is no cause."""
+"""A decoy lies where no client should use it, so its rest is no cause."""
 _COUNTED_AT_ONCE: Final = 1_000
 _REST: Final = 50  # times the duration of a page of `count`, so that it takes 2 % of a core
 
