@@ -1,4 +1,4 @@
-"""Addresses outside the public internet: never connected to, whatever a name resolves to."""
+"""Addresses outside the public internet: never connected to, even if a name resolves to one."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ async def used_after_end(world: World) -> Story:
 
 
 async def canary_used(world: World) -> Story:
-    """Presented while it has the label, whatever the verdict."""
+    """Presented while it has the label, with any verdict."""
     name = await world.create(restrictions=LIMITED)
     await world.present(name)
     await world.update(name, labels=CANARY)

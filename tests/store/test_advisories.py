@@ -165,7 +165,7 @@ async def test_counts_of_usage_begin_with_the_start_of_the_condition(store: Stor
 
 
 async def test_month_of_ordinary_traffic_gives_no_advisory(store: Store) -> None:
-    """Keys in use, a rotation with a switch in time, a planned end, a decoy nobody finds."""
+    """Keys in use, a rotation with a switch in time, a planned end, a decoy that is not found."""
     world = await World.begin(store)
     permissions = ("orders:read", "billing.*:read", "orders.refunds:write")
     reader = await world.create(kind=KeyKind.RESTRICTED, permissions=permissions)

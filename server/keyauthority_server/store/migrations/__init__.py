@@ -52,7 +52,7 @@ class Dialect(NamedTuple):
     append_only: Callable[[str], Sequence[str]]
     """Statements that make a table reject UPDATE and DELETE."""
     room_for_updates: Callable[[str], Sequence[str]]
-    """Statements for a table whose rows are often updated, where an engine writes them anew."""
+    """Statements for a table whose rows are often updated, where an engine copies them."""
 
 
 class Step(NamedTuple):
