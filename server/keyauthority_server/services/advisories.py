@@ -222,11 +222,11 @@ _RULES: Final[
     ),
     AdvisoryType.OVERLAP_ENDING_IN_USE: (
         _overlap_ending,
-        "Give the service at last_peer the successor's secret before the old key is superseded.",
+        "Give the service at the last address the successor's secret before the old key is superseded.",
     ),
     AdvisoryType.USED_AFTER_END: (
         _used_after_end,
-        "Find the service at last_peer. Give it another key, or remove the old one from it.",
+        "Find the service at the last address. Give it another key, or remove the old one from it.",
     ),
     AdvisoryType.CANARY_USED: (
         _canary_used,
