@@ -39,6 +39,7 @@ from tests.service.processes import (
     ServerProcess,
     StartFailed,
     environment,
+    port_settings,
     wait_until,
 )
 
@@ -121,7 +122,9 @@ class ForkServer:
     def run(self, *arguments: str, settings: Mapping[str, str] | None = None) -> Outcome:
         """Run the program until it ends by itself."""
         log = self._folder / f"{next(self._numbers)}.log"
-        forked = self._fork(*arguments, log=log, settings=settings)
+        forked = self._fork(
+            *arguments, log=log, settings={**port_settings(arguments), **(settings or {})}
+        )
         wait_until(lambda: forked.poll() is not None, REFUSE_SECONDS)
         assert forked.returncode is not None
         return Outcome(forked.returncode, forked.printed, log.read_text())

@@ -140,6 +140,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "keyauthority_server", *arguments]
 
 
+def port_settings(arguments: Sequence[str]) -> dict[str, str]:
+    """Return settings of a run that ends by itself.
+
+    A server has a free port: another program may listen on the default one.
+    """
+    return {"KEYAUTHORITY_LISTEN": "127.0.0.1:0"} if "serve" in arguments else {}
+
+
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without settings of the server but those given."""
     inherited = {
@@ -185,7 +193,7 @@ def run(
         [*(program or command()), *arguments],
         capture_output=True,
         check=False,
-        env=environment(settings),
+        env=environment({**port_settings(arguments), **(settings or {})}),
         stdin=subprocess.DEVNULL,
         text=True,
         timeout=REFUSE_SECONDS,
