@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from tests.ports import listens
 from tests.service.processes import wait_until
 
 PROGRAM: Final = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -58,22 +58,9 @@ def nginx(http: str, port: int) -> Iterator[Path]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_until(lambda: process.poll() is not None or _listens(port))
+            wait_until(lambda: process.poll() is not None or listens(port, ADDRESS))
             assert process.returncode is None, log.read_text(encoding="utf-8")
             yield log
         finally:
             process.terminate()
             process.wait(20)
-
-
-def free_port() -> int:
-    """Return a port of nginx's address that is not in use."""
-    with socket.socket() as unused:
-        unused.bind((ADDRESS, 0))
-        port: int = unused.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as attempt:
-        return attempt.connect_ex((ADDRESS, port)) == 0

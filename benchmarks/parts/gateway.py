@@ -19,6 +19,7 @@ from tests import nginx
 from tests.gateway.envoy_client import CHECK, request
 from tests.gateway.processes import Gateway, gateway
 from tests.gateway.proxies import PROGRAMS, Ends, proxy
+from tests.ports import free_port
 
 _ALLOWED: Final = b"\x0a\x00\x1a"  # the beginning of CheckResponse: status OK, then ok_response
 _KEYS: Final = 10_000
@@ -125,7 +126,7 @@ def _proxied(run: Run, name: str, running: Gateway) -> Iterator[str]:
     folder.mkdir()
     if nginx.PROGRAM is None or not Path(str(PROGRAMS[name].path)).exists():
         raise LeftOut("not installed: make proxies; nginx from your system")
-    port = nginx.free_port()
+    port = free_port(nginx.ADDRESS)
     service = f"server {{ listen {nginx.ADDRESS}:{port}; return 200 ok; }}"
     with on_core(run.server_core), nginx.nginx(service, port):
         ends = Ends(running.grpc, running.http, f"{nginx.ADDRESS}:{port}")

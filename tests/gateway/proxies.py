@@ -16,7 +16,7 @@ import pytest
 
 from tests import nginx
 from tests.gateway.browser import http
-from tests.middleware.web_servers import free_port
+from tests.ports import free_port
 from tests.service.processes import end, wait_until
 
 ROOT: Final = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from tests.gateway.conftest import Keys, one_sidecar
 from tests.gateway.processes import Gateway
 from tests.gateway.proxies import EXAMPLES, Ends, proxy
 from tests.gateway.upstream import upstream
-from tests.middleware.web_servers import free_port
+from tests.ports import free_port
 from tests.service.forkserver import shared
 
 PAGES = [ROOT / "docs" / name for name in ("behind-envoy.md", "behind-nginx.md")]

@@ -26,7 +26,7 @@ from tests.gateway.processes import Gateway, gateway
 from tests.gateway.proxies import PROGRAMS, Ends, proxy
 from tests.gateway.test_identity import FORGED, spellings
 from tests.gateway.upstream import upstream
-from tests.middleware.web_servers import free_port
+from tests.ports import free_port
 from tests.service.forkserver import shared
 from tests.service.processes import wait_until
 

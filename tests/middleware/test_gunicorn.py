@@ -13,7 +13,8 @@ import pytest
 from keyauthority import Client, RateLimit
 from keyauthority.testing import Authority
 from tests.contract.documents import ROOT, blocks
-from tests.middleware.web_servers import free_port, running
+from tests.middleware.web_servers import running
+from tests.ports import free_port
 from tests.service.processes import wait_until
 
 PAGE: Final = ROOT / "docs" / "run-a-protected-service.md"

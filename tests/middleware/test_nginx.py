@@ -24,7 +24,8 @@ from keyauthority.testing import Authority
 from tests.contract.documents import ROOT, blocks
 from tests.middleware.proxied import PROXY
 from tests.middleware.web_servers import serving
-from tests.nginx import ADDRESS, free_port, needs_nginx, nginx
+from tests.nginx import ADDRESS, needs_nginx, nginx
+from tests.ports import free_port
 
 pytestmark = needs_nginx
 
@@ -41,7 +42,7 @@ HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 def behind_nginx(kind: str, upstream: str) -> Iterator[str]:
     """Run nginx with the page's example for `proxy_pass` or `grpc_pass`; give its address."""
     (text,) = [block.text for block in blocks(PAGE) if f" {kind}_pass " in block.text]
-    port = free_port()
+    port = free_port(ADDRESS)
     text = re.sub(r"listen \d+", f"listen {ADDRESS}:{port}", text)
     text = re.sub(r"127\.0\.0\.1:\d+;", f"{upstream};", text)
     with nginx(text.replace("location / {", f"location / {{ {kind}_bind {PROXY};"), port):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from typing import Final
 import pytest
 
 from keyauthority.testing import Authority
+from tests.ports import free_port, listens
 from tests.service.processes import end, environment, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -133,22 +133,9 @@ def running(
         ) as process,
     ):
         try:
-            wait_until(lambda: _listens(port) or process.poll() is not None, START_SECONDS)
+            wait_until(lambda: listens(port) or process.poll() is not None, START_SECONDS)
             log.seek(0)
             assert process.returncode is None, log.read().decode()
             yield
         finally:
             end(process, 10)
-
-
-def free_port() -> int:
-    """Return a port that is not in use."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0

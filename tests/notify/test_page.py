@@ -22,8 +22,8 @@ from keyauthority import Client
 from keyauthority.clock import SystemClock
 from keyauthority.notify.outbox import DELAYS
 from tests.contract.documents import ROOT, Reader, blocks, install_commands
-from tests.middleware.web_servers import free_port
 from tests.notify.conftest import SECRET, Sending
+from tests.ports import free_port
 from tests.service.forkserver import shared
 from tests.service.processes import end
 from tests.unit.waiting import until

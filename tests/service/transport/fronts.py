@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -27,6 +26,7 @@ from tests.faults.frames import (
     Frame,
     frame,
 )
+from tests.ports import free_port
 from tests.service.certificates import LOOPBACK, Issuer
 
 CALL_SECONDS: Final = 10
@@ -178,7 +178,7 @@ async def fronting(folder: Path, *, native: bool = True, **settings: str) -> Asy
     cert, key = ISSUER.issue(*LOOPBACK).write(folder, "server")
     transport = "native" if native else "grpcio"
     files = {"tls_cert": str(cert), "tls_key": str(key)}
-    with_port = {"listen": f"127.0.0.1:{_free_port()}", "transport": transport}
+    with_port = {"listen": f"127.0.0.1:{free_port()}", "transport": transport}
     loaded = config.load({**with_port, **files, **settings}, {})
     assert isinstance(loaded.listen, config.HostPort)
     pages: list[int] = []
@@ -207,8 +207,3 @@ async def fronting(folder: Path, *, native: bool = True, **settings: str) -> Asy
             raw.close()
         if not front.is_drained:
             await server.drain(0)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
