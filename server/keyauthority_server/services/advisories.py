@@ -222,7 +222,7 @@ _RULES: Final[
     ),
     AdvisoryType.OVERLAP_ENDING_IN_USE: (
         _overlap_ending,
-        "Give the service at the last address the successor's secret before the old key is superseded.",
+        "Give the successor's secret to the service at the last address before the overlap ends.",
     ),
     AdvisoryType.USED_AFTER_END: (
         _used_after_end,
