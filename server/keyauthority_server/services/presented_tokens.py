@@ -21,8 +21,6 @@ from keyauthority_server.records import RecordCache
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries.imports import import_sets
 
-TOKEN_LENGTH_MAX: Final = 512  # characters of a token of an import set
-
 _HASH: Final = {scheme: scheme.value.partition("_")[0] for scheme in ImportScheme}
 _HEX: Final = {
     ImportScheme.SHA256_HEX: re.compile(r"[0-9a-f]{64}", re.ASCII),
@@ -98,6 +96,7 @@ class ImportedTokens:
         self._peppers = peppers
         self._records = records
         self._sets: Sequence[ImportSet] = ()
+        self._prefixes: tuple[str, ...] = ()
         self._sets_at: Revision | None = None
 
     async def find(self, texts: Sequence[str]) -> dict[str, PresentedToken]:
@@ -105,12 +104,14 @@ class ImportedTokens:
 
         A text without a key is a token of no key, so that it costs the same comparison.
         """
-        texts = [text for text in texts if len(text) <= TOKEN_LENGTH_MAX and text.isascii()]
-        sets = await self._current_sets() if texts else ()
+        sets = await self._current_sets()
+        texts = [text for text in texts if text.startswith(self._prefixes) and text.isascii()]
+        if not texts:
+            return {}
         tokens: dict[str, PresentedToken] = {}
         names: dict[bytes, set[str]] = {}
         digests: dict[bytes, PresentedToken] = {}
-        for text in texts if sets else ():
+        for text in texts:
             for message, name in _messages(text, sets):
                 names.setdefault(message, set()).add(name)
                 tokens[text] = token = PresentedToken(_NO_KEY, text, message)
@@ -129,5 +130,6 @@ class ImportedTokens:
         current, position = self._records.catch_up(), self._records.position
         if not current or self._sets_at != position:
             self._sets = await self._store.query(import_sets)
+            self._prefixes = tuple(each.token_prefix for each in self._sets)
             self._sets_at = position if current else None
         return self._sets
