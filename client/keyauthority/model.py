@@ -337,7 +337,10 @@ NO_FACTS: Final = Facts()
 
 
 class Verdict(NamedTuple):
-    """Result of Verify. The fields of the key are empty unless the token is genuine."""
+    """Result of Verify. The fields of the key are empty unless the token is genuine.
+
+    True in a condition only if it is `valid`, so that `if authority.verify(…):` admits no other.
+    """
 
     code: VerdictCode
     access_key: str = ""
@@ -360,6 +363,9 @@ class Verdict(NamedTuple):
     def valid(self) -> bool:
         """True only if the code is VALID."""
         return self.code is VerdictCode.VALID
+
+    def __bool__(self) -> bool:
+        return self.valid  # a tuple that is not empty would always be true
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

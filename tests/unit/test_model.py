@@ -62,3 +62,8 @@ def test_etag_is_made_of_revision_and_time() -> None:
         assert len({record.etag, replace(record, update_time=later).etag}) == 2
         assert record.etag != replace(record, revision=record.revision + 1).etag
         assert record.etag == replace(record).etag
+
+
+def test_only_a_valid_verdict_is_true() -> None:
+    """`if authority.verify(token):` admits no other token."""
+    assert [VerdictCode.VALID] == [code for code in VerdictCode if Verdict(code)]

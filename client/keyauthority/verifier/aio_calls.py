@@ -118,7 +118,8 @@ class AsyncVerifierCalls(ABC):
             explain,
             include_record,
         )
-        return self._evaluator.evaluate(query, monotonic()) or await self._call(query)
+        local = self._evaluator.evaluate(query, monotonic())
+        return await self._call(query) if local is None else local  # a denial is false
 
     async def _call(self, query: VerifyQuery) -> Verdict:
         """Return the server's verdict; while it does not respond, the fail-static one."""

@@ -119,7 +119,8 @@ class VerifierCalls(ABC):
             explain,
             include_record,
         )
-        return self._evaluator.evaluate(query, monotonic()) or self._call(query)
+        local = self._evaluator.evaluate(query, monotonic())
+        return self._call(query) if local is None else local  # a denial is false
 
     def _call(self, query: VerifyQuery) -> Verdict:
         """Return the server's verdict; while it does not respond, the fail-static one."""
