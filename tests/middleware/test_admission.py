@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from keyauthority.aio import AsyncClient
+from keyauthority.client import Client
 from keyauthority.clock import SystemClock
 from keyauthority.errors import PermissionDenied, Unavailable
 from keyauthority.http.client_address import check_proxies, client_ip
@@ -27,11 +29,13 @@ from keyauthority.middleware.admission import (
     Guard,
     Request,
     admit,
+    admit_async,
     check_verifier,
     current_verifier,
 )
 from keyauthority.model import KeyKind, Standing, Verdict, VerdictCode
 from keyauthority.restrictions import addresses
+from keyauthority.verifier import AsyncVerifier, Verifier
 
 KEY = "rk_live_KAZZZZZZZZZZZZZZZZZZ_003aUlTJC7tjlCTQj2uNU3MFagCXG9LRKRcwGkBIDlf3oUCG6"
 OTHER = "sk_test_KA000000000000000000_00000000000000000000000000000000000000000000jmIqF"
@@ -107,8 +111,9 @@ def test_proxy_setting_is_validated() -> None:
     for wrong in (-1, ["proxy.example"], ["10.0.0.0/33"]):
         with pytest.raises(ValueError, match="trusted_proxies"):
             check_proxies(wrong)
-    with pytest.raises(TypeError, match="trusted_proxies"):
-        check_proxies("10.0.0.1")
+    for wrong_type in ("10.0.0.1", True, None):  # True would count as one proxy
+        with pytest.raises(TypeError, match=f"trusted_proxies .*{type(wrong_type).__name__}"):
+            check_proxies(cast("Any", wrong_type))
 
 
 def test_peer_without_an_address_is_unknown() -> None:
@@ -271,7 +276,34 @@ def test_missing_verifier_is_named_in_one_sentence() -> None:
         with pytest.raises(RuntimeError, match=MISSING_VERIFIER):
             current_verifier(source)
     with pytest.raises(TypeError, match="verifier is"):
-        check_verifier("127.0.0.1:50051")
+        check_verifier("127.0.0.1:50051", awaited=False)
+
+
+def test_guard_refuses_the_verifier_of_the_other_kind() -> None:
+    """Without the check each request would fail, with an error of Python about `await`."""
+    blocking, asynchronous = Client(), AsyncClient()
+    for wrong in (blocking, Verifier(blocking)):
+        check_verifier(wrong, awaited=False)
+        with pytest.raises(TypeError, match="awaits its verifier: pass an AsyncVerifier"):
+            check_verifier(wrong, awaited=True)
+    for other in (asynchronous, AsyncVerifier(asynchronous)):
+        check_verifier(other, awaited=True)
+        with pytest.raises(TypeError, match="does not await its verifier: pass a Verifier"):
+            check_verifier(other, awaited=False)
+
+
+async def test_guard_names_the_wrong_kind_of_verifier_from_a_callable() -> None:
+    """A callable is known only when it is called."""
+
+    class Awaited:
+        async def verify(self, *_: object, **__: object) -> Verdict:
+            raise AssertionError("never awaited")
+
+    asked = request(("x-api-key", KEY))
+    with pytest.raises(TypeError, match="does not await its verifier"):
+        admit(Guard(), cast("Any", Awaited()), asked, [])
+    with pytest.raises(TypeError, match="awaits its verifier"):
+        await admit_async(Guard(), cast("Any", Recorder()), asked, [])
 
 
 def test_zone_of_a_link_local_peer_is_removed() -> None:

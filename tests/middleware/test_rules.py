@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import pytest
 
 from keyauthority.http.rejection import NOT_LISTED, Rejection
-from keyauthority.middleware.admission import Permissions
+from keyauthority.middleware.admission import Permissions, check_permissions
 from keyauthority.middleware.rules import MethodRules, RouteRules
 
 READ, WRITE, ADMIN = ("orders:read",), ("orders:write",), ("admin:all",)
@@ -126,6 +127,15 @@ def test_permissions_must_be_a_list() -> None:
         RouteRules({"GET /orders": "orders:read"})
     with pytest.raises(TypeError, match="list of strings"):
         MethodRules({"/shop.Orders/One": "orders:read"})
+    with pytest.raises(TypeError, match=r"are strings, not \['orders:read'\]"):
+        check_permissions(cast("Any", [["orders:read"]]), "RequireKey")
+
+
+def test_rules_must_be_a_mapping() -> None:
+    """A list of routes says nothing about the permissions that they need."""
+    for rules in (RouteRules, MethodRules):
+        with pytest.raises(TypeError, match="rules map each route or method"):
+            rules(cast("Any", ["GET /orders"]))
 
 
 def test_grpc_rules_are_method_names() -> None:

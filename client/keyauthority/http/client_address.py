@@ -14,13 +14,17 @@ TrustedProxies = int | Sequence[str]
 
 
 def check_proxies(trusted: TrustedProxies) -> int | tuple[str, ...]:
-    """Return the validated setting. Raises ValueError for a negative number or a bad address."""
+    """Return the validated setting. Raises ValueError for a negative number or a bad address.
+
+    Raises TypeError for other values.
+    """
+    if isinstance(trusted, (bool, str)) or trusted is None:  # True would trust every sender
+        kind = type(trusted).__name__
+        raise TypeError(f"trusted_proxies is a number or a list of addresses, not {kind}")
     if isinstance(trusted, int):
         if trusted < 0:
             raise ValueError("trusted_proxies is a number of proxies, 0 or more")
         return trusted
-    if isinstance(trusted, str):
-        raise TypeError("trusted_proxies is a number or a list of addresses, not a string")
     for address in trusted:
         try:
             check_ip_or_network(address)

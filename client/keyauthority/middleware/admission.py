@@ -13,10 +13,13 @@ charged once.
 from __future__ import annotations
 
 import hmac
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
+from keyauthority.aio import AsyncClient
+from keyauthority.client import Client
 from keyauthority.decision import grants_of
 from keyauthority.errors import KeyAuthorityError
 from keyauthority.http.client_address import (
@@ -35,6 +38,7 @@ from keyauthority.http.rejection import (
 )
 from keyauthority.model import Verdict
 from keyauthority.permissions import Grants, is_concrete
+from keyauthority.verifier import AsyncVerifier, Verifier
 
 Permissions = Sequence[str] | None
 """The permissions needed by a request; None if it needs no key."""
@@ -178,7 +182,7 @@ def admit(
     if not isinstance(pending, _PendingVerify):
         return pending
     try:
-        verdict = verifier.verify(
+        verdict: Any = verifier.verify(
             pending.presented.secret_key,
             permissions=pending.permissions,
             client_ip=pending.presented.client_ip,
@@ -187,6 +191,9 @@ def admit(
         )
     except KeyAuthorityError as failure:
         return reject_failure(failure)
+    if inspect.iscoroutine(verdict):
+        verdict.close()
+        raise TypeError(_NEEDS_BLOCKING)
     return pending.conclude(verdict)
 
 
@@ -202,23 +209,28 @@ async def admit_async(
     if not isinstance(pending, _PendingVerify):
         return pending
     try:
-        verdict = await verifier.verify(
+        verdict: Any = verifier.verify(
             pending.presented.secret_key,
             permissions=pending.permissions,
             client_ip=pending.presented.client_ip,
             referrer=pending.presented.referrer,
             cost=pending.cost,
         )
+        if isinstance(verdict, Verdict):
+            raise TypeError(_NEEDS_ASYNC)
+        verdict = await verdict
     except KeyAuthorityError as failure:
         return reject_failure(failure)
     return pending.conclude(verdict)
 
 
 def check_permissions(permissions: Permissions, owner: str) -> None:
-    """Raise TypeError unless permissions are a list, ValueError for a malformed one."""
+    """Raise TypeError unless permissions are a list of strings, ValueError for a malformed one."""
     if isinstance(permissions, str):
         raise TypeError(f"the permissions of {owner} are a list of strings, not a string")
     for permission in permissions or ():
+        if not isinstance(permission, str):
+            raise TypeError(f"the permissions of {owner} are strings, not {permission!r}")
         if not is_concrete(permission):
             raise ValueError(
                 f"a permission of {owner} is resource:action, such as orders:read, "
@@ -226,10 +238,17 @@ def check_permissions(permissions: Permissions, owner: str) -> None:
             )
 
 
-def check_verifier(verifier: object) -> None:
-    """Raise TypeError unless `verifier` is a verifier or a callable that may return one."""
+def check_verifier(verifier: object, *, awaited: bool) -> None:
+    """Raise TypeError unless `verifier` is one that the guard can use, or a callable.
+
+    `awaited`: the guard awaits its verifier. What a callable returns is checked when it is used.
+    """
     if not hasattr(verifier, "verify") and not callable(verifier):
         raise TypeError("verifier is a Verifier or Client, or a callable that returns one")
+    if awaited and isinstance(verifier, (Verifier, Client)):
+        raise TypeError(_NEEDS_ASYNC)
+    if not awaited and isinstance(verifier, (AsyncVerifier, AsyncClient)):
+        raise TypeError(_NEEDS_BLOCKING)
 
 
 def current_verifier(verifier: Any) -> Any:
@@ -248,6 +267,14 @@ def current_verifier(verifier: Any) -> Any:
 MISSING_VERIFIER: Final = (
     "there is no verifier yet: open one before the first request, in the lifespan of the "
     "application that the server runs, or give the guard one that is open"
+)
+
+_NEEDS_ASYNC: Final = (
+    "this guard awaits its verifier: pass an AsyncVerifier or AsyncClient, not a Verifier or Client"
+)
+_NEEDS_BLOCKING: Final = (
+    "this guard does not await its verifier: pass a Verifier or Client, not an AsyncVerifier or "
+    "AsyncClient"
 )
 
 

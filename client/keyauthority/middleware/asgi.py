@@ -66,7 +66,7 @@ class KeyMiddleware:
         service, or a list of their addresses and CIDR blocks. `cost` is charged to the limits of
         the key. `allow_preflight` admits CORS preflights without a key.
         """
-        check_verifier(verifier)
+        check_verifier(verifier, awaited=True)
         self._app = app
         self._verifier = verifier
         self._rules = RouteRules(rules)

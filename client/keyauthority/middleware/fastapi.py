@@ -50,7 +50,7 @@ class RequireKey(SecurityBase):
         """
         check_permissions(permissions, "RequireKey")
         if verifier is not None:
-            check_verifier(verifier)
+            check_verifier(verifier, awaited=True)
         self._permissions = permissions
         self._verifier = verifier
         self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)

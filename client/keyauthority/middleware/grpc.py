@@ -76,7 +76,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
         `trusted_proxies` is the number of proxies in front of the service, or a list of their
         addresses and CIDR blocks. `cost` is charged to the limits of the key.
         """
-        check_verifier(verifier)
+        check_verifier(verifier, awaited=False)
         self._verifier = verifier
         self._rules = MethodRules(rules)
         self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)
@@ -126,7 +126,7 @@ class AsyncKeyInterceptor(grpc.aio.ServerInterceptor):
         cost: int = 1,
     ) -> None:
         """Guard a server, with the options of `KeyInterceptor`."""
-        check_verifier(verifier)
+        check_verifier(verifier, awaited=True)
         self._verifier = verifier
         self._rules = MethodRules(rules)
         self._guard = Guard(header=header, trusted_proxies=trusted_proxies, cost=cost)

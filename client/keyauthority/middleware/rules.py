@@ -53,6 +53,7 @@ class RouteRules:
         A `*` at the end of the path matches any rest. Raises ValueError for a rule that can never
         match.
         """
+        _check_mapping(rules)
         self._rules = [_route_rule(text, permissions) for text, permissions in rules.items()]
         self._methods = METHODS | {rule.method for rule in self._rules if rule.method != "*"}
 
@@ -90,6 +91,7 @@ class MethodRules:
 
     def __init__(self, rules: Mapping[str, Permissions]) -> None:
         """Parse rules of the form `/package.Service/Method`; a final `*` matches any rest."""
+        _check_mapping(rules)
         for rule, permissions in rules.items():
             if not (rule.startswith("/") or rule == "*") or "*" in rule[:-1]:
                 raise ValueError(
@@ -104,6 +106,14 @@ class MethodRules:
             if rule == method or (rule.endswith("*") and method.startswith(rule[:-1])):
                 return permissions
         return NOT_LISTED
+
+
+def _check_mapping(rules: object) -> None:
+    if not isinstance(rules, Mapping):
+        raise TypeError(
+            "rules map each route or method to its permissions, such as "
+            '{"GET /orders": ["orders:read"]}, or to None if it needs no key'
+        )
 
 
 def _route_rule(text: str, permissions: Permissions) -> _Rule:

@@ -51,7 +51,7 @@ class KeyMiddleware:
         allow_preflight: bool = False,
     ) -> None:
         """Wrap `app`, with the options of `asgi.KeyMiddleware`; `rules` match `PATH_INFO`."""
-        check_verifier(verifier)
+        check_verifier(verifier, awaited=False)
         self._app = app
         self._verifier = verifier
         self._rules = RouteRules(rules)
