@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
 from keyauthority.errors import FieldViolation, InvalidArgument
-from keyauthority.requests import UNCHANGED
+from keyauthority.requests import UNCHANGED, Unchanged
 
 E = TypeVar("E", bound=StrEnum)
 P = ParamSpec("P")
@@ -17,7 +19,10 @@ R = TypeVar("R")
 
 
 def as_invalid_argument(build: Callable[P, R]) -> Callable[P, R]:
-    """Raise InvalidArgument in place of the ValueError of a request builder."""
+    """Raise InvalidArgument in place of the ValueError of a request builder.
+
+    A TypeError names the argument.
+    """
 
     @wraps(build)
     def built(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -28,8 +33,28 @@ def as_invalid_argument(build: Callable[P, R]) -> Callable[P, R]:
             raise InvalidArgument("a text cannot be sent: it is not valid Unicode") from None
         except ValueError as error:
             raise InvalidArgument(str(error)) from None
+        except (TypeError, AttributeError) as error:
+            raise TypeError(_wrong_type(build, args, kwargs) or str(error)) from None
 
     return built
+
+
+def _wrong_type(
+    build: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+) -> str:
+    """Return a message that names the first argument of the wrong type; empty if there is none.
+
+    Elements of lists are not examined.
+    """
+    hints = get_type_hints(build)
+    for name, value in inspect.signature(build).bind(*args, **kwargs).arguments.items():
+        hint = hints[name]
+        types = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        if all(isinstance(one, type) for one in types) and not isinstance(value, types):
+            names = (one.__name__ for one in types if one is not Unchanged)
+            expected = " or ".join("None" if name == "NoneType" else name for name in names)
+            return f"{name} is {expected}, not {type(value).__name__}"
+    return ""
 
 
 def parse_enum(enum: type[E], value: E | str | None, field: str) -> E | None:

@@ -61,7 +61,7 @@ def create_key(
             kind=parse_enum(KeyKind, kind, "kind"),
             purpose=purpose,
             permissions=texts(permissions, "permissions"),
-            restrictions=restrictions,
+            restrictions=_listed(restrictions),
             expire_time=expire_time,
             ttl=ttl,
             rate_limit=rate_limit,
@@ -145,6 +145,8 @@ def update_key(
     )
     if "permissions" in values:
         values["permissions"] = texts(values["permissions"], "permissions")
+    if "restrictions" in values:
+        _listed(values["restrictions"])
     return convert.key_update_to_proto(
         KeyUpdate(access_key=access_key, paths=paths, etag=etag, **values)
     )
@@ -194,3 +196,10 @@ def import_keys(
 def key_of(response: service_pb2.GetKeyResponse) -> Key:
     """Return the result of GetKey."""
     return convert.key_from_proto(response.key)
+
+
+def _listed(restrictions: Restrictions) -> Restrictions:
+    """Return the restrictions. Raises TypeError for a string in place of a list."""
+    for name in ("allowed_ips", "allowed_referrers", "ios_bundle_ids"):
+        texts(getattr(restrictions, name), f"restrictions.{name}")
+    return restrictions

@@ -73,10 +73,15 @@ def lookup_key(secret_key: str) -> service_pb2.LookupKeyRequest:
 def _sendable(secret_key: str) -> str:
     """Return the token with lone surrogates replaced, so that it can be sent as UTF-8.
 
-    A token is never an invalid argument: with or without the replacement it is MALFORMED.
+    A token is never an invalid argument: with or without the replacement it is MALFORMED. Raises
+    TypeError for a value that is not text.
     """
-    if secret_key.isascii():
-        return secret_key
+    try:
+        if secret_key.isascii():
+            return secret_key
+    except AttributeError:
+        kind = type(secret_key).__name__
+        raise TypeError(f"a secret key is a string, not {kind}") from None
     return secret_key.encode("utf-8", "replace").decode("utf-8")
 
 

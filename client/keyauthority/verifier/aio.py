@@ -7,6 +7,7 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
+from keyauthority.client import Client
 from keyauthority.clock import monotonic
 from keyauthority.errors import FailedPrecondition
 from keyauthority.verifier.aio_calls import AsyncVerifierCalls
@@ -19,6 +20,8 @@ class AsyncVerifier(AsyncVerifierCalls):
     A local verdict does not yield to other tasks. The watch runs in the event loop that opened the
     verifier; after that loop is closed, in the next one that uses it.
     """
+
+    _other_client = Client
 
     async def __aenter__(self) -> Self:
         self._opened = True

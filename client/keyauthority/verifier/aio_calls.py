@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import ClassVar
 
 from keyauthority._requests.processes import on_fork
 from keyauthority._requests.tokens import verify_query
@@ -21,6 +22,7 @@ from keyauthority.verifier.policy import (
     WATCH,
     LogOnce,
     Policy,
+    check_client,
     handle_report_failure,
     server_arguments,
     strip_records,
@@ -29,6 +31,9 @@ from keyauthority.verifier.policy import (
 
 class AsyncVerifierCalls(ABC):
     """A verifier without its watch, which a subclass runs."""
+
+    _other_client: ClassVar[type]
+    """The kind of client that the verifier cannot use."""
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class AsyncVerifierCalls(ABC):
         report_interval: timedelta = timedelta(seconds=10),
         timeout: float = 1.0,
     ) -> None:
+        check_client(self, authority, self._other_client)
         self._authority = authority
         self._policy = Policy(
             max_staleness=max_staleness,

@@ -44,6 +44,10 @@ class Policy:
     timeout: float
 
     def __post_init__(self) -> None:
+        for name in ("max_staleness", "fail_static", "report_interval"):
+            span = getattr(self, name)
+            if not isinstance(span, timedelta | None):
+                raise TypeError(f"{name} is a timedelta, not {type(span).__name__}")
         if self.max_staleness <= timedelta(0) or self.report_interval <= timedelta(0):
             raise ValueError("max_staleness and report_interval must be positive")
         if self.fail_static is not None and self.fail_static < self.max_staleness:
@@ -59,6 +63,13 @@ class Policy:
             self.max_staleness.total_seconds(),
             None if static is None else static.total_seconds(),
         )
+
+
+def check_client(verifier: object, authority: object, other_kind: type) -> None:
+    """Raise TypeError for a client of the other kind, awaited or not, or for no client at all."""
+    if isinstance(authority, other_kind) or not hasattr(authority, "verify"):
+        right = "an AsyncClient" if other_kind.__name__ == "Client" else "a Client"
+        raise TypeError(f"{type(verifier).__name__} takes {right}, not {type(authority).__name__}")
 
 
 class LogOnce:

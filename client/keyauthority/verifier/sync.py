@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from keyauthority._requests.processes import is_outdated
+from keyauthority.aio import AsyncClient
 from keyauthority.client import Watch
 from keyauthority.clock import monotonic
 from keyauthority.results import WatchUpdate
@@ -40,6 +41,8 @@ class Verifier(VerifierCalls):
 
     Thread-safe. A forked process starts with an empty cache on first use.
     """
+
+    _other_client = AsyncClient
 
     def __enter__(self) -> Self:
         self._opened = True

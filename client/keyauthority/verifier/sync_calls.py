@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import ClassVar
 
 from keyauthority._requests.processes import on_fork
 from keyauthority._requests.tokens import verify_query
@@ -22,6 +23,7 @@ from keyauthority.verifier.policy import (
     WATCH,
     LogOnce,
     Policy,
+    check_client,
     handle_report_failure,
     server_arguments,
     strip_records,
@@ -30,6 +32,9 @@ from keyauthority.verifier.policy import (
 
 class VerifierCalls(ABC):
     """A verifier without its watch, which a subclass runs."""
+
+    _other_client: ClassVar[type]
+    """The kind of client that the verifier cannot use."""
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class VerifierCalls(ABC):
         report_interval: timedelta = timedelta(seconds=10),
         timeout: float = 1.0,
     ) -> None:
+        check_client(self, authority, self._other_client)
         self._authority = authority
         self._policy = Policy(
             max_staleness=max_staleness,
