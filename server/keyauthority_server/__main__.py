@@ -7,6 +7,12 @@ import sys
 from typing import Final
 
 INTERRUPTED: Final = 130  # as shells report SIGINT
+WRONG: Final = 2  # wrong usage or configuration
+
+_EXTRA: Final = frozenset(
+    {"click", "cryptography", "prometheus_client", "sqlite_utils", "structlog"}
+)
+"""Modules of the extra `server`, one of which is imported first."""
 
 
 def main() -> None:
@@ -17,6 +23,13 @@ def main() -> None:
 
         gc.enable()
         run()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(
+            "keyauthority-server: the server needs more: install keyauthority[server]\n"
+        )
+        sys.exit(WRONG)
     except KeyboardInterrupt:  # while modules load
         sys.exit(INTERRUPTED)
 

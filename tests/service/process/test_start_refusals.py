@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,19 @@ def test_missing_native_transport_is_refused(tmp_path: Path) -> None:
     without = shim(tmp_path / "shim", "import sys; sys.modules['pygrpc_native'] = None")
     line = refusal(tmp_path / "data", "--transport", "native", shim_folder=without)
     assert "--transport native needs pygrpc-native: install keyauthority[native]" == line
+
+
+def test_missing_extra_is_refused_in_one_line() -> None:
+    """The base install has the program, and nothing that it needs."""
+    script = (
+        "import sys; sys.modules['structlog'] = None\n"
+        "from keyauthority_server.__main__ import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "--version"], check=False, capture_output=True, text=True
+    )
+    expected = "keyauthority-server: the server needs more: install keyauthority[server]\n"
+    assert (2, "", expected) == (ended.returncode, ended.stdout, ended.stderr)
 
 
 def test_unsafe_sqlite_is_limited_to_one_worker(tmp_path: Path) -> None:
