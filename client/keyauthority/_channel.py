@@ -6,6 +6,7 @@ It reads certificate files and opens no connection.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -171,8 +172,11 @@ def _pem(name: str, source: str | Path | bytes | None) -> bytes | None:
         except (OSError, ValueError) as error:
             cause = error.strerror if isinstance(error, OSError) else "is not a path"
             raise InvalidArgument(f"tls: {name}: {cause}") from None
-    if b"-----BEGIN " not in content:
-        raise InvalidArgument(f"tls: {name}: is not PEM")
+    held, label = (
+        ("private key", b"PRIVATE KEY") if name == "key" else ("certificate", b"CERTIFICATE")
+    )
+    if re.search(rb"-----BEGIN [A-Z0-9 ]*" + label + b"-----", content) is None:
+        raise InvalidArgument(f"tls: {name}: holds no {held} in PEM")
     return content
 
 

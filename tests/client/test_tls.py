@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -40,6 +40,8 @@ REMOTE = (
     "127.0.0.1.example.org:50051",
     "vsock:1:50051",
 )
+
+_PAIR: Final = Issuer().issue()
 
 
 @pytest.mark.parametrize("address", LOCAL)
@@ -79,7 +81,12 @@ def test_tls_accepts_paths_and_bytes_and_prints_no_key(tmp_path: Path) -> None:
     ("tls", "message"),
     [
         (keyauthority.Tls(ca="/absent"), "tls: ca: No such file or directory"),
-        (keyauthority.Tls(ca=b"x"), "tls: ca: is not PEM"),
+        (keyauthority.Tls(ca=b"x"), "tls: ca: holds no certificate in PEM"),
+        (keyauthority.Tls(ca=_PAIR.key), "tls: ca: holds no certificate in PEM"),
+        (
+            keyauthority.Tls(cert=_PAIR.cert, key=_PAIR.cert),
+            "tls: key: holds no private key in PEM",
+        ),
         (keyauthority.Tls(cert=b"x"), "tls: cert and key belong together"),
         (keyauthority.Tls(key=b"x"), "tls: cert and key belong together"),
     ],

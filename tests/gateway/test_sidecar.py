@@ -101,9 +101,9 @@ def test_taken_address_ends_the_gateway(
     run: Run, sidecar: Gateway, operator: dict[str, str]
 ) -> None:
     """Two gateways must not share a port by accident, on either end."""
-    for flags in (["--http", sidecar.http], ["--grpc", sidecar.grpc]):
-        code, message = run(*flags, **operator)
-        assert (3, True) == (code, "cannot listen" in message), message
+    for end, taken in (("--http", sidecar.http), ("--grpc", sidecar.grpc)):
+        code, message = run(end, taken, **operator)
+        assert (3, True) == (code, f"cannot listen on {taken}: " in message), message
 
 
 def test_missing_extra_is_named(

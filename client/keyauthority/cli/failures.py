@@ -34,6 +34,11 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _UNANSWERED: Final = (Unavailable, DeadlineExceeded, ResourceExhausted, Internal, Unimplemented)
 _PROJECTS: Final = "; `keyauthority projects list` shows them"
 _HINTS: Final = {"project_id": _PROJECTS, "operator_projects": _PROJECTS}
+_FLAGS: Final = {
+    "use TLS, or allow plaintext": "use --tls, or --allow-plaintext",
+    "use TLS": "use --tls",
+}
+"""Advice of the library, and the same with options."""
 _INDEX: Final = re.compile(r"\[(\d+)\]")
 
 
@@ -112,9 +117,14 @@ def how_to_repeat() -> str:
 
 def unsent(error: KeyAuthorityError, sources: Mapping[str, str]) -> click.UsageError:
     """Return the error of a call that this library rejected before sending."""
-    name, colon, rest = error.message.partition(": ")
+    message = error.message
+    for argument, flags in _FLAGS.items():
+        message = message.replace(argument, flags)
+    name, colon, rest = message.partition(": ")
     if colon and name in sources:
         return click.UsageError(f"{sources[name]}: {rest}")
+    if rest == "cert and key belong together":
+        return click.UsageError(f"give both {sources['tls.cert']} and {sources['tls.key']}")
     name, colon, rest = rest.partition(": ")
     if colon and f"tls.{name}" in sources:
         return click.UsageError(f"{sources[f'tls.{name}']}: {rest}")
@@ -125,7 +135,7 @@ def _message(error: KeyAuthorityError, sources: Mapping[str, str]) -> str:
     if error.reason is ErrorReason.CREDENTIAL_MISSING:
         return "no operator key: set KEYAUTHORITY_OPERATOR_KEY or KEYAUTHORITY_OPERATOR_KEY_FILE"
     if error.reason is ErrorReason.CREDENTIAL_INVALID and "operator_key" in sources:
-        return f"{sources['operator_key']}: the operator key is not valid"
+        return f"{sources['operator_key']}: the operator key is not valid: {sources['credential']}"
     if error.fields:
         return "; ".join(map(_violation, error.fields))
     address = sources.get("given address", "")

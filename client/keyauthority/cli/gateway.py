@@ -92,7 +92,7 @@ def _run(sidecar: Any, listening: Any, sources: dict[str, str]) -> None:
         text = failed(error, sources, verifying=False).format_message()
         raise Misused(text) from None
     except OSError as error:
-        raise Unanswered(f"cannot listen: {error}") from None
+        raise Unanswered(f"cannot listen on {error}") from None
 
 
 def _read_key() -> str | None:

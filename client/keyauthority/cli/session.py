@@ -17,7 +17,8 @@ from keyauthority.cli import parameters
 from keyauthority.cli.failures import Interrupted, NotConfirmed, failed, unsent
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
-from keyauthority.token import SecretKey
+from keyauthority.model import KeyKind
+from keyauthority.token import SecretKey, find_tokens, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -236,6 +237,10 @@ def operator_key(sources: dict[str, str]) -> SecretKey | None:
     if key and file:
         raise click.UsageError(f"set {_KEY_VARIABLE} or {_KEY_FILE_VARIABLE}, not both")
     if file:
+        if next(find_tokens(file), None):
+            raise click.UsageError(
+                f"{_KEY_FILE_VARIABLE}: holds a key, not the path of a file: set {_KEY_VARIABLE}"
+            )
         try:
             key = Path(file).read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
@@ -243,7 +248,18 @@ def operator_key(sources: dict[str, str]) -> SecretKey | None:
             raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: {cause}") from None
         if not key:
             raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: the file is empty")
+    sources["credential"] = _why_invalid(key, is_variable=not file)
     return SecretKey(key) if key else None
+
+
+def _why_invalid(key: str, *, is_variable: bool) -> str:
+    """Return the likeliest reason for which the authority refuses an operator key."""
+    token = parse(key)
+    if token is not None and token.kind is KeyKind.OPERATOR:
+        return "it was revoked, has expired, or belongs to another authority"
+    if is_variable and "/" in key:
+        return f"it is the path of a file, which belongs in {_KEY_FILE_VARIABLE}"
+    return "it is not an operator key, which begins with op_live_ or PREFIX_op_live_"
 
 
 def read_secret() -> SecretKey:

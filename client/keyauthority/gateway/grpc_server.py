@@ -51,7 +51,7 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(str(address))
         except RuntimeError as error:
-            raise OSError(str(error)) from error
+            raise OSError(f"{address}: in use, or not an address of this machine") from error
         await self._server.start()
         if not address.path:
             return address._replace(port=port)

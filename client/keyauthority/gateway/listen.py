@@ -53,15 +53,18 @@ def parse_listen(text: str) -> Listen:
 
 
 def bind(address: Listen) -> socket.socket:
-    """Return a bound socket. Raises OSError if the address is taken.
+    """Return a bound socket. Raises OSError, with the address, if it is taken.
 
     The file of a unix socket that no process listens on is replaced.
     """
-    if address.path:
-        _remove_stale(address.path)
-        return _bound(socket.AF_UNIX, address.path)
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    return _bound(family, (address.host, address.port))
+    try:
+        if address.path:
+            _remove_stale(address.path)
+            return _bound(socket.AF_UNIX, address.path)
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return _bound(family, (address.host, address.port))
+    except OSError as error:
+        raise OSError(f"{address}: {error.strerror}") from error
 
 
 def _bound(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:

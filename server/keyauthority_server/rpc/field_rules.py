@@ -106,7 +106,7 @@ class Validator:
     def access_key(self, field: str, value: str) -> None:
         """The shape of an access key."""
         if self.present(field, value) and ACCESS_KEY_PATTERN.fullmatch(value) is None:
-            self.refuse(field, "not an access key")
+            self.refuse(field, "not an access key, which is KA and 18 letters and digits")
 
     def project_id(self, field: str, value: str) -> None:
         """The shape of a UUID, in lower case."""
