@@ -177,34 +177,6 @@ def test_server_error_names_options_instead_of_fields(
     assert (code, "", f"keyauthority: {text}\n") == command(*line.split(), stdin=TOKEN.encode())
 
 
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        (
-            "keyauthority-data/operator.key",
-            "it is the path of a file, which belongs in KEYAUTHORITY_OPERATOR_KEY_FILE",
-        ),
-        (TOKEN, "it is not an operator key, which begins with op_live_ or PREFIX_op_live_"),
-        ("**********", "it is not an operator key, which begins with op_live_ or PREFIX_op_live_"),
-    ],
-)
-def test_refused_operator_key_of_another_form_is_explained(
-    command: Command,
-    authority: FakeAuthority,
-    monkeypatch: pytest.MonkeyPatch,
-    key: str,
-    reason: str,
-) -> None:
-    """A path, a customer's key, and a secret that was printed redacted."""
-    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", key)
-    authority.will(error(ErrorReason.CREDENTIAL_INVALID, "x"))
-
-    ended = command(*LIST.split())
-
-    text = f"KEYAUTHORITY_OPERATOR_KEY: the operator key is not valid: {reason}"
-    assert (1, f"keyauthority: {text} (credential_invalid) [UNAUTHENTICATED]\n") == ended[::2]
-
-
 UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
     (
         LIST,
@@ -319,21 +291,6 @@ UNSENT: Final[list[tuple[str, dict[str, str], int, str]]] = [
         {"TLS_CLIENT_CERT": "/absent", "TLS_CLIENT_KEY": "/absent"},
         2,
         " projects list: KEYAUTHORITY_TLS_CLIENT_KEY: No such file or directory",
-    ),
-    (
-        f"{LIST} --tls-cert cert.pem",
-        {},
-        2,
-        " projects list: give both --tls-cert and KEYAUTHORITY_TLS_CLIENT_KEY",
-    ),
-    (
-        LIST,
-        {"OPERATOR_KEY_FILE": OPERATOR_KEY},
-        2,
-        (
-            " projects list: KEYAUTHORITY_OPERATOR_KEY_FILE: holds a key, not the path of a file:"
-            " set KEYAUTHORITY_OPERATOR_KEY"
-        ),
     ),
     (
         LIST,
