@@ -7,7 +7,8 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from keyauthority.cli.output import print_rows
+from keyauthority.cli import parameters
+from keyauthority.cli.output import print_rows, rate_limit_text
 
 TIME = "2030-01-31T12:00:00Z"
 KEY = "KA7Q2M9X4T8B3N6W5R1P"
@@ -76,3 +77,9 @@ def test_piped_table_uses_tabs_without_padding(capsys: pytest.CaptureFixture[str
 
     expected = ["\t".join(NAMES), "\t".join(ROW), f"{KEY}\t\t\t\ta\\tb\\n\t\t"]
     assert expected == capsys.readouterr().out.splitlines()
+
+
+def test_rate_limit_is_shown_as_it_is_given() -> None:
+    """`--rate-limit 100/1m` comes back as 100/1m, not 100/60s."""
+    for text in ("100/1m", "5/90s", "1000/1d", "7/2h"):
+        assert text == rate_limit_text(parameters.rate_limit(text))

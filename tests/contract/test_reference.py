@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
+from keyauthority.cli.app import authority as client_cli
+from keyauthority_server.commands import cli as server_cli
 from tests.contract.documents import ROOT
 
 
@@ -52,3 +55,20 @@ def test_reason_without_a_remedy_is_refused(reference: ModuleType) -> None:
     """Each comment in the proto has status, text, example and remedy."""
     with pytest.raises(ValueError, match="STALE must read: UNAVAILABLE: … Example: … Remedy: …"):
         reference._reason("ERROR_REASON_STALE", "UNAVAILABLE: too old. Example: a lost database.")
+
+
+@pytest.mark.parametrize(
+    ("program", "group"), [("keyauthority", client_cli), ("keyauthority-server", server_cli)]
+)
+def test_summary_of_each_command_fits_80_columns(program: str, group: click.Group) -> None:
+    """Click cuts a longer one off; a list of commands then ends in dots."""
+    waiting = [(program, group)]
+    while waiting:
+        name, group = waiting.pop()
+        text = group.get_help(click.Context(group, info_name=name, max_content_width=80))
+        assert [] == [line for line in text.splitlines()[1:] if line.endswith("...")]
+        waiting += [
+            (f"{name} {word}", command)
+            for word, command in group.commands.items()
+            if isinstance(command, click.Group)
+        ]

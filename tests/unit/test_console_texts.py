@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from keyauthority.cli.output import duration_text
 from keyauthority.console import forms, plots, times, words
 from keyauthority.console.failures import field_errors
 from keyauthority.console.guard import Hosts
@@ -101,7 +102,7 @@ def test_violation_is_shown_at_the_field_and_line_of_the_form() -> None:
 @pytest.mark.parametrize("text", ["90d", "36h", "90m", "61s", "0s"])
 def test_duration_is_written_as_it_is_read(text: str) -> None:
     """So a form that shows a rate limit accepts it again."""
-    assert forms.duration_text(forms.duration(text)) == text
+    assert duration_text(forms.duration(text)) == text
 
 
 def test_hosts_are_the_names_with_the_port() -> None:

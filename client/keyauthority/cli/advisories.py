@@ -58,9 +58,9 @@ def advisories(
     page_token: str,
     newest_first: bool,
 ) -> None:
-    """List keys that are dead, dangerous or about to end, oldest key first.
+    """List keys that are dead, dangerous or about to end.
 
-    Exit codes: 1 if an advisory has a type named by --fail-on.
+    The oldest key is first. Exit codes: 1 if an advisory has a type named by --fail-on.
     """
     if fail_on and (limit or page_token):
         raise click.UsageError("--fail-on needs the whole list: it takes no limit or page")

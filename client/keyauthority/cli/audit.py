@@ -46,7 +46,10 @@ def audit(
     page_token: str,
     newest_first: bool,
 ) -> None:
-    """List changes with time, operator, peer, and values before and after; oldest first."""
+    """List changes with their operators, oldest first.
+
+    Each has its time, the operator, the peer, and the values before and after.
+    """
     if follow and (end_time or newest_first or limit or page_token):
         raise click.UsageError("--follow takes no end, limit, page or other order")
 

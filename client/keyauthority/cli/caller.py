@@ -13,7 +13,10 @@ from keyauthority.convert import caller_identity_to_proto
 @click.command()
 @settings
 def whoami() -> None:
-    """Show the identity and rights of the operator key or client certificate."""
+    """Show the identity and rights of the caller.
+
+    The caller is an operator key or a client certificate.
+    """
     with connected() as authority:
         caller = authority.get_caller()
     print_result(

@@ -100,7 +100,10 @@ def rotate(
     request_id: str,
     yes: bool,
 ) -> None:
-    """Replace a key by a successor with the same settings; show the new secret once."""
+    """Replace a key by a successor with the same settings.
+
+    Shows the new secret once.
+    """
     keeps_secret()
     if overlap == timedelta(0):
         confirm(f"End {access_key} at once?", yes=yes)

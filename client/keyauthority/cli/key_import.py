@@ -82,11 +82,11 @@ def import_(
     token_length_max: int | None,
     dry_run: bool,
 ) -> None:
-    """Import keys by the hashes that another system stores; their tokens go on verifying.
+    """Import keys by the hashes that another system stores.
 
-    FILE is CSV with a header, JSON lines or a JSON array. The whole file is checked before the
-    first key is written, rows that cannot be imported are reported by line, and the command can be
-    repeated. Exit code 1 if a row was refused.
+    Their tokens go on verifying. FILE is CSV with a header, JSON lines or a JSON array. The whole
+    file is checked before the first key is written, rows that cannot be imported are reported by
+    line, and the command can be repeated. Exit code 1 if a row was refused.
     """
     reader = SOURCES[source]
     shape = _shape(reader, scheme, token_part, token_prefix, token_length_min, token_length_max)

@@ -147,7 +147,10 @@ def show(access_key: str) -> None:
 @keys.command()
 @settings
 def lookup() -> None:
-    """Show the key of a token from standard input or a prompt, in any state."""
+    """Show the key of a token, in any state.
+
+    The token is read from standard input or a prompt.
+    """
     secret_key = read_secret()
     with connected() as authority:
         found = authority.lookup_key(secret_key)

@@ -36,12 +36,12 @@ from keyauthority.notify.settings import CannotNotify, CursorFailed, ReceiverGon
 )
 @settings
 def notify(webhook: str, secret_file: Path, cursor_file: Path | None, allow_private: bool) -> None:
-    """Send each change, and each advisory that opens, to a webhook, until SIGTERM.
+    """Send each change and opening advisory to a webhook.
 
-    Events are signed as Standard Webhooks 1.0 says, repeated until the receiver answers 2xx, and
-    not lost by a kill if there is a cursor file. The operator key needs changes:watch and
-    usage:read. Changed files of the operator key and of the secrets are read without a restart.
-    Exit code 1: the receiver answered 410 Gone.
+    Runs until SIGTERM. Events are signed as Standard Webhooks 1.0 says, repeated until the receiver
+    answers 2xx, and not lost by a kill if there is a cursor file. The operator key needs
+    changes:watch and usage:read. Changed files of the operator key and of the secrets are read
+    without a restart. Exit code 1: the receiver answered 410 Gone.
     """
     try:
         from keyauthority.notify import sender

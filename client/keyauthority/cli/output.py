@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, TextIO
 
@@ -238,8 +238,17 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def rate_limit_text(limit: RateLimit | None) -> str:
-    """Return the limit with its period in seconds; empty for None."""
-    return f"{limit.limit}/{limit.period.total_seconds():g}s" if limit else ""
+    """Return the limit in the syntax of the options; empty for None."""
+    return f"{limit.limit}/{duration_text(limit.period)}" if limit else ""
+
+
+def duration_text(span: timedelta) -> str:
+    """Return the duration in the syntax of the options, in its largest whole unit."""
+    seconds = int(span.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def quota_text(quota: Quota | None) -> str:

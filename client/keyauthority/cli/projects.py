@@ -69,7 +69,10 @@ def update(project_id: str, cleared: tuple[str, ...], etag: str, **values: Any) 
 @options.yes
 @settings
 def suspend(project_id: str, yes: bool) -> None:
-    """Suspend a project: all its keys are denied until it is resumed."""
+    """Suspend a project.
+
+    All its keys are denied until it is resumed.
+    """
     confirm(f"Deny all keys of project {project_id}?", yes=yes)
     with connected() as authority:
         written = authority.update_project(project_id, suspended=True)
@@ -80,7 +83,10 @@ def suspend(project_id: str, yes: bool) -> None:
 @options.record_id("project_id", "Project ID.")
 @settings
 def resume(project_id: str) -> None:
-    """Resume a suspended project: its keys are valid again by their own state."""
+    """Resume a suspended project.
+
+    Its keys are valid again by their own state.
+    """
     with connected() as authority:
         written = authority.update_project(project_id, suspended=False)
     _show_written(written)

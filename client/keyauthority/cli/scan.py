@@ -59,11 +59,11 @@ def scan(
     sarif: bool,
     rules: str | None,
 ) -> None:
-    """Find tokens in files, folders, standard input (-) or a git history.
+    """Find tokens in files, folders and git histories.
 
-    A token counts if its check digits are right. Prints places and access keys, never a secret.
-    In a git work tree, files that git ignores are skipped. Exit codes: 0 none found, 1 found,
-    2 wrong usage or not confirmed, 3 failed.
+    A PATH of - is standard input. A token counts if its check digits are right. Prints places and
+    access keys, never a secret. In a git work tree, files that git ignores are skipped. Exit codes:
+    0 none found, 1 found, 2 wrong usage or not confirmed, 3 failed.
     """
     if rules is not None:
         show(scanner.RULES[rules].rstrip("\n"))

@@ -119,7 +119,10 @@ def _api_target(text: str) -> ApiTarget | None:
 @click.option("--access-key", help="Access key that the token must match.")
 @settings
 def project_id(access_key: str | None) -> None:
-    """Print the project ID of a token from standard input or a prompt."""
+    """Print the project ID of a token.
+
+    The token is read from standard input or a prompt.
+    """
     secret_key = read_secret()
     with connected(by_secret=True) as authority:
         owner = authority.get_project_id(access_key, secret_key)

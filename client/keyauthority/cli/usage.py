@@ -43,7 +43,10 @@ def usage(
     page_token: str,
     newest_first: bool,
 ) -> None:
-    """Count verifications by key and verdict, per hour or day in UTC, oldest first."""
+    """Count verifications by key and verdict, oldest first.
+
+    They are counted per hour or day, in UTC.
+    """
     with connected() as authority:
         page = fetched(
             lambda size: authority.get_usage(

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from keyauthority.cli import parameters
+from keyauthority.cli.output import rate_limit_text
 from keyauthority.console.times import exact
 from keyauthority.model import AndroidApp, ApiTargetRestriction, Key, Project, Restrictions
 from keyauthority.permissions import is_grant
@@ -244,22 +245,6 @@ def target_text(target: ApiTargetRestriction) -> str:
     """Return the syntax of a target."""
     methods = ",".join(target.methods)
     return f"{target.service}={methods}" if methods else target.service
-
-
-def rate_limit_text(limit: Any) -> str:
-    """Return the syntax of a rate limit; empty for None."""
-    if limit is None:
-        return ""
-    return f"{limit.limit}/{duration_text(limit.period)}"
-
-
-def duration_text(span: timedelta) -> str:
-    """Return the syntax of a duration in its largest whole unit."""
-    seconds = int(span.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
 
 
 def _labels_text(labels: Mapping[str, str]) -> str:

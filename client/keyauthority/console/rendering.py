@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
+from keyauthority.cli.output import rate_limit_text
 from keyauthority.console import plots, times, words
-from keyauthority.console.forms import rate_limit_text
 from keyauthority.text import one_line
 
 _STATIC: Final = resources.files("keyauthority.console") / "static"

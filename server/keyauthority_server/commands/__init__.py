@@ -133,6 +133,7 @@ def _open_standard_streams() -> bool:
     if is_open:
         encoding = sys.stdout.encoding
         sys.stdout = _Output(sys.stdout.detach(), encoding, errors="backslashreplace")  # type: ignore[union-attr]
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]  # of which the width of the terminal is asked
     return is_open
 
 

@@ -29,7 +29,7 @@ def audit_group() -> None:
 @click.option("--save-head", metavar="FILE", help="Save the head here if the log is intact.")
 @options(*STORE)
 def verify(head: str | None, save_head: str | None, **flags: str | bool | None) -> None:
-    """Verify every entry of the log, and the keys and projects that it created.
+    """Verify the log, and the keys and projects that it created.
 
     Prints each finding with its revision, and exits with 1 if there is one. A server may run.
     """

@@ -17,7 +17,10 @@ from keyauthority_server.store import factory
 @click.command()
 @options(*STORE, *ISSUE)
 def init(**flags: str | bool | None) -> None:
-    """Initialise the data folder: keys, store, first operator key, first project."""
+    """Initialise the data folder and the store.
+
+    Makes the secret keys of the server, the first operator key and the first project.
+    """
     settings = load(flags)
     with hold_folder(settings.data):
         if asyncio.run(bootstrap.prepare(settings)):

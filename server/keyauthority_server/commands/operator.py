@@ -68,7 +68,10 @@ def create(
     ttl: timedelta | None,
     **flags: str | bool | None,
 ) -> None:
-    """Create an operator key and print its secret once; a server may run."""
+    """Create an operator key and print its secret once.
+
+    A server may run.
+    """
     settings = load(flags)
     request = pb.CreateKeyRequest(
         kind=key_pb2.KEY_KIND_OPERATOR,

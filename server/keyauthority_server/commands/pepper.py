@@ -31,7 +31,10 @@ def pepper_group() -> None:
     help="Add the version to the file only; then copy the file to all servers.",
 )
 def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
-    """Add a version to the file `pepper` and activate it, or activate a prepared one."""
+    """Activate a new version of the pepper, or a prepared one.
+
+    A new version is added to the file `pepper` first.
+    """
 
     async def work(session: AdminSession) -> int:
         return await pepper_rotation.rotate(
@@ -46,7 +49,7 @@ def rotate(*, prepare: bool, **flags: str | bool | None) -> None:
 @pepper_group.command()
 @options(*STORE)
 def status(**flags: str | bool | None) -> None:
-    """Show each version, the keys that use it, and whether it may be dropped."""
+    """Show the versions, their keys, and which may be dropped."""
 
     async def work(session: AdminSession) -> list[Version]:
         now = (await clock_of(session.store)).now()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -262,3 +266,17 @@ def test_address_in_use_exits_3(data: Path) -> None:
         metrics = ("--listen", "127.0.0.1:0", "--metrics", address)
         outcome = shared().run("serve", "--data", str(data), *metrics)
         assert (3, True) == (outcome.code, f"for metrics on {address}" in outcome.log)
+
+
+def test_help_follows_the_width_of_the_terminal() -> None:
+    """Standard output is replaced at the start, and is still asked for its width."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 56, 0, 0))
+    variables = {name: text for name, text in environment().items() if name != "COLUMNS"}
+    try:
+        subprocess.run([*command("--help")], stdout=terminal, env=variables, check=True)
+        text = os.read(controller, 65_536).decode()
+    finally:
+        os.close(terminal)
+        os.close(controller)
+    assert 50 < max(map(len, text.split("\r\n"))) <= 56
