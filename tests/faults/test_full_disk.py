@@ -1,17 +1,8 @@
-"""A full disk: additions are refused, verification works, and keys can be revoked.
-
-The server runs on a small file system in memory, in a mount namespace of its own; the test
-reaches it through `/proc`.
-"""
+"""A full disk: additions are refused, verification works, and keys can be revoked."""
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -23,55 +14,20 @@ from google.rpc.status_pb2 import Status
 from keyauthority.convert import error_from_status
 from keyauthority.v1 import key_pb2
 from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES
+from tests.faults.small_disk import fill, small_server
 from tests.service.callers import Caller, key_request, new_key, new_project, revoke, verdict
 from tests.service.metrics import scrape, value
-from tests.service.processes import ServerProcess, command, start, wait_until
+from tests.service.processes import ServerProcess, wait_until
 
-SIZE: Final = 40 << 20  # bytes of the file system: enough for a whole reserve
 KEYS: Final = 20
 LOW: Final = (grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_LOW")
-
-_APART: Final = ("unshare", "--map-root-user", "--mount", "sh", "-c")
-_MOUNTED: Final = f'mount -t tmpfs -o size={SIZE} none "$0" && exec "$@"'
-
-
-def can_mount(folder: Path) -> bool:
-    """True if this machine lets us have a file system of our own."""
-    if shutil.which("unshare") is None:
-        return False
-    tried = subprocess.run([*_APART, _MOUNTED, folder, "true"], capture_output=True, check=False)
-    return tried.returncode == 0
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server whose data folder is on the small file system."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if not can_mount(small):
-        pytest.skip("no mount namespace here; test_disk_reserve.py tests the rule in process")
-    program = [*_APART, _MOUNTED, str(small), *command()]
-    running = start(
-        small / "data",
-        *("--transport", "native"),
-        *("--metrics", "127.0.0.1:0"),
-        program=program,
-    )
-    inside = Path(f"/proc/{running.process.pid}/root{small / 'data'}")
-    yield dataclasses.replace(running, data=inside)
-    running.stop()
-
-
-def fill(folder: Path) -> Path:
-    """Take all space that there is."""
-    filler = folder / "filler"
-    with filler.open("ab", buffering=0) as file, suppress(OSError):
-        for size in (64 << 10, 4 << 10, 1):
-            with suppress(OSError):
-                while file.write(b"\1" * size) == size:
-                    pass
-    assert 0 == os.statvfs(folder).f_bavail
-    return filler
+    """A server whose data folder is on a small file system."""
+    with small_server(tmp_path, "--transport", "native") as running:
+        yield running
 
 
 @pytest.mark.case(21)

@@ -25,8 +25,8 @@ from tests.faults.bitflips import environment
 from tests.faults.clocks import shift
 from tests.faults.failover import Pair, World, calling, running_pair, world
 from tests.faults.oracle import Journal
+from tests.faults.small_disk import fill
 from tests.faults.test_failover import RECOVERY_SECONDS, lead
-from tests.faults.test_full_disk import fill
 from tests.pgbouncer import Pooler, needs_pgbouncer, pooler
 from tests.proofs import Proof, scaled
 from tests.service.callers import Caller, refusal, verdict
