@@ -10,7 +10,7 @@ import socket
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from tests.contract.documents import ROOT
 from tests.service.processes import end, wait_until
+
+RULES: Final = ROOT / "deploy" / "prometheus" / "keyauthority.rules.yaml"
 
 PROMETHEUS: Final = shutil.which("prometheus") or ""
 PROMTOOL: Final = shutil.which("promtool") or ""
@@ -30,6 +33,26 @@ needs_prometheus: Final = pytest.mark.skipif(  # in continuous integration it fa
     not (PROMETHEUS and PROMTOOL) and "PROMETHEUS_REQUIRED" not in os.environ,
     reason="prometheus is not installed (Debian: apt-get install prometheus)",
 )
+
+
+def groups() -> list[dict[str, Any]]:
+    """Return the groups of the rules."""
+    found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return found
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    """Return all alerts by name."""
+    return {rule["alert"]: rule for group in groups() for rule in group["rules"]}
+
+
+def groups_at_once() -> list[dict[str, Any]]:
+    """Return the groups with the shipped expressions, without the time that each must hold."""
+    at_once = groups()
+    for group in at_once:
+        for rule in group["rules"]:
+            rule.pop("for", None)
+    return at_once
 
 
 class Prometheus:
@@ -66,10 +89,11 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, rules: Sequence[dict[str, Any]]) -> Iterator[Prometheus]:
-    """Run Prometheus on one target with groups of rules, and wait until it has data."""
+def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
+    """Run Prometheus on one target with `groups_at_once`, and wait until it has data."""
     folder.mkdir()
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": rules}), encoding="utf-8")
+    rules = {"groups": groups_at_once()}
+    (folder / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
     (folder / "prometheus.yaml").write_text(
         yaml.safe_dump(
             {

@@ -17,27 +17,22 @@ import yaml
 import keyauthority
 from tests.conftest import Start
 from tests.contract.documents import ROOT
-from tests.deploy.prometheus import PROMTOOL, needs_prometheus, prometheus, selectors
+from tests.deploy.prometheus import (
+    PROMTOOL,
+    RULES,
+    alerts,
+    needs_prometheus,
+    prometheus,
+    selectors,
+)
 from tests.service.certificates import LOOPBACK, Issuer
 from tests.service.metrics import metrics_address, scrape
 from tests.service.processes import ServerProcess, kill, wait_until
 
-RULES: Final = ROOT / "deploy" / "prometheus" / "keyauthority.rules.yaml"
 UNIT_TESTS: Final = sorted(RULES.parent.glob("*.test.yaml"))
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "keyauthority.json"
 PAGE: Final = ROOT / "docs" / "monitoring.md"
 VARIABLES: Final = {"$job": "keyauthority", "$instance": ".+", "$__rate_interval": "1m"}
-
-
-def groups() -> list[dict[str, Any]]:
-    """Return the groups of the rules."""
-    found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
-    return found
-
-
-def alerts() -> dict[str, dict[str, Any]]:
-    """Return all alerts by name."""
-    return {rule["alert"]: rule for group in groups() for rule in group["rules"]}
 
 
 def panels() -> list[dict[str, Any]]:
@@ -92,15 +87,9 @@ def test_rules_and_panels_have_data_and_real_faults_raise_their_alerts(
         [PROMTOOL, "check", "metrics"], input=scrape(server), text=True, check=False
     )
     assert 0 == lint.returncode
-    at_once = groups()
-    for group in at_once:
-        group["rules"] = [
-            {name: value for name, value in rule.items() if name != "for"}
-            for rule in group["rules"]
-        ]
     tls = keyauthority.Tls(ca=issuer.pem)
     with (
-        prometheus(tmp_path / "prometheus", metrics_address(server), at_once) as running,
+        prometheus(tmp_path / "prometheus", metrics_address(server)) as running,
         keyauthority.Client(server.address, operator_key=server.operator_key, tls=tls) as authority,
     ):
         secret_key = use(authority)

@@ -20,6 +20,8 @@ FORGIVING: Final = "ALTERED_FORGIVING"
 """A control: a process goes on after its disk has failed."""
 CLOCK: Final = "ALTERED_CLOCK"
 """The file that holds by how many seconds the wall clock is off."""
+FAULTY: Final = "ALTERED_FAULTY"
+"""GetUsage fails by a fault of the program."""
 UNCOLLECTED: Final = "ALTERED_UNCOLLECTED"
 """Disable garbage collection: a cycle of references is never freed."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.faults.bitflips import (
     CLOCK,
     FAILING,
+    FAULTY,
     FORGIVING,
     RECORDING,
     SYNCHRONOUS,
@@ -39,6 +40,11 @@ if CLOCK in os.environ:
     from tests.faults.clocks import ShiftedClock
 
     vars(clock)["time"] = ShiftedClock(Path(os.environ[CLOCK]))
+
+if FAULTY in os.environ:
+    from keyauthority_server.services.usage import Usage
+
+    del Usage.get
 
 if UNCOLLECTED in os.environ:
     gc.disable()
