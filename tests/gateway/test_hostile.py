@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from keyauthority.gateway import envoy, http_server, identity, requirements
+from keyauthority.endpoint import http_server
+from keyauthority.endpoint.answers import Receive, Scope, Send
+from keyauthority.endpoint.http_server import HEAD_MAX, HttpServer
+from keyauthority.endpoint.listen import Listen, bind
+from keyauthority.gateway import envoy, identity, requirements
 from keyauthority.gateway.check import Admitted
-from keyauthority.gateway.forward_auth import Receive, Scope, Send
-from keyauthority.gateway.http_server import HEAD_MAX, HttpServer
-from keyauthority.gateway.listen import Listen, bind
 from keyauthority.model import KeyKind, Verdict, VerdictCode
 from tests.gateway.conftest import one_sidecar
 from tests.gateway.hostile import Found, attack, attack_http

@@ -12,9 +12,9 @@ from keyauthority.cli.failures import Misused, Unanswered, failed, unsent
 from keyauthority.cli.logs import log_to_stderr
 from keyauthority.cli.output import show
 from keyauthority.cli.session import client_options, operator_key, settings
+from keyauthority.endpoint.listen import Listen, parse_listen
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
 from keyauthority.gateway.authority import UnusableKey
-from keyauthority.gateway.listen import Listen, parse_listen
 
 _OFF = "off"
 

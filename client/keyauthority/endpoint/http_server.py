@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn in the gateway's loop, with bounds on requests.
+"""The HTTP server: uvicorn in the program's loop, with bounds on requests.
 
 uvicorn itself limits neither the size of the headers nor the time to send them.
 """
@@ -78,7 +78,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class HttpServer:
-    """A server on a bound socket; signals are the gateway's."""
+    """A server on a bound socket; signals are the program's."""
 
     def __init__(self, app: Any, drain_seconds: int) -> None:
         self._server = uvicorn.Server(
@@ -87,7 +87,7 @@ class HttpServer:
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
-                proxy_headers=False,  # the client's address is read by `forward_auth`
+                proxy_headers=False,  # an application reads the client's address
                 access_log=False,
                 log_config=None,
                 log_level="critical",  # each malformed request would be a line

@@ -1,4 +1,4 @@
-"""Addresses that the gateway listens on: `127.0.0.1:9002`, `[::1]:9002` or `unix:/run/auth`."""
+"""Addresses to listen on: `127.0.0.1:9002`, `[::1]:9002` or `unix:/run/auth`."""
 
 from __future__ import annotations
 

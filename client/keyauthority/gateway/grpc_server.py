@@ -12,8 +12,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from keyauthority.endpoint.listen import SOCKET_MODE, Listen
 from keyauthority.gateway.envoy import SERVICE
-from keyauthority.gateway.listen import SOCKET_MODE, Listen
 from keyauthority.gateway.v1 import check_pb2 as pb
 
 HEALTH: Final = "grpc.health.v1.Health"

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from keyauthority.endpoint.http_server import HttpServer
+from keyauthority.endpoint.listen import Listen, bind
 from keyauthority.gateway.authority import AuthorityLink, Connect, ReadKey
 from keyauthority.gateway.check import Checker
 from keyauthority.gateway.envoy import EnvoyEnd
 from keyauthority.gateway.forward_auth import HttpEnd
 from keyauthority.gateway.grpc_server import GrpcServer
-from keyauthority.gateway.http_server import HttpServer
-from keyauthority.gateway.listen import Listen, bind
 from keyauthority.gateway.metrics import Metrics
 
 READY_SECONDS: Final = 5.0  # for the authority; after that the gateway is ready, and answers 503
