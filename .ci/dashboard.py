@@ -18,6 +18,7 @@ from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefre
 FILE: Final = Path(__file__).resolve().parent.parent / "deploy" / "grafana" / "keyauthority.json"
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 ON: Final = 'job=~"$job",instance=~"$instance"'
+PROGRAMS: Final = '__name__=~"keyauthority_build_info|keyauthority_notify_revision"'
 RATE: Final = "$__rate_interval"
 WIDTH: Final = 24  # of a row, in Grafana's units
 
@@ -144,6 +145,30 @@ ROWS: Final[Sequence[tuple[str, Sequence[Panel]]]] = (
         ),
     ),
     (
+        "Webhooks",
+        (
+            Panel(
+                "Attempts by outcome",
+                f"sum by (outcome) (rate(keyauthority_notify_attempts_total{{{ON}}}[{RATE}]))",
+                "{{outcome}}",
+                "ops",
+                "Of `keyauthority notify`. given_up: the event is lost.",
+            ),
+            Panel(
+                "Pending events",
+                f"sum by (state) (keyauthority_notify_pending_events{{{ON}}})",
+                "{{state}}",
+                text="retry: with a failed attempt.",
+            ),
+            Panel(
+                "Age of the oldest pending event",
+                f"keyauthority_notify_oldest_pending_seconds{{{ON}}}",
+                "{{instance}}",
+                "s",
+            ),
+        ),
+    ),
+    (
         "Processes",
         (
             Panel(
@@ -206,7 +231,7 @@ def built() -> str:
         .with_variable(dashboard.DatasourceVariable("datasource").type("prometheus"))
     )
     for name in ("job", "instance"):
-        query = f"label_values(keyauthority_build_info, {name})"
+        query = f"label_values({{{PROGRAMS}}}, {name})"
         made = made.with_variable(
             dashboard.QueryVariable(name)
             .datasource(SOURCE)

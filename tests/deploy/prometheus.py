@@ -74,13 +74,13 @@ class Prometheus:
         """Return the names of the alerts that fire."""
         return {rule["name"] for rule in self.rules() if rule["state"] == "firing"}
 
-    def is_ready(self) -> bool:
-        """Return whether it has scraped its target and evaluated its rules."""
+    def is_ready(self, targets: int) -> bool:
+        """Return whether it has scraped so many targets and evaluated its rules."""
         try:
             rules, scraped = self.rules(), self.query("up == 1")
         except OSError:  # not listening yet
             return False
-        return bool(scraped) and all(rule["health"] != "unknown" for rule in rules)
+        return len(scraped) == targets and all(rule["health"] != "unknown" for rule in rules)
 
     def _get(self, path: str, **parameters: str) -> Any:
         url = f"{self._base}{path}?{urllib.parse.urlencode(parameters)}"
@@ -89,8 +89,8 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
-    """Run Prometheus on one target with `groups_at_once`, and wait until it has data."""
+def prometheus(folder: Path, *targets: str) -> Iterator[Prometheus]:
+    """Run Prometheus on targets with `groups_at_once`, and wait until it has data of each."""
     folder.mkdir()
     rules = {"groups": groups_at_once()}
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules), encoding="utf-8")
@@ -100,7 +100,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
                 "global": {"scrape_interval": SCRAPE, "evaluation_interval": SCRAPE},
                 "rule_files": ["rules.yaml"],
                 "scrape_configs": [
-                    {"job_name": "keyauthority", "static_configs": [{"targets": [target]}]}
+                    {"job_name": "keyauthority", "static_configs": [{"targets": list(targets)}]}
                 ],
             }
         ),
@@ -120,7 +120,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
         )
     try:
         running = Prometheus(port)
-        wait_until(lambda: process.poll() is not None or running.is_ready())
+        wait_until(lambda: process.poll() is not None or running.is_ready(len(targets)))
         assert process.returncode is None, (folder / "log").read_text(encoding="utf-8")
         yield running
     finally:

@@ -7,7 +7,7 @@ import math
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 import keyauthority
+from keyauthority.testing import Authority
 from tests.conftest import Start
 from tests.contract.documents import ROOT
 from tests.deploy.prometheus import (
@@ -25,6 +26,9 @@ from tests.deploy.prometheus import (
     prometheus,
     selectors,
 )
+from tests.notify.conftest import SECRET
+from tests.notify.processes import Notify
+from tests.notify.receiver import Answer, Receiver, Reply, receiver
 from tests.service.certificates import LOOPBACK, Issuer
 from tests.service.metrics import metrics_address, scrape
 from tests.service.processes import ServerProcess, kill, wait_until
@@ -32,6 +36,7 @@ from tests.service.processes import ServerProcess, kill, wait_until
 UNIT_TESTS: Final = sorted(RULES.parent.glob("*.test.yaml"))
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "keyauthority.json"
 PAGE: Final = ROOT / "docs" / "monitoring.md"
+ONE_REPEAT: Final = "from keyauthority.notify import outbox\noutbox.DELAYS = (0.05,)"
 VARIABLES: Final = {"$job": "keyauthority", "$instance": ".+", "$__rate_interval": "1m"}
 
 
@@ -89,7 +94,8 @@ def test_rules_and_panels_have_data_and_real_faults_raise_their_alerts(
     assert 0 == lint.returncode
     tls = keyauthority.Tls(ca=issuer.pem)
     with (
-        prometheus(tmp_path / "prometheus", metrics_address(server)) as running,
+        notifying(server, issuer, tmp_path) as (notify_address, hooks),
+        prometheus(tmp_path / "prometheus", metrics_address(server), notify_address) as running,
         keyauthority.Client(server.address, operator_key=server.operator_key, tls=tls) as authority,
     ):
         secret_key = use(authority)
@@ -99,12 +105,54 @@ def test_rules_and_panels_have_data_and_real_faults_raise_their_alerts(
         for name, rule in alerts().items():
             for selector in selectors(rule["expr"]):
                 assert running.query(selector), (name, selector)
+        hooks.answer = refusal_of_all()
+        authority.create_project("to be given up")
+        authority.create_project("to be repeated")
+        expected |= {"KeyAuthorityDeliveriesFail", "KeyAuthorityEventsGivenUp"}
+        wait_until(lambda: expected == running.firing())
         cause_faults(server, authority, secret_key)
         expected |= {"KeyAuthorityWorkersRestart", "KeyAuthorityUnavailable"}
         wait_until(lambda: expected == running.firing())
         assert {"ok"} == {rule["health"] for rule in running.rules()}
         server.kill()
         wait_until(lambda: "KeyAuthorityAbsent" in running.firing())
+
+
+@contextmanager
+def notifying(
+    server: ServerProcess, issuer: Issuer, folder: Path
+) -> Iterator[tuple[str, Receiver]]:
+    """Give the address of the metrics of `notify`, which sends events twice, and its receiver."""
+    (folder / "ca.pem").write_bytes(issuer.pem)
+    (folder / "notify").mkdir()
+    with (
+        receiver() as hooks,
+        closing(
+            Notify(
+                authority=Authority(server.address, server.operator_key),
+                folder=folder / "notify",
+                url=hooks.url,
+                secrets=[SECRET],
+                flags=("--allow-private", "--metrics", "127.0.0.1:0"),
+                shims=ONE_REPEAT,
+                settings={"KEYAUTHORITY_TLS_CA": str(folder / "ca.pem")},
+            )
+        ) as notify,
+    ):
+        notify.start()
+        (address,) = re.findall(r"metrics are served on (\S+)", notify.log)
+        yield address, hooks
+
+
+def refusal_of_all() -> Answer:
+    """Return answers by which the first event is given up, and others wait for an hour."""
+    seen: list[str] = []
+
+    def answer(event_id: str, _: int) -> Reply:
+        seen.append(event_id)
+        return Reply(500, {} if event_id == seen[0] else {"retry-after": "3600"})
+
+    return answer
 
 
 def use(authority: keyauthority.Client) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_cursor_file_in_use_ends_with_exit_code_3(run: Run, tmp_path: Path) -> N
     with Journal(tmp_path / "cursor"):
         code, message = run()
     assert (3, True) == (code, "another process uses" in message)
+
+
+def test_taken_address_of_metrics_ends_with_exit_code_3(run: Run) -> None:
+    """It names the address; one that is no address is refused with 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, message = run("--metrics", address)
+    assert (3, True) == (code, f"cannot listen on {address}" in message)
+    code, message = run("--metrics", "example.org:9104")
+    assert (2, True) == (code, "--metrics" in message)
 
 
 async def pend(path: Path, event_id: str) -> None:

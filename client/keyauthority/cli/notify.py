@@ -12,8 +12,15 @@ from keyauthority.cli.failures import Misused, Unanswered, failed, unsent
 from keyauthority.cli.logs import log_to_stderr
 from keyauthority.cli.output import show
 from keyauthority.cli.session import client_options, operator_key, settings
+from keyauthority.endpoint.listen import Listen, parse_listen
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
-from keyauthority.notify.settings import CannotNotify, CursorFailed, ReceiverGone, Settings
+from keyauthority.notify.settings import (
+    CannotListen,
+    CannotNotify,
+    CursorFailed,
+    ReceiverGone,
+    Settings,
+)
 
 
 @click.command()
@@ -34,8 +41,20 @@ from keyauthority.notify.settings import CannotNotify, CursorFailed, ReceiverGon
 @click.option(
     "--allow-private", is_flag=True, help="Allow a receiver at an address that is not public."
 )
+@click.option(
+    "--metrics",
+    "metrics_address",
+    metavar="HOST:PORT",
+    help="Address of Prometheus metrics, or unix:PATH (default: none).",
+)
 @settings
-def notify(webhook: str, secret_file: Path, cursor_file: Path | None, allow_private: bool) -> None:
+def notify(
+    webhook: str,
+    secret_file: Path,
+    cursor_file: Path | None,
+    allow_private: bool,
+    metrics_address: str | None,
+) -> None:
     """Send each change and opening advisory to a webhook.
 
     Runs until SIGTERM. Events are signed as Standard Webhooks 1.0 says, repeated until the receiver
@@ -46,7 +65,7 @@ def notify(webhook: str, secret_file: Path, cursor_file: Path | None, allow_priv
     try:
         from keyauthority.notify import sender
     except ModuleNotFoundError as missing:
-        if missing.name not in {"httpcore", "anyio"}:
+        if missing.name not in {"httpcore", "anyio", "httptools", "uvicorn"}:
             raise
         raise Misused("notify needs more: install keyauthority[notify]") from None
     log_to_stderr()
@@ -60,13 +79,14 @@ def notify(webhook: str, secret_file: Path, cursor_file: Path | None, allow_priv
         cursor_file=cursor_file,
         allow_private=allow_private,
         allow_plaintext=bool(options["allow_plaintext"]),
+        metrics=_listen(metrics_address),
     )
     try:
         asyncio.run(sender.run(sending, lambda: show("keyauthority notify ready")))
     except CannotNotify as unusable:
         raise Misused(str(unusable)) from None
-    except CursorFailed as unwritable:
-        raise Unanswered(str(unwritable)) from None
+    except (CursorFailed, CannotListen) as failure:
+        raise Unanswered(str(failure)) from None
     except ReceiverGone as gone:
         raise click.ClickException(str(gone)) from None
     except InvalidArgument as error:
@@ -80,3 +100,12 @@ def _read_key() -> str | None:
         return operator_key({})
     except click.UsageError as unreadable:
         raise CannotNotify(unreadable.format_message()) from None
+
+
+def _listen(text: str | None) -> Listen | None:
+    if text is None:
+        return None
+    try:
+        return parse_listen(text)
+    except ValueError as error:
+        raise click.UsageError(f"--metrics: {error}") from None

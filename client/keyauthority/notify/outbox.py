@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -26,6 +26,9 @@ JITTER: Final = 0.1  # at most this part of a delay is added to it
 BYTES_MAX: Final = 64 * 1024 * 1024  # of events; some 50,000 of usual size
 EVENT_BYTES: Final = 512  # of memory for an event, its body excepted
 
+CHANGE: Final = "change"
+ADVISORY: Final = "advisory"
+
 _JITTER_STEPS: Final = 1000
 
 
@@ -41,6 +44,8 @@ class Pending:
     """An event that is not delivered."""
 
     event: Event
+    taken: float
+    """Time when it was taken, in seconds since the Unix epoch."""
     attempts: int = 0
     """Failed attempts."""
     due: float = 0.0
@@ -59,13 +64,15 @@ class Outbox:
         self._order = count()
         self._bytes = 0
         self._drained = asyncio.Event()
+        self.taken = Counter({CHANGE: 0, ADVISORY: 0})
+        """Events taken since the start, by source."""
         self.position: Position | None = None
         """All changes up to it have been taken; None before the first start."""
         self.advisories: set[str] | None = None
         """Identities of the open advisories; None before the first look."""
         self.on_new: Callable[[], None] = lambda: None
         """Called when an event has been taken."""
-        now = SystemClock().now().timestamp()
+        now = _now()
         try:
             for operation in journal.read():
                 self._restore(operation, now)
@@ -82,6 +89,17 @@ class Outbox:
         """True if no event can be taken."""
         return self._bytes >= BYTES_MAX
 
+    @property
+    def retries(self) -> int:
+        """The number of events with a failed attempt."""
+        return sum(pending.attempts > 0 for pending in self._pending.values())
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds since the oldest event was taken; 0 without events."""
+        oldest = min((pending.taken for pending in self._pending.values()), default=None)
+        return 0.0 if oldest is None else max(_now() - oldest, 0.0)
+
     async def wait_for_room(self) -> None:
         """Wait until the outbox is not full."""
         while self.is_full:
@@ -91,11 +109,9 @@ class Outbox:
     def take(self, position: Position, events: Iterable[Event]) -> None:
         """Take the events up to a position, all or none of them; `flush` makes it durable."""
         operations: list[Operation] = [["position", *position]]
-        for event in events:
-            if event.id not in self._pending:
-                operations.append(["add", *event])
-                pending = self._add(event)
-                self._schedule(pending)
+        operations += (
+            self._take(event, CHANGE) for event in events if event.id not in self._pending
+        )
         if len(operations) > 1 or position != self.position:
             self._journal.append(*operations)
         self.position = position
@@ -108,8 +124,7 @@ class Outbox:
         self.advisories.add(identity)
         self._journal.append(["opened", identity])
         if event.id not in self._pending:  # it may have closed, and be open again
-            self._journal.append(["add", *event])
-            self._schedule(self._add(event))
+            self._journal.append(self._take(event, ADVISORY))
             self.on_new()
 
     def keep_advisories(self, identities: set[str]) -> None:
@@ -153,15 +168,22 @@ class Outbox:
         pending.attempts += 1
         pending.due = monotonic() + delay
         self._schedule(pending)
-        self._journal.append(_failure(pending, SystemClock().now().timestamp() - monotonic()))
+        self._journal.append(_failure(pending, _now() - monotonic()))
         return True
 
     async def flush(self) -> None:
         """Return when the state is durable. Raises CursorFailed."""
         await self._journal.flush(self._snapshot)
 
-    def _add(self, event: Event) -> Pending:
-        pending = self._pending[event.id] = Pending(event)
+    def _take(self, event: Event, source: str) -> Operation:
+        """Add a new event, and return the operation for the file."""
+        pending = self._add(event, _now())
+        self._schedule(pending)
+        self.taken[source] += 1
+        return _addition(pending)
+
+    def _add(self, event: Event, taken: float) -> Pending:
+        pending = self._pending[event.id] = Pending(event, taken)
         self._bytes += _size(event)
         return pending
 
@@ -172,14 +194,14 @@ class Outbox:
             self._new.append(pending)
 
     def _snapshot(self) -> Sequence[Operation]:
-        offset = SystemClock().now().timestamp() - monotonic()
+        offset = _now() - monotonic()
         operations: list[Operation] = []
         if self.position:
             operations.append(["position", *self.position])
         if self.advisories is not None:
             operations.append(["advisories", *self.advisories])
         for pending in self._pending.values():
-            operations.append(["add", *pending.event])
+            operations.append(_addition(pending))
             if pending.attempts:
                 operations.append(_failure(pending, offset))
         return operations
@@ -193,8 +215,10 @@ class Outbox:
                 self.advisories = set(map(str, identities))
             case ["opened", str(identity)] if self.advisories is not None:
                 self.advisories.add(identity)
-            case ["add", str(event_id), str(body)]:
-                self._add(Event(event_id, body))
+            case ["add", str(event_id), str(body)]:  # of a file before the time was kept
+                self._add(Event(event_id, body), now)
+            case ["add", str(event_id), str(body), float() | int() as taken]:
+                self._add(Event(event_id, body), taken)
             case ["failed", str(event_id), int(attempts), float() | int() as due]:
                 pending = self._pending[event_id]
                 pending.attempts = attempts
@@ -204,6 +228,14 @@ class Outbox:
                 self._bytes -= _size(self._pending.pop(event_id).event)
             case _:
                 raise ValueError(f"unknown operation {operation!r}")
+
+
+def _now() -> float:
+    return SystemClock().now().timestamp()
+
+
+def _addition(pending: Pending) -> Operation:
+    return ["add", *pending.event, round(pending.taken, 3)]
 
 
 def _failure(pending: Pending, offset: float) -> Operation:

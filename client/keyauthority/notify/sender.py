@@ -16,6 +16,7 @@ from keyauthority.clock import monotonic
 from keyauthority.notify.advisories import AdvisoryLooker
 from keyauthority.notify.follow import Follower
 from keyauthority.notify.journal import Journal
+from keyauthority.notify.metrics import Metrics, Outcome, serving
 from keyauthority.notify.outbox import RETRY_AFTER_MAX, Outbox, Pending
 from keyauthority.notify.settings import ReceiverGone, Settings
 from keyauthority.notify.webhook import Answer, Webhook
@@ -39,8 +40,9 @@ _attempts: Final = logging.getLogger("keyauthority.notify.attempts")  # written 
 class Sender:
     """Delivers the events of an outbox."""
 
-    def __init__(self, outbox: Outbox, webhook: Webhook) -> None:
+    def __init__(self, outbox: Outbox, webhook: Webhook, metrics: Metrics) -> None:
         self._outbox = outbox
+        self._metrics = metrics
         self._webhook = webhook
         self._wake = asyncio.Event()
         self._stopped = False
@@ -97,7 +99,9 @@ class Sender:
         answer = await self._webhook.send(pending.event)
         if not answer.failure:
             self._outbox.delivered(pending)
+            self._metrics.attempted(Outcome.DELIVERED)
         elif answer.status == HTTPStatus.GONE:
+            self._metrics.attempted(Outcome.GONE)
             self._gone = True
             self.stop()
             return
@@ -112,7 +116,9 @@ class Sender:
             pause = min(answer.retry_after or THROTTLE_SECONDS, RETRY_AFTER_MAX)
             self._resume = max(self._resume, monotonic() + pause)
         failure = one_line(answer.failure)
-        if self._outbox.failed(pending, answer.retry_after):
+        is_repeated = self._outbox.failed(pending, answer.retry_after)
+        self._metrics.attempted(Outcome.FAILED if is_repeated else Outcome.GIVEN_UP)
+        if is_repeated:
             _attempts.warning(
                 "event %s is sent again: attempt %d failed: %s",
                 *(pending.event.id, pending.attempts, failure),
@@ -135,17 +141,19 @@ async def run(settings: Settings, announce: Callable[[], None]) -> None:
 async def deliver(settings: Settings, announce: Callable[[], None], stopped: asyncio.Event) -> None:
     """Deliver until stopped; `announce` is called when changes and advisories become events.
 
-    Raises CannotNotify, CursorFailed, ReceiverGone, and KeyAuthorityError for an operator key that
-    is not valid.
+    Raises CannotNotify, CursorFailed, CannotListen, ReceiverGone, and KeyAuthorityError for an
+    operator key that is not valid.
     """
     async with Webhook(settings) as webhook:
         await webhook.check_address()
         with Journal(settings.cursor_file) as journal:
             outbox = Outbox(journal)
+            metrics = Metrics(outbox)
             looker = AdvisoryLooker(settings, outbox)
-            follower, sender = Follower(settings, outbox), Sender(outbox, webhook)
+            follower, sender = Follower(settings, outbox), Sender(outbox, webhook, metrics)
             try:
-                await _run(follower, looker, sender, stopped, announce)
+                async with serving(metrics, settings.metrics):
+                    await _run(follower, looker, sender, stopped, announce)
             except BaseExceptionGroup as failures:
                 raise _first(failures) from None
 

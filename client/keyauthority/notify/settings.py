@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keyauthority.aio import AsyncClient
+from keyauthority.endpoint.listen import Listen
 
 
 class CannotNotify(Exception):
@@ -15,6 +16,10 @@ class CannotNotify(Exception):
 
 class CursorFailed(Exception):
     """The cursor file cannot be written now, or another process uses it."""
+
+
+class CannotListen(Exception):
+    """The address of the metrics cannot be listened on now."""
 
 
 class ReceiverGone(Exception):
@@ -38,3 +43,5 @@ class Settings:
     """Send to addresses that are not public, too."""
     allow_plaintext: bool
     """Send over http to public addresses."""
+    metrics: Listen | None = None
+    """Address of the metrics; None for none."""
