@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
 
@@ -151,17 +152,26 @@ def test_server_that_cannot_change_says_so_and_goes_on_to_verify(
 ) -> None:
     """After a failed sync: in its health, in a metric, on the command line and in the log."""
     health = (sys.executable, "-m", "keyauthority.cli", "health")
-    server = forks.start(tmp_path / "data", "--metrics", "127.0.0.1:0")
+    server = forks.start(tmp_path / "data", "--metrics", "127.0.0.1:0", "--http", "127.0.0.1:0")
+
+    def status(query: str) -> int:
+        host, _, port = server.http.rpartition(":")
+        with closing(HTTPConnection(host, int(port))) as connection:
+            connection.request("GET", f"/healthz{query}")
+            return connection.getresponse().status
+
     try:
         with connections(server, 1) as (caller,), Client(server.address) as client:
             journal = Journal(new_project(caller))
             kept = journal.create(caller)
             assert client.check_health(changes=True)
+            assert 200 == status("?service=keyauthority.changes")
             wait_until(lambda: value(scrape(server), "keyauthority_changes_accepted") == 1)
             with ordered(order_path, FAULTS["sync-eio"]):
                 assert 0 == acknowledged([caller], journal)
             wait_until(lambda: not client.check_health(changes=True))
             assert client.check_health()
+            assert (503, 200) == (status("?service=keyauthority.changes"), status(""))
             assert "VALID" == verdict(caller, kept.secret_key)
             wait_until(lambda: value(scrape(server), "keyauthority_changes_accepted") == 0)
             for flags, code in ((), 0), (("--changes",), 3):

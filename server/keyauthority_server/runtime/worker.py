@@ -140,7 +140,7 @@ def _ends(
         headers = tracing.TRACE_HEADERS if traces else ()
         ends.append(
             HttpServer(
-                *(settings, settings.http, served, lambda: server.health.serving, metrics),
+                *(settings, settings.http, served, server.health.is_serving, metrics),
                 headers=headers,
             )
         )

@@ -36,6 +36,7 @@ _Response = health_pb2.HealthCheckResponse
 _SERVING: Final = _Response(status=_Response.SERVING)
 _NOT_SERVING: Final = _Response(status=_Response.NOT_SERVING)
 _UNKNOWN: Final = _Response(status=_Response.SERVICE_UNKNOWN)
+_STATUSES: Final = {True: _SERVING, False: _NOT_SERVING, None: _UNKNOWN}
 
 
 class Health:
@@ -70,10 +71,12 @@ class Health:
                 self._tell()
             await asyncio.sleep(ASK_SECONDS)
 
-    @property
-    def serving(self) -> bool:
-        """True while the status of the server is SERVING."""
-        return self._serving and not self._draining
+    def is_serving(self, service: str) -> bool | None:
+        """Return whether the status of a service is SERVING; None for an unknown one."""
+        if service not in self._services:
+            return None
+        able = self._serving and (self._changing or service != CHANGES)
+        return able and not self._draining
 
     def drain(self) -> None:
         """Say NOT_SERVING from now on, and let the watchers go."""
@@ -93,10 +96,7 @@ class Health:
         }
 
     def _status(self, service: str) -> health_pb2.HealthCheckResponse:
-        if service not in self._services:
-            return _UNKNOWN
-        well = self.serving and (self._changing or service != CHANGES)
-        return _SERVING if well else _NOT_SERVING
+        return _STATUSES[self.is_serving(service)]
 
     async def _check(self, body: bytes, _: Call) -> bytes:
         status = self._status(_service(body))

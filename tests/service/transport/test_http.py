@@ -334,6 +334,14 @@ def test_health_and_reference_need_no_credential(server: ServerProcess, http: Ht
     """Both are GET; any other method is 405, and so is GET of everything else."""
     health, reference = get(http, "/healthz"), get(http, "/openapi.json")
     assert (200, {"status": "SERVING"}) == (health.status, health.json)
+    for query, status, text in (
+        *(("?service=", 200, "SERVING"), ("?service=keyauthority.changes", 200, "SERVING")),
+        *(("?x=1&service=keyauthority%2Ev1.UsageService", 200, "SERVING"), ("?x", 200, "SERVING")),
+        *(("?service=keyauthority", 404, "SERVICE_UNKNOWN"), ("?noservice=x", 200, "SERVING")),
+        ("?service=%ff%00", 404, "SERVICE_UNKNOWN"),
+    ):
+        named = get(http, f"/healthz{query}")
+        assert (status, {"status": text}) == (named.status, named.json), query
     assert (200, "3.1.0") == (reference.status, reference.json["openapi"])
     paths = {f"/{m.containing_service.full_name}/{m.name}" for m in METHODS.values()}
     assert paths | {"/healthz", "/openapi.json"} == set(reference.json["paths"])

@@ -55,7 +55,11 @@ _NO_STORE: Final = (b"cache-control", b"no-store")  # a response may hold a secr
 _STATUS_LINES: Final = {
     True: (200, b'{"status":"SERVING"}'),
     False: (503, b'{"status":"NOT_SERVING"}'),
+    None: (404, b'{"status":"SERVICE_UNKNOWN"}'),
 }
+
+IsServing = Callable[[str], bool | None]
+"""Returns whether a service of `grpc.health.v1.Health` is SERVING; None for an unknown one."""
 
 
 class _Unary(NamedTuple):
@@ -79,7 +83,7 @@ class ConnectApp:
     def __init__(
         self,
         services: Services,
-        is_serving: Callable[[], bool],
+        is_serving: IsServing,
         clock: Clock,
         shed: ShedCounter | None,
         headers: Iterable[str] = (),
@@ -126,7 +130,7 @@ class ConnectApp:
         if request.path in (b"/healthz", b"/openapi.json"):
             if request.method != "GET":
                 raise errors.get_only()
-            status, body = _STATUS_LINES[self._is_serving()]
+            status, body = _STATUS_LINES[self._is_serving(request.health_service)]
             if request.path == b"/openapi.json":
                 status, body = 200, self._openapi
             await request.discard()

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from keyauthority_server.overload import PendingMessages, network_of
 from keyauthority_server.overload.errors import message_overdue, overloaded
@@ -32,6 +33,7 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 # A connection that is closed with unread bytes is reset, and its client may not see the response.
 DISCARDED_MAX: Final = 16 * MESSAGE_MAX  # bytes of a refused body
 
+_SERVICE: Final = re.compile(rb"(?:^|&)service=([^&]*)")
 _TIMEOUT: Final = re.compile(rb"[0-9]{1,10}", re.ASCII)
 _ONCE: Final = frozenset(
     {
@@ -95,6 +97,7 @@ class Request:
         self.abort: Callable[[], None] = scope["state"]["abort"]
         self._cycle: Any = scope["state"]["cycle"]
         self._receive = receive
+        self._query: bytes = scope["query_string"]
         self._version: str = scope["http_version"]
         self._headers: dict[bytes, bytes] = {}
         self._repeated = False
@@ -119,6 +122,12 @@ class Request:
     def is_client_slow(self) -> bool:
         """True while a response waits for the client to read those before."""
         return bool(self._cycle.flow.write_paused)
+
+    @property
+    def health_service(self) -> str:
+        """The value of `service` in the query; empty without one."""
+        found = _SERVICE.search(self._query)
+        return unquote(found[1].decode("latin-1")) if found else ""
 
     def check(self) -> None:
         """Raise HttpError if headers of HTTP or Connect are malformed."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ from keyauthority_server.certificates import TlsMaterial
 from keyauthority_server.config import Config, HostPort, TransientError
 from keyauthority_server.overload.errors import ShedCounter
 from keyauthority_server.rpc_types import Services, StreamMethod
-from keyauthority_server.transport.http.app import ConnectApp
+from keyauthority_server.transport.http.app import ConnectApp, IsServing
 from keyauthority_server.transport.http.connection import Connections
 from keyauthority_server.transport.tls import Callers, FollowedFiles, server_context
 
@@ -34,7 +34,7 @@ class HttpServer:
         config: Config,
         address: HostPort,
         services: Services,
-        is_serving: Callable[[], bool],
+        is_serving: IsServing,
         shed: ShedCounter | None = None,
         headers: Iterable[str] = (),
     ) -> None:
