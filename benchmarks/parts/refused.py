@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from itertools import count
+from collections.abc import Iterable, Mapping
+from itertools import count, repeat
 from typing import Any, Final
+
+from google.rpc.code_pb2 import INVALID_ARGUMENT
 
 from benchmarks.authority import SERVICE
 from benchmarks.figures import Part
@@ -20,6 +23,7 @@ from keyauthority_server import rpc
 from keyauthority_server.rpc_types import Call, RpcError
 from keyauthority_server.runtime import bootstrap
 
+_Metadata = tuple[tuple[str, str], ...]
 _CALLS: Final = 5  # of each kind in one round
 _MIB: Final = 1024 * 1024
 _SMALL: Final = 1_000  # bytes: a Verify that is parsed before the caller is known
@@ -60,7 +64,8 @@ _ORDINARY: Final = ("Verify", pb.VerifyRequest(secret_key="x" * 78).SerializeToS
 _TEXT: Final = """\
 Processor time of one refused call in the event loop on SQLite, from the request's bytes to the
 error, as a multiple of an ordinary refused Verify without a credential: medians of calls made in
-turns. The transport is not measured. The confined operator has all rights in one project."""
+turns. The transport is not measured. A confined operator has all rights in one project; there is
+one for each kind of request, and one that has used up the time of its refused requests."""
 
 
 def measure(run: Run) -> Part:
@@ -79,31 +84,48 @@ async def _measured(run: Run) -> dict[str, dict[str, float]]:
     root = (settings.data / bootstrap.OPERATOR_KEY).read_text(encoding="ascii").strip()
     async with bootstrap.open_authority(settings, checkpoints=True) as authority:
         methods: Any = rpc.services(authority, None)[SERVICE.strip("/")]
-        confined = await _confined(methods, root, store.project_id)
         forged = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
-        callers: dict[str, tuple[tuple[str, str], ...]] = {
-            "stranger": (),
-            "forged key": (("x-auth-token", forged),),
-            "confined operator": (("x-auth-token", confined),),
+        confined = [
+            await _confined(methods, root, store.project_id) for _ in range(len(_BODIES) + 1)
+        ]
+        spent = confined.pop()
+        await _use_up(methods, spent)
+        callers: dict[str, Iterable[_Metadata]] = {
+            "stranger": repeat(()),
+            "forged key": repeat((("x-auth-token", forged),)),
+            "confined operator": confined,
+            "operator beyond its bound": repeat(spent),
         }
-        return {who: await _ratios(methods, given, run.rounds) for who, given in callers.items()}
+        return {
+            who: await _ratios(methods, dict(zip(_BODIES, given, strict=False)), run.rounds)
+            for who, given in callers.items()
+        }
 
 
-async def _confined(methods: Any, root: str, project_id: str) -> str:
+async def _use_up(methods: Any, metadata: _Metadata) -> None:
+    """Make invalid requests until they are refused unparsed."""
+    name, body = _BODIES["a full batch with a last list that is too long"]
+    code = INVALID_ARGUMENT
+    while code == INVALID_ARGUMENT:
+        try:
+            await methods[name](body, Call(metadata, "ipv4:192.0.2.1:1"))
+        except RpcError as refused:
+            code = refused.code
+
+
+async def _confined(methods: Any, root: str, project_id: str) -> _Metadata:
     request = pb.CreateKeyRequest(
         kind=key_pb2.KEY_KIND_OPERATOR, permissions=["*:*"], operator_projects=[project_id]
     )
     call = Call((("x-auth-token", root),), "ipv4:127.0.0.1:1")
     answer = await methods["CreateKey"](request.SerializeToString(), call)
-    return pb.CreateKeyResponse.FromString(answer).secret_key
+    return (("x-auth-token", pb.CreateKeyResponse.FromString(answer).secret_key),)
 
 
-async def _ratios(
-    methods: Any, metadata: tuple[tuple[str, str], ...], rounds: int
-) -> dict[str, float]:
+async def _ratios(methods: Any, metadata: Mapping[str, _Metadata], rounds: int) -> dict[str, float]:
     peers = count(1)
 
-    async def seconds(name: str, body: bytes, given: tuple[tuple[str, str], ...]) -> float:
+    async def seconds(name: str, body: bytes, given: _Metadata) -> float:
         number = next(peers)  # of another network each, as no peer may fail often
         call = Call(given, f"ipv4:{number % 200 + 1}.{number // 200}.0.1:1")
         began = time.process_time()
@@ -118,6 +140,6 @@ async def _ratios(
     for _ in range(_CALLS * rounds):
         ordinary.append(await seconds(*_ORDINARY, ()))
         for what, (name, body) in _BODIES.items():
-            times[what].append(await seconds(name, body, metadata))
+            times[what].append(await seconds(name, body, metadata[what]))
     base = statistics.median(ordinary)
     return {what: statistics.median(taken) / base for what, taken in times.items()}

@@ -29,7 +29,8 @@ class ShedReason(StrEnum):
     LANE = "lane"
     """Too many calls of its class were admitted."""
     PEER = "peer"
-    """Its peer had made too many calls that no operator key answers for."""
+    """Its peer had made too many calls that no operator key answers for, or its operator too many
+    large requests that are invalid."""
 
 
 class CloseReason(StrEnum):

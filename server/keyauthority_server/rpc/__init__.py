@@ -24,6 +24,7 @@ from keyauthority.v1 import (
 )
 from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.overload.concurrency import class_of, concurrency_limits
+from keyauthority_server.overload.refused_work import RefusedWork
 from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
 from keyauthority_server.rpc.advisories import AdvisoryServicer
 from keyauthority_server.rpc.audit import AuditServicer, denials_of
@@ -82,13 +83,13 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
         "AuditService": AuditServicer(authority),
         "AdvisoryService": AdvisoryServicer(authority),
     }
-    limits, throttled = concurrency_limits(), FailureThrottle()
+    limits, throttled, refused = concurrency_limits(), FailureThrottle(), RefusedWork(metrics)
     streams, watch = Streams(authority, throttled, metrics), WatchServicer(authority)
 
     def unary_method(method: MethodDescriptor) -> UnaryMethod:
         service, credentials = method.containing_service, POLICY[method.full_name].credentials
         counter = metrics.call(service.full_name, method.name) if metrics else None
-        handler = _handler(authority, servicers.get(service.name), method, counter)
+        handler = _handler(authority, servicers.get(service.name), method, counter, refused)
         handler = throttle_failures(handler, by_operator(credentials), throttled, metrics)
         handler = limits[class_of(method.name, mutates=method.name in MUTATIONS)].around(
             handler, metrics
@@ -126,6 +127,7 @@ def _handler(
     servicer: object,
     method: MethodDescriptor,
     counter: CallMetrics | None,
+    refused: RefusedWork,
 ) -> Handler:
     policy = POLICY[method.full_name]
     request_type = message_factory.GetMessageClass(method.input_type)
@@ -133,7 +135,9 @@ def _handler(
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
     denied = denials_of(authority, method.name) if method.name in MUTATIONS else None
     serve = (
-        authorize(authority, policy, reader, check, served, denied) if served else _unimplemented
+        authorize(authority, policy, reader, check, served, denied, refused)
+        if served
+        else _unimplemented
     )
     serve = _retry_on_new_pepper(authority, serve)
     return map_errors(serialize(serve), counter)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -29,6 +30,7 @@ from keyauthority.errors import (
     PermissionDenied,
     error,
 )
+from keyauthority_server.overload.refused_work import RefusedWork
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc.field_rules import prepare_referrer
 from keyauthority_server.rpc.policy import INLINE_MAX, CredentialSource, RpcPolicy
@@ -59,6 +61,7 @@ DISK_RETRY_AFTER: Final = timedelta(minutes=1)  # an operator must free space fi
 # Raised only after authentication. InvalidArgument is excluded: a malformed request attempts no
 # change, and its text may be of any form.
 _DENIALS: Final = (PermissionDenied, NotFound, AlreadyExists, Aborted, FailedPrecondition)
+_UNCHARGED: Final = nullcontext()
 _log = structlog.get_logger(__name__)
 
 
@@ -118,17 +121,20 @@ def authorize(
     check: Check,
     method: Callable[..., Any],
     denied: Denied | None = None,
+    refused: RefusedWork | None = None,
 ) -> Serve:
     """Return `method` with authorization and validation, in the contract's order of errors.
 
     The method takes the Principal for OPERATOR, the credential for OPERATOR_INLINE, the Call
     otherwise. Only a small Verify is parsed before its caller is authenticated. A request above
-    INLINE_MAX of a caller without the right is never parsed, not even for `denied`.
+    INLINE_MAX of a caller without the right is never parsed, not even for `denied`. Invalid large
+    requests are charged to `refused`, which methods share.
     """
+    refused = refused or RefusedWork()
     if policy.credentials is CredentialSource.OPERATOR:
-        return _by_operator(authority, policy, reader, check, method, denied)
+        return _by_operator(authority, policy, reader, check, method, denied, refused)
     if policy.credentials is CredentialSource.OPERATOR_INLINE:
-        return _by_operator_inline(authority, policy, reader, check, method)
+        return _by_operator_inline(authority, policy, reader, check, method, refused)
 
     async def by_secret(call: Call, body: bytes) -> Any:
         request = reader.read_with_secret(body)
@@ -149,6 +155,7 @@ def _by_operator(
     check: Check,
     method: Callable[..., Any],
     denied: Denied | None,
+    refused: RefusedWork,
 ) -> Serve:
     slices = authority.verification.slices
 
@@ -156,10 +163,12 @@ def _by_operator(
         request = None
         try:
             caller = await authority.authenticate(credential_of(call), policy.rights)
-            request = await reader.read_in_slices(body, slices)
-            _require_right(caller, policy, request)
-            await _require_valid_in_turn(check, request, len(body), slices)
-            return await method(caller, request)
+            is_large = len(body) > INLINE_MAX
+            with refused.charged(caller.actor, len(body)) if is_large else _UNCHARGED:
+                request = await reader.read_in_slices(body, slices)
+                _require_right(caller, policy, request)
+                await _require_valid_in_turn(check, request, len(body), slices)
+                return await method(caller, request)
         except _DENIALS as denial:
             if denied is not None:
                 if request is None and len(body) <= INLINE_MAX:
@@ -176,18 +185,22 @@ def _by_operator_inline(
     reader: RequestReader,
     check: Check,
     method: Callable[..., Any],
+    refused: RefusedWork,
 ) -> Serve:
     slices = authority.verification.slices
 
     async def authorized(call: Call, body: bytes) -> Any:
         credential, request = credential_of(call), None
         authority.reject_forged(credential)
+        charged: AbstractContextManager[None] = _UNCHARGED
         if len(body) > policy.inline_max:
-            await authority.authenticate(credential, policy.rights)
+            caller = await authority.authenticate(credential, policy.rights)
+            charged = refused.charged(caller.actor, len(body))
         try:
-            request = await reader.read_in_slices(body, slices)
-            require_valid(check, request)
-            return await method(credential, request)
+            with charged:
+                request = await reader.read_in_slices(body, slices)
+                require_valid(check, request)
+                return await method(credential, request)
         except InvalidArgument:  # in the order of errors, missing rights come first
             caller = await authority.authenticate(credential, policy.rights)
             _require_right(caller, policy, request)

@@ -1,0 +1,74 @@
+"""Bounds the processor time of requests that are refused after they have been parsed.
+
+An authenticated operator is told which field of its request is wrong, which for a full batch takes
+as long as to answer it. Each operator has some of that time; when it is spent, its large requests
+are refused before they are parsed. Requests that are answered cost nothing of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from keyauthority.errors import ErrorReason, InvalidArgument, KeyAuthorityError, error
+from keyauthority_server.overload.errors import RETRY_AFTER, ShedCounter, ShedReason
+
+PART: Final = 0.1  # of a core, for the refused requests of one operator in one worker
+AT_ONCE: Final = 0.5  # seconds: eighty full batches with a damaged end
+OPERATORS_MAX: Final = 10_000  # remembered; the one heard of longest ago is forgotten first
+
+# The time of a call includes that of calls that ran meanwhile, so it is bounded by its size.
+_SECONDS_MIN: Final = 0.01  # for a thousand empty items
+_SECONDS_PER_BYTE: Final = 50e-9  # of JSON; protobuf takes a tenth of it
+
+
+class RefusedWork:
+    """The time that is left to each operator. Used in the event loop only."""
+
+    def __init__(
+        self,
+        counter: ShedCounter | None = None,
+        now: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._counter = counter
+        self._now = now
+        self._spent = spent
+        self._debts: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """The time that each operator has used, and when that was so."""
+
+    @contextmanager
+    def charged(self, operator: str, size: int) -> Iterator[None]:
+        """Charge the operator for the block if it ends with InvalidArgument.
+
+        `size` is that of the request in bytes. Raises OVERLOADED if the operator has no time left.
+        """
+        if self._debts and self._debt(operator) >= AT_ONCE:
+            if self._counter is not None:
+                self._counter.refused(ShedReason.PEER)
+            raise _overloaded()
+        began = self._spent()
+        try:
+            yield
+        except InvalidArgument:
+            seconds = min(self._spent() - began, _SECONDS_MIN + size * _SECONDS_PER_BYTE)
+            self._debts[operator] = self._debt(operator) + seconds, self._now()
+            self._debts.move_to_end(operator)
+            if len(self._debts) > OPERATORS_MAX:
+                self._debts.popitem(last=False)
+            raise
+
+    def _debt(self, operator: str) -> float:
+        debt, since = self._debts.get(operator, (0.0, 0.0))
+        return max(debt - (self._now() - since) * PART, 0.0)
+
+
+def _overloaded() -> KeyAuthorityError:
+    return error(
+        ErrorReason.OVERLOADED,
+        "too many invalid large requests of this operator",
+        retry_after=RETRY_AFTER,
+    )
