@@ -255,6 +255,7 @@ def test_changes_of_other_keys_start_no_other_count(judge: LocalEvaluator) -> No
     for revision in range(6, 106):
         watching(judge, revision, at=1.0)
         assert VerdictCode.VALID is code(judge, ask())
+    judge.usage._sum()
     assert 1 == len(judge.usage._counted)
     (report,) = judge.reports()
     assert [100] == [row.count for row in report.rows]
