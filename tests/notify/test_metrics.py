@@ -7,6 +7,7 @@ import json
 import re
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from keyauthority import Client
 from keyauthority.clock import SystemClock
 from keyauthority.endpoint.listen import Listen
 from keyauthority.notify.journal import FORMAT, Journal
+from keyauthority.notify.metrics import CONNECTIONS_MAX
 from keyauthority.notify.outbox import Outbox
 from tests.contract.documents import ROOT
 from tests.notify.conftest import Sending, change, until_taken
@@ -80,6 +82,27 @@ async def test_metrics_count_events_attempts_and_pending_ones(
 
 def _ends(found: dict[tuple[str, ...], float]) -> set[tuple[str, float]]:
     return {(labels[-1], value) for labels, value in found.items()}
+
+
+async def test_idle_connections_take_no_descriptor_that_deliveries_need(
+    sending: Sending, client: Client, hooks: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The oldest are closed; a scrape and an event go through."""
+    caplog.set_level("INFO", "keyauthority.notify")
+    async with sending(metrics=ANY_PORT):
+        await fetch(caplog.text)
+        host, _, port = re.findall(r"metrics are served on (\S+)", caplog.text)[0].rpartition(":")
+        opened = [
+            await asyncio.open_connection(host, int(port)) for _ in range(CONNECTIONS_MAX * 2)
+        ]
+        for reader, _ in opened[:CONNECTIONS_MAX]:
+            with suppress(ConnectionResetError):
+                assert b"" == await asyncio.wait_for(reader.read(), 20)
+        assert await fetch(caplog.text)
+        assert not opened[-1][0].at_eof()
+        await until_taken(hooks, change(client))
+        for _, writer in opened:
+            writer.close()
 
 
 async def test_documentation_lists_each_metric(

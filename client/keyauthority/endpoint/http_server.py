@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,6 +23,26 @@ _TOO_LARGE: Final = (
 )
 
 
+class OpenConnections:
+    """The open connections of a server: beyond `most` the oldest is cut."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[asyncio.Transport, None] = {}
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """Take a new connection."""
+        self._open[transport] = None
+        if len(self._open) > self._most:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.abort()
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """Forget a connection that has ended."""
+        self._open.pop(transport, None)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Closes a connection whose headers are too large or too slow."""
 
@@ -29,14 +50,22 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes received since the last complete headers."""
     _deadline: asyncio.TimerHandle | None = None
 
+    def __init__(self, *args: Any, opened: OpenConnections | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._opened = opened
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for the first headers."""
         super().connection_made(transport)
         self._begin()
+        if self._opened is not None:
+            self._opened.enter(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the time."""
         self._end()
+        if self._opened is not None:
+            self._opened.leave(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,11 +109,13 @@ class BoundedProtocol(HttpToolsProtocol):
 class HttpServer:
     """A server on a bound socket; signals are the program's."""
 
-    def __init__(self, app: Any, drain_seconds: int) -> None:
+    def __init__(self, app: Any, drain_seconds: int, connections_max: int | None = None) -> None:
+        """Without `connections_max` only the descriptors of the process bound the connections."""
+        opened = None if connections_max is None else OpenConnections(connections_max)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=cast("Any", partial(BoundedProtocol, opened=opened)),
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,  # an application reads the client's address

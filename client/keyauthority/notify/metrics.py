@@ -17,6 +17,7 @@ from keyauthority.notify.outbox import Outbox
 from keyauthority.notify.settings import CannotListen
 
 DRAIN_SECONDS: Final = 1  # for a scrape to be answered
+CONNECTIONS_MAX: Final = 32  # so that deliveries never lack descriptors; the oldest is cut
 
 _log: Final = logging.getLogger("keyauthority.notify")
 
@@ -87,7 +88,7 @@ async def serving(metrics: Metrics, address: Listen | None) -> AsyncIterator[Non
         bound = bind(address)
     except OSError as failed:
         raise CannotListen(f"--metrics: cannot listen on {address}: {failed.strerror}") from None
-    server = HttpServer(MetricsPage(metrics.text), DRAIN_SECONDS)
+    server = HttpServer(MetricsPage(metrics.text), DRAIN_SECONDS, CONNECTIONS_MAX)
     await server.start(bound)
     port = address.port if address.path else bound.getsockname()[1]
     _log.info("metrics are served on %s", address._replace(port=port))
