@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from keyauthority import Advisory, AdvisoryType, Client, Unavailable
 from keyauthority.errors import Unimplemented
 from keyauthority.notify import advisories
 from keyauthority.notify.advisories import AdvisoryLooker
-from keyauthority.notify.events import event_of_advisory
+from keyauthority.notify.events import event_of_advisory, identity_of_advisory
 from keyauthority.notify.journal import Journal
 from keyauthority.notify.outbox import Outbox, Position
 from keyauthority.notify.settings import Settings
@@ -86,6 +87,7 @@ class Listing:
         self.looks = looks
         self.look: Any = ()
         self.done = 0
+        self.asked: set[AdvisoryType] = set()
 
     async def __aenter__(self) -> Listing:
         return self
@@ -93,11 +95,16 @@ class Listing:
     async def __aexit__(self, *exc_info: object) -> None:
         """Stay open."""
 
-    def list_advisories(self, page_size: int) -> Listing:
-        """Return the next look; the last one stays."""
+    def list_advisories(self, types: Collection[AdvisoryType], page_size: int) -> Listing:
+        """Return the next look; the last one stays. A look asks for each type once."""
         assert page_size <= 1000
-        self.look = self.looks[min(self.done, len(self.looks) - 1)]
-        self.done += 1
+        look = self.looks[min(self.done, len(self.looks) - 1)]
+        self.look = look
+        if not isinstance(look, Exception):
+            self.look = [one for one in look if one.type in types]
+        self.asked |= set(types)
+        if self.asked == set(AdvisoryType) or isinstance(look, Exception):
+            self.done, self.asked = self.done + 1, set()
         return self
 
     async def page(self, page_token: str) -> Page[Advisory]:
@@ -205,3 +212,14 @@ async def test_number_of_remembered_advisories_is_bounded(
     async with looking(given, [[], many, many]) as (box, _):
         assert 3 == len(pending(box)) == len(box.advisories or ())
     assert any("more than 3 advisories are open" in message for message in caplog.messages)
+
+
+async def test_many_keys_at_rest_hide_no_key_in_use(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoy that is younger than too many dormant keys is sent when it is presented."""
+    monkeypatch.setattr(advisories, "OPEN_MAX", 3)
+    many = [advisory(number) for number in range(6)]
+    used = replace(advisory(7), type=AdvisoryType.CANARY_USED)
+    async with looking(given, [many, [*many, used], [*many, used]]) as (box, _):
+        assert [identity_of_advisory(used)] == pending(box)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Final
 
 from keyauthority.aio import AsyncClient
 from keyauthority.errors import KeyAuthorityError, Unimplemented
+from keyauthority.model import AdvisoryType
 from keyauthority.notify.events import event_of_advisory, identity_of_advisory
 from keyauthority.notify.outbox import Outbox
 from keyauthority.notify.settings import CannotNotify, Settings
@@ -15,8 +17,14 @@ from keyauthority.results import Advisory
 
 LOOK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 1.0  # until the first look, for which the ready line waits
-OPEN_MAX: Final = 100_000  # advisories that are remembered, in some 20 MB of memory
+OPEN_MAX: Final = 100_000  # advisories of either sort that are remembered, in some 20 MB of memory
 PAGE_SIZE: Final = 1000  # the maximum
+
+OF_USE: Final = frozenset(
+    {AdvisoryType.CANARY_USED, AdvisoryType.USED_AFTER_END, AdvisoryType.OVERLAP_ENDING_IN_USE}
+)
+"""Advisories of keys that are presented: however many keys rest, they are sent."""
+OF_REST: Final = frozenset(AdvisoryType) - OF_USE
 
 _log: Final = logging.getLogger("keyauthority.notify")
 
@@ -49,7 +57,14 @@ class AdvisoryLooker:
 
     async def _look(self, client: AsyncClient) -> None:
         """Take the advisories that were not open at the last look; the first look takes none."""
-        listing, page_token = client.list_advisories(page_size=PAGE_SIZE), ""
+        found = set[str]()
+        for types in (OF_USE, OF_REST):
+            found |= await self._look_at(client, types)
+        self._outbox.keep_advisories(found)
+        await self._outbox.flush()
+
+    async def _look_at(self, client: AsyncClient, types: Collection[AdvisoryType]) -> set[str]:
+        listing, page_token = client.list_advisories(types=types, page_size=PAGE_SIZE), ""
         found = set[str]()
         while True:
             page = await listing.page(page_token)
@@ -57,12 +72,15 @@ class AdvisoryLooker:
                 found.add(identity_of_advisory(advisory))
                 await self._open(advisory)
             page_token = page.next_page_token
-            if not page_token or len(found) >= OPEN_MAX:
-                break
-        if page_token:
-            _log.warning("more than %d advisories are open: the others are not sent", OPEN_MAX)
-        self._outbox.keep_advisories(found)
-        await self._outbox.flush()
+            if not page_token:
+                return found
+            if len(found) >= OPEN_MAX:
+                names = ", ".join(sorted(types))
+                _log.warning(
+                    "more than %d advisories are open: the others of %s are not sent",
+                    *(OPEN_MAX, names),
+                )
+                return found
 
     async def _open(self, advisory: Advisory) -> None:
         known, position = self._outbox.advisories, self._outbox.position
