@@ -290,3 +290,23 @@ async def test_callers_at_the_same_time_share_a_write(
 
         await asyncio.gather(*map(deliver, done))
         assert len(syncs) - before <= 2
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+async def test_cursor_file_is_written_into_no_file_of_another(
+    tmp_path: Path, *, is_link: bool
+) -> None:
+    """In a folder that others may write, its next name may be taken by a link or their file."""
+    path, other = tmp_path / "cursor", tmp_path / "other"
+    other.write_text("untouched")
+    other.chmod(0o666)
+    new = tmp_path / "cursor.new"
+    if is_link:
+        new.symlink_to(other)
+    else:
+        new.hardlink_to(other)
+    with Journal(path) as journal:
+        Outbox(journal).take(Position("log", 1), [])
+        await journal.flush(list)
+    assert "untouched" == other.read_text()
+    assert (0o600, False) == (path.stat().st_mode & 0o777, path.is_symlink())

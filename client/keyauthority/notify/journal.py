@@ -134,7 +134,8 @@ class Journal:
         """Replace the file; until the new one is on the disk, the old one is in its place."""
         path = cast("Path", self._path)
         new = path.with_name(f"{path.name}.new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        new.unlink(missing_ok=True)  # a link, or a file that another user made and may read
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         file = os.open(new, flags, 0o600)
         if self._file >= 0:
             os.close(self._file)
