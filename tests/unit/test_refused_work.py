@@ -7,8 +7,9 @@ import pytest
 from keyauthority.errors import ErrorReason, KeyAuthorityError, NotFound, error
 from keyauthority_server.overload import refused_work
 from keyauthority_server.overload.refused_work import AT_ONCE, PART, RefusedWork
+from keyauthority_server.rpc_types import JsonBody
 
-LARGE = 1 << 20
+LARGE = bytes(1 << 20)
 
 
 class World:
@@ -24,18 +25,18 @@ class World:
         """Count calls that were turned away."""
         self.counted += [reason] * calls
 
-    def call(self, operator: str, seconds: float, reason: ErrorReason | None, size: int) -> None:
+    def call(self, operator: str, seconds: float, reason: ErrorReason | None, body: bytes) -> None:
         """Make a call that takes so long, and fails for a reason."""
-        with self.work.charged(operator, size):
+        with self.work.charged(operator, body):
             self.spent += seconds
             if reason:
                 raise error(reason, "refused")
 
-    def invalid_calls(self, operator: str, seconds: float, size: int = LARGE) -> int:
+    def invalid_calls(self, operator: str, seconds: float, body: bytes = LARGE) -> int:
         """Make invalid calls until one is turned away; return how many were not."""
         for number in range(10_000):
             with pytest.raises(KeyAuthorityError) as failed:
-                self.call(operator, seconds, ErrorReason.INVALID_FIELD, size)
+                self.call(operator, seconds, ErrorReason.INVALID_FIELD, body)
             if failed.value.reason is ErrorReason.OVERLOADED:
                 assert failed.value.retry_after
                 return number
@@ -71,8 +72,9 @@ def test_other_operators_and_other_outcomes_are_not_charged(world: World) -> Non
 
 def test_charge_is_bounded_by_the_size_of_the_request(world: World) -> None:
     """Calls of others that ran meanwhile count only up to the time of the request itself."""
-    most = refused_work._SECONDS_MIN + LARGE * refused_work._SECONDS_PER_BYTE
+    most = refused_work._SECONDS_MIN + len(LARGE) * refused_work._SECONDS_PER_BYTE
     assert 1 + AT_ONCE // most == world.invalid_calls("KA1", 1000.0)
+    assert 1 == world.invalid_calls("KA2", 1000.0, JsonBody(LARGE))
 
 
 def test_number_of_remembered_operators_is_bounded(

@@ -164,7 +164,7 @@ def _by_operator(
         try:
             caller = await authority.authenticate(credential_of(call), policy.rights)
             is_large = len(body) > INLINE_MAX
-            with refused.charged(caller.actor, len(body)) if is_large else _UNCHARGED:
+            with refused.charged(caller.actor, body) if is_large else _UNCHARGED:
                 request = await reader.read_in_slices(body, slices)
                 _require_right(caller, policy, request)
                 await _require_valid_in_turn(check, request, len(body), slices)
@@ -195,7 +195,7 @@ def _by_operator_inline(
         charged: AbstractContextManager[None] = _UNCHARGED
         if len(body) > policy.inline_max:
             caller = await authority.authenticate(credential, policy.rights)
-            charged = refused.charged(caller.actor, len(body))
+            charged = refused.charged(caller.actor, body)
         try:
             with charged:
                 request = await reader.read_in_slices(body, slices)
