@@ -24,12 +24,14 @@ from keyauthority.results import Advisory
     "types",
     type=parameters.choice(AdvisoryType),
     multiple=True,
-    help="Only this type; may be repeated.",
+    metavar="TYPE",
+    help=f"Only this type; may be repeated: {', '.join(AdvisoryType)}.",
 )
 @click.option(
     "--fail-on",
     type=parameters.choice(AdvisoryType),
     multiple=True,
+    metavar="TYPE",
     help="Exit with 1 if there is an advisory of this type; may be repeated.",
 )
 @click.option(

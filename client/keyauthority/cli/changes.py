@@ -34,9 +34,10 @@ _CLEARABLE: Final = (
 @options.changes(_CLEARABLE)
 @settings
 def update(access_key: str, cleared: tuple[str, ...], etag: str, **values: Any) -> None:
-    """Update the given fields of a key; other fields keep their values.
+    """Update the given fields of a key.
 
-    A list, including permissions and labels, is replaced as a whole.
+    Other fields keep their values. A list, including permissions and labels, is replaced
+    as a whole.
     """
     fields = options.changed(values, cleared)
     lists = {name: fields.pop(name) or () for name in options.RESTRICTIONS if name in fields}

@@ -249,7 +249,12 @@ def _row(key: Key) -> tuple[str, ...]:
 @click.option(
     "--by-secret", is_flag=True, help="Read the secret key; it authorizes its own revocation."
 )
-@click.option("--reason", type=parameters.choice(RevokeReason), help="Reason of the revocation.")
+@click.option(
+    "--reason",
+    type=parameters.choice(RevokeReason),
+    metavar="REASON",
+    help=f"Reason of the revocation: {', '.join(RevokeReason)}.",
+)
 @click.option("--note", default="", help="Note stored with the key, at most 200 characters.")
 @options.yes
 @settings

@@ -54,9 +54,9 @@ def create(
 @options.changes(("display_name", "labels", "rate_limit"))
 @settings
 def update(project_id: str, cleared: tuple[str, ...], etag: str, **values: Any) -> None:
-    """Update the given fields of a project; other fields keep their values.
+    """Update the given fields of a project.
 
-    Labels are replaced as a whole.
+    Other fields keep their values. Labels are replaced as a whole.
     """
     fields = options.changed(values, cleared)
     with connected() as authority:
