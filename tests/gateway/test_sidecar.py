@@ -110,7 +110,8 @@ def test_missing_extra_is_named(
     run: Run, operator: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command line alone does not bring uvicorn."""
-    for name in [name for name in sys.modules if name.startswith("keyauthority.gateway.")]:
+    packages = ("keyauthority.gateway.", "keyauthority.endpoint.")
+    for name in [name for name in sys.modules if name.startswith(packages)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("keyauthority.gateway.sidecar", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -174,11 +174,13 @@ def test_answer_410_ends_with_exit_code_1(run: Run, hooks: Receiver, tmp_path: P
     assert ["1"] == [request.id for request in hooks.requests]
 
 
-def test_missing_extra_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line alone does not bring httpcore."""
-    for name in [name for name in sys.modules if name.startswith("keyauthority.notify.")]:
+@pytest.mark.parametrize("library", ["httpcore", "uvicorn"])
+def test_missing_extra_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """The command line alone does not bring them."""
+    packages = ("keyauthority.notify.", "keyauthority.endpoint.")
+    for name in [name for name in sys.modules if name.startswith(packages)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("keyauthority.notify.sender", raising=False)
-    monkeypatch.setitem(sys.modules, "httpcore", None)
+    monkeypatch.setitem(sys.modules, library, None)
     expected = "keyauthority: notify needs more: install keyauthority[notify]\n"
     assert (2, expected) == run()
