@@ -147,7 +147,8 @@ async def test_large_batch_is_left_to_the_thread(counters: Counters) -> None:
 async def test_counters_that_a_copy_has_taken_over_are_not_drawn(
     counters: Counters, place: str
 ) -> None:
-    """The closing is read in each transaction; the thread reports it."""
+    """The closing is seen although the counter is known; the thread reports it."""
+    assert [1] == used(draw_now(counters, spend()))
     with closing(sqlite3.connect(counters_path(Path(place)), isolation_level=None)) as other:
         other.execute("UPDATE counter_state SET closed = 1")
         assert (1,) == other.execute(COUNTERS_CLOSED).fetchone()
@@ -188,10 +189,35 @@ def failing(
 async def test_full_disk_draws_nothing_in_the_loop(
     counters: Counters, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    """Nothing is committed, and the next draw is made again."""
+    """Nothing is committed, and the next draw is made again, from the units before it."""
+    assert [1] == used(draw_now(counters, spend()))
     failing(monkeypatch, prefix, StoreFull("full"))
     assert counters.draw_now(spend()) is None
-    assert [1] == used(draw_now(counters, spend()))
+    assert [2] == used(draw_now(counters, spend()))
+
+
+@sqlite
+async def test_known_counter_is_read_again_after_a_draw_of_another(
+    counters: Counters, engine: Engine, place: str
+) -> None:
+    """Neither the draws of another process nor those of the own thread are missed."""
+    other = engine.counters(place)
+    for total in (1, 4, 7):
+        assert [total] == used(draw_now(counters, spend()))
+        assert [total + 1] == used(draw_now(other, spend()))
+        assert [total + 2] == used(await counters.draw(spend()))
+    await other.close()
+
+
+@sqlite
+async def test_known_counters_are_bounded(
+    counters: Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counters that are forgotten are read again, and keep their units."""
+    monkeypatch.setattr("keyauthority_server.store.sqlite.counters.COUNTS_KNOWN", 3)
+    for total in (1, 2, 3):
+        for name in "abcdef":
+            assert [total] == used(draw_now(counters, spend(name)))
 
 
 @sqlite

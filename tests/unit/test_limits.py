@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,7 +20,7 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.metering.limits import limits_of, with_limits
+from keyauthority_server.metering.limits import LimitsInForce, limits_of, with_limits
 from keyauthority_server.store.counters import CounterState
 from keyauthority_server.store.types import StoredKey
 
@@ -138,6 +139,26 @@ def test_changed_number_keeps_the_counter_and_changed_period_does_not() -> None:
 
     assert name(RateLimit(5, MINUTE)) == name(RateLimit(9, MINUTE))
     assert name(RateLimit(5, MINUTE)) != name(RateLimit(5, 2 * MINUTE))
+
+
+def test_limits_hold_until_the_first_window_ends() -> None:
+    """They hold neither before nor after their windows, nor with another record of the project."""
+    owner = project(RateLimit(5, 2 * MINUTE))
+    stored = held(RateLimit(5, MINUTE), Quota(5, QuotaPeriod.TOTAL))
+    limits = LimitsInForce.of(stored, owner, NOW)
+    minute, microsecond = NOW.replace(second=0, microsecond=0), timedelta(microseconds=1)
+    assert limits.hold(owner, NOW)
+    assert limits.hold(owner, minute)
+    assert not limits.hold(owner, minute - microsecond)
+    assert not limits.hold(owner, NOW + microsecond)
+    assert not limits.hold(replace(owner, suspended=True), NOW)
+
+
+def test_quota_without_an_end_holds_for_ever() -> None:
+    """The counter of a total quota has one window."""
+    limits = LimitsInForce.of(held(quota=Quota(5, QuotaPeriod.TOTAL)), None, NOW)
+    assert limits.hold(None, EPOCH)
+    assert limits.hold(None, NOW + timedelta(days=300_000))
 
 
 R, Q = VerdictCode.RATE_LIMITED, VerdictCode.QUOTA_EXCEEDED

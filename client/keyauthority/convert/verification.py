@@ -194,11 +194,18 @@ def standings_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
 
 def _set_standings(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
     if verdict.key_standing is not None:
-        response.key_standing.CopyFrom(standing_to_proto(verdict.key_standing))
+        _set_standing(verdict.key_standing, response.key_standing)
     if verdict.project_standing is not None:
-        response.project_standing.CopyFrom(standing_to_proto(verdict.project_standing))
+        _set_standing(verdict.project_standing, response.project_standing)
     if verdict.quota_standing is not None:
-        response.quota_standing.CopyFrom(standing_to_proto(verdict.quota_standing))
+        _set_standing(verdict.quota_standing, response.quota_standing)
+
+
+def _set_standing(standing: Standing, proto: key_pb2.Standing) -> None:
+    proto.limit = standing.limit
+    proto.remaining = standing.remaining
+    if standing.reset_time is not None:
+        proto.reset_time.CopyFrom(timestamp(standing.reset_time))
 
 
 def verdict_from_proto(proto: service_pb2.VerifyResponse) -> Verdict:

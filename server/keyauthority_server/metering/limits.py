@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from keyauthority.model import (
     Project,
@@ -31,6 +31,7 @@ _KEY: Final = "key"
 _PROJECT: Final = "project"
 _QUOTA: Final = "quota"
 _DAY: Final = timedelta(days=1) // _MICROSECOND
+_NO_END: Final = datetime.max.replace(tzinfo=UTC)
 
 Reset = Callable[[int], datetime | None]
 """Returns the end of the window that starts at this time, in microseconds since the Unix epoch."""
@@ -44,6 +45,34 @@ class Limit(NamedTuple):
     standing: str
     """One of the three standings of a verdict."""
     reset: Reset
+    end: datetime | None
+    """The end of the counter's window; None if it has no end."""
+
+
+class LimitsInForce(NamedTuple):
+    """The limits of a key record, until one of their windows ends."""
+
+    limits: tuple[Limit, ...]
+    counters: tuple[Counter, ...]
+    project: Project | None
+    """The record of the project that they include the limit of."""
+    start: datetime
+    """The latest start of a window."""
+    end: datetime
+    """The earliest end of a window."""
+
+    @classmethod
+    def of(cls, stored: StoredKey, project: Project | None, now: datetime) -> Self:
+        """Return the limits of a key that has some."""
+        limits = limits_of(stored, project, now)
+        counters = tuple(limit.counter for limit in limits)
+        start = max(time_from(counter.start) for counter in counters)
+        end = min(limit.end or _NO_END for limit in limits)
+        return cls(limits, counters, project, start, end)
+
+    def hold(self, project: Project | None, now: datetime) -> bool:
+        """True if the key with this record of its project has the same limits now."""
+        return project is self.project and self.start <= now < self.end
 
 
 def limits_of(stored: StoredKey, project: Project | None, now: datetime) -> tuple[Limit, ...]:
@@ -68,7 +97,9 @@ def with_limits(
     for limit, level in zip(limits, drawn, strict=True):
         number = limit.counter.limit
         left = max(number - level.used, 0)  # the limit may have been lowered below the used units
-        standings[limit.standing] = Standing(number, left, limit.reset(level.start))
+        same = level.start == limit.counter.start
+        reset = limit.end if same else limit.reset(level.start)
+        standings[limit.standing] = Standing(number, left, reset)
         if not level.fits and limit.denial not in denials:
             denials.append(limit.denial)
     code = verdict.code
@@ -86,15 +117,17 @@ def with_limits(
 
 def _rate(limit: RateLimit, owner: str, standing: str, time: int) -> Limit:
     period = limit.period // _MICROSECOND
-    counter = Counter(f"{owner} rate {period}", time - time % period, limit.limit, period)
-    return Limit(counter, VerdictCode.RATE_LIMITED, standing, partial(_after, period))
+    begin = time - time % period
+    counter = Counter(f"{owner} rate {period}", begin, limit.limit, period)
+    reset = partial(_after, period)
+    return Limit(counter, VerdictCode.RATE_LIMITED, standing, reset, reset(begin))
 
 
 def _quota(quota: Quota, lineage: str, now: datetime) -> Limit:
     start, reset, period = _CALENDAR[quota.period]
     name = f"{lineage} quota {quota.period.value}"
     counter = Counter(name, start(now), quota.limit, period)
-    return Limit(counter, VerdictCode.QUOTA_EXCEEDED, _QUOTA, reset)
+    return Limit(counter, VerdictCode.QUOTA_EXCEEDED, _QUOTA, reset, reset(counter.start))
 
 
 def _after(period: int, start: int) -> datetime:

@@ -42,7 +42,7 @@ _UNPROVEN: Final = b""
 class CachedKey:
     """A cached key. A change of its record replaces it, never modifies it."""
 
-    __slots__ = ("admission", "answer", "at", "proof", "stored")
+    __slots__ = ("admission", "answer", "at", "limits", "proof", "stored")
 
     def __init__(self, at: Revision, stored: StoredKey) -> None:
         self.at = at
@@ -54,6 +54,8 @@ class CachedKey:
         """The constant part of the answer to a VALID Verify, encoded once."""
         self.admission: object = None
         """The last admission of an operator's key, for `services`."""
+        self.limits: object = None
+        """The limits that were last in force, for `services`."""
 
 
 class _CachedProject(NamedTuple):

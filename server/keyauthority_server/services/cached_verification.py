@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from keyauthority.decision import decide, has_limits
 from keyauthority.model import Facts, Revision, Verdict, VerdictCode
-from keyauthority_server.metering.limits import Limit, limits_of, with_limits
+from keyauthority_server.metering.limits import LimitsInForce, with_limits
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
 from keyauthority_server.services.context import NOT_CACHED, NotCached, ServiceContext
@@ -27,7 +27,7 @@ class Charge(NamedTuple):
     """A key that is VALID if its limits have room."""
 
     cached: CachedKey
-    limits: tuple[Limit, ...]
+    limits: LimitsInForce
     cost: int
     now: datetime
     facts: Facts
@@ -90,7 +90,9 @@ class CachedVerification:
         ):
             return None
         if has_limits(key, project):
-            limits = limits_of(cached.stored, project, now)
+            limits = cached.limits
+            if not isinstance(limits, LimitsInForce) or not limits.hold(project, now):
+                limits = cached.limits = LimitsInForce.of(cached.stored, project, now)
             return Charge(cached, limits, cost, now, facts, credential.address, self.revision)
         self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
         return cached
@@ -113,14 +115,14 @@ class CachedVerification:
     def _counted(self, charges: Sequence[Charge], drawn: Sequence[Drawn]) -> Sequence[Verdict]:
         verdicts = []
         for (cached, limits, cost, now, facts, peer, _), states in zip(charges, drawn, strict=True):
-            verdict = with_limits(_VALID, limits, states, explain=False)
+            verdict = with_limits(_VALID, limits.limits, states, explain=False)
             self._meter.count(cached.stored.key, verdict.code, cost, now, facts, peer)
             verdicts.append(verdict)
         return verdicts
 
 
 def _spends(charges: Sequence[Charge]) -> list[Spend]:
-    return [Spend(tuple(limit.counter for limit in one.limits), one.cost) for one in charges]
+    return [Spend(one.limits.counters, one.cost) for one in charges]
 
 
 _VALID: Final = Verdict(VerdictCode.VALID)

@@ -6,7 +6,7 @@ bookkeeping: they make no change and no revision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
@@ -112,26 +112,33 @@ _PUT: Final = SetStatement(
 class CounterBatch:
     """The draws of one transaction, over rows that it has locked."""
 
-    def __init__(self, rows: Rows, counts: Mapping[str, tuple[int, int]] | None = None) -> None:
-        """Draw over `rows`; `counts` are the counters already read: name to (start, used)."""
+    def __init__(self, rows: Rows, counts: dict[str, tuple[int, int]] | None = None) -> None:
+        """Draw over `rows`; `counts` are the counters already read: name to (start, used).
+
+        They are kept up to date, and true only once the transaction is committed.
+        """
         self._rows = rows
-        self._counts = dict(counts or {})
+        self._counts = {} if counts is None else counts
         self._changed: set[str] = set()
 
     def draw(self, draw: Spend) -> Drawn:
         """Make one draw: the cost from all of its counters, or nothing."""
-        needed = max(draw.cost, 1)  # a cost of 0 checks whether a unit is left
-        levels = []
-        for counter in draw.counters:
+        counters, cost, take = draw
+        needed = cost or 1  # a cost of 0 checks whether a unit is left
+        levels, all_fit = [], True
+        for counter in counters:
             start, used = self._count(counter)
-            levels.append(CounterState(start, used, used + needed <= counter.limit))
-        if not draw.take or draw.cost == 0 or not all(level.fits for level in levels):
+            fits = used + needed <= counter.limit
+            all_fit = all_fit and fits
+            levels.append(CounterState(start, used, fits))
+        if not (all_fit and take and cost):
             return tuple(levels)
-        taken = tuple(CounterState(start, used + draw.cost, True) for start, used, _ in levels)
-        for counter, level in zip(draw.counters, taken, strict=True):
-            self._counts[counter.name] = (level.start, level.used)
+        taken = []
+        for counter, (start, used, _) in zip(counters, levels, strict=True):
+            self._counts[counter.name] = start, used + cost
             self._changed.add(counter.name)
-        return taken
+            taken.append(CounterState(start, used + cost, True))
+        return tuple(taken)
 
     def write(self) -> None:
         """Write the changed counters."""
@@ -141,13 +148,13 @@ class CounterBatch:
 
     def _count(self, counter: Counter) -> tuple[int, int]:
         """Return the counted window of a counter, and its used units."""
-        known = self._counts.get(counter.name)
-        if known is None:
-            row = self._rows.one(_GET, (counter.name,))
-            known = self._counts[counter.name] = (counter.start, 0) if row is None else (*row,)
-        start, period = counter.start, counter.period
-        return (
-            known
-            if start <= known[0] and (not period or known[0] <= start + period)
-            else (start, 0)
-        )
+        name, start, _, period = counter
+        counted = self._counts.get(name)
+        if counted is None:
+            row = self._rows.one(_GET, (name,))
+            if row is None:
+                return start, 0
+            counted = self._counts[name] = (*row,)
+        if start <= counted[0] and (not period or counted[0] <= start + period):
+            return counted
+        return start, 0

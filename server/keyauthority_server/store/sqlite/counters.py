@@ -53,6 +53,7 @@ from keyauthority_server.store.sqlite.writer import Answer, Writer
 
 DRAW_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of draws
 DRAWS_IN_LOOP: Final = 256  # counters, some 6 µs each: other calls must not wait long
+COUNTS_KNOWN: Final = 65_536  # counters of the event loop's draws in memory; some 15 MB
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted draw needs to succeed or fail
 _FIRST: Final = "SELECT used FROM counter LIMIT 1"
 
@@ -140,6 +141,8 @@ class LoopDraws:
 
     While another writer of any process draws, waits or runs a checkpoint, nothing is drawn here. So
     a disk that stops syncing delays only the keys with limits.
+
+    Counters stay known from one transaction to the next, as long as no other connection commits.
     """
 
     def __init__(self, rows: SqliteRows, lock: FairFileLock, watch: Callable[[], None]) -> None:
@@ -148,6 +151,9 @@ class LoopDraws:
         self._lock = lock
         self._watch = watch
         self._usable = True
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._version = 0
+        self._known_with: int | None = None  # the version of the file that `_counts` are of
 
     def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
         """Do as `Counters.draw_now`."""
@@ -171,16 +177,23 @@ class LoopDraws:
 
     def _drawn(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
         """Draw in an open transaction; None if that failed: the thread reports the failure."""
+        known_with, self._known_with = self._known_with, None  # until the commit
         try:
             self._watch()
             self._rows.run("BEGIN IMMEDIATE")
-            if self._rows.one(COUNTERS_CLOSED) != (0,):
-                return None
-            batch = CounterBatch(self._rows)
+            version = self._rows.version()
+            if version != known_with:  # another connection has committed
+                self._counts.clear()
+                if self._rows.one(COUNTERS_CLOSED) != (0,):
+                    return None
+            if len(self._counts) > COUNTS_KNOWN:
+                self._counts.clear()
+            batch = CounterBatch(self._rows, self._counts)
             drawn = [batch.draw(spend) for spend in draws]
             batch.write()
         except StoreError:
             return None
+        self._version = version
         return drawn
 
     def _commit(self, drawn: Sequence[Drawn] | None) -> Sequence[Drawn] | None:
@@ -188,6 +201,7 @@ class LoopDraws:
         try:
             if drawn is not None:
                 self._rows.run("COMMIT")
+                self._known_with = self._version
                 return drawn
         except StoreFull:  # not committed: the thread makes room
             pass
