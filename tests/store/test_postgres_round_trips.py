@@ -14,13 +14,15 @@ import pytest
 from psycopg.abc import PQGen
 from psycopg.waiting import Wait
 
-from keyauthority.model import Change, ChangeType, Key, Revision, UsageRow, VerdictCode
+from keyauthority.model import Change, ChangeType, Key, Revision
 from keyauthority_server.store.interface import StoreError, Transaction
 from keyauthority_server.store.postgres import PostgresStore, connection
-from keyauthority_server.store.types import Reads
+from keyauthority_server.store.postgres.rows import PostgresRows
+from keyauthority_server.store.types import Observations, PermissionUse, Reads
 from tests.postgres import execute, holding
 from tests.store.factories import NOON, applying, create, create_project, key, mutation, project
 from tests.store.test_usage import keys_of
+from tests.store.test_usage import row as usage_row
 
 FEW = (
     8  # round trips of a group: its beginning, records, check values, writes, commit, notification
@@ -88,18 +90,7 @@ async def test_counts_of_many_keys_are_written_in_few_round_trips(
 ) -> None:
     """A batch of counts delays a change by some round trips, not by three for each key."""
     records = await keys_of(open_one, 1, 100)
-    rows = [
-        UsageRow(
-            project_id=record.project_id,
-            access_key=record.access_key,
-            verdict=VerdictCode.VALID,
-            bucket_time=NOON,
-            count=1,
-            cost=1,
-            last_used_time=NOON,
-        )
-        for record in records
-    ]
+    rows = [usage_row(record) for record in records]
     waits.clear()
     await open_one.write(
         lambda opened: opened.count_usage("batch", rows, NOON, NOON + timedelta(days=1))
@@ -109,6 +100,29 @@ async def test_counts_of_many_keys_are_written_in_few_round_trips(
     used = await open_one.get_key(records[-1].access_key, None)
     assert used is not None
     assert NOON == used.last_used_time
+
+
+async def test_counts_of_many_keys_are_few_statements(
+    open_one: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change waits for a batch of counts: its cost to the database is that of its rows."""
+    records = await keys_of(open_one, 1, 100)
+    uses = [PermissionUse(record.access_key, "a:read", NOON) for record in records]
+    counts = [usage_row(record) for record in records]
+    statements: list[str] = []
+    run = PostgresRows._run
+
+    def counting(rows: PostgresRows, statement: str, values: Sequence[Any]) -> Any:
+        if threading.current_thread().name == "store-writer":
+            statements.append(statement)
+        return run(rows, statement, values)
+
+    monkeypatch.setattr(PostgresRows, "_run", counting)
+    end, observed = NOON + timedelta(days=1), Observations([], uses)
+    await open_one.write(lambda opened: opened.count_usage("batch", counts, NOON, end, observed))
+    assert 0 < len(statements) < 20
+    stored = await open_one.query(lambda rows: rows.one("SELECT count(*) FROM permission_use"))
+    assert (len(records),) == stored
 
 
 async def test_failed_statement_fails_only_its_unit_of_a_group(

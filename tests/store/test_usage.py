@@ -13,9 +13,9 @@ import pytest
 from keyauthority.model import Key, UsageGranularity, UsageRow, VerdictCode
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.interface import Store, Transaction
-from keyauthority_server.store.sql.queries import usage
+from keyauthority_server.store.sql.queries import observations, usage
 from keyauthority_server.store.sql.queries.usage import list_usage
-from keyauthority_server.store.types import Scope
+from keyauthority_server.store.types import Observations, PermissionUse, Scope
 from tests.store.engines import Engine, Sqlite, digests
 from tests.store.factories import NOON, SECOND, create, create_project, key
 
@@ -279,3 +279,27 @@ async def test_counting_only_moves_the_newest_time_forward(
     assert NOON + HOUR == await other.newest_time()
     assert NOON + HOUR == (await create_project(other)).create_time
     await other.close()
+
+
+async def test_newest_day_of_a_permission_is_stored_for_a_batch_that_has_two(store: Store) -> None:
+    """A batch may begin before midnight, and an earlier day never replaces a later one."""
+    first, second = await keys_of(store, 1, 2)
+    day = timedelta(days=1)
+    uses = [
+        PermissionUse(first.access_key, "a:read", NOON),
+        PermissionUse(first.access_key, "a:read", NOON + day),
+        PermissionUse(first.access_key, "b:read", NOON + day),
+        PermissionUse(first.access_key, "b:read", NOON),
+        PermissionUse(second.access_key, "a:read", NOON),
+    ]
+    for batch in (uses, uses[:1]):
+        observed = Observations([], batch)
+
+        def work(transaction: Transaction, observed: Observations = observed) -> None:
+            transaction.count_usage(str(uuid4()), [row(first)], NOON, NOON + LONG, observed)
+
+        await store.write(work)
+    names = (first.access_key, second.access_key)
+    found = await store.query(observations.observations_of, names, {}, permissions=True)
+    expected = ({"a:read": NOON + day, "b:read": NOON + day}, {"a:read": NOON})
+    assert expected == tuple(found[name].permission_days for name in names)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, SetStatement
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.types import (
     KeyObservations,
@@ -42,12 +42,15 @@ _DROP_OLD: Final = """
     DELETE FROM sighting WHERE cause = ? AND last_time <
         (SELECT last_time FROM sighting WHERE cause = ? ORDER BY last_time DESC LIMIT 1 OFFSET ?)
     """
-_PUT_DAY: Final = """
+_PUT_DAY: Final = SetStatement(
+    """
     INSERT INTO permission_use (access_key, permission, day) VALUES (?, ?, ?)
     ON CONFLICT (access_key, permission) DO UPDATE SET
         day = CASE WHEN permission_use.day > excluded.day
             THEN permission_use.day ELSE excluded.day END
-    """
+    """,
+    ("TEXT", "TEXT", "BIGINT"),
+)
 _DROP_PERMISSION: Final = "DELETE FROM permission_use WHERE access_key = ? AND permission = ?"
 
 _START: Final = "SELECT time FROM permission_use_start WHERE id = 1"
@@ -98,10 +101,11 @@ def note_grants(
 
 
 def _put_days(rows: Rows, uses: Sequence[PermissionUse]) -> None:
-    if uses:
-        rows.run_many(
-            _PUT_DAY, [(one.access_key, one.permission, microseconds(one.day)) for one in uses]
-        )
+    """Store the newest day of each permission, in the order of the given uses."""
+    newest: dict[tuple[str, str], datetime] = {}
+    for access_key, permission, day in uses:
+        newest[access_key, permission] = max(day, newest.get((access_key, permission), day))
+    rows.run_set(_PUT_DAY, [(*use, microseconds(day)) for use, day in newest.items()])
 
 
 def permissions_observed_since(rows: Rows) -> datetime | None:
