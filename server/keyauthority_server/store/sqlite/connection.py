@@ -211,16 +211,15 @@ class FileIdentity:
 
     def __init__(self, path: Path) -> None:
         self._paths = tuple(path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
-        self._seen = self._identities()
-        self._size = path.stat().st_size
+        self._seen, self._size = self._look()
         self.lost = ""
         """The reason, permanently once detected."""
 
     def check(self) -> None:
         """Raise StoreBroken if a file differs from the one that was opened."""
         try:
-            size = self._paths[0].stat().st_size  # the database never shrinks
-            if self._identities() != self._seen or size < self._size:
+            seen, size = self._look()
+            if seen != self._seen or size < self._size:  # the database never shrinks
                 self.lost = self.lost or _REPLACED
             self._size = size
         except FileNotFoundError:
@@ -228,9 +227,11 @@ class FileIdentity:
         if self.lost:
             raise StoreBroken(self.lost)
 
-    def _identities(self) -> tuple[tuple[int, int], ...]:
+    def _look(self) -> tuple[list[tuple[int, int]], int]:
+        """Return the identities of the files, and the size of the database."""
         # stat only: opening and closing the file would drop SQLite's locks on it
-        return tuple((found.st_dev, found.st_ino) for found in map(os.stat, self._paths))
+        found = list(map(os.stat, self._paths))
+        return [(one.st_dev, one.st_ino) for one in found], found[0].st_size
 
 
 _REPLACED: Final = "the database file was replaced: restart the server to open it again"
