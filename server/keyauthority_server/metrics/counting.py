@@ -176,9 +176,9 @@ class Metrics:
         """Return the counters of a server-streaming method."""
         return self._streams.setdefault((service, method), StreamMetrics(service, method))
 
-    def verification(self, verdict: str) -> None:
-        """Count one verdict."""
-        self._verifications[verdict] += 1
+    def verification(self, verdict: str, number: int = 1) -> None:
+        """Count verdicts of one kind."""
+        self._verifications[verdict] += number
 
     def refused(self, reason: str, calls: int = 1) -> None:
         """Count calls rejected as OVERLOADED."""

@@ -64,8 +64,8 @@ class Metrics(Protocol):
         """Return the counter of a streaming method."""
         ...
 
-    def verification(self, verdict: str) -> None:
-        """Count one verdict."""
+    def verification(self, verdict: str, number: int = 1) -> None:
+        """Count verdicts of one kind."""
         ...
 
     def refused(self, reason: str, calls: int = 1) -> None:

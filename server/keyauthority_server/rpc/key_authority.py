@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from keyauthority import convert
@@ -31,7 +32,7 @@ from keyauthority_server.services import Authority, CertificateIdentity, Credent
 class KeyAuthorityServicer:
     """Methods in the order of the proto."""
 
-    def __init__(self, authority: Authority, count: Callable[[str], None] | None) -> None:
+    def __init__(self, authority: Authority, count: Callable[[str, int], None] | None) -> None:
         """`count` takes the name of each verdict."""
         self._count = count
         self._authority = authority
@@ -140,7 +141,8 @@ class KeyAuthorityServicer:
                         break
                     if not violations:
                         queries.append(convert.batch_item_from_proto(index, item))
-                await slices.pause()
+                if slices.are_over():
+                    await slices.pause()
         require_no_violations(violations)
         return queries
 
@@ -189,8 +191,8 @@ class KeyAuthorityServicer:
 
     def _count_verdicts(self, codes: Iterable[VerdictCode]) -> None:
         if self._count is not None:
-            for code in codes:
-                self._count(code.name)
+            for code, number in Counter(codes).items():
+                self._count(code.name, number)
 
     async def _revoker(self, call: Call, request: pb.RevokeKeyRequest | None) -> Principal | None:
         secret = request is not None and bool(request.secret_key)

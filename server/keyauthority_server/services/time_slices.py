@@ -50,9 +50,13 @@ class Slices:
     ) -> None:
         self._release()
 
+    def are_over(self) -> bool:
+        """True if `pause` would wait; asked first, it saves a coroutine for each item."""
+        return time.monotonic() >= self._end
+
     async def pause(self) -> None:
         """Let other calls run if the slice is over. Await it between two items."""
-        if time.monotonic() < self._end:
+        if not self.are_over():
             return
         if self._locked:
             await asyncio.sleep(0)  # before the next call takes the lock: one slice a loop turn

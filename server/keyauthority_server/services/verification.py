@@ -159,7 +159,8 @@ class Verification:
             scope = caller.scope
             for query, subject in zip(queries, state.subjects, strict=True):
                 evaluations.append(self._evaluate(query, subject, scope, state.head, now, parsers))
-                await slices.pause()
+                if slices.are_over():
+                    await slices.pause()
         return await self._apply_limits(evaluations, now, credential.address)
 
     def cached(self) -> CachedVerification:
@@ -259,7 +260,8 @@ class Verification:
                 if subject.token is None:
                     unparsed[len(subjects)] = text
             subjects.append(subject)
-            await slices.pause()
+            if slices.are_over():
+                await slices.pause()
         if unparsed:
             found = await self._context.imported.find(list(unparsed.values()))
             for index, text in unparsed.items():

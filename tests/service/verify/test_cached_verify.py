@@ -19,6 +19,7 @@ from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, RateLimit, 
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.metrics import Metrics
 from keyauthority_server.rpc import services
 from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod
 from keyauthority_server.runtime.bootstrap import prepare
@@ -42,8 +43,8 @@ async def data(tmp_path: Path) -> Path:
 class Asker:
     """Calls Verify as a transport does."""
 
-    def __init__(self, one: Process) -> None:
-        methods = services(one.authority, None)[SERVICE]
+    def __init__(self, one: Process, metrics: Metrics | None = None) -> None:
+        methods = services(one.authority, metrics)[SERVICE]
         self._verify, self._batch_verify = methods["Verify"], methods["BatchVerify"]
         self.call = Call((("x-auth-token", one.credential.text),), "ipv4:127.0.0.1:5000")
 
@@ -243,6 +244,20 @@ async def test_limits_of_a_batch_are_spent_each_time(data: Path) -> None:
         asker = Asker(one)
         found = [(await asker.ask_each(created, free, created))[2] for _ in range(2)]
         assert ["VERDICT_VALID", "VERDICT_QUOTA_EXCEEDED"] == found
+
+
+async def test_each_verdict_of_a_batch_is_counted(data: Path) -> None:
+    """The metrics of a batch are those of as many calls of Verify."""
+    async with process(data) as one:
+        metrics = Metrics()
+        asker, valid = Asker(one, metrics), await create(one)
+        disabled = await create(one)
+        await update(one, disabled, disabled=True)
+        await asker.ask_each(valid, disabled, valid, disabled, valid)
+        await asker.ask(valid)
+        counts = metrics.take()
+        assert counts is not None
+        assert {"VALID": 4, "DISABLED": 2} == counts["verifications"]
 
 
 @pytest.mark.parametrize(
