@@ -132,21 +132,25 @@ class Shortcut(Protocol):
 class UnaryMethod:
     """A method with a single response message."""
 
-    __slots__ = ("answer", "rejects_unparsed", "shortcut")
+    __slots__ = ("answer", "rejects_unparsed", "shortcut", "urgent")
 
     def __init__(
         self,
         answer: Handler,
         shortcut: Shortcut | None = None,
         rejects_unparsed: Callable[[Call], bool] | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """`shortcut` is tried before `answer`.
 
-        `rejects_unparsed` is true for a call that fails regardless of its message.
+        `rejects_unparsed` is true for a call that fails regardless of its message. The calls of an
+        `urgent` method have a limit of their own, and do not wait for those of others.
         """
         self.answer = answer
         self.shortcut = shortcut
         self.rejects_unparsed = rejects_unparsed
+        self.urgent = urgent
 
     async def __call__(self, body: bytes, call: Call) -> bytes:
         """Return the response. Raises only RpcError."""

@@ -32,7 +32,7 @@ async def revoke(_: bytes, __: Call) -> bytes:
 
 async def serve(settings: config.Config) -> None:
     """Serve until the input ends."""
-    methods = {"Verify": UnaryMethod(verify), "RevokeKey": UnaryMethod(revoke)}
+    methods = {"Verify": UnaryMethod(verify), "RevokeKey": UnaryMethod(revoke, urgent=True)}
     server = Server(settings, {"keyauthority.v1.KeyAuthorityService": methods})
     await server.start()
     print(settings.listen, flush=True)  # noqa: T201 - the command's output

@@ -30,11 +30,17 @@ class WithoutRight:
 
     verification = SimpleNamespace(slices=TimeSlices())
 
+    def __init__(self) -> None:
+        self.mutates: bool | None = None
+
     def reject_forged(self, credential: object) -> None:
         """Let the caller be authenticated."""
 
-    async def authenticate(self, credential: object, rights: Sequence[str]) -> None:
+    async def authenticate(
+        self, credential: object, rights: Sequence[str], *, mutates: bool = False
+    ) -> None:
         """Deny the caller."""
+        self.mutates = mutates
         raise error(ErrorReason.PERMISSION_MISSING, "the caller lacks the permission")
 
 
@@ -51,14 +57,17 @@ class Reads(RequestReader):
 
 
 def denying(
-    method: str, request_type: type[Message], denied: Denied | None = None
+    method: str,
+    request_type: type[Message],
+    denied: Denied | None = None,
+    authority: WithoutRight | None = None,
 ) -> tuple[Serve, Reads]:
     """A method whose callers all lack the right."""
 
     async def never(*_: object) -> None:
         pytest.fail("served a caller without the right")
 
-    reader, authority = Reads(request_type), WithoutRight()
+    reader, authority = Reads(request_type), authority or WithoutRight()
     policy = POLICY[f"keyauthority.v1.KeyAuthorityService.{method}"]
     check: Any = CHECKS[request_type]
     return authorize(authority, policy, reader, check, never, denied), reader  # type: ignore[arg-type]
@@ -109,3 +118,22 @@ async def test_denial_of_a_small_request_names_its_project() -> None:
     with pytest.raises(PermissionDenied):
         await serve(CALL, request.SerializeToString())
     assert [request] == denials
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type", "mutates"),
+    [
+        ("ImportKeys", pb.ImportKeysRequest, True),
+        ("UpdateKey", pb.UpdateKeyRequest, True),
+        ("GetKey", pb.GetKeyRequest, False),
+    ],
+)
+async def test_only_mutations_admit_a_caller_whose_record_may_be_stale(
+    method: str, request_type: type[Message], mutates: bool
+) -> None:
+    """A mutation checks the caller again when it commits, so no proof of freshness delays it."""
+    authority = WithoutRight()
+    serve, _ = denying(method, request_type, authority=authority)
+    with pytest.raises(PermissionDenied):
+        await serve(CALL, b"")
+    assert mutates is authority.mutates

@@ -10,14 +10,13 @@ from keyauthority_server.rights import NOT_A_RIGHT, RIGHTS, is_right, not_rights
 from keyauthority_server.rpc.policy import POLICY
 from tests.contract.documents import ROOT
 
-RESERVED = {"keys:import"}  # of an RPC that does not exist yet
 PAGE = (ROOT / "docs/operator-rights.md").read_text(encoding="utf-8")
 
 
 def test_rights_are_exactly_those_of_the_rpcs() -> None:
     """No RPC needs an unlisted right, and each listed right is needed."""
     needed = {right for row in POLICY.values() for right in row.rights}
-    assert needed | RESERVED == set(RIGHTS)
+    assert needed == set(RIGHTS)
     assert sorted(RIGHTS) == list(RIGHTS)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from enum import StrEnum, auto
 from typing import Final
 
 from keyauthority_server.overload import OpenCalls, network_of
-from keyauthority_server.overload.errors import URGENT, ShedCounter, ShedReason, busy
+from keyauthority_server.overload.errors import ShedCounter, ShedReason, busy
 from keyauthority_server.rpc_types import Call, Handler
 
 URGENT_MAX: Final = 2_000  # at 4,000 commits a second none of them waits longer than half of one
@@ -21,7 +22,18 @@ PAGES_MAX: Final = 200  # they are read one after the other, 5 ms each
 PAGES_RUNNING_MAX: Final = 2  # one is read, one encoded: until it is, it takes 7 times its bytes
 READS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 draws a second
 
-_PAGES: Final = frozenset({"ListKeys", "ListProjects", "ListEvents", "GetUsage"})
+
+class CallClass(StrEnum):
+    """A class of unary calls, with a concurrency limit of its own."""
+
+    URGENT = auto()
+    """Takes access away: never waits for additions or reads."""
+    WRITE = auto()
+    """Waits for a commit."""
+    PAGE = auto()
+    """Reads many records, encoded in a large response."""
+    READ = auto()
+    """All others."""
 
 
 class ConcurrencyLimit:
@@ -71,25 +83,16 @@ def _in_turn(answer: Handler, turns: asyncio.Semaphore) -> Handler:
     return in_turn
 
 
-def concurrency_limits() -> Mapping[str, ConcurrencyLimit]:
-    """Return the limits of one process by class; see `class_of`."""
+def concurrency_limits() -> Mapping[CallClass, ConcurrencyLimit]:
+    """Return the limits of one process by class."""
     return {
-        "urgent": ConcurrencyLimit(URGENT_MAX, per_peer=_share(URGENT_MAX)),
-        "write": ConcurrencyLimit(WRITES_MAX, per_peer=_share(WRITES_MAX)),
-        "page": ConcurrencyLimit(PAGES_MAX, PAGES_RUNNING_MAX, _share(PAGES_MAX)),
-        "read": ConcurrencyLimit(READS_MAX, per_peer=_share(READS_MAX)),
+        CallClass.URGENT: ConcurrencyLimit(URGENT_MAX, per_peer=_share(URGENT_MAX)),
+        CallClass.WRITE: ConcurrencyLimit(WRITES_MAX, per_peer=_share(WRITES_MAX)),
+        CallClass.PAGE: ConcurrencyLimit(PAGES_MAX, PAGES_RUNNING_MAX, _share(PAGES_MAX)),
+        CallClass.READ: ConcurrencyLimit(READS_MAX, per_peer=_share(READS_MAX)),
     }
 
 
 def _share(limit: int) -> int:
     """Return how much of a limit one peer may use: the rest is for all others."""
     return limit * 3 // 4
-
-
-def class_of(method: str, *, mutates: bool) -> str:
-    """Return the class of an RPC by its name, and whether it makes a change."""
-    if method in URGENT:
-        return "urgent"
-    if mutates or method == "ReportUsage":
-        return "write"
-    return "page" if method in _PAGES else "read"

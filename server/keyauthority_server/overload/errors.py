@@ -17,8 +17,6 @@ from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority_server.rpc_types import RpcError, rpc_error_from
 
 RETRY_AFTER: Final = timedelta(seconds=1)  # by then the calls that wait now have been served
-URGENT: Final = frozenset({"RevokeKey"})
-"""RPCs with a limit of their own: they never wait for additions or reads."""
 
 
 class ShedReason(StrEnum):

@@ -23,7 +23,7 @@ from keyauthority.v1 import (
     usage_service_pb2,
 )
 from keyauthority_server.keyring import UnknownVersion
-from keyauthority_server.overload.concurrency import class_of, concurrency_limits
+from keyauthority_server.overload.concurrency import CallClass, concurrency_limits
 from keyauthority_server.overload.refused_work import RefusedWork
 from keyauthority_server.overload.throttle import FailureThrottle, throttle_failures
 from keyauthority_server.rpc.advisories import AdvisoryServicer
@@ -32,7 +32,7 @@ from keyauthority_server.rpc.cached_verify import CachedVerify
 from keyauthority_server.rpc.credentials import by_operator, rejects_unparsed
 from keyauthority_server.rpc.handlers import CallMetrics, Serve, authorize, map_errors, serialize
 from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
-from keyauthority_server.rpc.policy import MUTATIONS, POLICY
+from keyauthority_server.rpc.policy import POLICY
 from keyauthority_server.rpc.projects import ProjectServicer
 from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc.streams import StreamMetrics, Streams
@@ -87,15 +87,14 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
     streams, watch = Streams(authority, throttled, metrics), WatchServicer(authority)
 
     def unary_method(method: MethodDescriptor) -> UnaryMethod:
-        service, credentials = method.containing_service, POLICY[method.full_name].credentials
+        service, policy = method.containing_service, POLICY[method.full_name]
         counter = metrics.call(service.full_name, method.name) if metrics else None
         handler = _handler(authority, servicers.get(service.name), method, counter, refused)
-        handler = throttle_failures(handler, by_operator(credentials), throttled, metrics)
-        handler = limits[class_of(method.name, mutates=method.name in MUTATIONS)].around(
-            handler, metrics
-        )
+        handler = throttle_failures(handler, by_operator(policy.credentials), throttled, metrics)
+        handler = limits[policy.call_class].around(handler, metrics)
         shortcut = CachedVerify(authority, counter, count) if method.name == "Verify" else None
-        return UnaryMethod(handler, shortcut, rejects_unparsed(credentials))
+        urgent = policy.call_class is CallClass.URGENT
+        return UnaryMethod(handler, shortcut, rejects_unparsed(policy.credentials), urgent=urgent)
 
     return {
         service.full_name: {
@@ -133,7 +132,7 @@ def _handler(
     request_type = message_factory.GetMessageClass(method.input_type)
     reader, check = RequestReader(request_type), CHECKS[request_type]
     served = getattr(servicer, _HUMP.sub("_", method.name).lower(), None)
-    denied = denials_of(authority, method.name) if method.name in MUTATIONS else None
+    denied = denials_of(authority, method.name) if policy.mutates else None
     serve = (
         authorize(authority, policy, reader, check, served, denied, refused)
         if served

@@ -162,7 +162,9 @@ def _by_operator(
     async def authorized(call: Call, body: bytes) -> Any:
         request = None
         try:
-            caller = await authority.authenticate(credential_of(call), policy.rights)
+            caller = await authority.authenticate(
+                credential_of(call), policy.rights, mutates=policy.mutates
+            )
             is_large = len(body) > INLINE_MAX
             with refused.charged(caller.actor, body) if is_large else _UNCHARGED:
                 request = await reader.read_in_slices(body, slices)

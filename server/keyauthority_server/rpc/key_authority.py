@@ -200,7 +200,7 @@ class KeyAuthorityServicer:
             return None
         try:
             return await self._authority.authenticate(
-                credential_of(call), ("keys:revoke", "operators:revoke")
+                credential_of(call), ("keys:revoke", "operators:revoke"), mutates=True
             )
         except PermissionDenied:
             if secret:

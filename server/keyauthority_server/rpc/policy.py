@@ -1,12 +1,14 @@
-"""Credentials and rights of each RPC; a server with an unlisted RPC does not start."""
+"""Properties of each RPC: rights, credential, class; an unlisted RPC prevents the start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from keyauthority.v1 import key_authority_service_pb2, key_pb2
+from keyauthority_server.overload.concurrency import CallClass
 from keyauthority_server.rpc.field_rules import BATCH_MAX
 
 INLINE_MAX: Final = 1024  # bytes of a request that may be parsed for a caller not yet known
@@ -28,23 +30,23 @@ class CredentialSource(Enum):
     """An operator key or certificate, or the secret of a key in the request."""
 
 
-MUTATIONS: Final = frozenset(
-    {
-        *("CreateKey", "UpdateKey", "RotateKey", "RevokeKey", "ImportKeys"),
-        *("CreateProject", "UpdateProject"),
-    }
-)
-"""The RPCs that make changes; their denials are recorded."""
-
-
 class RpcPolicy(NamedTuple):
-    """The credential of an RPC, and its rights, of which the caller needs one; none if empty.
+    """The properties of an RPC by which the layers of a call treat it."""
+
+    rights: tuple[str, ...]
+    """Those of which the caller needs one; none if empty.
 
     If there are two, the service requires the one for the kind of the key.
     """
+    credentials: CredentialSource = CredentialSource.OPERATOR
+    call_class: CallClass = CallClass.READ
+    """Whose concurrency limit a unary call counts against."""
+    mutates: bool = False
+    """It changes keys or projects: its denials are recorded.
 
-    credentials: CredentialSource
-    rights: tuple[str, ...]
+    The caller is checked again in the transaction of the change, so it may be authenticated by a
+    record whose freshness is not proven.
+    """
     needs: Callable[[Any], str] | None = None
     """Returns the right that a request needs, empty for none; checked before its fields are."""
     inline_max: int = 0
@@ -70,44 +72,40 @@ def _records(request: key_authority_service_pb2.BatchVerifyRequest) -> str:
     return "keys:read" if any(map(_record, request.requests)) else ""
 
 
-def _keys(
-    action: str,
-    credentials: CredentialSource = CredentialSource.OPERATOR,
-    needs: Callable[[Any], str] | None = None,
-) -> RpcPolicy:
-    return RpcPolicy(credentials, (f"keys:{action}", f"operators:{action}"), needs)
+def _for_kinds(action: str) -> tuple[str, str]:
+    return f"keys:{action}", f"operators:{action}"
 
 
-def _right(right: str) -> RpcPolicy:
-    return RpcPolicy(CredentialSource.OPERATOR, (right,))
-
-
-def _verify(needs: Callable[[Any], str], inline_max: int) -> RpcPolicy:
-    return RpcPolicy(CredentialSource.OPERATOR_INLINE, ("keys:verify",), needs, inline_max)
-
+_page: Final = partial(RpcPolicy, call_class=CallClass.PAGE)
+_mutation: Final = partial(RpcPolicy, call_class=CallClass.WRITE, mutates=True)
+_verify: Final = partial(RpcPolicy, ("keys:verify",), credentials=CredentialSource.OPERATOR_INLINE)
 
 POLICY: Final[Mapping[str, RpcPolicy]] = {
-    "keyauthority.v1.KeyAuthorityService.CreateKey": _keys("create", needs=_create),
-    "keyauthority.v1.KeyAuthorityService.GetKey": _keys("read"),
-    "keyauthority.v1.KeyAuthorityService.ListKeys": _keys("read", needs=_list),
-    "keyauthority.v1.KeyAuthorityService.UpdateKey": _keys("update"),
-    "keyauthority.v1.KeyAuthorityService.RotateKey": _keys("rotate"),
-    "keyauthority.v1.KeyAuthorityService.RevokeKey": _keys(
-        "revoke", CredentialSource.OPERATOR_OR_SECRET
+    "keyauthority.v1.KeyAuthorityService.CreateKey": _mutation(_for_kinds("create"), needs=_create),
+    "keyauthority.v1.KeyAuthorityService.GetKey": RpcPolicy(_for_kinds("read")),
+    "keyauthority.v1.KeyAuthorityService.ListKeys": _page(_for_kinds("read"), needs=_list),
+    "keyauthority.v1.KeyAuthorityService.UpdateKey": _mutation(_for_kinds("update")),
+    "keyauthority.v1.KeyAuthorityService.RotateKey": _mutation(_for_kinds("rotate")),
+    "keyauthority.v1.KeyAuthorityService.RevokeKey": _mutation(
+        _for_kinds("revoke"),
+        credentials=CredentialSource.OPERATOR_OR_SECRET,
+        call_class=CallClass.URGENT,
     ),
-    "keyauthority.v1.KeyAuthorityService.Verify": _verify(_record, INLINE_MAX),
-    "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(_records, 0),
-    "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy(CredentialSource.SECRET, ()),
-    "keyauthority.v1.KeyAuthorityService.LookupKey": _right("keys:read"),
-    "keyauthority.v1.KeyAuthorityService.ImportKeys": _right("keys:import"),
-    "keyauthority.v1.KeyAuthorityService.GetCaller": RpcPolicy(CredentialSource.OPERATOR, ()),
-    "keyauthority.v1.KeyAuthorityService.WatchChanges": _right("changes:watch"),
-    "keyauthority.v1.ProjectService.CreateProject": _right("projects:create"),
-    "keyauthority.v1.ProjectService.GetProject": _right("projects:read"),
-    "keyauthority.v1.ProjectService.ListProjects": _right("projects:read"),
-    "keyauthority.v1.ProjectService.UpdateProject": _right("projects:update"),
-    "keyauthority.v1.UsageService.GetUsage": _right("usage:read"),
-    "keyauthority.v1.UsageService.ReportUsage": _right("usage:report"),
-    "keyauthority.v1.AuditService.ListEvents": _right("audit:read"),
-    "keyauthority.v1.AdvisoryService.ListAdvisories": _right("usage:read"),
+    "keyauthority.v1.KeyAuthorityService.Verify": _verify(needs=_record, inline_max=INLINE_MAX),
+    "keyauthority.v1.KeyAuthorityService.BatchVerify": _verify(needs=_records),
+    "keyauthority.v1.KeyAuthorityService.GetProjectId": RpcPolicy((), CredentialSource.SECRET),
+    "keyauthority.v1.KeyAuthorityService.LookupKey": RpcPolicy(("keys:read",)),
+    "keyauthority.v1.KeyAuthorityService.ImportKeys": _mutation(("keys:import",)),
+    "keyauthority.v1.KeyAuthorityService.GetCaller": RpcPolicy(()),
+    "keyauthority.v1.KeyAuthorityService.WatchChanges": RpcPolicy(("changes:watch",)),
+    "keyauthority.v1.ProjectService.CreateProject": _mutation(("projects:create",)),
+    "keyauthority.v1.ProjectService.GetProject": RpcPolicy(("projects:read",)),
+    "keyauthority.v1.ProjectService.ListProjects": _page(("projects:read",)),
+    "keyauthority.v1.ProjectService.UpdateProject": _mutation(("projects:update",)),
+    "keyauthority.v1.UsageService.GetUsage": _page(("usage:read",)),
+    "keyauthority.v1.UsageService.ReportUsage": RpcPolicy(
+        ("usage:report",), call_class=CallClass.WRITE
+    ),
+    "keyauthority.v1.AuditService.ListEvents": _page(("audit:read",)),
+    "keyauthority.v1.AdvisoryService.ListAdvisories": RpcPolicy(("usage:read",)),
 }

@@ -36,7 +36,6 @@ from keyauthority_server.store.types import ANY, NO_READS, ReadOptions, Reads, S
 
 T = TypeVar("T")
 
-_CHANGES: Final = frozenset({"create", "update", "rotate", "revoke"})
 _UNPROVEN: Final = ReadOptions(proven=False)
 
 
@@ -82,14 +81,17 @@ class ServiceContext:
         self._outlines = store if isinstance(store, LocalLog) else None
 
     async def authenticate(
-        self, credential: Credential | CertificateIdentity, rights: Sequence[str]
+        self,
+        credential: Credential | CertificateIdentity,
+        rights: Sequence[str],
+        *,
+        mutates: bool = False,
     ) -> Principal:
         """Return the caller if its key holds one of the rights; see `principal.authenticate`.
 
-        A mutation checks the caller again inside its transaction (`mutate`), so it may start from
-        a record whose freshness is not proven.
+        A call that `mutates` checks the caller again inside its transaction (`mutate`), so it may
+        start from a record whose freshness is not proven.
         """
-        mutates = bool(rights) and _CHANGES.issuperset(map(_action, rights))
         options = _UNPROVEN if mutates else ANY
 
         async def attempt() -> Principal:
@@ -274,10 +276,6 @@ def _reload(transaction: Transaction, caller: Principal) -> Principal:
     if stored is None:
         raise not_found(ErrorReason.KEY_NOT_FOUND)
     return Principal(stored.key, caller.peer)
-
-
-def _action(right: str) -> str:
-    return right.rpartition(":")[2]
 
 
 def not_found(reason: ErrorReason) -> KeyAuthorityError:

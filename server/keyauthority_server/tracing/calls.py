@@ -61,7 +61,7 @@ def traced(
         if isinstance(method, StreamMethod):
             return method._replace(open=_stream(spans, method), rejects_unparsed=rejects)
         shortcut = method.shortcut and TracedShortcut(spans, transactions, method.shortcut)
-        return UnaryMethod(_unary(spans, method.answer), shortcut, rejects)
+        return UnaryMethod(_unary(spans, method.answer), shortcut, rejects, urgent=method.urgent)
 
     return {
         service: {name: around(f"{service}/{name}", method) for name, method in methods.items()}

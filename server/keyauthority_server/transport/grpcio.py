@@ -25,7 +25,7 @@ from keyauthority_server.config import (
     UnixPath,
 )
 from keyauthority_server.overload import OpenCalls
-from keyauthority_server.overload.errors import URGENT, ShedCounter, TransportCounter
+from keyauthority_server.overload.errors import ShedCounter, TransportCounter
 from keyauthority_server.rpc_types import Call, Services, StreamMethod, UnaryMethod
 from keyauthority_server.transport.gate import (
     CUT_SECONDS,
@@ -122,13 +122,13 @@ class _Limits(NamedTuple):
         )
         return cls(*(OpenCalls(most, share if apart else most) for most, share in limits))
 
-    def of(self, service: str, method: str) -> OpenCalls:
+    def of(self, service: str, method: UnaryMethod | StreamMethod) -> OpenCalls:
         """Return the limit of a method."""
+        if isinstance(method, StreamMethod):
+            return self.health_watches if service == HEALTH else self.watches
         if service == HEALTH:
-            return self.health_watches if method == "Watch" else self.checks
-        if method in URGENT:
-            return self.urgent
-        return self.watches if method == "WatchChanges" else self.calls
+            return self.checks
+        return self.urgent if method.urgent else self.calls
 
 
 class Server:
@@ -252,7 +252,7 @@ class Server:
                 self._tls = TlsFront(listen, _connection_limits(), callers, tally)
                 self._files = FollowedFiles(config.tls, SystemClock(), self._tls.take_over)
                 listen, origins = UnixPath(self._sockets.path("front")), self._tls.origins
-            watches = {f"/{HEALTH}/Watch": self._limits.of(HEALTH, "Watch")}
+            watches = {f"/{HEALTH}/Watch": self._limits.health_watches}
             self._front = _front(listen, services, watches, tally, self._streams.inside, origins)
         elif config.tls:
             handshakes = Handshakes(config.tls, SystemClock())
@@ -267,7 +267,7 @@ class Server:
     ) -> Iterator[tuple[str, grpc.RpcMethodHandler[Any, Any]]]:
         """Return the handlers of a service; none on the native transport, which serves it."""
         for name, method in methods.items():
-            limit, refuses = self._limits.of(service, name), method.rejects_unparsed
+            limit, refuses = self._limits.of(service, method), method.rejects_unparsed
             if isinstance(method, StreamMethod):
                 self._streams.add(method)
                 if self._front is not None:

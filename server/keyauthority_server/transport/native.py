@@ -22,7 +22,6 @@ from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
 from keyauthority_server.overload import OpenCalls, network_of
 from keyauthority_server.overload.errors import (
-    URGENT,
     ShedCounter,
     ShedReason,
     busy,
@@ -113,8 +112,7 @@ class NativeServer:
         self._stream_limits = dict(zip(streamed, map(stream_limits.get, streams), strict=True))
         self._streams = NativeStreams(self._front, self._fail, inside)
         self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
-        paths = zip(numbers, methods, strict=True)
-        self._urgent = {one for one, path in paths if path.rpartition("/")[2] in URGENT}
+        self._urgent = {number for number, one in self._methods.items() if one.urgent}
         self._limits, self._tally = limits, tally
         self._batches: deque[tuple[float, list[_Event]]] = deque()
         self._given = self._taken = 0  # each is counted in one thread only

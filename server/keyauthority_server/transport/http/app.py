@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 from keyauthority.clock import Clock
 from keyauthority_server.overload import OpenCalls, network_of
 from keyauthority_server.overload.errors import (
-    URGENT,
     ShedCounter,
     ShedReason,
     busy,
@@ -108,7 +107,7 @@ class ConnectApp:
                 self._methods[f"/{service}/{name}".encode()] = (
                     _Stream(method, encode)
                     if isinstance(method, StreamMethod)
-                    else _Unary(method, urgent if name in URGENT else calls, encode)
+                    else _Unary(method, urgent if method.urgent else calls, encode)
                 )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
