@@ -12,10 +12,13 @@ from keyauthority_server.overload.concurrency import (
     READS_MAX,
     URGENT_MAX,
     WRITES_MAX,
+    CallClass,
     ConcurrencyLimit,
     concurrency_limits,
 )
+from keyauthority_server.rpc.policy import POLICY
 from keyauthority_server.rpc_types import Call, RpcError
+from tests.service.callers import METHODS
 from tests.unit.waiting import settle
 
 CALL = Call((), "ipv4:127.0.0.1:1")
@@ -82,6 +85,16 @@ async def test_only_pages_take_turns() -> None:
         assert (PAGES_RUNNING_MAX if name == "page" else len(three)) == served.now, name
         served.go.set()
         await asyncio.gather(*calls)
+
+
+def test_every_rpc_that_reads_a_page_takes_turns() -> None:
+    """The requests of pages have a page token, and no others have."""
+    paged = {
+        method.full_name
+        for method in METHODS.values()
+        if "page_token" in method.input_type.fields_by_name
+    }
+    assert paged == {name for name, row in POLICY.items() if row.call_class is CallClass.PAGE}
 
 
 async def test_one_peer_leaves_room_for_others() -> None:

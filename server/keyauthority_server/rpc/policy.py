@@ -107,5 +107,5 @@ POLICY: Final[Mapping[str, RpcPolicy]] = {
         ("usage:report",), call_class=CallClass.WRITE
     ),
     "keyauthority.v1.AuditService.ListEvents": _page(("audit:read",)),
-    "keyauthority.v1.AdvisoryService.ListAdvisories": RpcPolicy(("usage:read",)),
+    "keyauthority.v1.AdvisoryService.ListAdvisories": _page(("usage:read",)),
 }
