@@ -42,7 +42,9 @@ class Process:
 
     async def caller(self, right: str) -> Principal:
         """The operator, admitted."""
-        return await self.authority.authenticate(self.credential, (right,))
+        return await self.authority.with_current_peppers(
+            self.authority.authenticate, self.credential, (right,)
+        )
 
     async def create(self, project_id: str, request_id: str = "") -> CreatedKey:
         """Make a key, as a call does."""
@@ -54,14 +56,14 @@ class Process:
         )
         caller = await self.caller("keys:create")
         return await self.authority.with_current_peppers(
-            lambda: self.authority.keys.create(caller, new, b"content")
+            self.authority.keys.create, caller, new, b"content"
         )
 
     async def verdict(self, secret_key: SecretKey) -> str:
         """Verify a token, as a call does."""
         shown = VerifyQuery(secret_key=secret_key.reveal())
         judged = await self.authority.with_current_peppers(
-            lambda: self.authority.verification.verify(self.credential, shown)
+            self.authority.verification.verify, self.credential, shown
         )
         return judged.code.value
 

@@ -11,11 +11,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, Protocol
 
 from google.rpc.code_pb2 import UNAUTHENTICATED
 
-from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.overload import OpenCalls
 from keyauthority_server.overload.errors import ShedCounter, ShedReason, busy
 from keyauthority_server.overload.throttle import FailureThrottle, too_many
@@ -98,14 +98,10 @@ class Streams:
         async def authorized(call: Call, body: bytes) -> AsyncGenerator[bytes]:
             credential = credential_of(call)
 
-            async def authenticate() -> Principal:
-                try:
-                    return await self._authority.authenticate(credential, policy.rights)
-                except UnknownVersion:  # the key was rehashed under a newer pepper meanwhile
-                    return await self._authority.with_current_peppers(
-                        lambda: self._authority.authenticate(credential, policy.rights)
-                    )
-
+            authenticate = partial(
+                self._authority.with_current_peppers,
+                *(self._authority.authenticate, credential, policy.rights),
+            )
             caller = await authenticate()
             request = reader.read(body)
             require_valid(check, request)

@@ -90,22 +90,18 @@ class ServiceContext:
         """Return the caller if its key holds one of the rights; see `principal.authenticate`.
 
         A call that `mutates` checks the caller again inside its transaction (`mutate`), so it may
-        start from a record whose freshness is not proven.
+        start from a record whose freshness is not proven. Raises UnknownVersion; see
+        `Rehasher.with_current_peppers`.
         """
         options = _UNPROVEN if mutates else ANY
-
-        async def attempt() -> Principal:
-            cached = self.cached_operator(credential) if self.records.catch_up(options) else None
-            access_key = operator_of(credential)
-            stored = cached.stored if cached else None
-            if cached is None and isinstance(credential, Credential):
-                self._check_outline(credential)
-                stored = (await self.records.read((), access_key, options)).operator
-            return self.authenticate_stored(
-                stored, credential, rights, self.clock.now(), proven=bool(cached)
-            )
-
-        return await self._rehasher.with_current_peppers(attempt)
+        cached = self.cached_operator(credential) if self.records.catch_up(options) else None
+        stored = cached.stored if cached else None
+        if cached is None and isinstance(credential, Credential):
+            self._check_outline(credential)
+            stored = (await self.records.read((), operator_of(credential), options)).operator
+        return self.authenticate_stored(
+            stored, credential, rights, self.clock.now(), proven=bool(cached)
+        )
 
     def cached_operator(self, credential: Credential | CertificateIdentity) -> CachedKey | None:
         """Return the cached operator key whose token was verified before; None if not cached.

@@ -49,4 +49,4 @@ async def create_operator(
     records = RecordCache(store, Uncached(), peppers)
     context = ServiceContext(store, await clock_of(store), rehasher, records, token_prefix)
     keys = Keys(context)
-    return await rehasher.with_current_peppers(lambda: keys.create(_CALLER, new, b""))
+    return await rehasher.with_current_peppers(keys.create, _CALLER, new, b"")

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -48,18 +48,20 @@ class Rehasher:
                 access_key, stored.digest, stored.pepper_version, digest, version
             )
 
-    async def with_current_peppers(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def with_current_peppers(
+        self, attempt: Callable[..., Awaitable[T]], *arguments: Any
+    ) -> T:
         """Run `attempt`; after UnknownVersion, reload the peppers and run it once more.
 
         StoreUnavailable if the database names a version that the pepper file lacks: such digests
         cannot be compared. `attempt` must be safe to run twice.
         """
         try:
-            return await attempt()
+            return await attempt(*arguments)
         except UnknownVersion:
             await self.reload_peppers()
         try:
-            return await attempt()
+            return await attempt(*arguments)
         except UnknownVersion as missing:
             raise StoreUnavailable(
                 f"{self.peppers.name} lacks version {missing.version}; add it to the file"
