@@ -59,7 +59,8 @@ def test_http_line_comes_before_the_ready_line(exec_server: Start) -> None:
     """Port 0 picks a port, which no other server can have."""
     server = exec_server("--http", "127.0.0.1:0", "--workers", "2")
     assert server.http != server.address
-    outcome = run("serve", "--data", str(server.data) + "2", "--http", server.http)
+    flags = ("--listen", "127.0.0.1:0", "--http", server.http)
+    outcome = run("serve", "--data", str(server.data) + "2", *flags)
     assert 3 == outcome.code
     assert f"cannot listen on {server.http}: Address already in use" in outcome.log
     lines = server.stop().output.splitlines()
