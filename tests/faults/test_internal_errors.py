@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from keyauthority_server.config import load
 from keyauthority_server.rpc.handlers import map_errors, serialize
 from keyauthority_server.rpc_types import Call, StreamMethod, UnaryMethod
-from keyauthority_server.transport.grpcio import Server
+from keyauthority_server.transport import Server
 from keyauthority_server.transport.reflection import SERVICES
 from tests.conftest import TRANSPORTS
 from tests.service.callers import refusal
@@ -104,7 +104,7 @@ async def test_fault_in_authentication_returns_only_a_correlation_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream whose caller grpcio cannot tell is not opened; the front hands it over itself."""
-    monkeypatch.setattr("keyauthority_server.transport.grpcio._reader", lambda _: fails)
+    monkeypatch.setattr("keyauthority_server.transport.server.reader", lambda _: fails)
     async with serving("grpcio", tmp_path) as channel:
         stream: Any = channel.unary_stream(f"/{SERVICE}/Streamed")
         with pytest.raises(grpc.aio.AioRpcError) as failed:

@@ -14,10 +14,9 @@ from pygrpc_native import EVENT_CALL, EVENT_CANCEL
 
 from keyauthority_server.overload.errors import busy
 from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, UnaryMethod
-from keyauthority_server.transport import native
+from keyauthority_server.transport import limits, native
 from tests.unit.waiting import until
 
-LIMITS = native.NativeLimits(4 << 20, 8192, 1000, 10_000, 60, 60_000, 20_000)
 CALL = (EVENT_CALL, 7, 0, b"", None, ((), "unix:", None))
 CANCEL = (EVENT_CANCEL, 7, None, None, None, None)
 
@@ -83,7 +82,7 @@ async def test_call_cancelled_in_its_own_batch_is_notified_and_dropped(
         return b""
 
     monkeypatch.setattr(native, "NativeGrpcFront", GivenFront([CALL, CANCEL]))
-    front = native.NativeServer("unix:", {"/a/B": UnaryMethod(answer)}, LIMITS, reuse_port=False)
+    front = native.NativeServer("unix:", {"/a/B": UnaryMethod(answer)}, reuse_port=False)
     front.start("behind")
     async with asyncio.timeout(5):
         await told.wait()
@@ -113,20 +112,19 @@ async def test_only_calls_without_a_deadline_get_the_default(
     ]
     given = GivenFront(batch)
     monkeypatch.setattr(native, "NativeGrpcFront", given)
-    limits = LIMITS._replace(unary_seconds=0.2)
+    monkeypatch.setattr(limits, "UNARY_SECONDS", 0.2)
     front = native.NativeServer(
         "unix:",
         {"/a/B": UnaryMethod(answer), "/a/C": UnaryMethod(over_at_once)},
-        limits,
         reuse_port=False,
     )
     front.start("behind")
     await until(lambda: len(begun) == 2)
-    await asyncio.sleep(limits.unary_seconds / 2)
+    await asyncio.sleep(limits.UNARY_SECONDS / 2)
     late = (EVENT_CALL, 4, 0, b"", None, bare)
     front._take([late])
     await until(lambda: given.failed == {2: DEADLINE_EXCEEDED, 4: DEADLINE_EXCEEDED})
-    assert time.monotonic() - begun[-1] >= limits.unary_seconds - 0.01
+    assert time.monotonic() - begun[-1] >= limits.UNARY_SECONDS - 0.01
     await front.drain(0)
     assert UNAVAILABLE == given.failed[3]
 
@@ -171,9 +169,9 @@ async def test_deferred_calls_are_bounded_and_answered_while_draining(
     async def answer(_: bytes, __: Call) -> bytes:
         raise AssertionError("the shortcut takes each call")
 
-    limits = LIMITS._replace(calls=3)
+    monkeypatch.setattr(limits, "CALLS_MAX", 3)
     methods = {"/a/B": UnaryMethod(answer, shortcut)}
-    front = native.NativeServer("unix:", methods, limits, reuse_port=False)
+    front = native.NativeServer("unix:", methods, reuse_port=False)
     front.start("behind")
     await until(lambda: given.failed == {3: RESOURCE_EXHAUSTED})
     draining = asyncio.create_task(front.drain(5))

@@ -76,6 +76,7 @@ def overloaded(message: str) -> Callable[[], RpcError]:
 
 
 busy: Final = overloaded("the server has more calls than it can serve")
+malformed_message: Final = prepared(error(ErrorReason.INVALID_MESSAGE, "malformed request message"))
 message_too_large: Final = prepared(
     error(ErrorReason.MESSAGE_TOO_LARGE, "the request message is larger than 4 MiB")
 )

@@ -4,7 +4,7 @@ Only this package depends on a gRPC server; it must not decide about a call beyo
 with `Server`, which chooses the transport, then `native` or `grpcio`.
 """
 
-from keyauthority_server.transport.grpcio import Server, loop_factory
 from keyauthority_server.transport.http import HttpServer
+from keyauthority_server.transport.server import Server, loop_factory
 
 __all__ = ["HttpServer", "Server", "loop_factory"]

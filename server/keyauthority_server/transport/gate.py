@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, Final
 
 import grpc
@@ -30,13 +30,9 @@ from keyauthority_server.overload.errors import (
     unread,
 )
 from keyauthority_server.rpc_types import Call, RpcError, internal_error
+from keyauthority_server.transport import limits
 
-MESSAGE_MAX: Final = 4 * 1024 * 1024  # bytes; gRPC's default, and twice a full BatchVerify
 CUT_SECONDS: Final = 1  # to tell the calls that are cut why
-MESSAGE_SECONDS: Final = 10  # for the message of a call; clients send both at once
-UNREAD_SECONDS: Final = 10  # that a client may take to read one message of a stream
-PENDING_MAX: Final = 4_000  # calls without a message in one process, some 20 KB each
-PENDING_OF_PEER_MAX: Final = 1_000
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 _NO_MESSAGE: Final = b"\x07"  # malformed as a message of any type
@@ -45,12 +41,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler = grpc.RpcMethodHandler  # no generic at run time
 Read = Callable[[_Context], Call]
 Refuses = Callable[[Call], bool]
-Serve = Callable[[bytes, Call, _Context], Awaitable[bytes]]
-Inside = AbstractContextManager[None]
-Follow = Callable[[bytes, Call, _Context], AsyncGenerator[bytes]]
+Serve = Callable[[bytes, Call], Awaitable[bytes]]
+Follow = Callable[[bytes, Call], AsyncGenerator[bytes]]
+InFlight = AbstractContextManager[None]
+"""The context of a call while it is served."""
 
-_NOWHERE: Final[Inside] = nullcontext()
-malformed_message: Final = prepared(error(ErrorReason.INVALID_MESSAGE, "malformed request message"))
 _unknown: Final = prepared(error(ErrorReason.UNIMPLEMENTED, "the server has no such method"))
 _crowded: Final = overloaded("too many calls whose message has not come")
 
@@ -58,23 +53,23 @@ _crowded: Final = overloaded("too many calls whose message has not come")
 class Gate:
     """Lets calls in. The calls of all classes share one; `limit` is that of a class."""
 
-    def __init__(self, read: Read, unary_seconds: float, tally: ShedCounter | None) -> None:
-        """`read` reads metadata and peer of a call; `tally` counts calls that are turned away.
+    def __init__(self, read: Read, shed: ShedCounter | None) -> None:
+        """`read` reads metadata and peer of a call; `shed` counts calls that are turned away.
 
-        A unary call whose client has set no deadline ends after `unary_seconds`.
+        A unary call whose client has set no deadline ends after `limits.UNARY_SECONDS`.
         """
-        self._unary_seconds = unary_seconds
         self._read = read
-        self._tally = tally
+        self._shed = shed
         self._ending: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[Any]] = set()
         self._cutting = False
         self._pending = PendingMessages(
-            PENDING_MAX, PENDING_OF_PEER_MAX, MESSAGE_SECONDS, _crowded, message_overdue
+            *(limits.PENDING_MAX, limits.PENDING_OF_PEER_MAX, limits.MESSAGE_SECONDS),
+            *(_crowded, message_overdue),
         )
 
     def unary(
-        self, serve: Serve, limit: OpenCalls, inside: Inside, refuses: Refuses | None = None
+        self, serve: Serve, limit: OpenCalls, in_flight: InFlight, refuses: Refuses | None = None
     ) -> _Handler[Any, Any]:
         """Return a method that answers with one message, as grpcio takes it.
 
@@ -86,11 +81,11 @@ class Gate:
                 call = self._read(context)
                 body = b"" if refuses and refuses(call) else await self._message(context, call)
                 self._enter(call, limit)
-                with inside, self._cuttable():
+                with in_flight, self._cuttable():
                     if context.time_remaining() is not None:
-                        return await serve(body, call, context)
-                    async with asyncio.timeout(self._unary_seconds):
-                        return await serve(body, call, context)
+                        return await serve(body, call)
+                    async with asyncio.timeout(limits.UNARY_SECONDS):
+                        return await serve(body, call)
             except TimeoutError:
                 await abort(context, timed_out())
             except asyncio.CancelledError:  # otherwise the client has gone, or its deadline passed
@@ -104,7 +99,7 @@ class Gate:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     def stream(
-        self, follow: Follow, limit: OpenCalls, inside: Inside, refuses: Refuses | None = None
+        self, follow: Follow, limit: OpenCalls, in_flight: InFlight, refuses: Refuses | None = None
     ) -> _Handler[Any, Any]:
         """Return a method that answers with a stream, likewise."""
 
@@ -113,8 +108,8 @@ class Gate:
                 call = self._read(context)
                 body = b"" if refuses and refuses(call) else await self._message(context, call)
                 self._enter(call, limit)
-                with inside:
-                    read = await _written(context, follow(body, call, context))
+                with in_flight:
+                    read = await _written(context, follow(body, call))
                 if not read:
                     await abort(context, unread())
             except Exception as failure:  # noqa: BLE001 - as above
@@ -132,8 +127,7 @@ class Gate:
 
     @contextmanager
     def _cuttable(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - grpcio runs each handler in a task
+        task = _task()
         self._serving.add(task)
         try:
             yield
@@ -164,8 +158,8 @@ class Gate:
         """
         peer = network_of(call.peer)
         if not limit.enter(peer):
-            if self._tally is not None:
-                self._tally.refused(ShedReason.LANE)
+            if self._shed is not None:
+                self._shed.refused(ShedReason.LANE)
             raise busy()
         _task().add_done_callback(lambda _: limit.leave(peer))
 
@@ -187,7 +181,7 @@ class Gate:
             self._pending.leave(pending)
         if body is grpc.aio.EOF:
             return _NO_MESSAGE
-        if len(body) > MESSAGE_MAX:
+        if len(body) > limits.MESSAGE_MAX:
             raise message_too_large()
         message: bytes = body
         return message
@@ -201,7 +195,7 @@ async def _written(context: _Context, messages: AsyncGenerator[bytes]) -> bool:
     async with aclosing(messages):
         async for message in messages:
             try:
-                async with asyncio.timeout(UNREAD_SECONDS):
+                async with asyncio.timeout(limits.UNREAD_SECONDS):
                     await context.write(message)
             except TimeoutError:
                 return False

@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from google.rpc.code_pb2 import NOT_FOUND
 from grpc_health.v1 import health_pb2
 
+from keyauthority_server.overload.errors import malformed_message
 from keyauthority_server.rpc_types import Call, RpcError, StreamMethod, UnaryMethod
-from keyauthority_server.transport.gate import malformed_message
 
 SERVICE: Final = "grpc.health.v1.Health"
 CHANGES: Final = "keyauthority.changes"

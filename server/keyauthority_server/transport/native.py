@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pygrpc_native import EVENT_CALL, EVENT_CANCEL, NativeGrpcFront
 
@@ -39,6 +39,7 @@ from keyauthority_server.rpc_types import (
     UnaryMethod,
     internal_error,
 )
+from keyauthority_server.transport import limits
 from keyauthority_server.transport.compressed import GZIP, inflated
 from keyauthority_server.transport.native_streams import NativeStreams
 from keyauthority_server.transport.origins import Origin, Origins
@@ -57,20 +58,6 @@ _UNKNOWN: Final = Origin("")
 _NOWHERE: Final[AbstractContextManager[None]] = nullcontext()
 
 
-class NativeLimits(NamedTuple):
-    """The limits of the front."""
-
-    message: int
-    metadata: int
-    streams: int
-    calls: int
-    """Calls at once that wait for something."""
-    unary_seconds: float
-    """For a call whose client has set no deadline."""
-    keepalive_ms: int
-    keepalive_timeout_ms: int
-
-
 class NativeServer:
     """Serves unary methods, by their paths, on one address; the rest on a socket behind it."""
 
@@ -78,19 +65,18 @@ class NativeServer:
         self,
         address: str,
         methods: Mapping[str, UnaryMethod],
-        limits: NativeLimits,
         *,
         reuse_port: bool,
-        tally: ShedCounter | None = None,
+        shed: ShedCounter | None = None,
         streams: Mapping[str, StreamMethod] = MappingProxyType({}),
         stream_limits: Mapping[str, OpenCalls] = MappingProxyType({}),
-        inside: AbstractContextManager[None] = _NOWHERE,
+        in_flight: AbstractContextManager[None] = _NOWHERE,
         origins: Origins | None = None,
     ) -> None:
-        """Bind; OSError if the address is taken. `tally` counts the calls that are turned away.
+        """Bind; OSError if the address is taken. `shed` counts the calls that are turned away.
 
-        Each of the `streams`, by their paths, is within `inside` while it is open. With `origins`,
-        calls come through the TLS endpoint; those of unknown origin are refused.
+        Each of the `streams`, by their paths, is within `in_flight` while it is open. With
+        `origins`, calls come through the TLS endpoint; those of unknown origin are refused.
         """
         self._origins = origins
         self._front = NativeGrpcFront(
@@ -99,10 +85,10 @@ class NativeServer:
             io_threads=IO_THREADS,
             call_details=True,
             delay_stream_headers=True,
-            keepalive_time_ms=limits.keepalive_ms,
-            keepalive_timeout_ms=limits.keepalive_timeout_ms,
-            max_concurrent_streams=limits.streams,
-            max_metadata_size=limits.metadata,
+            keepalive_time_ms=limits.KEEPALIVE_MS,
+            keepalive_timeout_ms=limits.KEEPALIVE_TIMEOUT_MS,
+            max_concurrent_streams=limits.CONNECTION_CALLS_MAX,
+            max_metadata_size=limits.METADATA_MAX,
             reuse_port=reuse_port,
         )
         numbers = self._front.add_methods([(path, False) for path in methods])
@@ -110,10 +96,10 @@ class NativeServer:
         streamed = self._front.add_methods([(path, True) for path in streams])
         self._followed = dict(zip(streamed, streams.values(), strict=True))
         self._stream_limits = dict(zip(streamed, map(stream_limits.get, streams), strict=True))
-        self._streams = NativeStreams(self._front, self._fail, inside)
+        self._streams = NativeStreams(self._front, self._fail, in_flight)
         self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
         self._urgent = {number for number, one in self._methods.items() if one.urgent}
-        self._limits, self._tally = limits, tally
+        self._shed_counter = shed
         self._batches: deque[tuple[float, list[_Event]]] = deque()
         self._given = self._taken = 0  # each is counted in one thread only
         self._waiting: dict[int, asyncio.Task[None]] = {}
@@ -198,9 +184,9 @@ class NativeServer:
                 self._front.fail(event[1], code, message, trailing)
             else:
                 others.append(event)
-        if self._tally is not None:
+        if self._shed_counter is not None:
             shed = len(events) - len(others)
-            loop.call_soon_threadsafe(self._tally.refused, ShedReason.WAITING, shed)
+            loop.call_soon_threadsafe(self._shed_counter.refused, ShedReason.WAITING, shed)
         return others
 
     def _take_next(self) -> None:
@@ -247,14 +233,14 @@ class NativeServer:
             if self._origins is not None:
                 peer, callers = self._origin_of(peer, metadata)
                 if body.startswith(GZIP):  # the TLS endpoint has cleared the flag
-                    body = inflated(body, self._limits.message)
+                    body = inflated(body, limits.MESSAGE_MAX)
             if self._draining or not peer:
                 self._fail(call_id, shutting_down())
-            elif len(body) > self._limits.message:
+            elif len(body) > limits.MESSAGE_MAX:
                 self._fail(call_id, message_too_large())
             elif number in self._followed:
                 self._follow(call_id, number, body, Call(metadata, peer, callers))
-            elif len(self._waiting) + self._deferred >= self._limits.calls:
+            elif len(self._waiting) + self._deferred >= limits.CALLS_MAX:
                 self._fail(call_id, busy())
             else:
                 call, method = Call(metadata, peer, callers), self._methods[number]
@@ -302,7 +288,7 @@ class NativeServer:
                 self._go_on(call_id, _ResumedCoroutine(answer, waited))
             )
             if left is None:
-                end = self._ends[call_id] = loop.time() + self._limits.unary_seconds
+                end = self._ends[call_id] = loop.time() + limits.UNARY_SECONDS
                 self._timer = self._timer or loop.call_at(end, self._end_late)
 
     async def _go_on(self, call_id: int, answer: _ResumedCoroutine) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pygrpc_native import STREAM_FULL, STREAM_SENT
 
 from keyauthority_server.overload.errors import shutting_down, unread
-from keyauthority_server.transport.gate import UNREAD_SECONDS
+from keyauthority_server.transport import limits
 
 WAIT_MIN_SECONDS: Final = 0.001  # for a client to read, before the next try; doubled each time
 WAIT_MAX_SECONDS: Final = 0.25  # of 5,000 stalled streams: 20,000 tries a second, for 10 seconds
@@ -27,12 +27,12 @@ class NativeStreams:
         self,
         front: Any,
         fail: Callable[[int, Exception], None],
-        inside: AbstractContextManager[None],
+        in_flight: AbstractContextManager[None],
     ) -> None:
-        """`fail` ends a call with an error; each stream is within `inside` while it is open."""
+        """`fail` ends a call with an error; each stream is within `in_flight` while it is open."""
         self._front = front
         self._fail = fail
-        self._inside = inside
+        self._in_flight = in_flight
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def begin(
@@ -55,7 +55,7 @@ class NativeStreams:
 
     async def _follow(self, call_id: int, messages: AsyncGenerator[bytes]) -> None:
         try:
-            with self._inside:
+            with self._in_flight:
                 async with aclosing(messages):
                     async for message in messages:
                         if not await self._send(call_id, message):
@@ -71,12 +71,12 @@ class NativeStreams:
     async def _send(self, call_id: int, message: bytes) -> bool:
         """Hand a message over once there is room; False if the client has gone.
 
-        OVERLOADED for a client that reads nothing for UNREAD_SECONDS.
+        OVERLOADED for a client that reads nothing for `limits.UNREAD_SECONDS`.
         """
         state = self._front.stream_try_send(call_id, message)
         if state == STREAM_FULL:
             now = asyncio.get_running_loop().time
-            end, wait = now() + UNREAD_SECONDS, WAIT_MIN_SECONDS
+            end, wait = now() + limits.UNREAD_SECONDS, WAIT_MIN_SECONDS
             while state == STREAM_FULL:
                 if now() > end:
                     raise unread()

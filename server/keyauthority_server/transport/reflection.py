@@ -15,9 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as library
 
 from keyauthority.v1 import error_reason_pb2
+from keyauthority_server.overload.errors import malformed_message
 from keyauthority_server.rpc_types import internal_error
 from keyauthority_server.transport.compressed import GZIP, inflated
-from keyauthority_server.transport.gate import abort, malformed_message
+from keyauthority_server.transport.gate import abort
 
 SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",

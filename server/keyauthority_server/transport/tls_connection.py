@@ -10,9 +10,10 @@ import asyncio
 import secrets
 import ssl
 from collections.abc import Callable
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from keyauthority_server.overload.errors import CloseReason, message_overdue
+from keyauthority_server.transport import limits
 from keyauthority_server.transport.http2_frames import (
     GO_AWAY,
     Calls,
@@ -23,49 +24,32 @@ from keyauthority_server.transport.http2_frames import (
     reset,
 )
 
+UNREAD_SECONDS: Final = (limits.KEEPALIVE_MS + limits.KEEPALIVE_TIMEOUT_MS) / 1000
+"""For a client to take some bytes of those that wait for it."""
 WRITE_BUFFER: Final = 64 * 1024  # bytes for one side; beyond it the other side is not read
 AGE_SPREAD: Final = 0.1  # so that clients of one moment do not come back at one moment
 LINGER_SECONDS: Final = 5.0  # in which a client that is sent away has opened its last call
 
 
-class ConnectionLimits(NamedTuple):
-    """The limits of one connection, in bytes and seconds."""
-
-    message: int
-    held: int
-    """Of all requests that are incomplete."""
-    preface_seconds: float
-    message_seconds: float
-    """Between a call's headers and its message."""
-    unread_seconds: float
-    """For a client to take some bytes of those that wait for it."""
-    idle_seconds: float
-    """Without a call; then the client is sent away."""
-    age_seconds: float
-    grace_seconds: float
-    """For open calls, after the client was sent away."""
-
-
 class Connection(asyncio.Protocol):
     """The client's side of a connection."""
 
-    def __init__(self, limits: ConnectionLimits, hold: Callable[[int], bool]) -> None:
+    def __init__(self, hold: Callable[[int], bool]) -> None:
         """`hold` reserves bytes of incomplete requests, and returns False if they are too many.
 
         It takes a negative number for bytes that are free again.
         """
         self.done = asyncio.get_running_loop().create_future()
         """Resolved when the client's side has ended, to the reason if this end closed it."""
-        self._limits = limits
         self._hold = hold
         self._held = 0
         self._calls = Calls()
-        self._from_client = ClientFrames(self._calls, limits.message)
+        self._from_client = ClientFrames(self._calls, limits.MESSAGE_MAX)
         self._from_server = ServerFrames(self._calls)
         self._newest = 0
         self._born = self._busy = asyncio.get_running_loop().time()
         spread = 1 + AGE_SPREAD * (secrets.randbelow(201) - 100) / 100
-        self._old = self._born + limits.age_seconds * spread
+        self._old = self._born + limits.AGE_SECONDS * spread
         self._leaves_by: float | None = None
         self._unread_since: float | None = None
         self._to_client = b""
@@ -165,20 +149,20 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Keep the limits of time; called every second or so."""
-        limits, calls = self._limits, self._calls
-        if self._unread_since is not None and now - self._unread_since > limits.unread_seconds:
+        calls = self._calls
+        if self._unread_since is not None and now - self._unread_since > UNREAD_SECONDS:
             self.close(CloseReason.UNREAD)
         if not self._from_client.begun:
-            if self._client is not None and now - self._born > limits.preface_seconds:
+            if self._client is not None and now - self._born > limits.HANDSHAKE_SECONDS:
                 self.close(CloseReason.HANDSHAKE)
             return
-        for stream in calls.overdue(now, limits.message_seconds) if calls.uploads else ():
+        for stream in calls.overdue(now, limits.MESSAGE_SECONDS) if calls.uploads else ():
             calls.refuse(stream, message_overdue())
         self._send_own()
         if calls.open or calls.newest != self._newest:
             self._newest, self._busy = calls.newest, now
         if self._leaves_by is None:
-            if now > self._old or now - self._busy > limits.idle_seconds:
+            if now > self._old or now - self._busy > limits.IDLE_SECONDS:
                 self.send_away()
         elif now > self._leaves_by or now - self._busy > LINGER_SECONDS:
             self.close()
@@ -186,7 +170,7 @@ class Connection(asyncio.Protocol):
     def send_away(self) -> None:
         """Ask the client to open its next calls elsewhere; close when the open ones are done."""
         self._busy = asyncio.get_running_loop().time()
-        self._leaves_by = self._busy + self._limits.grace_seconds
+        self._leaves_by = self._busy + limits.UNARY_SECONDS
         self._to_client += GO_AWAY
         self._send_own()
 
@@ -199,7 +183,7 @@ class Connection(asyncio.Protocol):
     def _reserve(self) -> bool:
         """Account for the bytes of incomplete requests; False if they are too many."""
         held = self._calls.held
-        if held > self._limits.held or not self._hold(held - self._held):
+        if held > limits.HELD_MAX or not self._hold(held - self._held):
             return False
         self._held = held
         return True

@@ -26,17 +26,16 @@ from keyauthority_server.overload.errors import (
     message_overdue,
 )
 from keyauthority_server.rpc_types import Certificate, RpcError
+from keyauthority_server.transport import limits
 from keyauthority_server.transport.origins import MARK, Origin, Origins
 from keyauthority_server.transport.tls import CERTIFICATE, Callers, server_context
 from keyauthority_server.transport.tls_connection import (
     Connection,
-    ConnectionLimits,
     ServerSide,
 )
 
 CONNECTIONS_MAX: Final = 10_000  # some 50 KB each
 HANDSHAKES_MAX: Final = 2_000  # at once: of 1,000 clients that come back together none is cut
-HANDSHAKE_SECONDS: Final = 20  # with the first bytes of HTTP/2
 HELD_MAX: Final = 256 * 1024 * 1024  # bytes of incomplete requests
 LOOK_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0  # for a client to take the last bytes
@@ -56,15 +55,13 @@ class TlsFront:
     def __init__(
         self,
         listen: HostPort,
-        limits: ConnectionLimits,
         callers: Callers,
-        tally: TransportCounter | None = None,
+        shed: TransportCounter | None = None,
     ) -> None:
         """Bind; OSError if the address is taken."""
         self.origins = Origins()
-        self._limits = limits
         self._callers = callers
-        self._tally = tally
+        self._shed = shed
         self._context: ssl.SSLContext | None = None
         self._behind = ""
         self._connections: dict[Connection, asyncio.Task[None]] = {}
@@ -72,7 +69,11 @@ class TlsFront:
         self._open = OpenCalls(most, most // _SHARE)
         self._held = OpenCalls(HELD_MAX, HELD_MAX // _SHARE)
         self._handshakes = PendingMessages(
-            HANDSHAKES_MAX, HANDSHAKES_MAX // _SHARE, HANDSHAKE_SECONDS, busy, message_overdue
+            HANDSHAKES_MAX,
+            HANDSHAKES_MAX // _SHARE,
+            limits.HANDSHAKE_SECONDS,
+            busy,
+            message_overdue,
         )
         self._waiting: list[asyncio.Future[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,7 +142,7 @@ class TlsFront:
             accepted.close()
             self._count(CloseReason.CONNECTIONS)
             return
-        connection = Connection(self._limits, lambda number: self._hold(network, number))
+        connection = Connection(lambda number: self._hold(network, number))
         running = self._run(connection, accepted, peer, network)
         self._connections[connection] = asyncio.get_running_loop().create_task(running)
 
@@ -193,7 +194,7 @@ class TlsFront:
                 lambda: connection,
                 accepted,
                 ssl=self._context,
-                ssl_handshake_timeout=2 * HANDSHAKE_SECONDS,  # `end` comes first
+                ssl_handshake_timeout=2 * limits.HANDSHAKE_SECONDS,  # `end` comes first
                 ssl_shutdown_timeout=CLOSE_SECONDS,
             )
         except (OSError, asyncio.CancelledError):
@@ -261,8 +262,8 @@ class TlsFront:
                 connection.look(now)
 
     def _count(self, reason: CloseReason) -> None:
-        if self._tally is not None:
-            self._tally.connection_closed(reason)
+        if self._shed is not None:
+            self._shed.connection_closed(reason)
 
 
 def _connections_max() -> int:

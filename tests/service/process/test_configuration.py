@@ -21,7 +21,7 @@ from keyauthority_server.config import (
     Transport,
     UnixPath,
 )
-from keyauthority_server.transport.grpcio import choose
+from keyauthority_server.transport.server import choose
 from tests.service.forkserver import shared
 
 _TLS = {"tls_cert": "c", "tls_key": "k"}

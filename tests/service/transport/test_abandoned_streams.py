@@ -176,7 +176,7 @@ async def test_message_that_cannot_be_written_is_no_failure() -> None:
     async def follow(*_: object) -> AsyncGenerator[bytes]:
         yield b"message"
 
-    entrance = gate.Gate(lambda _: Call((), "ipv4:127.0.0.1:1"), 60, None)
+    entrance = gate.Gate(lambda _: Call((), "ipv4:127.0.0.1:1"), None)
     handler: Any = entrance.stream(follow, OpenCalls(10, 10), nullcontext())
     with capture_logs() as logged:
         await asyncio.create_task(handler.stream_stream(None, Gone()))

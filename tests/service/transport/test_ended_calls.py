@@ -14,8 +14,7 @@ import pytest
 
 from keyauthority_server.config import load
 from keyauthority_server.rpc_types import Call, StreamMethod, UnaryMethod
-from keyauthority_server.transport import gate, grpcio
-from keyauthority_server.transport.grpcio import Server
+from keyauthority_server.transport import Server, limits
 from tests.conftest import TRANSPORTS
 from tests.service.callers import refusal
 
@@ -72,7 +71,7 @@ async def test_call_without_deadline_ends_as_timed_out(
     transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A unary call whose client has set no deadline ends after the server's."""
-    monkeypatch.setattr(grpcio, "UNARY_SECONDS", SOON)
+    monkeypatch.setattr(limits, "UNARY_SECONDS", SOON)
     async with serving(transport, tmp_path) as (server, _, channel):
         call: Any = channel.unary_unary(f"/{SERVICE}/Unary")
         assert ("DEADLINE_EXCEEDED", "TIMED_OUT") == await ended(call(b""))
@@ -85,7 +84,7 @@ async def test_message_that_does_not_come_ends_as_timed_out(
     """A call that sends its headers only ends after the server's bound on them."""
     if transport == "native":
         pytest.skip("the native front has no call before its message")
-    monkeypatch.setattr(gate, "MESSAGE_SECONDS", SOON)
+    monkeypatch.setattr(limits, "MESSAGE_SECONDS", SOON)
     async with serving(transport, tmp_path) as (server, _, channel):
         call: Any = channel.stream_unary(f"/{SERVICE}/Unary")
         assert ("DEADLINE_EXCEEDED", "TIMED_OUT") == await ended(call(timeout=TIMEOUT))

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from keyauthority_server.transport import grpcio, tls_connection, tls_front
+from keyauthority_server.transport import limits, tls_connection, tls_front
 from tests.faults.frames import (
     DATA,
     END_STREAM,
@@ -117,8 +117,7 @@ async def test_slow_handshake_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str
 ) -> None:
     """A connection that has not begun HTTP/2 in time is closed, and others are served."""
-    for module in (tls_front, grpcio):
-        monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.2)
     monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.05)
     async with fronting(tmp_path) as front, AsyncExitStack() as stack:
         if stage == "no preface":
@@ -186,7 +185,7 @@ async def test_message_that_does_not_come_ends_its_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Other calls on the connection go on."""
-    monkeypatch.setattr(grpcio, "MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "MESSAGE_SECONDS", 0.2)
     monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.05)
     async with fronting(tmp_path) as front:
         raw = await front.connect()
@@ -202,7 +201,7 @@ async def test_incomplete_requests_of_a_connection_are_bounded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A client that begins many large messages is closed; another is served."""
-    monkeypatch.setattr(grpcio, "HELD_MAX", 3 * MIB)
+    monkeypatch.setattr(limits, "HELD_MAX", 3 * MIB)
     async with fronting(tmp_path) as front, front.channel() as channel:
         assert await ask(channel, SIZE)
         raw = await front.connect()
@@ -322,8 +321,7 @@ async def test_client_that_takes_no_bytes_is_closed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The bytes that wait for it would be held up to the age of the connection."""
-    for limit in ("KEEPALIVE_MS", "KEEPALIVE_TIMEOUT_MS"):
-        monkeypatch.setattr(grpcio, limit, 150)
+    monkeypatch.setattr(tls_connection, "UNREAD_SECONDS", 0.3)
     monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.05)
     async with fronting(tmp_path) as front:
         raw = await front.connect()
@@ -340,7 +338,7 @@ async def test_connection_is_sent_away_without_a_failed_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
 ) -> None:
     """An old or idle connection is sent away first; calls that come meanwhile are answered."""
-    monkeypatch.setattr(grpcio, limit, 0.1)
+    monkeypatch.setattr(limits, limit, 0.1)
     monkeypatch.setattr(tls_front, "LOOK_SECONDS", 0.02)
     async with fronting(tmp_path) as front:
         raw = await front.connect()

@@ -14,7 +14,7 @@ import pytest
 
 from keyauthority_server import config
 from keyauthority_server.rpc_types import Call, UnaryMethod
-from keyauthority_server.transport import Server, grpcio
+from keyauthority_server.transport import Server, grpcio, limits
 from tests.service.certificates import Issuer
 
 CALL_SECONDS = 10
@@ -52,7 +52,7 @@ async def test_call_without_a_deadline_gets_the_servers_deadline(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
     """A unary call without a deadline ends at the server's; one with keeps its own."""
-    monkeypatch.setattr(grpcio, "UNARY_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "UNARY_SECONDS", 0.05)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
         grpc.aio.insecure_channel(address) as channel,
@@ -69,7 +69,7 @@ async def test_concurrent_calls_are_bounded(
     monkeypatch: pytest.MonkeyPatch, transport: str, tmp_path: Path
 ) -> None:
     """A call beyond the process limit is rejected; the others are served."""
-    monkeypatch.setattr(grpcio, "CALLS_MAX", 3)
+    monkeypatch.setattr(limits, "CALLS_MAX", 3)
     async with (
         serving(f"unix:{tmp_path}/s", transport) as address,
         grpc.aio.insecure_channel(address) as channel,

@@ -22,8 +22,7 @@ from keyauthority_server.overload.errors import (
     timed_out,
 )
 from keyauthority_server.rpc_types import JsonBody, RpcError, Services, StreamMethod, UnaryMethod
-from keyauthority_server.transport.gate import UNREAD_SECONDS
-from keyauthority_server.transport.grpcio import CALLS_MAX, UNARY_SECONDS, URGENT_MAX, WATCHES_MAX
+from keyauthority_server.transport import limits
 from keyauthority_server.transport.http import errors
 from keyauthority_server.transport.http.errors import JSON, EncodedError
 from keyauthority_server.transport.http.messages import (
@@ -42,6 +41,7 @@ from keyauthority_server.transport.http.requests import (
     Request,
     Scope,
 )
+from keyauthority_server.transport.limits import CallLimits
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -73,6 +73,7 @@ class _Stream(NamedTuple):
     """A streaming method, likewise."""
 
     method: StreamMethod
+    limit: OpenCalls
     encode: Encode
 
 
@@ -91,23 +92,21 @@ class ConnectApp:
 
         `headers` become metadata of the calls, beside the credentials.
         """
-        calls, urgent = OpenCalls(CALLS_MAX, CALLS_MAX // 2), OpenCalls(URGENT_MAX, URGENT_MAX // 2)
-        self._watches = OpenCalls(WATCHES_MAX, WATCHES_MAX // 2)
         self._is_serving = is_serving
         self._shed = shed
         self._date = _Date(clock)
         self._metadata = METADATA | {name.encode(): name for name in headers}
         self._bodies = Bodies()
         self._openapi = OPENAPI.read_bytes()
-        turn = asyncio.Semaphore(CONVERTED_AT_ONCE)
+        turn, calls = asyncio.Semaphore(CONVERTED_AT_ONCE), CallLimits()
         self._methods: dict[bytes, _Unary | _Stream] = {}
         for service, methods in services.items():
             for name, method in methods.items():
-                encode = json_encoder(service, name, turn)
+                limit, encode = calls.of(service, method), json_encoder(service, name, turn)
                 self._methods[f"/{service}/{name}".encode()] = (
-                    _Stream(method, encode)
+                    _Stream(method, limit, encode)
                     if isinstance(method, StreamMethod)
-                    else _Unary(method, urgent if method.urgent else calls, encode)
+                    else _Unary(method, limit, encode)
                 )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,7 +147,7 @@ class ConnectApp:
         if kind not in (JSON, PROTO):
             raise errors.unary_types()
         gzip, timeout = request.is_gzip(b"content-encoding"), request.timeout
-        async with asyncio.timeout(UNARY_SECONDS if timeout is None else timeout):
+        async with asyncio.timeout(limits.UNARY_SECONDS if timeout is None else timeout):
             body = await self._body(served.method, request, gzip=gzip)
             network = self._enter(served.limit, request)
             try:
@@ -184,13 +183,13 @@ class ConnectApp:
     ) -> None:
         body = await self._body(served.method, request, gzip=False)
         message = await opened(body, gzip=gzip) if body else JsonBody()
-        network = self._enter(self._watches, request)
+        network = self._enter(served.limit, request)
         try:
             async with aclosing(served.method.open(message, request.call)) as messages:
                 async for one in messages:
                     await answer.write(envelope(await served.encode(one)))
         finally:
-            self._watches.leave(network)
+            served.limit.leave(network)
 
     async def _body(
         self, method: UnaryMethod | StreamMethod, request: Request, *, gzip: bool
@@ -253,7 +252,7 @@ class _Answer:
             await self._send(message)
             return
         try:
-            async with asyncio.timeout(UNREAD_SECONDS):
+            async with asyncio.timeout(limits.UNREAD_SECONDS):
                 await self._send(message)
         except TimeoutError:
             self._request.abort()

@@ -22,7 +22,6 @@ from uvicorn.server import ServerState
 from keyauthority_server.overload import Pending, PendingMessages, network_of, peer_name
 from keyauthority_server.overload.errors import message_overdue, overloaded
 from keyauthority_server.rpc_types import Certificate, RpcError
-from keyauthority_server.transport.gate import MESSAGE_SECONDS
 from keyauthority_server.transport.http.errors import (
     JSON,
     EncodedError,
@@ -31,6 +30,7 @@ from keyauthority_server.transport.http.errors import (
     encode,
     head_too_large,
 )
+from keyauthority_server.transport.limits import MESSAGE_SECONDS
 from keyauthority_server.transport.tls import CERTIFICATE, Callers
 
 HEAD_MAX: Final = 8 * 1024  # bytes of a request line and headers: as much as gRPC's metadata

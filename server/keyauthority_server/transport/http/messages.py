@@ -12,8 +12,8 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
 from keyauthority_server.rpc_types import JsonBody
-from keyauthority_server.transport.gate import MESSAGE_MAX
 from keyauthority_server.transport.http.errors import bad_envelope, bad_gzip, body_too_large
+from keyauthority_server.transport.limits import MESSAGE_MAX
 
 LARGE: Final = 16 * 1024  # bytes that take 10 ms to convert, which a thread then does
 END_OF_STREAM: Final = 2

@@ -11,12 +11,6 @@ from urllib.parse import unquote
 from keyauthority_server.overload import PendingMessages, network_of
 from keyauthority_server.overload.errors import message_overdue, overloaded
 from keyauthority_server.rpc_types import CREDENTIAL_HEADERS, Call, RpcError
-from keyauthority_server.transport.gate import (
-    MESSAGE_MAX,
-    MESSAGE_SECONDS,
-    PENDING_MAX,
-    PENDING_OF_PEER_MAX,
-)
 from keyauthority_server.transport.http.errors import (
     bad_encoding,
     bad_host,
@@ -25,6 +19,12 @@ from keyauthority_server.transport.http.errors import (
     bad_version,
     body_too_large,
     repeated,
+)
+from keyauthority_server.transport.limits import (
+    MESSAGE_MAX,
+    MESSAGE_SECONDS,
+    PENDING_MAX,
+    PENDING_OF_PEER_MAX,
 )
 
 Scope = Mapping[str, Any]

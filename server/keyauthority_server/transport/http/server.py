@@ -19,10 +19,10 @@ from keyauthority_server.overload.errors import ShedCounter
 from keyauthority_server.rpc_types import Services, StreamMethod
 from keyauthority_server.transport.http.app import ConnectApp, IsServing
 from keyauthority_server.transport.http.connection import Connections
+from keyauthority_server.transport.limits import HANDSHAKE_SECONDS
 from keyauthority_server.transport.tls import Callers, FollowedFiles, server_context
 
 BACKLOG: Final = 1_024
-HANDSHAKE_SECONDS: Final = 20  # as on grpcio
 SILENT: Final = logging.CRITICAL + 1  # uvicorn logs a line for each malformed request
 
 
