@@ -116,7 +116,7 @@ def test_callers_without_client_certificates_are_rejected(tmp_path: Path) -> Non
         told(tmp_path, "[[callers]]\nsan = 'a'\npermissions = ['keys:read']", "")
 
 
-CALLERS = tls.Callers(
+CALLERS = tls.CallerResolver(
     Callers.parse(
         json.dumps(
             [
@@ -133,7 +133,7 @@ def found(*names: x509.GeneralName, **peer: list[bytes]) -> list[str]:
     """The callers that a certificate with these SANs stands for."""
     pem = ISSUER.issue(*names).cert
     end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
-    certificates = CALLERS.of({"x509_pem_cert": [pem], **peer})
+    certificates = CALLERS.of_grpcio({"x509_pem_cert": [pem], **peer})
     assert all(one.expire_time == end for one in certificates)
     return [one.name for one in certificates]
 
@@ -147,7 +147,7 @@ def test_caller_is_matched_by_a_name_of_its_kind_only() -> None:
     assert [] == found(uri("spiffe://a/B"), email("a.example"), dns("spiffe://a/b"))
     assert [] == found(x509.DirectoryName(x509.Name([])))
     assert [] == found()
-    assert () == CALLERS.of({})
+    assert () == CALLERS.of_grpcio({})
 
 
 def test_repeated_name_is_one_caller() -> None:
@@ -181,7 +181,7 @@ def test_certificate_with_a_weak_key_matches_no_caller() -> None:
     key = rsa.generate_private_key(65537, 1024)  # noqa: S505 - to be refused
     pem = ISSUER.issue(x509.DNSName("a.example"), key=key).cert
     with capture_logs() as lines:
-        assert () == CALLERS.of({"x509_pem_cert": [pem]})
+        assert () == CALLERS.of_grpcio({"x509_pem_cert": [pem]})
     assert "an RSA key of 1024 bits" in lines[0]["reason"]
 
 

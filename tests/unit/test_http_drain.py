@@ -6,8 +6,8 @@ from unittest.mock import Mock
 
 from uvicorn import Config
 
-from keyauthority_server.transport.http.connection import Connections
-from keyauthority_server.transport.tls import Callers
+from keyauthority_server.transport.http.connection import HttpConnections
+from keyauthority_server.transport.tls import CallerResolver
 
 
 def transport() -> Mock:
@@ -19,7 +19,7 @@ async def test_connection_made_after_the_drain_began_is_closed() -> None:
     """Its socket was accepted before; a client that goes on asking would be served to the end."""
     config = Config(Mock(), lifespan="off", log_config=None)
     config.load()
-    connections = Connections(config, Callers(()))
+    connections = HttpConnections(config, CallerResolver(()))
     before, late = transport(), transport()
     connections.accept().connection_made(before)
     accepted = connections.accept()

@@ -34,7 +34,7 @@ from keyauthority_server.rpc.key_authority import KeyAuthorityServicer
 from keyauthority_server.rpc.policy import POLICY, RpcPolicy
 from keyauthority_server.rpc.projects import ProjectServicer
 from keyauthority_server.rpc.request_reader import RequestReader
-from keyauthority_server.rpc.streams import StreamMetrics, Streams
+from keyauthority_server.rpc.streams import StreamHandlers, StreamMetrics
 from keyauthority_server.rpc.usage import UsageServicer
 from keyauthority_server.rpc.validate import CHECKS
 from keyauthority_server.rpc.watch import WatchServicer
@@ -84,7 +84,7 @@ def services(authority: Authority, metrics: Metrics | None) -> Services:
         "AdvisoryService": AdvisoryServicer(authority),
     }
     limits, throttled, refused = concurrency_limits(), FailureThrottle(), RefusedWork(metrics)
-    streams = Streams(authority, throttled, metrics)
+    streams = StreamHandlers(authority, throttled, metrics)
 
     def unary_method(method: MethodDescriptor, policy: RpcPolicy) -> UnaryMethod:
         service = method.containing_service

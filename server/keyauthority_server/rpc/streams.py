@@ -49,7 +49,7 @@ class StreamMetrics(CallMetrics, Protocol):
         ...
 
 
-class Streams:
+class StreamHandlers:
     """The open streams of one process. Used in the event loop only."""
 
     def __init__(

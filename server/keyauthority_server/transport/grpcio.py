@@ -17,7 +17,7 @@ from keyauthority_server.transport import limits
 from keyauthority_server.transport.gate import CUT_SECONDS, Gate, Read, Unknown
 from keyauthority_server.transport.limits import CallLimits
 from keyauthority_server.transport.streams import InFlight, OpenStreams
-from keyauthority_server.transport.tls import Callers
+from keyauthority_server.transport.tls import CallerResolver
 
 # Bytes of a message that grpcio reads. It refuses larger ones without details; those between this
 # and MESSAGE_MAX the gate refuses, with ErrorInfo.
@@ -128,11 +128,11 @@ class GrpcioServer:
         await stopping
 
 
-def reader(callers: Callers) -> Read:
+def reader(callers: CallerResolver) -> Read:
     """Return a function that reads metadata, peer and certificate of a call."""
 
     def read(context: _Context) -> Call:
-        certificates = callers.of(context.auth_context()) if callers else ()
+        certificates = callers.of_grpcio(context.auth_context()) if callers else ()
         return Call(tuple(context.invocation_metadata() or ()), context.peer(), certificates)
 
     return read

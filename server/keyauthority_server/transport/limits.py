@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Final
 
 from keyauthority_server.overload import OpenCalls
@@ -55,3 +56,10 @@ class CallLimits:
         if service == HEALTH:
             return self.checks
         return self.urgent if method.urgent else self.calls
+
+
+def descriptors_max() -> int:
+    """Raise the limit on file descriptors of this process to the greatest possible; return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

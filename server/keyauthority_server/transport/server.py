@@ -29,7 +29,7 @@ from keyauthority_server.transport.reflection import SERVICES as REFLECTION
 from keyauthority_server.transport.reflection import Reflection
 from keyauthority_server.transport.socket_folder import SocketFolder
 from keyauthority_server.transport.streams import OpenStreams
-from keyauthority_server.transport.tls import Callers, FollowedFiles
+from keyauthority_server.transport.tls import CallerResolver, FollowedFiles
 from keyauthority_server.transport.tls_front import TlsFront
 from keyauthority_server.transport.tls_grpcio import Handshakes
 
@@ -57,7 +57,7 @@ class Server:
         self._listen, self._socket_mode = config.listen, int(config.socket_mode, 8)
         self._following: list[asyncio.Task[None]] = []
         native, on_unix = self.transport is Transport.NATIVE, isinstance(config.listen, UnixPath)
-        callers = Callers(config.callers)
+        callers = CallerResolver(config.callers)
         # In plaintext on the native transport all peers are one.
         self._limits = CallLimits(apart=not on_unix and not (native and config.tls is None))
         self.health = Health(services, can_answer, can_change)
@@ -133,7 +133,7 @@ class Server:
     def _bind(
         self,
         config: Config,
-        callers: Callers,
+        callers: CallerResolver,
         services: Services,
         shed: TransportCounter | None,
     ) -> None:

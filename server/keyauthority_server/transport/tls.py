@@ -26,7 +26,7 @@ from keyauthority_server.config import (
 from keyauthority_server.rpc_types import Certificate
 
 LOOK_SECONDS: Final = 1  # how long a changed file may go unnoticed
-CERTIFICATE: Final = "x509_pem_cert"  # grpcio's name for it
+_CERTIFICATE: Final = "x509_pem_cert"  # grpcio's name for it
 
 # AEAD with forward secrecy: RFC 9113, section 9.2.2, forbids the others. TLS 1.3 has its own.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -79,7 +79,7 @@ class FollowedFiles:
         _log.info("certificate_taken_over", expires=material.end.isoformat())
 
 
-class Callers:
+class CallerResolver:
     """Finds the callers that a verified certificate stands for."""
 
     def __init__(self, entries: Iterable[CertificateCaller]) -> None:
@@ -89,10 +89,15 @@ class Callers:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def of(self, peer: Mapping[str, Iterable[bytes]]) -> tuple[Certificate, ...]:
+    def of_grpcio(self, peer: Mapping[str, Iterable[bytes]]) -> tuple[Certificate, ...]:
         """Return the callers named by a connection's certificate, described as by grpcio."""
-        pems = tuple(peer.get(CERTIFICATE, ()))
+        pems = tuple(peer.get(_CERTIFICATE, ()))
         return self._of_certificate(pems[0]) if len(pems) == 1 else ()
+
+    def of_session(self, session: ssl.SSLObject | None) -> tuple[Certificate, ...]:
+        """Return the callers named by the certificate of a TLS session; none without a session."""
+        der = session.getpeercert(binary_form=True) if session and self._entries else None
+        return self._of_certificate(ssl.DER_cert_to_PEM_cert(der).encode()) if der else ()
 
     def _read(self, pem: bytes) -> tuple[Certificate, ...]:
         try:

@@ -31,7 +31,7 @@ AGE_SPREAD: Final = 0.1  # so that clients of one moment do not come back at one
 LINGER_SECONDS: Final = 5.0  # in which a client that is sent away has opened its last call
 
 
-class Connection(asyncio.Protocol):
+class TlsConnection(asyncio.Protocol):
     """The client's side of a connection."""
 
     def __init__(self, hold: Callable[[int], bool]) -> None:
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
 class ServerSide(asyncio.Protocol):
     """The native server's side of a connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: TlsConnection) -> None:
         # The methods themselves, which saves a call for each.
         self.data_received = connection.receive_from_server  # type: ignore[method-assign]
         self.pause_writing = connection.pause_client  # type: ignore[method-assign]

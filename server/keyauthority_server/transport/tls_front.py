@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import resource
 import socket
 import ssl
 from collections.abc import Hashable
@@ -25,13 +24,13 @@ from keyauthority_server.overload.errors import (
     busy,
     message_overdue,
 )
-from keyauthority_server.rpc_types import Certificate, RpcError
+from keyauthority_server.rpc_types import RpcError
 from keyauthority_server.transport import limits
 from keyauthority_server.transport.origins import MARK, Origin, Origins
-from keyauthority_server.transport.tls import CERTIFICATE, Callers, server_context
+from keyauthority_server.transport.tls import CallerResolver, server_context
 from keyauthority_server.transport.tls_connection import (
-    Connection,
     ServerSide,
+    TlsConnection,
 )
 
 CONNECTIONS_MAX: Final = 10_000  # some 50 KB each
@@ -55,7 +54,7 @@ class TlsFront:
     def __init__(
         self,
         listen: HostPort,
-        callers: Callers,
+        callers: CallerResolver,
         shed: TransportCounter | None = None,
     ) -> None:
         """Bind; OSError if the address is taken."""
@@ -64,7 +63,7 @@ class TlsFront:
         self._shed = shed
         self._context: ssl.SSLContext | None = None
         self._behind = ""
-        self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._connections: dict[TlsConnection, asyncio.Task[None]] = {}
         most = _connections_max()
         self._open = OpenCalls(most, most // _SHARE)
         self._held = OpenCalls(HELD_MAX, HELD_MAX // _SHARE)
@@ -142,7 +141,7 @@ class TlsFront:
             accepted.close()
             self._count(CloseReason.CONNECTIONS)
             return
-        connection = Connection(lambda number: self._hold(network, number))
+        connection = TlsConnection(lambda number: self._hold(network, number))
         running = self._run(connection, accepted, peer, network)
         self._connections[connection] = asyncio.get_running_loop().create_task(running)
 
@@ -154,7 +153,7 @@ class TlsFront:
         return True
 
     async def _run(
-        self, connection: Connection, accepted: socket.socket, peer: str, network: Hashable
+        self, connection: TlsConnection, accepted: socket.socket, peer: str, network: Hashable
     ) -> None:
         """Serve a connection to its end."""
         secret, reason = "", None
@@ -163,7 +162,7 @@ class TlsFront:
                 reason = CloseReason.HANDSHAKE
                 return
             transport = await self._connect(connection)
-            origin = Origin(peer, self._callers_of(connection))
+            origin = Origin(peer, self._callers.of_session(connection.session))
             secret = self.origins.add(origin, connection.unmark)
             connection.serve(transport, (MARK, secret))
             reason = await asyncio.shield(connection.done)
@@ -178,7 +177,7 @@ class TlsFront:
                 self._count(reason)
 
     async def _shake_hands(
-        self, connection: Connection, accepted: socket.socket, network: Hashable
+        self, connection: TlsConnection, accepted: socket.socket, network: Hashable
     ) -> bool:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - runs as one
@@ -233,14 +232,7 @@ class TlsFront:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._begin_some)
 
-    def _callers_of(self, connection: Connection) -> tuple[Certificate, ...]:
-        session = connection.session
-        der = session.getpeercert(binary_form=True) if session and self._callers else None
-        if not der:
-            return ()
-        return self._callers.of({CERTIFICATE: [ssl.DER_cert_to_PEM_cert(der).encode()]})
-
-    async def _connect(self, connection: Connection) -> asyncio.Transport:
+    async def _connect(self, connection: TlsConnection) -> asyncio.Transport:
         """Connect to the native server."""
         loop = asyncio.get_running_loop()
         while True:
@@ -267,7 +259,6 @@ class TlsFront:
 
 
 def _connections_max() -> int:
-    """Return how many connections the descriptors of this process allow; raise their limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(CONNECTIONS_MAX, max((hard - _DESCRIPTORS_KEPT) // _DESCRIPTORS, 1))
+    """Return how many connections the descriptors of this process allow."""
+    possible = (limits.descriptors_max() - _DESCRIPTORS_KEPT) // _DESCRIPTORS
+    return min(CONNECTIONS_MAX, max(possible, 1))

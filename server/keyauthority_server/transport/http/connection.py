@@ -8,8 +8,6 @@ of a connection that is lost are cancelled.
 from __future__ import annotations
 
 import asyncio
-import resource
-import ssl
 from collections.abc import Hashable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -21,7 +19,7 @@ from uvicorn.server import ServerState
 
 from keyauthority_server.overload import Pending, PendingMessages, network_of, peer_name
 from keyauthority_server.overload.errors import message_overdue, overloaded
-from keyauthority_server.rpc_types import Certificate, RpcError
+from keyauthority_server.rpc_types import RpcError
 from keyauthority_server.transport.http.errors import (
     JSON,
     EncodedError,
@@ -30,8 +28,8 @@ from keyauthority_server.transport.http.errors import (
     encode,
     head_too_large,
 )
-from keyauthority_server.transport.limits import MESSAGE_SECONDS
-from keyauthority_server.transport.tls import CERTIFICATE, Callers
+from keyauthority_server.transport.limits import MESSAGE_SECONDS, descriptors_max
+from keyauthority_server.transport.tls import CallerResolver
 
 HEAD_MAX: Final = 8 * 1024  # bytes of a request line and headers: as much as gRPC's metadata
 PIPELINED_MAX: Final = 16  # requests of one connection that wait for the one before
@@ -44,25 +42,25 @@ PEER_MAX: Final = 1_000  # of one peer in each
 _crowded: Final = overloaded("too many connections that send no request")
 
 
-class Connections(ServerState):
+class HttpConnections(ServerState):
     """The connections of one server, by the place they are in."""
 
-    def __init__(self, config: Config, callers: Callers) -> None:
+    def __init__(self, config: Config, callers: CallerResolver) -> None:
         super().__init__()
         self.config = config
         self.callers = callers
-        share = _descriptors() // 4
+        share = descriptors_max() // 4
         self.begun = _waiting(min(BEGUN_MAX, share), MESSAGE_SECONDS)
         self.idle = _waiting(min(IDLE_MAX, share), IDLE_SECONDS)
         self.lost = asyncio.Event()
         """Set whenever a connection is lost."""
         self._draining = False
 
-    def accept(self) -> Connection:
+    def accept(self) -> HttpConnection:
         """Return the protocol of a new connection."""
-        return Connection(self)
+        return HttpConnection(self)
 
-    def made(self, connection: Connection) -> None:
+    def made(self, connection: HttpConnection) -> None:
         """Close a connection that was being accepted when the drain began."""
         if self._draining:
             connection.shutdown()
@@ -80,21 +78,14 @@ class Connections(ServerState):
             await self.lost.wait()
 
 
-def _descriptors() -> int:
-    """Return how many descriptors the process may have; raise its limit to the greatest."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
 def _waiting(most: int, seconds: float) -> PendingMessages:
     return PendingMessages(most, PEER_MAX, seconds, _crowded, message_overdue)
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """A connection of a client."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: HttpConnections) -> None:
         super().__init__(connections.config, connections, {})
         self._all = connections
         self._place: PendingMessages | None = None
@@ -116,19 +107,12 @@ class Connection(HttpToolsProtocol):
         self._network = network_of(peer)
         self.app_state = {
             "peer": peer,
-            "certificates": self._certificates(transport),
+            "certificates": self._all.callers.of_session(transport.get_extra_info("ssl_object")),
             "abort": transport.abort,
         }
         self._until = self.loop.time() + AGE_SECONDS
         self._move(self._all.begun)
         self._all.made(self)
-
-    def _certificates(self, transport: asyncio.Transport) -> tuple[Certificate, ...]:
-        channel = transport.get_extra_info("ssl_object")
-        shown = channel.getpeercert(binary_form=True) if channel and self._all.callers else None
-        if not shown:
-            return ()
-        return self._all.callers.of({CERTIFICATE: [ssl.DER_cert_to_PEM_cert(shown).encode()]})
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what is being served, and forget what waits."""

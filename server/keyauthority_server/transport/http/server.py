@@ -18,9 +18,9 @@ from keyauthority_server.config import Config, HostPort, TransientError
 from keyauthority_server.overload.errors import ShedCounter
 from keyauthority_server.rpc_types import Services, StreamMethod
 from keyauthority_server.transport.http.app import ConnectApp, IsServing
-from keyauthority_server.transport.http.connection import Connections
+from keyauthority_server.transport.http.connection import HttpConnections
 from keyauthority_server.transport.limits import HANDSHAKE_SECONDS
-from keyauthority_server.transport.tls import Callers, FollowedFiles, server_context
+from keyauthority_server.transport.tls import CallerResolver, FollowedFiles, server_context
 
 BACKLOG: Final = 1_024
 SILENT: Final = logging.CRITICAL + 1  # uvicorn logs a line for each malformed request
@@ -55,7 +55,7 @@ class HttpServer:
             proxy_headers=False,
         )
         uvicorn.load()
-        self._connections = Connections(uvicorn, Callers(config.callers))
+        self._connections = HttpConnections(uvicorn, CallerResolver(config.callers))
         self._streams = [
             method
             for methods in services.values()
