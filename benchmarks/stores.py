@@ -20,7 +20,7 @@ from keyauthority_server.store.sql.queries.lists import list_projects
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import SqliteStore, open_store
-from keyauthority_server.store.types import Mutation, StoredKey
+from keyauthority_server.store.types import Actor, Mutation, StoredKey
 
 NEEDED: Final = "orders:read"
 TOKENS: Final = "tokens"  # the file of those that can be verified
@@ -101,7 +101,7 @@ def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> 
             for place in range(first, min(first + BATCH, missing.stop)):
                 held, token = _new_key(project_id, peppers, fields(place))
                 change, now = ChangeType.KEY_CREATED, held.key.create_time
-                transaction.apply(Mutation(type=change, time=now, actor="", peer="", keys=(held,)))
+                transaction.apply(Mutation(Actor(""), change, now, (held,)))
                 if place % every == 0:
                     sample.append(token + "\n")
             transaction.finish()

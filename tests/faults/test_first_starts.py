@@ -14,7 +14,7 @@ import pytest
 from keyauthority_server.config import ConfigError
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime import bootstrap
-from keyauthority_server.runtime.first_records import make_first_records
+from keyauthority_server.services.first_records import make_first_records
 from keyauthority_server.store import factory
 from tests.faults.copies import settings
 from tests.postgres import Cluster

@@ -14,6 +14,7 @@ from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, Project
 from keyauthority.token import new_access_key
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.types import (
+    Actor,
     Applied,
     Entry,
     EntryMac,
@@ -77,10 +78,9 @@ def mutation(
     """Return the change of these records."""
     projects = [record for record in records if isinstance(record, Project)]
     return Mutation(
-        type=type_,
-        time=time,
-        actor="KA7Q2M9X4T8B3N6W5R1P",
-        peer="127.0.0.1",
+        Actor("KA7Q2M9X4T8B3N6W5R1P", "127.0.0.1"),
+        type_,
+        time,
         keys=tuple(held(one, lineage=lineage) for one in records if isinstance(one, Key)),
         project=projects[0] if projects else None,
     )

@@ -19,7 +19,7 @@ from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import denied_mutations, events
 from keyauthority_server.store.sql.queries.denied_mutations import list_denials
 from keyauthority_server.store.sql.queries.events import list_events
-from keyauthority_server.store.types import DeniedMutation, Scope, SignedEntry
+from keyauthority_server.store.types import Actor, DeniedMutation, Scope, SignedEntry
 from tests.store.engine_only import only
 from tests.store.engines import Engine
 from tests.store.factories import (
@@ -69,7 +69,7 @@ async def two_projects(store: Store) -> tuple[Project, Project, Key, Key]:
     await put(store, ChangeType.KEY_CREATED, foreign, time=NOON + 3 * SECOND)
     await put(store, ChangeType.KEY_CREATED, operator(), time=NOON + 4 * SECOND)
     rotation = mutation(ChangeType.KEY_ROTATED, old, successor, time=NOON + 5 * SECOND)
-    await store.write(applying(replace(rotation, actor=ANOTHER)))
+    await store.write(applying(replace(rotation, author=Actor(ANOTHER))))
     await put(store, ChangeType.KEY_UPDATED, successor, time=NOON + 6 * SECOND)
     await put(store, ChangeType.PROJECT_UPDATED, shop, time=NOON + 7 * SECOND)
     return shop, other, old, successor

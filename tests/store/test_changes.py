@@ -15,7 +15,7 @@ import pytest
 from keyauthority.model import ChangeType, Project
 from keyauthority_server.store.interface import Store, StoreError, StoreReadOnly, Transaction
 from keyauthority_server.store.sql.row_codec import flat_key, flat_project, time_from
-from keyauthority_server.store.types import Applied, Entry, Mutation
+from keyauthority_server.store.types import Actor, Applied, Entry, Mutation
 from tests.store.engines import TABLES, Engine, digests
 from tests.store.factories import (
     NOON,
@@ -237,7 +237,7 @@ async def test_unit_that_continues_after_a_failed_apply_commits_nothing(
     """No record is ever stored without its entry."""
 
     def work(transaction: Transaction) -> None:
-        wanted = replace(mutation(ChangeType.PROJECT_CREATED, project()), actor=None)  # type: ignore[arg-type]
+        wanted = replace(mutation(ChangeType.PROJECT_CREATED, project()), author=Actor(None))  # type: ignore[arg-type]
         try:
             transaction.apply(wanted)
         except StoreError:
@@ -295,11 +295,7 @@ async def test_update_stores_digest_and_pepper_version(store: Store) -> None:
     owner = await create_project(store)
     record = await create(store, key(owner.project_id))
     anew = held(record, pepper_version=2)._replace(digest=hashlib.sha256(b"anew").digest())
-    await store.write(
-        applying(
-            Mutation(type=ChangeType.KEY_UPDATED, time=NOON, actor="a", peer="p", keys=(anew,))
-        )
-    )
+    await store.write(applying(Mutation(Actor("a", "p"), ChangeType.KEY_UPDATED, NOON, (anew,))))
     found = (await store.read(record.access_key, None)).stored
     assert found is not None
     assert (anew.digest, 2) == (found.digest, found.pepper_version)

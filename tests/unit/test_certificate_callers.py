@@ -17,7 +17,9 @@ from keyauthority_server.config import Callers, ConfigError, SanKind
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.rpc.credentials import credential_of
 from keyauthority_server.rpc_types import Call, Certificate
-from keyauthority_server.runtime.restore import ACTOR
+from keyauthority_server.services.carry_over import RESTORE
+from keyauthority_server.services.first_records import SETUP
+from keyauthority_server.services.keys import BEARER
 from keyauthority_server.services.local_admin import MACHINE
 from keyauthority_server.services.principal import authenticate
 from keyauthority_server.transport import tls
@@ -64,7 +66,7 @@ def test_configured_callers_reach_the_workers(tmp_path: Path) -> None:
                 f"[[callers]]\nsan = '{name}'\npermissions = ['keys:read']",
                 f"entry 1: san '{name}' is no",
             )
-            for name in (MACHINE, ACTOR, "secret", "setup")  # who else the log of changes names
+            for name in (MACHINE, RESTORE.actor, BEARER, SETUP.actor)  # other actors in the log
         ),
         ("[[callers]]\nsan = 'a b'\npermissions = ['keys:read']", "entry 1: san 'a b' is no"),
         ("[[callers]]\nsan = 'a'", "entry 1: permissions must list at least one"),

@@ -28,8 +28,8 @@ from keyauthority_server.records import (
     RecordCache,
     heartbeat_seconds,
 )
-from keyauthority_server.runtime.first_records import make_first_records, remove_made
 from keyauthority_server.services import Authority
+from keyauthority_server.services.first_records import make_first_records, remove_made
 from keyauthority_server.services.rehash import rehasher
 from keyauthority_server.store import factory
 from keyauthority_server.store.clocks import clock_of, report_silence

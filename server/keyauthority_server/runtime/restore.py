@@ -1,28 +1,25 @@
 """Restoring a backup without reviving revoked or rotated keys.
 
-Revocations in the present database are repeated with their time, reason and note. Rotations are
-carried over whole, with the old key's end and the successor's secret: either alone would lock a
-caller out or let one in. Both become changes in the restored log, by the actor `restore`. All other
-state returns to that of the backup; the report counts and names the differences.
+`services.carry_over` repeats those of the present database in the restored log. All other state
+returns to that of the backup; the report counts and names the differences.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Final
 
 from keyauthority.clock import SystemClock
-from keyauthority.model import ChangeType, Key
 from keyauthority_server.audit import sealer, verify
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime.bootstrap import AUDIT_KEY, PEPPER, reported, verify_against
+from keyauthority_server.services.carry_over import CarryOver
 from keyauthority_server.store.interface import StoreError, StoreReadOnly, Transaction
-from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.backup import Content
 from keyauthority_server.store.sqlite.restore import (
     Draft,
@@ -33,9 +30,6 @@ from keyauthority_server.store.sqlite.restore import (
     drafted,
     present_log,
 )
-from keyauthority_server.store.types import Mutation, StoredKey
-
-ACTOR: Final = "restore"
 
 
 class RestoreRefused(Exception):
@@ -83,11 +77,15 @@ def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) 
                 f"{unknown}: unknown keys that were revoked after revision "
                 f"{draft.content.revision} would verify again; --accept-unknown restores anyway"
             )
-        carried = _CarriedOver()
-        checks = audit_key.check_values()
-        draft.change(
-            sealer(audit_key), lambda transaction: carried.work(transaction, present, checks)
-        )
+        carried = CarryOver()
+
+        def work(transaction: Transaction) -> None:
+            if present is not None:
+                # Those of the present database are for the digests of successors.
+                checks = {**audit_key.check_values(), **present.key_checks}
+                carried.work(transaction, present.keys, checks)
+
+        draft.change(sealer(audit_key), work)
         aside = _aside(database)
         content = draft.content if dry_run else draft.install(database, aside)
     return Restored(
@@ -143,73 +141,3 @@ def _present(draft: Draft, database: Path, audit_key: Keyring) -> tuple[Present 
 def _aside(database: Path) -> Path:
     stamp = SystemClock().now().astimezone(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     return database.with_name(f"{database.name}.before-{stamp}")
-
-
-class _CarriedOver:
-    """State carried over from the present database into the restored log."""
-
-    def __init__(self) -> None:
-        self.revoked: list[str] = []
-        self.rotated: list[str] = []
-        self.lost: list[str] = []
-
-    def work(
-        self, transaction: SqlTransaction, present: Present | None, checks: Mapping[str, bytes]
-    ) -> None:
-        """Apply the later revocations and rotations; `checks` are those of the audit key."""
-        if present is None:
-            return
-        now = SystemClock(transaction.newest_time).now()
-        newer = {stored.key.access_key: stored for stored in present.keys}
-        transaction.set_key_checks(present.key_checks)  # for the digests of successors
-        transaction.set_key_checks(checks)
-        for name, stored in newer.items():
-            older = transaction.key(name, None)
-            if older is None:
-                self.lost.append(name)
-                continue
-            successor = newer.get(stored.key.successor_access_key)
-            if successor is not None and not older.key.successor_access_key:
-                older = _rotate(transaction, older, stored.key, successor, now)
-                self.rotated.append(name)
-            if stored.key.revoke_time is not None and older.key.revoke_time is None:
-                _revoke(transaction, older, stored.key, now)
-                self.revoked.append(name)
-
-
-def _rotate(
-    transaction: Transaction, older: StoredKey, newer: Key, successor: StoredKey, now: datetime
-) -> StoredKey:
-    """Repeat a rotation; the successor starts neither rotated nor revoked."""
-    fresh = replace(
-        successor.key,
-        supersede_time=None,
-        successor_access_key="",
-        revoke_time=None,
-        revoke_reason=None,
-        revoke_note="",
-    )
-    ends = [time for time in (newer.supersede_time, older.key.expire_time) if time is not None]
-    previous = replace(
-        older.key,
-        supersede_time=min(ends),
-        successor_access_key=newer.successor_access_key,
-    )
-    keys = (older._replace(key=previous), successor._replace(key=fresh))
-    applied = transaction.apply(_mutation(ChangeType.KEY_ROTATED, now, *keys))
-    return older._replace(key=applied.keys[0])
-
-
-def _revoke(transaction: Transaction, older: StoredKey, newer: Key, now: datetime) -> None:
-    revoked = replace(
-        older.key,
-        revoke_time=newer.revoke_time,
-        revoke_reason=newer.revoke_reason,
-        revoke_note=newer.revoke_note,
-    )
-    transaction.apply(_mutation(ChangeType.KEY_REVOKED, now, older._replace(key=revoked)))
-    transaction.delete_sealed_tokens(revoked.access_key)
-
-
-def _mutation(change_type: ChangeType, now: datetime, *keys: StoredKey) -> Mutation:
-    return Mutation(type=change_type, time=now, actor=ACTOR, peer="", keys=keys)

@@ -1,12 +1,16 @@
-"""New tokens: a unique access key, a secret, and the digest to store."""
+"""New keys: a unique access key, a secret, the digest to store, and the record."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
-from keyauthority.model import KeyKind, KeyMode
+from keyauthority.model import Key, KeyKind, KeyMode
+from keyauthority.requests import ImportedKey, NewKey
+from keyauthority.restrictions import canonical
 from keyauthority.token import AccessKey, SecretKey, make, new_access_key, new_secret
 from keyauthority_server.keyring import Keyring, newest_version
+from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
 
 
@@ -44,6 +48,35 @@ def issue(
         peppers.digest(secret_key.encode(), version),
         version,
         secret_key.reveal() if public else "",
+    )
+
+
+def new_key(
+    new: NewKey | ImportedKey,
+    creator: Principal,
+    access_key: AccessKey,
+    kind: KeyKind,
+    mode: KeyMode,
+    now: datetime,
+) -> Key:
+    """Return the record of a new key, with the expiry that the request names."""
+    return Key(
+        access_key=access_key,
+        project_id=new.project_id,
+        mode=mode,
+        kind=kind,
+        purpose=new.purpose,
+        permissions=new.permissions,
+        restrictions=canonical(new.restrictions),
+        rate_limit=new.rate_limit,
+        quota=new.quota,
+        labels=new.labels,
+        create_time=now,
+        update_time=now,
+        expire_time=new.expire_time,
+        created_by=creator.actor,
+        created_from=creator.peer,
+        revision=0,
     )
 
 

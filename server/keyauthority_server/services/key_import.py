@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import islice
 from typing import Final, NamedTuple
 
 from keyauthority.errors import ErrorReason, error
-from keyauthority.model import ChangeType, ImportSet, Key, KeyKind, KeyMode
+from keyauthority.model import ChangeType, ImportSet, KeyKind, KeyMode
 from keyauthority.requests import ImportedKey
-from keyauthority.restrictions import canonical
 from keyauthority.results import ImportedKeys, ImportFailure, ImportResult
 from keyauthority.token import new_access_key
 from keyauthority_server.keyring import UnknownVersion
 from keyauthority_server.services.context import ServiceContext
-from keyauthority_server.services.key_creation import pepper_version, unused_access_key
+from keyauthority_server.services.key_creation import new_key, pepper_version, unused_access_key
 from keyauthority_server.services.presented_tokens import imported_message
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
@@ -170,37 +170,17 @@ class _Group:
 
     def _create(self, pending: _Pending) -> str:
         item = pending.key
-        key = Key(
-            access_key=unused_access_key(self._transaction, new_access_key()),
-            project_id=item.project_id,
-            mode=pending.mode,
-            kind=pending.kind,
-            purpose=item.purpose,
-            permissions=item.permissions,
-            restrictions=canonical(item.restrictions),
-            rate_limit=item.rate_limit,
-            quota=item.quota,
-            labels=item.labels,
-            create_time=self._now,
-            update_time=self._now,
-            expire_time=item.expire_time,
-            created_by=self._caller.actor,
-            created_from=self._caller.peer,
+        access_key = unused_access_key(self._transaction, new_access_key())
+        key = replace(
+            new_key(item, self._caller, access_key, pending.kind, pending.mode, self._now),
             import_set=self._set.name,
             foreign_id=item.foreign_id,
-            revision=0,
         )
-        digest = pending.digests[self._version]
+        stored = StoredKey(key, pending.digests[self._version], self._version, access_key)
         self._transaction.apply(
-            Mutation(
-                type=ChangeType.KEY_CREATED,
-                time=self._now,
-                actor=self._caller.actor,
-                peer=self._caller.peer,
-                keys=(StoredKey(key, digest, self._version, key.access_key),),
-            )
+            Mutation(self._caller, ChangeType.KEY_CREATED, self._now, (stored,))
         )
-        return key.access_key
+        return access_key
 
 
 def _failure(reason: ErrorReason, message: str) -> ImportFailure:

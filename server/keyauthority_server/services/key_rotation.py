@@ -86,11 +86,8 @@ class KeyRotation:
         previous = replace(old, supersede_time=ends.overlap, successor_access_key=issued.access_key)
         applied = transaction.apply(
             Mutation(
-                type=ChangeType.KEY_ROTATED,
-                time=now,
-                actor=caller.actor,
-                peer=caller.peer,
-                keys=(
+                *(caller, ChangeType.KEY_ROTATED, now),
+                (
                     stored._replace(key=previous),
                     StoredKey(successor, issued.digest, issued.pepper_version, stored.lineage),
                 ),

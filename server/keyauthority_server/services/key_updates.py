@@ -55,14 +55,10 @@ class Updates:
             require_state_not_in(old, now, _FINAL)
             revision = transaction.head
             if new != old:
-                mutation = Mutation(
-                    type=ChangeType.KEY_UPDATED,
-                    time=now,
-                    actor=current.actor,
-                    peer=current.peer,
-                    keys=(stored._replace(key=new),),
+                stored = stored._replace(key=new)
+                applied = transaction.apply(
+                    Mutation(current, ChangeType.KEY_UPDATED, now, (stored,))
                 )
-                applied = transaction.apply(mutation)
                 new, revision = applied.keys[0], applied.revision
                 note_grants(transaction, old, new, now)
             return WrittenKey(
@@ -82,14 +78,9 @@ class Updates:
             new, revision = _updated(old, update), transaction.head
             _check_etag(old, update.etag)
             if new != old:
-                mutation = Mutation(
-                    type=ChangeType.PROJECT_UPDATED,
-                    time=now,
-                    actor=current.actor,
-                    peer=current.peer,
-                    project=new,
+                applied = transaction.apply(
+                    Mutation(current, ChangeType.PROJECT_UPDATED, now, project=new)
                 )
-                applied = transaction.apply(mutation)
                 new, revision = applied.project or new, applied.revision
             return WrittenProject(project=new, revision=revision, log_id=self._context.log_id)
 

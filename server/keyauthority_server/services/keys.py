@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final
 
 from keyauthority.decision import with_state
 from keyauthority.errors import ErrorReason, bad_field
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState
 from keyauthority.requests import KeyFilter, NewKey, Revocation
-from keyauthority.restrictions import canonical
 from keyauthority.results import CreatedKey, KeyLookup, Page, RevokedKey
 from keyauthority.token import AccessKey, SecretKey, new_access_key
 from keyauthority_server.services.context import (
@@ -21,12 +20,15 @@ from keyauthority_server.services.context import (
 )
 from keyauthority_server.services.delegation import Ceiling
 from keyauthority_server.services.idempotency import Idempotency, Request
-from keyauthority_server.services.key_creation import issue
+from keyauthority_server.services.key_creation import issue, new_key
 from keyauthority_server.services.presented_tokens import PresentedToken
 from keyauthority_server.services.principal import Principal, invalid_credential
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.lists import list_keys
-from keyauthority_server.store.types import Mutation, Reads, Scope, StoredKey
+from keyauthority_server.store.types import Actor, Author, Mutation, Reads, Scope, StoredKey
+
+BEARER: Final = "secret"
+"""The actor of a caller identified only by the secret of the key."""
 
 
 class Keys:
@@ -89,35 +91,14 @@ class Keys:
             *(transaction, new.kind, mode, self._context.peppers, self._context.token_prefix),
             access_key,
         )
-        key = Key(
-            access_key=issued.access_key,
-            project_id=new.project_id,
-            mode=mode,
-            kind=new.kind,
-            purpose=new.purpose,
-            permissions=new.permissions,
-            restrictions=canonical(new.restrictions),
-            rate_limit=new.rate_limit,
-            quota=new.quota,
-            labels=new.labels,
-            create_time=now,
-            update_time=now,
+        key = replace(
+            new_key(new, caller, issued.access_key, new.kind, mode, now),
             expire_time=expire_time,
-            created_by=caller.actor,
-            created_from=caller.peer,
             publishable_key=issued.publishable_key,
             operator_projects=new.operator_projects,
-            revision=0,
         )
-        applied = transaction.apply(
-            Mutation(
-                type=ChangeType.KEY_CREATED,
-                time=now,
-                actor=caller.actor,
-                peer=caller.peer,
-                keys=(StoredKey(key, issued.digest, issued.pepper_version, key.access_key),),
-            )
-        )
+        stored = StoredKey(key, issued.digest, issued.pepper_version, key.access_key)
+        applied = transaction.apply(Mutation(caller, ChangeType.KEY_CREATED, now, (stored,)))
         return self._created(applied.keys[0], issued.secret_key, applied.revision, now)
 
     def _created(
@@ -202,7 +183,7 @@ class Keys:
             if stored is None:
                 raise invalid_credential()
             now = self._context.commit_time(transaction)
-            revoked = self._revoke(transaction, stored, revocation, now, _Bearer(peer))
+            revoked = self._revoke(transaction, stored, revocation, now, Actor(BEARER, peer))
             return replace(revoked, key=None)
 
         reads = Reads(keys=(access_key,))
@@ -239,22 +220,15 @@ class Keys:
         stored: StoredKey,
         revocation: Revocation,
         now: datetime,
-        by: Principal | _Bearer,
+        by: Author,
     ) -> RevokedKey:
         key, revision = stored.key, transaction.head
         if key.revoke_time is None:
             revoked = replace(
                 key, revoke_time=now, revoke_reason=revocation.reason, revoke_note=revocation.note
             )
-            applied = transaction.apply(
-                Mutation(
-                    type=ChangeType.KEY_REVOKED,
-                    time=now,
-                    actor=by.actor,
-                    peer=by.peer,
-                    keys=(stored._replace(key=revoked),),
-                )
-            )
+            stored = stored._replace(key=revoked)
+            applied = transaction.apply(Mutation(by, ChangeType.KEY_REVOKED, now, (stored,)))
             key, revision = applied.keys[0], applied.revision
             transaction.delete_sealed_tokens(key.access_key)
         return RevokedKey(
@@ -267,13 +241,6 @@ class Keys:
             revision=revision,
             log_id=self._context.log_id,
         )
-
-
-class _Bearer(NamedTuple):
-    """A caller identified only by the secret of the key."""
-
-    peer: str
-    actor: str = "secret"
 
 
 def _end(ttl: timedelta, now: datetime) -> datetime:

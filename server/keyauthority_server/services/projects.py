@@ -48,13 +48,7 @@ class Projects:
                 revision=0,
             )
             applied = transaction.apply(
-                Mutation(
-                    type=ChangeType.PROJECT_CREATED,
-                    time=now,
-                    actor=current.actor,
-                    peer=current.peer,
-                    project=project,
-                )
+                Mutation(current, ChangeType.PROJECT_CREATED, now, project=project)
             )
             self._idempotency.record(transaction, lookup, request, None, now)
             return self._written(applied.project or project, applied.revision)

@@ -86,18 +86,38 @@ class ChangePage(NamedTuple):
     """By `clock.monotonic`: includes every change committed before this time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Author(Protocol):
+    """The one that makes a change: an authenticated caller, or an `Actor`."""
+
+    @property
+    def actor(self) -> str:
+        """The name under which the change is recorded."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The address of the peer; empty for a change on the machine itself."""
+        ...
+
+
+class Actor(NamedTuple):
+    """The author of a change that no operator makes."""
+
+    actor: str
+    peer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Mutation:
-    """A change to make: the new state of the records, and its actor and peer.
+    """A change to make: its author, and the new state of the records.
 
     `apply` stamps the records with revision and update_time, and new ones with create_time. A
     rotated key comes first, its successor second.
     """
 
+    author: Author
     type: ChangeType
     time: datetime
-    actor: str
-    peer: str
     keys: tuple[StoredKey, ...] = ()
     project: Project | None = None
 

@@ -18,10 +18,12 @@ from keyauthority_server.keyring import Keyring
 from keyauthority_server.private_files import read_private, write_private
 from keyauthority_server.store.clocks import clock_of
 from keyauthority_server.store.interface import Store, Transaction
-from keyauthority_server.store.types import Mutation, StoredKey
+from keyauthority_server.store.types import Actor, Mutation, StoredKey
 
 FIRST_PROJECT: Final = "default"
-_SETUP: Final = "setup"  # actor of the first operator key, which no caller created
+SETUP: Final = Actor("setup")
+"""Creates the first operator key."""
+
 _log = structlog.get_logger("keyauthority_server")
 
 
@@ -51,19 +53,14 @@ async def make_first_records(
             permissions=EVERYTHING,
             create_time=now,
             update_time=now,
-            created_by=_SETUP,
+            created_by=SETUP.actor,
             revision=0,
         )
         digest = peppers.digest(token_text.encode())
         stored = StoredKey(key, digest, peppers.current, lineage=key.access_key)
         project = _first_project(now)
-        for change in (
-            Mutation(type=ChangeType.KEY_CREATED, time=now, actor=_SETUP, peer="", keys=(stored,)),
-            Mutation(
-                type=ChangeType.PROJECT_CREATED, time=now, actor=_SETUP, peer="", project=project
-            ),
-        ):
-            transaction.apply(change)
+        transaction.apply(Mutation(SETUP, ChangeType.KEY_CREATED, now, (stored,)))
+        transaction.apply(Mutation(SETUP, ChangeType.PROJECT_CREATED, now, project=project))
         return True
 
     written = await store.write(work)
