@@ -13,7 +13,6 @@ from typing import Final, NamedTuple, Self
 from keyauthority.decision import build_verdict, denied, has_limits, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
-    Facts,
     Key,
     KeyKind,
     KeyMode,
@@ -62,14 +61,10 @@ _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyStat
 class _Evaluation(NamedTuple):
     """A verdict before its limits are applied."""
 
-    facts: Facts
-    cost: int
-    explain: bool
-    include_record: bool
+    query: VerifyQuery
     verdict: Verdict
     stored: StoredKey | None
     """The key that the token matched."""
-    project: Project | None
     limits: tuple[Limit, ...]
     """Limits to spend from; empty for a denial, unless `explain` asks for every failing check."""
 
@@ -78,7 +73,7 @@ class _Evaluation(NamedTuple):
         """The units to take from the limits; for a denial the counters are only read."""
         return Spend(
             tuple(limit.counter for limit in self.limits),
-            self.cost,
+            self.query.cost,
             take=self.verdict.code is VerdictCode.VALID,
         )
 
@@ -304,11 +299,10 @@ class Verification:
         parsers: FactParsers,
     ) -> _Evaluation:
         log_id = self._context.log_id
-        options = (query.facts, query.cost, query.explain, query.include_record)
         token, stored, project, proven = subject
         if token is None and not proven:
             verdict = denied(VerdictCode.MALFORMED, query, head, log_id)
-            return _Evaluation(*options, verdict, None, None, ())
+            return _Evaluation(query, verdict, None, ())
         # Every token takes all steps: a skipped check would reveal by timing which check failed.
         if token is not None:
             proven = self._context.digest_matches(stored, token)
@@ -318,13 +312,13 @@ class Verification:
         )
         if not proven or not visible or stored is None:
             verdict = denied(VerdictCode.UNKNOWN, query, head, log_id)
-            return _Evaluation(*options, verdict, None, None, ())
+            return _Evaluation(query, verdict, None, ())
         key = stored.key
         verdict = build_verdict(key, project, query, now, head, log_id, parsers)
         limits: tuple[Limit, ...] = ()
         if has_limits(key, project) and (verdict.valid or query.explain):
             limits = limits_of(stored, project, now)
-        return _Evaluation(*options, verdict, stored, project, limits)
+        return _Evaluation(query, verdict, stored, limits)
 
     async def _apply_limits(
         self, evaluations: Sequence[_Evaluation], now: datetime, peer: str
@@ -337,12 +331,11 @@ class Verification:
         counters = iter(drawn)
         verdicts = []
         for evaluation in evaluations:
-            verdict, limits = evaluation.verdict, evaluation.limits
+            query, verdict, stored, limits = evaluation
             if limits:
-                verdict = with_limits(verdict, limits, next(counters), explain=evaluation.explain)
-            if evaluation.stored is not None:
-                key, facts = evaluation.stored.key, evaluation.facts
-                self._meter.count(key, verdict.code, evaluation.cost, now, facts, peer)
+                verdict = with_limits(verdict, limits, next(counters), explain=query.explain)
+            if stored is not None:
+                self._meter.count(stored.key, verdict.code, query.cost, now, query.facts, peer)
             verdicts.append(verdict)
         return verdicts
 
