@@ -11,6 +11,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)  # before every time of a record
 JUMP_MAX: Final = timedelta(hours=1)  # above any NTP step, below the useful life of a key
 _JUMP_SECONDS: Final = JUMP_MAX.total_seconds()
 _BOOT_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first: Linux

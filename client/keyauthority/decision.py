@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.model import (
     UNRESTRICTED,
     Facts,
@@ -194,7 +195,7 @@ def _compile(key: Key) -> CompiledKey:
     """Compile a record and store the result with it; concurrent calls are harmless."""
     end = min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
     compiled = CompiledKey(
-        _LONG_AGO if key.revoke_time is not None or key.disabled else end,
+        LONG_AGO if key.revoke_time is not None or key.disabled else end,
         Grants(grants_of(key)),
         None if key.restrictions == UNRESTRICTED else Matcher(key.restrictions),
     )
@@ -214,7 +215,6 @@ def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
 
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _STATES: Final = {
     VerdictCode.REVOKED: KeyState.REVOKED,
     VerdictCode.SUPERSEDED: KeyState.SUPERSEDED,

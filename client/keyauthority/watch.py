@@ -8,9 +8,10 @@ monotonic clock, such as `Clock.monotonic`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from keyauthority.clock import EPOCH
 from keyauthority.model import Change
 from keyauthority.results import WatchUpdate
 
@@ -20,7 +21,6 @@ BACK_MAX: Final = 2.0  # seconds; largest difference of two correct servers, tra
 REMEASURE_SECONDS: Final = 1.0  # the first retry; each later one waits twice as long
 
 _NEVER: Final = float("-inf")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ResumePoint(NamedTuple):
@@ -72,7 +72,7 @@ class WatchSession:
             self.forget()
         if update.resync:
             return WatchDelta((), reset)
-        sent = (update.server_time - _EPOCH).total_seconds()
+        sent = update.server_time.timestamp()
         self._measure(sent, at)
         changes = tuple(change for change in update.changes if change.revision > self.revision)
         self.log_id = update.log_id
@@ -94,11 +94,11 @@ class WatchSession:
     def server_time(self, at: float) -> datetime:
         """Return the server's current time, too late by at most one round trip; never too early."""
         self.floor = max(self.floor, at + self.ahead)
-        return _EPOCH + timedelta(seconds=self.floor)
+        return EPOCH + timedelta(seconds=self.floor)
 
     def to_server_time(self, at: float) -> datetime:
         """Return the server's time at a local time in the past."""
-        return _EPOCH + timedelta(seconds=at + self.ahead)
+        return EPOCH + timedelta(seconds=at + self.ahead)
 
     def due(self, at: float) -> bool:
         """Return True if the stream must be reopened to measure the clocks again."""

@@ -5,13 +5,14 @@ Nanoseconds are truncated, so that a time is never later, and a duration never l
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, overload
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+from keyauthority.clock import EPOCH
+
 _DAY_SECONDS: Final = 86_400
 _FIRST_SECOND: Final = -62_135_596_800  # 0001-01-01T00:00:00Z, the first that Timestamp allows
 _LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last
@@ -31,7 +32,7 @@ def timestamp(time: datetime | None) -> Timestamp | None:
         return None
     if time.tzinfo is None:
         raise ValueError("a time needs its zone: datetime.now(UTC), not datetime.now()")
-    since = time - _EPOCH
+    since = time - EPOCH
     return Timestamp(
         seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000
     )
@@ -43,7 +44,7 @@ def to_datetime(proto: Timestamp) -> datetime:
         raise ValueError("a time lies in the years 1 to 9999")
     if not 0 <= proto.nanos < _NANOS:
         raise ValueError("the nanos of a time are 0 to 999,999,999")
-    return _EPOCH + timedelta(seconds=proto.seconds, microseconds=proto.nanos // 1000)
+    return EPOCH + timedelta(seconds=proto.seconds, microseconds=proto.nanos // 1000)
 
 
 def duration(span: timedelta | None) -> Duration | None:

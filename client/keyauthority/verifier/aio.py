@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import TracebackType
 from typing import Self
 
 from keyauthority.client import Client
@@ -47,12 +46,7 @@ class AsyncVerifier(AsyncVerifierCalls):
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             raise FailedPrecondition("the verifier was opened in another event loop")
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def wait_until_fresh(self, timeout: float) -> bool:  # noqa: ASYNC109 - as `Verifier` has it

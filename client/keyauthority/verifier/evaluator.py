@@ -7,7 +7,7 @@ the records are requested, and when the watch has been silent for too long.
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -30,7 +30,6 @@ _IMPORTED_MAX: Final = 512  # characters of a token of an import set
 _SILENT_SECONDS: Final = 1.0  # between two calls to an authority that does not respond
 
 _NEVER: Final = float("-inf")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _HOUR: Final = timedelta(hours=1)
 
 
@@ -184,7 +183,7 @@ class LocalEvaluator:
         ends += [
             end for end in (key.expire_time, key.supersede_time) if end is not None and end > time
         ]
-        until = (min(ends) - _EPOCH).total_seconds()
+        until = min(ends).timestamp()
         return Evaluation(key, project, time, self._session.floor, until)
 
 

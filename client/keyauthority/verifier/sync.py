@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from typing import Self
 
 from keyauthority._requests.processes import is_outdated
@@ -73,12 +72,7 @@ class Verifier(VerifierCalls):
             for thread in self._threads:
                 thread.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def wait_until_fresh(self, timeout: float) -> bool:

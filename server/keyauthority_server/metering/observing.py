@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
+from keyauthority.clock import EPOCH
 from keyauthority.decision import first_end_of
 from keyauthority.model import CANARY_LABEL, Key, VerdictCode
 from keyauthority_server.store.types import Sighting, SightingCause
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AT_END: Final = frozenset(
     {VerdictCode.REVOKED, VerdictCode.SUPERSEDED, VerdictCode.EXPIRED}
     | {VerdictCode.WRONG_ACCESS_KEY}  # which is checked before the end
@@ -38,7 +38,7 @@ def sightings(
     first, last = times
     presented = (count, first, last, peer)
     if is_canary(key):
-        yield Sighting(key.access_key, SightingCause.CANARY, _EPOCH, *presented)
+        yield Sighting(key.access_key, SightingCause.CANARY, EPOCH, *presented)
     if code in _AT_END:
         end = first_end_of(key, last)
         if end is not None:

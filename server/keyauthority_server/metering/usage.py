@@ -13,13 +13,14 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 import structlog
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.model import NO_FACTS, Facts, Key, UsageRow, VerdictCode
 from keyauthority.permissions import AskedPermissions, narrowest
 from keyauthority_server.background import running
@@ -40,7 +41,6 @@ _Question = tuple[str, int, str, int]
 """A key, the revision of its record, a permission that was asked for, and the day's number."""
 
 _HOUR: Final = timedelta(hours=1)
-_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Meter:
         self._counts: dict[str | tuple[str, VerdictCode], _Count] = {}
         """The counts of the current hour: VALID by access key alone, which is faster."""
         self._past: list[_Count] = []
-        self._hour = self._next_hour = _NEVER
+        self._hour = self._next_hour = LONG_AGO
         self._early = asyncio.Event()
         self._uncounted = 0
         self._batches: deque[_Batch] = deque()

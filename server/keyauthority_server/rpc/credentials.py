@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.errors import ErrorReason, KeyAuthorityError, error
 from keyauthority.model import Key, KeyKind, KeyMode
-from keyauthority.token import Token, parse
+from keyauthority.token import TOKEN_LENGTH_MAX, Token, parse
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc.policy import CredentialSource
 from keyauthority_server.rpc_types import CREDENTIAL_HEADERS, Call, Certificate
@@ -18,9 +18,6 @@ from keyauthority_server.services.principal import invalid_credential
 
 OPERATOR_CACHE_SIZE: Final = 256  # parsed credentials: few callers make most calls
 CALL_CACHE_SIZE: Final = 1_024  # calls with equal attributes; each connection has its own peer
-TOKEN_MAX: Final = 128  # characters; a token has 78, after a prefix of up to 17
-
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)  # a configured caller has no creation time
 
 
 def has_credential(call: Call) -> bool:
@@ -59,7 +56,7 @@ def credential_of(call: Call) -> Credential | CertificateIdentity:
         scheme, _, text = text.partition(" ")
         if scheme.lower() != "bearer":
             text = ""
-    token = _parse(text) if len(text) <= TOKEN_MAX else None  # a long text is not cached
+    token = _parse(text) if len(text) <= TOKEN_LENGTH_MAX else None  # a long text is not cached
     if token is None or token.kind is not KeyKind.OPERATOR:
         raise invalid_credential()
     return Credential(token, text, address_of(call.peer))
@@ -101,8 +98,8 @@ def certificate_identity(certificate: Certificate, address: str) -> CertificateI
         kind=KeyKind.OPERATOR,
         permissions=certificate.permissions,
         operator_projects=certificate.projects,
-        create_time=_LONG_AGO,
-        update_time=_LONG_AGO,
+        create_time=LONG_AGO,
+        update_time=LONG_AGO,
         expire_time=certificate.expire_time,
         revision=0,
     )

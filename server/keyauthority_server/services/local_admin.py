@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.model import Key, KeyKind, KeyMode
 from keyauthority.permissions import EVERYTHING
 from keyauthority.requests import NewKey
@@ -21,7 +21,6 @@ from keyauthority_server.store.interface import Store
 MACHINE: Final = "machine"
 """The actor of changes made on the machine itself; their peer is empty."""
 
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _CALLER: Final = Principal(
     Key(
         access_key=MACHINE,
@@ -29,8 +28,8 @@ _CALLER: Final = Principal(
         mode=KeyMode.LIVE,
         kind=KeyKind.OPERATOR,
         permissions=EVERYTHING,
-        create_time=_LONG_AGO,
-        update_time=_LONG_AGO,
+        create_time=LONG_AGO,
+        update_time=LONG_AGO,
         revision=0,
     ),
     peer="",

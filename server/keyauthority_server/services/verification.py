@@ -7,9 +7,10 @@ spend from the limits. Then the verdict is counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, NamedTuple, Self
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.decision import build_verdict, denied, has_limits, state_of
 from keyauthority.errors import ErrorReason, error
 from keyauthority.model import (
@@ -44,14 +45,13 @@ from keyauthority_server.store.types import ANY, ReadOptions, Scope, Snapshots, 
 
 _VERIFY: Final = (VERIFY_RIGHT,)
 _PARTIAL_ATTEMPTS: Final = 2  # at cache and read on one revision; a full read costs more
-_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 _ABSENT: Final = Key(
     access_key="",
     project_id="00000000-0000-4000-8000-000000000000",
     mode=KeyMode.LIVE,
     kind=KeyKind.SECRET,
-    create_time=_LONG_AGO,
-    update_time=_LONG_AGO,
+    create_time=LONG_AGO,
+    update_time=LONG_AGO,
     revision=0,
 )
 """Stands in for a key that does not exist, so that its evaluation takes the same steps."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from keyauthority.clock import EPOCH
 from keyauthority.model import (
     UNRESTRICTED,
     AndroidApp,
@@ -84,15 +85,15 @@ PROJECT_COLUMNS: Final = (
 
 _JSON_COLUMNS: Final = frozenset({"permissions", "restrictions", "labels", "operator_projects"})
 _FLAG_COLUMNS: Final = frozenset({"disabled", "suspended"})
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+MICROSECOND: Final = timedelta(microseconds=1)
+INTEGER_MAX: Final = 2**63 - 1  # of a column
 _MODES: Final = {mode.value: mode for mode in KeyMode}
 _KINDS: Final = {kind.value: kind for kind in KeyKind}
 
 
 def microseconds(time: datetime) -> int:
     """Return the time as microseconds since the Unix epoch, exactly."""
-    return (time - _EPOCH) // _MICROSECOND
+    return (time - EPOCH) // MICROSECOND
 
 
 def time_from(number: int) -> datetime:
@@ -101,7 +102,7 @@ def time_from(number: int) -> datetime:
     Raises StoreDamaged for a value that no server writes.
     """
     try:
-        return _EPOCH + timedelta(microseconds=number)
+        return EPOCH + timedelta(microseconds=number)
     except (OverflowError, TypeError) as error:
         raise StoreDamaged(f"invalid time, {number!r} microseconds: damaged or altered") from error
 
@@ -292,7 +293,7 @@ def _flat_rate_limit(rate_limit: RateLimit | None) -> RowDict:
         return {}
     return {
         "rate_limit_limit": rate_limit.limit,
-        "rate_limit_period": rate_limit.period // _MICROSECOND,
+        "rate_limit_period": rate_limit.period // MICROSECOND,
     }
 
 

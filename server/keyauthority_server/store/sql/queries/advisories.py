@@ -19,7 +19,7 @@ from keyauthority_server.store.sql.queries.observations import (
     observations_of,
     permissions_observed_since,
 )
-from keyauthority_server.store.sql.row_codec import microseconds
+from keyauthority_server.store.sql.row_codec import INTEGER_MAX, MICROSECOND, microseconds
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH
 from keyauthority_server.store.types import KeyObservations, Scope
 
@@ -31,8 +31,7 @@ IN_USE: Final = timedelta(hours=1)
 
 _TYPE_BITS: Final = 4  # of a cursor, below the revision that created the key
 _TYPE_MASK: Final = (1 << _TYPE_BITS) - 1
-_MICROSECOND: Final = timedelta(microseconds=1)
-_DAY: Final = timedelta(days=1) // _MICROSECOND
+_DAY: Final = timedelta(days=1) // MICROSECOND
 
 Judge = Callable[[Key, KeyObservations], Sequence[Advisory]]
 """Returns the advisories of a key in the order of their types, those that count usage without."""
@@ -91,7 +90,6 @@ _SINCE_EXPIRING: Final = (
     + " CASE WHEN key.create_time > key.expire_time - ?"
     + " THEN key.create_time ELSE key.expire_time - ? END GROUP BY usage.access_key"
 )
-_INTEGER_MAX: Final = 2**63 - 1
 
 
 def list_advisories(
@@ -212,7 +210,7 @@ def _counted(rows: Rows, advisories: Sequence[Advisory], wanted: AdvisorySearch)
     for day, names in of_days.items():
         for access_key, number in _presented(rows, _SINCE_DAY, names, day):
             counts[access_key, day] = number
-    within = wanted.expires_within // _MICROSECOND
+    within = wanted.expires_within // MICROSECOND
     hours = dict(_presented(rows, _SINCE_EXPIRING, expiring, within, within))
     return [
         replace(one, count=hours.get(one.access_key, 0))
@@ -239,4 +237,4 @@ def _presented(
         return
     requested = rows.values_table(access_keys)
     for access_key, high, low in rows.each(requested.table + statement, (requested.value, *values)):
-        yield access_key, min((int(high) << 32) + int(low), _INTEGER_MAX)
+        yield access_key, min((int(high) << 32) + int(low), INTEGER_MAX)

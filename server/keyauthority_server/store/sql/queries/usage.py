@@ -12,19 +12,22 @@ from keyauthority.model import UsageGranularity, UsageRow
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.interface import StoreDamaged, StoreError
 from keyauthority_server.store.rows import Row, Rows, SetStatement
-from keyauthority_server.store.sql.row_codec import microseconds, time_from
+from keyauthority_server.store.sql.row_codec import (
+    INTEGER_MAX,
+    MICROSECOND,
+    microseconds,
+    time_from,
+)
 from keyauthority_server.store.sql.scopes import is_within_scope
 from keyauthority_server.store.types import Scope
 
 BATCHES_DROPPED: Final = 4  # for each one stored: deletion outruns insertion
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _LENGTHS: Final = {
-    UsageGranularity.HOUR: timedelta(hours=1) // _MICROSECOND,
-    UsageGranularity.DAY: timedelta(days=1) // _MICROSECOND,
+    UsageGranularity.HOUR: timedelta(hours=1) // MICROSECOND,
+    UsageGranularity.DAY: timedelta(days=1) // MICROSECOND,
 }
-_INTEGER_MAX: Final = 2**63 - 1
-_NEVER_USED: Final = -_INTEGER_MAX
+_NEVER_USED: Final = -INTEGER_MAX
 
 # Sums saturate at the largest number, 2**63 - 1.
 _ADD: Final = SetStatement(
@@ -123,7 +126,7 @@ def list_usage(
     found = rows.one(_GET_CURSOR, (after,)) if after else (_start(query), "", 0)
     if found is None:
         raise StoreError("the row of the page's cursor is missing")
-    end = _INTEGER_MAX if query.end_time is None else microseconds(query.end_time)
+    end = INTEGER_MAX if query.end_time is None else microseconds(query.end_time)
     page: list[UsageRow] = []
     last = 0
     for row in _found(rows, scope, query, found, end, limit + 1):
@@ -136,7 +139,7 @@ def list_usage(
 
 def _start(query: UsageQuery) -> int:
     if query.start_time is None:
-        return -_INTEGER_MAX
+        return -INTEGER_MAX
     time = microseconds(query.start_time)
     return time - time % _LENGTHS[query.granularity]
 
@@ -188,7 +191,7 @@ def _added(counts: Iterable[UsageRow]) -> tuple[list[tuple[Any, ...]], dict[str,
         if used > newest.get(access_key, _NEVER_USED):
             newest[access_key] = used
     return [
-        (*bucket, min(count, _INTEGER_MAX), min(cost, _INTEGER_MAX), used)
+        (*bucket, min(count, INTEGER_MAX), min(cost, INTEGER_MAX), used)
         for bucket, (count, cost, used) in added.items()
     ], newest
 
