@@ -228,6 +228,34 @@ print(sorted(set(sys.modules) - loaded))
     assert imported == "[]"
 
 
+def test_first_calls_of_the_asyncio_client_import_no_module() -> None:
+    """As in a thread: unary, a stream, a verifier, and over TLS."""
+    script = """
+import asyncio, sys, keyauthority
+loaded = set(sys.modules)
+async def fail(call):
+    try:
+        await call
+    except keyauthority.KeyAuthorityError as failed:
+        print(type(failed).__name__)
+async def run():
+    for tls in False, True:
+        async with keyauthority.AsyncClient("127.0.0.1:1", timeout=0.01, tls=tls) as client:
+            await fail(client.verify("x"))
+            await fail(anext(aiter(client.watch_changes())))
+            async with keyauthority.AsyncVerifier(client) as verifier:
+                await fail(verifier.verify("x"))
+asyncio.run(run())
+print(sorted(set(sys.modules) - loaded))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    *failures, imported = ended.stdout.splitlines()
+    assert 6 == len(failures)
+    assert imported == "[]"
+
+
 def test_client_imports_neither_server_nor_command_line() -> None:
     """It loads gRPC and protobuf, and no optional dependency."""
     script = "import sys, keyauthority; print(*sys.modules)"
