@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if name is None and "cluster" in getattr(item, "fixturenames", ()):
             name = "postgres"
         if name is None and "key_authority" in getattr(item, "fixturenames", ()):
-            name = "key_authority"
+            name = item.path.parent.name
         if name not in (None, "sqlite"):
             item.add_marker(pytest.mark.xdist_group(name))
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from keyauthority import Client, RateLimit, Restrictions, SecretKey
-from keyauthority.testing import Authority, authority
+from keyauthority.testing import Authority
+from tests.authority import client, key_authority
 from tests.gateway.processes import WITHOUT_NATIVE, Gateway, gateway
 from tests.service.processes import shim
+
+__all__ = ["client", "key_authority"]
 
 
 class Keys(NamedTuple):
@@ -28,28 +30,6 @@ class Keys(NamedTuple):
     local: SecretKey
     """Allowed from 192.0.2.7 only."""
     revoked: SecretKey
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process of pytest's have them all."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("gateway"))
-
-
-@pytest.fixture(scope="session")
-def home() -> Iterator[Authority]:
-    """The authority behind the gateway."""
-    with authority() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def client(home: Authority) -> Iterator[Client]:
-    """A client that may do everything."""
-    with home.client() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")
@@ -80,15 +60,15 @@ def limited_key(client: Client, project_id: str) -> SecretKey:
 
 
 @pytest.fixture(scope="session")
-def operator(home: Authority) -> dict[str, str]:
+def operator(key_authority: Authority) -> dict[str, str]:
     """The settings of a gateway with the first operator key."""
-    return {"KEYAUTHORITY_OPERATOR_KEY": home.operator_key}
+    return {"KEYAUTHORITY_OPERATOR_KEY": key_authority.operator_key}
 
 
 @pytest.fixture(scope="session", params=["native", "grpcio"])
 def sidecar(
     request: pytest.FixtureRequest,
-    home: Authority,
+    key_authority: Authority,
     operator: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Gateway]:
@@ -97,7 +77,7 @@ def sidecar(
     if request.param == "grpcio":
         folder = tmp_path_factory.mktemp("shim") / "path"
         settings["PYTHONPATH"] = str(shim(folder, WITHOUT_NATIVE))
-    with gateway(home.address, "--trusted-proxies", "1", settings=settings) as running:
+    with gateway(key_authority.address, "--trusted-proxies", "1", settings=settings) as running:
         yield running
 
 

@@ -29,14 +29,14 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(
-    home: Authority, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    key_authority: Authority, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Run:
     """Runs a gateway that ends by itself; returns its exit code and its message."""
 
     def ended(*flags: str, **settings: str) -> tuple[int, str]:
         for name, text in settings.items():
             monkeypatch.setenv(name, text)
-        monkeypatch.setenv("KEYAUTHORITY_ADDRESS", home.address)
+        monkeypatch.setenv("KEYAUTHORITY_ADDRESS", key_authority.address)
         code = program(["gateway", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", *flags])
         out, error = capsys.readouterr()
         assert not out
@@ -120,13 +120,13 @@ def test_missing_extra_is_named(
 
 
 def test_unix_sockets_are_served(
-    home: Authority, operator: dict[str, str], keys: Keys, tmp_path: Path
+    key_authority: Authority, operator: dict[str, str], keys: Keys, tmp_path: Path
 ) -> None:
     """A stale file of an HTTP socket is replaced."""
     ends = {"grpc": f"unix:{tmp_path}/grpc", "http": f"unix:{tmp_path}/http"}
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(f"{tmp_path}/http")
-    with gateway(home.address, settings=operator, **ends) as running:
+    with gateway(key_authority.address, settings=operator, **ends) as running:
         assert (running.grpc, running.http) == tuple(ends.values())
         transport = httpx.HTTPTransport(uds=f"{tmp_path}/http")
         with httpx.Client(transport=transport) as browser:
@@ -151,13 +151,15 @@ def test_revoked_key_is_denied_within_100_ms(client: Client, keys: Keys, sidecar
 
 
 def test_new_operator_key_in_the_file_is_used(
-    home: Authority, client: Client, keys: Keys, tmp_path: Path
+    key_authority: Authority, client: Client, keys: Keys, tmp_path: Path
 ) -> None:
     """Without a restart and without a failed check; a bad one is logged and not used."""
     file = tmp_path / "operator.key"
     first, token = operator_key(client, list(RIGHTS))
     file.write_text(token)
-    with gateway(home.address, settings={"KEYAUTHORITY_OPERATOR_KEY_FILE": str(file)}) as running:
+    with gateway(
+        key_authority.address, settings={"KEYAUTHORITY_OPERATOR_KEY_FILE": str(file)}
+    ) as running:
         assert 200 == status(running, keys.secret)
         _, weak = operator_key(client, ["keys:verify"])
         file.write_text(weak)
@@ -200,10 +202,10 @@ def test_gateway_outlives_its_authority(tmp_path: Path) -> None:
 
 
 def test_checks_under_way_are_answered_at_the_end(
-    home: Authority, operator: dict[str, str], client: Client, keys: Keys
+    key_authority: Authority, operator: dict[str, str], client: Client, keys: Keys
 ) -> None:
     """A drain takes no answer from a client; the check waits for an authority that hangs."""
-    way = Proxy(home.address)
+    way = Proxy(key_authority.address)
     with way.running(), gateway(way.address, settings=operator) as running:
         new = client.create_key(keys.project_id, mode="live", kind="secret").secret_key
         way.hang()

@@ -14,36 +14,17 @@ from keyauthority import AsyncClient, Client
 from keyauthority.notify import outbox, sender
 from keyauthority.notify.sender import deliver
 from keyauthority.notify.settings import Settings
-from keyauthority.testing import Authority, authority
+from keyauthority.testing import Authority
+from tests.authority import client, key_authority
 from tests.notify.processes import Notify
 from tests.notify.receiver import Receiver, receiver
 from tests.unit.waiting import until
 
+__all__ = ["client", "key_authority"]
+
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 StartNotify = Callable[..., Notify]
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process of pytest's have them all."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("notify"))
-
-
-@pytest.fixture(scope="session")
-def home() -> Iterator[Authority]:
-    """The authority."""
-    with authority() as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def client(home: Authority) -> Iterator[Client]:
-    """A client that may do everything."""
-    with home.client() as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -54,12 +35,17 @@ def hooks() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def prepare(home: Authority, hooks: Receiver, tmp_path: Path) -> Iterator[StartNotify]:
+def prepare(key_authority: Authority, hooks: Receiver, tmp_path: Path) -> Iterator[StartNotify]:
     """Prepares the command for the receiver; it ends with the test."""
     prepared: list[Notify] = []
 
     def prepare_one(**fields: Any) -> Notify:
-        given = {"authority": home, "folder": tmp_path, "url": hooks.url, "secrets": [SECRET]}
+        given = {
+            "authority": key_authority,
+            "folder": tmp_path,
+            "url": hooks.url,
+            "secrets": [SECRET],
+        }
         prepared.append(Notify(**{**given, **fields}))
         return prepared[-1]
 
@@ -96,13 +82,13 @@ Sending = Callable[..., AbstractAsyncContextManager["asyncio.Task[None]"]]
 
 
 @pytest.fixture
-def given(home: Authority, hooks: Receiver, tmp_path: Path) -> dict[str, Any]:
+def given(key_authority: Authority, hooks: Receiver, tmp_path: Path) -> dict[str, Any]:
     """The settings of `sending`."""
     secrets = tmp_path / "secrets"
     secrets.write_text(SECRET, encoding="ascii")
     return {
-        "connect": lambda key: AsyncClient(home.address, operator_key=key),
-        "read_key": lambda: home.operator_key,
+        "connect": lambda key: AsyncClient(key_authority.address, operator_key=key),
+        "read_key": lambda: key_authority.operator_key,
         "webhook": hooks.url,
         "secret_file": secrets,
         "cursor_file": tmp_path / "cursor",

@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(
-    home: Authority,
+    key_authority: Authority,
     hooks: Receiver,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,8 +34,8 @@ def run(
     """Runs the command until it ends by itself; returns its exit code and its message."""
     secrets = tmp_path / "secrets"
     secrets.write_text(SECRET, encoding="ascii")
-    monkeypatch.setenv("KEYAUTHORITY_ADDRESS", home.address)
-    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", home.operator_key)
+    monkeypatch.setenv("KEYAUTHORITY_ADDRESS", key_authority.address)
+    monkeypatch.setenv("KEYAUTHORITY_OPERATOR_KEY", key_authority.operator_key)
     monkeypatch.setattr("keyauthority.cli.notify.log_to_stderr", lambda: None)
 
     def ended(*flags: str, **settings: str) -> tuple[int, str]:

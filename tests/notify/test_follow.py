@@ -102,13 +102,13 @@ async def test_lost_connection_loses_no_change(
     sending: Sending,
     client: Client,
     hooks: Receiver,
-    home: Authority,
+    key_authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A connection that hangs is noticed, and the next one goes on from the position."""
     monkeypatch.setattr(follow, "RETRY_MAX", 0.05)
     monkeypatch.setattr(follow, "SILENCE_MAX", 1.0)
-    way = Proxy(home.address)
+    way = Proxy(key_authority.address)
     with way.running():
         connect: Callable[[Any], AsyncClient] = lambda key: AsyncClient(  # noqa: E731
             way.address, operator_key=key, timeout=0.5
