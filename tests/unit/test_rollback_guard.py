@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import runpy
 from pathlib import Path
 
 from keyauthority.model import LogId, Revision
+from keyauthority_server.store.sqlite import rollback_guard
 from keyauthority_server.store.sqlite.rollback_guard import read_saved_head, save_head
 from keyauthority_server.store.types import LogHead
 
@@ -17,6 +19,7 @@ def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
     """Repeatedly: its reserved descriptor is reacquired each time."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
+    assert read_saved_head(tmp_path / "database") is None
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(os_descriptors()) + 8, limits[1]))
         while True:
@@ -31,6 +34,13 @@ def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
             os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert LogHead(LOG_ID, Revision(3)) == read_saved_head(tmp_path / "database")
+
+
+def test_import_takes_no_descriptor() -> None:
+    """A process that opens no database keeps none; the first that it opens reserves one."""
+    before = os_descriptors()
+    runpy.run_path(rollback_guard.__file__)
+    assert before == os_descriptors()
 
 
 def os_descriptors() -> list[int]:

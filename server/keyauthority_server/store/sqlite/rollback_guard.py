@@ -44,8 +44,10 @@ def head_path(database: Path) -> Path:
 def read_saved_head(database: Path) -> LogHead | None:
     """Return the head saved next to the database; None if missing or malformed.
 
-    Read it before the database, whose head is then the same or newer.
+    Read it before the database, whose head is then the same or newer. Reserves the file descriptor
+    with which heads are saved.
     """
+    _SPARE.reserve()
     try:
         found = _LINE.fullmatch(read_private(head_path(database)))
     except (FileNotFoundError, UnicodeDecodeError):
@@ -89,7 +91,7 @@ class _Spare:
     """A reserved file descriptor: clients could use up all others."""
 
     def __init__(self) -> None:
-        self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = -1
         self._changing = threading.Lock()
 
     def open(self, path: Path) -> int:
@@ -106,8 +108,8 @@ class _Spare:
                 self._descriptor = -1
             return open_private(path, flags)
 
-    def restore(self) -> None:
-        """Reserve a descriptor again, if one is free."""
+    def reserve(self) -> None:
+        """Reserve a descriptor, if one is free."""
         if self._descriptor < 0:
             with self._changing, contextlib.suppress(OSError):
                 self._descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -128,6 +130,6 @@ def save_head(database: Path, head: LogHead) -> None:
             os.pwrite(file, line, 0)
         finally:
             os.close(file)
-            _SPARE.restore()
+            _SPARE.reserve()
     except OSError as error:
         _log.error("head_not_noted", revision=head.revision, error=error.strerror)
