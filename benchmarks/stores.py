@@ -12,7 +12,7 @@ from keyauthority.clock import SystemClock
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority_server import config
-from keyauthority_server.audit import sealer
+from keyauthority_server.audit import entry_signer
 from keyauthority_server.config import Config
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime import bootstrap
@@ -77,7 +77,7 @@ async def filled(folder: Path, keys: int, fields: Fields = _none) -> Filled:
 def open_sealed(settings: Config) -> SqliteStore:
     """Return the store itself, that makes changes as a server does."""
     audit_key = Keyring.load(settings.data / bootstrap.AUDIT_KEY)
-    return open_store(settings.store.sqlite_path, sealer(audit_key))
+    return open_store(settings.store.sqlite_path, entry_signer(audit_key))
 
 
 def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> None:
@@ -86,7 +86,7 @@ def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> 
     Writes are not synced, so a power loss corrupts the store; no other process may have it open.
     """
     peppers = Keyring.load(settings.data / bootstrap.PEPPER)
-    seal = sealer(Keyring.load(settings.data / bootstrap.AUDIT_KEY))
+    sign = entry_signer(Keyring.load(settings.data / bootstrap.AUDIT_KEY))
     every = max(missing.stop // VERIFIED, 1)
     with (
         (settings.data / TOKENS).open("a", encoding="ascii") as tokens,
@@ -97,7 +97,7 @@ def _fill(settings: Config, project_id: str, missing: range, fields: Fields) -> 
             rows.run(setting)
         for first in missing[::BATCH]:
             rows.run("BEGIN IMMEDIATE")
-            transaction, sample = SqlTransaction(rows, seal), []
+            transaction, sample = SqlTransaction(rows, sign), []
             for place in range(first, min(first + BATCH, missing.stop)):
                 held, token = _new_key(project_id, peppers, fields(place))
                 change, now = ChangeType.KEY_CREATED, held.key.create_time

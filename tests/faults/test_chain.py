@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from keyauthority.model import ChangeType, LogId, Revision
-from keyauthority_server.audit import Verified, canonical_bytes, sealer, verify
+from keyauthority_server.audit import Verified, canonical_bytes, entry_signer, verify
 from keyauthority_server.audit.verification import FINDINGS_MAX
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.store.interface import Transaction
@@ -48,7 +48,9 @@ class Log(NamedTuple):
 
     async def verified(self, saved: LogHead | None = None) -> Verified:
         """Verify it, from a fresh start."""
-        store = open_store(self.path, sealer(self.audit_key), checkpoints=False, checked=False)
+        store = open_store(
+            self.path, entry_signer(self.audit_key), checkpoints=False, checked=False
+        )
         try:
             return await verify(store, self.audit_key, saved)
         finally:
@@ -56,7 +58,7 @@ class Log(NamedTuple):
 
     async def updated_again(self, table: str) -> None:
         """Make an honest change, number 7, of the key that was revoked, or of the project."""
-        store = open_store(self.path, sealer(self.audit_key), checked=False)
+        store = open_store(self.path, entry_signer(self.audit_key), checked=False)
 
         def work(transaction: Transaction) -> None:
             change = transaction.change(Revision(6 if table == "key" else 5))
@@ -98,7 +100,7 @@ def log(template: Path, tmp_path: Path) -> Log:
 
 async def fill(path: Path, audit_key: Keyring) -> None:
     """Make changes 1 to 6."""
-    store = open_store(path, sealer(audit_key))
+    store = open_store(path, entry_signer(audit_key))
     project = await create_project(store)
     first, second, third = (key(project.project_id) for _ in range(3))
     for one in (first, second):
@@ -207,7 +209,7 @@ TAMPERINGS: dict[str, tuple[Sequence[str], int, str]] = {
         6,
         "the MAC of the log's newest time does not match: altered",
     ),
-    "time without its seal": (
+    "time without its MAC": (
         ["UPDATE log SET time = 9, time_hash = NULL"],
         6,
         "the MAC of the log's newest time does not match: altered",
@@ -367,7 +369,7 @@ async def test_log_refuses_update_and_delete(log: Log) -> None:
 
 async def test_canonical_bytes_are_as_documented(log: Log) -> None:
     """Other programs can verify the chain: sorted keys, no white space, ASCII."""
-    store = open_store(log.path, sealer(log.audit_key), checked=False)
+    store = open_store(log.path, entry_signer(log.audit_key), checked=False)
     try:
         (row, *_) = await store.query(read_log, 0, 1)
     finally:

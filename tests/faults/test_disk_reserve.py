@@ -17,7 +17,7 @@ from keyauthority_server.store.interface import Store, StoreFull
 from keyauthority_server.store.sqlite import writer
 from keyauthority_server.store.sqlite.disk_reserve import RESERVE_BYTES, STEP_BYTES, reserve_path
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.factories import applying, create_project, mutation, project, seal
+from tests.store.factories import applying, create_project, mutation, project, sign
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def place(tmp_path: Path) -> str:
 @pytest.fixture
 async def store(place: str) -> AsyncIterator[Store]:
     """The store on it."""
-    opened = open_store(Path(place), seal)
+    opened = open_store(Path(place), sign)
     yield opened
     await opened.close()
 

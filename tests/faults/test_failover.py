@@ -35,7 +35,7 @@ from tests.postgres import Cluster
 from tests.proofs import Proof, scaled
 from tests.service.callers import verify
 from tests.service.processes import wait_until
-from tests.store.factories import seal
+from tests.store.factories import sign
 
 pytestmark = pytest.mark.prove
 
@@ -73,7 +73,7 @@ async def test_isolated_old_primary_is_abandoned_for_the_new_one(databases: Worl
     with tempfile.TemporaryDirectory(prefix="keyauthority-") as folder:
         name = Path(folder, "primary")  # it moves with the primary, as that of a managed service
         lead(name, pair.primary)
-        store = open_store(pair.primary.url(DATABASE, host=str(name)), seal)
+        store = open_store(pair.primary.url(DATABASE, host=str(name)), sign)
         async with following(store) as feed:
             await store.start_heartbeats(heartbeat_seconds(STALENESS))
             cache = RecordCache(

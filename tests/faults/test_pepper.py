@@ -338,7 +338,7 @@ def test_page_token_stays_valid_through_a_pepper_rotation(tmp_path: Path) -> Non
 
 
 async def test_added_version_of_the_audit_key_waits_for_a_start(data: Path) -> None:
-    """No process seals entries under a version that the database cannot name."""
+    """No process signs entries under a version that the database cannot name."""
     add_version(data / "audit.key", await on_machine(data, known_checks))
     operator = NewKey(kind=KeyKind.OPERATOR, permissions=("keys:read",))
 

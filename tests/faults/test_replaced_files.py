@@ -35,7 +35,7 @@ from keyauthority_server.store.sqlite.rollback_guard import head_path
 from keyauthority_server.store.sqlite.store import SqliteStore, open_store
 from keyauthority_server.store.types import StoredKey
 from tests.store.engines import Sqlite
-from tests.store.factories import NOON, SECOND, create, create_project, key, put, seal
+from tests.store.factories import NOON, SECOND, create, create_project, key, put, sign
 
 KEYS: Final = 20
 FLIPS: Final = 30 * int(os.environ.get("PROVE", "1"))
@@ -61,7 +61,7 @@ async def image(tmp_path: Path) -> Image:
     """Files as kill -9 leaves them: the newest changes are in the write-ahead log only."""
     living, killed = tmp_path / "living", tmp_path / "killed"
     living.mkdir()
-    store = open_store(Path(SQLITE.make(living)), seal)
+    store = open_store(Path(SQLITE.make(living)), sign)
     owner = (await create_project(store)).project_id
     made = [await create(store, key(owner, purpose=f"key {one}")) for one in range(KEYS)]
     SQLITE.rows(str(living / "keys.db"), "PRAGMA wal_checkpoint(TRUNCATE)")
@@ -80,7 +80,7 @@ async def image(tmp_path: Path) -> Image:
 @contextmanager
 def opened(path: Path) -> Iterator[SqliteStore]:
     """Open a store for the block, in a loop of its own."""
-    store = open_store(path, seal)
+    store = open_store(path, sign)
     try:
         yield store
     finally:
@@ -120,7 +120,7 @@ async def told_wrong(image: Image) -> set[str]:
     """Return the keys of an image that its store reports wrongly, without an error."""
     wrong: set[str] = set()
     try:
-        store = open_store(image.path, seal)
+        store = open_store(image.path, sign)
     except StoreUnusable:
         return wrong
     for access_key, expected in image.keys.items():
@@ -146,7 +146,7 @@ def test_log_with_a_cut_end_is_refused(damage: Callable[[Image], None], image: I
     """The store does not open it, although SQLite alone would."""
     damage(image)
     with pytest.raises(StoreUnusable, match="acknowledged"):
-        open_store(image.path, seal)
+        open_store(image.path, sign)
     head_path(image.path).unlink()
     with opened(image.path) as store:
         found = asyncio.run(store.get_key(image.revoked, None))
@@ -161,7 +161,7 @@ def test_database_of_another_log_is_refused(image: Image, tmp_path: Path) -> Non
     image.log.unlink()
     shutil.copyfile(other, image.path)
     with pytest.raises(StoreUnusable, match="was replaced"):
-        open_store(image.path, seal)
+        open_store(image.path, sign)
 
 
 def test_head_that_contradicts_the_last_entry_is_refused(image: Image) -> None:
@@ -169,7 +169,7 @@ def test_head_that_contradicts_the_last_entry_is_refused(image: Image) -> None:
     for statement in ("UPDATE log SET revision = 7", "UPDATE log SET hash = x'00'"):
         SQLITE.rows(str(image.path), statement)
         with pytest.raises(StoreUnusable, match="damaged"):
-            open_store(image.path, seal)
+            open_store(image.path, sign)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_altered_byte_that_breaks_text_is_refused(image: Image, text: bytes, tol
     for found in re.finditer(text, image.path.read_bytes()):
         flip(image.path, found.start(), 0x80)
     with pytest.raises(StoreUnusable, match=told):
-        open_store(image.path, seal)
+        open_store(image.path, sign)
 
 
 @pytest.mark.case(23)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from keyauthority.model import ChangeType, Key, Quota, QuotaPeriod, RateLimit, RevokeReason
-from keyauthority_server.audit import sealer, verify
+from keyauthority_server.audit import entry_signer, verify
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime import bootstrap, restore
@@ -48,7 +48,7 @@ def during(settings: Config, work: Callable[[Store], Any]) -> Any:
 
     async def done() -> Any:
         audit_key = Keyring.load(settings.data / bootstrap.AUDIT_KEY)
-        store = open_store(settings.store.sqlite_path, sealer(audit_key))
+        store = open_store(settings.store.sqlite_path, entry_signer(audit_key))
         try:
             return await work(store)
         finally:

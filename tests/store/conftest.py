@@ -11,7 +11,7 @@ from keyauthority_server.store.interface import Store
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from tests.postgres import Cluster
 from tests.store.engines import ENGINES, POSTGRES, Engine
-from tests.store.factories import seal
+from tests.store.factories import sign
 
 
 @pytest.fixture(params=ENGINES)
@@ -48,6 +48,6 @@ def url(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture
 async def open_one(url: str) -> AsyncIterator[PostgresStore]:
     """A store on it."""
-    opened = open_store(url, seal)
+    opened = open_store(url, sign)
     yield opened
     await opened.close()

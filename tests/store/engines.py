@@ -17,7 +17,7 @@ from keyauthority_server.store.sqlite.connection import sqlite3
 from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
 from tests.postgres import Cluster, execute, holding
-from tests.store.factories import seal
+from tests.store.factories import sign
 
 
 class Engine(Protocol):
@@ -84,7 +84,7 @@ class Sqlite:
 
     def open(self, place: str) -> Store:
         """Open the database."""
-        return open_store(Path(place), seal)
+        return open_store(Path(place), sign)
 
     def counters(self, place: str) -> Counters:
         """Open the counters beside the database."""
@@ -138,7 +138,7 @@ class Postgres:
 
     def open(self, place: str) -> Store:
         """Open the database."""
-        return postgres.open_store(place, seal)
+        return postgres.open_store(place, sign)
 
     def counters(self, place: str) -> Counters:
         """Open the counters in the database."""

@@ -27,7 +27,7 @@ NOON = datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def seal(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
+def sign(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
     """Return a hash over all of an entry, its place in the chain included, or over a time."""
     text = json.dumps(asdict(content), default=repr, sort_keys=True)
     return EntryMac(hashlib.sha256(text.encode()).digest(), 1)

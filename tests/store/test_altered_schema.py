@@ -26,7 +26,7 @@ from keyauthority_server.store.sqlite.restore import drafted
 from keyauthority_server.store.sqlite.store import migrate, open_counters, open_store
 from keyauthority_server.store.sqlite.transfer import SqliteEndpoint
 from tests.postgres import Cluster, execute
-from tests.store.factories import create_project, seal
+from tests.store.factories import create_project, sign
 
 SMUGGLED: Final = (
     "CREATE TRIGGER undo AFTER UPDATE ON key WHEN NEW.revoke_time IS NOT NULL BEGIN"
@@ -144,7 +144,7 @@ def path(tmp_path: Path) -> Path:
     migrate(path)
 
     async def fill() -> None:
-        store = open_store(path, seal)
+        store = open_store(path, sign)
         await create_project(store)
         await store.close()
 
@@ -173,7 +173,7 @@ def test_sqlite_with_altered_schema_is_refused(path: Path, name: str) -> None:
     alter(path, script)
     spare = path.with_name("spare.db")
     with pytest.raises(StoreUnusable, match="altered") as refused:
-        open_store(path, seal)
+        open_store(path, sign)
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
     for attempt in (
@@ -186,7 +186,7 @@ def test_sqlite_with_altered_schema_is_refused(path: Path, name: str) -> None:
     ):
         with pytest.raises(StoreUnusable, match="altered"):
             attempt()
-    lines = asyncio.run(differences(open_store(path, seal, checked=False)))
+    lines = asyncio.run(differences(open_store(path, sign, checked=False)))
     assert any(told in line for line in lines)
 
 
@@ -206,7 +206,7 @@ def test_sqlite_counters_with_altered_schema_are_refused(path: Path) -> None:
 def test_sqlite_after_analyze_and_vacuum_is_opened(path: Path) -> None:
     """Tables that SQLite itself creates do not count as alterations."""
     alter(path, "ANALYZE; VACUUM; REINDEX")
-    assert [] == asyncio.run(differences(open_store(path, seal)))
+    assert [] == asyncio.run(differences(open_store(path, sign)))
     migrate(path)
 
 
@@ -224,7 +224,7 @@ def test_postgres_with_altered_schema_is_refused(url: str) -> None:
     script, told = POSTGRES["trigger"]
     execute(url, script)
     for attempt in (
-        lambda: postgres.open_store(url, seal),
+        lambda: postgres.open_store(url, sign),
         lambda: postgres.migrate(url),
         lambda: postgres.open_counters(url),
         lambda: postgres.open_endpoint(url),
@@ -232,7 +232,7 @@ def test_postgres_with_altered_schema_is_refused(url: str) -> None:
         with pytest.raises(StoreUnusable, match="altered") as refused:
             attempt()
         assert told in str(refused.value)
-    lines = asyncio.run(differences(postgres.open_store(url, seal, checked=False)))
+    lines = asyncio.run(differences(postgres.open_store(url, sign, checked=False)))
     assert any(told in line for line in lines)
 
 
@@ -259,7 +259,7 @@ def test_postgres_with_an_extension_is_opened(url: str) -> None:
     for name in sorted(available):
         execute(url, f"CREATE EXTENSION {name} SCHEMA public")
     execute(url, "ANALYZE")
-    assert [] == asyncio.run(differences(postgres.open_store(url, seal)))
+    assert [] == asyncio.run(differences(postgres.open_store(url, sign)))
     postgres.migrate(url)
 
 
@@ -276,4 +276,4 @@ def test_postgres_role_without_temporary_tables_gets_clear_error(
     ):
         execute(url, statement)
     with pytest.raises(StoreUnusable, match="TEMPORARY"):
-        postgres.open_store(url.replace("postgres@", "narrow@"), seal)
+        postgres.open_store(url.replace("postgres@", "narrow@"), sign)

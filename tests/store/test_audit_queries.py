@@ -31,7 +31,7 @@ from tests.store.factories import (
     mutation,
     operator,
     put,
-    seal,
+    sign,
 )
 
 ANOTHER = "KAZZZZZZZZZZZZZZZZZZ"
@@ -118,7 +118,7 @@ async def test_events_carry_the_hash_chain(store: Store) -> None:
     ((*_, last),) = await pages(store)
     ((found,),) = await pages(store, start_time=last.entry.time)
     assert last == found
-    assert seal(found.entry) == found.seal
+    assert sign(found.entry) == found.mac
 
 
 async def test_event_page_reads_a_bounded_number_of_rows(

@@ -29,7 +29,7 @@ from tests.store.factories import (
     operator,
     project,
     put,
-    seal,
+    sign,
 )
 
 CHANGES = (
@@ -105,7 +105,7 @@ async def test_chain_recomputed_from_the_log_matches(
     """Each hash covers the stored entry and the previous hash; the counter row has the last."""
     await life(store)
     log = entries(engine, place)
-    assert [seal(entry).hash for entry, _ in log] == [stored for _, stored in log]
+    assert [sign(entry).hash for entry, _ in log] == [stored for _, stored in log]
     assert [(6, log[-1][1])] == engine.rows(place, "SELECT revision, hash FROM log")
     assert len(log) == len({entry.salt for entry, _ in log})
 
@@ -211,7 +211,7 @@ async def test_failed_unit_in_a_group_commit_undoes_only_itself(
     assert 7 == sum(isinstance(result, KeyError) for result in results)
     assert kept == {row[0] for row in engine.rows(place, "SELECT project_id FROM project")}
     assert list(range(1, 14)) == [entry.revision for entry, _ in entries(engine, place)]
-    assert [seal(entry).hash for entry, _ in entries(engine, place)] == [
+    assert [sign(entry).hash for entry, _ in entries(engine, place)] == [
         stored for _, stored in entries(engine, place)
     ]
 

@@ -18,7 +18,7 @@ from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.schema import RECORDS
 from keyauthority_server.store.sqlite.store import affected_library, migrate, open_store
 from tests.store.engines import Sqlite, digests
-from tests.store.factories import create_project, seal
+from tests.store.factories import create_project, sign
 
 SQLITE = Sqlite()
 
@@ -27,7 +27,7 @@ def refusal(path: Path) -> str:
     """Return the one line with which both migrate and open refuse a file, and leave it alone."""
     before = path.read_bytes()
     with pytest.raises(StoreUnusable) as refused:
-        open_store(path, seal)
+        open_store(path, sign)
     with pytest.raises(StoreUnusable):
         migrate(path)
     assert before == path.read_bytes()
@@ -55,7 +55,7 @@ def test_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
 async def test_truncated_database_is_refused(tmp_path: Path) -> None:
     """A database that lost its end is refused at open instead of read as empty."""
     path = Path(SQLITE.make(tmp_path))
-    store = open_store(path, seal)
+    store = open_store(path, sign)
     await create_project(store)
     await store.close()
     os.truncate(path, 2 * 4096)
@@ -78,11 +78,11 @@ def test_open_creates_no_database(tmp_path: Path) -> None:
     """Opening a missing or empty file fails; only migrate creates a database."""
     for path in (tmp_path / "none.db", tmp_path / "none" / "none.db", tmp_path):
         with pytest.raises(StoreUnusable):
-            open_store(path, seal)
+            open_store(path, sign)
     assert [] == list(tmp_path.iterdir())
     (tmp_path / "empty.db").touch(mode=0o600)
     with pytest.raises(StoreUnusable, match="run migrate"):
-        open_store(tmp_path / "empty.db", seal)
+        open_store(tmp_path / "empty.db", sign)
     with pytest.raises(StoreUnusable):
         migrate(tmp_path / "none" / "none.db")
 
@@ -90,7 +90,7 @@ def test_open_creates_no_database(tmp_path: Path) -> None:
 async def test_migrate_twice_changes_nothing(tmp_path: Path) -> None:
     """Migrate may run at every start."""
     place = SQLITE.make(tmp_path)
-    store = open_store(Path(place), seal)
+    store = open_store(Path(place), sign)
     await create_project(store)
     before = digests(SQLITE, place)
     migrate(Path(place))
@@ -116,7 +116,7 @@ def test_failed_migration_rolls_back_and_can_be_repeated(
         migrate(path)
     assert [] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")
     with pytest.raises(StoreUnusable, match="older"):
-        open_store(path, seal)
+        open_store(path, sign)
     failing.clear()
     migrate(path)
     assert [(1,)] == SQLITE.rows(str(path), "SELECT 1 FROM sqlite_schema WHERE name = 'second'")

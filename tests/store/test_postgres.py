@@ -43,7 +43,7 @@ from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.writer import PATIENCE
 from tests.postgres import Cluster, end_sessions, execute
 from tests.store.engines import POSTGRES, digests
-from tests.store.factories import applying, create_project, mutation, project, seal
+from tests.store.factories import applying, create_project, mutation, project, sign
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def empty(cluster: Cluster) -> str:
 def refusal(url: str) -> str:
     """Return the one line with which both migrate and open refuse a database."""
     with pytest.raises(StoreUnusable) as refused:
-        open_store(url, seal)
+        open_store(url, sign)
     with pytest.raises(StoreUnusable):
         migrate(url)
     assert 1 == len(str(refused.value).splitlines())
@@ -83,7 +83,7 @@ def test_only_migrate_initializes_an_empty_database(empty: str) -> None:
     """Opening refuses an empty database and leaves it empty."""
     assert not is_made(empty)
     with pytest.raises(StoreUnusable, match="run migrate"):
-        open_store(empty, seal)
+        open_store(empty, sign)
     with pytest.raises(StoreUnusable, match="run migrate"):
         open_counters(empty)
     assert not is_made(empty)
@@ -131,7 +131,7 @@ def test_text_columns_compare_bytewise(url: str) -> None:
 async def test_commits_are_synchronous_for_every_role_setting(url: str) -> None:
     """A role with synchronous_commit off does not make acknowledged changes losable."""
     seen: list[str] = []
-    store = open_store(f"{url}&options=-csynchronous_commit%3Doff", seal)
+    store = open_store(f"{url}&options=-csynchronous_commit%3Doff", sign)
 
     def work(transaction: Transaction) -> None:
         rows: PostgresRows = transaction._rows  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ import pytest
 from keyauthority.requests import KeyFilter
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, list_keys
-from tests.store.factories import NOON, create, create_project, key, seal
+from tests.store.factories import NOON, create, create_project, key, sign
 
 HEAVY: Final = 200_000  # characters of a record; its evidence doubles it
 KEYS: Final = 40
@@ -37,7 +37,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def test_pages_of_heavy_records_hold_few_at_once(url: str, held: list[int]) -> None:
     """No fetch holds all records, whether a filter takes them or not; none is left out."""
-    store: PostgresStore = open_store(url, seal)
+    store: PostgresStore = open_store(url, sign)
     project_id = (await create_project(store)).project_id
     for _ in range(KEYS):
         await create(store, key(project_id, purpose="x" * HEAVY))

@@ -17,7 +17,7 @@ from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.sql.queries.lists import list_projects
 from tests.postgres import Cluster, commits_held_up, end_sessions, execute
 from tests.service.processes import wait_until
-from tests.store.factories import create_project, seal
+from tests.store.factories import create_project, sign
 
 
 async def test_commits_stay_synchronous_when_defaults_change_meanwhile(
@@ -82,7 +82,7 @@ async def test_database_with_a_diverged_log_is_refused(
     await create_project(open_one)
     await open_one.read(None, None)
     end_sessions(url)
-    other = open_store(fork, seal)
+    other = open_store(fork, sign)
     for _ in range(2):
         await create_project(other)
     await other.close()
@@ -101,7 +101,7 @@ async def test_database_with_a_diverged_log_is_refused(
 
 async def anew(url: str) -> None:
     """See that a store that has seen nothing yet takes the database as it is."""
-    store = open_store(url, seal)
+    store = open_store(url, sign)
     assert 3 == (await store.read(None, None)).head
     await store.close()
 
@@ -129,7 +129,7 @@ async def test_commit_notification_wakes_followers_and_is_not_required(
 ) -> None:
     """A notification ends a follower's wait; without notifications it polls."""
     monkeypatch.setattr(postgres_store, "HEARING_POLL_SECONDS", HANGING)
-    other = open_store(url, seal)
+    other = open_store(url, sign)
     listening = open_one._listening
     for head in (1, 2):
         while not listening.connected:

@@ -22,7 +22,7 @@ from keyauthority_server.store.sql.queries.lists import list_projects
 from tests.pgbouncer import needs_pgbouncer, pooler
 from tests.postgres import Cluster, commits_held_up, execute
 from tests.service.processes import wait_until
-from tests.store.factories import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, sign
 
 ROLE: Final = "hostile"
 WORKS: Final = {
@@ -94,7 +94,7 @@ async def check_everything_works(url: str) -> None:
         rows: Any = transaction._rows  # type: ignore[attr-defined]
         seen.update({name: rows.one(f"SHOW {name}")[0] for name in SET_IN_EACH})
 
-    store, counters = open_store(url, seal), open_counters(url)
+    store, counters = open_store(url, sign), open_counters(url)
     try:
         await store.start_heartbeats(5)
         owner = await create_project(store)
@@ -139,7 +139,7 @@ def test_setting_that_cannot_be_overridden_is_refused(
     """Disabled triggers, a read-only session and an unusable search_path are refused."""
     value, told = REFUSED[name]
     with role_set(hostile, name, value), pytest.raises(StoreError, match=told) as refused:
-        open_store(as_role(url), seal)
+        open_store(as_role(url), sign)
     assert 1 == len(str(refused.value).splitlines())
 
 
@@ -171,7 +171,7 @@ async def test_revocation_through_a_pooler_waits_for_the_standby(
         role_set(hostile, "synchronous_commit", "off"),
         pooler(hostile, "transaction", ROLE) as one,
     ):
-        store = open_store(one.url(database, ROLE), seal)
+        store = open_store(one.url(database, ROLE), sign)
         try:
             await create_project(store)
             with commits_held_up(hostile):
@@ -188,7 +188,7 @@ async def test_cancelled_replication_is_noticed_at_any_message_level(
 ) -> None:
     """The warning about an unreplicated COMMIT arrives under client_min_messages=error."""
     with role_set(hostile, "client_min_messages", "error"):
-        store = open_store(as_role(url), seal)
+        store = open_store(as_role(url), sign)
         try:
             await create_project(store)
             with commits_held_up(hostile):
@@ -213,7 +213,7 @@ async def test_role_changed_under_a_running_store_makes_no_difference(
     url: str, hostile: Cluster
 ) -> None:
     """New sessions of a running store apply their own settings as well."""
-    store = open_store(as_role(url), seal)
+    store = open_store(as_role(url), sign)
     try:
         await create_project(store)
         with role_set(hostile, "synchronous_commit", "off"):

@@ -14,7 +14,7 @@ import pytest
 from keyauthority.model import ChangeType
 from keyauthority_server.store.interface import Store
 from tests.store.engines import Engine
-from tests.store.factories import create, create_project, key, put, seal
+from tests.store.factories import create, create_project, key, put, sign
 from tests.store.test_changes import entries
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def assert_whole(engine: Engine, place: str) -> int:
     """Check that revisions have no gap and the chain holds; return how many there are."""
     log = entries(engine, place)
     assert list(range(1, len(log) + 1)) == [entry.revision for entry, _ in log]
-    assert [seal(entry).hash for entry, _ in log] == [stored for _, stored in log]
+    assert [sign(entry).hash for entry, _ in log] == [stored for _, stored in log]
     return len(log)
 
 

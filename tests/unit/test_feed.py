@@ -15,7 +15,7 @@ from keyauthority_server.change_feed import Feed, ReplayBuffer, encode_change, f
 from keyauthority_server.store.interface import Store, StoreUnavailable
 from keyauthority_server.store.sqlite.store import migrate, open_store
 from keyauthority_server.store.types import ChangePage
-from tests.store.factories import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, sign
 from tests.unit.waiting import PATIENCE, until
 
 
@@ -74,7 +74,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[Faulty]:
     """A store on it."""
-    opened = open_store(path, seal)
+    opened = open_store(path, sign)
     yield Faulty(opened)
     await opened.close()
 
@@ -92,7 +92,7 @@ async def test_each_change_is_published_once(store: Faulty, feed: Feed, path: Pa
     await create_project(made)
     early, late = Follower(), Follower()
     assert 1 == await feed.subscribe(early)
-    other = open_store(path, seal)
+    other = open_store(path, sign)
     for writer in (made, other, made):
         await create_project(writer)
     await until(lambda: early.told == [2, 3, 4])
@@ -212,7 +212,7 @@ async def test_waiting_watchers_wake_on_change_heartbeat_and_close(
 
 async def test_new_watchers_start_at_the_head(store: Faulty, feed: Feed, path: Path) -> None:
     """Earlier commits of other processes are before it, also for later watchers."""
-    recent, other = ReplayBuffer(feed), open_store(path, seal)
+    recent, other = ReplayBuffer(feed), open_store(path, sign)
     async with recent.watched():
         await create_project(other)
         async with recent.watched():

@@ -15,7 +15,7 @@ from keyauthority_server.store.sql.integrity import CheckedRecords
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, GET_KEY, GET_PROJECT, KEY_ROW
 from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, SqliteRows, connect
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.factories import create, create_project, key, seal
+from tests.store.factories import create, create_project, key, sign
 
 PURPOSE = KEY_ROW.index("purpose")
 LAST_USED = KEY_ROW.index("last_used_time")
@@ -34,7 +34,7 @@ async def log(tmp_path: Path) -> AsyncIterator[Log]:
     """A log of two changes."""
     path = tmp_path / "keys.db"
     migrate(path)
-    store = open_store(path, seal)
+    store = open_store(path, sign)
     owner = await create_project(store)
     made = await create(store, key(owner.project_id, purpose="export"))
     await store.close()

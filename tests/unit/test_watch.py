@@ -23,7 +23,7 @@ from keyauthority_server.services.principal import Principal
 from keyauthority_server.services.watch import Update, Watch
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sqlite.store import migrate, open_store
-from tests.store.factories import create_project, operator, seal
+from tests.store.factories import create_project, operator, sign
 
 PATIENCE = 20.0  # seconds; of a test that hangs
 KEPT = 4
@@ -50,7 +50,7 @@ class World(NamedTuple):
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """A store in a folder of its own, with a feed that keeps few changes."""
     migrate(tmp_path / "keys.db")
-    store = open_store(tmp_path / "keys.db", seal)
+    store = open_store(tmp_path / "keys.db", sign)
     context = SimpleNamespace(store=store, log_id=store.log_id, clock=SystemClock())
     context.require_visible = partial(ServiceContext.require_visible, cast("Any", context))
     async with following(store) as feed, asyncio.timeout(PATIENCE):

@@ -12,7 +12,7 @@ from structlog.testing import CapturingLogger
 from keyauthority_server.store.batching import write_batch as under_test
 from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
-from tests.store.factories import seal
+from tests.store.factories import sign
 from tests.unit.waiting import settle
 
 
@@ -61,7 +61,7 @@ def raising(error: Exception) -> Callable[[object], None]:
 
 def units() -> WriteBatch:
     """Return the job of a thread that writes."""
-    return WriteBatch(Rows(), seal, lambda _: None)
+    return WriteBatch(Rows(), sign, lambda _: None)
 
 
 def wakes_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:

@@ -6,7 +6,7 @@ the definition of an entry's hash, then `verification`.
 
 from __future__ import annotations
 
-from keyauthority_server.audit.chain import canonical_bytes, sealer
+from keyauthority_server.audit.chain import canonical_bytes, entry_signer
 from keyauthority_server.audit.denials import DenialLog, refusing
 from keyauthority_server.audit.events import event_of
 from keyauthority_server.audit.saved_head import HeadError, load_head, save_head
@@ -18,10 +18,10 @@ __all__ = [
     "HeadError",
     "Verified",
     "canonical_bytes",
+    "entry_signer",
     "event_of",
     "load_head",
     "refusing",
     "save_head",
-    "sealer",
     "verify",
 ]

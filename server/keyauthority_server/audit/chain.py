@@ -23,10 +23,10 @@ from keyauthority_server.store.types import Entry, EntryMac, EntrySigner, Newest
 _canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
-def sealer(audit_key: Keyring) -> EntrySigner:
+def entry_signer(audit_key: Keyring) -> EntrySigner:
     """Return the signer of entries and of the newest time."""
 
-    def seal(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
+    def sign(content: Entry | NewestTime, key_version: int | None = None) -> EntryMac:
         version = key_version or audit_key.current
         if isinstance(content, NewestTime):
             sealed = time_bytes(content)
@@ -37,7 +37,7 @@ def sealer(audit_key: Keyring) -> EntrySigner:
         except UnknownVersion as error:
             raise StoreDamaged(f"the key file lacks version {version} of the audit key") from error
 
-    return seal
+    return sign
 
 
 def time_bytes(time: NewestTime) -> bytes:

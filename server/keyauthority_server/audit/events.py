@@ -21,7 +21,7 @@ def event_of(signed: SignedEntry) -> Event:
         project_id=entry.project_id,
         access_key=entry.access_key,
         changed=_changed(entry),
-        hash=signed.seal.hash,
+        hash=signed.mac.hash,
         previous_hash=entry.previous_hash,
     )
 

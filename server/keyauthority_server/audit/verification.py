@@ -89,12 +89,12 @@ class _Chain:
         """Check the next rows of the log."""
         for row in rows:
             revision = row.revision if isinstance(row, CorruptEntry) else row.entry.revision
-            seal = row.hash if isinstance(row, CorruptEntry) else row.seal.hash
+            mac = row.hash if isinstance(row, CorruptEntry) else row.mac.hash
             self.findings += [Finding(*finding) for finding in self._check(row, revision)]
             at_saved = self._saved is not None and revision == self._saved.revision
-            if self._saved and at_saved and not hmac.compare_digest(seal, self._saved.hash):
+            if self._saved and at_saved and not hmac.compare_digest(mac, self._saved.hash):
                 self.find(revision, "its hash is not that of the saved head")
-            self.cursor, self.revision, self.hash = revision, revision, seal
+            self.cursor, self.revision, self.hash = revision, revision, mac
             self.time = None if isinstance(row, CorruptEntry) else microseconds(row.entry.time)
 
     def _check(self, row: SignedEntry | CorruptEntry, revision: int) -> Iterator[tuple[int, str]]:
@@ -112,11 +112,11 @@ class _Chain:
         if revision > first:
             return  # its MAC covers the hash of a missing entry
         try:
-            mac = self._audit_key.digest(canonical_bytes(row.entry), row.seal.key_version)
+            mac = self._audit_key.digest(canonical_bytes(row.entry), row.mac.key_version)
         except UnknownVersion:
-            yield revision, f"it names version {row.seal.key_version} of the audit key: unknown"
+            yield revision, f"it names version {row.mac.key_version} of the audit key: unknown"
             return
-        if not hmac.compare_digest(mac, row.seal.hash):
+        if not hmac.compare_digest(mac, row.mac.hash):
             yield revision, "the MAC of the entry does not match: altered, inserted or moved"
         elif list(row.entry.before) != list(row.earlier):
             yield revision, _BUILT_ON_ALTERED

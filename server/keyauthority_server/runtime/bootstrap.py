@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
-from keyauthority_server.audit import refusing, sealer
+from keyauthority_server.audit import entry_signer, refusing
 from keyauthority_server.change_feed import Feed, following
 from keyauthority_server.config import Config, ConfigError, TransientError, refusal
 from keyauthority_server.keyring import Keyring, KeyringError, check_known, newest_version
@@ -107,7 +107,7 @@ async def open_authority(
     """
     peppers, audit_key = (Keyring.load(config.data / name) for name in _KEY_FILES)
     async with (
-        _opened(config, sealer(audit_key), checkpoints=checkpoints) as store,
+        _opened(config, entry_signer(audit_key), checkpoints=checkpoints) as store,
         _counters(config, checkpoints=checkpoints) as counters,
         metering(store) as meter,
         rehasher(store, peppers) as rehash,
@@ -148,7 +148,7 @@ async def open_admin(config: Config) -> AsyncIterator[AdminSession]:
             )
         _check_private(config)
         keyrings = [Keyring.load(config.data / name) for name in _KEY_FILES]
-        async with _opened(config, sealer(keyrings[1]), checkpoints=False) as store:
+        async with _opened(config, entry_signer(keyrings[1]), checkpoints=False) as store:
             if not (await store.log_head()).revision:
                 raise ConfigError(
                     f"{config.data} is not initialised: run keyauthority-server init, or serve"
@@ -175,7 +175,7 @@ async def open_audit(config: Config) -> AsyncIterator[AuditSession]:
     """
     with reported():
         audit_key = Keyring.load(config.data / AUDIT_KEY)
-        async with _opened(config, _unsealed, checkpoints=False, checked=False) as store:
+        async with _opened(config, _refuse_to_sign, checkpoints=False, checked=False) as store:
             head = await store.log_head()
             unfinished = head.closed and not head.hash  # an unfinished copy lacks rows
             versions = await _versions_in_use(store)
@@ -212,7 +212,7 @@ async def _prepare(config: Config) -> bool:
             f"an empty data folder"
         )
     factory.migrate(config.store)
-    async with _opened(config, _unsealed) as store:
+    async with _opened(config, _refuse_to_sign) as store:
         head = await store.log_head()
         versions, empty = await _versions_in_use(store), not head.revision
         _check_open(config, head)
@@ -231,7 +231,7 @@ async def _prepare(config: Config) -> bool:
     for ring in keyrings:
         if not (ring.name == PEPPER and newest_version(PEPPER, versions.checks)):
             checks.update(ring.check_values())  # a version of the pepper waits for `pepper rotate`
-    async with _opened(config, sealer(keyrings[1])) as store:
+    async with _opened(config, entry_signer(keyrings[1])) as store:
         try:
             await store.set_key_checks(checks)
         except StoreDamaged:  # or another server has signed its time with another audit key
@@ -331,9 +331,9 @@ def _check_private(config: Config) -> None:
 
 @asynccontextmanager
 async def _opened(
-    config: Config, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
+    config: Config, sign: EntrySigner, *, checkpoints: bool = True, checked: bool = True
 ) -> AsyncIterator[Store]:
-    store = factory.open_store(config.store, seal, checkpoints=checkpoints, checked=checked)
+    store = factory.open_store(config.store, sign, checkpoints=checkpoints, checked=checked)
     try:
         yield store
     finally:
@@ -369,5 +369,5 @@ async def _caching(
         feed.unsubscribe(records)
 
 
-def _unsealed(content: Entry | NewestTime, key_version: int | None = None) -> NoReturn:
+def _refuse_to_sign(content: Entry | NewestTime, key_version: int | None = None) -> NoReturn:
     raise StoreUnusable("the audit key is not loaded yet: entries cannot be signed or verified")

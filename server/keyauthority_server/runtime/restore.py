@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from keyauthority.clock import SystemClock
-from keyauthority_server.audit import sealer, verify
+from keyauthority_server.audit import entry_signer, verify
 from keyauthority_server.config import Config, ConfigError
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.runtime.bootstrap import AUDIT_KEY, PEPPER, reported, verify_against
@@ -85,7 +85,7 @@ def restore(config: Config, file: Path, *, accept_unknown: bool, dry_run: bool) 
                 checks = {**audit_key.check_values(), **present.key_checks}
                 carried.work(transaction, present.keys, checks)
 
-        draft.change(sealer(audit_key), work)
+        draft.change(entry_signer(audit_key), work)
         aside = _aside(database)
         content = draft.content if dry_run else draft.install(database, aside)
     return Restored(

@@ -25,7 +25,7 @@ class Postgres(Protocol):
         """See `migrate`."""
         ...
 
-    def open_store(self, url: str, seal: EntrySigner, *, checked: bool = True) -> Store:
+    def open_store(self, url: str, sign: EntrySigner, *, checked: bool = True) -> Store:
         """See `open_store`."""
         ...
 
@@ -58,15 +58,15 @@ def migrate(url: StoreUrl) -> None:
 
 
 def open_store(
-    url: StoreUrl, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
+    url: StoreUrl, sign: EntrySigner, *, checkpoints: bool = True, checked: bool = True
 ) -> Store:
     """Open the store, which `migrate` has created; for the flags see `sqlite.store.open_store`.
 
     Raises StoreUnusable with a one-line reason if it must not be opened, and StoreUnavailable.
     """
     if url.is_postgres:
-        return _postgres().open_store(url.reveal(), seal, checked=checked)
-    return store.open_store(url.sqlite_path, seal, checkpoints=checkpoints, checked=checked)
+        return _postgres().open_store(url.reveal(), sign, checked=checked)
+    return store.open_store(url.sqlite_path, sign, checkpoints=checkpoints, checked=checked)
 
 
 def open_counters(url: StoreUrl, *, checkpoints: bool = True) -> Counters:

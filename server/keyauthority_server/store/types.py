@@ -195,7 +195,7 @@ class SignedEntry(NamedTuple):
     """An entry of the log with its MAC."""
 
     entry: Entry
-    seal: EntryMac
+    mac: EntryMac
     earlier: Sequence[Mapping[str, object]] = ()
     """From `read_log`: for each record of `before`, its state in its previous entry."""
 

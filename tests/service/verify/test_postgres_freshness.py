@@ -42,7 +42,7 @@ from tests.service.callers import (
 from tests.service.forkserver import shared
 from tests.service.metrics import scrape, value
 from tests.service.processes import ServerProcess, wait_until
-from tests.store.factories import create, operator, seal
+from tests.store.factories import create, operator, sign
 
 pytestmark = pytest.mark.prove
 
@@ -243,7 +243,7 @@ async def test_without_the_heartbeat_an_old_primary_is_trusted(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control: trusting reads alone, a database with hanging commits answers VALID."""
-    store = open_store(cluster.take(), seal)
+    store = open_store(cluster.take(), sign)
     root = await create(store, operator())
     try:
         async with following(store) as feed:

@@ -56,7 +56,7 @@ class WriteBatch:
     def __init__(
         self,
         rows: WrittenRows,
-        seal: EntrySigner,
+        sign: EntrySigner,
         note: Callable[[Sequence[Entry]], None],
         others: Callable[[], object] = object,
     ) -> None:
@@ -66,7 +66,7 @@ class WriteBatch:
         connections; without it, no row is assumed unchanged since the previous group.
         """
         self._rows = rows
-        self._seal = seal
+        self._sign = sign
         self._note = note
         self._others = others
         self._known = KnownRows()
@@ -85,7 +85,7 @@ class WriteBatch:
         if reads := [unit.reads for unit in claimed if unit.reads is not NO_READS]:
             self._known.read_ahead(self._rows, reads)
         answers = [self._work(unit) for unit in claimed]
-        self._known.save(self._rows, self._seal)
+        self._known.save(self._rows, self._sign)
 
         def answer() -> None:
             self._known_with = others
@@ -114,7 +114,7 @@ class WriteBatch:
         unit.entries = []
         rows.run("SAVEPOINT unit")
         try:
-            transaction = SqlTransaction(rows, self._seal, self._known)
+            transaction = SqlTransaction(rows, self._sign, self._known)
             result = unit.work(transaction)
             transaction.finish()
             if rows.failure is None:

@@ -78,7 +78,7 @@ _TAIL: Final = (
 _log = structlog.get_logger(__name__)
 
 
-def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> PostgresStore:
+def open_store(url: str, sign: EntrySigner, *, checked: bool = True) -> PostgresStore:
     """Open the database, which `migrate` has created.
 
     Unless `checked`, an altered schema is accepted, for `audit verify`, which reports it. Raises
@@ -96,7 +96,7 @@ def open_store(url: str, seal: EntrySigner, *, checked: bool = True) -> Postgres
     )
     # The other connections open when needed.
     read_clock(connections.reader, connections.heartbeat.reference)
-    return PostgresStore(connections, seal, guard)
+    return PostgresStore(connections, sign, guard)
 
 
 class Connections(NamedTuple):
@@ -113,10 +113,10 @@ class Connections(NamedTuple):
 class PostgresStore(SqlStore):
     """`interface.Store` on PostgreSQL. Open it with `open_store`; use it from one event loop."""
 
-    def __init__(self, connections: Connections, seal: EntrySigner, guard: RollbackGuard) -> None:
+    def __init__(self, connections: Connections, sign: EntrySigner, guard: RollbackGuard) -> None:
         """Own the connections; the one for single records is already open."""
         self._guard = guard
-        self._seal = seal
+        self._sign = sign
         self._pages = connections.pages
         self._tail = connections.tail
         self._heartbeat = connections.heartbeat
@@ -127,7 +127,7 @@ class PostgresStore(SqlStore):
             seconds=reader.READ_SECONDS,
             late="the store did not answer in time",
         )
-        self._writer = Writer(connections.writer, seal, guard, self._published)
+        self._writer = Writer(connections.writer, sign, guard, self._published)
         self._turns = DatabaseTurns(connections.writer)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
@@ -225,7 +225,7 @@ class PostgresStore(SqlStore):
         """Return the newest committed time, None for an empty log."""
 
         def read(rows: Rows) -> datetime | None:
-            return newest_time(rows, read_head(rows), self._seal)
+            return newest_time(rows, read_head(rows), self._sign)
 
         return await _in_thread(self._tailer, self._checked, read)
 

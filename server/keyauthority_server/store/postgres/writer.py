@@ -40,14 +40,14 @@ class Writer(BatchWorker[WriteUnit]):
     """The thread that writes the database."""
 
     def __init__(
-        self, rows: PipelinedRows, seal: EntrySigner, guard: RollbackGuard, publish: Publish
+        self, rows: PipelinedRows, sign: EntrySigner, guard: RollbackGuard, publish: Publish
     ) -> None:
         """Own `rows`; `publish` gets the changes of each group before its callers are answered."""
         self._rows = rows
         self._guard = guard
         self._publish = publish
         self._head = Revision(0)  # before the group
-        self._batch = WriteBatch(rows, seal, self._note)
+        self._batch = WriteBatch(rows, sign, self._note)
         self._pause = threading.Event()
         super().__init__(name="store-writer", most=GROUP_MAX)
 

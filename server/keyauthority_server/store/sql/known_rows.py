@@ -13,7 +13,7 @@ from typing import Final
 from keyauthority.model import Revision
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.integrity import CheckedRecords
-from keyauthority_server.store.sql.log_head import newest_time, read_head, sealed_time
+from keyauthority_server.store.sql.log_head import newest_time, read_head, signed_time
 from keyauthority_server.store.sql.queries import digests
 from keyauthority_server.store.sql.statements import (
     ADVANCE_LOG,
@@ -41,11 +41,11 @@ class KnownRows:
         self._key_checks: Mapping[str, bytes] | None = None
         self._unsaved = False
 
-    def head(self, rows: Rows, seal: EntrySigner) -> LogHead:
+    def head(self, rows: Rows, sign: EntrySigner) -> LogHead:
         """Return the head of the log, including the units that have finished."""
         if self._head is None:
             head = self._locked_head or read_head(rows)
-            self.newest_time = newest_time(rows, head, seal)
+            self.newest_time = newest_time(rows, head, sign)
             self._head = head
         return self._head
 
@@ -83,11 +83,11 @@ class KnownRows:
         self.newest_time = time
         self._unsaved = True
 
-    def save(self, rows: Rows, seal: EntrySigner) -> None:
+    def save(self, rows: Rows, sign: EntrySigner) -> None:
         """Write the head of the log if it has moved; call it before the commit."""
         if self._unsaved and self._head is not None and self.newest_time is not None:
-            sealed = sealed_time(self.newest_time, seal)
-            rows.run(ADVANCE_LOG, (self._head.revision, self._head.hash, *sealed))
+            signed = signed_time(self.newest_time, sign)
+            rows.run(ADVANCE_LOG, (self._head.revision, self._head.hash, *signed))
             self._unsaved = False
 
     def forget_records(self) -> None:

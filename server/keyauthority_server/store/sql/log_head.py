@@ -57,13 +57,13 @@ def head_of(row: Row) -> LogHead:
     return LogHead(log_id, revision, bytes(hash_), time, bool(closed), mac)
 
 
-def sealed_time(time: datetime, seal: EntrySigner) -> tuple[int, bytes, int]:
+def signed_time(time: datetime, sign: EntrySigner) -> tuple[int, bytes, int]:
     """Return the last parameters of `ADVANCE_LOG`, for a time."""
-    made = seal(NewestTime(microseconds(time)))
+    made = sign(NewestTime(microseconds(time)))
     return microseconds(time), made.hash, made.key_version
 
 
-def newest_time(rows: Rows, head: LogHead, seal: EntrySigner) -> datetime | None:
+def newest_time(rows: Rows, head: LogHead, sign: EntrySigner) -> datetime | None:
     """Return the newest time, None for an empty log; StoreDamaged unless its MAC matches.
 
     A log of an older version has no MAC for its time, which is then that of the last entry.
@@ -74,23 +74,23 @@ def newest_time(rows: Rows, head: LogHead, seal: EntrySigner) -> datetime | None
             raise StoreDamaged(_ALTERED)
         return None
     if head.time_mac is None:
-        _check_last_entry(rows, head, seal)
+        _check_last_entry(rows, head, sign)
     else:
-        _check(seal, NewestTime(time), head.time_mac)
+        _check(sign, NewestTime(time), head.time_mac)
     return time_from(time)
 
 
-def _check_last_entry(rows: Rows, head: LogHead, seal: EntrySigner) -> None:
+def _check_last_entry(rows: Rows, head: LogHead, sign: EntrySigner) -> None:
     entries = read_log(rows, head.revision - 1, 1)
     last = entries[0] if entries else None
     if not isinstance(last, SignedEntry) or microseconds(last.entry.time) != head.time:
         raise StoreDamaged(_ALTERED)
-    _check(seal, last.entry, last.seal)
+    _check(sign, last.entry, last.mac)
 
 
-def _check(seal: EntrySigner, content: Entry | NewestTime, found: EntryMac) -> None:
+def _check(sign: EntrySigner, content: Entry | NewestTime, found: EntryMac) -> None:
     try:
-        expected = seal(content, found.key_version)
+        expected = sign(content, found.key_version)
     except StoreDamaged as error:
         raise StoreDamaged(f"{_ALTERED}: {error}") from error
     if not hmac.compare_digest(expected.hash, found.hash):

@@ -87,15 +87,15 @@ _SHAPES: Final[Mapping[ChangeType, tuple[bool, ...]]] = {
 class SqlTransaction:
     """One unit of work; see `interface.Transaction`."""
 
-    def __init__(self, rows: Rows, seal: EntrySigner, known: KnownRows | None = None) -> None:
+    def __init__(self, rows: Rows, sign: EntrySigner, known: KnownRows | None = None) -> None:
         """Share `known` with the other units of a group, which saves it at its end."""
         self._known = KnownRows() if known is None else known
         self._grouped = known is not None
-        head = self._known.head(rows, seal)
+        head = self._known.head(rows, sign)
         self._head, self._hash, self._closed = head.revision, head.hash, head.closed
         self._newest_time = self._known.newest_time
         self._rows = rows
-        self._seal = seal
+        self._sign = sign
         self._checked = self._known.checked
         self._usable = True
         self._incomplete = False
@@ -262,7 +262,7 @@ class SqlTransaction:
             raise StoreError("a change is incomplete: the transaction must not be committed")
         if not self._grouped:
             self.publish()
-            self._known.save(self._rows, self._seal)
+            self._known.save(self._rows, self._sign)
 
     def publish(self) -> None:
         """Move the head of the log for the next units of the group; call it after `finish`."""
@@ -316,7 +316,7 @@ class SqlTransaction:
             self._known.records.pop((GET_PROJECT, project.project_id), None)
 
     def _append(self, rows: Rows, entry: Entry) -> None:
-        seal = self._seal(entry)
+        mac = self._sign(entry)
         time = microseconds(entry.time)
         values: tuple[Any, ...] = (
             entry.revision,
@@ -330,11 +330,11 @@ class SqlTransaction:
             None if entry.project is None else to_json(entry.project),
             to_json(entry.before),
             entry.salt,
-            seal.key_version,
-            seal.hash,
+            mac.key_version,
+            mac.hash,
         )
         rows.run(APPEND_CHANGE, values)
-        self._hash = seal.hash
+        self._hash = mac.hash
 
 
 def _stamped_key(key: Key, before: RowDict, revision: Revision, time: datetime) -> Key:

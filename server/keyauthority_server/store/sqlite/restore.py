@@ -178,11 +178,11 @@ class Draft:
         finally:
             run("DETACH DATABASE present")
 
-    def change(self, seal: EntrySigner, work: Callable[[SqlTransaction], None]) -> LogId:
+    def change(self, sign: EntrySigner, work: Callable[[SqlTransaction], None]) -> LogId:
         """Run `work` in a transaction that also gives the log a new id; return the id."""
         log_id = LogId(str(uuid4()))
         self._rows.run("BEGIN IMMEDIATE")
-        transaction = SqlTransaction(self._rows, seal)
+        transaction = SqlTransaction(self._rows, sign)
         work(transaction)
         transaction.finish()
         self._rows.run(_SET_LOG_ID, (log_id,))

@@ -146,7 +146,7 @@ def sqlite_files(path: Path) -> tuple[Path, ...]:
 
 
 def open_store(
-    path: Path, seal: EntrySigner, *, checkpoints: bool = True, checked: bool = True
+    path: Path, sign: EntrySigner, *, checkpoints: bool = True, checked: bool = True
 ) -> SqliteStore:
     """Open the database at `path`, which `migrate` has created.
 
@@ -177,7 +177,7 @@ def open_store(
             written = SqliteRows(connect(path, WRITE_BUSY_MS))
             opened.callback(written.close)
             save = partial(_save_newest, path, head)
-            job = WriteBatch(written, seal, save, others=written.version)
+            job = WriteBatch(written, sign, save, others=written.version)
             reserve = DiskReserve(path)
             opened.callback(reserve.close)
             writer = Writer(
@@ -190,7 +190,7 @@ def open_store(
             raise StoreUnusable(explain(error, f"{path} cannot be opened")) from error
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
-        store = SqliteStore(rows, pages, uncached, writer, identity, seal)
+        store = SqliteStore(rows, pages, uncached, writer, identity, sign)
         opened.pop_all()
         return store
 
@@ -209,9 +209,9 @@ class SqliteStore(SqlStore):
         uncached: UncachedReader,
         writer: Writer[WriteUnit],
         identity: FileIdentity,
-        seal: EntrySigner,
+        sign: EntrySigner,
     ) -> None:
-        self._seal = seal
+        self._sign = sign
         self._rows = rows
         self._pages = pages
         self._uncached = uncached
@@ -318,7 +318,7 @@ class SqliteStore(SqlStore):
     async def newest_time(self) -> datetime | None:
         """Return the newest committed time, None for an empty log."""
         self._check_identity()
-        return newest_time(self._rows, read_head(self._rows), self._seal)
+        return newest_time(self._rows, read_head(self._rows), self._sign)
 
     async def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
