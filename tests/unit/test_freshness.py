@@ -51,7 +51,7 @@ async def cache(log: Log) -> RecordCache:
 async def cached(cache: RecordCache, *keys: Key) -> list[bool]:
     """Whether each key is in memory."""
     assert cache.catch_up()
-    return [cache.proven(key.access_key) is not None for key in keys]
+    return [cache.verified(key.access_key) is not None for key in keys]
 
 
 async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
@@ -65,7 +65,7 @@ async def put(cache: RecordCache, log: Log, count: int) -> list[Key]:
     snapshots = await cache.read([key.access_key for key in keys], None)
     for found, _ in snapshots.pairs:
         assert found is not None
-        cache.prove(found.key.access_key, found)
+        cache.mark_verified(found.key.access_key, found)
     return keys
 
 

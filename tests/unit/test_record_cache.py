@@ -81,7 +81,7 @@ class Seen(NamedTuple):
 
 async def look(cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -> Seen:
     """Take a key from memory, else read it, as a Verify does; its name stands for its token."""
-    if cache.catch_up(wanted) and (cached := cache.proven(access_key)) is not None:
+    if cache.catch_up(wanted) and (cached := cache.verified(access_key)) is not None:
         project_id = cached.stored.key.project_id
         project = cache.project(project_id)
         if project is not None or not project_id:
@@ -89,7 +89,7 @@ async def look(cache: RecordCache, access_key: str, wanted: ReadOptions = ANY) -
     snapshots = await cache.read((access_key,), None, wanted)
     ((found, project),) = snapshots.pairs
     if found is not None:
-        cache.prove(access_key, found)
+        cache.mark_verified(access_key, found)
     return Seen(snapshots.head, found, project)
 
 
@@ -120,8 +120,8 @@ async def test_unproven_token_is_read_each_time(
 ) -> None:
     """Another token of a cached key, and one of no key, are never answered from memory."""
     await look(cache, mine.access_key)
-    assert cache.proven("another token") is None
-    assert cache.proven("x" * (TOKEN_MAX + 1)) is None
+    assert cache.verified("another token") is None
+    assert cache.verified("x" * (TOKEN_MAX + 1)) is None
     assert [1, 1] == [await reads(store, cache, ABSENT) for _ in range(2)]
 
 
@@ -133,8 +133,8 @@ async def test_proof_is_bound_to_its_record(
     ((older, _),) = snapshots.pairs
     tell(cache, store.change(replace(mine, disabled=True)))
     assert older is not None
-    cache.prove("token", older)
-    assert cache.proven("token") is None
+    cache.mark_verified("token", older)
+    assert cache.verified("token") is None
 
 
 async def test_cached_operator_is_read_again_only_if_the_log_moved(
@@ -143,7 +143,7 @@ async def test_cached_operator_is_read_again_only_if_the_log_moved(
     """It has the state of the keys that are read, or is read with them."""
     root = put(store, operator(revision=1))
     await look(cache, root.access_key)
-    cached = cache.proven(root.access_key)
+    cached = cache.verified(root.access_key)
     assert held(root) == (await cache.read((mine.access_key,), cached)).operator
     assert 2 == store.reads
     store.change(replace(root, disabled=True))

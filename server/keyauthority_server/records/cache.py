@@ -5,7 +5,7 @@ has reached it. A read can therefore never undo an applied change. Records do no
 `freshness` decides for each call whether the position is current, and advances it if that takes
 microseconds.
 
-**Only a proven token is answered from memory.** A token that was compared with the digest of a
+**Only a verified token is answered from memory.** A token that was compared with the digest of a
 cached key is found again by a keyed hash, without parsing and without HMAC. Every other token reads
 its row, so neither result nor timing of a rejection depends on the cache, and absence is never
 cached.
@@ -49,7 +49,7 @@ class CachedKey:
         """Valid as of revision `at`, until a change is applied."""
         self.stored = stored
         self.proof = _UNPROVEN
-        """The keyed hash of the token that was proven; see `RecordCache.prove`."""
+        """The keyed hash of the token that was verified; see `RecordCache.mark_verified`."""
         self.answer: bytes | None = None
         """The constant part of the answer to a VALID Verify, encoded once."""
         self.admission: object = None
@@ -67,7 +67,7 @@ class CacheCounts(NamedTuple):
     """Counts since the last `take_counts`."""
 
     hit: int
-    """Tokens found proven."""
+    """Tokens found verified."""
     miss: int
     """Reads of the store."""
     catch_up: int
@@ -124,8 +124,8 @@ class RecordCache:
         """Raise StoreStale if neither cache nor store can answer with proven freshness."""
         self._freshness.check_fresh()
 
-    def proven(self, token: str) -> CachedKey | None:
-        """Return the key that a token has proven, if it is cached and may be served."""
+    def verified(self, token: str) -> CachedKey | None:
+        """Return the key of a token that was verified before, if it is cached and may be served."""
         cached = self._proofs.get(self._proof_of(token)) if len(token) <= TOKEN_MAX else None
         if (
             cached is None
@@ -141,7 +141,7 @@ class RecordCache:
         cached = self._projects.get(project_id)
         return None if cached is None or cached.at > self.position else cached.project
 
-    def prove(self, token: str, stored: StoredKey) -> None:
+    def mark_verified(self, token: str, stored: StoredKey) -> None:
         """Record that a token matched the digest of a key, if that state is cached."""
         cached = self._keys.get(stored.key.access_key)
         if cached is not None and not cached.proof and _is_same(cached.stored, stored):
@@ -155,7 +155,7 @@ class RecordCache:
     ) -> Snapshots:
         """Read keys with their projects, and an operator's key, in one state; cache them.
 
-        An operator's key from `proven` is not read again unless the log has moved. Raises
+        An operator's key from `verified` is not read again unless the log has moved. Raises
         StoreStale if a required proof of freshness is missing.
         """
         if isinstance(operator, CachedKey):

@@ -79,7 +79,7 @@ class CachedVerification:
             self._credential = credential
             self._scope = self._context.authenticate_cached(credential, VERIFY_RIGHT, now)
         scope = self._scope
-        if scope is NOT_CACHED or (cached := records.proven(secret_key)) is None:
+        if scope is NOT_CACHED or (cached := records.verified(secret_key)) is None:
             return None
         key = cached.stored.key
         project = records.project(key.project_id)

@@ -100,7 +100,7 @@ class ServiceContext:
             self._check_outline(credential)
             stored = (await self.records.read((), operator_of(credential), options)).operator
         return self.authenticate_stored(
-            stored, credential, rights, self.clock.now(), proven=bool(cached)
+            stored, credential, rights, self.clock.now(), verified=bool(cached)
         )
 
     def cached_operator(self, credential: Credential | CertificateIdentity) -> CachedKey | None:
@@ -110,7 +110,7 @@ class ServiceContext:
         """
         if isinstance(credential, CertificateIdentity):
             return None
-        return self.records.proven(credential.text)
+        return self.records.verified(credential.text)
 
     def authenticate_cached(
         self, credential: Credential, right: str, now: datetime
@@ -120,7 +120,7 @@ class ServiceContext:
         Call it only while the record cache is current. Returns NOT_CACHED if a read is needed or
         the caller is denied; `authenticate` then raises the error.
         """
-        cached = self.records.proven(credential.text)
+        cached = self.records.verified(credential.text)
         if cached is None:
             return NOT_CACHED
         authorization = cached.admission
@@ -131,7 +131,7 @@ class ServiceContext:
         ):
             try:
                 caller = authenticate(
-                    cached.stored, credential, (right,), now, self.peppers, proven=True
+                    cached.stored, credential, (right,), now, self.peppers, verified=True
                 )
             except KeyAuthorityError:
                 return NOT_CACHED
@@ -147,14 +147,14 @@ class ServiceContext:
         rights: Sequence[str],
         now: datetime,
         *,
-        proven: bool = False,
+        verified: bool = False,
     ) -> Principal:
         """Authenticate against a key read before, and cache that the token matched.
 
         A digest under an old pepper is queued for rehashing under the current one.
         """
-        caller = authenticate(stored, credential, rights, now, self.peppers, proven=proven)
-        if stored is not None and not proven and isinstance(credential, Credential):
+        caller = authenticate(stored, credential, rights, now, self.peppers, verified=verified)
+        if stored is not None and not verified and isinstance(credential, Credential):
             self._cache_match(stored, _presented(credential))
         return caller
 
@@ -197,7 +197,7 @@ class ServiceContext:
 
     def _cache_match(self, stored: StoredKey, presented: PresentedToken) -> None:
         if stored.pepper_version == self.peppers.current:
-            self.records.prove(presented.text, stored)
+            self.records.mark_verified(presented.text, stored)
         else:
             self._rehasher.enqueue(stored, presented.message)
 

@@ -125,7 +125,7 @@ class Keys:
         An operator key is found only by a caller that may read operator keys.
         """
         presented = await self._context.present(secret_key)
-        found = await self._proven(presented, caller.scope) if presented else None
+        found = await self._verified(presented, caller.scope) if presented else None
         if found is None or not caller.may(right_for("read", found.key.kind)):
             raise not_found(ErrorReason.KEY_NOT_FOUND)
         return replace(found, key=with_state(found.key, self._context.clock.now()))
@@ -197,12 +197,12 @@ class Keys:
         presented = await self._context.present(secret_key)
         if presented is None or presented.token.kind is KeyKind.PUBLISHABLE:
             raise invalid_credential()
-        found = await self._proven(presented)
+        found = await self._verified(presented)
         if found is None or access_key not in ("", found.key.access_key):
             raise invalid_credential()
         return found.key.access_key
 
-    async def _proven(self, presented: PresentedToken, scope: Scope = None) -> KeyLookup | None:
+    async def _verified(self, presented: PresentedToken, scope: Scope = None) -> KeyLookup | None:
         """Return the key of a token with its project; None unless the key is in the scope."""
         if self._context.fails_outline_check(presented, scope):
             return None

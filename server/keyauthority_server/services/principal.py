@@ -160,12 +160,12 @@ def authenticate(
     now: datetime,
     peppers: Keyring,
     *,
-    proven: bool = False,
+    verified: bool = False,
 ) -> Principal:
     """Return the caller if the credential matches the key and the key holds one of the rights.
 
     Without rights the credential suffices.
-    `stored` is the key that `operator_of` names; `proven` means that its digest was compared
+    `stored` is the key that `operator_of` names; `verified` means that its digest was compared
     before. Unauthenticated gives no reason why a key does not work. PermissionDenied names the
     missing right.
     """
@@ -173,7 +173,7 @@ def authenticate(
         return _authorize(
             Principal(credential.key, credential.address, certified=True), rights, now
         )
-    if not proven and not digest_matches(
+    if not verified and not digest_matches(
         stored, credential.token, credential.text.encode(), peppers
     ):
         raise invalid_credential()

@@ -85,7 +85,7 @@ class _Subject(NamedTuple):
     """None if the token is malformed, or was verified before."""
     stored: StoredKey | None
     project: Project | None
-    proven: bool = False
+    verified: bool = False
 
     @property
     def access_key(self) -> str:
@@ -99,7 +99,7 @@ class _State(NamedTuple):
     head: Revision
     subjects: Sequence[_Subject]
     operator: StoredKey | None
-    operator_proven: bool
+    operator_verified: bool
 
     @classmethod
     def of(
@@ -108,7 +108,7 @@ class _State(NamedTuple):
         subjects: Sequence[_Subject],
         names: Sequence[str],
         *,
-        operator_proven: bool,
+        operator_verified: bool,
     ) -> Self:
         """Return the state with the records read for the access keys in `names`."""
         found = dict(zip(names, snapshots.pairs, strict=True))
@@ -118,7 +118,7 @@ class _State(NamedTuple):
             else subject
             for subject in subjects
         ]
-        return cls(snapshots.head, filled, snapshots.operator, operator_proven)
+        return cls(snapshots.head, filled, snapshots.operator, operator_verified)
 
 
 class Verification:
@@ -148,7 +148,7 @@ class Verification:
             state = await self._state(credential, queries, slices)
             now = self._context.clock.now()
             caller = self._context.authenticate_stored(
-                state.operator, credential, _VERIFY, now, proven=state.operator_proven
+                state.operator, credential, _VERIFY, now, verified=state.operator_verified
             )
             self._check(caller, queries, state.head)
             scope = caller.scope
@@ -165,7 +165,7 @@ class Verification:
     async def project_id(self, secret_key: str, access_key: str) -> str:
         """Return the project of the key with this secret, else raise Unauthenticated."""
         records = self._context.records
-        cached = records.proven(secret_key) if records.catch_up() else None
+        cached = records.verified(secret_key) if records.catch_up() else None
         key = cached.stored.key if cached else None
         if key is None or not self._answers_project(key, access_key):
             # Nothing more is read for a cached key that is refused, as for an unknown token.
@@ -182,7 +182,7 @@ class Verification:
         return key.project_id
 
     def _answers_project(self, key: Key, access_key: str) -> bool:
-        """True if a proven token gets its project in the answer."""
+        """True if a verified token gets its project in the answer."""
         return (
             key.kind not in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR)
             and access_key in ("", key.access_key)
@@ -211,12 +211,12 @@ class Verification:
             if not names and (operator or operator_of(credential) is None):
                 if records.position == position:
                     stored = operator.stored if operator else None
-                    return _State(position, subjects, stored, operator_proven=True)
+                    return _State(position, subjects, stored, operator_verified=True)
                 continue
             snapshots = await records.read(names, operator or operator_of(credential), options)
             if snapshots.head == position or _reads_every_key(subjects, names):
-                proven = operator is not None and snapshots.operator is operator.stored
-                return _State.of(snapshots, subjects, names, operator_proven=proven)
+                verified = operator is not None and snapshots.operator is operator.stored
+                return _State.of(snapshots, subjects, names, operator_verified=verified)
         subjects = []
         for query in queries:  # the log moved during every attempt: read all keys at once
             presented = await self._context.present(query.secret_key)
@@ -224,7 +224,7 @@ class Verification:
             await slices.pause()
         names = list({subject.access_key: None for subject in subjects if subject.access_key})
         snapshots = await records.read(names, operator_of(credential), options)
-        return _State.of(snapshots, subjects, names, operator_proven=False)
+        return _State.of(snapshots, subjects, names, operator_verified=False)
 
     async def _cached_subjects(
         self,
@@ -265,14 +265,14 @@ class Verification:
 
     def _cached_subject(self, secret_key: str, scope: Scope) -> _Subject | None:
         """Return a token verified before, if the caller may verify its key and it is cached."""
-        cached = self._context.records.proven(secret_key)
+        cached = self._context.records.verified(secret_key)
         if cached is None or cached.stored.key.kind is KeyKind.OPERATOR:
             return None
         project_id = cached.stored.key.project_id
         project = self._context.records.project(project_id)
         if project is None or (scope is not None and project_id not in scope):
             return None
-        return _Subject(None, cached.stored, project, proven=True)
+        return _Subject(None, cached.stored, project, verified=True)
 
     def _check(self, caller: Principal, queries: Sequence[VerifyQuery], head: Revision) -> None:
         """Raise the error that rejects the whole call: missing rights before preconditions."""
@@ -299,18 +299,18 @@ class Verification:
         parsers: FactParsers,
     ) -> _Evaluation:
         log_id = self._context.log_id
-        token, stored, project, proven = subject
-        if token is None and not proven:
+        token, stored, project, verified = subject
+        if token is None and not verified:
             verdict = denied(VerdictCode.MALFORMED, query, head, log_id)
             return _Evaluation(query, verdict, None, ())
         # Every token takes all steps: a skipped check would reveal by timing which check failed.
         if token is not None:
-            proven = self._context.digest_matches(stored, token)
+            verified = self._context.digest_matches(stored, token)
         record = _ABSENT if stored is None else stored.key
         visible = record.kind is not KeyKind.OPERATOR and (
             scope is None or record.project_id in scope
         )
-        if not proven or not visible or stored is None:
+        if not verified or not visible or stored is None:
             verdict = denied(VerdictCode.UNKNOWN, query, head, log_id)
             return _Evaluation(query, verdict, None, ())
         key = stored.key
@@ -343,7 +343,7 @@ class Verification:
 def _reads_every_key(subjects: Sequence[_Subject], names: Sequence[str]) -> bool:
     """True if `names` has the key of every well-formed token, so that the cache adds none."""
     read = {"", *names}
-    return not any(subject.proven or subject.access_key not in read for subject in subjects)
+    return not any(subject.verified or subject.access_key not in read for subject in subjects)
 
 
 def _read_options(queries: Sequence[VerifyQuery]) -> ReadOptions:
