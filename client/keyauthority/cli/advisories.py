@@ -9,7 +9,7 @@ import click
 
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import REFUSED
-from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.formats import Paging, paged, print_listing
 from keyauthority.cli.output import time_text
 from keyauthority.cli.session import connected, settings
 from keyauthority.convert import advisory_page_to_proto
@@ -51,35 +51,23 @@ from keyauthority.results import Advisory
 @click.pass_context
 def advisories(
     context: click.Context,
+    /,
     project_id: str,
     types: tuple[str, ...],
     fail_on: tuple[str, ...],
-    dormant_after: timedelta | None,
-    expires_within: timedelta | None,
-    limit: int | None,
-    page_token: str,
-    newest_first: bool,
+    paging: Paging,
+    **bounds: timedelta | None,
 ) -> None:
     """List keys that are dead, dangerous or about to end.
 
     The oldest key is first. Exit codes: 1 if an advisory has a type named by --fail-on.
     """
-    if fail_on and (limit or page_token):
+    if fail_on and (paging.limit or paging.page_token):
         raise click.UsageError("--fail-on needs the whole list: it takes no limit or page")
     if types and not set(fail_on) <= set(types):
         raise click.UsageError("--fail-on takes types that --type lists")
     with connected() as authority:
-        page = fetched(
-            lambda size: authority.list_advisories(
-                project_id,
-                types=types,
-                dormant_after=dormant_after,
-                expires_within=expires_within,
-                page_size=size,
-            ),
-            *(limit, page_token),
-            newest_first=newest_first,
-        )
+        page = paging.fetch(authority.list_advisories, project_id, types=types, **bounds)
     print_listing(
         advisory_page_to_proto(page),
         "advisories",

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from keyauthority.cli import options, parameters
-from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.formats import Paging, paged, print_listing
 from keyauthority.cli.output import say, show, time_text
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.cli.watch import interruptible
@@ -42,29 +42,22 @@ def audit(
     start_time: datetime | None,
     end_time: datetime | None,
     follow: bool,
-    limit: int | None,
-    page_token: str,
-    newest_first: bool,
+    paging: Paging,
 ) -> None:
     """List changes with their operators, oldest first.
 
     Each has its time, the operator, the peer, and the values before and after.
     """
-    if follow and (end_time or newest_first or limit or page_token):
+    if follow and (end_time or any(paging)):
         raise click.UsageError("--follow takes no end, limit, page or other order")
 
     def events_from(start: datetime | None) -> Page[Event]:
-        return fetched(
-            lambda size: authority.list_events(
-                project_id,
-                access_key=access_key or "",
-                actor=actor,
-                start_time=start,
-                end_time=end_time,
-                page_size=size,
-            ),
-            *(limit, page_token),
-            newest_first=newest_first,
+        return paging.fetch(
+            *(authority.list_events, project_id),
+            access_key=access_key or "",
+            actor=actor,
+            start_time=start,
+            end_time=end_time,
         )
 
     with connected() as authority:

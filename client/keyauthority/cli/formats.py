@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
 from google.protobuf.json_format import MessageToDict
@@ -83,39 +84,48 @@ def keeps_secret() -> None:
         )
 
 
+class Paging(NamedTuple):
+    """The options of a list: how many, from where, in which order."""
+
+    limit: int | None
+    page_token: str
+    newest_first: bool
+
+    def fetch(self, listing: Callable[..., Listing[T]], *filters: Any, **named: Any) -> Page[T]:
+        """Return up to `limit` items; `listing` takes the filters and the size of a page."""
+        if self.newest_first and self.page_token:
+            raise click.UsageError("--page-token continues a list that begins with the oldest")
+        limit = None if self.newest_first else self.limit
+        items, page_token = list[T](), self.page_token
+        while True:
+            room = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(items))
+            page = listing(*filters, page_size=room, **named).page(page_token)
+            items += page.items
+            page_token = page.next_page_token
+            if not page_token or (limit is not None and len(items) >= limit):
+                break
+        if self.newest_first:
+            items = items[::-1][: self.limit]
+        return Page(tuple(items), page_token)
+
+
 def paged(command: F) -> F:
-    """Add the options of a list: how many, from where, in which order."""
+    """Add the options of `Paging`, passed to the command as `paging`."""
+
+    @wraps(command)
+    def merged(
+        *args: Any, limit: int | None, page_token: str, newest_first: bool, **kwargs: Any
+    ) -> Any:
+        return command(*args, paging=Paging(limit, page_token, newest_first), **kwargs)
+
+    decorated: Any = merged
     for add in (
         click.option("--newest-first", is_flag=True, help="Newest first (default: oldest first)."),
         click.option("--page-token", default="", help="The nextPageToken of an earlier --limit."),
         click.option("--limit", type=click.IntRange(min=1), help="Greatest number (default: all)."),
     ):
-        command = add(command)
-    return command
-
-
-def fetched(
-    listing: Callable[[int], Listing[T]],
-    limit: int | None,
-    page_token: str,
-    *,
-    newest_first: bool,
-) -> Page[T]:
-    """Return up to `limit` items; `listing` takes the size of a page."""
-    if newest_first and page_token:
-        raise click.UsageError("--page-token continues a list that begins with the oldest")
-    items: list[T] = []
-    while True:
-        room = PAGE_SIZE
-        if limit is not None and not newest_first:
-            room = min(PAGE_SIZE, limit - len(items))
-        page = listing(room).page(page_token)
-        items += page.items
-        page_token = page.next_page_token
-        if newest_first and not page_token:
-            return Page(tuple(items[::-1][:limit]))
-        if not page_token or (not newest_first and limit is not None and len(items) >= limit):
-            return Page(tuple(items), page_token)
+        decorated = add(decorated)
+    return cast("F", decorated)
 
 
 def _print_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from keyauthority.cli import changes, options, parameters
-from keyauthority.cli.formats import fetched, keeps_secret, paged, print_listing, print_result
+from keyauthority.cli.formats import Paging, keeps_secret, paged, print_listing, print_result
 from keyauthority.cli.key_import import import_
 from keyauthority.cli.output import key_fields, print_secret, project_fields, time_text, word
 from keyauthority.cli.session import confirm, connected, option, read_secret, settings
@@ -20,18 +19,14 @@ from keyauthority.convert import (
     revoked_key_to_proto,
 )
 from keyauthority.model import (
-    AndroidApp,
-    ApiTargetRestriction,
     Key,
     KeyKind,
     KeyMode,
     KeyState,
-    Quota,
-    RateLimit,
     Restrictions,
     RevokeReason,
 )
-from keyauthority.results import CreatedKey, RevokedKey
+from keyauthority.results import RevokedKey
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
 
@@ -69,65 +64,30 @@ for _command in (changes.update, changes.rotate, changes.disable, changes.enable
 @settings
 def create(
     project_id: str,
-    mode: str | None,
     kind: str,
     purpose: str | None,
-    permissions: tuple[str, ...],
-    allowed_ips: tuple[str, ...],
-    allowed_referrers: tuple[str, ...],
-    android_apps: tuple[AndroidApp, ...],
-    ios_bundle_ids: tuple[str, ...],
-    api_targets: tuple[ApiTargetRestriction, ...],
-    expire_time: datetime | None,
-    ttl: timedelta | None,
-    rate_limit: RateLimit | None,
-    quota: Quota | None,
     labels: tuple[tuple[str, str], ...],
-    operator_projects: tuple[str, ...],
-    request_id: str,
+    **fields: Any,
 ) -> None:
     """Create a key and show its secret once.
 
     Options for lists may be repeated.
     """
-    _check_combination(kind, project_id, expire_time, ttl)
-    keeps_secret()
-    restrictions = Restrictions(
-        allowed_ips=allowed_ips,
-        allowed_referrers=allowed_referrers,
-        android_apps=android_apps,
-        ios_bundle_ids=ios_bundle_ids,
-        api_targets=api_targets,
-    )
-    with connected() as authority:
-        created = authority.create_key(
-            project_id,
-            mode=mode,
-            kind=kind,
-            purpose=purpose or "",
-            permissions=permissions,
-            restrictions=restrictions,
-            expire_time=expire_time,
-            ttl=ttl,
-            rate_limit=rate_limit,
-            quota=quota,
-            labels=parameters.label_map(labels),
-            operator_projects=operator_projects,
-            request_id=request_id,
-        )
-    _show_created(created)
-
-
-def _check_combination(
-    kind: str, project_id: str, expire_time: datetime | None, ttl: timedelta | None
-) -> None:
-    if expire_time is not None and ttl is not None:
+    if fields["expire_time"] is not None and fields["ttl"] is not None:
         raise click.UsageError("give --expire-time or --ttl, not both")
     if project_id and kind == KeyKind.OPERATOR:
         raise click.UsageError("an operator key has no project: confine it by --operator-project")
-
-
-def _show_created(created: CreatedKey) -> None:
+    keeps_secret()
+    restrictions = Restrictions(**{name: fields.pop(name) for name in options.RESTRICTIONS})
+    with connected() as authority:
+        created = authority.create_key(
+            project_id,
+            kind=kind,
+            purpose=purpose or "",
+            restrictions=restrictions,
+            labels=parameters.label_map(labels),
+            **fields,
+        )
     key = created.key
     if print_result(created_key_to_proto(created), key_fields(key), key.access_key):
         print_secret(key, created.secret_key, quiet=bool(option("quiet")))
@@ -187,39 +147,15 @@ def lookup() -> None:
 @paged
 @settings
 def list_(
-    project_id: str,
-    mode: str | None,
-    kind: str | None,
-    state: str | None,
-    labels: tuple[tuple[str, str], ...],
-    expires_before: datetime | None,
-    used_before: datetime | None,
-    never_used: bool,
-    import_set: str,
-    limit: int | None,
-    page_token: str,
-    newest_first: bool,
+    project_id: str, labels: tuple[tuple[str, str], ...], paging: Paging, **filters: Any
 ) -> None:
     """List the keys that match all given options, oldest first.
 
     Operator keys are listed with --kind operator and without --project-id.
     """
     with connected() as authority:
-        page = fetched(
-            lambda size: authority.list_keys(
-                project_id,
-                mode=mode,
-                kind=kind,
-                state=state,
-                labels=parameters.label_map(labels),
-                expires_before=expires_before,
-                used_before=used_before,
-                never_used=never_used,
-                import_set=import_set,
-                page_size=size,
-            ),
-            *(limit, page_token),
-            newest_first=newest_first,
+        page = paging.fetch(
+            *(authority.list_keys, project_id), labels=parameters.label_map(labels), **filters
         )
     names = [key.access_key for key in page.items]
     print_listing(

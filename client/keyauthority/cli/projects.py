@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from keyauthority._requests import projects as calls
 from keyauthority.cli import options, parameters
-from keyauthority.cli.formats import fetched, paged, print_listing, print_result
+from keyauthority.cli.formats import Paging, paged, print_listing, print_result
 from keyauthority.cli.output import labels_text, project_fields, rate_limit_text, time_text
 from keyauthority.cli.session import confirm, connected, settings
 from keyauthority.convert import (
@@ -113,14 +113,10 @@ def show(project_id: str) -> None:
 @projects.command("list")
 @paged
 @settings
-def list_(limit: int | None, page_token: str, newest_first: bool) -> None:
+def list_(paging: Paging) -> None:
     """List the visible projects, oldest first."""
     with connected() as authority:
-        page = fetched(
-            lambda size: authority.list_projects(page_size=size),
-            *(limit, page_token),
-            newest_first=newest_first,
-        )
+        page = paging.fetch(authority.list_projects)
     print_listing(
         project_page_to_proto(page),
         "projects",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from keyauthority.cli import parameters
@@ -53,20 +55,11 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 @click.pass_context
 def verify(
     context: click.Context,
-    access_key: str,
-    project_id: str,
-    mode: str | None,
-    permissions: tuple[str, ...],
-    client_ip: str,
-    referrer: str,
+    /,
     android_app: tuple[str, str] | None,
     ios_bundle_id: str,
     api_target: str,
-    cost: int,
-    at_least_revision: int,
-    log_id: str,
-    explain: bool,
-    include_record: bool,
+    **query: Any,
 ) -> None:
     """Verify a token from standard input or a prompt.
 
@@ -76,19 +69,9 @@ def verify(
     with connected(verifying=True) as authority:
         verdict = authority.verify(
             secret_key,
-            access_key=access_key,
-            project_id=project_id,
-            mode=mode,
-            permissions=permissions,
-            client_ip=client_ip,
-            referrer=referrer,
             app=_app(android_app, ios_bundle_id),
             api_target=_api_target(api_target),
-            cost=cost,
-            at_least_revision=at_least_revision,
-            log_id=log_id,
-            explain=explain,
-            include_record=include_record,
+            **query,
         )
     print_result(verdict_to_proto(verdict), _fields(verdict), verdict.access_key)
     context.exit(0 if verdict.valid else REFUSED)

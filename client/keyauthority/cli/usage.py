@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from keyauthority.cli import options, parameters
-from keyauthority.cli.formats import fetched, paged, print_listing
+from keyauthority.cli.formats import Paging, paged, print_listing
 from keyauthority.cli.output import time_text
 from keyauthority.cli.session import connected, settings
 from keyauthority.convert import usage_page_to_proto
@@ -33,33 +32,13 @@ from keyauthority.model import UsageGranularity, UsageRow
 )
 @paged
 @settings
-def usage(
-    project_id: str,
-    access_key: str | None,
-    start_time: datetime | None,
-    end_time: datetime | None,
-    granularity: str,
-    limit: int | None,
-    page_token: str,
-    newest_first: bool,
-) -> None:
+def usage(project_id: str, access_key: str | None, paging: Paging, **filters: Any) -> None:
     """Count verifications by key and verdict, oldest first.
 
     They are counted per hour or day, in UTC.
     """
     with connected() as authority:
-        page = fetched(
-            lambda size: authority.get_usage(
-                project_id,
-                access_key=access_key or "",
-                start_time=start_time,
-                end_time=end_time,
-                granularity=granularity,
-                page_size=size,
-            ),
-            *(limit, page_token),
-            newest_first=newest_first,
-        )
+        page = paging.fetch(authority.get_usage, project_id, access_key=access_key or "", **filters)
     print_listing(
         usage_page_to_proto(page),
         "rows",
