@@ -59,6 +59,33 @@ GAUGES: Final[Mapping[str, Gauge]] = {
 """The gauges by name."""
 
 
+VERIFICATIONS: Final = "keyauthority_verifications"
+REFUSALS: Final = "keyauthority_refusals"
+CONNECTIONS: Final = "keyauthority_connections_closed"
+CACHE_EVENTS: Final = "keyauthority_record_cache"
+
+
+class Events(NamedTuple):
+    """A counter of events by one label."""
+
+    text: str
+    """The help text."""
+    label: str
+
+
+EVENTS: Final[Mapping[str, Events]] = {
+    VERIFICATIONS: Events("Verifications, by verdict.", "verdict"),
+    REFUSALS: Events("Calls rejected as OVERLOADED, by ground: waiting, lane or peer.", "ground"),
+    CONNECTIONS: Events("TLS connections that the server refused or closed, by ground.", "ground"),
+    CACHE_EVENTS: Events(
+        "Tokens verified from the cache (hit), store reads (miss), records dropped or "
+        "replaced because of changes in the log (catch_up).",
+        "event",
+    ),
+}
+"""The counters by name."""
+
+
 ALERTED_CODES: Final = ("OK", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE")
 """Status codes that each method has from the start: an alert sees the first failure as one."""
 
@@ -80,13 +107,8 @@ class Counts(TypedDict):
     """Counts of one worker since the previous collection."""
 
     calls: list[CallCounts]
-    verifications: dict[str, int]
-    refusals: dict[str, int]
-    """Calls rejected as OVERLOADED, by reason."""
-    connections: dict[str, int]
-    """TLS connections that the server closed, by reason."""
-    cache_events: dict[str, int]
-    """Events of the record cache: `hit`, `miss`, `catch_up`."""
+    events: dict[str, dict[str, int]]
+    """Counts by the name in `EVENTS` and by the label."""
     streams: int | None
     """Streams open in this worker; None if unchanged."""
     gauges: dict[str, float]
@@ -161,10 +183,12 @@ class Metrics:
         self._calls: dict[tuple[str, str], CallMetrics] = {}
         self._streams: dict[tuple[str, str], StreamMetrics] = {}
         self._streams_reported = 0
-        self._verifications = Counter(dict.fromkeys(verdicts, 0))
-        self._refusals = Counter(dict.fromkeys(refusals, 0))
-        self._connections = Counter(dict.fromkeys(connections, 0))
-        self._cache_events: Counter[str] = Counter()
+        self._events: dict[str, Counter[str]] = {
+            VERIFICATIONS: Counter(dict.fromkeys(verdicts, 0)),
+            REFUSALS: Counter(dict.fromkeys(refusals, 0)),
+            CONNECTIONS: Counter(dict.fromkeys(connections, 0)),
+            CACHE_EVENTS: Counter(),
+        }
         self._gauges: dict[str, float] = {}
         self._advisories: dict[str, int] = {}
 
@@ -178,19 +202,19 @@ class Metrics:
 
     def verification(self, verdict: str, number: int = 1) -> None:
         """Count verdicts of one kind."""
-        self._verifications[verdict] += number
+        self._events[VERIFICATIONS][verdict] += number
 
     def refused(self, reason: str, calls: int = 1) -> None:
         """Count calls rejected as OVERLOADED."""
-        self._refusals[reason] += calls
+        self._events[REFUSALS][reason] += calls
 
     def connection_closed(self, reason: str) -> None:
         """Count a TLS connection that the server refused or closed."""
-        self._connections[reason] += 1
+        self._events[CONNECTIONS][reason] += 1
 
     def count_cache_events(self, counts: Mapping[str, int]) -> None:
         """Add counts of record cache events."""
-        self._cache_events.update(counts)
+        self._events[CACHE_EVENTS].update(counts)
 
     def gauge(self, name: str, value: float) -> None:
         """Set a gauge."""
@@ -208,19 +232,14 @@ class Metrics:
         )
         counts = Counts(
             calls=[call for call in taken if call],
-            verifications=dict(self._verifications),
-            refusals=dict(self._refusals),
-            connections=dict(self._connections),
-            cache_events=dict(self._cache_events),
+            events={name: dict(counter) for name, counter in self._events.items() if counter},
             streams=None if streams == self._streams_reported else streams,
             gauges=self._gauges,
             advisories=self._advisories,
         )
         self._streams_reported = streams
-        self._verifications.clear()
-        self._refusals.clear()
-        self._connections.clear()
-        self._cache_events.clear()
+        for counter in self._events.values():
+            counter.clear()
         self._gauges = {}
         self._advisories = {}
         return counts if any(counts.values()) else None

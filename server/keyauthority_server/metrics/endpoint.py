@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from keyauthority.model import AdvisoryType
 from keyauthority_server.config import HostPort, refusal
-from keyauthority_server.metrics.counting import BOUNDS, GAUGES, Counts
+from keyauthority_server.metrics.counting import BOUNDS, EVENTS, GAUGES, Counts
 from keyauthority_server.metrics.http import MetricsServer
 
 _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
@@ -33,10 +33,7 @@ class MetricsAggregator(Collector):
         self._handled: Counter[tuple[str, str, str, str]] = Counter()
         self._buckets: dict[tuple[str, str, str], list[int]] = {}
         self._seconds: defaultdict[tuple[str, str, str], float] = defaultdict(float)
-        self._verifications: Counter[str] = Counter()
-        self._refusals: Counter[str] = Counter()
-        self._connections: Counter[str] = Counter()
-        self._cache_events: Counter[str] = Counter()
+        self._events = {name: Counter[str]() for name in EVENTS}
         self._gauges: defaultdict[str, dict[int, float]] = defaultdict(dict)
         self._advisories = dict.fromkeys(map(str, AdvisoryType), 0)
         self._streams: dict[int, int] = {}
@@ -54,10 +51,8 @@ class MetricsAggregator(Collector):
                 total = self._buckets.get(method, [0] * len(_BUCKETS))
                 self._buckets[method] = [a + b for a, b in zip(total, call["buckets"], strict=True)]
                 self._seconds[method] += call["seconds"]
-            self._verifications.update(counts["verifications"])
-            self._refusals.update(counts["refusals"])
-            self._connections.update(counts["connections"])
-            self._cache_events.update(counts["cache_events"])
+            for name, events in counts["events"].items():
+                self._events[name].update(events)
             for name, value in counts["gauges"].items():
                 self._gauges[name][worker] = value
             self._advisories.update(counts["advisories"])
@@ -120,37 +115,11 @@ class MetricsAggregator(Collector):
         yield handling
 
     def _outcomes(self) -> Iterator[Metric]:
-        verifications = CounterMetricFamily(
-            "keyauthority_verifications", "Verifications, by verdict.", labels=("verdict",)
-        )
-        for verdict, count in self._verifications.items():
-            verifications.add_metric((verdict,), count)
-        yield verifications
-        refusals = CounterMetricFamily(
-            "keyauthority_refusals",
-            "Calls rejected as OVERLOADED, by ground: waiting, lane or peer.",
-            labels=("ground",),
-        )
-        for ground, count in self._refusals.items():
-            refusals.add_metric((ground,), count)
-        yield refusals
-        connections = CounterMetricFamily(
-            "keyauthority_connections_closed",
-            "TLS connections that the server refused or closed, by ground.",
-            labels=("ground",),
-        )
-        for ground, count in self._connections.items():
-            connections.add_metric((ground,), count)
-        yield connections
-        cache_events = CounterMetricFamily(
-            "keyauthority_record_cache",
-            "Tokens verified from the cache (hit), store reads (miss), records dropped or "
-            "replaced because of changes in the log (catch_up).",
-            labels=("event",),
-        )
-        for event, count in self._cache_events.items():
-            cache_events.add_metric((event,), count)
-        yield cache_events
+        for name, (text, label) in EVENTS.items():
+            family = CounterMetricFamily(name, text, labels=(label,))
+            for value, count in self._events[name].items():
+                family.add_metric((value,), count)
+            yield family
 
     def _states(self) -> Iterator[Metric]:
         for name, values in self._gauges.items():

@@ -7,7 +7,8 @@ else have the same credential, which is parsed once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from google.rpc import code_pb2
@@ -100,6 +101,22 @@ class CallSpans:
                 span.set_status(StatusCode.ERROR)
             span.end()
 
+    @contextmanager
+    def ending(self, span: Span) -> Iterator[None]:
+        """End a span with the context, by its exception."""
+        code: int = code_pb2.INTERNAL
+        try:
+            yield
+            code = code_pb2.OK
+        except RpcError as failed:
+            code = failed.code
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = code_pb2.CANCELLED
+            raise
+        finally:
+            self.end(span, code)
+
 
 class TracedShortcut:
     """A `Shortcut` with a span for each call that it answers.
@@ -153,19 +170,8 @@ class TracedShortcut:
 def _unary(spans: CallSpans, answer: Handler) -> Handler:
     async def spanned(body: bytes, call: Call) -> bytes:
         span, call = spans.begin(call)
-        code: int = code_pb2.INTERNAL
-        try:
-            response = await InContext(context_with(span), answer(body, call))
-            code = code_pb2.OK
-        except RpcError as failed:
-            code = failed.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = code_pb2.CANCELLED
-            raise
-        finally:
-            spans.end(span, code)
-        return response
+        with spans.ending(span):
+            return await InContext(context_with(span), answer(body, call))
 
     return spanned
 
@@ -177,24 +183,16 @@ def _stream(
         span, call = spans.begin(call)
         context = context_with(span)
         messages = method.open(body, call)
-        code: int = code_pb2.INTERNAL
-        try:
-            while True:
-                try:
-                    message = await InContext(context, anext(messages))
-                except StopAsyncIteration:
-                    break
-                yield message
-            code = code_pb2.OK
-        except RpcError as failed:
-            code = failed.code
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = code_pb2.CANCELLED
-            raise
-        finally:
-            await InContext(context, messages.aclose())
-            spans.end(span, code)
+        with spans.ending(span):
+            try:
+                while True:
+                    try:
+                        message = await InContext(context, anext(messages))
+                    except StopAsyncIteration:
+                        break
+                    yield message
+            finally:
+                await InContext(context, messages.aclose())
 
     return spanned
 

@@ -175,6 +175,6 @@ def test_counts_are_collected_once() -> None:
         taken.update(counts["calls"][0]["codes"])
         assert 1 == counts["calls"][0]["buckets"][0]
         assert 1 == counts["calls"][0]["buckets"][-1]
-        assert {"valid": 1} == counts["verifications"]
+        assert {"keyauthority_verifications": {"valid": 1}} == counts["events"]
     assert Counter(OK=3, UNAVAILABLE=3) == taken
     assert None is metrics.take()

@@ -257,7 +257,7 @@ async def test_each_verdict_of_a_batch_is_counted(data: Path) -> None:
         await asker.ask(valid)
         counts = metrics.take()
         assert counts is not None
-        assert {"VALID": 4, "DISABLED": 2} == counts["verifications"]
+        assert {"VALID": 4, "DISABLED": 2} == counts["events"]["keyauthority_verifications"]
 
 
 @pytest.mark.parametrize(
