@@ -42,7 +42,7 @@ class AsyncAdvisoryCalls(AsyncConnection):
         )
         return AsyncListing(
             lambda page_token: self._call(
-                self._advisories.ListAdvisories,
+                self._stubs.advisories.ListAdvisories,
                 advisories.list_advisories(query, page_token),
                 convert.advisory_page_from_proto,
                 timeout,

@@ -42,7 +42,7 @@ class AsyncAuditCalls(AsyncConnection):
         )
         return AsyncListing(
             lambda page_token: self._call(
-                self._audit.ListEvents,
+                self._stubs.audit.ListEvents,
                 audit.list_events(query, page_token),
                 convert.event_page_from_proto,
                 timeout,

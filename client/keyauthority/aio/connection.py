@@ -155,26 +155,7 @@ class AsyncConnection:
         on_fork(self)
 
     @property
-    def _keys(self) -> KeyAuthorityServiceAsyncStub:
-        return self._connected().keys
-
-    @property
-    def _projects(self) -> ProjectServiceAsyncStub:
-        return self._connected().projects
-
-    @property
-    def _usage(self) -> UsageServiceAsyncStub:
-        return self._connected().usage
-
-    @property
-    def _audit(self) -> AuditServiceAsyncStub:
-        return self._connected().audit
-
-    @property
-    def _advisories(self) -> AdvisoryServiceAsyncStub:
-        return self._connected().advisories
-
-    def _connected(self) -> _Live:
+    def _stubs(self) -> _Live:
         """Return the channel of the running loop; gRPC binds each channel to one loop."""
         try:
             loop = asyncio.get_running_loop()
@@ -233,7 +214,7 @@ class AsyncConnection:
         to verify only. Raises Unavailable if it cannot be reached.
         """
         request = _requests.health_check(changes=changes)
-        channel = self._connected().channel
+        channel = self._stubs.channel
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
         return await self._call(check, request, _requests.is_serving, timeout, metadata=())
 

@@ -69,7 +69,7 @@ class AsyncKeyCalls(AsyncConnection):
             request_id=request_id,
         )
         return await self._call(
-            self._keys.CreateKey, request, convert.created_key_from_proto, timeout
+            self._stubs.keys.CreateKey, request, convert.created_key_from_proto, timeout
         )
 
     async def get_key(self, access_key: str, *, timeout: float | None = None) -> Key:
@@ -78,7 +78,7 @@ class AsyncKeyCalls(AsyncConnection):
         Raises NotFound if it does not exist or the caller may not see it.
         """
         return await self._call(
-            self._keys.GetKey, key_requests.get_key(access_key), key_requests.key_of, timeout
+            self._stubs.keys.GetKey, key_requests.get_key(access_key), key_requests.key_of, timeout
         )
 
     def list_keys(
@@ -114,7 +114,7 @@ class AsyncKeyCalls(AsyncConnection):
         )
         return AsyncListing(
             lambda page_token: self._call(
-                self._keys.ListKeys,
+                self._stubs.keys.ListKeys,
                 key_requests.list_keys(project_id, key_filter, page_size, page_token),
                 convert.key_page_from_proto,
                 timeout,
@@ -155,7 +155,7 @@ class AsyncKeyCalls(AsyncConnection):
             etag=etag,
         )
         return await self._call(
-            self._keys.UpdateKey, request, convert.written_key_from_proto, timeout
+            self._stubs.keys.UpdateKey, request, convert.written_key_from_proto, timeout
         )
 
     async def rotate_key(
@@ -176,7 +176,7 @@ class AsyncKeyCalls(AsyncConnection):
         """
         request = key_requests.rotate_key(access_key, overlap, expire_time, request_id)
         return await self._call(
-            self._keys.RotateKey, request, convert.rotated_key_from_proto, timeout
+            self._stubs.keys.RotateKey, request, convert.rotated_key_from_proto, timeout
         )
 
     async def revoke_key(
@@ -197,7 +197,7 @@ class AsyncKeyCalls(AsyncConnection):
         """
         request = key_requests.revoke_key(access_key, secret_key, reason, note)
         return await self._call(
-            self._keys.RevokeKey, request, convert.revoked_key_from_proto, timeout
+            self._stubs.keys.RevokeKey, request, convert.revoked_key_from_proto, timeout
         )
 
     async def import_keys(
@@ -215,7 +215,7 @@ class AsyncKeyCalls(AsyncConnection):
         FailedPrecondition if a set of this name has another shape.
         """
         return await self._call(
-            self._keys.ImportKeys,
+            self._stubs.keys.ImportKeys,
             key_requests.import_keys(import_set, keys, validate_only),
             convert.imported_keys_from_proto,
             timeout,

@@ -39,7 +39,7 @@ class AsyncProjectCalls(AsyncConnection):
     ) -> WrittenProject:
         """Return the whole result, whose revision and log_id `create_project` drops."""
         return await self._call(
-            self._projects.CreateProject, request, convert.created_project_from_proto, timeout
+            self._stubs.projects.CreateProject, request, convert.created_project_from_proto, timeout
         )
 
     async def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
@@ -48,7 +48,7 @@ class AsyncProjectCalls(AsyncConnection):
         Raises NotFound if it does not exist or the caller may not see it.
         """
         return await self._call(
-            self._projects.GetProject,
+            self._stubs.projects.GetProject,
             projects.get_project(project_id),
             projects.project_of,
             timeout,
@@ -60,7 +60,7 @@ class AsyncProjectCalls(AsyncConnection):
         """Return the caller's projects, oldest first. `page_size` is 1 to 1000; 0 means 100."""
         return AsyncListing(
             lambda page_token: self._call(
-                self._projects.ListProjects,
+                self._stubs.projects.ListProjects,
                 projects.list_projects(page_size, page_token),
                 convert.project_page_from_proto,
                 timeout,
@@ -93,5 +93,5 @@ class AsyncProjectCalls(AsyncConnection):
             etag=etag,
         )
         return await self._call(
-            self._projects.UpdateProject, request, convert.written_project_from_proto, timeout
+            self._stubs.projects.UpdateProject, request, convert.written_project_from_proto, timeout
         )

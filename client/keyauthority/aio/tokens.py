@@ -59,7 +59,7 @@ class AsyncTokenCalls(AsyncConnection):
             include_record,
         )
         return await self._call(
-            self._keys.Verify, tokens.verify(query), convert.verdict_from_proto, timeout
+            self._stubs.keys.Verify, tokens.verify(query), convert.verdict_from_proto, timeout
         )
 
     async def batch_verify(
@@ -72,7 +72,7 @@ class AsyncTokenCalls(AsyncConnection):
         """
         request = tokens.batch_verify(presentations)
         return await self._call(
-            self._keys.BatchVerify, request, convert.verdicts_from_proto, timeout
+            self._stubs.keys.BatchVerify, request, convert.verdicts_from_proto, timeout
         )
 
     async def get_project_id(
@@ -84,7 +84,7 @@ class AsyncTokenCalls(AsyncConnection):
         if the secret does not match an existing key, or the key is revoked or superseded.
         """
         return await self._call(
-            self._keys.GetProjectId,
+            self._stubs.keys.GetProjectId,
             tokens.get_project_id(access_key, secret_key),
             tokens.project_id_of,
             timeout,
@@ -98,7 +98,7 @@ class AsyncTokenCalls(AsyncConnection):
         of a key that the caller may see; for an operator key the caller needs "operators:read".
         """
         return await self._call(
-            self._keys.LookupKey,
+            self._stubs.keys.LookupKey,
             tokens.lookup_key(secret_key),
             convert.key_lookup_from_proto,
             timeout,
@@ -110,7 +110,7 @@ class AsyncTokenCalls(AsyncConnection):
         Needs no right. Raises Unauthenticated if the credential is not valid.
         """
         return await self._call(
-            self._keys.GetCaller,
+            self._stubs.keys.GetCaller,
             service_pb2.GetCallerRequest(),
             convert.caller_identity_from_proto,
             timeout,

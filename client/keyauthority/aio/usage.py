@@ -42,7 +42,7 @@ class AsyncUsageCalls(AsyncConnection):
         )
         return AsyncListing(
             lambda page_token: self._call(
-                self._usage.GetUsage,
+                self._stubs.usage.GetUsage,
                 usage.get_usage(query, page_token),
                 convert.usage_page_from_proto,
                 timeout,
@@ -64,4 +64,4 @@ class AsyncUsageCalls(AsyncConnection):
         a new one per call). Rows for keys that the caller may not see are ignored.
         """
         request = usage.report_usage(rows, observations, batch_id)
-        await self._call(self._usage.ReportUsage, request, usage.nothing, timeout)
+        await self._call(self._stubs.usage.ReportUsage, request, usage.nothing, timeout)

@@ -38,5 +38,5 @@ class AsyncWatchCalls(AsyncConnection):
             project_id, from_revision=from_revision, log_id=log_id, snapshot=snapshot
         )
         return self._watch(
-            self._keys.WatchChanges, request, convert.watch_update_from_proto, timeout
+            self._stubs.keys.WatchChanges, request, convert.watch_update_from_proto, timeout
         )

@@ -43,7 +43,7 @@ class AdvisoryCalls(Connection):
         )
         return Listing(
             lambda page_token: self._call(
-                self._advisories.ListAdvisories,
+                self._stubs.advisories.ListAdvisories,
                 advisories.list_advisories(query, page_token),
                 convert.advisory_page_from_proto,
                 timeout,

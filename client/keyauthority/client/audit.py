@@ -43,7 +43,7 @@ class AuditCalls(Connection):
         )
         return Listing(
             lambda page_token: self._call(
-                self._audit.ListEvents,
+                self._stubs.audit.ListEvents,
                 audit.list_events(query, page_token),
                 convert.event_page_from_proto,
                 timeout,

@@ -142,24 +142,8 @@ class Connection:
         on_fork(self)
 
     @property
-    def _keys(self) -> KeyAuthorityServiceStub:
-        return (self._live or self._connect()).keys
-
-    @property
-    def _projects(self) -> ProjectServiceStub:
-        return (self._live or self._connect()).projects
-
-    @property
-    def _usage(self) -> UsageServiceStub:
-        return (self._live or self._connect()).usage
-
-    @property
-    def _audit(self) -> AuditServiceStub:
-        return (self._live or self._connect()).audit
-
-    @property
-    def _advisories(self) -> AdvisoryServiceStub:
-        return (self._live or self._connect()).advisories
+    def _stubs(self) -> _Live:
+        return self._live or self._connect()
 
     def _connect(self) -> _Live:
         """Create the channel on the first call, so that an earlier fork costs no connection."""
@@ -216,7 +200,7 @@ class Connection:
         to verify only. Raises Unavailable if it cannot be reached.
         """
         request = _requests.health_check(changes=changes)
-        channel = (self._live or self._connect()).channel
+        channel = self._stubs.channel
         check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # of bytes
         return self._call(check, request, _requests.is_serving, timeout, metadata=())
 

@@ -69,7 +69,9 @@ class KeyCalls(Connection):
             operator_projects=operator_projects,
             request_id=request_id,
         )
-        return self._call(self._keys.CreateKey, request, convert.created_key_from_proto, timeout)
+        return self._call(
+            self._stubs.keys.CreateKey, request, convert.created_key_from_proto, timeout
+        )
 
     def get_key(self, access_key: str, *, timeout: float | None = None) -> Key:
         """Return one key, without its secret.
@@ -77,7 +79,7 @@ class KeyCalls(Connection):
         Raises NotFound if it does not exist or the caller may not see it.
         """
         return self._call(
-            self._keys.GetKey, key_requests.get_key(access_key), key_requests.key_of, timeout
+            self._stubs.keys.GetKey, key_requests.get_key(access_key), key_requests.key_of, timeout
         )
 
     def list_keys(
@@ -113,7 +115,7 @@ class KeyCalls(Connection):
         )
         return Listing(
             lambda page_token: self._call(
-                self._keys.ListKeys,
+                self._stubs.keys.ListKeys,
                 key_requests.list_keys(project_id, key_filter, page_size, page_token),
                 convert.key_page_from_proto,
                 timeout,
@@ -153,7 +155,9 @@ class KeyCalls(Connection):
             disabled=disabled,
             etag=etag,
         )
-        return self._call(self._keys.UpdateKey, request, convert.written_key_from_proto, timeout)
+        return self._call(
+            self._stubs.keys.UpdateKey, request, convert.written_key_from_proto, timeout
+        )
 
     def rotate_key(
         self,
@@ -172,7 +176,9 @@ class KeyCalls(Connection):
         that is disabled, revoked or already rotated.
         """
         request = key_requests.rotate_key(access_key, overlap, expire_time, request_id)
-        return self._call(self._keys.RotateKey, request, convert.rotated_key_from_proto, timeout)
+        return self._call(
+            self._stubs.keys.RotateKey, request, convert.rotated_key_from_proto, timeout
+        )
 
     def revoke_key(
         self,
@@ -191,7 +197,9 @@ class KeyCalls(Connection):
         a secret that does not match a key.
         """
         request = key_requests.revoke_key(access_key, secret_key, reason, note)
-        return self._call(self._keys.RevokeKey, request, convert.revoked_key_from_proto, timeout)
+        return self._call(
+            self._stubs.keys.RevokeKey, request, convert.revoked_key_from_proto, timeout
+        )
 
     def import_keys(
         self,
@@ -208,7 +216,7 @@ class KeyCalls(Connection):
         FailedPrecondition if a set of this name has another shape.
         """
         return self._call(
-            self._keys.ImportKeys,
+            self._stubs.keys.ImportKeys,
             key_requests.import_keys(import_set, keys, validate_only),
             convert.imported_keys_from_proto,
             timeout,

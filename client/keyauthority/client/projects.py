@@ -40,7 +40,7 @@ class ProjectCalls(Connection):
     ) -> WrittenProject:
         """Return the whole result, whose revision and log_id `create_project` drops."""
         return self._call(
-            self._projects.CreateProject, request, convert.created_project_from_proto, timeout
+            self._stubs.projects.CreateProject, request, convert.created_project_from_proto, timeout
         )
 
     def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:
@@ -49,7 +49,7 @@ class ProjectCalls(Connection):
         Raises NotFound if it does not exist or the caller may not see it.
         """
         return self._call(
-            self._projects.GetProject,
+            self._stubs.projects.GetProject,
             projects.get_project(project_id),
             projects.project_of,
             timeout,
@@ -61,7 +61,7 @@ class ProjectCalls(Connection):
         """Return the caller's projects, oldest first. `page_size` is 1 to 1000; 0 means 100."""
         return Listing(
             lambda page_token: self._call(
-                self._projects.ListProjects,
+                self._stubs.projects.ListProjects,
                 projects.list_projects(page_size, page_token),
                 convert.project_page_from_proto,
                 timeout,
@@ -94,5 +94,5 @@ class ProjectCalls(Connection):
             etag=etag,
         )
         return self._call(
-            self._projects.UpdateProject, request, convert.written_project_from_proto, timeout
+            self._stubs.projects.UpdateProject, request, convert.written_project_from_proto, timeout
         )

@@ -60,7 +60,7 @@ class TokenCalls(Connection):
             include_record,
         )
         return self._call(
-            self._keys.Verify, tokens.verify(query), convert.verdict_from_proto, timeout
+            self._stubs.keys.Verify, tokens.verify(query), convert.verdict_from_proto, timeout
         )
 
     def batch_verify(
@@ -72,7 +72,9 @@ class TokenCalls(Connection):
         records.
         """
         request = tokens.batch_verify(presentations)
-        return self._call(self._keys.BatchVerify, request, convert.verdicts_from_proto, timeout)
+        return self._call(
+            self._stubs.keys.BatchVerify, request, convert.verdicts_from_proto, timeout
+        )
 
     def get_project_id(
         self, access_key: str | None, secret_key: str, *, timeout: float | None = None
@@ -83,7 +85,7 @@ class TokenCalls(Connection):
         if the secret does not match an existing key, or the key is revoked or superseded.
         """
         return self._call(
-            self._keys.GetProjectId,
+            self._stubs.keys.GetProjectId,
             tokens.get_project_id(access_key, secret_key),
             tokens.project_id_of,
             timeout,
@@ -97,7 +99,7 @@ class TokenCalls(Connection):
         of a key that the caller may see; for an operator key the caller needs "operators:read".
         """
         return self._call(
-            self._keys.LookupKey,
+            self._stubs.keys.LookupKey,
             tokens.lookup_key(secret_key),
             convert.key_lookup_from_proto,
             timeout,
@@ -109,7 +111,7 @@ class TokenCalls(Connection):
         Needs no right. Raises Unauthenticated if the credential is not valid.
         """
         return self._call(
-            self._keys.GetCaller,
+            self._stubs.keys.GetCaller,
             service_pb2.GetCallerRequest(),
             convert.caller_identity_from_proto,
             timeout,

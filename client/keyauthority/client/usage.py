@@ -43,7 +43,7 @@ class UsageCalls(Connection):
         )
         return Listing(
             lambda page_token: self._call(
-                self._usage.GetUsage,
+                self._stubs.usage.GetUsage,
                 usage.get_usage(query, page_token),
                 convert.usage_page_from_proto,
                 timeout,
@@ -65,4 +65,4 @@ class UsageCalls(Connection):
         a new one per call). Rows for keys that the caller may not see are ignored.
         """
         request = usage.report_usage(rows, observations, batch_id)
-        self._call(self._usage.ReportUsage, request, usage.nothing, timeout)
+        self._call(self._stubs.usage.ReportUsage, request, usage.nothing, timeout)
