@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.options import NICE, STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.runtime.bootstrap import reported
 from keyauthority_server.runtime.restore import Restored
@@ -18,7 +18,6 @@ from keyauthority_server.runtime.restore import restore as restore_store
 from keyauthority_server.runtime.supervisor import hold_folder
 from keyauthority_server.store.sqlite.backup import Content, back_up
 
-NICE: Final = 10  # lower priority than servers
 LISTED: Final = 20  # names per heading; --json has all of them
 
 

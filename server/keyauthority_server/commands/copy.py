@@ -6,13 +6,12 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Final
 
 import click
 
 from keyauthority.clock import SystemClock
 from keyauthority_server.audit import verify
-from keyauthority_server.commands.options import STORE, load, options
+from keyauthority_server.commands.options import NICE, STORE, load, options
 from keyauthority_server.commands.output import say
 from keyauthority_server.config import Config, ConfigError, StoreUrl
 from keyauthority_server.keyring import Keyring
@@ -21,8 +20,6 @@ from keyauthority_server.store import factory, transfer
 from keyauthority_server.store.sql.queries import digests
 from keyauthority_server.store.sql.tables import COUNTERS
 from keyauthority_server.store.transfer import CopiedLog, Endpoint
-
-NICE: Final = 10  # lower priority than servers
 
 
 @click.command("copy")

@@ -15,6 +15,8 @@ Flags = dict[str, str | bool | None]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+NICE: Final = 10  # of commands that work for long: a lower priority than servers
+
 STORE: Final = (
     click.option(
         "--config",

@@ -38,6 +38,7 @@ WORKERS_MAX: Final = 256  # beyond any useful number of processes: a typing erro
 STALENESS_MIN: Final = Span(500)  # a fifth is for the proof; a commit may take half of that
 STALENESS_MAX: Final = Span(60_000)  # beyond this, revocations take effect too late
 STALENESS_DEFAULT: Final = Span(1_000)
+LISTEN_DEFAULT: Final = HostPort("127.0.0.1", 50051)
 UNIX_PATH_MAX: Final = 107  # bytes in sockaddr_un without the closing NUL (unix(7))
 
 _PREFIX: Final = "KEYAUTHORITY_"
@@ -68,14 +69,14 @@ class Config:
 
     data: Path
     store: StoreUrl
-    listen: Listen
-    workers: int
-    transport: Transport
-    allow_plaintext: bool
-    metrics: HostPort | None
-    no_reflection: bool
-    log_format: LogFormat
-    log_level: LogLevel
+    listen: Listen = LISTEN_DEFAULT
+    workers: int = 1
+    transport: Transport = Transport.AUTO
+    allow_plaintext: bool = False
+    metrics: HostPort | None = None
+    no_reflection: bool = False
+    log_format: LogFormat = LogFormat.TEXT
+    log_level: LogLevel = LogLevel.INFO
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -166,17 +167,7 @@ def parse(settings: Mapping[str, str]) -> Config:
 
 
 def _merged(layers: list[dict[str, object]]) -> Config:
-    settings: dict[str, object] = {
-        "data": Path("keyauthority-data").absolute(),
-        "listen": HostPort("127.0.0.1", 50051),
-        "workers": 1,
-        "transport": Transport.AUTO,
-        "allow_plaintext": False,
-        "metrics": None,
-        "no_reflection": False,
-        "log_format": LogFormat.TEXT,
-        "log_level": LogLevel.INFO,
-    }
+    settings: dict[str, object] = {"data": Path("keyauthority-data").absolute()}
     for layer in layers:
         if "store_file" in layer:
             layer["store"] = layer.pop("store_file")
