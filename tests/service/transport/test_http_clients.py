@@ -91,7 +91,7 @@ def test_schemathesis_finds_no_server_error(
             client.create_key(projects[number % 5], mode="test", kind="secret").key.access_key
             for number in range(40)
         ]
-        caller = client.create_key(kind="operator", permissions=RIGHTS).secret_key
+        caller = "" + client.create_key(kind="operator", permissions=RIGHTS).secret_key
     report = tmp_path / "report.ndjson"
     command = [
         *(str(Path(sys.executable).parent / "schemathesis"), "run"),
@@ -118,7 +118,7 @@ def test_schemathesis_finds_no_server_error(
     )
     assert 0 == done.returncode, done.stdout[-4_000:] + done.stderr[-1_000:]
     statuses = statuses_in(report)
-    assert 200 in statuses
+    assert statuses[200] > 2 * statuses.get(401, 0), statuses
     assert statuses.keys() & {400, 404}
     assert not [status for status in statuses if status >= 500]
     assert sum(statuses.values()) >= CASES
