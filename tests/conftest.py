@@ -26,6 +26,8 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")  # a machine that does something else beside
 
 TRANSPORTS = ("native", "grpcio")
+NATIVE_AT_LEAST = ("native", pytest.param("grpcio", marks=pytest.mark.prove))
+"""For a costly test of what both do alike: `make prove` runs it on the second."""
 WORKERS = (1, 2)
 SERVERS = ("sqlite-native-1", "sqlite-grpcio-2", "postgres-native-2", "postgres-grpcio-1")
 """Engine, transport and workers: each two meet, in half as many servers as there could be."""

@@ -11,7 +11,7 @@ import pytest
 from keyauthority.model import KeyKind, KeyMode
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from tests.conftest import TRANSPORTS
+from tests.conftest import NATIVE_AT_LEAST
 from tests.faults.attacks import MIB, Cost, metered, resident
 from tests.faults.bitflips import environment
 from tests.proofs import PROVE, Proof, scaled
@@ -70,7 +70,7 @@ class World(NamedTuple):
     attackers: dict[str, Caller]
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
+@pytest.fixture(scope="module", params=NATIVE_AT_LEAST)
 def world(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:

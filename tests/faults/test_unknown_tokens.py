@@ -18,7 +18,7 @@ from keyauthority.token import AccessKey, make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.logs import LINES_MAX
 from keyauthority_server.overload.throttle import FAILURES_AT_ONCE
-from tests.conftest import Start
+from tests.conftest import NATIVE_AT_LEAST, Start
 from tests.faults.fuzz import memory_of
 from tests.faults.load import Line
 from tests.service.callers import Caller, new_key, new_project, revoke, verdict
@@ -97,6 +97,7 @@ async def test_guessing_finds_no_key_and_slows_no_other_caller(
     assert LINES_MAX > len(server.log_text().splitlines())
 
 
+@pytest.mark.parametrize("transport", NATIVE_AT_LEAST, indirect=True)
 async def test_rejected_calls_leave_no_memory(start_server: Start, transport: str) -> None:
     """A server holds nothing of rejected calls, however many."""
     server = start_server("--transport", transport)
