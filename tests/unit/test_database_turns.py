@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from keyauthority.clock import monotonic
 from keyauthority_server.store.postgres import database_turns
 from keyauthority_server.store.postgres.database_turns import DatabaseTurns
 
@@ -19,43 +18,78 @@ class Waiting:
     is_local = True
 
 
+class Clock:
+    """The module's clock, which only its sleeps advance; `slept` is their number."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept = 0
+
+    def sleep(self, seconds: float) -> None:
+        """Advance the clock, by a bit more than asked for, as a real sleep does."""
+        self.now += seconds * 1.001
+        self.slept += 1
+
+
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The times for which the loop slept."""
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    return slept
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock in place of the real one."""
+    clock = Clock()
+    monkeypatch.setattr(database_turns, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    return clock
 
 
-async def looked() -> None:
-    """Return after the loop had several turns to look at the statement."""
-    for _ in range(5):
+async def sleeps_after(looks: int, clock: Clock) -> list[int]:
+    """Return the numbers of sleeps that were seen while the loop had time for so many looks."""
+    seen = [clock.slept]
+    for _ in range(2 * looks):
         await asyncio.sleep(database_turns.LOOK_SECONDS)
+        if clock.slept != seen[-1]:
+            seen.append(clock.slept)
+    return seen
 
 
-async def test_late_statement_of_a_change_is_given_turns(slept: list[float]) -> None:
-    """As long as it waits, and no longer than the change."""
+async def test_late_statement_gets_longer_and_rarer_turns(clock: Clock) -> None:
+    """As long as it waits; the next one begins with a short turn, and so does the next change."""
     rows = Waiting()
     with DatabaseTurns(rows):
-        rows.waiting_since = monotonic() - database_turns.LATE_SECONDS
-        await looked()
-        assert slept
-        assert {database_turns.TURN_SECONDS} == set(slept)
+        rows.waiting_since = clock.now - 1
+        assert [0, 1, 1 + 4, 1 + 4 + 16] == (await sleeps_after(1 + 4 + 16, clock))[:4]
         rows.waiting_since = None
-        slept.clear()
-        await looked()
-    rows.waiting_since = monotonic() - database_turns.LATE_SECONDS
-    await looked()
-    assert [] == slept
+        before = clock.slept
+        await sleeps_after(database_turns.LONGEST, clock)
+        assert before == clock.slept
+        rows.waiting_since = clock.now - 1
+        assert [before, before + 1] == (await sleeps_after(2, clock))[:2]
+    before = clock.slept
+    await sleeps_after(database_turns.LONGEST, clock)
+    assert before == clock.slept
 
 
-@pytest.mark.parametrize(("is_local", "age"), [(False, 1.0), (True, -60.0)])
+async def test_turn_ends_with_the_statement(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop sleeps no longer than the database needs."""
+    rows = Waiting()
+
+    def answered(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.slept == 1 + 2:
+            rows.waiting_since = None
+
+    monkeypatch.setattr(time, "sleep", answered)
+    with DatabaseTurns(rows):
+        rows.waiting_since = clock.now - 1
+        await sleeps_after(1 + 4 + 16, clock)
+    assert 1 + 2 == clock.slept
+
+
+@pytest.mark.parametrize(("is_local", "age"), [(False, 1.0), (True, 0.0)])
 async def test_remote_or_punctual_statement_is_given_no_turn(
-    slept: list[float], is_local: bool, age: float
+    clock: Clock, is_local: bool, age: float
 ) -> None:
     """A sleep would only cost the calls that the loop serves."""
     rows = Waiting()
-    rows.is_local, rows.waiting_since = is_local, monotonic() - age
+    rows.is_local, rows.waiting_since = is_local, clock.now - age
     with DatabaseTurns(rows):
-        await looked()
-    assert [] == slept
+        await sleeps_after(3, clock)
+    assert 0 == clock.slept

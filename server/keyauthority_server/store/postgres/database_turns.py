@@ -1,8 +1,9 @@
 """Turns for a PostgreSQL that shares the cores of a saturated event loop.
 
 A loop that never sleeps leaves the database the share of the core that the scheduler of the system
-gives it, in turns that may be 40 ms apart, and a change needs several of them. So while a statement
-of a change waits for longer than it takes otherwise, the loop sleeps for a moment now and then.
+gives it, in turns that may be 40 ms apart, and a change needs several of them. If Linux groups the
+processes of a session (`kernel.sched_autogroup_enabled`), they may be half a second apart. So while
+a statement of a change waits for longer than it takes otherwise, the loop sleeps now and then.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from typing import Final, Protocol
 
 from keyauthority.clock import monotonic
 
-LOOK_SECONDS: Final = 0.004  # between two looks, while changes wait
 LATE_SECONDS: Final = 0.003  # most statements take some 0.3 ms
-TURN_SECONDS: Final = 0.0003  # at most 7 % of the loop's time
+LOOK_SECONDS: Final = 0.004  # before the first turn
+TURN_SECONDS: Final = 0.0003  # of the first; at most 7 % of the loop's time
+# Each turn of the same statement comes after this many times the time, and is as much longer: the
+# threads of this process use up a short one.
+GROWTH: Final = 4
+LONGEST: Final = GROWTH**2
 
 
 class WaitingRows(Protocol):
     """The rows that changes are written to."""
 
     waiting_since: float | None
-    """By `clock.monotonic`: when the statement that is being computed was sent."""
+    """By `clock.monotonic`: when the statement was sent that is not answered yet."""
 
     @property
     def is_local(self) -> bool:
@@ -37,6 +42,8 @@ class DatabaseTurns:
         self._rows = rows
         self._changes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._late_since: float | None = None  # of the statement that had the last turn
+        self._length = 1  # of the next turn
 
     def __enter__(self) -> None:
         """Look after the statements of the change."""
@@ -49,12 +56,18 @@ class DatabaseTurns:
         self._changes -= 1
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS * self._length, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        if self._changes:
-            since = self._rows.waiting_since
-            if since is not None and monotonic() - since > LATE_SECONDS and self._rows.is_local:
+        if not self._changes:
+            return
+        since = self._rows.waiting_since
+        if since != self._late_since:
+            self._late_since, self._length = since, 1
+        if since is not None and monotonic() - since > LATE_SECONDS and self._rows.is_local:
+            end = monotonic() + TURN_SECONDS * self._length
+            while self._rows.waiting_since == since and monotonic() < end:
                 time.sleep(TURN_SECONDS)
-            self._look_later()
+            self._length = min(GROWTH * self._length, LONGEST)
+        self._look_later()

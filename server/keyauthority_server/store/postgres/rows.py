@@ -259,7 +259,7 @@ class PipelinedRows(PostgresRows):
         return host.startswith(_LOCAL)
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
-        self.waiting_since = None if statement == COMMIT else monotonic()  # which awaits the disk
+        self.waiting_since = monotonic()
         try:
             return self._sent(statement, values)
         finally:
