@@ -205,16 +205,6 @@ class ServiceContext:
         """Return the number of keys that need a pepper version older than the newest."""
         return await self.store.query(keys_under_older, self.peppers.newest, self.clock.now())
 
-    async def authorize_key_action(self, caller: Principal, action: str, access_key: str) -> str:
-        """Return the right needed for an action on a key; PermissionDenied if the caller lacks it.
-
-        A caller confined to projects sees no operator key: it is treated as absent.
-        """
-        key = await self.store.get_key(access_key, caller.scope)
-        right = right_for(action, key.kind if key else None)
-        caller.require(right)
-        return right
-
     async def require_visible(self, caller: Principal, project_id: str, access_key: str) -> None:
         """Raise NotFound unless project and key are in scope and the key is of the project.
 
@@ -245,14 +235,44 @@ class ServiceContext:
         """
 
         def in_transaction(transaction: Transaction) -> T:
-            now = self.commit_time(transaction)
-            current = _reload(transaction, caller)
-            check_active(current.key, current.peer, now)
+            current, now = self._as_of(transaction, caller)
             current.require(right)
             return work(transaction, current, now)
 
         reads = reads._replace(keys=(*reads.keys, caller.actor))
         return await self.store.write(in_transaction, urgent=urgent, reads=reads)
+
+    async def mutate_key(
+        self,
+        caller: Principal,
+        action: str,
+        access_key: str,
+        work: Callable[[Transaction, StoredKey | None, Principal, datetime], T],
+        *,
+        urgent: bool = False,
+        reads: Reads = NO_READS,
+    ) -> T:
+        """Run `work` on a key as `mutate` does, with the right that the action on its kind needs.
+
+        `work` also takes the key as of the transaction, None if it is absent or out of the caller's
+        scope. A caller confined to projects sees no operator key: it is treated as absent.
+        """
+
+        def in_transaction(transaction: Transaction) -> T:
+            current, now = self._as_of(transaction, caller)
+            stored = transaction.key(access_key, current.scope)
+            current.require(right_for(action, stored.key.kind if stored else None))
+            return work(transaction, stored, current, now)
+
+        reads = reads._replace(keys=(*reads.keys, access_key, caller.actor))
+        return await self.store.write(in_transaction, urgent=urgent, reads=reads)
+
+    def _as_of(self, transaction: Transaction, caller: Principal) -> tuple[Principal, datetime]:
+        """Return the caller as of a transaction, which must be active, and the commit time."""
+        now = self.commit_time(transaction)
+        current = _reload(transaction, caller)
+        check_active(current.key, current.peer, now)
+        return current, now
 
     def commit_time(self, transaction: Transaction) -> datetime:
         """Return the time of a change: now, but never before the newest committed change."""

@@ -38,11 +38,11 @@ class KeyRotation:
         successor; PermissionDenied for an operator key that exceeds the caller's own;
         InvalidArgument unless the expiry is in the future.
         """
-        right = await self._context.authorize_key_action(caller, "rotate", rotation.access_key)
         request, access_key = Request(rotation.request_id, content), new_access_key()
 
-        def work(transaction: Transaction, current: Principal, now: datetime) -> RotatedKey:
-            stored = transaction.key(rotation.access_key, current.scope)
+        def work(
+            transaction: Transaction, stored: StoredKey | None, current: Principal, now: datetime
+        ) -> RotatedKey:
             lookup = _UNKNOWN
             if stored is not None:
                 lookup = self._idempotency.find(transaction, current, request, now)
@@ -65,8 +65,10 @@ class KeyRotation:
             self._idempotency.record(transaction, lookup, request, rotated, now)
             return rotated
 
-        reads = Reads(keys=(rotation.access_key, access_key))
-        return await self._context.mutate(caller, right, work, reads=reads)
+        reads = Reads(keys=(access_key,))
+        return await self._context.mutate_key(
+            caller, "rotate", rotation.access_key, work, reads=reads
+        )
 
     def _rotate(
         self,

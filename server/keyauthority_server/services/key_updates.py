@@ -17,7 +17,7 @@ from keyauthority_server.services.context import ServiceContext, not_found
 from keyauthority_server.services.delegation import ceiling_of, widens
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
-from keyauthority_server.store.types import Mutation, PermissionUse, Reads
+from keyauthority_server.store.types import Mutation, PermissionUse, Reads, StoredKey
 
 R = TypeVar("R", Key, Project)
 
@@ -37,10 +37,10 @@ class Updates:
         revoked; InvalidArgument for a field that the key's kind does not allow; PermissionDenied
         for an operator key that is extended beyond the caller's own.
         """
-        right = await self._context.authorize_key_action(caller, "update", update.access_key)
 
-        def work(transaction: Transaction, current: Principal, now: datetime) -> WrittenKey:
-            stored = transaction.key(update.access_key, current.scope)
+        def work(
+            transaction: Transaction, stored: StoredKey | None, current: Principal, now: datetime
+        ) -> WrittenKey:
             if stored is None:
                 raise not_found(ErrorReason.KEY_NOT_FOUND)
             old = stored.key
@@ -65,8 +65,7 @@ class Updates:
                 key=with_state(new, now), revision=revision, log_id=self._context.log_id
             )
 
-        reads = Reads(keys=(update.access_key,))
-        return await self._context.mutate(caller, right, work, reads=reads)
+        return await self._context.mutate_key(caller, "update", update.access_key, work)
 
     async def project(self, caller: Principal, update: ProjectUpdate) -> WrittenProject:
         """Change the named fields of a project. NotFound; Aborted if the etag differs."""

@@ -158,20 +158,15 @@ class Keys:
         self, caller: Principal, access_key: str, revocation: Revocation
     ) -> RevokedKey:
         """Revoke a key permanently; a key revoked before is returned unchanged."""
-        key = await self._context.store.get_key(access_key, caller.scope)
-        right = right_for("revoke", key.kind if key else None)
-        caller.require(right)
-        if key is None:
-            raise not_found(ErrorReason.KEY_NOT_FOUND)
 
-        def work(transaction: Transaction, current: Principal, now: datetime) -> RevokedKey:
-            stored = transaction.key(access_key, current.scope)
+        def work(
+            transaction: Transaction, stored: StoredKey | None, current: Principal, now: datetime
+        ) -> RevokedKey:
             if stored is None:
                 raise not_found(ErrorReason.KEY_NOT_FOUND)
             return self._revoke(transaction, stored, revocation, now, current)
 
-        reads = Reads(keys=(access_key,))
-        return await self._context.mutate(caller, right, work, urgent=True, reads=reads)
+        return await self._context.mutate_key(caller, "revoke", access_key, work, urgent=True)
 
     async def revoke_by_secret(
         self, access_key: str, revocation: Revocation, peer: str
