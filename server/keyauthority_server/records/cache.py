@@ -42,7 +42,7 @@ _UNPROVEN: Final = b""
 class CachedKey:
     """A cached key. A change of its record replaces it, never modifies it."""
 
-    __slots__ = ("admission", "answer", "at", "limits", "proof", "stored")
+    __slots__ = ("admission", "answer", "at", "item", "limits", "proof", "stored")
 
     def __init__(self, at: Revision, stored: StoredKey) -> None:
         self.at = at
@@ -52,6 +52,8 @@ class CachedKey:
         """The keyed hash of the token that was verified; see `RecordCache.mark_verified`."""
         self.answer: bytes | None = None
         """The constant part of the answer to a VALID Verify, encoded once."""
+        self.item: bytes | None = None
+        """The same for an answer of BatchVerify."""
         self.admission: object = None
         """The last admission of an operator's key, for `services`."""
         self.limits: object = None

@@ -74,11 +74,11 @@ class CallMetrics(Protocol):
 
 
 def serialize(serve: Serve) -> Handler:
-    """Return the method with its response serialized."""
+    """Return the method with its response serialized, unless it returns bytes."""
 
     async def serialized(body: bytes, call: Call) -> bytes:
-        message: Message = await serve(call, body)
-        return message.SerializeToString()
+        response: Message | bytes = await serve(call, body)
+        return response if isinstance(response, bytes) else response.SerializeToString()
 
     return serialized
 

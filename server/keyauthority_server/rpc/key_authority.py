@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import repeat
 
 from keyauthority import convert
 from keyauthority.errors import (
@@ -20,6 +21,7 @@ from keyauthority.results import ImportFailure
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.overload import address_of
 from keyauthority_server.rpc import validate
+from keyauthority_server.rpc.cached_verify import CachedBatchVerify
 from keyauthority_server.rpc.certain_facts import certain_facts
 from keyauthority_server.rpc.credentials import credential_of, has_credential
 from keyauthority_server.rpc.field_rules import LIST_MAX
@@ -38,6 +40,7 @@ class KeyAuthorityServicer:
         self._authority = authority
         self._keys = authority.keys
         self._verification = authority.verification
+        self._cached_batch = CachedBatchVerify(authority)
 
     async def create_key(
         self, caller: Principal, request: pb.CreateKeyRequest
@@ -120,9 +123,15 @@ class KeyAuthorityServicer:
 
     async def batch_verify(
         self, credential: Credential | CertificateIdentity, request: pb.BatchVerifyRequest
-    ) -> pb.BatchVerifyResponse:
+    ) -> pb.BatchVerifyResponse | bytes:
         """See the proto."""
-        verdicts = await self._verification.verify_batch(credential, await self._queries(request))
+        queries = await self._queries(request)
+        if isinstance(credential, Credential):
+            cached = self._cached_batch(credential, queries)
+            if cached is not None:
+                self._count_verdicts(repeat(VerdictCode.VALID, len(queries)))
+                return cached
+        verdicts = await self._verification.verify_batch(credential, queries)
         self._count_verdicts(verdict.code for verdict in verdicts)
         return convert.verdicts_to_proto(verdicts)
 

@@ -11,12 +11,14 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from keyauthority.decision import decide, has_limits
-from keyauthority.model import Facts, Revision, Verdict, VerdictCode
+from keyauthority.model import Facts, Project, Revision, Verdict, VerdictCode
+from keyauthority.requests import VerifyQuery
 from keyauthority_server.metering.limits import LimitsInForce, with_limits
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
-from keyauthority_server.services.context import NOT_CACHED, NotCached, ServiceContext
+from keyauthority_server.services.context import NOT_CACHED, ServiceContext
 from keyauthority_server.services.principal import Credential
+from keyauthority_server.services.time_slices import Slices
 from keyauthority_server.store.counters import Counters, Drawn, Spend
 from keyauthority_server.store.types import Scope
 
@@ -50,7 +52,8 @@ class CachedVerification:
         self._meter = meter
         self._now: datetime | None = None
         self._credential: Credential | None = None
-        self._scope: Scope | NotCached = NOT_CACHED
+        self._is_authorized = False
+        self._scope: Scope = None
         self.revision = Revision(0)
         """The revision of the turn's verdicts."""
 
@@ -67,8 +70,53 @@ class CachedVerification:
         verdict is another or the records are not cached: then call `Verification.verify`. Raises
         the same errors.
         """
-        records = self._context.records
-        now = self._now
+        now = self._authorized(credential)
+        if now is None or (found := self._valid(secret_key, facts, now)) is None:
+            return None
+        cached, project = found
+        key = cached.stored.key
+        if has_limits(key, project):
+            limits = cached.limits
+            if not isinstance(limits, LimitsInForce) or not limits.hold(project, now):
+                limits = cached.limits = LimitsInForce.of(cached.stored, project, now)
+            return Charge(cached, limits, cost, now, facts, credential.address, self.revision)
+        self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
+        return cached
+
+    def verify_all(
+        self, credential: Credential, queries: Sequence[VerifyQuery], slices: Slices
+    ) -> Sequence[CachedKey] | None:
+        """Return the keys of tokens whose verdicts are VALID, in a turn, and count the verdicts.
+
+        None, with nothing counted, if a verdict is another, a key has limits, a record is not
+        cached, or the slice of the call is over: then call `Verification.verify_batch`. Raises the
+        same errors.
+        """
+        self.begin()
+        now = self._authorized(credential)
+        if now is None:
+            return None
+        valid = []
+        for query in queries:
+            if (
+                query.explain
+                or query.include_record
+                or query.at_least_revision
+                or query.log_id
+                or slices.are_over()
+                or (found := self._valid(query.secret_key, query.facts, now)) is None
+                or has_limits(found[0].stored.key, found[1])
+            ):
+                return None
+            valid.append(found[0])
+        for cached, query in zip(valid, queries, strict=True):
+            key, peer = cached.stored.key, credential.address
+            self._meter.count(key, VerdictCode.VALID, query.cost, now, query.facts, peer)
+        return valid
+
+    def _authorized(self, credential: Credential) -> datetime | None:
+        """Return the time of the turn's verdicts; None if the caller or the log is not cached."""
+        records, now = self._context.records, self._now
         if now is None or self.revision != records.position:
             if not records.catch_up():
                 return None
@@ -77,9 +125,18 @@ class CachedVerification:
             self._credential = None
         if credential is not self._credential:
             self._credential = credential
-            self._scope = self._context.authenticate_cached(credential, VERIFY_RIGHT, now)
-        scope = self._scope
-        if scope is NOT_CACHED or (cached := records.verified(secret_key)) is None:
+            scope = self._context.authenticate_cached(credential, VERIFY_RIGHT, now)
+            self._is_authorized = scope is not NOT_CACHED
+            self._scope = None if scope is NOT_CACHED else scope
+        return now if self._is_authorized else None
+
+    def _valid(
+        self, secret_key: str, facts: Facts, now: datetime
+    ) -> tuple[CachedKey, Project] | None:
+        """Return the key of a token and its project if the verdict is VALID before limits."""
+        records, scope = self._context.records, self._scope
+        cached = records.verified(secret_key)
+        if cached is None:
             return None
         key = cached.stored.key
         project = records.project(key.project_id)
@@ -89,13 +146,7 @@ class CachedVerification:
             or decide(key, project, facts, now) is not VerdictCode.VALID
         ):
             return None
-        if has_limits(key, project):
-            limits = cached.limits
-            if not isinstance(limits, LimitsInForce) or not limits.hold(project, now):
-                limits = cached.limits = LimitsInForce.of(cached.stored, project, now)
-            return Charge(cached, limits, cost, now, facts, credential.address, self.revision)
-        self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
-        return cached
+        return cached, project
 
     def charge_now(self, charges: Sequence[Charge]) -> Sequence[Verdict] | None:
         """Do as `charge` at once; None, with nothing charged, if that would wait.

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from keyauthority.clock import SystemClock
-from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, RateLimit, Restrictions
+from keyauthority.model import (
+    KeyKind,
+    KeyMode,
+    Quota,
+    QuotaPeriod,
+    RateLimit,
+    Restrictions,
+    VerdictCode,
+)
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
@@ -23,12 +32,15 @@ from keyauthority_server.metrics import Metrics
 from keyauthority_server.rpc import services
 from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod
 from keyauthority_server.runtime.bootstrap import prepare
+from keyauthority_server.services.cached_verification import CachedVerification
 from keyauthority_server.services.verification import Verification
 from tests.faults.folders import Process, process, rotate, settings, states
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
 SOON = timedelta(seconds=0.5)
 DAY = timedelta(days=1)
+ANOTHER_ID = "3f9d3a4e-6d5c-4d3e-9c0a-7c1d1a4f5b6e"
+BATCH = pb.BatchVerifyResponse.FromString
 
 
 @pytest.fixture
@@ -255,9 +267,65 @@ async def test_each_verdict_of_a_batch_is_counted(data: Path) -> None:
         await update(one, disabled, disabled=True)
         await asker.ask_each(valid, disabled, valid, disabled, valid)
         await asker.ask(valid)
+        await asker.ask_each(valid, valid)
         counts = metrics.take()
         assert counts is not None
-        assert {"VALID": 4, "DISABLED": 2} == counts["events"]["keyauthority_verifications"]
+        assert {"VALID": 6, "DISABLED": 2} == counts["events"]["keyauthority_verifications"]
+
+
+async def test_batch_from_memory_equals_the_evaluated_one(data: Path) -> None:
+    """Of keys of several kinds, with and without facts."""
+    async with process(data) as one:
+        end = SystemClock().now() + DAY
+        keys = [
+            await create(one, labels={"team": "a"}, mode=KeyMode.TEST),
+            await create(one, kind=KeyKind.PUBLISHABLE, expire_time=end),
+            await create(one, kind=KeyKind.RESTRICTED, permissions=("orders:*",), purpose="x"),
+        ]
+        asked = [{}, {"client_ip": "10.0.0.1"}, {"permissions": ["orders:read"], "cost": 7}]
+        requests = [
+            pb.VerifyRequest(secret_key=created.secret_key.reveal(), **facts)  # type: ignore[arg-type]  # as named
+            for created, facts in zip(keys, asked, strict=True)
+        ]
+        asker, body = Asker(one), pb.BatchVerifyRequest(requests=requests).SerializeToString()
+        await asker.answer_batch(body)  # which caches the records
+        with patch.object(CachedVerification, "verify_all", return_value=None):
+            evaluated = await asker.answer_batch(body)
+        with patch.object(Verification, "verify_batch", side_effect=AssertionError):
+            cached = await asker.answer_batch(body)
+        assert [True] * 3 == [each.valid for each in BATCH(evaluated).responses]
+        assert BATCH(evaluated) == BATCH(cached)
+
+
+@pytest.mark.parametrize(
+    ("asked", "count"),
+    [
+        ({"explain": True}, 10),
+        ({"include_record": True}, 10),
+        ({"at_least_revision": 1}, 10),
+        ({"log_id": ANOTHER_ID}, 6),
+        ({"project_id": ANOTHER_ID}, 9),
+    ],
+    ids=["explain", "record", "revision", "another log", "denied"],
+)
+async def test_batch_not_answered_from_memory_is_counted_once(
+    data: Path, asked: dict[str, Any], count: int
+) -> None:
+    """The items before the one that must be evaluated are VALID and cached."""
+    async with process(data) as one:
+        created, asker = await create(one), Asker(one)
+        plain = [pb.VerifyRequest(secret_key=created.secret_key.reveal())] * 3
+        rare = pb.VerifyRequest(secret_key=created.secret_key.reveal(), **asked)
+        for requests in (plain, plain, [*plain, rare]):
+            with suppress(RpcError):  # for another log
+                await asker.answer_batch(
+                    pb.BatchVerifyRequest(requests=requests).SerializeToString()
+                )
+    async with process(data) as one:
+        query = UsageQuery(access_key=created.key.access_key)
+        page = await one.authority.usage.get(await one.caller("usage:read"), query, b"", 10)
+        rows = [row.count for row in page.items if row.verdict is VerdictCode.VALID]
+        assert [count] == rows
 
 
 @pytest.mark.parametrize(
