@@ -33,9 +33,9 @@ def sightings(
     """Yield the sightings of presentations with one verdict, from the first to the last time.
 
     The verdict shows whether the key had ended: a presentation just before its revocation may
-    have a later time than that.
+    have a later time than that. A reported time before the creation of the key counts as that.
     """
-    first, last = times
+    first, last = (max(time, key.create_time) for time in times)
     presented = (count, first, last, peer)
     if is_canary(key):
         yield Sighting(key.access_key, SightingCause.CANARY, EPOCH, *presented)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -187,6 +187,25 @@ def test_report_with_observations_counts_once(client: Client, project_id: str) -
     assert [(5, "192.0.2.1", ()), (0, "", ("orders:read",))] == [
         (one.count, one.last_peer, one.permissions) for one in seen
     ]
+
+
+def test_reported_use_before_the_creation_of_a_decoy_is_since_its_creation(
+    client: Client, project_id: str
+) -> None:
+    """Otherwise one report would date every later alarm to the year 1."""
+    decoy = create(client, project_id, labels={CANARY_LABEL: ""}).key
+    long_ago = datetime(1, 1, 1, tzinfo=UTC)
+    used = UsageRow(
+        access_key=decoy.access_key,
+        verdict=VerdictCode.VALID,
+        bucket_time=long_ago,
+        last_used_time=long_ago,
+        count=1,
+        cost=1,
+    )
+    client.report_usage([used])
+    (alarm,) = found(client, project_id, "canary_used")
+    assert (decoy.create_time,) * 2 == (alarm.since_time, alarm.last_time)
 
 
 @pytest.mark.parametrize(
