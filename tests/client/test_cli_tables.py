@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from contextlib import redirect_stdout
 
+import click
 import pytest
 
 from keyauthority.cli import parameters
+from keyauthority.cli.formats import print_listing
 from keyauthority.cli.output import print_rows, rate_limit_text
+from keyauthority.v1.key_pb2 import Project
 
 TIME = "2030-01-31T12:00:00Z"
 KEY = "KA7Q2M9X4T8B3N6W5R1P"
@@ -83,3 +87,16 @@ def test_rate_limit_is_shown_as_it_is_given() -> None:
     """`--rate-limit 100/1m` comes back as 100/1m, not 100/60s."""
     for text in ("100/1m", "5/90s", "1000/1d", "7/2h"):
         assert text == rate_limit_text(parameters.rate_limit(text))
+
+
+def test_csv_is_exact_also_where_a_spreadsheet_sees_a_formula(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A quote in front would be read back as a part of the value."""
+    row = ('=HYPERLINK("x")', "+1", "-1", "@x", 'a,"b')
+    with click.Context(click.Command("x")) as context:
+        context.meta["keyauthority.output"] = "csv"
+        print_listing(Project(), "labels", NAMES[:5], [row], [])
+
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    assert [list(NAMES[:5]), list(row)] == [header, *rows]
