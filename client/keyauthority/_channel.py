@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from keyauthority._address import Address
 from keyauthority.errors import InvalidArgument
+from keyauthority.secret_files import warn_if_open
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT: Final = 5.0  # seconds; far above the latency of a busy server, below user patience
@@ -172,6 +173,8 @@ def _pem(name: str, source: str | Path | bytes | None) -> bytes | None:
         except (OSError, ValueError) as error:
             cause = error.strerror if isinstance(error, OSError) else "is not a path"
             raise InvalidArgument(f"tls: {name}: {cause}") from None
+        if name == "key":
+            warn_if_open(source)
     held, label = (
         ("private key", b"PRIVATE KEY") if name == "key" else ("certificate", b"CERTIFICATE")
     )

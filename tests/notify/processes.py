@@ -97,6 +97,7 @@ class Notify:
     def write_secrets(self, *secrets: str) -> None:
         """Replace the file of secrets at once."""
         draft = self.folder / "secrets.new"
+        draft.touch(0o600)
         draft.write_text("".join(f"{secret}\n" for secret in secrets), encoding="ascii")
         draft.replace(self.folder / "secrets")
 

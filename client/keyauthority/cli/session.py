@@ -18,6 +18,7 @@ from keyauthority.cli.failures import Interrupted, NotConfirmed, failed, unsent
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
 from keyauthority.model import KeyKind
+from keyauthority.secret_files import warn_if_open
 from keyauthority.token import SecretKey, find_tokens, parse
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -248,6 +249,8 @@ def operator_key(sources: dict[str, str]) -> SecretKey | None:
             raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: {cause}") from None
         if not key:
             raise click.UsageError(f"{_KEY_FILE_VARIABLE}: {file}: the file is empty")
+        if not wants_json():  # standard error may hold an error in JSON
+            warn_if_open(file)
     sources["credential"] = _why_invalid(key, is_variable=not file)
     return SecretKey(key) if key else None
 

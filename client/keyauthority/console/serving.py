@@ -23,6 +23,7 @@ from keyauthority.console.rendering import Renderer, Static
 from keyauthority.console.sessions import Sessions, ShownSecrets
 from keyauthority.console.signing_in import Entrance
 from keyauthority.console.visits import Services
+from keyauthority.secret_files import warn_if_open
 from keyauthority.token import SecretKey
 
 DRAIN_SECONDS: Final = 3  # for answers that are under way; streams of changes end at once
@@ -129,6 +130,8 @@ def _certificate_names(cert: str, key: str | None) -> set[str]:
 
     They are read by a handshake in memory, in which the certificate is its own root.
     """
+    if key is not None:
+        warn_if_open(key)
     try:
         server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         server_side.load_cert_chain(cert, key)

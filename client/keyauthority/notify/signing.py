@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from keyauthority.notify.settings import CannotNotify
+from keyauthority.secret_files import warn_if_open
 
 PREFIX: Final = "whsec_"
 BYTES_MIN: Final = 24
@@ -69,6 +70,7 @@ class SecretFile:
         return self._secrets
 
     def _read(self) -> tuple[bytes, ...]:
+        warn_if_open(self._path)
         try:
             return parse_secrets(self._path.read_text(encoding="ascii"))
         except OSError as error:
