@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keyauthority.scan import ScanError, scan_history
+from keyauthority.scan import ScanError, scan_history, scan_paths
 from keyauthority.scan.history import MESSAGE
 from tests.scan.samples import new_token
 
@@ -111,9 +111,52 @@ def test_settings_of_the_user_do_not_change_the_result(repository: Repository) -
         *(("diff.noprefix", "true"), ("diff.mnemonicPrefix", "true"), ("color.ui", "always")),
         *(("log.showSignature", "true"), ("diff.external", "false"), ("log.showRoot", "false")),
         *(("diff.context", "9"), ("log.decorate", "full"), ("format.pretty", "oneline")),
+        *(("core.bigFileThreshold", "1"), ("i18n.logOutputEncoding", "UTF-16")),
     ):
         repository.git("config", name, value)
     assert {("a", 1, token, commit)} == repository.found()
+
+
+@pytest.mark.parametrize("place", [".", "dir", "linked"])
+def test_attributes_of_the_work_tree_hide_no_file(repository: Repository, place: str) -> None:
+    """A token in a file that .gitattributes calls binary, read from each kind of work tree."""
+    token = new_token()
+    attributes = {".gitattributes": "*.env -diff\nb.lock binary\n"}
+    commit = repository.commit(**attributes, **{"a.env": token, "b.lock": token, "dir/c": ""})
+    repository.git("worktree", "add", "-q", "--detach", "linked")
+    found = scan_history("HEAD", str(repository.folder / place))
+    seen = [(each.file, each.token.reveal(), each.commit) for each in found]
+    assert [(name, token, commit) for name in ("a.env", "b.lock")] == seen
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"core.fsmonitor": "{program}"},
+        {"remote.origin.url": "ext::{program}", "protocol.ext.allow": "always"},
+        {"remote.origin.url": "{folder}", "remote.origin.uploadpack": "{program}"},
+        {"remote.origin.url": "ssh://host/x", "core.sshCommand": "{program}"},
+    ],
+)
+def test_scan_runs_no_program_that_a_repository_names(
+    repository: Repository, settings: dict[str, str]
+) -> None:
+    """Neither a monitor of files nor a command to fetch an object that is missing."""
+    ran = repository.folder / ".git" / "ran"
+    program = repository.folder / ".git" / "program"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    program.chmod(0o700)
+    repository.commit(a="1\n")
+    blob = repository.git("rev-parse", "HEAD:a")
+    (repository.folder / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    partial = {"core.repositoryFormatVersion": "1", "extensions.partialClone": "origin"}
+    for name, value in {**partial, "remote.origin.promisor": "true", **settings}.items():
+        text = value.format(program=program, folder=repository.folder)
+        repository.git("config", name, text)
+    with pytest.raises(ScanError):
+        repository.found()
+    assert [] == list(scan_paths([repository.folder], pytest.fail))
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("commits", ["absent", "--output=stolen", "a..b"])

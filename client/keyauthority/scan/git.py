@@ -1,14 +1,24 @@
-"""Calls of git."""
+"""Calls of git, in repositories that nobody vouches for.
+
+The configuration of a repository can name programs for git to run. Those that the commands of this
+package could reach are turned off: a scan must not run what it scans.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Generator
 from functools import cache
 from tempfile import TemporaryFile
+from typing import Any, Final
 
 from keyauthority.scan.text import ScanError
+
+_OPTIONS: Final = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# A partial clone would fetch missing objects, by a command of its choice.
+_VARIABLES: Final = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def git_output(*arguments: str) -> bytes | None:
@@ -16,7 +26,9 @@ def git_output(*arguments: str) -> bytes | None:
     program = _git()
     if program is None:
         return None
-    ended = subprocess.run([program, *arguments], capture_output=True, check=False)  # noqa: S603
+    ended = subprocess.run(
+        **_call(program, arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     return None if ended.returncode else ended.stdout
 
 
@@ -26,8 +38,11 @@ def git_lines(*arguments: str) -> Generator[bytes]:
     if program is None:
         raise ScanError("git is not installed; it is needed to read a history")
     with TemporaryFile() as errors:
-        with subprocess.Popen(  # noqa: S603 - the program is found on the path
-            [program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        with subprocess.Popen(
+            **_call(program, arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
         ) as running:
             assert running.stdout is not None  # noqa: S101 - for mypy: it is a pipe
             yield from running.stdout
@@ -35,6 +50,10 @@ def git_lines(*arguments: str) -> Generator[bytes]:
             errors.seek(0)
             lines = errors.read().decode("utf-8", "replace").strip().splitlines()
             raise ScanError(f"git: {lines[0] if lines else 'failed'}")
+
+
+def _call(program: str, arguments: tuple[str, ...]) -> dict[str, Any]:
+    return {"args": [program, *_OPTIONS, *arguments], "env": {**os.environ, **_VARIABLES}}
 
 
 @cache

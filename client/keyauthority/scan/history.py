@@ -12,16 +12,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Final
 
-from keyauthority.scan.git import git_lines
+from keyauthority.scan.git import git_lines, git_output
 from keyauthority.scan.text import MARK, Finding, find_in
 
 MESSAGE: Final = "(commit message)"
 """The file name of findings in commit messages."""
 
 _COMMIT: Final = b"\0commit "
-# No option or attribute of the user may change the form of the output.
+# No option of the user or the repository may change the form of the output, or omit a file.
 _LOG: Final = (
-    *("-c", "core.quotePath=false", "-c", "log.showRoot=true", "log", "-p", "--cc", "-U0"),
+    *("-c", "core.quotePath=false", "-c", "log.showRoot=true", "-c", "core.bigFileThreshold=512m"),
+    *("-c", "core.attributesFile=/dev/null", "log", "-p", "--cc", "-U0", "--encoding=UTF-8"),
     *("--format=%x00commit %H%n%B%n%x00", "--no-color", "--no-ext-diff", "--no-textconv"),
     *("--no-renames", "--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "--no-notes"),
     *("--no-show-signature", "--no-mailmap", "--no-decorate"),
@@ -37,8 +38,19 @@ def scan_history(commits: str = "", folder: str = ".") -> Iterator[Finding]:
     Raises ScanError if git is missing, or rejects the range or the folder.
     """
     wanted = ("--end-of-options", commits, "--") if commits else ("--all",)
-    with closing(git_lines("-C", folder, *_LOG, *wanted)) as lines:
+    with closing(git_lines(*_repository(folder), *_LOG, *wanted)) as lines:
         yield from _scan_log(lines)
+
+
+def _repository(folder: str) -> tuple[str, ...]:
+    """Return the options that open the repository of a folder, without its work tree.
+
+    Its .gitattributes could declare files binary, and git would omit their lines.
+    """
+    found = git_output("-C", folder, "rev-parse", "--absolute-git-dir")
+    if found is None:  # the log says why
+        return ("-C", folder)
+    return ("-C", os.fsdecode(found.removesuffix(b"\n")), "--git-dir=.", "--work-tree=.")
 
 
 def _scan_log(lines: Iterable[bytes]) -> Iterator[Finding]:
