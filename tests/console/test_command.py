@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
 
+from keyauthority.aio import AsyncClient
+from keyauthority.console.serving import Settings, _config
+from keyauthority.endpoint.listen import Listen, bind
 from tests.client.conftest import Command, authority, command
 from tests.console.people import Person, start_console
 from tests.service.certificates import LOOPBACK, Issuer
@@ -76,3 +82,26 @@ def test_console_with_tls_answers_the_names_of_its_certificate(
             assert answer.status_code == status
     finally:
         console.stop()
+
+
+async def test_silent_connections_keep_no_one_out() -> None:
+    """A thousand of them, which send no request."""
+    settings = Settings(
+        "127.0.0.1", 0, connect=lambda _: AsyncClient(), address="", operator_key=None, sign_in=True
+    )
+    bound = bind(Listen(settings.host, 0))
+    config = _config(settings, Starlette())
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([bound])
+    host, port = bound.getsockname()
+    try:
+        silent = [await asyncio.open_connection(host, port) for _ in range(1_000)]
+        async with httpx.AsyncClient() as browser:
+            answer = await browser.get(f"http://{host}:{port}/")
+        assert 404 == answer.status_code  # of an application without pages
+        for _, writer in silent:
+            writer.close()
+    finally:
+        await server.shutdown([bound])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
 from keyauthority.endpoint import http_server
-from keyauthority.endpoint.answers import Receive, Scope, Send
-from keyauthority.endpoint.http_server import HEAD_MAX, HttpServer
+from keyauthority.endpoint.answers import MetricsPage, Receive, Scope, Send
+from keyauthority.endpoint.http_server import HEAD_MAX, HttpServer, connections_max
 from keyauthority.endpoint.listen import Listen, bind
 from keyauthority.gateway import envoy, identity, requirements
 from keyauthority.gateway.check import Admitted
@@ -74,7 +75,7 @@ async def test_slow_or_huge_request_is_closed(
     """By the server, which would else hold as many connections as a client opens."""
     monkeypatch.setattr(http_server, "HEAD_SECONDS", 0.2)
     bound = bind(Listen("127.0.0.1", 0))
-    server = HttpServer(_app, 1)
+    server = HttpServer(_app, 1, 10)
     await server.start(bound)
     try:
         reader, writer = await asyncio.open_connection(*bound.getsockname())
@@ -86,6 +87,31 @@ async def test_slow_or_huge_request_is_closed(
                 got = b""
         assert got.startswith(answer) or len(sent) > HEAD_MAX
         writer.close()
+    finally:
+        await server.stop(bound)
+
+
+async def test_connection_unused_for_longest_is_cut_for_a_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy that uses its connection keeps it while others open idle ones."""
+    monkeypatch.setattr(http_server, "CONNECTIONS_MAX", 8)
+    most = connections_max()
+    bound = bind(Listen("127.0.0.1", 0))
+    server = HttpServer(MetricsPage(lambda: ""), 1, most)
+    await server.start(bound)
+    try:
+        async with asyncio.timeout(20):
+            opened = [await asyncio.open_connection(*bound.getsockname()) for _ in range(most)]
+            proxy, idle, *_ = opened
+            for _ in range(2):
+                proxy[1].write(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert b"HTTP/1.1 200 " == (await proxy[0].readuntil(b"\r\n\r\n"))[:13]
+                opened.append(await asyncio.open_connection(*bound.getsockname()))
+            with suppress(ConnectionResetError):
+                assert b"" == await idle[0].read()
+        for _, writer in opened:
+            writer.close()
     finally:
         await server.stop(bound)
 

@@ -23,6 +23,7 @@ from keyauthority.console.rendering import Renderer, Static
 from keyauthority.console.sessions import Sessions, ShownSecrets
 from keyauthority.console.signing_in import Entrance
 from keyauthority.console.visits import Services
+from keyauthority.endpoint.http_server import bounded_protocol, connections_max
 from keyauthority.secret_files import warn_if_open
 from keyauthority.token import SecretKey
 
@@ -101,14 +102,13 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=bounded_protocol(connections_max()),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,  # the peer is the peer
         server_header=False,
-        limit_concurrency=1000,
         timeout_graceful_shutdown=DRAIN_SECONDS,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,

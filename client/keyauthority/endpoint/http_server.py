@@ -6,9 +6,11 @@ uvicorn itself limits neither the size of the headers nor the time to send them.
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HEAD_MAX: Final = 64 * 1024  # bytes; proxies send at most that much
 HEAD_SECONDS: Final = 10.0  # for the headers of a request
 IDLE_SECONDS: Final = 300  # longer than proxies keep idle connections, so that they close first
+CONNECTIONS_MAX: Final = 4_000  # some 20 KB each
 
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -23,15 +26,28 @@ _TOO_LARGE: Final = (
 )
 
 
+def connections_max() -> int:
+    """Return how many connections leave descriptors for the rest of the program.
+
+    Raises the limit on descriptors to the greatest possible.
+    """
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower one of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        limit = hard
+    return CONNECTIONS_MAX if limit == resource.RLIM_INFINITY else min(CONNECTIONS_MAX, limit // 4)
+
+
 class OpenConnections:
-    """The open connections of a server: beyond `most` the oldest is cut."""
+    """The open connections of a server: beyond `most` the one unused for longest is cut."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: dict[asyncio.Transport, None] = {}
 
-    def enter(self, transport: asyncio.Transport) -> None:
-        """Take a new connection."""
+    def use(self, transport: asyncio.Transport) -> None:
+        """Take a connection that is new, or begins a request."""
+        self._open.pop(transport, None)
         self._open[transport] = None
         if len(self._open) > self._most:
             oldest = next(iter(self._open))
@@ -50,7 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes received since the last complete headers."""
     _deadline: asyncio.TimerHandle | None = None
 
-    def __init__(self, *args: Any, opened: OpenConnections | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, opened: OpenConnections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._opened = opened
 
@@ -58,14 +74,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the time for the first headers."""
         super().connection_made(transport)
         self._begin()
-        if self._opened is not None:
-            self._opened.enter(transport)
+        self._opened.use(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the time."""
         self._end()
-        if self._opened is not None:
-            self._opened.leave(self.transport)
+        self._opened.leave(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -80,6 +94,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Start the time for the headers of this request."""
         super().on_message_begin()
         self._begin()
+        self._opened.use(self.transport)
 
     def on_headers_complete(self) -> None:
         """End the time, and start to count again.
@@ -106,16 +121,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
+def bounded_protocol(most: int) -> Any:
+    """Return the protocol of a server with this greatest number of connections."""
+    return partial(BoundedProtocol, opened=OpenConnections(most))
+
+
 class HttpServer:
     """A server on a bound socket; signals are the program's."""
 
-    def __init__(self, app: Any, drain_seconds: int, connections_max: int | None = None) -> None:
-        """Without `connections_max` only the descriptors of the process bound the connections."""
-        opened = None if connections_max is None else OpenConnections(connections_max)
+    def __init__(self, app: Any, drain_seconds: int, most: int) -> None:
+        """`most` is the greatest number of connections; see `connections_max`."""
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=cast("Any", partial(BoundedProtocol, opened=opened)),
+                http=bounded_protocol(most),
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,  # an application reads the client's address

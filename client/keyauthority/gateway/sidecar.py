@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from keyauthority.endpoint.http_server import HttpServer
+from keyauthority.endpoint.http_server import HttpServer, connections_max
 from keyauthority.endpoint.listen import Listen, bind
 from keyauthority.gateway.authority import AuthorityLink, Connect, ReadKey
 from keyauthority.gateway.check import Checker
@@ -118,7 +118,7 @@ async def _serve_http(
         metrics_text=metrics_text,
     )
     bound = bind(settings.http)
-    server = HttpServer(end, DRAIN_SECONDS)
+    server = HttpServer(end, DRAIN_SECONDS, connections_max())
     await server.start(bound)
     try:
         path = settings.http.path
