@@ -237,7 +237,7 @@ def _own(row: Row) -> ImportedKey:
 def _nested(row: Row, column: str) -> dict[str, Any]:
     value = row.get(column)
     if isinstance(value, str):
-        value = json.loads(value) if text(row, column) else None
+        value = _loads(value) if text(row, column) else None
     if value is not None and not isinstance(value, dict):
         raise Unusable(f"{column}: must be a JSON object")
     return value or {}
@@ -246,7 +246,7 @@ def _nested(row: Row, column: str) -> dict[str, Any]:
 def _list(row: Row, column: str) -> list[str]:
     value = row.get(column)
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = json.loads(value)
+        value = _loads(value)
     if isinstance(value, str):
         value = value.split()
     return [str(each) for each in value or ()]
@@ -333,16 +333,23 @@ def rows_of(path: Path) -> Iterator[tuple[int, Row | Unusable]]:
 
 def _array(content: str) -> Iterator[tuple[int, Row | Unusable]]:
     try:
-        rows = json.loads(content)
+        rows = _loads(content)
     except ValueError as error:
         raise Unusable(f"not valid JSON: {error}") from None
     for index, row in enumerate(rows, 1):
         yield index, row if isinstance(row, dict) else Unusable("not a JSON object")
 
 
+def _loads(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _json_row(content: str) -> Row | Unusable:
     try:
-        row = json.loads(content)
+        row = _loads(content)
     except ValueError as error:
         return Unusable(f"not valid JSON: {error}")
     return row if isinstance(row, dict) else Unusable("not a JSON object")

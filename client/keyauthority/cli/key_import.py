@@ -157,6 +157,7 @@ def _keys(
 
 def _key(row: Row, source: Source, defaults: Defaults) -> ImportedKey:
     with as_unusable():
+        json.dumps(row, ensure_ascii=False).encode()  # half a character could not be sent
         key = source.read(row)
     return replace(
         key,

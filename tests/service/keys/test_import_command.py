@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,24 @@ def test_own_format_takes_the_field_names_of_imported_keys(
     assert client.verify(tokens[0], **facts).valid
 
 
+def test_row_that_cannot_be_read_leaves_the_others(
+    command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
+) -> None:
+    """Half a character in a name, and objects within objects, are refused by their lines."""
+    token = f"old_{secrets.token_hex(12)}"
+    good = json.dumps({"digest": hashlib.sha256(token.encode()).hexdigest()})
+    half = '{"digest": "00", "purpose": "\\ud800"}'
+    deep = '{"labels":' * 100_000 + "1" + "}" * 100_000
+    (tmp_path / "keys.jsonl").write_text("\n".join((half, deep, good)))
+    flags = ("--project-id", project_id, "--mode", "live", "--kind", "secret")
+    shape = ("--scheme", "sha256_hex", "--token-length-min", "28", "--token-length-max", "28")
+    file = str(tmp_path / "keys.jsonl")
+    ended = command(file, "--from", "jsonl", "--import-set", "rows", *shape, *flags)
+    assert (1, "1 imported, 0 repeated, 2 refused\n") == (ended.code, ended.log)
+    assert ["1\tunusable", "2\tunusable"] == re.findall(r"^\d+\t\w+", ended.output, re.MULTILINE)
+    assert client.verify(token).valid
+
+
 def test_dry_run_writes_nothing(
     command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
 ) -> None:
@@ -275,6 +294,7 @@ def test_dry_run_writes_nothing(
         ("", "the file is empty"),
         ("a,b\n1,2\n", "missing columns: id, hash"),
         ("[", "not valid JSON"),
+        pytest.param("[" * 100_000, "not valid JSON: nested too deeply", id="deep"),
         ('id,hash\n"', "unexpected end of data"),
         ("\x89PNG\r\n\x1a\n\x00\xff", "can't decode"),
     ],
