@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from typing import Final
 
@@ -18,6 +19,8 @@ _EXTRA: Final = frozenset(
 def main() -> None:
     """Run the command line and exit."""
     try:
+        # A parent may have blocked them, and then neither would end the program.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         gc.disable()  # modules that load leave no garbage: a sixth less time
         from keyauthority_server.commands import main as run
 

@@ -19,7 +19,8 @@ from tests.service.tls_world import World
 
 # A signal arrives while the program's modules load: whoever imports structlog or grpc gets it.
 _INTERRUPTED: Final = """
-import os, sys
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {blocked})
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
         if name in ("grpc", "structlog"):
@@ -42,15 +43,21 @@ threading.Thread.start = refuse
 """
 
 
+@pytest.mark.parametrize("blocked", [(), (signal.SIGINT, signal.SIGTERM)], ids=["", "blocked"])
 @pytest.mark.parametrize("module", ["keyauthority_server.__main__", "keyauthority_cli"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
 def test_signal_while_modules_load_ends_without_a_traceback(
-    module: str, number: signal.Signals, code: int
+    module: str, number: signal.Signals, code: int, blocked: tuple[signal.Signals, ...]
 ) -> None:
-    """As shells report it: 130 after SIGINT, the signal itself after SIGTERM."""
-    script = _INTERRUPTED.format(number=int(number), module=module)
+    """As shells report it: 130 after SIGINT, the signal itself after SIGTERM.
+
+    Also if the parent of the program has blocked them.
+    """
+    script = _INTERRUPTED.format(
+        number=int(number), module=module, blocked=tuple(map(int, blocked))
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
