@@ -11,7 +11,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+from keyauthority.cli.app import run
 from keyauthority.model import KeyKind
 from keyauthority.scan import RULES
 from tests.scan.samples import near_misses, new_token
@@ -77,10 +79,23 @@ def test_detect_secrets_finds_tokens_and_no_near_misses(tmp_path: Path) -> None:
     assert [1, 2] == found
 
 
+def test_pre_commit_hook_takes_no_file_for_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit of a file named as an option still shows its tokens."""
+    (tmp_path / "leak").write_text(new_token())
+    (tmp_path / "--rules=gitleaks").touch()
+    monkeypatch.chdir(tmp_path)
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    command = [*hook["entry"].split()[1:], *hook["args"]]
+    assert 1 == run([*command, "--rules=gitleaks", "leak"])
+
+
 def test_pre_commit_hook_runs_the_command() -> None:
     """The hook of the repository names the command and the packages of the extra `cli`."""
     text = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
     extra = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "entry: keyauthority scan\n" in text
+    (hook,) = yaml.safe_load(text)
+    assert "keyauthority scan" == hook["entry"]
     for requirement in extra["project"]["optional-dependencies"]["cli"]:
         assert f'"{requirement}"' in text
