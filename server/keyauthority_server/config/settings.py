@@ -201,7 +201,7 @@ def _file(path: Path) -> dict[str, object]:
             table, status = tomllib.load(file), os.fstat(file.fileno())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number or a nesting without end
         raise ConfigError(f"{path} is not valid TOML: {_printable(str(error))}") from error
     for name, value in table.items():
         if name not in SETTINGS or name == "config":

@@ -249,6 +249,8 @@ def test_unknown_variable_is_rejected(variable: str) -> None:
         ("workers = 1.5", "workers in {} must be a string, a number, true or false"),
         ("workers = 999", "workers in {}: must be a number from 0 to 256"),
         ("workers =", "{} is not valid TOML: "),
+        pytest.param("workers = " + "9" * 5_000, "{} is not valid TOML: ", id="long number"),
+        pytest.param("a = " + "[" * 50_000, "{} is not valid TOML: ", id="deep nesting"),
     ],
 )
 def test_invalid_file_is_rejected_with_a_reason(tmp_path: Path, text: str, reason: str) -> None:
