@@ -22,6 +22,11 @@ def is_canary(key: Key) -> bool:
     return CANARY_LABEL in key.labels
 
 
+def is_observed(key: Key, now: datetime) -> bool:
+    """True for a decoy, and for a key that was rotated or has ended."""
+    return is_canary(key) or key.supersede_time is not None or first_end_of(key, now) is not None
+
+
 def is_sighted(key: Key, code: VerdictCode) -> bool:
     """True if presentations of the key with a verdict may have sightings."""
     return code in _AT_END or key.supersede_time is not None or is_canary(key)

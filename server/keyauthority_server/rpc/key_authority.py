@@ -156,19 +156,22 @@ class KeyAuthorityServicer:
         return queries
 
     async def get_project_id(
-        self, _: Call, request: pb.GetProjectIdRequest | None
+        self, call: Call, request: pb.GetProjectIdRequest | None
     ) -> pb.GetProjectIdResponse:
         """See the proto."""
         if request is None or not request.secret_key:
             raise error(
                 ErrorReason.CREDENTIAL_MISSING, "missing secret_key; send the secret of a key"
             )
+        peer = address_of(call.peer)
         try:
             require_valid(validate.get_project_id, request)
         except InvalidArgument:
-            await self._verification.project_id(request.secret_key, "")
+            await self._verification.project_id(request.secret_key, "", peer)
             raise
-        project_id = await self._verification.project_id(request.secret_key, request.access_key)
+        project_id = await self._verification.project_id(
+            request.secret_key, request.access_key, peer
+        )
         return pb.GetProjectIdResponse(project_id=project_id)
 
     async def lookup_key(

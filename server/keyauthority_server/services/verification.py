@@ -26,6 +26,7 @@ from keyauthority.model import (
 from keyauthority.requests import VerifyQuery
 from keyauthority.restrictions import FactParsers, memoized_parsers
 from keyauthority_server.metering.limits import Limit, limits_of, with_limits
+from keyauthority_server.metering.observing import is_observed
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
 from keyauthority_server.services.cached_verification import VERIFY_RIGHT, CachedVerification
@@ -55,6 +56,13 @@ _ABSENT: Final = Key(
     revision=0,
 )
 """Stands in for a key that does not exist, so that its evaluation takes the same steps."""
+_VERDICTS: Final = {
+    KeyState.ACTIVE: VerdictCode.VALID,
+    KeyState.DISABLED: VerdictCode.DISABLED,
+    KeyState.EXPIRED: VerdictCode.EXPIRED,
+    KeyState.SUPERSEDED: VerdictCode.SUPERSEDED,
+    KeyState.REVOKED: VerdictCode.REVOKED,
+}
 _ANSWERS_PROJECT: Final = frozenset({KeyState.ACTIVE, KeyState.DISABLED, KeyState.EXPIRED})
 
 
@@ -162,12 +170,15 @@ class Verification:
         """Return a verifier that uses cached records only."""
         return CachedVerification(self._context, self._counters, self._meter)
 
-    async def project_id(self, secret_key: str, access_key: str) -> str:
-        """Return the project of the key with this secret, else raise Unauthenticated."""
+    async def project_id(self, secret_key: str, access_key: str, peer: str = "") -> str:
+        """Return the project of the key with this secret, else raise Unauthenticated.
+
+        `peer` is the address of the caller.
+        """
         records = self._context.records
         cached = records.verified(secret_key) if records.catch_up() else None
         key = cached.stored.key if cached else None
-        if key is None or not self._answers_project(key, access_key):
+        if key is None or not self._answers_project(key, access_key, peer):
             # Nothing more is read for a cached key that is refused, as for an unknown token.
             presented = await self._context.present(secret_key)
             if presented is None or self._context.fails_outline_check(presented) or key:
@@ -177,17 +188,23 @@ class Verification:
             if not self._context.digest_matches(stored, presented) or stored is None:
                 raise invalid_credential()
             key = stored.key
-            if not self._answers_project(key, access_key):
+            if not self._answers_project(key, access_key, peer):
                 raise invalid_credential()
         return key.project_id
 
-    def _answers_project(self, key: Key, access_key: str) -> bool:
-        """True if a verified token gets its project in the answer."""
-        return (
-            key.kind not in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR)
-            and access_key in ("", key.access_key)
-            and state_of(key, self._context.clock.now()) in _ANSWERS_PROJECT
-        )
+    def _answers_project(self, key: Key, access_key: str, peer: str) -> bool:
+        """True if a verified token gets its project in the answer.
+
+        Counts the presentation of a key with observations: who finds a decoy may try it here.
+        """
+        if key.kind in (KeyKind.PUBLISHABLE, KeyKind.OPERATOR):
+            return False
+        now = self._context.clock.now()
+        state, is_named = state_of(key, now), access_key in ("", key.access_key)
+        if is_observed(key, now):
+            code = _VERDICTS[state] if is_named else VerdictCode.WRONG_ACCESS_KEY
+            self._meter.count(key, code, 0, now, peer=peer)
+        return is_named and state in _ANSWERS_PROJECT
 
     async def _state(
         self,

@@ -18,6 +18,7 @@ from keyauthority import (
     CreatedKey,
     KeyObservation,
     Restrictions,
+    Unauthenticated,
     UsageRow,
     VerdictCode,
     VerifyQuery,
@@ -94,6 +95,33 @@ def test_ended_key_is_counted_on_each_way_of_a_verification(
     assert one.since_time <= one.last_time
     assert one.last_peer not in ("", "192.0.2.1")
     assert one.remedy.endswith(".")
+
+
+def test_key_that_is_tried_at_get_project_id_is_counted(client: Client, project_id: str) -> None:
+    """A thief needs no operator key for it; other keys have no usage by it."""
+    decoy = create(client, project_id, labels={CANARY_LABEL: ""})
+    revoked, other = create(client, project_id), create(client, project_id)
+    client.revoke_key(revoked.key.access_key)
+    for key in (decoy, other, decoy):
+        assert project_id == client.get_project_id(None, key.secret_key)
+    for named in (None, ABSENT_KEY):
+        with pytest.raises(Unauthenticated):
+            client.get_project_id(named, revoked.secret_key)
+    expected = {
+        decoy.key.access_key: (AdvisoryType.CANARY_USED, 2),
+        revoked.key.access_key: (AdvisoryType.USED_AFTER_END, 2),
+    }
+
+    def seen() -> dict[str, tuple[AdvisoryType, int]]:
+        types = ("canary_used", "used_after_end")
+        return {
+            one.access_key: (one.type, one.count)
+            for one in found(client, project_id, *types)
+            if one.last_peer
+        }
+
+    wait_until(lambda: seen() == expected)
+    assert [] == list(client.get_usage(access_key=other.key.access_key))
 
 
 def test_permissions_asked_for_are_those_of_all_verifications(
