@@ -151,7 +151,9 @@ def test_taken_address_of_metrics_ends_with_exit_code_3(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         code, message = run("--metrics", address)
-    assert (3, True) == (code, f"cannot listen on {address}" in message)
+    assert (3, True) == (code, f"cannot listen on {address}: Address already" in message), message
+    code, message = run("--metrics", f"unix:/{'x' * 200}")
+    assert (3, True) == (code, message.endswith("path too long\n")), message
     code, message = run("--metrics", "example.org:9104")
     assert (2, True) == (code, "--metrics" in message)
 

@@ -64,7 +64,7 @@ def bind(address: Listen) -> socket.socket:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         return _bound(family, (address.host, address.port))
     except OSError as error:
-        raise OSError(f"{address}: {error.strerror}") from error
+        raise OSError(f"{address}: {error.strerror or error}") from error  # a path may be too long
 
 
 def _bound(family: socket.AddressFamily, address: str | tuple[str, int]) -> socket.socket:

@@ -87,7 +87,7 @@ async def serving(metrics: Metrics, address: Listen | None) -> AsyncIterator[Non
     try:
         bound = bind(address)
     except OSError as failed:
-        raise CannotListen(f"--metrics: cannot listen on {address}: {failed.strerror}") from None
+        raise CannotListen(f"--metrics: cannot listen on {failed}") from None
     server = HttpServer(MetricsPage(metrics.text), DRAIN_SECONDS, CONNECTIONS_MAX)
     await server.start(bound)
     port = address.port if address.path else bound.getsockname()[1]
