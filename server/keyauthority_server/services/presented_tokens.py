@@ -18,6 +18,7 @@ from keyauthority.model import ImportScheme, ImportSet, KeyKind, KeyMode, Revisi
 from keyauthority.token import AccessKey, Token, parse
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import RecordCache
+from keyauthority_server.services.time_slices import Slices
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries.imports import import_sets
 
@@ -99,10 +100,13 @@ class ImportedTokens:
         self._prefixes: tuple[str, ...] = ()
         self._sets_at: Revision | None = None
 
-    async def find(self, texts: Sequence[str]) -> dict[str, PresentedToken]:
+    async def find(
+        self, texts: Sequence[str], slices: Slices | None = None
+    ) -> dict[str, PresentedToken]:
         """Return the texts that fit an import set, each as a token.
 
-        A text without a key is a token of no key, so that it costs the same comparison.
+        A text without a key is a token of no key, so that it costs the same comparison. With
+        `slices` other calls run meanwhile: each text costs a digest for each set that it fits.
         """
         sets = await self._current_sets()
         texts = [text for text in texts if text.startswith(self._prefixes) and text.isascii()]
@@ -117,6 +121,8 @@ class ImportedTokens:
                 tokens[text] = token = PresentedToken(_NO_KEY, text, message)
                 for version in self._peppers.versions:
                     digests[self._peppers.digest(message, version)] = token
+            if slices is not None and slices.are_over():
+                await slices.pause()
         found = await self._store.find_imported(list(digests)) if digests else {}
         for digest, key in found.items():
             token = digests[digest]

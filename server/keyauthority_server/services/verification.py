@@ -275,9 +275,11 @@ class Verification:
             if slices.are_over():
                 await slices.pause()
         if unparsed:
-            found = await self._context.imported.find(list(unparsed.values()))
+            found = await self._context.imported.find(list(unparsed.values()), slices)
             for index, text in unparsed.items():
                 subjects[index] = to_read(found.get(text))
+                if slices.are_over():
+                    await slices.pause()
         return subjects, list(names)
 
     def _cached_subject(self, secret_key: str, scope: Scope) -> _Subject | None:
