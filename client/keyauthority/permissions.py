@@ -7,11 +7,13 @@ needed permission is concrete.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Set
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Set
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 EVERYTHING: Final = ("*:*",)
 COMBINATIONS_MAX: Final = 64  # of permissions asked for together, some 10 KB
+PERMISSIONS_MAX: Final = 256  # of all combinations together; some 2 ms to find their grants
 
 _NONE: Final[frozenset[str]] = frozenset()  # shared: each empty set would take 216 bytes
 _NAME = r"[a-z][a-z0-9_-]*"
@@ -53,12 +55,51 @@ def narrowest(grants: Collection[str], needed: str) -> tuple[str, ...]:
     """
     if needed in grants:
         return (needed,)
-    covering = dict.fromkeys(grant for grant in grants if covers(grant, needed))
+    resource, _, action = needed.partition(":")
+    resources, covering = _resources(tuple(grants)), list[str]()
+    for allowed in (action, "*", "write") if action == "read" else (action, "*"):
+        # Of one action, the grant with the most specific resource is covered by the others.
+        of_action = resources.get(allowed, _NO_RESOURCES)
+        if resource in of_action.exact:
+            covering.append(f"{resource}:{allowed}")
+        elif resource.startswith(of_action.prefixes):
+            prefix = next(one for one in of_action.prefixes if resource.startswith(one))
+            covering.append(f"{prefix}*:{allowed}")
+        elif of_action.is_any:
+            covering.append(f"*:{allowed}")
     return tuple(
         grant
         for grant in covering
         if not any(other != grant and covers(grant, other) for other in covering)
     )
+
+
+class _Resources(NamedTuple):
+    """The resources of the grants of one action."""
+
+    exact: frozenset[str]
+    prefixes: tuple[str, ...]
+    """Those that end in `.*`, without the `*`, the longest first."""
+    is_any: bool
+
+
+_NO_RESOURCES: Final = _Resources(frozenset(), (), is_any=False)
+
+
+@lru_cache(256)  # keys; some 20 KB each with 100 grants
+def _resources(grants: tuple[str, ...]) -> Mapping[str, _Resources]:
+    by_action: dict[str, list[str]] = {}
+    for grant in grants:
+        resource, _, action = grant.partition(":")
+        by_action.setdefault(action, []).append(resource)
+    return {
+        action: _Resources(
+            frozenset(names),
+            tuple(sorted((name[:-1] for name in names if name.endswith(".*")), key=len)[::-1]),
+            is_any="*" in names,
+        )
+        for action, names in by_action.items()
+    }
 
 
 class AskedPermissions:
@@ -80,7 +121,7 @@ class AskedPermissions:
 
     def note(self, permissions: tuple[str, ...], grants: Collection[str]) -> None:
         """Add a combination; too many are replaced by the grants of the key that they use."""
-        if len(self.others) > COMBINATIONS_MAX:
+        if len(self.others) > COMBINATIONS_MAX or sum(map(len, self.others)) > PERMISSIONS_MAX:
             self.resolve(grants)
         if self.asked:
             self.others = {*self.others, permissions}

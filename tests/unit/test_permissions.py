@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keyauthority.permissions import (
     COMBINATIONS_MAX,
     EVERYTHING,
+    PERMISSIONS_MAX,
     AskedPermissions,
     Grants,
     covers,
@@ -185,6 +186,33 @@ def test_used_grants_suffice(held: list[str], needed: str) -> None:
     used = narrowest(held, needed)
     assert bool(used) is Grants(held).holds((needed,))
     assert not used or Grants(used).holds((needed,))
+
+
+@given(
+    st.lists(st.sampled_from(SMALL_GRANTS), min_size=1, max_size=6),
+    st.sampled_from(["a:read", "a.b:x", "a.b:read", "a.b.c:write", "c:read"]),
+)
+def test_no_used_grant_covers_another_that_covers_the_permission(
+    held: list[str], needed: str
+) -> None:
+    """And every other covering grant does: compared one by one."""
+    covering = {grant for grant in held if covers(grant, needed)}
+    expected = {
+        grant
+        for grant in covering
+        if not any(other != grant and covers(grant, other) for other in covering)
+    }
+    assert expected == set(narrowest(held, needed))
+
+
+def test_permissions_of_all_combinations_are_bounded() -> None:
+    """The grants of a combination of a hundred are found before there are many such."""
+    asked = AskedPermissions()
+    for number in range(20):
+        combination = tuple(f"orders.a{number}.b{index}:read" for index in range(100))
+        asked.note(combination, ("orders.*:read",))
+        assert sum(map(len, asked.others)) <= PERMISSIONS_MAX + len(combination)
+    assert {"orders.*:read"} == set(asked.used)
 
 
 def test_asked_permissions_are_bounded() -> None:

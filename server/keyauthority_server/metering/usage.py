@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from keyauthority.clock import LONG_AGO
+from keyauthority.clock import LONG_AGO, monotonic
 from keyauthority.model import NO_FACTS, Facts, Key, UsageRow, VerdictCode
 from keyauthority.permissions import AskedPermissions, narrowest
 from keyauthority_server.background import running
@@ -31,6 +31,7 @@ from keyauthority_server.store.types import Observations, PermissionUse, Sightin
 FLUSH_SECONDS: Final = 1.0
 FLUSH_SECONDS_MAX: Final = 5.0
 ROWS_A_SECOND: Final = 3_000  # some 16 µs of processor time each: 5 % of a core
+USES_SECONDS: Final = 0.002  # without a break, to find the uses of permissions
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 to 10 ms
 COUNTS_EARLY: Final = 32_768  # counts that trigger a flush before the second ends
 COUNTS_MAX: Final = 65_536  # some 25 MB; further ones are lost, and only while the store fails
@@ -138,7 +139,7 @@ class Meter:
         try:
             while self._batches:
                 batch = self._batches[0]
-                uses, questions = self._permission_days.uses(batch.counts)
+                uses, questions = await self._permission_days.uses(batch.counts)
                 work = partial(_count_batch, batch, self._previous, uses)
                 await self._store.write(work)
                 self._permission_days.stored(questions)
@@ -217,13 +218,20 @@ class _PermissionDays:
     def __init__(self) -> None:
         self._stored: set[_Question] = set()
 
-    def uses(self, counts: Sequence[_Count]) -> tuple[list[PermissionUse], set[_Question]]:
-        """Return the uses to store, in order, and the questions that they answer."""
+    async def uses(self, counts: Sequence[_Count]) -> tuple[list[PermissionUse], set[_Question]]:
+        """Return the uses to store, in order, and the questions that they answer.
+
+        Calls are served meanwhile: a key may be asked for hundreds of permissions.
+        """
+        started = monotonic()
         uses: set[PermissionUse] = set()
         questions: set[_Question] = set()
         for count in counts:
             if not (count.asked or count.used):
                 continue
+            if monotonic() - started > USES_SECONDS:
+                await asyncio.sleep(0)
+                started = monotonic()
             name, revision = count.access_key, count.key.revision
             day = count.hour.toordinal()
             grants = set(count.used)

@@ -64,10 +64,10 @@ class Authority:
         self.projects = Projects(context)
         self.key_rotation = KeyRotation(context)
         self.updates = Updates(context)
-        self.usage = Usage(context)
         self.audit = Audit(context, denials)
         self.advisories = Advisories(context)
         self.verification = Verification(context, counters, meter)
+        self.usage = Usage(context, self.verification.slices)
         self.watch = Watch(context, ReplayBuffer(feed))
 
     @property

@@ -15,6 +15,7 @@ from keyauthority_server.metering.observing import sightings
 from keyauthority_server.metering.usage import BATCH_ID_LIFETIME
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.principal import Principal
+from keyauthority_server.services.time_slices import TimeSlices
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.usage import list_usage
 from keyauthority_server.store.sql.scopes import in_scope
@@ -24,8 +25,9 @@ from keyauthority_server.store.types import Observations, PermissionUse, Sightin
 class Usage:
     """Reads and adds counts."""
 
-    def __init__(self, context: ServiceContext) -> None:
+    def __init__(self, context: ServiceContext, slices: TimeSlices) -> None:
         self._context = context
+        self._slices = slices
 
     async def get(
         self, caller: Principal, query: UsageQuery, content: bytes, page_size: int
@@ -60,7 +62,7 @@ class Usage:
             and row.count
         ]
         rows = [row for row, _ in counted]
-        observed = _observed(counted, report)
+        observed = await self._observed(counted, report)
 
         def work(transaction: Transaction, current: Principal, time: datetime) -> None:
             batch_id, end = report.batch_id.lower(), time + BATCH_ID_LIFETIME
@@ -68,20 +70,31 @@ class Usage:
 
         await self._context.mutate(caller, "usage:report", work)
 
+    async def _observed(
+        self, counted: Sequence[tuple[UsageRow, Key]], report: UsageReport
+    ) -> Observations:
+        """Return the observations of the counted rows; those of other keys are skipped.
 
-def _observed(counted: Sequence[tuple[UsageRow, Key]], report: UsageReport) -> Observations:
-    """Return the observations of the counted rows; those of other keys are skipped."""
-    reported = {one.access_key: one for one in report.observations}
-    sighted: list[Sighting] = []
-    uses: set[PermissionUse] = set()
-    for row, key in counted:
-        one, time = reported.get(key.access_key, _NOTHING), row.last_used_time
-        sighted += sightings(key, row.verdict, row.count, (time, time), one.last_peer)
-        day = time.replace(hour=0, minute=0, second=0, microsecond=0)
-        for permission in one.permissions:
-            for grant in narrowest(key.permissions, permission):
-                uses.add(PermissionUse(key.access_key, grant, day))
-    return Observations(sighted, sorted(uses))
+        Of the days of a permission only the newest is stored.
+        """
+        reported = {one.access_key: one for one in report.observations}
+        keys, days = dict[str, Key](), dict[str, datetime]()
+        sighted: list[Sighting] = []
+        for row, key in counted:
+            name, time = key.access_key, row.last_used_time
+            peer = reported.get(name, _NOTHING).last_peer
+            sighted += sightings(key, row.verdict, row.count, (time, time), peer)
+            day = time.replace(hour=0, minute=0, second=0, microsecond=0)
+            keys[name], days[name] = key, max(day, days.get(name, day))
+        uses: set[PermissionUse] = set()
+        with self._slices.begin() as slices:
+            for name in reported.keys() & keys.keys():
+                for permission in reported[name].permissions:
+                    for grant in narrowest(keys[name].permissions, permission):
+                        uses.add(PermissionUse(name, grant, days[name]))
+                    if slices.are_over():
+                        await slices.pause()
+        return Observations(sighted, sorted(uses))
 
 
 _NOTHING: Final = KeyObservation(access_key="")

@@ -349,13 +349,16 @@ class Verification:
             drawn = await self._counters.draw(spends)
         counters = iter(drawn)
         verdicts = []
-        for evaluation in evaluations:
-            query, verdict, stored, limits = evaluation
-            if limits:
-                verdict = with_limits(verdict, limits, next(counters), explain=query.explain)
-            if stored is not None:
-                self._meter.count(stored.key, verdict.code, query.cost, now, query.facts, peer)
-            verdicts.append(verdict)
+        with self.slices.begin() as slices:
+            for evaluation in evaluations:
+                query, verdict, stored, limits = evaluation
+                if limits:
+                    verdict = with_limits(verdict, limits, next(counters), explain=query.explain)
+                if stored is not None:
+                    self._meter.count(stored.key, verdict.code, query.cost, now, query.facts, peer)
+                verdicts.append(verdict)
+                if slices.are_over():
+                    await slices.pause()
         return verdicts
 
 
