@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from keyauthority.model import Facts, Key, KeyKind, KeyMode, UsageRow, VerdictCode
 from keyauthority.permissions import narrowest
-from keyauthority.requests import KeyObservation, UsageReport, VerifyQuery
+from keyauthority.requests import EventQuery, KeyObservation, UsageReport, VerifyQuery
 from keyauthority_server.metering import usage as metering
-from keyauthority_server.services import time_slices, usage
+from keyauthority_server.services import audit, time_slices, usage
 from keyauthority_server.services.time_slices import TimeSlices
 from keyauthority_server.services.usage import Usage
 from keyauthority_server.services.verification import Verification, _Evaluation
@@ -90,3 +91,20 @@ async def test_uses_of_permissions_are_found_in_turns() -> None:
     turns, (uses, _) = await turns_of(metering._PermissionDays().uses(counts))
     assert [(KEY.access_key, "orders.*:read", NOW)] == uses
     assert turns > len(counts)
+
+
+async def test_events_are_compared_in_the_thread_that_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A page of large records takes a tenth of a second."""
+    threads: set[int] = set()
+    monkeypatch.setattr(audit, "list_events", lambda *_: ([Mock()], None))
+    monkeypatch.setattr(audit, "event_of", lambda _: threads.add(threading.get_ident()))
+
+    async def query(read: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.to_thread(read, Mock(), *arguments)
+
+    context = Mock(store=Mock(query=query), require_visible=AsyncMock())
+    page = await audit.Audit(context, Mock()).list(Mock(), EventQuery(), b"", 10)
+    assert 1 == len(page.items)
+    assert 1 == len(threads - {threading.get_ident()})
