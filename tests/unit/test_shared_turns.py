@@ -6,17 +6,18 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from keyauthority.model import Facts, Key, KeyKind, KeyMode, UsageRow, VerdictCode
+from keyauthority.model import Facts, Key, KeyKind, KeyMode, Revision, UsageRow, VerdictCode
 from keyauthority.permissions import narrowest
 from keyauthority.requests import EventQuery, KeyObservation, UsageReport, VerifyQuery
 from keyauthority_server.metering import usage as metering
 from keyauthority_server.services import audit, time_slices, usage
-from keyauthority_server.services.time_slices import TimeSlices
+from keyauthority_server.services.cached_verification import CachedVerification
+from keyauthority_server.services.time_slices import Slices, TimeSlices
 from keyauthority_server.services.usage import Usage
 from keyauthority_server.services.verification import Verification, _Evaluation
 from keyauthority_server.store.types import StoredKey
@@ -81,6 +82,45 @@ async def test_verdicts_of_a_batch_are_counted_in_slices() -> None:
     turns, verdicts = await turns_of(service._apply_limits([one] * 20, NOW, ""))
     assert 20 == len(verdicts)
     assert turns > 20
+
+
+class OverAfter:
+    """Slices, of which the first is over after so many items."""
+
+    def __init__(self, items: int) -> None:
+        self._left = items
+        self.pauses = 0
+
+    def are_over(self) -> bool:
+        """Count an item."""
+        self._left -= 1
+        return self._left < 0
+
+    async def pause(self) -> None:
+        """Count a pause."""
+        self.pauses += 1
+
+
+@pytest.mark.parametrize(("items", "pauses"), [(20, 20), (19, None)])
+async def test_verdicts_from_memory_are_made_in_one_slice_and_counted_in_several(
+    items: int, pauses: int | None
+) -> None:
+    """A batch whose verdicts take longer is left to the general path, uncounted."""
+    records = Mock(position=Revision(7), verified=Mock(return_value=Mock(stored=Mock(key=KEY))))
+    records.project.return_value = Mock(suspended=False, rate_limit=None)
+    context = Mock(records=records, authenticate_cached=Mock(return_value=None))
+    context.clock.now.return_value = NOW
+    meter, slices = Mock(), OverAfter(items)
+    verification = CachedVerification(context, Mock(), meter)
+    queries = [VerifyQuery("x", facts=Facts(permissions=ASKED))] * 20
+    verified = await verification.verify_all(Mock(), queries, cast(Slices, slices))
+    if pauses is None:
+        assert verified is None
+        assert 0 == meter.count.call_count
+    else:
+        assert verified is not None
+        assert (20, 7) == (len(verified[0]), verified[1])
+        assert (20, pauses) == (meter.count.call_count, slices.pauses)
 
 
 async def test_uses_of_permissions_are_found_in_turns() -> None:

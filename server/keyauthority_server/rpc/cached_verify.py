@@ -155,13 +155,14 @@ class CachedBatchVerify:
         self._turn = authority.verification.cached()
         self._log_id = pb.VerifyResponse(log_id=authority.log_id).SerializeToString()
 
-    def __call__(self, credential: Credential, queries: Sequence[VerifyQuery]) -> bytes | None:
+    async def answer(self, credential: Credential, queries: Sequence[VerifyQuery]) -> bytes | None:
         """Return the response; None, with nothing counted, for the general handler."""
         with self._verification.slices.begin() as slices:
-            valid = self._turn.verify_all(credential, queries, slices)
-        if valid is None:
+            verified = await self._turn.verify_all(credential, queries, slices)
+        if verified is None:
             return None
-        varying = _varint_field(_REVISION, self._turn.revision) + self._log_id
+        valid, revision = verified
+        varying = _varint_field(_REVISION, revision) + self._log_id
         parts = list[bytes]()
         for cached in valid:
             constant = _item_of(cached)

@@ -127,7 +127,7 @@ class KeyAuthorityServicer:
         """See the proto."""
         queries = await self._queries(request)
         if isinstance(credential, Credential):
-            cached = self._cached_batch(credential, queries)
+            cached = await self._cached_batch.answer(credential, queries)
             if cached is not None:
                 self._count_verdicts(repeat(VerdictCode.VALID, len(queries)))
                 return cached

@@ -83,14 +83,14 @@ class CachedVerification:
         self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
         return cached
 
-    def verify_all(
+    async def verify_all(
         self, credential: Credential, queries: Sequence[VerifyQuery], slices: Slices
-    ) -> Sequence[CachedKey] | None:
-        """Return the keys of tokens whose verdicts are VALID, in a turn, and count the verdicts.
+    ) -> tuple[Sequence[CachedKey], Revision] | None:
+        """Return the keys of tokens whose verdicts are VALID, with the revision of all verdicts.
 
-        None, with nothing counted, if a verdict is another, a key has limits, a record is not
-        cached, or the slice of the call is over: then call `Verification.verify_batch`. Raises the
-        same errors.
+        The verdicts are made in one turn, and counted in slices. None, with nothing counted, if a
+        verdict is another, a key has limits, a record is not cached, or the first slice is over:
+        then call `Verification.verify_batch`. Raises the same errors.
         """
         self.begin()
         now = self._authorized(credential)
@@ -109,10 +109,13 @@ class CachedVerification:
             ):
                 return None
             valid.append(found[0])
+        revision = self.revision  # of this call: others begin turns during a pause
         for cached, query in zip(valid, queries, strict=True):
             key, peer = cached.stored.key, credential.address
             self._meter.count(key, VerdictCode.VALID, query.cost, now, query.facts, peer)
-        return valid
+            if slices.are_over():
+                await slices.pause()
+        return valid, revision
 
     def _authorized(self, credential: Credential) -> datetime | None:
         """Return the time of the turn's verdicts; None if the caller or the log is not cached."""
