@@ -11,11 +11,11 @@ from benchmarks.run import Run, take_turns
 
 _PLAIN: Final = "a key without anything"
 _STRICT: Final = "permission and address checked"
-_LIMITED: Final = "rate limit drawn"
+_LIMITED: Final = "rate limit spent"
 _ALL: Final = "permission, address, rate limit and quota"
 _TEXT: Final = """\
 Calls a second of Verify, native transport, SQLite, one core: one question, repeated, the best case.
-All are metered. A limit is drawn in a
+All are metered. A limit is spent in a
 transaction that is exact over all processes and survives kill -9."""
 
 

@@ -1,7 +1,7 @@
 """The decision on a key: one pure function, shared by the server and the client's verifier.
 
 No clock, no I/O, no exceptions. The steps before it (parsing the token, finding the record,
-comparing the digest: MALFORMED and UNKNOWN) and after it (charging limits: RATE_LIMITED and
+comparing the digest: MALFORMED and UNKNOWN) and after it (spending from limits: RATE_LIMITED and
 QUOTA_EXCEEDED) belong to the callers, which hold the token and the counters.
 """
 
@@ -100,7 +100,7 @@ def build_verdict(
     log_id: str,
     parsers: FactParsers = DIRECT,
 ) -> Verdict:
-    """Return the verdict on a genuine token of the key, before any limit is charged."""
+    """Return the verdict on a genuine token of the key, before any limit is spent from."""
     facts, record = query.facts, query.include_record
     failed: tuple[VerdictCode, ...] = ()
     if query.explain:
@@ -136,7 +136,7 @@ def describe(
 
 
 def has_limits(key: Key, project: Project | None) -> bool:
-    """Return True if the key or its project has a limit, which only the server can charge."""
+    """Return True if the key or its project has a limit, which only the server can spend from."""
     return (
         key.rate_limit is not None
         or key.quota is not None
@@ -181,7 +181,7 @@ def _failing(
             yield VerdictCode.TARGET_NOT_ALLOWED
     if facts.permissions and not grants.holds(facts.permissions):  # 15
         yield VerdictCode.MISSING_PERMISSION
-    # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED are charged after all of these pass.
+    # 16 RATE_LIMITED and 17 QUOTA_EXCEEDED: the limits are spent from after all of these pass.
 
 
 def _compiled(key: Key) -> CompiledKey:

@@ -26,7 +26,7 @@ from keyauthority_server.store.types import DeniedMutation, PermissionUse
 from tests.faults.folders import Process
 from tests.service.imports import import_set, item, new_token
 
-DRAWN: Final = 2  # of a quota of 3
+SPENT: Final = 2  # of a quota of 3
 
 
 class Kept(NamedTuple):
@@ -72,11 +72,11 @@ async def fill(data: Path) -> Kept:
             project_id=project_id,
             mode=KeyMode.LIVE,
             kind=KeyKind.SECRET,
-            quota=Quota(limit=DRAWN + 1, period=QuotaPeriod.TOTAL),
+            quota=Quota(limit=SPENT + 1, period=QuotaPeriod.TOTAL),
         )
         caller = await running.caller("keys:create")
         limited = await running.authority.keys.create(caller, new, b"limited")
-        for _ in range(DRAWN):
+        for _ in range(SPENT):
             assert "valid" == await running.verdict(limited.secret_key)
         for _ in range(9):
             await running.create(project_id)

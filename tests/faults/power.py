@@ -111,7 +111,7 @@ def record(folder: Path, changes: int, **told: str) -> Recording:
 
 
 def _limited_project(root: Caller) -> str:
-    """Make a project whose keys' verifications draw from a counter, each of them."""
+    """Make a project whose keys' verifications spend from a counter, each of them."""
     limit = key_pb2.RateLimit(limit=1_000_000)
     limit.period.FromTimedelta(timedelta(days=1))
     request = project_service_pb2.CreateProjectRequest(rate_limit=limit)

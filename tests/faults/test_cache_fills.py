@@ -44,7 +44,7 @@ class World:
         self._records = reader.authority.records
         self.project_id = project_id
         self.deferred = 0
-        """Calls whose limits were charged at the end of a turn."""
+        """Calls whose limits were spent from at the end of a turn."""
         verify = services(reader.authority, None)[SERVICE]["Verify"]
         assert isinstance(verify, UnaryMethod)
         self._verify = verify

@@ -90,7 +90,7 @@ async def test_copy_between_engines_keeps_everything(
     """SQLite to PostgreSQL, to another, back, to a file: log, keys, counters, usage."""
     kept = filled[1]
     places = [source, cluster.create(), cluster.create(), *(sqlite(data, f"{n}.db") for n in "ab")]
-    for drawn, (old, new) in enumerate(pairwise(places)):
+    for spent, (old, new) in enumerate(pairwise(places)):
         with place(old) as opened:
             before, head = rows_of(opened), transfer.head_of(opened)
         run_copy(data, "--from", old, "--to", new)
@@ -102,7 +102,7 @@ async def test_copy_between_engines_keeps_everything(
             assert head.log_id == running.authority.keys._context.store.log_id
             assert "valid" == await running.verdict(kept.asked)
             assert "revoked" == await running.verdict(kept.revoked)
-            expected = "quota_exceeded" if drawn else "valid"
+            expected = "quota_exceeded" if spent else "valid"
             assert expected == await running.verdict(kept.limited)
             again = await running.create(kept.project_id, kept.request_id)
             assert kept.asked == again.secret_key

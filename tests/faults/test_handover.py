@@ -169,12 +169,12 @@ async def test_second_run_of_a_copy_leaves_a_target_in_use_unchanged(
     def overtaken(one: Any, other: Any, head: Any) -> None:
         patched.undo()
         run_copy(data, "--from", source, "--to", first)
-        seen.append(asyncio.run(draw()))
+        seen.append(asyncio.run(spend()))
         with place(first) as opened:
             seen.append((transfer.head_of(opened), rows_of(opened)))
         real(one, other, head)
 
-    async def draw() -> str:
+    async def spend() -> str:
         async with served(data, first) as running:
             await running.create(kept.project_id)
             return str(await running.verdict(kept.limited))

@@ -116,7 +116,7 @@ def test_verify_with_more_work_takes_measurably_longer(
     samples = timed(root, "Verify", draws, ROUNDS)
     apart = delta(samples["limited"], samples["unknown"])
     assert apart > SEPARABLE
-    proof.control(f"a Verify that draws from a limit is told apart: {apart:+.3f}")
+    proof.control(f"a Verify that spends from a limit is told apart: {apart:+.3f}")
 
 
 @pytest.fixture

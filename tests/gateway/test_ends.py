@@ -112,7 +112,7 @@ def test_client_address_is_the_proxys_word(sidecar: Gateway, keys: Keys) -> None
     assert (403, '{"error": "ip_not_allowed"}') == word(other)
 
 
-def test_limits_are_charged_and_shown(sidecar: Gateway, client: Client, keys: Keys) -> None:
+def test_limits_are_spent_and_shown(sidecar: Gateway, client: Client, keys: Keys) -> None:
     """429 with the time to wait; the state of the limit is in headers for the client."""
     key = limited_key(client, keys.project_id)
     allowed = ask(sidecar.grpc, request({"x-api-key": key}))

@@ -233,7 +233,7 @@ def test_later_guard_checks_permissions_of_the_first_verdict() -> None:
     verifier, asked = Recorder(), request(("x-api-key", KEY))
     first = admitted(Guard(cost=5), verifier, asked)
     second = admitted(Guard(cost=7), verifier, asked, ("orders:read",), first)
-    assert (True, False) == (first.drawn, second.drawn)
+    assert (True, False) == (first.spent, second.spent)
     assert MISSING_PERMISSION == admit(Guard(), verifier, asked, ["refunds:read"], second)
     assert [(KEY, "10.0.0.1", 5)] == verifier.calls
 
@@ -242,14 +242,14 @@ def test_secret_key_satisfies_every_later_guard() -> None:
     """It lists no permissions and holds all."""
     verifier, asked = Recorder(KeyKind.SECRET), request(("x-api-key", KEY))
     first = admitted(Guard(), verifier, asked)
-    assert not admitted(Guard(), verifier, asked, ("refunds:read",), first).drawn
+    assert not admitted(Guard(), verifier, asked, ("refunds:read",), first).spent
 
 
 def test_later_guard_with_other_facts_verifies_at_no_cost() -> None:
     """A guard without trusted proxies does not rely on another guard's address."""
     verifier, asked = Recorder(), request(("x-api-key", KEY))
     first = admitted(Guard(trusted_proxies=1), verifier, asked)
-    assert not admitted(Guard(), verifier, asked, (), first).drawn
+    assert not admitted(Guard(), verifier, asked, (), first).spent
     assert [(KEY, "192.0.2.7", 1), (KEY, "10.0.0.1", 0)] == verifier.calls
 
 
@@ -257,8 +257,8 @@ def test_verdict_is_bound_to_its_key_and_verifier() -> None:
     """Headers may change on the way, and authorities are independent."""
     verifier, another = Recorder(), Recorder()
     first = admitted(Guard(), verifier, request(("x-api-key", KEY)))
-    assert admitted(Guard(), verifier, request(("x-api-key", OTHER)), (), first).drawn
-    assert admitted(Guard(), another, request(("x-api-key", KEY)), (), first).drawn
+    assert admitted(Guard(), verifier, request(("x-api-key", OTHER)), (), first).spent
+    assert admitted(Guard(), another, request(("x-api-key", KEY)), (), first).spent
     assert NO_KEY == admit(Guard(header="x-shop"), verifier, request(("x-api-key", KEY)), [], first)
     assert [KEY, OTHER] == [key for key, _, _ in verifier.calls]
     assert [KEY] == [key for key, _, _ in another.calls]

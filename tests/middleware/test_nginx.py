@@ -129,7 +129,7 @@ def test_address_behind_nginx_is_the_clients(service: Service, make_key: MakeKey
     assert [refusal] * 4 == [(answer.status_code, answer.json()) for answer in denied]
 
 
-def test_limits_behind_nginx_are_charged_once(service: Service, make_key: MakeKey) -> None:
+def test_limits_behind_nginx_are_spent_once(service: Service, make_key: MakeKey) -> None:
     """Their headers arrive, also on the refusal."""
     _, secret = make_key(rate_limit=RateLimit(2, timedelta(days=1)))
     answers = [service.get("/orders", secret) for _ in range(3)]

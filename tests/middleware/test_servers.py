@@ -120,7 +120,7 @@ def running(request: pytest.FixtureRequest, start: Callable[[str, bool], Running
 
 
 class LimitedKey(NamedTuple):
-    """A key with a limit, which counts its draws."""
+    """A key with a limit, which counts the units spent."""
 
     access_key: str
     secret_key: str

@@ -53,13 +53,13 @@ class Engine(Protocol):
         """Stand in the way of all writers, as a process does that was stopped in a write."""
         ...
 
-    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
-        """Stand in the way of all who draw."""
+    def spends_held_up(self, place: str) -> AbstractContextManager[None]:
+        """Stand in the way of all who spend."""
         ...
 
     @property
     def timeouts(self) -> tuple[str, str]:
-        """The settings that say how long a write is waited for, and a draw."""
+        """The settings that say how long a write is waited for, and a spend."""
         ...
 
 
@@ -99,13 +99,13 @@ class Sqlite:
         """Hold the lock file of the database."""
         return _locked(Path(place))
 
-    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
+    def spends_held_up(self, place: str) -> AbstractContextManager[None]:
         """Hold the lock file of the counters."""
         return _locked(counters_path(Path(place)))
 
     timeouts = (
         "keyauthority_server.store.sqlite.store.WRITE_TIMEOUT",
-        "keyauthority_server.store.sqlite.counters.DRAW_TIMEOUT",
+        "keyauthority_server.store.sqlite.counters.SPEND_TIMEOUT",
     )
 
 
@@ -152,13 +152,13 @@ class Postgres:
         """Hold the counter row's table in a transaction."""
         return holding(place, "log")
 
-    def drawers_held_up(self, place: str) -> AbstractContextManager[None]:
+    def spends_held_up(self, place: str) -> AbstractContextManager[None]:
         """Hold the counters' table in a transaction."""
         return holding(place, "counter")
 
     timeouts = (
         "keyauthority_server.store.postgres.writer.WRITE_SECONDS",
-        "keyauthority_server.store.postgres.counters.DRAW_SECONDS",
+        "keyauthority_server.store.postgres.counters.SPEND_SECONDS",
     )
 
 

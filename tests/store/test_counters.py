@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keyauthority_server.store.counters import Counter, Counters, CounterState, Drawn, Spend
+from keyauthority_server.store.counters import Counter, Counters, CounterState, Spend, SpendResult
 from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.sqlite import writer
 from keyauthority_server.store.sqlite.counters import counters_path
@@ -33,9 +33,11 @@ def counter(name: str = "a", limit: int = 10, start: int = HOUR) -> Counter:
     return Counter(name, start, limit)
 
 
-async def draw(counters: Counters, cost: int, *wanted: Counter, take: bool = True) -> Drawn:
-    """Make one draw alone."""
-    return (await counters.draw((Spend(wanted, cost, take),)))[0]
+async def spend(
+    counters: Counters, cost: int, *wanted: Counter, dry_run: bool = False
+) -> SpendResult:
+    """Make one spend alone."""
+    return (await counters.spend((Spend(wanted, cost, dry_run),)))[0]
 
 
 @pytest.mark.parametrize(
@@ -56,31 +58,33 @@ async def test_spend_fits_while_units_are_left(
     used = 0
     for cost, fits in zip(costs, fit, strict=True):
         used += cost if fits else 0
-        assert (CounterState(HOUR, used, fits),) == await draw(counters, cost, counter(limit=limit))
+        assert (CounterState(HOUR, used, fits),) == await spend(
+            counters, cost, counter(limit=limit)
+        )
 
 
 async def test_denied_spend_takes_nothing_from_any_counter(counters: Counters) -> None:
     """If one of three counters has too few units, all three keep theirs."""
     three = (counter("a", 9), counter("b", 5), counter("c", 7))
-    await draw(counters, 4, *three)
+    await spend(counters, 4, *three)
     for cost, fits in ((2, (True, False, True)), (4, (True, False, False))):
         expected = tuple(CounterState(HOUR, 4, one) for one in fits)
-        assert expected == await draw(counters, cost, *three)
-    assert (4, 4, 4) == tuple(level.used for level in await draw(counters, 0, *three))
+        assert expected == await spend(counters, cost, *three)
+    assert (4, 4, 4) == tuple(state.used for state in await spend(counters, 0, *three))
 
 
 async def test_dry_run_spend_takes_nothing(counters: Counters) -> None:
     """A dry run reports whether its cost would fit and takes no units."""
     for _ in range(2):
-        assert (CounterState(HOUR, 0, True),) == await draw(counters, 10, counter(), take=False)
-    assert (CounterState(HOUR, 0, False),) == await draw(counters, 11, counter(), take=False)
+        assert (CounterState(HOUR, 0, True),) == await spend(counters, 10, counter(), dry_run=True)
+    assert (CounterState(HOUR, 0, False),) == await spend(counters, 11, counter(), dry_run=True)
 
 
 async def test_batch_is_spent_in_order(counters: Counters) -> None:
     """Earlier items get the units that are left; a later, smaller one may still fit."""
-    drawn = await counters.draw([Spend((counter(),), cost) for cost in (6, 5, 4, 1)])
+    results = await counters.spend([Spend((counter(),), cost) for cost in (6, 5, 4, 1)])
     assert [(6, True), (6, False), (10, True), (10, False)] == [
-        (level.used, level.fits) for (level,) in drawn
+        (state.used, state.fits) for (state,) in results
     ]
 
 
@@ -88,27 +92,27 @@ async def test_new_window_starts_empty_and_no_older_one_reopens(
     counters: Counters,
 ) -> None:
     """A process with a slow clock spends in the newest window that any process has opened."""
-    await draw(counters, 10, counter(start=HOUR))
-    assert (CounterState(2 * HOUR, 4, True),) == await draw(counters, 4, counter(start=2 * HOUR))
-    assert (CounterState(2 * HOUR, 10, True),) == await draw(counters, 6, counter(start=HOUR))
-    assert (CounterState(2 * HOUR, 10, False),) == await draw(counters, 1, counter(start=HOUR))
-    assert (CounterState(3 * HOUR, 1, True),) == await draw(counters, 1, counter(start=3 * HOUR))
+    await spend(counters, 10, counter(start=HOUR))
+    assert (CounterState(2 * HOUR, 4, True),) == await spend(counters, 4, counter(start=2 * HOUR))
+    assert (CounterState(2 * HOUR, 10, True),) == await spend(counters, 6, counter(start=HOUR))
+    assert (CounterState(2 * HOUR, 10, False),) == await spend(counters, 1, counter(start=HOUR))
+    assert (CounterState(3 * HOUR, 1, True),) == await spend(counters, 1, counter(start=3 * HOUR))
 
 
 async def test_changed_limit_applies_to_the_next_spend(counters: Counters) -> None:
     """A raised limit has units left; one lowered below its usage has none."""
-    await draw(counters, 8, counter(limit=10))
-    assert (CounterState(HOUR, 8, False),) == await draw(counters, 1, counter(limit=5))
-    assert (CounterState(HOUR, 12, True),) == await draw(counters, 4, counter(limit=12))
+    await spend(counters, 8, counter(limit=10))
+    assert (CounterState(HOUR, 8, False),) == await spend(counters, 1, counter(limit=5))
+    assert (CounterState(HOUR, 12, True),) == await spend(counters, 4, counter(limit=12))
 
 
 async def test_concurrent_spends_of_two_stores_total_the_limit(engine: Engine, place: str) -> None:
     """Of 600 spends through two connections against a limit of 250, exactly 250 fit."""
     pair = [engine.counters(place) for _ in range(2)]
     wanted = counter(limit=250)
-    drawn = await asyncio.gather(*(draw(pair[i % 2], 1, wanted) for i in range(600)))
-    assert 250 == sum(level.fits for (level,) in drawn)
-    assert list(range(1, 251)) == sorted(level.used for (level,) in drawn if level.fits)
+    results = await asyncio.gather(*(spend(pair[i % 2], 1, wanted) for i in range(600)))
+    assert 250 == sum(state.fits for (state,) in results)
+    assert list(range(1, 251)) == sorted(state.used for (state,) in results if state.fits)
     for one in pair:
         await one.close()
 
@@ -119,47 +123,47 @@ def test_killed_process_loses_no_acknowledged_spend(
     """Every spend that a process acknowledged before kill -9 is counted."""
     said = 0
     for lines in (1, 30, 60):
-        drawers = [start(place, "draw", "100000") for _ in range(2)]
-        for one in drawers:
+        spenders = [start(place, "spend", "100000") for _ in range(2)]
+        for one in spenders:
             assert one.stdout is not None
             said += len([one.stdout.readline() for _ in range(lines)])
             one.kill()
             said += sum(line.endswith("\n") for line in one.stdout.read().splitlines(True))
-    (level,) = asyncio.run(_look(engine, place, counter("shared", 100_000, start=0)))
-    assert said <= level.used <= said + 6 * 8  # at most one unanswered for each of 8 callers
+    (state,) = asyncio.run(_look(engine, place, counter("shared", 100_000, start=0)))
+    assert said <= state.used <= said + 6 * 8  # at most one unanswered for each of 8 callers
     assert said >= 182
 
 
-async def _look(engine: Engine, place: str, wanted: Counter) -> Drawn:
+async def _look(engine: Engine, place: str, wanted: Counter) -> SpendResult:
     opened = engine.counters(place)
-    drawn = await draw(opened, 0, wanted)
+    results = await spend(opened, 0, wanted)
     await opened.close()
-    return drawn
+    return results
 
 
 async def test_spend_that_times_out_is_unavailable_and_never_counted(
     counters: Counters, engine: Engine, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the counters are locked a spend is StoreUnavailable; it is not made later."""
-    _, draw_timeout = engine.timeouts
-    monkeypatch.setattr(draw_timeout, 0.05)
-    with engine.drawers_held_up(place), pytest.raises(StoreUnavailable):
-        await draw(counters, 1, counter())
-    monkeypatch.setattr(draw_timeout, 5.0)
-    assert (CounterState(HOUR, 1, True),) == await draw(counters, 1, counter())
+    _, spend_timeout = engine.timeouts
+    monkeypatch.setattr(spend_timeout, 0.05)
+    with engine.spends_held_up(place), pytest.raises(StoreUnavailable):
+        await spend(counters, 1, counter())
+    monkeypatch.setattr(spend_timeout, 5.0)
+    assert (CounterState(HOUR, 1, True),) == await spend(counters, 1, counter())
 
 
 async def test_cancelled_spend_in_the_queue_is_not_made(
     counters: Counters, engine: Engine, place: str
 ) -> None:
     """A spend whose caller is cancelled before its turn takes nothing."""
-    with engine.drawers_held_up(place):
-        gone = asyncio.create_task(draw(counters, 1, counter()))
+    with engine.spends_held_up(place):
+        gone = asyncio.create_task(spend(counters, 1, counter()))
         await asyncio.sleep(0)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
-    assert (CounterState(HOUR, 1, True),) == await draw(counters, 1, counter())
+    assert (CounterState(HOUR, 1, True),) == await spend(counters, 1, counter())
 
 
 @only("sqlite", because="the others have no file to exchange")
@@ -169,31 +173,31 @@ async def test_replaced_counter_file_is_noticed(
     """After the file was moved away, every spend on the old file fails."""
     monkeypatch.setattr(writer, "IDLE_SECONDS", 0.01)
     opened = engine.counters(place)
-    await draw(opened, 1, counter())
+    await spend(opened, 1, counter())
     file = counters_path(Path(place))
     file.rename(file.with_suffix(".aside"))
     with pytest.raises(StoreUnavailable):
-        await draw(opened, 1, counter())
+        await spend(opened, 1, counter())
     await opened.close()
 
 
 async def test_close_finishes_queued_spends(engine: Engine, place: str) -> None:
     """Spends queued before close are made; later ones are refused."""
     opened = engine.counters(place)
-    drawing = [asyncio.create_task(draw(opened, 1, counter(limit=30))) for _ in range(30)]
+    spending = [asyncio.create_task(spend(opened, 1, counter(limit=30))) for _ in range(30)]
     await asyncio.sleep(0)
     await opened.close()
-    assert all(level.fits for (level,) in await asyncio.gather(*drawing))
+    assert all(state.fits for (state,) in await asyncio.gather(*spending))
     with pytest.raises(StoreUnavailable):
-        await draw(opened, 1, counter())
+        await spend(opened, 1, counter())
 
 
 async def test_window_beyond_one_period_ahead_is_replaced(counters: Counters) -> None:
     """A wrong clock opened it; the limit does not block until that time comes."""
     at = counter()._replace(period=HOUR)
     ahead = at._replace(start=at.start + HOUR)
-    assert (CounterState(ahead.start, 1, True),) == await draw(counters, 1, ahead)
-    assert (CounterState(ahead.start, 2, True),) == await draw(counters, 1, at)
+    assert (CounterState(ahead.start, 1, True),) == await spend(counters, 1, ahead)
+    assert (CounterState(ahead.start, 2, True),) == await spend(counters, 1, at)
     far = at._replace(start=at.start + 2 * HOUR)
-    assert (CounterState(far.start, 1, True),) == await draw(counters, 1, far)
-    assert (CounterState(at.start, 1, True),) == await draw(counters, 1, at)
+    assert (CounterState(far.start, 1, True),) == await spend(counters, 1, far)
+    assert (CounterState(at.start, 1, True),) == await spend(counters, 1, at)

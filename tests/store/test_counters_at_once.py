@@ -1,4 +1,4 @@
-"""Draws made in the event loop: the same results as in the thread, and no wait."""
+"""Spends made in the event loop: the same results as in the thread, and no wait."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from typing import Any, Final
 
 import pytest
 
-from keyauthority_server.store.counters import COUNTERS_CLOSED, Counter, Counters, Drawn, Spend
+from keyauthority_server.store.counters import (
+    COUNTERS_CLOSED,
+    Counter,
+    Counters,
+    Spend,
+    SpendResult,
+)
 from keyauthority_server.store.interface import StoreError, StoreFull, StoreUnavailable
 from keyauthority_server.store.sqlite.connection import SqliteRows, StoreBroken, sqlite3
-from keyauthority_server.store.sqlite.counters import DRAWS_IN_LOOP, counters_path
+from keyauthority_server.store.sqlite.counters import COUNTERS_IN_LOOP, counters_path
 from keyauthority_server.store.sqlite.file_lock import FairFileLock
 from tests.store.engine_only import only
 from tests.store.engines import Engine
@@ -26,7 +32,7 @@ from tests.store.test_processes import start as start  # the fixture
 HOUR: Final = 3_600_000_000
 ROUNDS: Final = 60
 
-sqlite = only("sqlite", because="a draw from the other is a network round trip")
+sqlite = only("sqlite", because="a spend from the other is a network round trip")
 
 
 @pytest.fixture
@@ -38,25 +44,25 @@ async def counters(engine: Engine, place: str) -> AsyncIterator[Counters]:
 
 
 def spend(name: str = "a", limit: int = 10, cost: int = 1) -> tuple[Spend]:
-    """Return one draw."""
+    """Return one spend."""
     return (Spend((Counter(name, HOUR, limit),), cost),)
 
 
-def draw_now(counters: Counters, draws: Sequence[Spend]) -> Sequence[Drawn]:
-    """Draw in the loop; again if a checkpoint of the thread was in the way."""
+def spend_now(counters: Counters, spends: Sequence[Spend]) -> Sequence[SpendResult]:
+    """Spend in the loop; again if a checkpoint of the thread was in the way."""
     end = time.monotonic() + 30
-    while (drawn := counters.draw_now(draws)) is None:
+    while (results := counters.spend_now(spends)) is None:
         assert time.monotonic() < end
-    return drawn
+    return results
 
 
-def used(drawn: Sequence[Drawn]) -> list[int]:
-    """Return the used units of one-counter draws."""
-    return [state.used for (state,) in drawn]
+def used(results: Sequence[SpendResult]) -> list[int]:
+    """Return the used units of one-counter spends."""
+    return [state.used for (state,) in results]
 
 
-def random_draws(chance: random.Random) -> list[Spend]:
-    """Return draws from a few counters, whose clocks step back and ahead by several periods."""
+def random_spends(chance: random.Random) -> list[Spend]:
+    """Return spends from a few counters, whose clocks step back and ahead by several periods."""
     return [
         Spend(
             tuple(
@@ -64,37 +70,37 @@ def random_draws(chance: random.Random) -> list[Spend]:
                 for name, period in chance.sample([("a", HOUR), ("b", 2 * HOUR), ("c", 0)], 2)
             ),
             chance.randrange(4),
-            take=chance.random() < 0.9,
+            dry_run=chance.random() >= 0.9,
         )
         for _ in range(chance.randrange(1, 9))
     ]
 
 
 @sqlite
-async def test_draws_in_the_loop_equal_those_of_the_thread(engine: Engine, tmp_path: Path) -> None:
-    """Random draws of changing limits under stepping clocks have the same outcome either way."""
+async def test_spends_in_the_loop_equal_those_of_the_thread(engine: Engine, tmp_path: Path) -> None:
+    """Random spends of changing limits under stepping clocks have the same outcome either way."""
     (first := tmp_path / "first").mkdir()
     (second := tmp_path / "second").mkdir()
     at_once, queued = (engine.counters(engine.make(folder)) for folder in (first, second))
     chance = random.Random(20_261_130)
     for _ in range(ROUNDS):
-        draws = random_draws(chance)
-        assert draw_now(at_once, draws) == await queued.draw(draws)
+        spends = random_spends(chance)
+        assert spend_now(at_once, spends) == await queued.spend(spends)
     for one in (at_once, queued):
         await one.close()
 
 
 @sqlite
-async def test_draws_in_loops_and_threads_total_the_limit(engine: Engine, place: str) -> None:
-    """Two processes' worth of counters, each drawing both ways at once, give out 250 of 250."""
+async def test_spends_in_loops_and_threads_total_the_limit(engine: Engine, place: str) -> None:
+    """Two processes' worth of counters, each spending both ways at once, give out 250 of 250."""
     pair = [engine.counters(place) for _ in range(2)]
     at_once = 0
 
     async def one(number: int) -> bool:
         nonlocal at_once
-        drawn = pair[number % 2].draw_now(spend(limit=250)) if number % 3 else None
-        at_once += drawn is not None
-        ((state,),) = drawn or await pair[number % 2].draw(spend(limit=250))
+        results = pair[number % 2].spend_now(spend(limit=250)) if number % 3 else None
+        at_once += results is not None
+        ((state,),) = results or await pair[number % 2].spend(spend(limit=250))
         return state.fits
 
     assert 250 == sum(await asyncio.gather(*map(one, range(600))))
@@ -104,67 +110,67 @@ async def test_draws_in_loops_and_threads_total_the_limit(engine: Engine, place:
 
 
 @sqlite
-async def test_nothing_is_drawn_while_another_writer_draws_or_waits(
+async def test_nothing_is_spent_while_another_writer_spends_or_waits(
     counters: Counters, place: str
 ) -> None:
     """Neither lock file is waited for; afterwards the counter has its units."""
     lock = FairFileLock(counters_path(Path(place)))
     try:
         with lock:
-            assert counters.draw_now(spend()) is None
+            assert counters.spend_now(spend()) is None
         assert lock.take_now()
         lock.release()
         with FairFileLock(counters_path(Path(place))) as other:
             assert not lock.take_now()  # and gives the gate back
-            assert counters.draw_now(spend()) is None
+            assert counters.spend_now(spend()) is None
         other.close()
     finally:
         lock.close()
-    assert [1] == used(draw_now(counters, spend()))
+    assert [1] == used(spend_now(counters, spend()))
 
 
 @sqlite
 async def test_writer_without_the_lock_files_is_not_waited_for(
     counters: Counters, place: str
 ) -> None:
-    """A transaction of another program makes the draw the thread's."""
+    """A transaction of another program makes the spend the thread's."""
     with closing(sqlite3.connect(counters_path(Path(place)), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert counters.draw_now(spend()) is None
+        assert counters.spend_now(spend()) is None
         other.execute("ROLLBACK")
-    assert [1] == used(draw_now(counters, spend()))
+    assert [1] == used(spend_now(counters, spend()))
 
 
 @sqlite
 async def test_large_batch_is_left_to_the_thread(counters: Counters) -> None:
-    """The loop draws at most so many counters in one turn."""
-    draws = [spend(limit=10_000)[0] for _ in range(DRAWS_IN_LOOP + 1)]
-    assert counters.draw_now(draws) is None
-    assert DRAWS_IN_LOOP == used(draw_now(counters, draws[:-1]))[-1]
+    """The loop spends at most so many counters in one turn."""
+    spends = [spend(limit=10_000)[0] for _ in range(COUNTERS_IN_LOOP + 1)]
+    assert counters.spend_now(spends) is None
+    assert COUNTERS_IN_LOOP == used(spend_now(counters, spends[:-1]))[-1]
 
 
 @sqlite
-async def test_counters_that_a_copy_has_taken_over_are_not_drawn(
+async def test_counters_that_a_copy_has_taken_over_are_not_spent(
     counters: Counters, place: str
 ) -> None:
     """The closing is seen although the counter is known; the thread reports it."""
-    assert [1] == used(draw_now(counters, spend()))
+    assert [1] == used(spend_now(counters, spend()))
     with closing(sqlite3.connect(counters_path(Path(place)), isolation_level=None)) as other:
         other.execute("UPDATE counter_state SET closed = 1")
         assert (1,) == other.execute(COUNTERS_CLOSED).fetchone()
-    assert counters.draw_now(spend()) is None
+    assert counters.spend_now(spend()) is None
     with pytest.raises(StoreUnavailable, match="a copy has taken them over"):
-        await counters.draw(spend())
+        await counters.spend(spend())
 
 
 @sqlite
-async def test_replaced_counter_file_is_noticed_before_a_draw(
+async def test_replaced_counter_file_is_noticed_before_a_spend(
     counters: Counters, place: str
 ) -> None:
-    """A draw from the old file would not be counted."""
+    """A spend from the old file would not be counted."""
     file = counters_path(Path(place))
     file.rename(file.with_suffix(".aside"))
-    assert counters.draw_now(spend()) is None
+    assert counters.spend_now(spend()) is None
 
 
 def failing(
@@ -186,26 +192,26 @@ def failing(
 
 @sqlite
 @pytest.mark.parametrize("prefix", ["BEGIN", "COMMIT"])
-async def test_full_disk_draws_nothing_in_the_loop(
+async def test_full_disk_spends_nothing_in_the_loop(
     counters: Counters, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
-    """Nothing is committed, and the next draw is made again, from the units before it."""
-    assert [1] == used(draw_now(counters, spend()))
+    """Nothing is committed, and the next spend is made again, from the units before it."""
+    assert [1] == used(spend_now(counters, spend()))
     failing(monkeypatch, prefix, StoreFull("full"))
-    assert counters.draw_now(spend()) is None
-    assert [2] == used(draw_now(counters, spend()))
+    assert counters.spend_now(spend()) is None
+    assert [2] == used(spend_now(counters, spend()))
 
 
 @sqlite
-async def test_known_counter_is_read_again_after_a_draw_of_another(
+async def test_known_counter_is_read_again_after_a_spend_of_another(
     counters: Counters, engine: Engine, place: str
 ) -> None:
-    """Neither the draws of another process nor those of the own thread are missed."""
+    """Neither the spends of another process nor those of the own thread are missed."""
     other = engine.counters(place)
     for total in (1, 4, 7):
-        assert [total] == used(draw_now(counters, spend()))
-        assert [total + 1] == used(draw_now(other, spend()))
-        assert [total + 2] == used(await counters.draw(spend()))
+        assert [total] == used(spend_now(counters, spend()))
+        assert [total + 1] == used(spend_now(other, spend()))
+        assert [total + 2] == used(await counters.spend(spend()))
     await other.close()
 
 
@@ -217,30 +223,30 @@ async def test_known_counters_are_bounded(
     monkeypatch.setattr("keyauthority_server.store.sqlite.counters.COUNTS_KNOWN", 3)
     for total in (1, 2, 3):
         for name in "abcdef":
-            assert [total] == used(draw_now(counters, spend(name)))
+            assert [total] == used(spend_now(counters, spend(name)))
 
 
 @sqlite
 async def test_commit_of_unknown_outcome_is_unavailable_and_not_repeated(
     counters: Counters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second attempt could draw twice; from then on only the thread draws."""
+    """A second attempt could spend twice; from then on only the thread spends."""
     failing(monkeypatch, "COMMIT", StoreBroken("failed"), after=True)
     with pytest.raises(StoreUnavailable):
-        draw_now(counters, spend())
-    assert counters.draw_now(spend()) is None
-    assert [2] == used(await counters.draw(spend()))
+        spend_now(counters, spend())
+    assert counters.spend_now(spend()) is None
+    assert [2] == used(await counters.spend(spend()))
 
 
 @sqlite
-def test_process_killed_between_draw_and_commit_draws_nothing(
+def test_process_killed_between_spend_and_commit_spends_nothing(
     engine: Engine, place: str, start: Starter
 ) -> None:
     """The killed transaction is void, and its lock free."""
     with start(place, "fall", "10") as killed:
         assert -signal.SIGKILL == killed.wait(30)
     opened = engine.counters(place)
-    assert [1] == used(draw_now(opened, (Spend((Counter("shared", 0, 10),), 1),)))
+    assert [1] == used(spend_now(opened, (Spend((Counter("shared", 0, 10),), 1),)))
     asyncio.run(_close(opened))
 
 
@@ -249,7 +255,7 @@ async def _close(opened: Counters) -> None:
 
 
 @only("postgres", because="the other has a file")
-async def test_draw_over_the_network_is_never_made_in_the_loop(counters: Counters) -> None:
+async def test_spend_over_the_network_is_never_made_in_the_loop(counters: Counters) -> None:
     """A round trip would keep all other calls waiting."""
-    assert counters.draw_now(spend()) is None
-    assert [1] == used(await counters.draw(spend()))
+    assert counters.spend_now(spend()) is None
+    assert [1] == used(await counters.spend(spend()))

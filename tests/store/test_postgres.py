@@ -161,7 +161,7 @@ async def test_lost_connections_are_replaced_transparently(url: str, open_one: S
         assert made == await open_one.get_project(made.project_id, None)
         assert revision == (await open_one.log_head()).revision
         assert revision == (await open_one.read_changes(0, 9)).head
-        assert revision == (await opened.draw(wanted))[0][0].used
+        assert revision == (await opened.spend(wanted))[0][0].used
         end_sessions(url)
     await opened.close()
 
@@ -303,7 +303,7 @@ def frozen_sessions(url: str) -> Iterator[None]:
 
 
 async def test_plan_for_an_empty_table_of_counters_uses_its_index(url: str) -> None:
-    """A session keeps the plan: with a scan of the table, each draw would get slower with it."""
+    """A session keeps the plan: with a scan of the table, each spend would get slower with it."""
     rows = PostgresRows(parameters(url), counters.PATIENCE, lambda _: None)
     rows.begin(counters._OPEN)
     plan = "\n".join(line for (line,) in rows.each(f"EXPLAIN {counters._LOCK}", (["a", "b"],)))
@@ -316,19 +316,19 @@ async def test_counters_spent_in_opposite_order_do_not_deadlock(url: str) -> Non
     names = [f"c{number:02}" for number in range(20)]
     pair = [open_counters(url) for _ in range(2)]
     orders = [tuple(Counter(name, 0, 9) for name in one) for one in (names, names[::-1])]
-    await pair[0].draw((Spend(orders[0], 1),))
+    await pair[0].spend((Spend(orders[0], 1),))
     with psycopg.connect(url) as holder:
         holder.execute("SELECT 1 FROM counter WHERE name = 'c10' FOR UPDATE")
-        drawing = [
-            asyncio.create_task(one.draw((Spend(order, 1),)))
+        spending = [
+            asyncio.create_task(one.spend((Spend(order, 1),)))
             for one, order in zip(pair, orders, strict=True)
         ]
         for _ in range(1_000):
             if execute(url, _WAITING) == [(2,)]:
                 break
             await asyncio.sleep(0.01)
-    drawn = await asyncio.gather(*drawing)
-    assert [2, 3] == sorted(levels[0][0].used for levels in drawn)
+    results = await asyncio.gather(*spending)
+    assert [2, 3] == sorted(states[0][0].used for states in results)
     for one in pair:
         await one.close()
 

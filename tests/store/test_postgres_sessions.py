@@ -87,7 +87,7 @@ def as_role(url: str) -> str:
 
 
 async def check_everything_works(url: str) -> None:
-    """Write, look, list, follow, beat and draw; look at the settings inside a write."""
+    """Write, look, list, follow, beat and spend; look at the settings inside a write."""
     seen: dict[str, str] = {}
 
     def settings(transaction: Transaction) -> None:
@@ -105,9 +105,9 @@ async def check_everything_works(url: str) -> None:
             assert 2 == (await store.read_changes(0, 10)).head
         listed, _ = await store.query(list_projects, None, 0, 10)
         assert [owner.project_id] == [one.project_id for one in listed]
-        draw = Spend((Counter("one", 0, 2),), 1)
-        drawn = [(await counters.draw([draw]))[0][0].fits for _ in range(3)]
-        assert [True, True, False] == drawn
+        spend = Spend((Counter("one", 0, 2),), 1)
+        results = [(await counters.spend([spend]))[0][0].fits for _ in range(3)]
+        assert [True, True, False] == results
         await store.write(settings)
         assert seen == SET_IN_EACH
     finally:

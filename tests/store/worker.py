@@ -1,8 +1,8 @@
 """A process that uses a store, for the tests that need several: `worker ENGINE PLACE ROLE`.
 
 `write N CALLERS` makes N keys and prints each key's access key and revision once it is
-acknowledged; `draw LIMIT` draws from one counter until it is used up, and says so after each;
-`fall LIMIT` draws from it once, and is killed before the commit;
+acknowledged; `spend LIMIT` spends from one counter until it is used up, and says so after each;
+`fall LIMIT` spends from it once, and is killed before the commit;
 `look ACCESS_KEY` reads once for each line of its input, and prints the result;
 `start` makes or opens a database and prints its log_id.
 """
@@ -42,19 +42,19 @@ async def write(store: Store, count: int, callers: int) -> None:
     await asyncio.gather(*(caller() for _ in range(callers)))
 
 
-async def draw(counters: Counters, limit: int) -> None:
-    """Draw one by one from a counter that all such workers share, eight at a time.
+async def spend(counters: Counters, limit: int) -> None:
+    """Spend one by one from a counter that all such workers share, eight at a time.
 
-    Every second caller draws in the event loop where that is possible.
+    Every second caller spends in the event loop where that is possible.
     """
     wanted = (Spend((Counter("shared", 0, limit),), 1),)
 
     async def caller(place: int) -> None:
         while True:
-            drawn = counters.draw_now(wanted) if place % 2 else None
-            if not (drawn or await counters.draw(wanted))[0][0].fits:
+            results = counters.spend_now(wanted) if place % 2 else None
+            if not (results or await counters.spend(wanted))[0][0].fits:
                 return
-            say("drawn")
+            say("spent")
             await asyncio.sleep(0)
 
     await asyncio.gather(*map(caller, range(8)))
@@ -62,7 +62,7 @@ async def draw(counters: Counters, limit: int) -> None:
 
 
 def fall(counters: Counters, limit: int) -> None:
-    """Draw in the event loop, and be killed before the commit."""
+    """Spend in the event loop, and be killed before the commit."""
 
     def run(rows: SqliteRows, statement: str, values: Sequence[Any] = ()) -> None:
         if statement == "COMMIT":
@@ -71,7 +71,7 @@ def fall(counters: Counters, limit: int) -> None:
 
     run_statement = SqliteRows.run
     with patch.object(SqliteRows, "run", run):
-        while counters.draw_now((Spend((Counter("shared", 0, limit),), 1),)) is None:
+        while counters.spend_now((Spend((Counter("shared", 0, limit),), 1),)) is None:
             pass  # a checkpoint was in the way
 
 
@@ -86,8 +86,8 @@ async def main(engine: str, place: str, role: str, *arguments: str) -> None:
     """Run the role."""
     if role == "start":
         ENGINES[engine].migrate(place)
-    if role == "draw":
-        await draw(ENGINES[engine].counters(place), *map(int, arguments))
+    if role == "spend":
+        await spend(ENGINES[engine].counters(place), *map(int, arguments))
         return
     if role == "fall":
         fall(ENGINES[engine].counters(place), *map(int, arguments))

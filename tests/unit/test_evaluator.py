@@ -80,7 +80,7 @@ def test_suspended_project_applies_to_all_its_keys(judge: LocalEvaluator) -> Non
     assert VerdictCode.PROJECT_SUSPENDED is code(judge, ask())
 
 
-def test_limit_that_a_project_gains_is_charged_by_the_server(judge: LocalEvaluator) -> None:
+def test_limit_that_a_project_gains_is_spent_by_the_server(judge: LocalEvaluator) -> None:
     """Also for keys that were evaluated locally before."""
     teach(judge)
     assert VerdictCode.VALID is code(judge, ask())

@@ -180,12 +180,12 @@ def test_first_exhausted_limit_is_the_verdict(
     """Rate limits precede the quota; `failed` names each denial once, in order."""
     rate = RateLimit(5, MINUTE)
     limits = limits_of(held(rate, Quota(5, QuotaPeriod.DAY)), project(rate), NOW)
-    drawn = tuple(
+    result = tuple(
         CounterState(limit.counter.start, 4, fit) for limit, fit in zip(limits, fits, strict=True)
     )
-    told = with_limits(VALID, limits, drawn, explain=False)
+    told = with_limits(VALID, limits, result, explain=False)
     assert (code, ()) == (told.code, told.failed)
-    assert failed == with_limits(VALID, limits, drawn, explain=True).failed
+    assert failed == with_limits(VALID, limits, result, explain=True).failed
 
 
 def test_denial_before_the_limits_stays_the_verdict() -> None:

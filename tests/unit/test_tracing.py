@@ -165,7 +165,7 @@ class Settled:
 async def test_deferred_calls_have_a_span_that_ends_when_they_are_settled(
     traces: Tracing, exporter: InMemorySpanExporter
 ) -> None:
-    """Each has the draw of its limits as a child; a call left to the handler has one span."""
+    """Each has the spending from its limits as a child; a call left to the handler has one span."""
 
     async def answer(body: bytes, call: Call) -> bytes:
         return body

@@ -51,8 +51,8 @@ class AsyncClient(
     DeadlineExceeded if no response arrived. A call that fails with Unavailable is retried, up to 4
     attempts within the timeout, if it is safe to repeat:
 
-    - reads and verifications. A verification whose response was lost may be charged to its limits
-      twice;
+    - reads and verifications. A verification whose response was lost may spend from its
+      limits twice;
     - create_key, rotate_key and create_project: all attempts carry the same request_id, generated
       unless passed, and create one key or project. Pass your own request_id to repeat the call
       yourself after DeadlineExceeded, within 24 hours; it returns the same secret;

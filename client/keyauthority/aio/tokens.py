@@ -37,7 +37,7 @@ class AsyncTokenCalls(AsyncConnection):
     ) -> Verdict:
         """Verify a token and return the verdict. A denial is a verdict, not an exception.
 
-        Empty arguments are not checked. `cost` is the number of units charged to the limits of the
+        Empty arguments are not checked. `cost` is the number of units spent from the limits of the
         key; 0 reads them only. `explain` fills the verdict's `failed`, `include_record` its `key`
         and `project`. An exception means that the validity is unknown: treat the token as neither
         valid nor denied.

@@ -40,7 +40,7 @@ from keyauthority.v1 import key_authority_service_pb2 as service_pb2
     "--cost",
     type=click.IntRange(min=0),
     default=1,
-    help="Units to charge to limits (default: 1); 0 reads them only.",
+    help="Units to spend from limits (default: 1); 0 reads them only.",
 )
 @click.option(
     "--at-least-revision",

@@ -186,7 +186,7 @@ def _describe(verdict: Verdict, response: service_pb2.VerifyResponse) -> None:
 
 
 def standings_to_proto(verdict: Verdict) -> service_pb2.VerifyResponse:
-    """Return the standings alone: the part of a response that each charge to limits changes."""
+    """Return the standings alone: the part of a response that each spend changes."""
     response = service_pb2.VerifyResponse()
     _set_standings(verdict, response)
     return response

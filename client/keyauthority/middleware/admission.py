@@ -7,7 +7,7 @@ Independent of any framework. A guard reads the facts, passes them to a verifier
     admitted = admit(guard, verifier, Request(headers, peer), ["orders:read"])
 
 A later guard of the same request checks its permissions against that verdict, so that limits are
-charged once.
+spent once.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Admission:
     verdict: Verdict
     verifier: object
     presented: Presented = field(repr=False)
-    drawn: bool
-    """True if this guard charged the limits; False if an earlier one did."""
+    spent: bool
+    """True if this guard spent from the limits; False if an earlier one did."""
 
 
 class _PendingVerify(NamedTuple):
@@ -111,18 +111,18 @@ class _PendingVerify(NamedTuple):
     presented: Presented
     permissions: Sequence[str]
     cost: int
-    drawn: bool
+    spent: bool
 
     def conclude(self, verdict: Verdict) -> Admission | Rejection:
         """Return the outcome of the call."""
-        return reject(verdict) or Admission(verdict, self.verifier, self.presented, self.drawn)
+        return reject(verdict) or Admission(verdict, self.verifier, self.presented, self.spent)
 
 
 class Guard:
     """The options shared by all guards.
 
     `header` is the only header to read the key from. `trusted_proxies` is a number of proxies, or
-    their addresses and CIDR blocks. `cost` is charged to the limits of the key.
+    their addresses and CIDR blocks. `cost` is spent from the limits of the key.
     """
 
     __slots__ = ("_cost", "_header", "_proxies")
@@ -161,13 +161,13 @@ class Guard:
         if isinstance(presented, Rejection):
             return presented
         if earlier is None or earlier.verifier is not verifier:
-            return _PendingVerify(verifier, presented, permissions, self._cost, drawn=True)
+            return _PendingVerify(verifier, presented, permissions, self._cost, spent=True)
         if earlier.presented == presented:
             if not Grants(grants_of(earlier.verdict)).holds(permissions):
                 return MISSING_PERMISSION
-            return Admission(earlier.verdict, verifier, presented, drawn=False)
-        drawn = not _same_key(earlier.presented, presented)
-        return _PendingVerify(verifier, presented, permissions, self._cost if drawn else 0, drawn)
+            return Admission(earlier.verdict, verifier, presented, spent=False)
+        spent = not _same_key(earlier.presented, presented)
+        return _PendingVerify(verifier, presented, permissions, self._cost if spent else 0, spent)
 
 
 def admit(

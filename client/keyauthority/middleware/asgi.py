@@ -63,7 +63,7 @@ class KeyMiddleware:
         `rules` are those of `rules.RouteRules`, matched relative to the mount point of the
         application. `header` is the only header to read the key from (default: Authorization,
         X-API-Key, X-Auth-Token). `trusted_proxies` is the number of proxies in front of the
-        service, or a list of their addresses and CIDR blocks. `cost` is charged to the limits of
+        service, or a list of their addresses and CIDR blocks. `cost` is spent from the limits of
         the key. `allow_preflight` admits CORS preflights without a key.
         """
         check_verifier(verifier, awaited=True)
@@ -94,7 +94,7 @@ class KeyMiddleware:
         if isinstance(outcome, Rejection):
             await _refuse(outcome, scope, send)
             return
-        if outcome.drawn and scope["type"] == "http":
+        if outcome.spent and scope["type"] == "http":
             send = _with_headers(send, responses.rate_limit_headers(outcome.verdict))
         state = {**scope.get("state", {}), "caller": outcome.verdict}
         await self._app({**scope, "state": state, ADMISSION: outcome}, receive, send)

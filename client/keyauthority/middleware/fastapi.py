@@ -78,7 +78,7 @@ class RequireKey(SecurityBase):
         if isinstance(outcome, Rejection):
             _refuse(outcome, scope["type"])
         scope[ADMISSION] = outcome  # the scope belongs to this request only
-        if outcome.drawn:
+        if outcome.spent:
             response.headers.update(dict(responses.rate_limit_headers(outcome.verdict)))
         return outcome.verdict
 

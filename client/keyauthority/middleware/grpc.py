@@ -74,7 +74,7 @@ class KeyInterceptor(grpc.ServerInterceptor):
 
         `rules` are those of `MethodRules`. `header` is the only metadata to read the key from.
         `trusted_proxies` is the number of proxies in front of the service, or a list of their
-        addresses and CIDR blocks. `cost` is charged to the limits of the key.
+        addresses and CIDR blocks. `cost` is spent from the limits of the key.
         """
         check_verifier(verifier, awaited=False)
         self._verifier = verifier

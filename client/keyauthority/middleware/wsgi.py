@@ -74,7 +74,7 @@ class KeyMiddleware:
             code, phrase = responses.STATUS[outcome.kind]
             start_response(f"{code} {phrase}", responses.all_headers(outcome))
             return [] if method == "HEAD" else [responses.body(outcome)]  # RFC 9110, section 9.3.2
-        if outcome.drawn:
+        if outcome.spent:
             start_response = _with_headers(
                 start_response, responses.rate_limit_headers(outcome.verdict)
             )

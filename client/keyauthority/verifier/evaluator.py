@@ -1,6 +1,6 @@
 """Sans-IO core of both verifiers: local verdicts, or None where the server must be called.
 
-It returns None on first use of a token, where a limit must be charged, where a newer revision or
+It returns None on first use of a token, where a limit must be spent from, where a newer revision or
 the records are requested, and when the watch has been silent for too long.
 """
 
@@ -167,7 +167,7 @@ class LocalEvaluator:
         facts = query.facts
         code = decide(key, project, facts, evaluation.time)
         if evaluation.limited and (code is VerdictCode.VALID or query.explain):
-            return None  # a denied verdict is not charged
+            return None  # a denied verdict spends nothing
         counted = evaluation.counted.get(code)
         if counted is None or counted.position is not position:
             counted = _counted(evaluation, code, query, position)

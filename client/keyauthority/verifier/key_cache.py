@@ -58,7 +58,7 @@ class Evaluation:
         """Seconds since the Unix epoch, as `until`."""
         self.until = until
         self.limited = has_limits(key, project)
-        """True if only the server can give the verdict VALID, since it charges a limit."""
+        """True if only the server can give the verdict VALID, since it spends from a limit."""
         self.counted: dict[VerdictCode, Counted] = {}
 
 

@@ -18,8 +18,8 @@ class Verifier(VerifierCalls):
     """Verifies tokens in this process, with the server's verdict, in microseconds.
 
     It calls the authority on the first use of a token, and whenever a limit or quota must be
-    charged; every other verdict is evaluated locally, on records that WatchChanges keeps up to
-    date. It needs an operator key with `keys:verify`, `keys:read`, `changes:watch` and
+    spent from; every other verdict is evaluated locally, on records that WatchChanges keeps up
+    to date. It needs an operator key with `keys:verify`, `keys:read`, `changes:watch` and
     `usage:report`. Without one of the first two `verify` raises PermissionDenied. Without
     `changes:watch` it calls the authority every time; without `usage:report` local verdicts are not
     counted. The log `keyauthority.verifier` reports either once. For an operator confined to

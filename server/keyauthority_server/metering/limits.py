@@ -1,9 +1,9 @@
-"""Rate limits and quotas: the counters that a verification draws from, and the resulting verdict.
+"""Rate limits and quotas: the counters that a verification spends from, and the resulting verdict.
 
 Counters belong to the lineage of a key, so a rotated key continues its predecessor's; those of a
 project's rate limit belong to the project. Their names contain the period: after a change of the
 period a limit starts from zero in that period's current window; after a change of the number it
-keeps its count. The store draws (`store.counters`); nothing here reads a clock.
+keeps its count. The store spends (`store.counters`); nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.store.counters import Counter, Drawn
+from keyauthority_server.store.counters import Counter, SpendResult
 from keyauthority_server.store.sql.row_codec import microseconds, time_from
 from keyauthority_server.store.types import StoredKey
 
@@ -89,18 +89,18 @@ def limits_of(stored: StoredKey, project: Project | None, now: datetime) -> tupl
 
 
 def with_limits(
-    verdict: Verdict, limits: tuple[Limit, ...], drawn: Drawn, *, explain: bool
+    verdict: Verdict, limits: tuple[Limit, ...], result: SpendResult, *, explain: bool
 ) -> Verdict:
-    """Return the verdict after its draw: with standings, and denied if a counter had no room."""
+    """Return the verdict after the spend: with standings, and denied if a counter had no room."""
     standings = {}
     denials: list[VerdictCode] = []
-    for limit, level in zip(limits, drawn, strict=True):
+    for limit, state in zip(limits, result, strict=True):
         number = limit.counter.limit
-        left = max(number - level.used, 0)  # the limit may have been lowered below the used units
-        same = level.start == limit.counter.start
-        reset = limit.end if same else limit.reset(level.start)
+        left = max(number - state.used, 0)  # the limit may have been lowered below the used units
+        same = state.start == limit.counter.start
+        reset = limit.end if same else limit.reset(state.start)
         standings[limit.standing] = Standing(number, left, reset)
-        if not level.fits and limit.denial not in denials:
+        if not state.fits and limit.denial not in denials:
             denials.append(limit.denial)
     code = verdict.code
     if denials and code is VerdictCode.VALID:

@@ -1,8 +1,8 @@
 """Bounds the processor time of requests that are refused after they have been parsed.
 
 An authenticated operator is told which field of its request is wrong, which for a full batch takes
-as long as to answer it. Each operator has some of that time; when it is spent, its large requests
-are refused before they are parsed. Requests that are answered cost nothing of it.
+as long as to answer it. Each operator has some of that time; when it is used up, its large
+requests are refused before they are parsed. Requests that are answered cost nothing of it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class RefusedWork:
         self,
         counter: ShedCounter | None = None,
         now: Callable[[], float] = time.monotonic,
-        spent: Callable[[], float] = time.process_time,
+        cpu_time: Callable[[], float] = time.process_time,
     ) -> None:
         self._counter = counter
         self._now = now
-        self._spent = spent
+        self._cpu_time = cpu_time
         self._debts: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """The time that each operator has used, and when that was so."""
 
@@ -52,13 +52,13 @@ class RefusedWork:
             if self._counter is not None:
                 self._counter.refused(ShedReason.PEER)
             raise _overloaded()
-        began = self._spent()
+        began = self._cpu_time()
         try:
             yield
         except InvalidArgument:
             is_json = isinstance(body, JsonBody)
             each = _SECONDS_PER_BYTE_OF_JSON if is_json else _SECONDS_PER_BYTE
-            seconds = min(self._spent() - began, _SECONDS_MIN + len(body) * each)
+            seconds = min(self._cpu_time() - began, _SECONDS_MIN + len(body) * each)
             self._debts[operator] = self._debt(operator) + seconds, self._now()
             self._debts.move_to_end(operator)
             if len(self._debts) > OPERATORS_MAX:

@@ -2,8 +2,8 @@
 
 Every other case (a denial, an unknown token, a rare field, an error) is left to the general
 handler, which starts again from the bytes. Both give the same responses;
-`tests/service/verify/test_cached_limits.py` compares them. Limits of all calls of a turn are
-charged at its end.
+`tests/service/verify/test_cached_limits.py` compares them. The limits of all calls of
+a turn are spent from at its end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from keyauthority_server.rpc.handlers import CallMetrics, count_error, rpc_error
 from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, Ticket
 from keyauthority_server.services import Authority, Credential
-from keyauthority_server.services.cached_verification import Charge
+from keyauthority_server.services.cached_verification import PendingSpend
 
 BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
@@ -43,10 +43,10 @@ _DENIED: Final = {
 
 
 class _Deferred(NamedTuple):
-    """A call whose limits are charged at the end of the turn."""
+    """A call whose limits are spent from at the end of the turn."""
 
     ticket: Ticket
-    charge: Charge
+    pending: PendingSpend
     started: float
 
 
@@ -87,7 +87,7 @@ class CachedVerify:
             cached = self._turn.verify(credential, request.secret_key, facts, cost)
             if cached is None:
                 return None
-            if isinstance(cached, Charge):
+            if isinstance(cached, PendingSpend):
                 if ticket is None:
                     return None
                 self._deferred.append(_Deferred(ticket, cached, started))
@@ -103,24 +103,24 @@ class CachedVerify:
         return answer
 
     def end_turn(self, settle: Settle) -> Coroutine[Any, Any, None] | None:
-        """Charge the limits of the deferred calls, and settle the calls; see `Shortcut`."""
+        """Spend from the limits of the deferred calls, and settle the calls; see `Shortcut`."""
         if not self._deferred:
             return None
         deferred, self._deferred = self._deferred, []
         try:
-            verdicts = self._turn.charge_now([one.charge for one in deferred])
+            verdicts = self._turn.spend_now([one.pending for one in deferred])
         except Exception as failure:  # noqa: BLE001 - the calls must be answered
             self._fail(deferred, failure, settle)
             return None
         if verdicts is None:
-            return self._charge(deferred, settle)
+            return self._spend(deferred, settle)
         self._settle(deferred, verdicts, settle)
         return None
 
-    async def _charge(self, deferred: Sequence[_Deferred], settle: Settle) -> None:
-        """Charge limits that cannot be charged at once, and settle the calls."""
+    async def _spend(self, deferred: Sequence[_Deferred], settle: Settle) -> None:
+        """Spend from limits where that would wait, and settle the calls."""
         try:
-            verdicts = await self._turn.charge([one.charge for one in deferred])
+            verdicts = await self._turn.spend([one.pending for one in deferred])
         except Exception as failure:  # noqa: BLE001 - the calls must be answered
             self._fail(deferred, failure, settle)
         else:
@@ -129,14 +129,14 @@ class CachedVerify:
     def _settle(
         self, deferred: Sequence[_Deferred], verdicts: Sequence[Verdict], settle: Settle
     ) -> None:
-        for (ticket, charge, started), verdict in zip(deferred, verdicts, strict=True):
+        for (ticket, pending, started), verdict in zip(deferred, verdicts, strict=True):
             if self._count is not None:
                 self._count(verdict.code.name)
-            answer = _answer_of(charge.cached)
+            answer = _answer_of(pending.cached)
             if verdict.code is not VerdictCode.VALID:
                 answer = _DENIED[verdict.code] + answer[len(_VALID_PREFIX) :]
             varying = convert.standings_to_proto(verdict)
-            varying.revision = charge.revision
+            varying.revision = pending.revision
             if self._metrics is not None:
                 self._metrics.finished("OK", time.perf_counter() - started)
             settle(ticket, answer + varying.SerializeToString() + self._log_id)

@@ -1,7 +1,7 @@
 """Verification from memory alone, without a coroutine: the path of most calls.
 
-Every case that is not VALID before limits is left to `verification`. Limits are charged once for
-all calls that arrived together.
+Every case that is not VALID before limits is left to `verification`. One transaction spends
+from the limits of all calls that arrived together.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from keyauthority_server.records import CachedKey
 from keyauthority_server.services.context import NOT_CACHED, ServiceContext
 from keyauthority_server.services.principal import Credential
 from keyauthority_server.services.time_slices import Slices
-from keyauthority_server.store.counters import Counters, Drawn, Spend
+from keyauthority_server.store.counters import Counters, Spend, SpendResult
 from keyauthority_server.store.types import Scope
 
 VERIFY_RIGHT: Final = "keys:verify"
 
 
-class Charge(NamedTuple):
+class PendingSpend(NamedTuple):
     """A key that is VALID if its limits have room."""
 
     cached: CachedKey
@@ -63,11 +63,11 @@ class CachedVerification:
 
     def verify(
         self, credential: Credential, secret_key: str, facts: Facts, cost: int
-    ) -> CachedKey | Charge | None:
+    ) -> CachedKey | PendingSpend | None:
         """Return the key of a token whose verdict is VALID, and count the verdict.
 
-        A key with limits is returned as a `Charge`: `charge` it. None if the
-        verdict is another or the records are not cached: then call `Verification.verify`. Raises
+        A key with limits is returned as a `PendingSpend`, to pass to `spend`. None if the verdict
+        is another or the records are not cached: then call `Verification.verify`. Raises
         the same errors.
         """
         now = self._authorized(credential)
@@ -79,7 +79,7 @@ class CachedVerification:
             limits = cached.limits
             if not isinstance(limits, LimitsInForce) or not limits.hold(project, now):
                 limits = cached.limits = LimitsInForce.of(cached.stored, project, now)
-            return Charge(cached, limits, cost, now, facts, credential.address, self.revision)
+            return PendingSpend(cached, limits, cost, now, facts, credential.address, self.revision)
         self._meter.count(key, VerdictCode.VALID, cost, now, facts, credential.address)
         return cached
 
@@ -151,32 +151,36 @@ class CachedVerification:
             return None
         return cached, project
 
-    def charge_now(self, charges: Sequence[Charge]) -> Sequence[Verdict] | None:
-        """Do as `charge` at once; None, with nothing charged, if that would wait.
+    def spend_now(self, pending: Sequence[PendingSpend]) -> Sequence[Verdict] | None:
+        """Do as `spend` at once; None, with nothing spent, if that would wait.
 
         Raises the same errors.
         """
-        drawn = self._counters.draw_now(_spends(charges))
-        return None if drawn is None else self._counted(charges, drawn)
+        results = self._counters.spend_now(_spends(pending))
+        return None if results is None else self._counted(pending, results)
 
-    async def charge(self, charges: Sequence[Charge]) -> Sequence[Verdict]:
+    async def spend(self, pending: Sequence[PendingSpend]) -> Sequence[Verdict]:
         """Spend from all limits in one transaction, count the verdicts, and return them.
 
         They have only the code and the standings. Raises StoreUnavailable.
         """
-        return self._counted(charges, await self._counters.draw(_spends(charges)))
+        return self._counted(pending, await self._counters.spend(_spends(pending)))
 
-    def _counted(self, charges: Sequence[Charge], drawn: Sequence[Drawn]) -> Sequence[Verdict]:
+    def _counted(
+        self, pending: Sequence[PendingSpend], results: Sequence[SpendResult]
+    ) -> Sequence[Verdict]:
         verdicts = []
-        for (cached, limits, cost, now, facts, peer, _), states in zip(charges, drawn, strict=True):
+        for (cached, limits, cost, now, facts, peer, _), states in zip(
+            pending, results, strict=True
+        ):
             verdict = with_limits(_VALID, limits.limits, states, explain=False)
             self._meter.count(cached.stored.key, verdict.code, cost, now, facts, peer)
             verdicts.append(verdict)
         return verdicts
 
 
-def _spends(charges: Sequence[Charge]) -> list[Spend]:
-    return [Spend(one.limits.counters, one.cost) for one in charges]
+def _spends(pending: Sequence[PendingSpend]) -> list[Spend]:
+    return [Spend(spend.limits.counters, spend.cost) for spend in pending]
 
 
 _VALID: Final = Verdict(VerdictCode.VALID)

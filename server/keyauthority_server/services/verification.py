@@ -78,11 +78,11 @@ class _Evaluation(NamedTuple):
 
     @property
     def spend(self) -> Spend:
-        """The units to take from the limits; for a denial the counters are only read."""
+        """The units to spend from the limits; for a denial the counters are only read."""
         return Spend(
             tuple(limit.counter for limit in self.limits),
             self.query.cost,
-            take=self.verdict.code is VerdictCode.VALID,
+            dry_run=self.verdict.code is not VerdictCode.VALID,
         )
 
 
@@ -344,10 +344,10 @@ class Verification:
     ) -> Sequence[Verdict]:
         """Spend from all limits in one transaction, count the verdicts, and return them."""
         spends = [evaluation.spend for evaluation in evaluations if evaluation.limits]
-        drawn = self._counters.draw_now(spends) if spends else ()
-        if drawn is None:
-            drawn = await self._counters.draw(spends)
-        counters = iter(drawn)
+        results = self._counters.spend_now(spends) if spends else ()
+        if results is None:
+            results = await self._counters.spend(spends)
+        counters = iter(results)
         verdicts = []
         with self.slices.begin() as slices:
             for evaluation in evaluations:

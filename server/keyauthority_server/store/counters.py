@@ -1,6 +1,6 @@
 """The contract of the counters of rate limits and quotas, and their arithmetic for both engines.
 
-Draws run in transactions of their own, serialised over all processes and servers. They are
+Spends run in transactions of their own, serialised over all processes and servers. They are
 bookkeeping: they make no change and no revision.
 """
 
@@ -26,17 +26,17 @@ class Counter(NamedTuple):
 
 
 class Spend(NamedTuple):
-    """The draw of one call: its cost from every counter, or nothing from any of them."""
+    """A call's cost, spent from every counter or from none of them."""
 
     counters: tuple[Counter, ...]
     cost: int
-    """In units. 0 takes nothing, and checks whether a unit is left."""
-    take: bool = True
-    """False checks without taking."""
+    """In units. 0 spends nothing, and checks whether a unit is left."""
+    dry_run: bool = False
+    """True checks without spending."""
 
 
 class CounterState(NamedTuple):
-    """The state of a counter after a draw."""
+    """The state of a counter after a spend."""
 
     start: int
     """Start of the counted window; a newer window of another process takes precedence."""
@@ -45,41 +45,41 @@ class CounterState(NamedTuple):
     """There was room for the cost."""
 
 
-Drawn = tuple[CounterState, ...]
-"""The states of a draw's counters, in their order. Nothing was taken unless all had room."""
+SpendResult = tuple[CounterState, ...]
+"""The states of a spend's counters, in their order. Nothing was spent unless all had room."""
 
 
 class Counters(Protocol):
-    """Draws counters, exactly over all processes and servers.
+    """Spends from counters, exactly over all processes and servers.
 
-    A counter has one window, the newest: a process whose clock is late by up to one period draws
+    A counter has one window, the newest: a process whose clock is late by up to one period spends
     from that window, so older windows never reopen. A window further ahead was opened by a wrong
     clock; it is replaced, otherwise the limit would freeze until then. A changed limit applies from
-    the next draw. Answered draws survive kill -9; a loss of power may lose the most recent ones.
+    the next spend. Answered spends survive kill -9; a loss of power may lose the most recent ones.
     """
 
-    async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
-        """Make all draws in order, in one transaction, and commit it.
+    async def spend(self, spends: Sequence[Spend]) -> Sequence[SpendResult]:
+        """Make all spends in order, in one transaction, and commit it.
 
         No counter ever exceeds its limit. Raises StoreUnavailable if the outcome is unknown: then
-        all draws were made, or none. A call cancelled before the transaction began draws nothing;
+        all spends were made, or none. A call cancelled before the transaction began spends nothing;
         a later cancellation has no effect.
         """
         ...
 
-    def draw_now(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
-        """Do as `draw` at once; None, with nothing drawn, if that would wait or has failed.
+    def spend_now(self, spends: Sequence[Spend]) -> Sequence[SpendResult] | None:
+        """Do as `spend` at once; None, with nothing spent, if that would wait or has failed.
 
         Raises StoreUnavailable if the outcome is unknown.
         """
         ...
 
     async def check(self) -> None:
-        """Raise StoreUnavailable unless counters can be drawn now; draws nothing."""
+        """Raise StoreUnavailable unless counters can be spent from now; spends nothing."""
         ...
 
     async def close(self) -> None:
-        """Finish the submitted draws, then release all resources."""
+        """Finish the submitted spends, then release all resources."""
         ...
 
 
@@ -87,14 +87,14 @@ class CountersHandedOver(StoreUnavailable):
     """A copy has taken the counters over: they are closed for ever."""
 
 
-def draw_failure(error: StoreError) -> StoreUnavailable:
+def spend_failure(error: StoreError) -> StoreUnavailable:
     """Return the error for callers, even for a full disk: verdicts must not depend on it."""
     if isinstance(error, CountersHandedOver):
         return error
-    return StoreUnavailable(f"the counters cannot be drawn: {error}")
+    return StoreUnavailable(f"the counters cannot be used: {error}")
 
 
-NOT_DRAWN: Final = "the counters were not drawn in time"
+NOT_SPENT: Final = "the counters were not reached in time"
 
 COUNTERS_CLOSED: Final = "SELECT closed FROM counter_state WHERE id = 1"
 HANDED_OVER: Final = "the counters are closed: a copy has taken them over"
@@ -110,10 +110,10 @@ _PUT: Final = SetStatement(
 
 
 class CounterBatch:
-    """The draws of one transaction, over rows that it has locked."""
+    """The spends of one transaction, over rows that it has locked."""
 
     def __init__(self, rows: Rows, counts: dict[str, tuple[int, int]] | None = None) -> None:
-        """Draw over `rows`; `counts` are the counters already read: name to (start, used).
+        """Spend from counters in `rows`; `counts` has those already read: name to (start, used).
 
         They are kept up to date, and true only once the transaction is committed.
         """
@@ -121,24 +121,24 @@ class CounterBatch:
         self._counts = {} if counts is None else counts
         self._changed: set[str] = set()
 
-    def draw(self, draw: Spend) -> Drawn:
-        """Make one draw: the cost from all of its counters, or nothing."""
-        counters, cost, take = draw
+    def spend(self, spend: Spend) -> SpendResult:
+        """Spend the cost from all of the counters, or nothing."""
+        counters, cost, dry_run = spend
         needed = cost or 1  # a cost of 0 checks whether a unit is left
-        levels, all_fit = [], True
+        states, all_fit = [], True
         for counter in counters:
             start, used = self._count(counter)
             fits = used + needed <= counter.limit
             all_fit = all_fit and fits
-            levels.append(CounterState(start, used, fits))
-        if not (all_fit and take and cost):
-            return tuple(levels)
-        taken = []
-        for counter, (start, used, _) in zip(counters, levels, strict=True):
+            states.append(CounterState(start, used, fits))
+        if dry_run or not (all_fit and cost):
+            return tuple(states)
+        spent = []
+        for counter, (start, used, _) in zip(counters, states, strict=True):
             self._counts[counter.name] = start, used + cost
             self._changed.add(counter.name)
-            taken.append(CounterState(start, used + cost, True))
-        return tuple(taken)
+            spent.append(CounterState(start, used + cost, True))
+        return tuple(spent)
 
     def write(self) -> None:
         """Write the changed counters."""

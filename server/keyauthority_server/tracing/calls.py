@@ -32,7 +32,7 @@ from keyauthority_server.rpc_types import (
 )
 from keyauthority_server.tracing import TRACE_HEADERS
 from keyauthority_server.tracing.contexts import InContext, context_with
-from keyauthority_server.tracing.transactions import DRAW, TransactionSpans
+from keyauthority_server.tracing.transactions import SPEND, TransactionSpans
 
 TRACEPARENT_MAX: Final = 512  # characters, as in OpenTelemetry, which logs a longer one
 
@@ -146,19 +146,19 @@ class TracedShortcut:
         return answer
 
     def end_turn(self, settle: Settle) -> Coroutine[Any, Any, None] | None:
-        """Settle the deferred calls; each has a span for the draw of its limits."""
+        """Settle the deferred calls; each has a span for spending from its limits."""
         if not self._deferred:
             return self._shortcut.end_turn(settle)
         spans, self._deferred = self._deferred, {}
-        draws = {
-            ticket: self._transactions.begin(DRAW, span)
+        spends = {
+            ticket: self._transactions.begin(SPEND, span)
             for ticket, span in spans.items()
             if span.is_recording()
         }
 
         def settled(ticket: Ticket, answer: bytes | RpcError) -> None:
-            if ticket in draws:
-                draws[ticket].end()
+            if ticket in spends:
+                spends[ticket].end()
             self._spans.end(
                 spans[ticket], answer.code if isinstance(answer, RpcError) else code_pb2.OK
             )

@@ -19,12 +19,12 @@ from opentelemetry.trace import (
     use_span,
 )
 
-from keyauthority_server.store.counters import Counters, Drawn, Spend
+from keyauthority_server.store.counters import Counters, Spend, SpendResult
 from keyauthority_server.store.interface import Store
 
 READ: Final = "store.read"
 WRITE: Final = "store.write"
-DRAW: Final = "store.draw"
+SPEND: Final = "store.draw"
 
 _READS: Final = ("query", "read", "read_many", "read_dated", "get_project", "find_imported")
 
@@ -47,10 +47,10 @@ class TransactionSpans:
         """Wrap the methods of these two objects that run transactions."""
         for name in _READS:
             setattr(store, name, self._around(READ, getattr(store, name)))
-        for target, method, name in ((store, "write", WRITE), (counters, "draw", DRAW)):
+        for target, method, name in ((store, "write", WRITE), (counters, "spend", SPEND)):
             setattr(target, method, self._around(name, getattr(target, method)))
-        now = "draw_now"
-        setattr(counters, now, self._around_draw(counters.draw_now))
+        now = "spend_now"
+        setattr(counters, now, self._around_spend_now(counters.spend_now))
 
     def _around(self, name: str, run: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         async def spanned(*args: Any, **kwargs: Any) -> Any:
@@ -67,23 +67,23 @@ class TransactionSpans:
 
         return spanned
 
-    def _around_draw(
-        self, run: Callable[[Sequence[Spend]], Sequence[Drawn] | None]
-    ) -> Callable[[Sequence[Spend]], Sequence[Drawn] | None]:
-        def spanned(draws: Sequence[Spend]) -> Sequence[Drawn] | None:
+    def _around_spend_now(
+        self, run: Callable[[Sequence[Spend]], Sequence[SpendResult] | None]
+    ) -> Callable[[Sequence[Spend]], Sequence[SpendResult] | None]:
+        def spanned(spends: Sequence[Spend]) -> Sequence[SpendResult] | None:
             parent = get_current_span()
             if not parent.is_recording():
-                return run(draws)
-            span = self.begin(DRAW, parent)
+                return run(spends)
+            span = self.begin(SPEND, parent)
             try:
-                drawn = run(draws)
+                results = run(spends)
             except Exception as failure:
                 _fail(span, failure)
                 span.end()
                 raise
-            if drawn is not None:  # otherwise nothing was drawn, and the span is discarded
+            if results is not None:  # otherwise nothing was spent, and the span is discarded
                 span.end()
-            return drawn
+            return results
 
         return spanned
 

@@ -1,4 +1,4 @@
-"""Limits of cached keys, charged once for all calls of a turn of the event loop."""
+"""Limits of cached keys, spent from once for all calls of a turn of the event loop."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def requests_of(*all_created: CreatedKey, cost: int) -> list[bytes]:
     return [pb.VerifyRequest(secret_key=one, cost=cost).SerializeToString() for one in secrets]
 
 
-async def test_limits_charged_for_a_turn_give_the_same_responses(data: Path) -> None:
+async def test_limits_spent_for_a_turn_give_the_same_responses(data: Path) -> None:
     """Bytes equal those of the general handler: VALID and denied, with every limit."""
     async with process(data) as one:
         keys = [await create(one, **LIMITS), await create(one, quota=LIMITS["quota"])]
         method, call = await warm(one, *keys), Asker(one).call
         shortcut = method.shortcut
         assert shortcut is not None
-        for cost in (0, 2, 0, 1, 0):  # those of 0 draw nothing, so both find the same counts
+        for cost in (0, 2, 0, 1, 0):  # those of 0 spend nothing, so both find the same counts
             bodies, settled = requests_of(*keys, cost=cost), dict[int, object]()
             shortcut.begin_turn()
             assert [DEFERRED] * 2 == [
                 shortcut(body, call, ticket) for ticket, body in enumerate(bodies)
             ]
             assert {} == settled
-            if waiting := shortcut.end_turn(settled.__setitem__):  # the thread has just drawn
+            if waiting := shortcut.end_turn(settled.__setitem__):  # the thread has just spent
                 await waiting
             if cost == 0:
                 assert [settled[0], settled[1]] == [await method.answer(b, call) for b in bodies]
@@ -65,7 +65,7 @@ async def test_limits_charged_for_a_turn_give_the_same_responses(data: Path) -> 
         assert pb.VERDICT_QUOTA_EXCEEDED == last.verdict
 
 
-async def test_limits_wait_for_another_drawer_without_holding_up_others(data: Path) -> None:
+async def test_limits_wait_for_another_spender_without_holding_up_others(data: Path) -> None:
     """While the counters are locked, deferred calls wait and keys without limits do not."""
     async with process(data) as one:
         limited, free = await create(one, **LIMITS), await create(one)
@@ -80,18 +80,18 @@ async def test_limits_wait_for_another_drawer_without_holding_up_others(data: Pa
             assert isinstance(shortcut(other, call, 2), bytes)
             waiting = shortcut.end_turn(settled.__setitem__)
             assert waiting is not None
-            charged = asyncio.create_task(waiting)
+            spending = asyncio.create_task(waiting)
             await asyncio.sleep(0)
             assert isinstance(await method(other, call), bytes)
             assert {} == settled
-        await charged
+        await spending
         lock.close()
         answer = pb.VerifyResponse.FromString(settled[1])
         assert (True, 2) == (answer.valid, answer.quota_standing.remaining)
 
 
-async def test_limits_that_cannot_be_charged_fail_each_deferred_call(data: Path) -> None:
-    """No verdict, and the turn is over: the next one is charged on its own."""
+async def test_limits_that_cannot_be_spent_fail_each_deferred_call(data: Path) -> None:
+    """No verdict, and the turn is over: the next one spends on its own."""
     async with process(data) as one:
         limited = await create(one, **LIMITS)
         method, call = await warm(one, limited), Asker(one).call
@@ -100,7 +100,7 @@ async def test_limits_that_cannot_be_charged_fail_each_deferred_call(data: Path)
         assert shortcut is not None
         (body,) = requests_of(limited, cost=1)
         failure = StoreUnavailable("unknown outcome")
-        with patch.object(SqliteCounters, "draw_now", side_effect=failure):
+        with patch.object(SqliteCounters, "spend_now", side_effect=failure):
             shortcut.begin_turn()
             assert [DEFERRED] * 2 == [shortcut(body, call, ticket) for ticket in (1, 2)]
             assert shortcut.end_turn(settled.__setitem__) is None

@@ -97,7 +97,7 @@ def test_concurrent_callers_get_exactly_the_limit(
 
 
 @pytest.mark.case(17)
-def test_quota_not_divisible_by_the_cost_is_never_overdrawn(
+def test_quota_not_divisible_by_the_cost_is_never_overspent(
     server: ServerProcess, root: Caller, project_id: str, storm: Any
 ) -> None:
     """A quota of 777 admits a cost of 3 exactly 259 times."""
@@ -119,7 +119,7 @@ def test_killed_worker_never_exceeds_a_limit(
         valid = 0
         for replaced in (1, 2):
             killing = killer.submit(
-                _when_half_drawn, root, made.secret_key, lambda: kill(server.worker_pids()[0])
+                _when_half_spent, root, made.secret_key, lambda: kill(server.worker_pids()[0])
             )
             blown = storm(server, made.secret_key, 640)
             killing.result()
@@ -127,7 +127,7 @@ def test_killed_worker_never_exceeds_a_limit(
             wait_until(partial(_have_served, server, 2 + replaced))
         valid += storm(server, made.secret_key, 1600).verdicts[VALID]
         left = verify(root, made.secret_key, cost=0)
-        assert 1000 - 2 * CALLERS <= valid <= 1000  # a call that was cut may have drawn
+        assert 1000 - 2 * CALLERS <= valid <= 1000  # a call that was cut may have spent
         assert 0 == left.key_standing.remaining
         assert 1500 == left.quota_standing.remaining
 
@@ -139,12 +139,12 @@ def test_killed_server_never_exceeds_a_limit(start_server: Start, storm: Any) ->
     with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor(1) as killer:
         root = Caller(channel, server.metadata)
         made = new_key(root, new_project(root), rate_limit=rate(1000), quota=quota(2500))
-        killing = killer.submit(_when_half_drawn, root, made.secret_key, server.kill)
+        killing = killer.submit(_when_half_spent, root, made.secret_key, server.kill)
         valid = storm(server, made.secret_key, 640).verdicts[VALID]
         killing.result()
     again = start_server("--workers", "2")
     valid += storm(again, made.secret_key, 1600).verdicts[VALID]
-    assert 1000 - CALLERS <= valid <= 1000  # a call that was cut may have drawn
+    assert 1000 - CALLERS <= valid <= 1000  # a call that was cut may have spent
     with grpc.insecure_channel(again.address) as channel:
         left = verify(Caller(channel, again.metadata), made.secret_key, cost=0)
         assert (0, 1500) == (left.key_standing.remaining, left.quota_standing.remaining)
@@ -154,7 +154,7 @@ def _have_served(server: ServerProcess, workers: int) -> bool:
     return server.log_text().count("worker_serves") == workers
 
 
-def _when_half_drawn(root: Caller, secret_key: str, end: Callable[[], object]) -> None:
+def _when_half_spent(root: Caller, secret_key: str, end: Callable[[], object]) -> None:
     before = _remaining(root, secret_key)
     for _ in range(10_000):
         if _remaining(root, secret_key) <= before - 150 or before < 150:

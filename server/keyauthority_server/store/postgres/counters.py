@@ -25,26 +25,26 @@ from keyauthority_server.store.batching.coalescer import (
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
     HANDED_OVER,
-    NOT_DRAWN,
+    NOT_SPENT,
     CounterBatch,
     CountersHandedOver,
-    Drawn,
     Spend,
-    draw_failure,
+    SpendResult,
+    spend_failure,
 )
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from keyauthority_server.store.postgres.connection import ConnectionLost, Patience, parameters
 from keyauthority_server.store.postgres.rollback_guard import RollbackGuard
 from keyauthority_server.store.postgres.rows import PostgresRows
 
-DRAW_SECONDS: Final = 2.0  # many times the duration of a queue of draws
-CLOSE_SECONDS: Final = 10.0  # more than every submitted draw needs to succeed or fail
-GROUP_MAX: Final = 256  # draws
+SPEND_SECONDS: Final = 2.0  # many times the duration of a queue of spends
+CLOSE_SECONDS: Final = 10.0  # more than every submitted spend needs to succeed or fail
+GROUP_MAX: Final = 256  # spends
 PATIENCE: Final = Patience(
-    statement=DRAW_SECONDS + 1,
+    statement=SPEND_SECONDS + 1,
     server=0,
-    lock=DRAW_SECONDS - 0.5,
-    idle=DRAW_SECONDS,
+    lock=SPEND_SECONDS - 0.5,
+    idle=SPEND_SECONDS,
     replicated=False,
 )
 
@@ -58,17 +58,17 @@ _MAKE: Final = (
     " SELECT value, 0, 0 FROM unnest(?::text[]) AS requested (value) ORDER BY value"
     " ON CONFLICT (name) DO NOTHING"
 )
-# A plan that was made for an empty table, and is kept, would read the whole table for each draw.
+# A plan that was made for an empty table, and is kept, would read the whole table for each spend.
 _OPEN: Final = (
     f"SET LOCAL enable_seqscan = off; LOCK TABLE counter IN ROW EXCLUSIVE MODE; {COUNTERS_CLOSED}"
 )
-HOLD_UP_DRAWS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
-"""The first statement of a transaction that excludes all draws."""
+EXCLUDE_SPENDS: Final = "LOCK TABLE counter IN SHARE ROW EXCLUSIVE MODE"
+"""The first statement of a transaction that excludes all spends."""
 
 _log = structlog.get_logger(__name__)
 
-SpendCall = PendingCall[Sequence[Spend], Sequence[Drawn]]
-SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
+SpendCall = PendingCall[Sequence[Spend], Sequence[SpendResult]]
+SpendBatch = CallBatch[Sequence[Spend], Sequence[SpendResult]]
 
 
 def open_counters(url: str) -> PostgresCounters:
@@ -81,7 +81,7 @@ def open_counters(url: str) -> PostgresCounters:
     rows = PostgresRows(parameters(url), PATIENCE, guard.admit)
     try:
         rows.ready()
-    except StoreUnavailable as error:  # only keys with limits need it, and each draw retries
+    except StoreUnavailable as error:  # only keys with limits need it, and each spend retries
         _log.warning("counters_unavailable", error=str(error))
     return PostgresCounters(rows)
 
@@ -91,52 +91,52 @@ class PostgresCounters:
 
     def __init__(self, rows: PostgresRows) -> None:
         self._worker = _CounterWorker(rows)
-        self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
-            self._worker.submit, seconds=DRAW_SECONDS, late=NOT_DRAWN
+        self._calls: Coalescer[Sequence[Spend], Sequence[SpendResult]] = Coalescer(
+            self._worker.submit, seconds=SPEND_SECONDS, late=NOT_SPENT
         )
 
-    async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
-        """Make all draws in one transaction, and commit it; see `counters`."""
-        return await self._calls.submit(draws, len(draws))
+    async def spend(self, spends: Sequence[Spend]) -> Sequence[SpendResult]:
+        """Make all spends in one transaction, and commit it; see `counters`."""
+        return await self._calls.submit(spends, len(spends))
 
-    def draw_now(self, draws: Sequence[Spend]) -> None:
-        """Return None: each draw is a network round trip."""
+    def spend_now(self, spends: Sequence[Spend]) -> None:
+        """Return None: each spend is a network round trip."""
 
     async def check(self) -> None:
-        """Raise StoreUnavailable unless counters can be drawn now."""
-        await self.draw(())
+        """Raise StoreUnavailable unless counters can be spent from now."""
+        await self.spend(())
 
     async def close(self) -> None:
-        """Finish the submitted draws, then release all resources."""
+        """Finish the submitted spends, then release all resources."""
         self._calls.flush()
         self._worker.close()
         await asyncio.wait((asyncio.wrap_future(self._worker.stopped),), timeout=CLOSE_SECONDS)
 
 
 class _CounterWorker(BatchWorker[SpendBatch]):
-    """The thread that draws counters."""
+    """The thread that spends from the counters."""
 
     def __init__(self, rows: PostgresRows) -> None:
         self._rows = rows
         super().__init__(name="counters", most=GROUP_MAX)
 
     def serve(self, batches: list[SpendBatch]) -> None:
-        """Draw for all pending calls; retry once on a new connection if it was lost."""
+        """Spend for all pending calls; retry once on a new connection if it was lost."""
         callers = pending(batches)
         if not callers:
             return
         try:
             try:
-                drawn = self._drawn(batches)
+                results = self._spend(batches)
             except ConnectionLost:
-                drawn = self._drawn(batches)
+                results = self._spend(batches)
             self._rows.commit()
         except StoreError as error:
             self._rows.roll_back()
             _log.error("store_draw_failed", error=str(error))
-            fail(callers, draw_failure(error))
+            fail(callers, spend_failure(error))
         else:
-            resolve([call for call, _ in drawn], [answer for _, answer in drawn])
+            resolve([call for call, _ in results], [answer for _, answer in results])
 
     def fail(self, units: list[SpendBatch], error: Exception) -> None:
         """Fail the callers, and close the connection, whose state is unknown."""
@@ -147,14 +147,16 @@ class _CounterWorker(BatchWorker[SpendBatch]):
         """Close the connection."""
         self._rows.drop()
 
-    def _drawn(self, batches: Sequence[SpendBatch]) -> list[tuple[SpendCall, Sequence[Drawn]]]:
-        """Begin a transaction, lock the counters, and draw for the calls then pending."""
-        batch = CounterBatch(self._rows, self._locked(_taken(pending(batches))))
-        drawn: list[tuple[SpendCall, Sequence[Drawn]]] = [
-            (call, [batch.draw(spend) for spend in call.question]) for call in pending(batches)
+    def _spend(
+        self, batches: Sequence[SpendBatch]
+    ) -> list[tuple[SpendCall, Sequence[SpendResult]]]:
+        """Begin a transaction, lock the counters, and spend for the calls then pending."""
+        batch = CounterBatch(self._rows, self._locked(_changing(pending(batches))))
+        results: list[tuple[SpendCall, Sequence[SpendResult]]] = [
+            (call, [batch.spend(spend) for spend in call.question]) for call in pending(batches)
         ]
         batch.write()
-        return drawn
+        return results
 
     def _locked(self, names: list[str]) -> dict[str, tuple[int, int]]:
         """Begin a transaction that locks these counters; return their (start, used)."""
@@ -172,7 +174,9 @@ class _CounterWorker(BatchWorker[SpendBatch]):
             rows.commit()
 
 
-def _taken(callers: Sequence[SpendCall]) -> list[str]:
+def _changing(callers: Sequence[SpendCall]) -> list[str]:
     """Return the counters that may change, in the locking order of all servers."""
-    draws = (draw for call in callers for draw in call.question if draw.take and draw.cost)
-    return sorted({counter.name for draw in draws for counter in draw.counters})
+    spends = (
+        spend for call in callers for spend in call.question if not spend.dry_run and spend.cost
+    )
+    return sorted({counter.name for spend in spends for counter in spend.counters})

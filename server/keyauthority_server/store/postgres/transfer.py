@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from keyauthority_server.store.postgres.connection import Patience, parameters
-from keyauthority_server.store.postgres.counters import HOLD_UP_DRAWS
+from keyauthority_server.store.postgres.counters import EXCLUDE_SPENDS
 from keyauthority_server.store.postgres.rollback_guard import FIRST_LOCK
 from keyauthority_server.store.postgres.rows import PostgresRows
 from keyauthority_server.store.postgres.schema import check_schema
@@ -60,8 +60,8 @@ class PostgresEndpoint:
 
     @contextmanager
     def writing_counters(self) -> Iterator[None]:
-        """Exclude all draws, and commit at the end."""
-        with self._transaction(HOLD_UP_DRAWS):
+        """Exclude all spends, and commit at the end."""
+        with self._transaction(EXCLUDE_SPENDS):
             yield
 
     def opened_as(self, head: LogHead) -> None:

@@ -1,7 +1,7 @@
 """Counters of limits, in a SQLite file of their own next to the database.
 
 Commits do not wait for the disk (`synchronous=NORMAL`): they survive the death of the process, not
-a loss of power. Draws are made in the event loop while no other process draws (`LoopDraws`);
+a loss of power. Spends are made in the event loop while no other process spends (`LoopSpender`);
 otherwise one thread commits for all waiting callers. Checkpoints, which wait for the disk, run in
 the thread.
 """
@@ -26,12 +26,12 @@ from keyauthority_server.store.batching.coalescer import (
 from keyauthority_server.store.counters import (
     COUNTERS_CLOSED,
     HANDED_OVER,
-    NOT_DRAWN,
+    NOT_SPENT,
     CounterBatch,
     CountersHandedOver,
-    Drawn,
     Spend,
-    draw_failure,
+    SpendResult,
+    spend_failure,
 )
 from keyauthority_server.store.interface import (
     StoreError,
@@ -51,10 +51,10 @@ from keyauthority_server.store.sqlite.file_lock import FairFileLock
 from keyauthority_server.store.sqlite.schema import COUNTERS, check_schema, refused_or_failed
 from keyauthority_server.store.sqlite.writer import Answer, Writer
 
-DRAW_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of draws
-DRAWS_IN_LOOP: Final = 256  # counters, some 6 µs each: other calls must not wait long
-COUNTS_KNOWN: Final = 65_536  # counters of the event loop's draws in memory; some 15 MB
-CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted draw needs to succeed or fail
+SPEND_TIMEOUT: Final = 2.0  # seconds: many times the duration of a queue of spends
+COUNTERS_IN_LOOP: Final = 256  # counters, some 6 µs each: other calls must not wait long
+COUNTS_KNOWN: Final = 65_536  # counters of the event loop's spends in memory; some 15 MB
+CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted spend needs to succeed or fail
 _FIRST: Final = "SELECT used FROM counter LIMIT 1"
 
 
@@ -95,40 +95,40 @@ def open_counters(database: Path, *, checkpoints: bool = True) -> SqliteCounters
         except sqlite3.DatabaseError as error:
             raise refused_or_failed(error, path) from error
         opened.pop_all()
-        return SqliteCounters(writer, LoopDraws(in_loop, loop_lock, identity.check), uncached)
+        return SqliteCounters(writer, LoopSpender(in_loop, loop_lock, identity.check), uncached)
 
 
-SpendBatch = CallBatch[Sequence[Spend], Sequence[Drawn]]
+SpendBatch = CallBatch[Sequence[Spend], Sequence[SpendResult]]
 
 
 class SqliteCounters:
     """`counters.Counters` on SQLite. Open it with `open_counters`; use it from one event loop."""
 
     def __init__(
-        self, writer: Writer[SpendBatch], in_loop: LoopDraws, uncached: UncachedReader
+        self, writer: Writer[SpendBatch], in_loop: LoopSpender, uncached: UncachedReader
     ) -> None:
         self._writer = writer
         self._in_loop = in_loop
         self._uncached = uncached
-        self._calls: Coalescer[Sequence[Spend], Sequence[Drawn]] = Coalescer(
-            writer.submit, seconds=DRAW_TIMEOUT, late=NOT_DRAWN
+        self._calls: Coalescer[Sequence[Spend], Sequence[SpendResult]] = Coalescer(
+            writer.submit, seconds=SPEND_TIMEOUT, late=NOT_SPENT
         )
 
-    async def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn]:
-        """Make all draws in one transaction, and commit it; see `counters`."""
-        return await self._calls.submit(draws, len(draws))
+    async def spend(self, spends: Sequence[Spend]) -> Sequence[SpendResult]:
+        """Make all spends in one transaction, and commit it; see `counters`."""
+        return await self._calls.submit(spends, len(spends))
 
-    def draw_now(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
-        """Draw in the event loop, if no process draws or waits; see `counters`."""
-        return self._in_loop.draw(draws)
+    def spend_now(self, spends: Sequence[Spend]) -> Sequence[SpendResult] | None:
+        """Spend in the event loop, if no process spends or waits; see `counters`."""
+        return self._in_loop.spend(spends)
 
     async def check(self) -> None:
-        """Raise StoreUnavailable unless counters can be drawn now."""
+        """Raise StoreUnavailable unless counters can be spent from now."""
         self._writer.check()
         self._uncached.check(COUNTERS_CLOSED, _FIRST)
 
     async def close(self) -> None:
-        """Finish the submitted draws, then release all resources."""
+        """Finish the submitted spends, then release all resources."""
         self._in_loop.close()
         self._calls.flush()
         self._writer.close()
@@ -136,11 +136,11 @@ class SqliteCounters:
         self._uncached.close()
 
 
-class LoopDraws:
-    """Draws in the event loop, without waiting for a lock or for the disk.
+class LoopSpender:
+    """Spends in the event loop, without waiting for a lock or for the disk.
 
-    While another writer of any process draws, waits or runs a checkpoint, nothing is drawn here. So
-    a disk that stops syncing delays only the keys with limits.
+    While another writer of any process spends, waits or runs a checkpoint, nothing is spent here.
+    So a disk that stops syncing delays only the keys with limits.
 
     Counters stay known from one transaction to the next, as long as no other connection commits.
     """
@@ -155,9 +155,9 @@ class LoopDraws:
         self._version = 0
         self._known_with: int | None = None  # the version of the file that `_counts` are of
 
-    def draw(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
-        """Do as `Counters.draw_now`."""
-        if not self._usable or sum(len(spend.counters) for spend in draws) > DRAWS_IN_LOOP:
+    def spend(self, spends: Sequence[Spend]) -> Sequence[SpendResult] | None:
+        """Do as `Counters.spend_now`."""
+        if not self._usable or sum(len(spend.counters) for spend in spends) > COUNTERS_IN_LOOP:
             return None
         try:
             if not self._lock.take_now():
@@ -165,7 +165,7 @@ class LoopDraws:
         except StoreUnusable:
             return None
         try:
-            return self._commit(self._drawn(draws))
+            return self._commit(self._spend(spends))
         finally:
             self._lock.release()
 
@@ -175,8 +175,8 @@ class LoopDraws:
         self._rows.close()
         self._lock.close()
 
-    def _drawn(self, draws: Sequence[Spend]) -> Sequence[Drawn] | None:
-        """Draw in an open transaction; None if that failed: the thread reports the failure."""
+    def _spend(self, spends: Sequence[Spend]) -> Sequence[SpendResult] | None:
+        """Spend in an open transaction; None if that failed: the thread reports the failure."""
         known_with, self._known_with = self._known_with, None  # until the commit
         try:
             self._watch()
@@ -189,26 +189,26 @@ class LoopDraws:
             if len(self._counts) > COUNTS_KNOWN:
                 self._counts.clear()
             batch = CounterBatch(self._rows, self._counts)
-            drawn = [batch.draw(spend) for spend in draws]
+            results = [batch.spend(spend) for spend in spends]
             batch.write()
         except StoreError:
             return None
         self._version = version
-        return drawn
+        return results
 
-    def _commit(self, drawn: Sequence[Drawn] | None) -> Sequence[Drawn] | None:
-        """Commit the open transaction, or roll it back if nothing was drawn."""
+    def _commit(self, results: Sequence[SpendResult] | None) -> Sequence[SpendResult] | None:
+        """Commit the open transaction, or roll it back if nothing was spent."""
         try:
-            if drawn is not None:
+            if results is not None:
                 self._rows.run("COMMIT")
                 self._known_with = self._version
-                return drawn
+                return results
         except StoreFull:  # not committed: the thread makes room
             pass
         except StoreError as error:
-            self._usable = False  # the thread draws from now on, and finds out whether it can
+            self._usable = False  # the thread spends from now on, and finds out whether it can
             self._roll_back()
-            raise StoreUnavailable(f"the counters cannot be drawn: {error}") from error
+            raise StoreUnavailable(f"the counters cannot be used: {error}") from error
         self._roll_back()
         return None
 
@@ -221,21 +221,21 @@ class LoopDraws:
 
 
 class _CounterJob:
-    """The job of the thread that draws counters."""
+    """The job of the thread that spends from the counters."""
 
     def __init__(self, rows: SqliteRows) -> None:
         self._rows = rows
 
     def run(self, units: Sequence[SpendBatch]) -> Answer:
-        """Draw for all callers that still wait."""
+        """Spend for all callers that still wait."""
         if self._rows.one(COUNTERS_CLOSED) != (0,):
             raise CountersHandedOver(HANDED_OVER)
         batch = CounterBatch(self._rows)
         callers = pending(units)
-        drawn = [[batch.draw(spend) for spend in call.question] for call in callers]
+        results = [[batch.spend(spend) for spend in call.question] for call in callers]
         batch.write()
-        return partial(resolve, callers, drawn)
+        return partial(resolve, callers, results)
 
     def fail(self, units: Sequence[SpendBatch], error: StoreError) -> None:
         """Fail with StoreUnavailable."""
-        fail(pending(units), draw_failure(error))
+        fail(pending(units), spend_failure(error))
