@@ -20,6 +20,8 @@ from keyauthority_server.config import Config, StoreUrl
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store import factory
 from keyauthority_server.store.migrations import m0011_observations
+from keyauthority_server.store.sql.queries.denied_mutations import record_denials
+from keyauthority_server.store.sql.queries.observations import note_grants
 from keyauthority_server.store.sql.tables import COUNTERS, TABLES
 from keyauthority_server.store.transfer import Endpoint
 from keyauthority_server.store.types import DeniedMutation, PermissionUse
@@ -89,7 +91,7 @@ async def fill(data: Path) -> Kept:
         now = datetime.now(UTC)
         one = DeniedMutation(now, 1, "somebody", "", "CreateKey", "PERMISSION_DENIED", "", "")
         store = running.authority.keys._context.store
-        await store.write(lambda transaction: transaction.record_denials([one]))
+        await store.write(lambda transaction: transaction.bookkeep(record_denials, [one]))
         await store.write(lambda transaction: _observe(transaction, asked.key.access_key, now))
     return Kept(
         project_id=project_id,
@@ -103,8 +105,10 @@ async def fill(data: Path) -> Kept:
 
 def _observe(transaction: Any, access_key: str, now: datetime) -> None:
     """Store the use of a permission, and what the upgrade of an older database stores."""
-    transaction.note_grants(access_key, [PermissionUse(access_key, "orders:read", now)], [])
-    transaction._open().run(m0011_observations._START)
+    transaction.bookkeep(
+        note_grants, access_key, [PermissionUse(access_key, "orders:read", now)], []
+    )
+    transaction.bookkeep(lambda rows: rows.run(m0011_observations._START))
 
 
 def run_copy(data: Path, *arguments: str) -> None:

@@ -17,7 +17,7 @@ from keyauthority_server.audit.denials import DenialLog, DeniedCall
 from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import denied_mutations, events
-from keyauthority_server.store.sql.queries.denied_mutations import list_denials
+from keyauthority_server.store.sql.queries.denied_mutations import list_denials, record_denials
 from keyauthority_server.store.sql.queries.events import list_events
 from keyauthority_server.store.types import Actor, DeniedMutation, Scope, SignedEntry
 from tests.store.engine_only import only
@@ -227,4 +227,4 @@ async def test_denials_make_no_change(store: Store) -> None:
 
 def _record(*given: Any) -> None:
     *rows, transaction = given
-    transaction.record_denials(rows)
+    transaction.bookkeep(record_denials, rows)

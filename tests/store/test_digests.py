@@ -7,7 +7,12 @@ from datetime import timedelta
 
 from keyauthority.model import ChangeType, Revision
 from keyauthority_server.store.interface import Store, Transaction
-from keyauthority_server.store.sql.queries.digests import keys_under_older, pepper_usage
+from keyauthority_server.store.sql.queries.digests import (
+    keys_needing,
+    keys_under_older,
+    pepper_usage,
+    sealed_until,
+)
 from keyauthority_server.store.types import DigestUpgrade, IdempotencyRecord, PepperUsage
 from tests.store.engines import Engine, digests
 from tests.store.factories import NOON, SECOND, create, create_project, held, key, put
@@ -76,9 +81,9 @@ async def test_ended_keys_do_not_hold_a_pepper_version(store: Store) -> None:
 
     def work(transaction: Transaction) -> tuple[list[str], int, list[str]]:
         return (
-            sorted(transaction.keys_needing(1, NOON, 10)),
-            len(transaction.keys_needing(1, NOON, 3)),
-            list(transaction.keys_needing(2, NOON, 10)),
+            sorted(transaction.query(keys_needing, 1, NOON, 10)),
+            len(transaction.query(keys_needing, 1, NOON, 3)),
+            list(transaction.query(keys_needing, 2, NOON, 10)),
         )
 
     assert (sorted(one.access_key for one in kept), 3, []) == await store.write(work)
@@ -108,9 +113,9 @@ async def test_sealed_tokens_hold_a_pepper_version_until_they_expire(store: Stor
     assert [PepperUsage(1, 0, 0, 2, ends + SECOND)] == await store.query(pepper_usage, NOON)
     assert [PepperUsage(1, 0, 0, 1, ends + SECOND)] == await store.query(pepper_usage, ends)
     until = [
-        await store.write(lambda transaction: transaction.sealed_until(1, ends)),
-        await store.write(lambda transaction: transaction.sealed_until(1, ends + SECOND)),
-        await store.write(lambda transaction: transaction.sealed_until(2, NOON)),
+        await store.write(lambda transaction: transaction.query(sealed_until, 1, ends)),
+        await store.write(lambda transaction: transaction.query(sealed_until, 1, ends + SECOND)),
+        await store.write(lambda transaction: transaction.query(sealed_until, 2, NOON)),
     ]
     assert [ends + SECOND, None, None] == until
 

@@ -14,7 +14,7 @@ from keyauthority.model import Key, UsageGranularity, UsageRow, VerdictCode
 from keyauthority.requests import UsageQuery
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.sql.queries import observations, usage
-from keyauthority_server.store.sql.queries.usage import list_usage
+from keyauthority_server.store.sql.queries.usage import delete_usage_batch, list_usage
 from keyauthority_server.store.types import Observations, PermissionUse, Scope
 from tests.store.engines import Engine, Sqlite, digests
 from tests.store.factories import NOON, SECOND, create, create_project, key
@@ -121,7 +121,7 @@ async def test_expired_batch_ids_are_deleted(store: Store, engine: Engine, place
         await count(store, batch_id=f"old {number}")
     for _ in range(5):
         await count(store, now=NOON + LONG)
-    await store.write(lambda transaction: transaction.delete_usage_batch("old 19"))
+    await store.write(lambda transaction: transaction.bookkeep(delete_usage_batch, "old 19"))
     assert 5 == len(engine.rows(place, "SELECT 1 FROM usage_batch"))
 
 

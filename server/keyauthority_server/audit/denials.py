@@ -18,6 +18,7 @@ import structlog
 from keyauthority_server.background import flushing
 from keyauthority_server.config.callers import SAN_MAX
 from keyauthority_server.store.interface import Store, StoreError
+from keyauthority_server.store.sql.queries.denied_mutations import record_denials
 from keyauthority_server.store.types import DeniedMutation
 
 RECORDS_MAX: Final = 100  # different denials per flush and process: some 5 ms of the writer
@@ -67,7 +68,9 @@ class DenialLog:
         for mutation, (_, _, context) in zip(denied, pending.values(), strict=True):
             context.run(_warn_of, mutation)
         try:
-            await self._store.write(lambda transaction: transaction.record_denials(denied))
+            await self._store.write(
+                lambda transaction: transaction.bookkeep(record_denials, denied)
+            )
         except StoreError as failure:
             _log.warning("refusals_not_recorded", mutations=len(denied), failure=str(failure))
 

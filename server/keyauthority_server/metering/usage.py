@@ -26,6 +26,7 @@ from keyauthority.permissions import AskedPermissions, narrowest
 from keyauthority_server.background import running
 from keyauthority_server.metering.observing import is_canary, is_sighted, sightings
 from keyauthority_server.store.interface import Store, StoreError, Transaction
+from keyauthority_server.store.sql.queries.usage import delete_usage_batch
 from keyauthority_server.store.types import Observations, PermissionUse, Sighting
 
 FLUSH_SECONDS: Final = 1.0
@@ -279,7 +280,7 @@ def _count_batch(
         sighting for count in batch.counts if count.is_sighted for sighting in count.sightings()
     ]
     now = max(row.last_used_time for row in rows)
-    transaction.delete_usage_batch(previous)
+    transaction.bookkeep(delete_usage_batch, previous)
     transaction.count_usage(
         batch.batch_id, rows, now, now + BATCH_ID_LIFETIME, Observations(sighted, uses)
     )

@@ -19,6 +19,7 @@ from keyauthority_server.services.key_creation import new_key, pepper_version, u
 from keyauthority_server.services.presented_tokens import imported_message
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql.queries import imports
 from keyauthority_server.store.types import ImportedToken, Mutation, StoredKey
 
 RIGHT: Final = "keys:import"
@@ -74,7 +75,7 @@ class KeyImport:
             group = _Group(self._context, transaction, import_set, current, now, validate_only)
             results = group.run(items)
             if is_new and any(result.access_key for result in results):  # no set without a key
-                transaction.add_import_set(import_set)
+                transaction.bookkeep(imports.add_import_set, import_set)
             return results, transaction.head
 
         return await self._context.mutate(caller, RIGHT, work)
@@ -82,7 +83,7 @@ class KeyImport:
 
 def _is_new(transaction: Transaction, wanted: ImportSet) -> bool:
     """Return True unless the set exists; raise FailedPrecondition if it has another shape."""
-    present = {each.name: each for each in transaction.import_sets()}.get(wanted.name)
+    present = {each.name: each for each in transaction.query(imports.import_sets)}.get(wanted.name)
     if present not in (None, wanted):
         raise error(
             ErrorReason.IMPORT_SET_MISMATCH,
@@ -124,7 +125,7 @@ class _Group:
             if isinstance(each, _Pending)
             for digest in each.digests.values()
         ]
-        self._known = dict(self._transaction.find_imported(digests)) if digests else {}
+        self._known = self._transaction.query(imports.find_imported, digests)
         return [
             self._import(each) if isinstance(each, _Pending) else ImportResult(error=each)
             for each in checked

@@ -17,6 +17,7 @@ from keyauthority_server.services.context import ServiceContext, not_found
 from keyauthority_server.services.delegation import ceiling_of, widens
 from keyauthority_server.services.principal import Principal
 from keyauthority_server.store.interface import Transaction
+from keyauthority_server.store.sql.queries import observations
 from keyauthority_server.store.types import Mutation, PermissionUse, Reads, StoredKey
 
 R = TypeVar("R", Key, Project)
@@ -109,7 +110,8 @@ def note_grants(transaction: Transaction, old: Key, new: Key, now: datetime) -> 
         return
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     granted = [one for one in new.permissions if one not in old.permissions]
-    transaction.note_grants(
+    transaction.bookkeep(
+        observations.note_grants,
         new.access_key,
         [PermissionUse(new.access_key, one, day) for one in dict.fromkeys(granted)],
         [one for one in old.permissions if one not in new.permissions],

@@ -13,7 +13,11 @@ from typing import Final, NamedTuple
 
 from keyauthority_server.keyring import Keyring, add_version, newest_version, remove_version
 from keyauthority_server.store.interface import Store, Transaction
-from keyauthority_server.store.sql.queries.digests import pepper_usage
+from keyauthority_server.store.sql.queries.digests import (
+    keys_needing,
+    pepper_usage,
+    sealed_until,
+)
 from keyauthority_server.store.types import PepperUsage
 
 LISTED_MAX: Final = 10  # access keys named in one error
@@ -78,10 +82,10 @@ async def drop(store: Store, peppers: Keyring, version: int, now: datetime) -> b
             raise DropRefused(f"version {version} is not active yet: the current one is {newest}")
         if name not in known:
             return False, ()
-        needing = transaction.keys_needing(version, now, LISTED_MAX)
+        needing = transaction.query(keys_needing, version, now, LISTED_MAX)
         if needing:
             return False, needing
-        end = transaction.sealed_until(version, now)
+        end = transaction.query(sealed_until, version, now)
         if end is not None:
             raise DropRefused(
                 f"answers to requests are sealed under version {version} until {_time(end)}"

@@ -46,7 +46,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from keyauthority.model import Change, ImportSet, Key, LogId, Project, Revision, UsageRow
+from keyauthority.model import Change, Key, LogId, Project, Revision, UsageRow
 from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.snapshots import SnapshotReader
 from keyauthority_server.store.types import (
@@ -54,14 +54,12 @@ from keyauthority_server.store.types import (
     NOT_OBSERVED,
     Applied,
     ChangePage,
-    DeniedMutation,
     DigestUpgrade,
     IdempotencyRecord,
     ImportedToken,
     LogHead,
     Mutation,
     Observations,
-    PermissionUse,
     Reads,
     Scope,
     StoredKey,
@@ -119,6 +117,21 @@ class Transaction(Protocol):
         """
         ...
 
+    def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return the result of a query of `sql.queries` that only reads.
+
+        It gets the rows and the further arguments, and sees the changes of this transaction.
+        """
+        ...
+
+    def bookkeep(
+        self, write: Callable[Concatenate[Rows, P], None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Run a query of `sql.queries` that writes bookkeeping."""
+        ...
+
     def key(self, access_key: str, scope: Scope) -> StoredKey | None:
         """Return the key as it is now, or None if it is absent or out of scope."""
         ...
@@ -132,21 +145,6 @@ class Transaction(Protocol):
 
         Raises StoreReadOnly, and ValueError for records that do not fit the mutation's type: one to
         create that exists, or one to change that does not.
-        """
-        ...
-
-    def import_sets(self) -> Sequence[ImportSet]:
-        """Return all import sets, including those of this transaction."""
-        ...
-
-    def add_import_set(self, new: ImportSet) -> None:
-        """Store an import set, whose name must be new. Bookkeeping."""
-        ...
-
-    def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
-        """Return the imported key of each digest that one has, as its row says.
-
-        The record is not compared with the log: read it before it is judged.
         """
         ...
 
@@ -184,19 +182,6 @@ class Transaction(Protocol):
         """
         ...
 
-    def note_grants(
-        self, access_key: str, added: Sequence[PermissionUse], removed: Sequence[str]
-    ) -> None:
-        """Store the days on which permissions were granted, and forget removed permissions.
-
-        Bookkeeping.
-        """
-        ...
-
-    def delete_usage_batch(self, batch_id: str) -> None:
-        """Delete a batch id. Bookkeeping."""
-        ...
-
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
         ...
@@ -211,22 +196,6 @@ class Transaction(Protocol):
 
     def upgrade_digests(self, upgrades: Sequence[DigestUpgrade]) -> None:
         """Replace digests, except those that have changed since they were read. Bookkeeping."""
-        ...
-
-    def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
-        """Return up to `limit` access keys of keys that need a version of the pepper.
-
-        A key needs the version of its digest until it is revoked or its supersede_time has come:
-        after either it is never valid again. A disabled or expired key may become valid again.
-        """
-        ...
-
-    def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
-        """Return when the last token sealed under a version expires; None without one."""
-        ...
-
-    def record_denials(self, denied: Sequence[DeniedMutation]) -> None:
-        """Store denied mutations; only the newest 10,000 are kept. Bookkeeping."""
         ...
 
 
@@ -257,7 +226,7 @@ class Store(SnapshotReader, Protocol):
         ...
 
     async def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
-        """Do as `Transaction.find_imported`."""
+        """Return the imported key of each digest that one has; see `sql.queries.imports`."""
         ...
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:

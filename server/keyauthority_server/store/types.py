@@ -321,7 +321,7 @@ class PepperUsage(NamedTuple):
 
     pepper_version: int
     needing: int
-    """Keys that need the version: see `Transaction.keys_needing`."""
+    """Keys that need the version: see `sql.queries.digests.keys_needing`."""
     over: int
     """Revoked or superseded keys, which do not need the version."""
     sealed: int

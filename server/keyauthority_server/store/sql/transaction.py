@@ -6,15 +6,14 @@ It neither begins nor commits: the engine does, and rolls back if `finish` raise
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from keyauthority.model import (
     Change,
     ChangeType,
-    ImportSet,
     Key,
     Project,
     Revision,
@@ -23,8 +22,7 @@ from keyauthority.model import (
 from keyauthority_server.store.interface import StoreError, StoreReadOnly
 from keyauthority_server.store.rows import Row, Rows
 from keyauthority_server.store.sql.known_rows import KnownRows
-from keyauthority_server.store.sql.queries import digests, imports, observations, usage
-from keyauthority_server.store.sql.queries.denied_mutations import record_denials
+from keyauthority_server.store.sql.queries import digests, observations, usage
 from keyauthority_server.store.sql.row_codec import (
     KEY_COLUMNS,
     PROJECT_COLUMNS,
@@ -57,18 +55,18 @@ from keyauthority_server.store.sql.statements import (
 from keyauthority_server.store.types import (
     NOT_OBSERVED,
     Applied,
-    DeniedMutation,
     DigestUpgrade,
     Entry,
     EntrySigner,
     IdempotencyRecord,
-    ImportedToken,
     Mutation,
     Observations,
-    PermissionUse,
     Scope,
     StoredKey,
 )
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 SALT_BYTES: Final = 16
 REQUESTS_DROPPED: Final = 4  # for each one stored: deletion outruns insertion
@@ -112,6 +110,18 @@ class SqlTransaction:
         """The newest committed time; a mutation never has an earlier one."""
         return self._newest_time
 
+    def query(
+        self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return the result of `read`; see `interface.Transaction.query`."""
+        return read(self._live(), *args, **kwargs)
+
+    def bookkeep(
+        self, write: Callable[Concatenate[Rows, P], None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Run `write`; see `interface.Transaction.bookkeep`."""
+        write(self._open(), *args, **kwargs)
+
     def key(self, access_key: str, scope: Scope) -> StoredKey | None:
         """Return the key as it is now, or None if it is absent or out of scope."""
         row = self._row(GET_KEY, access_key)
@@ -152,18 +162,6 @@ class SqlTransaction:
         self._head, self._newest_time = revision, time
         self.entries.append(entry)
         return Applied(revision, tuple(stored.key for stored in keys), project)
-
-    def import_sets(self) -> Sequence[ImportSet]:
-        """Return all import sets, including those of this transaction."""
-        return imports.import_sets(self._live())
-
-    def add_import_set(self, new: ImportSet) -> None:
-        """Store an import set, whose name must be new."""
-        imports.add_import_set(self._open(), new)
-
-    def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
-        """Return the imported key of each digest that one has."""
-        return imports.find_imported(self._live(), digests)
 
     def change(self, revision: Revision) -> Change:
         """Return a committed change, with the records as of that change."""
@@ -211,23 +209,9 @@ class SqlTransaction:
         if self._newest_time is None or now > self._newest_time:
             self._newest_time = now
 
-    def note_grants(
-        self, access_key: str, added: Sequence[PermissionUse], removed: Sequence[str]
-    ) -> None:
-        """Store the days on which permissions were granted, and forget removed permissions."""
-        observations.note_grants(self._open(), access_key, added, removed)
-
-    def delete_usage_batch(self, batch_id: str) -> None:
-        """Delete a batch id."""
-        usage.delete_usage_batch(self._open(), batch_id)
-
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
         return self._known.key_checks(self._live())
-
-    def record_denials(self, denied: Sequence[DeniedMutation]) -> None:
-        """Store denied mutations; only the newest 10,000 are kept."""
-        record_denials(self._open(), denied)
 
     def set_key_checks(self, checks: Mapping[str, bytes]) -> None:
         """Store check values for names that have none yet."""
@@ -243,14 +227,6 @@ class SqlTransaction:
         """Replace digests, except those that have changed since they were read."""
         self._known.forget_records()
         digests.upgrade_digests(self._open(), upgrades)
-
-    def keys_needing(self, pepper_version: int, now: datetime, limit: int) -> Sequence[str]:
-        """Return up to `limit` access keys of keys that need a version of the pepper."""
-        return digests.keys_needing(self._live(), pepper_version, now, limit)
-
-    def sealed_until(self, pepper_version: int, now: datetime) -> datetime | None:
-        """Return when the last token sealed under a version expires; None without one."""
-        return digests.sealed_until(self._live(), pepper_version, now)
 
     def finish(self) -> None:
         """End the use of this transaction; StoreError if a change in it is incomplete.

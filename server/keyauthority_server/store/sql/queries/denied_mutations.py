@@ -34,6 +34,6 @@ def list_denials(rows: Rows, limit: int) -> list[DeniedMutation]:
 
 
 def record_denials(rows: Rows, denied: Sequence[DeniedMutation]) -> None:
-    """Store denied mutations; see `Transaction.record_denials`."""
+    """Store denied mutations; only the newest 10,000 are kept."""
     rows.run_set(_PUT_DENIAL, [(microseconds(one.time), *one[1:]) for one in denied])
     rows.run(_DROP_DENIALS, (DENIALS_KEPT,))

@@ -98,7 +98,11 @@ def upgrade_digests(rows: Rows, upgrades: Sequence[DigestUpgrade]) -> None:
 
 
 def keys_needing(rows: Rows, pepper_version: int, now: datetime, limit: int) -> list[str]:
-    """Return the first keys that need a version; see `Transaction.keys_needing`."""
+    """Return up to `limit` access keys of keys that need a version of the pepper.
+
+    A key needs the version of its digest until it is revoked or its supersede_time has come: after
+    either it is never valid again. A disabled or expired key may become valid again.
+    """
     values = (pepper_version, microseconds(now), limit)
     return [access_key for (access_key,) in rows.each(_NEEDING, values)]
 

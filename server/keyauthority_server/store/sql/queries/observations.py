@@ -94,7 +94,7 @@ def add(rows: Rows, observed: Observations) -> None:
 def note_grants(
     rows: Rows, access_key: str, added: Sequence[PermissionUse], removed: Sequence[str]
 ) -> None:
-    """Store the days of grants; see `Transaction.note_grants`."""
+    """Store the days on which permissions were granted, and forget removed permissions."""
     if removed:
         rows.run_many(_DROP_PERMISSION, [(access_key, permission) for permission in removed])
     _put_days(rows, added)
