@@ -1,8 +1,8 @@
 """Concurrency limits per RPC class; excess calls are rejected before they are parsed.
 
 A call that waits for nothing ends in the iteration of the event loop in which it began. A limit is
-reached by calls that wait: for a commit, for a page, for a draw of limits. So it bounds the length
-of their queue, and thereby their wait.
+reached by calls that wait: for a commit, for a page, for a spend. So it bounds the length of their
+queue, and thereby their wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ URGENT_MAX: Final = 2_000  # at 4,000 commits a second none of them waits longer
 WRITES_MAX: Final = 1_000  # a quarter of a second of the writer's; 200 of one request_id must fit
 PAGES_MAX: Final = 200  # they are read one after the other, 5 ms each
 PAGES_RUNNING_MAX: Final = 2  # one is read, one encoded: until it is, it takes 7 times its bytes
-READS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 draws a second
+READS_MAX: Final = 4_000  # a verification waits for its limits: at 10,000 spends a second
 
 
 class CallClass(StrEnum):

@@ -6,8 +6,8 @@
 2. The target is closed from its first row on, and its log has no hash until all rows are copied: no
    server starts on it, and it cannot be the source of a copy.
 3. Every row is compared, and the caller verifies the chain.
-4. The counters of limits come last. The source closes them first, so no draw is lost: a server that
-   still runs on it answers UNAVAILABLE for keys with limits.
+4. The counters of limits come last. The source closes them first, so no spend is lost: a server
+   that still runs on it answers UNAVAILABLE for keys with limits.
 5. The source permanently records the handover, and then the target is opened. That record decides:
    before it the copy can be abandoned, after it the target alone is the authority.
 """
@@ -54,7 +54,7 @@ class Endpoint(Protocol):
         ...
 
     def writing_counters(self) -> AbstractContextManager[None]:
-        """Exclude all draws, in the same way."""
+        """Exclude all spends, in the same way."""
         ...
 
     def opened_as(self, head: LogHead) -> None:

@@ -1,4 +1,4 @@
-"""Whether counters may be drawn: not once a copy has taken them over."""
+"""Whether counters may be spent from: not once a copy has taken them over."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _schema(mark: bytes, migration_set: str, steps: tuple[Step, ...], page_size:
 
 
 RECORDS: Final = _schema(b"KeyA", "keyauthority", STEPS, 4_096)
-# Each draw writes another page to the log: small ones save half of its processor time.
+# Each spend writes another page to the log: small ones save half of its processor time.
 COUNTERS: Final = _schema(b"KeyC", "keyauthority_counters", COUNTER_STEPS, 1_024)
 
 

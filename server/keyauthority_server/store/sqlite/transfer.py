@@ -65,7 +65,7 @@ class SqliteEndpoint:
 
     @contextmanager
     def writing_counters(self) -> Iterator[None]:
-        """Exclude all draws, and commit at the end."""
+        """Exclude all spends, and commit at the end."""
         with _transaction(self._counters, self._counters_lock):
             yield
 
