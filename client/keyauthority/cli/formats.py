@@ -13,6 +13,7 @@ import click
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from keyauthority.cli.options import together
 from keyauthority.cli.output import print_fields, print_json, print_rows, show
 from keyauthority.cli.session import PAGE_SIZE, option
 from keyauthority.client import Listing
@@ -31,7 +32,7 @@ def print_result(message: Message, fields: Sequence[tuple[str, str]], name: str)
     `fields` are those of the table, `name` is the bare id.
     """
     if option("field"):
-        show(_field_of(message, str(option("field"))))
+        show(_field_of(message, option("field")))
         return False
     match option("output"):
         case "json":
@@ -59,7 +60,7 @@ def print_listing(
     records = getattr(message, items)
     if option("field"):
         for record in records:
-            show(_field_of(record, str(option("field"))))
+            show(_field_of(record, option("field")))
         return
     match option("output"):
         case "json":
@@ -118,14 +119,12 @@ def paged(command: F) -> F:
     ) -> Any:
         return command(*args, paging=Paging(limit, page_token, newest_first), **kwargs)
 
-    decorated: Any = merged
-    for add in (
-        click.option("--newest-first", is_flag=True, help="Newest first (default: oldest first)."),
-        click.option("--page-token", default="", help="The nextPageToken of an earlier --limit."),
+    add = together(
         click.option("--limit", type=click.IntRange(min=1), help="Greatest number (default: all)."),
-    ):
-        decorated = add(decorated)
-    return cast("F", decorated)
+        click.option("--page-token", default="", help="The nextPageToken of an earlier --limit."),
+        click.option("--newest-first", is_flag=True, help="Newest first (default: oldest first)."),
+    )
+    return cast("F", add(merged))
 
 
 def _print_csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -109,7 +109,9 @@ request_id = click.option(
 )
 
 
-def _all(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that adds options to a command, in this order in its help."""
+
     def decorated(command: F) -> F:
         for option in reversed(options):
             command = option(command)
@@ -141,29 +143,27 @@ def record_id(name: str, text: str, *, required: bool = True) -> Callable[[F], F
 
 yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
-key_fields = _all((*_KEY_FIELDS, *_SHARED_FIELDS))
+key_fields = together(*_KEY_FIELDS, *_SHARED_FIELDS)
 """Add an option for each field of a key that CreateKey and UpdateKey both set."""
 
-project_fields = _all((*_PROJECT_FIELDS, *_SHARED_FIELDS))
+project_fields = together(*_PROJECT_FIELDS, *_SHARED_FIELDS)
 """Add an option for each field of a project that CreateProject and UpdateProject both set."""
 
 
 def changes(clearable: Sequence[str]) -> Callable[[F], F]:
     """Add the options --clear and --etag of an update."""
-    return _all(
-        (
-            click.option(
-                "--clear",
-                "cleared",
-                multiple=True,
-                type=click.Choice(clearable),
-                metavar="FIELD",
-                help="Field to clear, as named by `show`; may be repeated.",
-            ),
-            click.option(
-                "--etag", default="", help="Expected etag; fail if the record has changed since."
-            ),
-        )
+    return together(
+        click.option(
+            "--clear",
+            "cleared",
+            multiple=True,
+            type=click.Choice(clearable),
+            metavar="FIELD",
+            help="Field to clear, as named by `show`; may be repeated.",
+        ),
+        click.option(
+            "--etag", default="", help="Expected etag; fail if the record has changed since."
+        ),
     )
 
 

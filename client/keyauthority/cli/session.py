@@ -15,6 +15,7 @@ import click
 from keyauthority._channel import DEFAULT_ADDRESS, Tls
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import Interrupted, NotConfirmed, failed, unsent
+from keyauthority.cli.options import together
 from keyauthority.client import Client
 from keyauthority.errors import InvalidArgument, KeyAuthorityError
 from keyauthority.model import KeyKind
@@ -66,7 +67,7 @@ def _with_settings(command: F, *, hidden: bool) -> F:
         _option("--field", "Print only this field, by its JSON name.", metavar="NAME"),
         _switch_option("--quiet", "Print results only, no sentences."),
     )
-    return _with_options(command, (*shown, *_connection_options(_TLS_FILES, hidden=hidden)))
+    return together(*shown, *_connection_options(_TLS_FILES, hidden=hidden))(command)
 
 
 def connection_settings(command: F) -> F:
@@ -74,7 +75,7 @@ def connection_settings(command: F) -> F:
 
     Its --tls-cert and --tls-key are its own; those of the connection stand before its name.
     """
-    return _with_options(command, _connection_options(_TLS_FILES[:1], hidden=False))
+    return together(*_connection_options(_TLS_FILES[:1], hidden=False))(command)
 
 
 def _connection_options(
@@ -111,12 +112,6 @@ def _connection_options(
     )
 
 
-def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
-    for option in reversed(options):  # click lists the last one added first
-        command = option(command)
-    return command
-
-
 def _option(flag: str, text: str, names: Sequence[str] = (), **attributes: Any) -> Callable[[F], F]:
     return click.option(
         *names, flag, expose_value=False, callback=_remember, help=text, **attributes
@@ -132,7 +127,7 @@ def _remember(context: click.Context, parameter: click.Parameter, value: object)
         context.meta[f"keyauthority.{parameter.name}"] = value  # shared by all parts of the command
 
 
-def option(name: str) -> object:
+def option(name: str) -> Any:
     """Return the value of an option that every command has; None if it is not given."""
     meta = click.get_current_context().meta
     if name == "output" and meta.get("keyauthority.json"):
@@ -179,7 +174,7 @@ def connected(*, verifying: bool = False, by_secret: bool = False) -> Iterator[C
 
 def client_options(sources: dict[str, str]) -> dict[str, Any]:
     """Return the arguments of a client; `sources` receives the option or variable of each."""
-    timeout = click.get_current_context().meta.get("keyauthority.timeout")
+    timeout = option("timeout")
     options: dict[str, Any] = {
         "address": _address(sources),
         "operator_key": operator_key(sources),
@@ -194,9 +189,9 @@ def client_options(sources: dict[str, str]) -> dict[str, Any]:
 
 
 def _address(sources: dict[str, str]) -> str:
-    flag = click.get_current_context().meta.get("keyauthority.address")
+    flag = option("address")
     variable = os.environ.get(_ADDRESS_VARIABLE, "").strip()
-    address = str(flag or variable or DEFAULT_ADDRESS)
+    address: str = flag or variable or DEFAULT_ADDRESS
     if flag:
         sources["address"] = "--address"
     elif variable:
@@ -208,12 +203,11 @@ def _address(sources: dict[str, str]) -> str:
 
 
 def _tls(sources: dict[str, str]) -> Tls | bool:
-    meta = click.get_current_context().meta
     files: list[str | None] = []
     for flag, variable, _ in _TLS_FILES:
-        option = meta.get(f"keyauthority.{flag.removeprefix('--').replace('-', '_')}")
-        files.append(option or os.environ.get(variable) or None)
-        sources[f"tls.{flag.removeprefix('--tls-')}"] = flag if option else variable
+        given = option(flag.removeprefix("--").replace("-", "_"))
+        files.append(given or os.environ.get(variable) or None)
+        sources[f"tls.{flag.removeprefix('--tls-')}"] = flag if given else variable
     ca, cert, key = files
     if ca or cert or key:
         return Tls(ca=ca, cert=cert, key=key)
@@ -224,7 +218,7 @@ def _switch(name: str) -> bool:
     """Return the flag, or the environment variable of the same name."""
     variable = f"KEYAUTHORITY_{name.upper()}"
     text = os.environ.get(variable, "").strip().lower()
-    if click.get_current_context().meta.get(f"keyauthority.{name}"):
+    if option(name):
         return True
     if text not in _YES | _NO:
         raise click.UsageError(f"{variable} must be true or false")
