@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keyauthority.model import (
+    ApiTargetRestriction,
     Key,
     KeyKind,
     Project,
@@ -140,7 +141,7 @@ def key_fields(key: Key) -> list[tuple[str, str]]:
         ("kind", key.kind),
         ("purpose", key.purpose),
         ("permissions", " ".join(key.permissions)),
-        *restriction_fields(key.restrictions),
+        *((name, " ".join(texts)) for name, texts in restriction_texts(key.restrictions)),
         ("rate_limit", rate_limit_text(key.rate_limit)),
         ("quota", quota_text(key.quota)),
         ("labels", labels_text(key.labels)),
@@ -167,24 +168,20 @@ def key_fields(key: Key) -> list[tuple[str, str]]:
     ]
 
 
-def restriction_fields(restrictions: Restrictions) -> list[tuple[str, str]]:
-    """Return the lists of restrictions, in the syntax of the options."""
+def restriction_texts(restrictions: Restrictions) -> list[tuple[str, Sequence[str]]]:
+    """Return the lists of restrictions by name, in the syntax of the options."""
     return [
-        ("allowed_ips", " ".join(restrictions.allowed_ips)),
-        ("allowed_referrers", " ".join(restrictions.allowed_referrers)),
-        (
-            "android_apps",
-            " ".join(f"{app.package}={app.sha1}" for app in restrictions.android_apps),
-        ),
-        ("ios_bundle_ids", " ".join(restrictions.ios_bundle_ids)),
-        (
-            "api_targets",
-            " ".join(
-                f"{target.service}={','.join(target.methods)}" if target.methods else target.service
-                for target in restrictions.api_targets
-            ),
-        ),
+        ("allowed_ips", restrictions.allowed_ips),
+        ("allowed_referrers", restrictions.allowed_referrers),
+        ("android_apps", [f"{app.package}={app.sha1}" for app in restrictions.android_apps]),
+        ("ios_bundle_ids", restrictions.ios_bundle_ids),
+        ("api_targets", list(map(target_text, restrictions.api_targets))),
     ]
+
+
+def target_text(target: ApiTargetRestriction) -> str:
+    """Return the target in the syntax of the options."""
+    return f"{target.service}={','.join(target.methods)}" if target.methods else target.service
 
 
 def project_fields(project: Project) -> list[tuple[str, str]]:

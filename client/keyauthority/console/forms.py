@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -16,16 +15,16 @@ from typing import Any, Final, TypeVar
 import click
 
 from keyauthority.cli import parameters
-from keyauthority.cli.output import rate_limit_text
+from keyauthority.cli.options import RESTRICTIONS
+from keyauthority.cli.output import quota_text, rate_limit_text, restriction_texts
 from keyauthority.console.times import exact
-from keyauthority.model import AndroidApp, ApiTargetRestriction, Key, Project, Restrictions
+from keyauthority.model import AndroidApp, Key, Project, Restrictions
 from keyauthority.permissions import is_grant
 from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
-RESTRICTIONS: Final = tuple(field.name for field in fields(Restrictions))
 Texts = Mapping[str, str]
 
 _EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -180,18 +179,13 @@ _PARSERS: Final[Mapping[str, tuple[Callable[[str], Any], bool]]] = {
 
 def key_texts(key: Key) -> dict[str, str]:
     """Return the fields of a key that can be edited, as texts of the form."""
-    restrictions = key.restrictions
     return {
         "purpose": key.purpose,
         "permissions": "\n".join(key.permissions),
-        "allowed_ips": "\n".join(restrictions.allowed_ips),
-        "allowed_referrers": "\n".join(restrictions.allowed_referrers),
-        "android_apps": "\n".join(map(app_text, restrictions.android_apps)),
-        "ios_bundle_ids": "\n".join(restrictions.ios_bundle_ids),
-        "api_targets": "\n".join(map(target_text, restrictions.api_targets)),
+        **{name: "\n".join(texts) for name, texts in restriction_texts(key.restrictions)},
         "expire_time": exact(key.expire_time),
         "rate_limit": rate_limit_text(key.rate_limit),
-        "quota": f"{key.quota.limit}/{key.quota.period}" if key.quota else "",
+        "quota": quota_text(key.quota),
         "labels": _labels_text(key.labels),
     }
 
@@ -234,17 +228,6 @@ def check(name: str, text: str) -> list[str]:
     if name in _PARSERS:
         reader.read(name)
     return reader.errors.get(name, [])
-
-
-def app_text(app: AndroidApp) -> str:
-    """Return the syntax of an app."""
-    return f"{app.package}={app.sha1}"
-
-
-def target_text(target: ApiTargetRestriction) -> str:
-    """Return the syntax of a target."""
-    methods = ",".join(target.methods)
-    return f"{target.service}={methods}" if methods else target.service
 
 
 def _labels_text(labels: Mapping[str, str]) -> str:

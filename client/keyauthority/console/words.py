@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
-from keyauthority.console.forms import target_text
+from keyauthority.cli.output import target_text
 from keyauthority.model import AdvisoryType, KeyKind, KeyState, Restrictions, VerdictCode
 
 KINDS: Final = {
