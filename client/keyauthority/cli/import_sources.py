@@ -9,7 +9,7 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,7 +24,6 @@ from keyauthority.model import (
     QuotaPeriod,
     RateLimit,
     Restrictions,
-    TokenPart,
 )
 from keyauthority.requests import ImportedKey
 
@@ -36,16 +35,6 @@ _NULLS: Final = frozenset({"", "NULL", "null", "\\N", "None"})
 _TRUE: Final = frozenset({"true", "t", "1", "yes", "TRUE", "True"})
 _DRF_HASH: Final = "sha512$$"
 _DAY: Final = 86_400_000  # milliseconds
-
-
-class Shape(NamedTuple):
-    """The shape of a source's tokens, and the form of its digests."""
-
-    scheme: ImportScheme
-    token_part: TokenPart
-    token_prefix: str
-    token_length_min: int
-    token_length_max: int
 
 
 class Unusable(ValueError):
@@ -60,8 +49,8 @@ class Source:
     """The columns that every row must have."""
     read: Callable[[Row], ImportedKey]
     """Converts a row; raises ValueError."""
-    shape: Shape | None = None
-    """The usual shape; None if the caller must give it."""
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    """The usual fields of the import set, except its name; empty if the caller must give them."""
 
 
 class Defaults(NamedTuple):
@@ -212,8 +201,8 @@ def _litellm(row: Row) -> ImportedKey:
 
 def _own(row: Row) -> ImportedKey:
     """Read a row with the field names of ImportedKey; lists and messages are JSON in CSV."""
-    known = set(_OWN_COLUMNS)
-    unknown = sorted(name for name in row if name not in known)
+    known = {field.name for field in fields(ImportedKey)}
+    unknown = sorted(row.keys() - known)
     if unknown:
         raise Unusable(f"unknown columns: {', '.join(unknown)}")
     mode, kind = text(row, "mode").lower(), text(row, "kind").lower()
@@ -273,33 +262,24 @@ def _restrictions(value: Mapping[str, Any]) -> Restrictions:
     )
 
 
-_OWN_COLUMNS: Final = (
-    *("digest", "foreign_id", "project_id", "mode", "kind", "purpose", "permissions"),
-    *("restrictions", "expire_time", "rate_limit", "quota", "labels"),
-)
+def _shape(scheme: ImportScheme, least: int, most: int, prefix: str = "") -> Mapping[str, Any]:
+    return {
+        "scheme": scheme,
+        "token_prefix": prefix,
+        "token_length_min": least,
+        "token_length_max": most,
+    }
+
+
 _OWN: Final = Source(("digest",), _own)
 
 SOURCES: Final[Mapping[str, Source]] = {
-    "unkey": Source(
-        ("id", "hash"),
-        _unkey,
-        Shape(ImportScheme.SHA256_BASE64, TokenPart.WHOLE, "", 8, 512),
-    ),
-    "drf": Source(
-        ("hashed_key",),
-        _drf,
-        Shape(ImportScheme.SHA512_HEX, TokenPart.WHOLE, "", 41, 41),
-    ),
+    "unkey": Source(("id", "hash"), _unkey, _shape(ImportScheme.SHA256_BASE64, 8, 512)),
+    "drf": Source(("hashed_key",), _drf, _shape(ImportScheme.SHA512_HEX, 41, 41)),
     "better-auth": Source(
-        ("id", "key"),
-        _better_auth,
-        Shape(ImportScheme.SHA256_BASE64URL, TokenPart.WHOLE, "", 32, 512),
+        ("id", "key"), _better_auth, _shape(ImportScheme.SHA256_BASE64URL, 32, 512)
     ),
-    "litellm": Source(
-        ("token",),
-        _litellm,
-        Shape(ImportScheme.SHA256_HEX, TokenPart.WHOLE, "sk-", 8, 512),
-    ),
+    "litellm": Source(("token",), _litellm, _shape(ImportScheme.SHA256_HEX, 8, 512, "sk-")),
     "csv": _OWN,
     "jsonl": _OWN,
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 from rich.console import Console
@@ -20,7 +20,6 @@ from keyauthority.cli.import_sources import (
     SOURCES,
     Defaults,
     Row,
-    Shape,
     Source,
     Unusable,
     as_unusable,
@@ -69,18 +68,15 @@ class _Report(NamedTuple):
 @click.pass_context
 def import_(
     context: click.Context,
+    /,
     file: Path,
     source: str,
     name: str,
     project_id: str,
     mode: str | None,
     kind: str | None,
-    scheme: str | None,
-    token_part: str | None,
-    token_prefix: str | None,
-    token_length_min: int | None,
-    token_length_max: int | None,
     dry_run: bool,
+    **shape: Any,
 ) -> None:
     """Import keys by the hashes that another system stores.
 
@@ -89,12 +85,11 @@ def import_(
     line, and the command can be repeated. Exit code 1 if a row was refused.
     """
     reader = SOURCES[source]
-    shape = _shape(reader, scheme, token_part, token_prefix, token_length_min, token_length_max)
+    wanted = _import_set(name, reader.shape, shape)
     defaults = Defaults(
         project_id, KeyMode(mode) if mode else None, KeyKind(kind) if kind else None
     )
     _require_columns(file, reader)
-    wanted = ImportSet(name=name, **shape._asdict())
     with connected() as authority:
         checked = _run(authority, wanted, _keys(file, reader, defaults), "Checking", dry_run=True)
         report = checked
@@ -107,27 +102,14 @@ def import_(
     context.exit(REFUSED if report.refused else 0)
 
 
-def _shape(
-    source: Source,
-    scheme: str | None,
-    token_part: str | None,
-    token_prefix: str | None,
-    least: int | None,
-    most: int | None,
-) -> Shape:
-    """Return the usual shape of the source with the given parts."""
-    usual = source.shape
-    if usual is None:
-        if scheme is None or least is None or most is None:
-            raise click.UsageError("csv and jsonl need --scheme, --token-length-min and -max")
-        usual = Shape(ImportScheme(scheme), TokenPart.WHOLE, "", least, most)
-    return Shape(
-        ImportScheme(scheme) if scheme else usual.scheme,
-        TokenPart(token_part) if token_part else usual.token_part,
-        usual.token_prefix if token_prefix is None else token_prefix,
-        usual.token_length_min if least is None else least,
-        usual.token_length_max if most is None else most,
-    )
+def _import_set(name: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -> ImportSet:
+    """Return the import set: the usual shape of the source, with the parts that are given."""
+    parts = {**usual, **{part: value for part, value in given.items() if value is not None}}
+    if not parts.keys() >= {"scheme", "token_length_min", "token_length_max"}:
+        raise click.UsageError("csv and jsonl need --scheme, --token-length-min and -max")
+    parts["scheme"] = ImportScheme(parts["scheme"])
+    parts["token_part"] = TokenPart(parts.get("token_part", TokenPart.WHOLE))
+    return ImportSet(name=name, **parts)
 
 
 def _require_columns(file: Path, source: Source) -> None:
