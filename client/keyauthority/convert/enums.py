@@ -5,7 +5,9 @@ Each `…_TO_PROTO` is total. Each `…_FROM_PROTO` lacks UNSPECIFIED and the va
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, TypeVar
 
 from keyauthority.errors import ErrorReason
 from keyauthority.model import (
@@ -24,73 +26,42 @@ from keyauthority.model import (
 from keyauthority.v1 import advisory_service_pb2, key_pb2, usage_service_pb2
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
 
-MODE_TO_PROTO: Final = {
-    member: key_pb2.KeyMode.Value(f"KEY_MODE_{member.name}") for member in KeyMode
-}
-MODE_FROM_PROTO: Final = {number: member for member, number in MODE_TO_PROTO.items()}
+E = TypeVar("E", bound=Enum)
+V = TypeVar("V", bound=int)
 
-KIND_TO_PROTO: Final = {
-    member: key_pb2.KeyKind.Value(f"KEY_KIND_{member.name}") for member in KeyKind
-}
-KIND_FROM_PROTO: Final = {number: member for member, number in KIND_TO_PROTO.items()}
 
-STATE_TO_PROTO: Final = {
-    member: key_pb2.KeyState.Value(f"KEY_STATE_{member.name}") for member in KeyState
-}
-STATE_FROM_PROTO: Final = {number: member for member, number in STATE_TO_PROTO.items()}
+def _matched(
+    enum: type[E], prefix: str, number: Callable[[str], V]
+) -> tuple[dict[E, V], dict[V, E]]:
+    numbers = {member: number(f"{prefix}_{member.name}") for member in enum}
+    return numbers, {number: member for member, number in numbers.items()}
 
-REVOKE_REASON_TO_PROTO: Final = {
-    member: key_pb2.RevokeReason.Value(f"REVOKE_REASON_{member.name}") for member in RevokeReason
-}
-REVOKE_REASON_FROM_PROTO: Final = {
-    number: member for member, number in REVOKE_REASON_TO_PROTO.items()
-}
 
-QUOTA_PERIOD_TO_PROTO: Final = {
-    member: key_pb2.QuotaPeriod.Value(f"QUOTA_PERIOD_{member.name}") for member in QuotaPeriod
-}
-QUOTA_PERIOD_FROM_PROTO: Final = {
-    number: member for member, number in QUOTA_PERIOD_TO_PROTO.items()
-}
-
-IMPORT_SCHEME_TO_PROTO: Final = {
-    member: service_pb2.ImportScheme.Value(f"IMPORT_SCHEME_{member.name}")
-    for member in ImportScheme
-}
-IMPORT_SCHEME_FROM_PROTO: Final = {
-    number: member for member, number in IMPORT_SCHEME_TO_PROTO.items()
-}
-
-TOKEN_PART_TO_PROTO: Final = {
-    member: service_pb2.TokenPart.Value(f"TOKEN_PART_{member.name}") for member in TokenPart
-}
-TOKEN_PART_FROM_PROTO: Final = {number: member for member, number in TOKEN_PART_TO_PROTO.items()}
-
-CHANGE_TYPE_TO_PROTO: Final = {
-    member: service_pb2.ChangeType.Value(f"CHANGE_TYPE_{member.name}") for member in ChangeType
-}
-CHANGE_TYPE_FROM_PROTO: Final = {number: member for member, number in CHANGE_TYPE_TO_PROTO.items()}
-
-VERDICT_TO_PROTO: Final = {
-    member: service_pb2.Verdict.Value(f"VERDICT_{member.name}") for member in VerdictCode
-}
-VERDICT_FROM_PROTO: Final = {number: member for member, number in VERDICT_TO_PROTO.items()}
-
-USAGE_GRANULARITY_TO_PROTO: Final = {
-    member: usage_service_pb2.UsageGranularity.Value(f"USAGE_GRANULARITY_{member.name}")
-    for member in UsageGranularity
-}
-USAGE_GRANULARITY_FROM_PROTO: Final = {
-    number: member for member, number in USAGE_GRANULARITY_TO_PROTO.items()
-}
-
-ADVISORY_TYPE_TO_PROTO: Final = {
-    member: advisory_service_pb2.AdvisoryType.Value(f"ADVISORY_TYPE_{member.name}")
-    for member in AdvisoryType
-}
-ADVISORY_TYPE_FROM_PROTO: Final = {
-    number: member for member, number in ADVISORY_TYPE_TO_PROTO.items()
-}
+MODE_TO_PROTO, MODE_FROM_PROTO = _matched(KeyMode, "KEY_MODE", key_pb2.KeyMode.Value)
+KIND_TO_PROTO, KIND_FROM_PROTO = _matched(KeyKind, "KEY_KIND", key_pb2.KeyKind.Value)
+STATE_TO_PROTO, STATE_FROM_PROTO = _matched(KeyState, "KEY_STATE", key_pb2.KeyState.Value)
+REVOKE_REASON_TO_PROTO, REVOKE_REASON_FROM_PROTO = _matched(
+    RevokeReason, "REVOKE_REASON", key_pb2.RevokeReason.Value
+)
+QUOTA_PERIOD_TO_PROTO, QUOTA_PERIOD_FROM_PROTO = _matched(
+    QuotaPeriod, "QUOTA_PERIOD", key_pb2.QuotaPeriod.Value
+)
+IMPORT_SCHEME_TO_PROTO, IMPORT_SCHEME_FROM_PROTO = _matched(
+    ImportScheme, "IMPORT_SCHEME", service_pb2.ImportScheme.Value
+)
+TOKEN_PART_TO_PROTO, TOKEN_PART_FROM_PROTO = _matched(
+    TokenPart, "TOKEN_PART", service_pb2.TokenPart.Value
+)
+CHANGE_TYPE_TO_PROTO, CHANGE_TYPE_FROM_PROTO = _matched(
+    ChangeType, "CHANGE_TYPE", service_pb2.ChangeType.Value
+)
+VERDICT_TO_PROTO, VERDICT_FROM_PROTO = _matched(VerdictCode, "VERDICT", service_pb2.Verdict.Value)
+USAGE_GRANULARITY_TO_PROTO, USAGE_GRANULARITY_FROM_PROTO = _matched(
+    UsageGranularity, "USAGE_GRANULARITY", usage_service_pb2.UsageGranularity.Value
+)
+ADVISORY_TYPE_TO_PROTO, ADVISORY_TYPE_FROM_PROTO = _matched(
+    AdvisoryType, "ADVISORY_TYPE", advisory_service_pb2.AdvisoryType.Value
+)
 
 REASON_TO_NAME: Final = {member: f"ERROR_REASON_{member.name}" for member in ErrorReason}
 """The value names of the proto enum ErrorReason, as carried in ErrorInfo."""
