@@ -9,9 +9,9 @@ import pytest
 
 from keyauthority.model import Key, Revision
 from keyauthority_server.keyring import Keyring
-from keyauthority_server.records import ExactFreshness, RecordCache
+from keyauthority_server.records import ExactFreshness, ReadOptions, RecordCache
 from keyauthority_server.records.freshness import NAMES_MAX
-from keyauthority_server.store.types import ReadOptions, StoredKey
+from keyauthority_server.store.types import StoredKey
 from tests.store.factories import held, operator
 from tests.unit.fake_store import FakeStore
 

@@ -14,10 +14,10 @@ from keyauthority.model import Change, Key, Project, Revision
 from keyauthority.token import new_access_key
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.private_files import write_private
-from keyauthority_server.records import CacheCounts, ProvenFreshness, RecordCache
+from keyauthority_server.records import ANY, CacheCounts, ProvenFreshness, ReadOptions, RecordCache
 from keyauthority_server.records.cache import TOKEN_MAX
 from keyauthority_server.store.interface import StoreStale, StoreUnavailable
-from keyauthority_server.store.types import ANY, ReadOptions, StoredKey
+from keyauthority_server.store.types import StoredKey
 from tests.store.factories import NOON, held, key, operator, project
 from tests.unit.fake_store import FakeStore
 

@@ -6,19 +6,23 @@ age. Begin with `cache.RecordCache`.
 
 from keyauthority_server.records.cache import CacheCounts, CachedKey, RecordCache
 from keyauthority_server.records.freshness import (
+    ANY,
     ExactFreshness,
     Freshness,
     ProvenFreshness,
+    ReadOptions,
     Uncached,
     heartbeat_seconds,
 )
 
 __all__ = [
+    "ANY",
     "CacheCounts",
     "CachedKey",
     "ExactFreshness",
     "Freshness",
     "ProvenFreshness",
+    "ReadOptions",
     "RecordCache",
     "Uncached",
     "heartbeat_seconds",

@@ -26,10 +26,10 @@ from typing import Final, NamedTuple
 
 from keyauthority.model import Change, Key, Project, Revision
 from keyauthority_server.keyring import Keyring
-from keyauthority_server.records.freshness import Freshness
+from keyauthority_server.records.freshness import ANY, Freshness, ReadOptions
 from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.snapshots import DatedSnapshotReader
-from keyauthority_server.store.types import ANY, ReadOptions, Snapshots, StoredKey
+from keyauthority_server.store.types import Snapshots, StoredKey
 from keyauthority_server.weighted_cache import WeightedCache, weight_of
 
 KEYS_MAX: Final = 100_000  # usual keys, of some 2 KB each, and as many projects

@@ -8,13 +8,12 @@ bounds its age.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from keyauthority.clock import monotonic
 from keyauthority.model import Revision
 from keyauthority_server.store.interface import StoreStale
 from keyauthority_server.store.snapshots import FreshnessProver, LocalLog
-from keyauthority_server.store.types import ReadOptions
 
 BEATS: Final = 5  # heartbeats within the bound, so that a late one does not matter
 BEAT_SECONDS_MAX: Final = 0.2  # with any bound: a database that stops committing is noticed soon
@@ -22,6 +21,20 @@ TURN_SECONDS: Final = 0.01  # a current state is used for one iteration of the e
 NAMES_MAX: Final = 256  # changes to catch up with one by one, some 100 µs; beyond, start empty
 
 _UNPROVEN: Final = "no heartbeat committed in time: the database may not be the current one"
+
+
+class ReadOptions(NamedTuple):
+    """The freshness that a read requires."""
+
+    at_least: int = 0
+    """Not older than this revision, unless the head of the store is."""
+    proven: bool = True
+    """Raise if the age is unknown; False if a transaction checks the state again."""
+    bookkeeping: bool = False
+    """Include the current last_used_time, which changes do not carry."""
+
+
+ANY: Final = ReadOptions()
 
 
 class Followed(Protocol):

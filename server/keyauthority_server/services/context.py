@@ -11,7 +11,7 @@ from keyauthority.clock import Clock
 from keyauthority.decision import end_of
 from keyauthority.errors import ErrorReason, KeyAuthorityError, bad_field, error
 from keyauthority.model import KeyKind
-from keyauthority_server.records import CachedKey, RecordCache
+from keyauthority_server.records import ANY, CachedKey, ReadOptions, RecordCache
 from keyauthority_server.services.page_tokens import PageTokens
 from keyauthority_server.services.presented_tokens import (
     ImportedTokens,
@@ -32,7 +32,7 @@ from keyauthority_server.services.rehash import Rehasher
 from keyauthority_server.store.interface import Store, Transaction
 from keyauthority_server.store.snapshots import LocalLog
 from keyauthority_server.store.sql.queries.digests import keys_under_older
-from keyauthority_server.store.types import ANY, NO_READS, ReadOptions, Reads, Scope, StoredKey
+from keyauthority_server.store.types import NO_READS, Reads, Scope, StoredKey
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from keyauthority.restrictions import FactParsers, memoized_parsers
 from keyauthority_server.metering.limits import Limit, limits_of, with_limits
 from keyauthority_server.metering.observing import is_observed
 from keyauthority_server.metering.usage import Meter
-from keyauthority_server.records import CachedKey
+from keyauthority_server.records import ANY, CachedKey, ReadOptions
 from keyauthority_server.services.cached_verification import VERIFY_RIGHT, CachedVerification
 from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.presented_tokens import PresentedToken, presented
@@ -42,7 +42,7 @@ from keyauthority_server.services.principal import (
 )
 from keyauthority_server.services.time_slices import Slices, TimeSlices
 from keyauthority_server.store.counters import Counters, Spend
-from keyauthority_server.store.types import ANY, ReadOptions, Scope, Snapshots, StoredKey
+from keyauthority_server.store.types import Scope, Snapshots, StoredKey
 
 _VERIFY: Final = (VERIFY_RIGHT,)
 _PARTIAL_ATTEMPTS: Final = 2  # at cache and read on one revision; a full read costs more

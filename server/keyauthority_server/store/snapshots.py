@@ -8,9 +8,7 @@ from typing import Protocol, runtime_checkable
 from keyauthority.clock import Reference
 from keyauthority.model import Change, Revision
 from keyauthority_server.store.types import (
-    ANY,
     DatedSnapshot,
-    ReadOptions,
     Snapshot,
     Snapshots,
     StoredKey,
@@ -28,9 +26,7 @@ class DatedSnapshotReader(Protocol):
 class SnapshotReader(DatedSnapshotReader, Protocol):
     """Reads of single records, each as one consistent state."""
 
-    async def read(
-        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshot:
+    async def read(self, access_key: str | None, operator: str | None) -> Snapshot:
         """Return a key with its project, and the key named by `operator`, in one state.
 
         The caller checks that the latter is an operator key. Runs one statement with a primary-key
@@ -38,9 +34,7 @@ class SnapshotReader(DatedSnapshotReader, Protocol):
         """
         ...
 
-    async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshots:
+    async def read_many(self, access_keys: Sequence[str], operator: str | None) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in one state."""
         ...
 

@@ -53,20 +53,6 @@ class Snapshots(NamedTuple):
     operator: StoredKey | None
 
 
-class ReadOptions(NamedTuple):
-    """The freshness that a read requires."""
-
-    at_least: int = 0
-    """Not older than this revision, unless the head of the store is."""
-    proven: bool = True
-    """Raise if the age is unknown; False if a transaction checks the state again."""
-    bookkeeping: bool = False
-    """Include the current last_used_time, which changes do not carry."""
-
-
-ANY: Final = ReadOptions()
-
-
 class DatedSnapshot(NamedTuple):
     """Snapshots, and a bound of their age."""
 

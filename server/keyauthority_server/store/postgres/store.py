@@ -14,8 +14,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
-import structlog
-
 from keyauthority.clock import Reference, monotonic
 from keyauthority.model import Change, LogId, Project, Revision
 from keyauthority_server.store.batching.coalescer import Coalescer
@@ -40,14 +38,12 @@ from keyauthority_server.store.sql.row_codec import change_of
 from keyauthority_server.store.sql.sql_store import SqlStore
 from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import (
-    ANY,
     NO_READS,
     ChangePage,
     DatedSnapshot,
     Entry,
     EntrySigner,
     ImportedToken,
-    ReadOptions,
     Reads,
     Scope,
     Snapshot,
@@ -74,8 +70,6 @@ _TAIL: Final = (
     f") AS next ON next.preceding <= {PAGE_CHARACTERS}"
     " WHERE log.id = 1 ORDER BY next.revision"
 )
-
-_log = structlog.get_logger(__name__)
 
 
 def open_store(url: str, sign: EntrySigner, *, checked: bool = True) -> PostgresStore:
@@ -168,17 +162,13 @@ class PostgresStore(SqlStore):
         answer = await self._ask(ReadRequest(tuple(access_keys), operator, proven=True))
         return DatedSnapshot(answer.snapshots, answer.as_of)
 
-    async def read(
-        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshot:
+    async def read(self, access_key: str | None, operator: str | None) -> Snapshot:
         """Return a key with its project, and an operator's key, in the current state."""
         answer = await self._ask(ReadRequest((access_key,), operator))
         head, ((stored, project),), held_operator = answer.snapshots
         return Snapshot(head, stored, project, held_operator)
 
-    async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshots:
+    async def read_many(self, access_keys: Sequence[str], operator: str | None) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in the current state."""
         return (await self._ask(ReadRequest(tuple(access_keys), operator))).snapshots
 

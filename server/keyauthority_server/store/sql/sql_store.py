@@ -12,10 +12,8 @@ from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.log_head import read_head
 from keyauthority_server.store.sql.scopes import in_scope
 from keyauthority_server.store.types import (
-    ANY,
     NO_READS,
     LogHead,
-    ReadOptions,
     Reads,
     Scope,
     Snapshot,
@@ -35,9 +33,7 @@ class SqlStore(ABC):
         """Return the result of `read` in one read transaction, in a thread."""
 
     @abstractmethod
-    async def read(
-        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshot:
+    async def read(self, access_key: str | None, operator: str | None) -> Snapshot:
         """Return a key with its project, and an operator's key, in one state."""
 
     @abstractmethod

@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
-import structlog
-
 from keyauthority.clock import monotonic
 from keyauthority.model import LogId, Project, Revision
 from keyauthority_server.private_files import explain, unwritable
@@ -80,7 +78,6 @@ from keyauthority_server.store.sqlite.schema import (
 from keyauthority_server.store.sqlite.schema import migrate as migrate_file
 from keyauthority_server.store.sqlite.writer import Writer
 from keyauthority_server.store.types import (
-    ANY,
     NO_READS,
     ChangePage,
     DatedSnapshot,
@@ -88,7 +85,6 @@ from keyauthority_server.store.types import (
     EntrySigner,
     ImportedToken,
     LogHead,
-    ReadOptions,
     Reads,
     Scope,
     Snapshot,
@@ -123,8 +119,6 @@ _ENDS: Final = (
     "SELECT hash FROM change ORDER BY revision LIMIT 1",
     "SELECT hash FROM change ORDER BY revision DESC LIMIT 1",
 )
-
-_log = structlog.get_logger(__name__)
 
 
 def migrate(path: Path) -> None:
@@ -242,17 +236,13 @@ class SqliteStore(SqlStore):
         rows = list(self._rows.each(NAMES_CHANGED, (after, limit + 1)))
         return None if len(rows) > limit else [key or project for key, project in rows]
 
-    async def read(
-        self, access_key: str | None, operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshot:
+    async def read(self, access_key: str | None, operator: str | None) -> Snapshot:
         """Return a key with its project, and an operator's key, in the current state."""
         snapshot = decode_snapshot(self._row(READ_SNAPSHOT, (access_key, operator)))
         self._followed(snapshot.head)
         return snapshot
 
-    async def read_many(
-        self, access_keys: Sequence[str], operator: str | None, options: ReadOptions = ANY
-    ) -> Snapshots:
+    async def read_many(self, access_keys: Sequence[str], operator: str | None) -> Snapshots:
         """Return many keys, each with its project, and an operator's key, in the current state."""
         if len(access_keys) == 1:
             head, stored, project, held_operator = await self.read(access_keys[0], operator)
