@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, NewType, NoReturn
 
-ProjectId = NewType("ProjectId", str)
 LogId = NewType("LogId", str)
 Revision = NewType("Revision", int)
 

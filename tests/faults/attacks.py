@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -90,12 +90,3 @@ def resident(server: ServerProcess) -> int:
     for pid in server.worker_pids():
         pages += int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def each_at_once(calls: Callable[[], object], threads: int) -> None:
-    """Do the same in some threads at once."""
-    started = [threading.Thread(target=calls) for _ in range(threads)]
-    for one in started:
-        one.start()
-    for one in started:
-        one.join()

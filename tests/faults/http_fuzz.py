@@ -66,7 +66,6 @@ HEADERS: Final = (
     *("x-forwarded-for: 203.0.113.7", "accept-encoding: gzip", "cookie: " + "c" * 3_000),
     *("x: " + "y" * 9_000, " folded", "x\0y: z", "x: \0", ": x", "x", "\u00e9: \u00e9"),
 )
-Sent = tuple[str, bytes]
 
 
 @dataclass

@@ -121,15 +121,6 @@ def batch_item_from_proto(index: int, proto: service_pb2.VerifyRequest) -> Verif
         raise bad_field(f"requests[{index}].{field}", description) from None
 
 
-def standing_to_proto(standing: Standing) -> key_pb2.Standing:
-    """Return the standing as a proto."""
-    return key_pb2.Standing(
-        limit=standing.limit,
-        remaining=standing.remaining,
-        reset_time=timestamp(standing.reset_time),
-    )
-
-
 def standing_from_proto(proto: key_pb2.Standing) -> Standing:
     """Return the standing. Raises ValueError for an invalid time."""
     return Standing(

@@ -17,7 +17,6 @@ from keyauthority_server.transport.limits import MESSAGE_MAX
 
 LARGE: Final = 16 * 1024  # bytes that take 10 ms to convert, which a thread then does
 END_OF_STREAM: Final = 2
-COMPRESSED: Final = 1
 
 _PREFIX: Final = 5  # bytes of an envelope before its message: flags and length
 _GZIP: Final = 31  # zlib's number for the format
