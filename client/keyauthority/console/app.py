@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -80,6 +81,9 @@ _REFUSALS: Final = {
     404: NOT_FOUND,
     405: Failure(405, "Not allowed", "This page does not take such a request."),
 }
+_TOO_LARGE: Final = Failure(413, "The form is too large", "A form may have 1 MiB.")
+_DEFECT: Final = Failure(500, "The console failed", "Its log has the details.")
+"""The trace is on standard error."""
 
 
 class _AccessKey(StringConvertor):
@@ -117,12 +121,12 @@ class Console:
                 for page in PAGES
             ),
         ]
-        handlers = {
+        handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
             HTTPException: self._http_error,
             KeyAuthorityError: self._call_failed,
-            BodyTooLarge: self._too_large,
-            ClientDisconnect: self._disconnected,
-            Exception: self._failed,
+            BodyTooLarge: partial(self._failure_page, failure=_TOO_LARGE),
+            ClientDisconnect: _disconnected,
+            Exception: partial(self._failure_page, failure=_DEFECT),
         }
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
         app.router.redirect_slashes = False
@@ -168,27 +172,15 @@ class Console:
     async def _http_error(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         failure = _REFUSALS.get(status) or Failure(status, "Refused", "The request was refused.")
-        return await self._failure_page(request, failure)
+        return await self._failure_page(request, error, failure)
 
     async def _call_failed(self, request: Request, error: Exception) -> Response:
         session = await self._entrance.session_of(request)
         if isinstance(error, Unauthenticated) and session is not None:
             await self._services.sessions.end(session)
-        return await self._failure_page(request, failure_of(error))
+        return await self._failure_page(request, error, failure_of(error))
 
-    async def _too_large(self, request: Request, error: Exception) -> Response:
-        failure = Failure(413, "The form is too large", "A form may have 1 MiB.")
-        return await self._failure_page(request, failure)
-
-    async def _failed(self, request: Request, error: Exception) -> Response:
-        """Return the page of a defect; its trace is on standard error."""
-        failure = Failure(500, "The console failed", "Its log has the details.")
-        return await self._failure_page(request, failure)
-
-    async def _disconnected(self, request: Request, error: Exception) -> Response:
-        return Response(status_code=400)  # the browser is gone
-
-    async def _failure_page(self, request: Request, failure: Failure) -> Response:
+    async def _failure_page(self, request: Request, error: Exception, failure: Failure) -> Response:
         session = await self._entrance.session_of(request)
         services = self._services
         response = services.renderer.page(
@@ -207,6 +199,10 @@ class Console:
 
 def _methods(page: Page) -> list[str]:
     return [name for name, handler in (("GET", page.show), ("POST", page.submit)) if handler]
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # the browser is gone
 
 
 async def _home(request: Request) -> Response:
