@@ -53,25 +53,19 @@ class _Source(NamedTuple):
     """The statement for the revisions between two, the first excluded, with a limit."""
 
 
+def _with(column: str) -> _Source:
+    """Return the source of the entries with one value in a column."""
+    after = f"SELECT revision FROM change WHERE {column} = ? AND revision > ?"  # noqa: S608 - a constant
+    return _Source(f"{after} ORDER BY revision LIMIT 1 OFFSET ?", f"{after} AND revision <= ?")
+
+
 _ALL: Final = _Source(
     "SELECT revision FROM change WHERE revision > ? ORDER BY revision LIMIT 1 OFFSET ?",
     "SELECT revision FROM change WHERE revision > ? AND revision <= ?",
 )
-_OF_KEY: Final = _Source(
-    "SELECT revision FROM change WHERE access_key = ? AND revision > ?"
-    " ORDER BY revision LIMIT 1 OFFSET ?",
-    "SELECT revision FROM change WHERE access_key = ? AND revision > ? AND revision <= ?",
-)
-_BY_ACTOR: Final = _Source(
-    "SELECT revision FROM change WHERE actor = ? AND revision > ?"
-    " ORDER BY revision LIMIT 1 OFFSET ?",
-    "SELECT revision FROM change WHERE actor = ? AND revision > ? AND revision <= ?",
-)
-_OF_PROJECT: Final = _Source(
-    "SELECT revision FROM change WHERE project_id = ? AND revision > ?"
-    " ORDER BY revision LIMIT 1 OFFSET ?",
-    "SELECT revision FROM change WHERE project_id = ? AND revision > ? AND revision <= ?",
-)
+_OF_KEY: Final = _with("access_key")
+_BY_ACTOR: Final = _with("actor")
+_OF_PROJECT: Final = _with("project_id")
 _OF_PROJECTS: Final = _Source(
     "SELECT min((SELECT change.revision FROM change WHERE change.project_id = requested.value"
     " AND change.revision > ? ORDER BY change.revision LIMIT 1 OFFSET ?)) FROM requested",
