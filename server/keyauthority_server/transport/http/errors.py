@@ -67,54 +67,43 @@ Refusal = Callable[[], HttpError]
 
 
 def _refusal(
-    status: int, reason: ErrorReason, message: str, *headers: tuple[bytes, bytes]
+    status: int,
+    message: str,
+    *headers: tuple[bytes, bytes],
+    reason: ErrorReason = ErrorReason.INVALID_MESSAGE,
 ) -> Refusal:
     make = prepared(error(reason, message))
     return lambda: HttpError(status, make(), *headers)
 
 
-bad_request: Final = _refusal(400, ErrorReason.INVALID_MESSAGE, "malformed HTTP request")
-bad_host: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "malformed HTTP request: send one host header"
-)
-bad_version: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "connect-protocol-version must be 1"
-)
-bad_timeout: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "connect-timeout-ms must be a number of 1 to 10 digits"
-)
-repeated: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "malformed HTTP request: a header is repeated"
-)
-bad_gzip: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "malformed request: the body is not gzip"
-)
-bad_envelope: Final = _refusal(
-    400, ErrorReason.INVALID_MESSAGE, "malformed request: the body is not one enveloped message"
-)
+bad_request: Final = _refusal(400, "malformed HTTP request")
+bad_host: Final = _refusal(400, "malformed HTTP request: send one host header")
+bad_version: Final = _refusal(400, "connect-protocol-version must be 1")
+bad_timeout: Final = _refusal(400, "connect-timeout-ms must be a number of 1 to 10 digits")
+repeated: Final = _refusal(400, "malformed HTTP request: a header is repeated")
+bad_gzip: Final = _refusal(400, "malformed request: the body is not gzip")
+bad_envelope: Final = _refusal(400, "malformed request: the body is not one enveloped message")
 bad_encoding: Final = _refusal(
-    501, ErrorReason.UNIMPLEMENTED, "unknown content encoding: send gzip or identity"
+    501, "unknown content encoding: send gzip or identity", reason=ErrorReason.UNIMPLEMENTED
 )
-no_method: Final = _refusal(404, ErrorReason.UNIMPLEMENTED, "the server has no such method")
-post_only: Final = _refusal(405, ErrorReason.UNIMPLEMENTED, "use POST", (b"allow", b"POST"))
-get_only: Final = _refusal(405, ErrorReason.UNIMPLEMENTED, "use GET", (b"allow", b"GET"))
+no_method: Final = _refusal(404, "the server has no such method", reason=ErrorReason.UNIMPLEMENTED)
+post_only: Final = _refusal(405, "use POST", (b"allow", b"POST"), reason=ErrorReason.UNIMPLEMENTED)
+get_only: Final = _refusal(405, "use GET", (b"allow", b"GET"), reason=ErrorReason.UNIMPLEMENTED)
 unary_types: Final = _refusal(
     415,
-    ErrorReason.INVALID_MESSAGE,
     "content-type must be application/json or application/proto",
     (b"accept-post", b"application/json, application/proto"),
 )
 stream_types: Final = _refusal(
     415,
-    ErrorReason.INVALID_MESSAGE,
     "content-type must be application/connect+json",
     (b"accept-post", b"application/connect+json"),
 )
 body_too_large: Final = _refusal(
-    413, ErrorReason.MESSAGE_TOO_LARGE, "the request message is larger than 4 MiB"
+    413, "the request message is larger than 4 MiB", reason=ErrorReason.MESSAGE_TOO_LARGE
 )
 head_too_large: Final = _refusal(
-    431, ErrorReason.MESSAGE_TOO_LARGE, "the request headers are larger than 8 KiB"
+    431, "the request headers are larger than 8 KiB", reason=ErrorReason.MESSAGE_TOO_LARGE
 )
 
 
