@@ -8,12 +8,11 @@ from datetime import datetime
 from typing import Final
 
 import click
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import Paging, paged, print_listing
-from keyauthority.cli.output import say, show, time_text
+from keyauthority.cli.output import print_json, say, show, time_text
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.cli.watch import interruptible
 from keyauthority.convert import event_page_to_proto, event_to_proto
@@ -91,8 +90,7 @@ def _follow(events_from: Callable[[datetime | None], Page[Event]], first: Sequen
 
 def _print_line(event: Event) -> None:
     if wants_json():
-        message = event_to_proto(event)
-        show(MessageToJson(message, always_print_fields_with_no_presence=True, indent=None))
+        print_json(event_to_proto(event), indent=None)
     else:
         show("\t".join(map(one_line, _row(event))))
 

@@ -40,9 +40,9 @@ _PROSE_MIN: Final = 16  # screen columns; narrower prose is unreadable
 _GAP: Final = 2  # screen columns between two table columns
 
 
-def print_json(message: Message) -> None:
-    """Print a message as proto JSON: lowerCamelCase, including unset fields."""
-    show(MessageToJson(message, always_print_fields_with_no_presence=True))
+def print_json(message: Message, indent: int | None = 2) -> None:
+    """Print a message as proto JSON: lowerCamelCase, unset fields too; None for one line."""
+    show(MessageToJson(message, always_print_fields_with_no_presence=True, indent=indent))
 
 
 def show(text: str) -> None:

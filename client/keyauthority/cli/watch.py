@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import click
-from google.protobuf.json_format import MessageToJson
 
 from keyauthority.cli.failures import Unanswered
-from keyauthority.cli.output import say, show, time_text
+from keyauthority.cli.output import print_json, say, show, time_text
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.client import Client
 from keyauthority.convert import watch_update_to_proto
@@ -114,8 +113,7 @@ def interruptible() -> Iterator[None]:
 
 def _print(update: WatchUpdate) -> None:
     if wants_json():
-        message = watch_update_to_proto(update)
-        show(MessageToJson(message, always_print_fields_with_no_presence=True, indent=None))
+        print_json(watch_update_to_proto(update), indent=None)
         return
     for change in update.changes:
         show("  ".join(filter(None, map(one_line, _words(change)))))
