@@ -5,9 +5,9 @@ Each `…_TO_PROTO` is total. Each `…_FROM_PROTO` lacks UNSPECIFIED and the va
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from keyauthority.errors import ErrorReason
 from keyauthority.model import (
@@ -35,6 +35,11 @@ def _matched(
 ) -> tuple[dict[E, V], dict[V, E]]:
     numbers = {member: number(f"{prefix}_{member.name}") for member in enum}
     return numbers, {number: member for member, number in numbers.items()}
+
+
+def number_of(numbers: Mapping[E, V], member: E | None) -> V:
+    """Return the number of a member; UNSPECIFIED for None."""
+    return numbers[member] if member else cast("V", 0)
 
 
 MODE_TO_PROTO, MODE_FROM_PROTO = _matched(KeyMode, "KEY_MODE", key_pb2.KeyMode.Value)

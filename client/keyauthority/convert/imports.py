@@ -15,6 +15,7 @@ from keyauthority.convert.enums import (
     REASON_TO_NAME,
     TOKEN_PART_FROM_PROTO,
     TOKEN_PART_TO_PROTO,
+    number_of,
 )
 from keyauthority.convert.records import (
     quota_to_proto,
@@ -34,7 +35,6 @@ from keyauthority.model import ImportSet, TokenPart
 from keyauthority.requests import ImportedKey
 from keyauthority.results import ImportedKeys, ImportFailure, ImportResult
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
-from keyauthority.v1 import key_pb2
 
 
 def import_set_to_proto(wanted: ImportSet) -> service_pb2.ImportSet:
@@ -71,8 +71,8 @@ def imported_key_to_proto(key: ImportedKey) -> service_pb2.ImportedKey:
         digest=key.digest,
         foreign_id=key.foreign_id,
         project_id=key.project_id,
-        mode=MODE_TO_PROTO[key.mode] if key.mode else key_pb2.KEY_MODE_UNSPECIFIED,
-        kind=KIND_TO_PROTO[key.kind] if key.kind else key_pb2.KEY_KIND_UNSPECIFIED,
+        mode=number_of(MODE_TO_PROTO, key.mode),
+        kind=number_of(KIND_TO_PROTO, key.kind),
         purpose=key.purpose,
         permissions=key.permissions,
         restrictions=restrictions_to_proto(key.restrictions),

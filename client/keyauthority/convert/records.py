@@ -22,6 +22,7 @@ from keyauthority.convert.enums import (
     REVOKE_REASON_TO_PROTO,
     STATE_FROM_PROTO,
     STATE_TO_PROTO,
+    number_of,
 )
 from keyauthority.convert.times import duration, timestamp, to_datetime, to_timedelta
 from keyauthority.model import (
@@ -65,18 +66,14 @@ def key_to_proto(key: Key, state: KeyState | None = None) -> key_pb2.Key:
         rate_limit=rate_limit_to_proto(key.rate_limit),
         quota=quota_to_proto(key.quota),
         labels=key.labels,
-        state=STATE_TO_PROTO[state] if state else key_pb2.KEY_STATE_UNSPECIFIED,
+        state=number_of(STATE_TO_PROTO, state),
         disabled=key.disabled,
         create_time=timestamp(key.create_time),
         update_time=timestamp(key.update_time),
         expire_time=timestamp(key.expire_time),
         supersede_time=timestamp(key.supersede_time),
         revoke_time=timestamp(key.revoke_time),
-        revoke_reason=(
-            REVOKE_REASON_TO_PROTO[key.revoke_reason]
-            if key.revoke_reason
-            else key_pb2.REVOKE_REASON_UNSPECIFIED
-        ),
+        revoke_reason=number_of(REVOKE_REASON_TO_PROTO, key.revoke_reason),
         revoke_note=key.revoke_note,
         last_used_time=timestamp(key.last_used_time),
         created_by=key.created_by,

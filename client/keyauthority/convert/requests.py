@@ -20,6 +20,7 @@ from keyauthority.convert.enums import (
     REVOKE_REASON_TO_PROTO,
     STATE_FROM_PROTO,
     STATE_TO_PROTO,
+    number_of,
 )
 from keyauthority.convert.records import (
     quota_from_proto,
@@ -34,7 +35,7 @@ from keyauthority.errors import bad_field
 from keyauthority.model import Quota, RateLimit
 from keyauthority.requests import KeyFilter, NewKey, NewProject, Revocation
 from keyauthority.v1 import key_authority_service_pb2 as service_pb2
-from keyauthority.v1 import key_pb2, project_service_pb2
+from keyauthority.v1 import project_service_pb2
 
 E = TypeVar("E")
 N = TypeVar("N", bound=int)
@@ -88,8 +89,8 @@ def new_key_to_proto(new: NewKey) -> service_pb2.CreateKeyRequest:
         raise ValueError("expire_time or ttl, not both")
     return service_pb2.CreateKeyRequest(
         project_id=new.project_id,
-        mode=MODE_TO_PROTO[new.mode] if new.mode else key_pb2.KEY_MODE_UNSPECIFIED,
-        kind=KIND_TO_PROTO[new.kind] if new.kind else key_pb2.KEY_KIND_UNSPECIFIED,
+        mode=number_of(MODE_TO_PROTO, new.mode),
+        kind=number_of(KIND_TO_PROTO, new.kind),
         purpose=new.purpose,
         permissions=new.permissions,
         restrictions=restrictions_to_proto(new.restrictions),
@@ -147,11 +148,7 @@ def revocation_to_proto(revocation: Revocation) -> service_pb2.RevokeKeyRequest:
     return service_pb2.RevokeKeyRequest(
         access_key=revocation.access_key,
         secret_key=revocation.secret_key,
-        reason=(
-            REVOKE_REASON_TO_PROTO[revocation.reason]
-            if revocation.reason
-            else key_pb2.REVOKE_REASON_UNSPECIFIED
-        ),
+        reason=number_of(REVOKE_REASON_TO_PROTO, revocation.reason),
         note=revocation.note,
     )
 
@@ -169,9 +166,9 @@ def revocation_from_proto(proto: service_pb2.RevokeKeyRequest) -> Revocation:
 def key_filter_to_proto(wanted: KeyFilter) -> service_pb2.KeyFilter:
     """Return the filter as a proto."""
     return service_pb2.KeyFilter(
-        mode=MODE_TO_PROTO[wanted.mode] if wanted.mode else key_pb2.KEY_MODE_UNSPECIFIED,
-        kind=KIND_TO_PROTO[wanted.kind] if wanted.kind else key_pb2.KEY_KIND_UNSPECIFIED,
-        state=STATE_TO_PROTO[wanted.state] if wanted.state else key_pb2.KEY_STATE_UNSPECIFIED,
+        mode=number_of(MODE_TO_PROTO, wanted.mode),
+        kind=number_of(KIND_TO_PROTO, wanted.kind),
+        state=number_of(STATE_TO_PROTO, wanted.state),
         labels=wanted.labels,
         expires_before=timestamp(wanted.expires_before),
         used_before=timestamp(wanted.used_before),

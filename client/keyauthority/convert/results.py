@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keyauthority.convert.enums import STATE_FROM_PROTO, STATE_TO_PROTO
+from keyauthority.convert.enums import STATE_FROM_PROTO, STATE_TO_PROTO, number_of
 from keyauthority.convert.records import (
     key_from_proto,
     key_to_proto,
@@ -133,11 +133,7 @@ def revoked_key_to_proto(revoked: RevokedKey) -> service_pb2.RevokeKeyResponse:
             else key_pb2.Key(
                 access_key=revoked.access_key,
                 project_id=revoked.project_id,
-                state=(
-                    STATE_TO_PROTO[revoked.state]
-                    if revoked.state
-                    else key_pb2.KEY_STATE_UNSPECIFIED
-                ),
+                state=number_of(STATE_TO_PROTO, revoked.state),
                 revoke_time=timestamp(revoked.revoke_time),
                 revision=revoked.key_revision,
             )

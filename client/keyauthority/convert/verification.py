@@ -11,6 +11,7 @@ from keyauthority.convert.enums import (
     MODE_TO_PROTO,
     VERDICT_FROM_PROTO,
     VERDICT_TO_PROTO,
+    number_of,
 )
 from keyauthority.convert.records import (
     key_from_proto,
@@ -66,7 +67,7 @@ def verify_query_to_proto(query: VerifyQuery) -> service_pb2.VerifyRequest:
         secret_key=query.secret_key,
         access_key=facts.access_key,
         project_id=facts.project_id,
-        mode=MODE_TO_PROTO[facts.mode] if facts.mode else key_pb2.KEY_MODE_UNSPECIFIED,
+        mode=number_of(MODE_TO_PROTO, facts.mode),
         permissions=facts.permissions,
         client_ip=facts.client_ip,
         referrer=facts.referrer,
