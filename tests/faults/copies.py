@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -9,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
+
+import pytest
 
 from keyauthority import convert
 from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod
@@ -109,6 +113,20 @@ def _observe(transaction: Any, access_key: str, now: datetime) -> None:
         note_grants, access_key, [PermissionUse(access_key, "orders:read", now)], []
     )
     transaction.bookkeep(lambda rows: rows.run(m0011_observations._START))
+
+
+@pytest.fixture(autouse=True)
+def polite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command makes its process nice, which the tests' own shall not be."""
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
+    """A data folder with something in each table."""
+    data = tmp_path_factory.mktemp("filled") / "data"
+    data.mkdir(mode=0o700)
+    return data, asyncio.run(fill(data))
 
 
 def run_copy(data: Path, *arguments: str) -> None:

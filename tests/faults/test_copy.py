@@ -25,7 +25,6 @@ from keyauthority_server.store.transfer import Endpoint
 from tests.faults.copies import (
     Kept,
     database_of,
-    fill,
     place,
     rows_of,
     run_copy,
@@ -33,24 +32,12 @@ from tests.faults.copies import (
     settings,
     sqlite,
 )
+from tests.faults.copies import filled as filled  # the fixture
+from tests.faults.copies import polite as polite  # the fixture
 from tests.postgres import Cluster
 from tests.service.processes import environment
 
 NEVER_COPIED: Final = NOT_COPIED | {"keyauthority_migration", "_sqlite_migrations"}
-
-
-@pytest.fixture(autouse=True)
-def polite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command makes its process nice, which the tests' own shall not be."""
-    monkeypatch.setattr(os, "nice", lambda _: 0)
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
-    """A data folder with something in each table."""
-    data = tmp_path_factory.mktemp("filled") / "data"
-    data.mkdir(mode=0o700)
-    return data, asyncio.run(fill(data))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,23 +14,10 @@ from keyauthority_server.config import ConfigError, TransientError
 from keyauthority_server.runtime import bootstrap
 from keyauthority_server.store import transfer
 from keyauthority_server.store.interface import StoreUnavailable
-from tests.faults.copies import Kept, fill, place, rows_of, run_copy, served, settings, sqlite
+from tests.faults.copies import Kept, place, rows_of, run_copy, served, settings, sqlite
+from tests.faults.copies import filled as filled  # the fixture
+from tests.faults.copies import polite as polite  # the fixture
 from tests.postgres import Cluster
-
-
-@pytest.fixture(autouse=True)
-def polite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command makes its process nice, which the tests' own shall not be."""
-    monkeypatch.setattr(os, "nice", lambda _: 0)
-
-
-@pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Kept]:
-    """A data folder with something in each table."""
-    data = tmp_path_factory.mktemp("filled") / "data"
-    data.mkdir(mode=0o700)
-    return data, asyncio.run(fill(data))
-
 
 Elsewhere = Callable[[str], str]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import pytest
 from cryptography import x509
 
 from keyauthority import Client, Tls
+from tests.conftest import TRANSPORTS
 from tests.service.certificates import LOOPBACK, Issuer, Pair
 from tests.service.forkserver import shared
 from tests.service.processes import ServerProcess
@@ -78,3 +80,14 @@ class World:
     def gateway(self) -> Client:
         """A client whose certificate stands for a caller of many rights."""
         return self.named(x509.UniformResourceIdentifier(GATEWAY))
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """One server on each transport for this module."""
+    with ExitStack() as stack:
+        made = World(tmp_path_factory.mktemp("tls"), stack)
+        made.serve("--transport", request.param)
+        yield made

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from keyauthority_server.store.counters import Counters
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.postgres import PostgresStore, open_store
 from tests.postgres import Cluster
@@ -34,6 +35,14 @@ def place(engine: Engine, tmp_path: Path) -> str:
 async def store(engine: Engine, place: str) -> AsyncIterator[Store]:
     """A store on it."""
     opened = engine.open(place)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def counters(engine: Engine, place: str) -> AsyncIterator[Counters]:
+    """Counters that have counted nothing."""
+    opened = engine.counters(place)
     yield opened
     await opened.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from tests.store.test_processes import Starter
 from tests.store.test_processes import start as start  # the fixture
 
 HOUR = 3_600_000_000
-
-
-@pytest.fixture
-async def counters(engine: Engine, place: str) -> AsyncIterator[Counters]:
-    """Counters that have counted nothing."""
-    opened = engine.counters(place)
-    yield opened
-    await opened.close()
 
 
 def counter(name: str = "a", limit: int = 10, start: int = HOUR) -> Counter:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -33,14 +33,6 @@ HOUR: Final = 3_600_000_000
 ROUNDS: Final = 60
 
 sqlite = only("sqlite", because="a spend from the other is a network round trip")
-
-
-@pytest.fixture
-async def counters(engine: Engine, place: str) -> AsyncIterator[Counters]:
-    """Counters that have counted nothing."""
-    opened = engine.counters(place)
-    yield opened
-    await opened.close()
 
 
 def spend(name: str = "a", limit: int = 10, cost: int = 1) -> tuple[Spend]:

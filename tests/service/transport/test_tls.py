@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -13,24 +12,13 @@ from cryptography import x509
 
 import keyauthority
 from keyauthority import Client, KeyAuthorityError, Tls
-from tests.conftest import TRANSPORTS
 from tests.service.certificates import AGO, Pair, self_signed
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, PROVISIONER, VERIFIER, World
+from tests.service.tls_world import world as world  # the fixture
 
 pytestmark = pytest.mark.xdist_group("tls")  # one for all
 
 MINUTE: Final = timedelta(minutes=1)
-
-
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    """One server on each transport for this module."""
-    with ExitStack() as stack:
-        made = World(tmp_path_factory.mktemp("tls"), stack)
-        made.serve("--transport", request.param)
-        yield made
 
 
 @pytest.mark.parametrize(

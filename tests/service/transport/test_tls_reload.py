@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
 
@@ -14,26 +13,15 @@ from cryptography import x509
 
 import keyauthority
 from keyauthority import Client, KeyAuthorityError, Tls
-from tests.conftest import TRANSPORTS
 from tests.service.certificates import LOOPBACK, Pair
 from tests.service.processes import wait_until
 from tests.service.tls_world import CALL_SECONDS, GATEWAY, World
+from tests.service.tls_world import world as world  # the fixture
 
 pytestmark = pytest.mark.prove
 
 SILENT: Final = 300
 TAKEN_SECONDS: Final = 8  # of pauses between handshakes; it takes one
-
-
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    """One server on each transport for this module."""
-    with ExitStack() as stack:
-        made = World(tmp_path_factory.mktemp("tls"), stack)
-        made.serve("--transport", request.param)
-        yield made
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

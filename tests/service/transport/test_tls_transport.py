@@ -13,19 +13,14 @@ import grpc.aio
 import pytest
 
 from keyauthority_server import config
-from keyauthority_server.rpc_types import Call, UnaryMethod
+from keyauthority_server.rpc_types import UnaryMethod
 from keyauthority_server.transport import Server, grpcio, limits
 from tests.service.certificates import Issuer
+from tests.service.transport.fronts import hang
 
 CALL_SECONDS = 10
 HANG = "/a.B/C"
 CHECK = "/grpc.health.v1.Health/Check"
-
-
-async def hang(_: bytes, __: Call) -> bytes:
-    """Answer never."""
-    await asyncio.get_running_loop().create_future()
-    return b""
 
 
 async def call(channel: grpc.aio.Channel, path: str, seconds: float | None) -> grpc.StatusCode:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -65,14 +64,6 @@ async def test_async_client_watches_until_it_is_closed(server: ServerProcess) ->
         with pytest.raises(keyauthority.FailedPrecondition):
             async with authority.watch_changes(from_revision=2**60) as refused:
                 await anext(refused)
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Restore SIGINT, which a shell lets background jobs and their children ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ import pytest
 import keyauthority
 from tests.service.forkserver import shared
 from tests.service.processes import WAIT_SECONDS, ServerProcess, environment
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Restore SIGINT, which a shell lets background jobs and their children ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
