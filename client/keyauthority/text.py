@@ -1,6 +1,16 @@
-"""Escaping of untrusted text for terminals and logs."""
+"""Escaping of untrusted text for terminals and logs, and the shapes of identifiers."""
 
 from __future__ import annotations
+
+import re
+from typing import Final
+
+UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+"""A UUID of any version, in lower case."""
+UUID4: Final = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
+)
+"""A UUID of version 4, in lower case."""
 
 
 def one_line(text: str) -> str:

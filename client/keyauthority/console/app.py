@@ -33,6 +33,7 @@ from keyauthority.console.guard import BodyTooLarge, Guard, Hosts
 from keyauthority.console.signing_in import Entrance
 from keyauthority.console.visits import SEE_OTHER, Services, Visit
 from keyauthority.errors import KeyAuthorityError, Unauthenticated
+from keyauthority.text import UUID
 from keyauthority.token import ACCESS_KEY_PATTERN
 
 Handler = Callable[[Visit], Awaitable[Response]]
@@ -91,7 +92,7 @@ class _AccessKey(StringConvertor):
 
 
 class _ProjectId(StringConvertor):
-    regex = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    regex = UUID.pattern
 
 
 register_url_convertor("access_key", _AccessKey())

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from keyauthority.model import ApiTarget, KeyMode
 from keyauthority.permissions import is_concrete
-from keyauthority.text import one_line
+from keyauthority.text import UUID, one_line
 from keyauthority.token import TOKEN_PATTERN
 
 PERMISSION: Final = "permission"
@@ -28,7 +28,6 @@ _TEXT_MAX: Final = 255  # characters, the limit of Verify
 _PERMISSIONS_MAX: Final = 100  # the limit of Verify
 _LENGTH_MAX: Final = 8_192  # characters of all requirements, which are kept in memory
 _TOO_LONG: Final = f"more than {_LENGTH_MAX} characters in all"
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CACHED: Final = 1_024  # routes; a client that reaches the gateway directly can name others
 
@@ -131,7 +130,7 @@ def _mode(text: str | None) -> KeyMode | None:
 
 
 def _project_id(text: str | None) -> str:
-    if text is not None and not _UUID.fullmatch(text):
+    if text is not None and not UUID.fullmatch(text):
         raise ValueError(f"project_id '{text}' is not a UUID in lower case")
     return text or ""
 

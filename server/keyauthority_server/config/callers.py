@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keyauthority.permissions import is_grant
+from keyauthority.text import UUID4
 from keyauthority_server.rights import not_rights
 
 SAN_MAX: Final = 200  # characters, as of a purpose: the longest actor that ListEvents filters by
@@ -20,9 +21,6 @@ _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DNS: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+", re.ASCII)
 _EMAIL: Final = re.compile(r"[!-?A-~]+@[!-?A-~]+", re.ASCII)
-_PROJECT_ID: Final = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
-)
 _ACTORS: Final = frozenset({"machine", "restore", "secret", "setup"})  # other actors in the log
 
 
@@ -105,7 +103,7 @@ def _entry(table: object) -> CertificateCaller:
         raise ValueError("permissions must list at least one")
     projects = _texts(table, "projects")
     for project_id in projects:
-        if not _PROJECT_ID.fullmatch(project_id):
+        if not UUID4.fullmatch(project_id):
             raise ValueError(f"{project_id!a} is not a project_id: use a lower-case UUID version 4")
     if "projects" in table and not projects:
         raise ValueError("projects must list at least one; leave it out to permit all")

@@ -22,6 +22,7 @@ from keyauthority import convert
 from keyauthority.errors import FieldViolation, KeyAuthorityError, bad_field
 from keyauthority.permissions import is_concrete, is_grant
 from keyauthority.restrictions import canonical_sha1, check_ip_or_network, check_referrer
+from keyauthority.text import UUID, UUID4
 from keyauthority.token import ACCESS_KEY_PATTERN
 from keyauthority.v1 import key_authority_service_pb2 as keys_pb
 from keyauthority.v1 import key_pb2
@@ -44,11 +45,7 @@ PERIOD_MAX: Final = timedelta(days=1)
 NO_PROJECT: Final = "not a project ID, which is a UUID in lower case"
 _NO_PERMISSION: Final = "not RESOURCE:ACTION, such as orders:read"
 _BATCHES: Final = frozenset({"requests", "rows", "keys"})
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
-_UUID4: Final = re.compile(
-    r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII
-)
 
 
 def items_max(field: FieldDescriptor) -> int:
@@ -120,7 +117,7 @@ class Validator:
 
     def request_id(self, field: str, value: str) -> None:
         """Empty, or a UUID version 4."""
-        if value and _UUID4.fullmatch(value.lower()) is None:
+        if value and UUID4.fullmatch(value.lower()) is None:
             self.refuse(field, "not a UUID version 4")
 
     def labels(self, field: str, labels: Mapping[str, str]) -> None:
@@ -285,7 +282,7 @@ def _words(span: timedelta) -> str:
 
 def is_uuid(text: str) -> bool:
     """True for the shape of a UUID in lower case, of any version."""
-    return _UUID.fullmatch(text) is not None
+    return UUID.fullmatch(text) is not None
 
 
 def _name(text: str) -> bool:

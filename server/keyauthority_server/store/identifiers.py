@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from keyauthority.model import LogId, Revision
+from keyauthority.text import UUID
 from keyauthority_server.store.interface import StoreUnusable
 
 REVISION_MAX: Final = 2**62  # never reached; below the integer range of both engines
-_LOG_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 def log_id_from(value: object) -> LogId:
     """Return a log_id; StoreUnusable unless it is a UUID in lower case."""
-    if not isinstance(value, str) or not _LOG_ID.fullmatch(value):
+    if not isinstance(value, str) or not UUID.fullmatch(value):
         raise StoreUnusable("the database is damaged: its log_id is no UUID")
     return LogId(value)
 
