@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from keyauthority.model import LogId, Revision
 from keyauthority_server.store.interface import StoreUnusable
-from keyauthority_server.store.sqlite.connection import WRITE_BUSY_MS, connect, sqlite3
+from keyauthority_server.store.sqlite.connection import FILES, WRITE_BUSY_MS, connect, sqlite3
+from keyauthority_server.store.sqlite.file_lock import LOCKS
 from keyauthority_server.store.sqlite.rollback_guard import check_head
 from keyauthority_server.store.sqlite.schema import RECORDS, check_schema, refused_or_failed
 
@@ -66,7 +67,7 @@ def unfinished(file: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        for ending in ("", "-journal", "-wal", "-shm", ".lock", ".gate"):
+        for ending in (*FILES, *LOCKS):
             draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
