@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+DNS_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
+"""A DNS name in lower case; underscores are allowed."""
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 """A UUID of any version, in lower case."""
 UUID4: Final = re.compile(

@@ -39,7 +39,7 @@ class AsyncProjectCalls(AsyncConnection):
     ) -> WrittenProject:
         """Return the whole result, whose revision and log_id `create_project` drops."""
         return await self._call(
-            self._stubs.projects.CreateProject, request, convert.created_project_from_proto, timeout
+            self._stubs.projects.CreateProject, request, convert.written_project_from_proto, timeout
         )
 
     async def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:

@@ -40,7 +40,7 @@ class ProjectCalls(Connection):
     ) -> WrittenProject:
         """Return the whole result, whose revision and log_id `create_project` drops."""
         return self._call(
-            self._stubs.projects.CreateProject, request, convert.created_project_from_proto, timeout
+            self._stubs.projects.CreateProject, request, convert.written_project_from_proto, timeout
         )
 
     def get_project(self, project_id: str, *, timeout: float | None = None) -> Project:

@@ -17,6 +17,7 @@ import click
 from keyauthority.cli import parameters
 from keyauthority.cli.options import RESTRICTIONS
 from keyauthority.cli.output import quota_text, rate_limit_text, restriction_texts
+from keyauthority.clock import EPOCH
 from keyauthority.console.times import exact
 from keyauthority.model import AndroidApp, Key, Project, Restrictions
 from keyauthority.permissions import is_grant
@@ -27,7 +28,6 @@ E = TypeVar("E", bound=StrEnum)
 
 Texts = Mapping[str, str]
 
-_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC)
 _CENTURY: Final = timedelta(days=36_500)
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")  # a label may contain other separators
@@ -115,7 +115,7 @@ def time(text: str) -> datetime:
 def filter_time(text: str) -> datetime:
     """Parse a time that a list is filtered by: far enough from the ends of all times."""
     parsed = time(text)
-    if not _EARLIEST <= parsed <= _LATEST:
+    if not EPOCH <= parsed <= _LATEST:
         raise ValueError(f"{text!r} is not between the years 1970 and 9000.")
     return parsed
 

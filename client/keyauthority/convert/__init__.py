@@ -73,7 +73,6 @@ from keyauthority.convert.results import (
     caller_identity_to_proto,
     created_key_from_proto,
     created_key_to_proto,
-    created_project_from_proto,
     created_project_to_proto,
     key_lookup_from_proto,
     key_lookup_to_proto,

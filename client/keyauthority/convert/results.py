@@ -169,15 +169,6 @@ def created_project_to_proto(
     )
 
 
-def created_project_from_proto(
-    proto: project_service_pb2.CreateProjectResponse,
-) -> WrittenProject:
-    """Return the response of CreateProject. Raises ValueError for an invalid record."""
-    return WrittenProject(
-        project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
-    )
-
-
 def written_project_to_proto(
     written: WrittenProject,
 ) -> project_service_pb2.UpdateProjectResponse:
@@ -190,9 +181,9 @@ def written_project_to_proto(
 
 
 def written_project_from_proto(
-    proto: project_service_pb2.UpdateProjectResponse,
+    proto: project_service_pb2.CreateProjectResponse | project_service_pb2.UpdateProjectResponse,
 ) -> WrittenProject:
-    """Return the response of UpdateProject. Raises ValueError for an invalid record."""
+    """Return the response of either call. Raises ValueError for an invalid record."""
     return WrittenProject(
         project=project_from_proto(proto.project), revision=proto.revision, log_id=proto.log_id
     )

@@ -12,6 +12,7 @@ from encodings.idna import nameprep
 from typing import Final, NamedTuple
 
 from keyauthority.restrictions.addresses import parse_address
+from keyauthority.text import DNS_NAME
 
 REFERRER_MAX: Final = 4_096  # characters; browsers reduce longer ones to the origin
 HOST_MAX: Final = 253  # characters, RFC 1035 2.3.4 without the root label
@@ -19,8 +20,6 @@ LABEL_MAX: Final = 63  # characters, RFC 1035 2.3.4
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _PORT_MAX: Final = 65_535
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _OTHER_DOTS = "\u3002\uff0e\uff61"  # label separators of IDNA (RFC 3490, 3.1)
 _UNICODE_LABEL = rf"(?:[a-z0-9_-]|[^\x00-\x7f{_OTHER_DOTS}]){{1,{LABEL_MAX}}}"
 _UNICODE_HOST: Final = re.compile(rf"{_UNICODE_LABEL}(?:\.{_UNICODE_LABEL})*")
@@ -183,7 +182,7 @@ def _host(text: str) -> str:
         raise ValueError(f"the parts of a host have at most {LABEL_MAX} characters each")
     if "*" in host:
         raise ValueError("a * stands only at the front of the host, as *.shop.example")
-    if (_HOST if host.isascii() else _UNICODE_HOST).fullmatch(host) is None:
+    if (DNS_NAME if host.isascii() else _UNICODE_HOST).fullmatch(host) is None:
         raise ValueError("the host is not a name of letters, digits and hyphens")
     return host
 

@@ -10,15 +10,13 @@ from enum import StrEnum
 from typing import Any, Final
 
 from keyauthority.permissions import is_grant
-from keyauthority.text import UUID4
+from keyauthority.text import DNS_NAME, UUID4
 from keyauthority_server.rights import not_rights
 
 SAN_MAX: Final = 200  # characters, as of a purpose: the longest actor that ListEvents filters by
 LIST_MAX: Final = 100  # permissions or projects, as for an operator key
 
 _FIELDS: Final = frozenset({"san", "permissions", "projects"})
-_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_DNS: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _URI: Final = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+", re.ASCII)
 _EMAIL: Final = re.compile(r"[!-?A-~]+@[!-?A-~]+", re.ASCII)
 _ACTORS: Final = frozenset({"machine", "restore", "secret", "setup"})  # other actors in the log
@@ -120,7 +118,7 @@ def _san(san: object) -> tuple[SanKind, str]:
     if _EMAIL.fullmatch(san):
         return SanKind.EMAIL, san
     name = san.lower()  # RFC 4343
-    if not _DNS.fullmatch(name) or name in _ACTORS:
+    if not DNS_NAME.fullmatch(name) or name in _ACTORS:
         raise ValueError(f"san {san!a} is not a DNS name, URI or email that can identify a caller")
     return SanKind.DNS, name
 

@@ -23,14 +23,13 @@ from keyauthority.model import (
     VerdictCode,
 )
 from keyauthority_server.store.counters import Counter, SpendResult
-from keyauthority_server.store.sql.row_codec import microseconds, time_from
+from keyauthority_server.store.sql.row_codec import MICROSECOND, microseconds, time_from
 from keyauthority_server.store.types import StoredKey
 
-_MICROSECOND: Final = timedelta(microseconds=1)
 _KEY: Final = "key"
 _PROJECT: Final = "project"
 _QUOTA: Final = "quota"
-_DAY: Final = timedelta(days=1) // _MICROSECOND
+_DAY: Final = timedelta(days=1) // MICROSECOND
 _NO_END: Final = datetime.max.replace(tzinfo=UTC)
 
 Reset = Callable[[int], datetime | None]
@@ -116,7 +115,7 @@ def with_limits(
 
 
 def _rate(limit: RateLimit, owner: str, standing: str, time: int) -> Limit:
-    period = limit.period // _MICROSECOND
+    period = limit.period // MICROSECOND
     begin = time - time % period
     counter = Counter(f"{owner} rate {period}", begin, limit.limit, period)
     reset = partial(_after, period)

@@ -6,9 +6,9 @@ It caches nothing: `records.RecordCache` does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
+from keyauthority.clock import LONG_AGO
 from keyauthority.model import Key, KeyKind, KeyMode, Project, Revision
 from keyauthority_server.store.interface import StoreDamaged, StoreError
 from keyauthority_server.store.rows import Row
@@ -17,7 +17,6 @@ from keyauthority_server.store.sql.statements import HELD_WIDTH, PROJECT_WIDTH, 
 from keyauthority_server.store.types import Snapshot, Snapshots, StoredKey
 
 _PROJECT_AT: Final = 1 + HELD_WIDTH  # after the head's revision and the key
-_SOME_TIME: Final = datetime.min.replace(tzinfo=UTC)
 _MODES: Final = frozenset(KeyMode)
 _KINDS: Final = frozenset(KeyKind)
 _NO_OUTLINE: Final = ("", KeyMode.LIVE, KeyKind.SECRET, None, None, bytes(32), 0)
@@ -51,10 +50,10 @@ def decode_outline(access_key: str, row: Row | None) -> StoredKey:
         project_id=project_id or "",
         mode=KeyMode(mode),
         kind=KeyKind(kind),
-        revoke_time=None if revoke_time is None else _SOME_TIME,
-        supersede_time=None if supersede_time is None else _SOME_TIME,
-        create_time=_SOME_TIME,
-        update_time=_SOME_TIME,
+        revoke_time=None if revoke_time is None else LONG_AGO,
+        supersede_time=None if supersede_time is None else LONG_AGO,
+        create_time=LONG_AGO,
+        update_time=LONG_AGO,
         revision=0,
     )
     return StoredKey(key, digest, version, access_key)
