@@ -137,7 +137,7 @@ class AskedPermissions:
 
     def permissions(self) -> set[str]:
         """Return the permissions of the combinations."""
-        return {one for permissions in (self.asked, *self.others) for one in permissions}
+        return set().union(self.asked, *self.others)
 
     def resolve(self, grants: Collection[str]) -> None:
         """Replace all combinations by the grants that they use."""

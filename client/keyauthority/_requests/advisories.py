@@ -22,10 +22,10 @@ def advisory_query(
     page_size: int,
 ) -> AdvisoryQuery:
     """Return the query of ListAdvisories. Raises InvalidArgument for an unknown type."""
-    parsed = (parse_enum(AdvisoryType, one, "types") for one in texts(types, "types"))
+    parsed = (parse_enum(AdvisoryType, type_, "types") for type_ in texts(types, "types"))
     return AdvisoryQuery(
         project_id=project_id,
-        types=tuple(one for one in parsed if one),
+        types=tuple(type_ for type_ in parsed if type_),
         dormant_after=dormant_after,
         expires_within=expires_within,
         page_size=page_size,

@@ -50,8 +50,8 @@ def _wrong_type(
     for name, value in inspect.signature(build).bind(*args, **kwargs).arguments.items():
         hint = hints[name]
         types = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        if all(isinstance(one, type) for one in types) and not isinstance(value, types):
-            names = (one.__name__ for one in types if one is not Unchanged)
+        if all(isinstance(type_, type) for type_ in types) and not isinstance(value, types):
+            names = (type_.__name__ for type_ in types if type_ is not Unchanged)
             expected = " or ".join("None" if name == "NoneType" else name for name in names)
             return f"{name} is {expected}, not {type(value).__name__}"
     return ""

@@ -71,10 +71,10 @@ def advisories(
     print_listing(
         advisory_page_to_proto(page),
         "advisories",
-        *(_COLUMNS, [_row(one) for one in page.items]),
-        [one.access_key for one in page.items],
+        *(_COLUMNS, [_row(advisory) for advisory in page.items]),
+        [advisory.access_key for advisory in page.items],
     )
-    if any(one.type in fail_on for one in page.items):
+    if any(advisory.type in fail_on for advisory in page.items):
         context.exit(REFUSED)
 
 

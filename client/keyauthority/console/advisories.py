@@ -38,7 +38,7 @@ def _filter(reader: Reader) -> dict[str, Any]:
     """Return the arguments of ListAdvisories that the query asks for."""
     chosen = {
         "project_id": reader.text("project_id"),
-        "types": [one for one in (reader.choice("type", AdvisoryType),) if one],
+        "types": list(filter(None, [reader.choice("type", AdvisoryType)])),
         "dormant_after": reader.value("dormant_after", filter_span),
         "expires_within": reader.value("expires_within", filter_span),
     }

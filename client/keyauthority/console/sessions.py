@@ -137,7 +137,7 @@ class Sessions:
         return now - session.used >= IDLE_SECONDS or now - session.started >= LIFE_SECONDS
 
     async def _purge(self) -> None:
-        for session in [one for one in self._sessions.values() if self._has_expired(one)]:
+        for session in list(filter(self._has_expired, self._sessions.values())):
             await self.end(session)
 
 

@@ -16,7 +16,7 @@ def advisory_query_to_proto(query: AdvisoryQuery) -> pb.ListAdvisoriesRequest:
     """Return the request as a proto."""
     return pb.ListAdvisoriesRequest(
         project_id=query.project_id,
-        types=[ADVISORY_TYPE_TO_PROTO[one] for one in query.types],
+        types=[ADVISORY_TYPE_TO_PROTO[type_] for type_ in query.types],
         dormant_after=duration(query.dormant_after),
         expires_within=duration(query.expires_within),
         page_size=query.page_size,

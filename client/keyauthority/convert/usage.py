@@ -117,9 +117,11 @@ def usage_report_to_proto(report: UsageReport) -> usage_service_pb2.ReportUsageR
         rows=map(usage_row_to_proto, report.rows),
         observations=[
             usage_service_pb2.KeyObservation(
-                access_key=one.access_key, permissions=one.permissions, last_peer=one.last_peer
+                access_key=observation.access_key,
+                permissions=observation.permissions,
+                last_peer=observation.last_peer,
             )
-            for one in report.observations
+            for observation in report.observations
         ],
     )
 
@@ -134,10 +136,10 @@ def usage_report_from_proto(proto: usage_service_pb2.ReportUsageRequest) -> Usag
         rows=tuple(map(usage_row_from_proto, proto.rows)),
         observations=tuple(
             KeyObservation(
-                access_key=one.access_key,
-                permissions=tuple(one.permissions),
-                last_peer=one.last_peer,
+                access_key=observation.access_key,
+                permissions=tuple(observation.permissions),
+                last_peer=observation.last_peer,
             )
-            for one in proto.observations
+            for observation in proto.observations
         ),
     )

@@ -124,7 +124,7 @@ class Feed:
                 for subscriber in tuple(self._subscribers):
                     subscriber.lost(tail.head)
             # `committed` may have delivered some of them meanwhile.
-            if changes := [one for one in tail.changes if one.revision > self._position]:
+            if changes := [change for change in tail.changes if change.revision > self._position]:
                 self._deliver_all(changes)
             if self._position >= tail.head:
                 self.as_of = max(self.as_of, tail.as_of)

@@ -52,30 +52,30 @@ class PendingMessages:
     def enter(self, peer: Hashable, end: End) -> Pending:
         """Add a call, which must `leave`. `end` ends it with a refusal."""
         loop = asyncio.get_running_loop()
-        one = Pending(peer, loop.time() + self._seconds, end)
+        pending = Pending(peer, loop.time() + self._seconds, end)
         of_peer = self._by_peer.setdefault(peer, {})
         if len(of_peer) >= self._per_peer:
             self._end(next(iter(of_peer)), self._crowded)
         elif len(self._all) >= self._total:
             self._end(next(iter(self._all)), self._crowded)
         of_peer = self._by_peer.setdefault(peer, {})  # the end may have taken the last away
-        self._all[one] = of_peer[one] = None
+        self._all[pending] = of_peer[pending] = None
         if self._timer is None:
-            self._timer = loop.call_at(one.deadline, self._end_late)
-        return one
+            self._timer = loop.call_at(pending.deadline, self._end_late)
+        return pending
 
-    def leave(self, one: Pending) -> None:
+    def leave(self, pending: Pending) -> None:
         """Remove a call: its message has come, or never will."""
-        if one in self._all:
-            del self._all[one]
-            of_peer = self._by_peer[one.peer]
-            del of_peer[one]
+        if pending in self._all:
+            del self._all[pending]
+            of_peer = self._by_peer[pending.peer]
+            del of_peer[pending]
             if not of_peer:
-                del self._by_peer[one.peer]
+                del self._by_peer[pending.peer]
 
-    def _end(self, one: Pending, why: Callable[[], RpcError]) -> None:
-        self.leave(one)
-        one.end(why())
+    def _end(self, pending: Pending, why: Callable[[], RpcError]) -> None:
+        self.leave(pending)
+        pending.end(why())
 
     def _end_late(self) -> None:
         """End the calls whose time is up: one timer for all, since most leave long before."""

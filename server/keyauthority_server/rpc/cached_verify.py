@@ -108,7 +108,7 @@ class CachedVerify:
             return None
         deferred, self._deferred = self._deferred, []
         try:
-            verdicts = self._turn.spend_now([one.pending for one in deferred])
+            verdicts = self._turn.spend_now([call.pending for call in deferred])
         except Exception as failure:  # noqa: BLE001 - the calls must be answered
             self._fail(deferred, failure, settle)
             return None
@@ -120,7 +120,7 @@ class CachedVerify:
     async def _spend(self, deferred: Sequence[_Deferred], settle: Settle) -> None:
         """Spend from limits where that would wait, and settle the calls."""
         try:
-            verdicts = await self._turn.spend([one.pending for one in deferred])
+            verdicts = await self._turn.spend([call.pending for call in deferred])
         except Exception as failure:  # noqa: BLE001 - the calls must be answered
             self._fail(deferred, failure, settle)
         else:

@@ -64,7 +64,7 @@ class Advisories:
         while cursor is not None:
             started = monotonic()
             found, cursor = await self._page(AdvisoryQuery(), None, cursor, _COUNTED_AT_ONCE)
-            numbers.update(one.type for one in found)
+            numbers.update(advisory.type for advisory in found)
             if cursor is not None:
                 await asyncio.sleep(_REST * (monotonic() - started))
         return numbers
@@ -191,7 +191,10 @@ def _unused_permissions(
     start = wanted.now - wanted.dormant_after
     if key.create_time > start:
         return None
-    days = {one: observed.permission_days.get(one, key.create_time) for one in key.permissions}
+    days = {
+        permission: observed.permission_days.get(permission, key.create_time)
+        for permission in key.permissions
+    }
     first_day = start.replace(hour=0, minute=0, second=0, microsecond=0)
     unused = {
         one: day

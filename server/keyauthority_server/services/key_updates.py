@@ -109,12 +109,12 @@ def note_grants(transaction: Transaction, old: Key, new: Key, now: datetime) -> 
     if new.permissions == old.permissions or new.kind is KeyKind.OPERATOR:
         return
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    granted = [one for one in new.permissions if one not in old.permissions]
+    granted = [permission for permission in new.permissions if permission not in old.permissions]
     transaction.bookkeep(
         observations.note_grants,
         new.access_key,
-        [PermissionUse(new.access_key, one, day) for one in dict.fromkeys(granted)],
-        [one for one in old.permissions if one not in new.permissions],
+        [PermissionUse(new.access_key, permission, day) for permission in dict.fromkeys(granted)],
+        [permission for permission in old.permissions if permission not in new.permissions],
     )
 
 

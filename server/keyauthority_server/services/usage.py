@@ -77,7 +77,7 @@ class Usage:
 
         Of the days of a permission only the newest is stored.
         """
-        reported = {one.access_key: one for one in report.observations}
+        reported = {observation.access_key: observation for observation in report.observations}
         keys, days = dict[str, Key](), dict[str, datetime]()
         sighted: list[Sighting] = []
         for row, key in counted:

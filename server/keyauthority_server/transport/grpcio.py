@@ -107,7 +107,9 @@ class GrpcioServer:
         limit: OpenCalls,
     ) -> None:
         """Serve methods of streams in both directions, the same under each of these names."""
-        limited = {name: self._gate.conversation(one, limit) for name, one in handlers.items()}
+        limited = {
+            name: self._gate.conversation(handler, limit) for name, handler in handlers.items()
+        }
         for service in services:
             self._server.add_registered_method_handlers(service, limited)
 

@@ -97,8 +97,10 @@ class NativeServer:
         self._followed = dict(zip(streamed, streams.values(), strict=True))
         self._stream_limits = dict(zip(streamed, map(stream_limits.get, streams), strict=True))
         self._streams = NativeStreams(self._front, self._fail, in_flight)
-        self._shortcuts = [one.shortcut for one in methods.values() if one.shortcut is not None]
-        self._urgent = {number for number, one in self._methods.items() if one.urgent}
+        self._shortcuts = [
+            method.shortcut for method in methods.values() if method.shortcut is not None
+        ]
+        self._urgent = {number for number, method in self._methods.items() if method.urgent}
         self._shed_counter = shed
         self._batches: deque[tuple[float, list[_Event]]] = deque()
         self._given = self._taken = 0  # each is counted in one thread only
@@ -150,9 +152,11 @@ class NativeServer:
         """
         behind = False
         if self._given > self._taken:
-            urgent = [one for one in events if one[0] == EVENT_CALL and one[2] in self._urgent]
+            urgent = [
+                event for event in events if event[0] == EVENT_CALL and event[2] in self._urgent
+            ]
             if urgent:
-                events = [one for one in events if one not in urgent]
+                events = [event for event in events if event not in urgent]
                 loop.call_soon_threadsafe(self._take_urgent, urgent)
             behind = self._is_behind()
             if behind:

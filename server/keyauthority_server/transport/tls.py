@@ -106,7 +106,9 @@ class CallerResolver:
             _log.warning("client_certificate_refused", reason=str(error))
             return ()
         found = [entry for name, entry in self._entries.items() if name in names]
-        return tuple(Certificate(one.san, one.permissions, one.projects, end) for one in found)
+        return tuple(
+            Certificate(caller.san, caller.permissions, caller.projects, end) for caller in found
+        )
 
 
 def server_context(material: TlsMaterial, protocol: str) -> ssl.SSLContext:

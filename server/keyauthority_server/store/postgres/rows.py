@@ -270,8 +270,8 @@ class PipelinedRows(PostgresRows):
             return super()._run(statement, values)
         unsent, self._unsent = self._unsent, []
         with self._live().pipeline():
-            for one in unsent:
-                super()._run(*one)
+            for earlier in unsent:
+                super()._run(*earlier)
             cursor = super()._run(statement, values)
         self._check_replicated()
         return cursor

@@ -231,7 +231,7 @@ class FileIdentity:
         """Return the identities of the files, and the size of the database."""
         # stat only: opening and closing the file would drop SQLite's locks on it
         found = list(map(os.stat, self._paths))
-        return [(one.st_dev, one.st_ino) for one in found], found[0].st_size
+        return [(file.st_dev, file.st_ino) for file in found], found[0].st_size
 
 
 _REPLACED: Final = "the database file was replaced: restart the server to open it again"

@@ -172,7 +172,7 @@ class Draft:
             return Present(
                 continues=bool(continues),
                 keys=[compared_key(row) for row in run(_PRESENT_KEYS)],
-                undone=Undone(*([name for (name,) in run(one)] for one in _UNDONE)),
+                undone=Undone(*([name for (name,) in run(statement)] for statement in _UNDONE)),
                 key_checks=dict(run(_PRESENT_KEY_CHECKS).fetchall()),
             )
         finally:

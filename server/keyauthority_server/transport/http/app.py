@@ -186,8 +186,8 @@ class ConnectApp:
         network = self._enter(served.limit, request)
         try:
             async with aclosing(served.method.open(message, request.call)) as messages:
-                async for one in messages:
-                    await answer.write(envelope(await served.encode(one)))
+                async for response in messages:
+                    await answer.write(envelope(await served.encode(response)))
         finally:
             served.limit.leave(network)
 

@@ -159,13 +159,13 @@ def _candidates(wanted: AdvisorySearch) -> tuple[str, tuple[Any, ...]]:
         AdvisoryType.OLD: (microseconds(wanted.now - OLD_AFTER),),
         AdvisoryType.UNUSED_PERMISSIONS: (idle,),
     }
-    kinds = [one for one in _MAY_HAVE if one in wanted.types]
+    types = [type_ for type_ in _MAY_HAVE if type_ in wanted.types]
     conditions = []
     given: list[Any] = []
-    if kinds:
-        any_kind = " OR ".join(_MAY_HAVE[one] for one in kinds)
-        conditions.append(f"({_NOT_ENDED} AND ({any_kind}))")
-        given += (now, now, *(value for one in kinds for value in values.get(one, ())))
+    if types:
+        any_type = " OR ".join(_MAY_HAVE[type_] for type_ in types)
+        conditions.append(f"({_NOT_ENDED} AND ({any_type}))")
+        given += (now, now, *(value for type_ in types for value in values.get(type_, ())))
     if AdvisoryType.USED_AFTER_END in wanted.types:
         conditions.append(f"({_ENDED} AND {_SIGHTED})")
         given += (now, now, "end")
@@ -201,11 +201,11 @@ def _counted(rows: Rows, advisories: Sequence[Advisory], wanted: AdvisorySearch)
     """Return the advisories with their counts of usage."""
     of_days: defaultdict[int, list[str]] = defaultdict(list)
     expiring: list[str] = []
-    for one in advisories:
-        if one.type is AdvisoryType.EXPIRING:
-            expiring.append(one.access_key)
-        elif one.type in _COUNTED:
-            of_days[_first_day(one)].append(one.access_key)
+    for advisory in advisories:
+        if advisory.type is AdvisoryType.EXPIRING:
+            expiring.append(advisory.access_key)
+        elif advisory.type in _COUNTED:
+            of_days[_first_day(advisory)].append(advisory.access_key)
     counts: dict[tuple[str, int], int] = {}
     for day, names in of_days.items():
         for access_key, number in _presented(rows, _SINCE_DAY, names, day):
@@ -213,12 +213,12 @@ def _counted(rows: Rows, advisories: Sequence[Advisory], wanted: AdvisorySearch)
     within = wanted.expires_within // MICROSECOND
     hours = dict(_presented(rows, _SINCE_EXPIRING, expiring, within, within))
     return [
-        replace(one, count=hours.get(one.access_key, 0))
-        if one.type is AdvisoryType.EXPIRING
-        else replace(one, count=counts.get((one.access_key, _first_day(one)), 0))
-        if one.type in _COUNTED
-        else one
-        for one in advisories
+        replace(advisory, count=hours.get(advisory.access_key, 0))
+        if advisory.type is AdvisoryType.EXPIRING
+        else replace(advisory, count=counts.get((advisory.access_key, _first_day(advisory)), 0))
+        if advisory.type in _COUNTED
+        else advisory
+        for advisory in advisories
     ]
 
 

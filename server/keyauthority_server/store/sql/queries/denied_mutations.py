@@ -35,5 +35,5 @@ def list_denials(rows: Rows, limit: int) -> list[DeniedMutation]:
 
 def record_denials(rows: Rows, denied: Sequence[DeniedMutation]) -> None:
     """Store denied mutations; only the newest 10,000 are kept."""
-    rows.run_set(_PUT_DENIAL, [(microseconds(one.time), *one[1:]) for one in denied])
+    rows.run_set(_PUT_DENIAL, [(microseconds(mutation.time), *mutation[1:]) for mutation in denied])
     rows.run(_DROP_DENIALS, (DENIALS_KEPT,))

@@ -75,18 +75,18 @@ def add(rows: Rows, observed: Observations) -> None:
             _ADD,
             [
                 (
-                    one.access_key,
-                    one.cause.value,
-                    microseconds(one.period),
-                    one.number,
-                    microseconds(one.first_time),
-                    microseconds(one.last_time),
-                    one.last_peer,
+                    sighting.access_key,
+                    sighting.cause.value,
+                    microseconds(sighting.period),
+                    sighting.number,
+                    microseconds(sighting.first_time),
+                    microseconds(sighting.last_time),
+                    sighting.last_peer,
                 )
-                for one in observed.sightings
+                for sighting in observed.sightings
             ],
         )
-        for cause in sorted({one.cause.value for one in observed.sightings}):
+        for cause in sorted({sighting.cause.value for sighting in observed.sightings}):
             rows.run(_DROP_OLD, (cause, cause, SIGHTINGS_KEPT - 1))
     _put_days(rows, observed.permissions)
 

@@ -181,7 +181,10 @@ def _added(counts: Iterable[UsageRow]) -> tuple[list[tuple[Any, ...]], dict[str,
             verdict, number = row.verdict, VERDICT_TO_PROTO[row.verdict]
         if row.bucket_time is not bucket_time:
             bucket_time, time = row.bucket_time, microseconds(row.bucket_time)
-            starts = [(one.value, time - time % length) for one, length in _LENGTHS.items()]
+            starts = [
+                (granularity.value, time - time % length)
+                for granularity, length in _LENGTHS.items()
+            ]
         access_key, used = row.access_key, microseconds(row.last_used_time)
         sums = (row.count, row.cost, used)
         for start in starts:
