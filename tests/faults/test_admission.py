@@ -29,7 +29,6 @@ ITEM: Final = pb.VerifyRequest(secret_key="x" * 78, permissions=["orders:read"] 
 NESTED: Final = b"\x0a\x90\x1f" + b"\x2a\x00" * 2000  # an item of 2,000 permissions
 
 RESTRICTIONS: Final = pb.CreateKeyRequest.RESTRICTIONS_FIELD_NUMBER
-MASK: Final = pb.UpdateKeyRequest.UPDATE_MASK_FIELD_NUMBER
 
 
 def within(number: int, body: bytes) -> bytes:
