@@ -10,7 +10,7 @@ import click
 
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import keeps_secret, print_result
-from keyauthority.cli.output import key_fields, print_secret, show, time_text
+from keyauthority.cli.output import print_secret, record_fields, show, time_text
 from keyauthority.cli.session import confirm, connected, option, settings
 from keyauthority.convert import rotated_key_to_proto, written_key_to_proto
 from keyauthority.model import UNRESTRICTED, Key, KeyState
@@ -74,7 +74,7 @@ def enable(access_key: str) -> None:
 
 def _show(written: WrittenKey) -> None:
     key = written.key
-    print_result(written_key_to_proto(written), key_fields(key), key.access_key)
+    print_result(written_key_to_proto(written), record_fields(key), key.access_key)
 
 
 @click.command()
@@ -113,7 +113,7 @@ def rotate(
             access_key, overlap=overlap, expire_time=expire_time, request_id=request_id
         )
     key = rotated.key
-    if print_result(rotated_key_to_proto(rotated), key_fields(key), key.access_key):
+    if print_result(rotated_key_to_proto(rotated), record_fields(key), key.access_key):
         print_secret(key, rotated.secret_key, quiet=bool(option("quiet")))
         if not option("quiet"):
             show(f"\n{_previous_text(rotated.previous)}")

@@ -9,7 +9,7 @@ import click
 from keyauthority.cli import changes, options, parameters
 from keyauthority.cli.formats import Paging, keeps_secret, paged, print_listing, print_result
 from keyauthority.cli.key_import import import_
-from keyauthority.cli.output import key_fields, print_secret, project_fields, time_text, word
+from keyauthority.cli.output import print_secret, record_fields, time_text, word
 from keyauthority.cli.session import confirm, connected, option, read_secret, settings
 from keyauthority.convert import (
     created_key_to_proto,
@@ -89,7 +89,7 @@ def create(
             **fields,
         )
     key = created.key
-    if print_result(created_key_to_proto(created), key_fields(key), key.access_key):
+    if print_result(created_key_to_proto(created), record_fields(key), key.access_key):
         print_secret(key, created.secret_key, quiet=bool(option("quiet")))
 
 
@@ -101,7 +101,7 @@ def show(access_key: str) -> None:
     with connected() as authority:
         key = authority.get_key(access_key)
     message = service_pb2.GetKeyResponse(key=key_to_proto(key))
-    print_result(message, key_fields(key), key.access_key)
+    print_result(message, record_fields(key), key.access_key)
 
 
 @keys.command()
@@ -114,9 +114,9 @@ def lookup() -> None:
     secret_key = read_secret()
     with connected() as authority:
         found = authority.lookup_key(secret_key)
-    fields = key_fields(found.key)
+    fields = record_fields(found.key)
     if found.project is not None:
-        fields += [(f"project.{name}", text) for name, text in project_fields(found.project)]
+        fields += [(f"project.{name}", text) for name, text in record_fields(found.project)]
     print_result(key_lookup_to_proto(found), fields, found.key.access_key)
 
 
@@ -209,7 +209,7 @@ def revoke(
 
 def _revoked_fields(revoked: RevokedKey) -> list[tuple[str, str]]:
     if revoked.key is not None:
-        return key_fields(revoked.key)
+        return record_fields(revoked.key)
     return [
         ("access_key", revoked.access_key),
         ("project_id", revoked.project_id),

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final, TextIO
@@ -132,40 +133,40 @@ def print_secret(key: Key, secret_key: SecretKey, *, quiet: bool) -> None:
         show(secret_key.reveal())
 
 
-def key_fields(key: Key) -> list[tuple[str, str]]:
-    """Return the fields of a key, in the order of the proto."""
-    return [
-        ("access_key", key.access_key),
-        ("project_id", key.project_id),
-        ("mode", key.mode),
-        ("kind", key.kind),
-        ("purpose", key.purpose),
-        ("permissions", " ".join(key.permissions)),
-        *((name, " ".join(texts)) for name, texts in restriction_texts(key.restrictions)),
-        ("rate_limit", rate_limit_text(key.rate_limit)),
-        ("quota", quota_text(key.quota)),
-        ("labels", labels_text(key.labels)),
-        ("state", word(key.state)),
-        ("disabled", "yes" if key.disabled else ""),
-        ("create_time", time_text(key.create_time)),
-        ("update_time", time_text(key.update_time)),
-        ("expire_time", time_text(key.expire_time)),
-        ("supersede_time", time_text(key.supersede_time)),
-        ("revoke_time", time_text(key.revoke_time)),
-        ("revoke_reason", word(key.revoke_reason)),
-        ("revoke_note", key.revoke_note),
-        ("last_used_time", time_text(key.last_used_time)),
-        ("created_by", key.created_by),
-        ("created_from", key.created_from),
-        ("predecessor_access_key", key.predecessor_access_key),
-        ("successor_access_key", key.successor_access_key),
-        ("publishable_key", key.publishable_key),
-        ("operator_projects", " ".join(key.operator_projects)),
-        ("import_set", key.import_set),
-        ("foreign_id", key.foreign_id),
-        ("etag", key.etag),
-        ("revision", str(key.revision)),
-    ]
+def record_fields(record: Key | Project) -> list[tuple[str, str]]:
+    """Return the fields of a record, in the order of the model; restrictions are five lists."""
+    found: list[tuple[str, str]] = []
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, Restrictions):
+            found += [(name, " ".join(texts)) for name, texts in restriction_texts(value)]
+        else:
+            found.append((field.name, _text(value)))
+    found.insert(-1, ("etag", record.etag))  # derived from the revision, the last field
+    return found
+
+
+def _text(value: object) -> str:
+    """Return the value of a field; empty for None and False."""
+    match value:
+        case None | False:
+            return ""
+        case True:
+            return "yes"
+        case datetime():
+            return time_text(value)
+        case RateLimit():
+            return rate_limit_text(value)
+        case Quota():
+            return quota_text(value)
+        case Mapping():
+            return labels_text(value)
+        case tuple():
+            return " ".join(value)
+        case Enum():
+            return word(value)
+        case _:
+            return str(value)
 
 
 def restriction_texts(restrictions: Restrictions) -> list[tuple[str, Sequence[str]]]:
@@ -182,21 +183,6 @@ def restriction_texts(restrictions: Restrictions) -> list[tuple[str, Sequence[st
 def target_text(target: ApiTargetRestriction) -> str:
     """Return the target in the syntax of the options."""
     return f"{target.service}={','.join(target.methods)}" if target.methods else target.service
-
-
-def project_fields(project: Project) -> list[tuple[str, str]]:
-    """Return the fields of a project, in the order of the proto."""
-    return [
-        ("project_id", project.project_id),
-        ("display_name", project.display_name),
-        ("labels", labels_text(project.labels)),
-        ("suspended", "yes" if project.suspended else ""),
-        ("rate_limit", rate_limit_text(project.rate_limit)),
-        ("create_time", time_text(project.create_time)),
-        ("update_time", time_text(project.update_time)),
-        ("etag", project.etag),
-        ("revision", str(project.revision)),
-    ]
 
 
 def verdict_fields(verdict: Verdict) -> list[tuple[str, str]]:

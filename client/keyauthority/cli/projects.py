@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from keyauthority._requests import projects as calls
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import Paging, paged, print_listing, print_result
-from keyauthority.cli.output import labels_text, project_fields, rate_limit_text, time_text
+from keyauthority.cli.output import labels_text, rate_limit_text, record_fields, time_text
 from keyauthority.cli.session import confirm, connected, settings
 from keyauthority.convert import (
     created_project_to_proto,
@@ -97,7 +97,7 @@ def _show_written(written: WrittenProject) -> None:
 
 
 def _show(message: Message, project: Project) -> None:
-    print_result(message, project_fields(project), project.project_id)
+    print_result(message, record_fields(project), project.project_id)
 
 
 @projects.command()

@@ -9,7 +9,7 @@ import click
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import REFUSED
 from keyauthority.cli.formats import print_result
-from keyauthority.cli.output import key_fields, project_fields, show, verdict_fields
+from keyauthority.cli.output import record_fields, show, verdict_fields
 from keyauthority.cli.session import connected, option, read_secret, settings, wants_json
 from keyauthority.convert import verdict_to_proto
 from keyauthority.model import ApiTarget, App, KeyMode, Verdict
@@ -80,9 +80,9 @@ def verify(
 def _fields(verdict: Verdict) -> list[tuple[str, str]]:
     fields = verdict_fields(verdict)
     if verdict.key is not None:
-        fields += [(f"key.{name}", text) for name, text in key_fields(verdict.key)]
+        fields += [(f"key.{name}", text) for name, text in record_fields(verdict.key)]
     if verdict.project is not None:
-        fields += [(f"project.{name}", text) for name, text in project_fields(verdict.project)]
+        fields += [(f"project.{name}", text) for name, text in record_fields(verdict.project)]
     return fields
 
 
