@@ -10,11 +10,10 @@ import click
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import REFUSED
 from keyauthority.cli.formats import Paging, paged, print_listing
-from keyauthority.cli.output import time_text
+from keyauthority.cli.output import row_of
 from keyauthority.cli.session import connected, settings
 from keyauthority.convert import advisory_page_to_proto
 from keyauthority.model import AdvisoryType
-from keyauthority.results import Advisory
 
 
 @click.command()
@@ -68,12 +67,8 @@ def advisories(
         raise click.UsageError("--fail-on takes types that --type lists")
     with connected() as authority:
         page = paging.fetch(authority.list_advisories, project_id, types=types, **bounds)
-    print_listing(
-        advisory_page_to_proto(page),
-        "advisories",
-        *(_COLUMNS, [_row(advisory) for advisory in page.items]),
-        [advisory.access_key for advisory in page.items],
-    )
+    rows = [row_of(advisory, _COLUMNS) for advisory in page.items]
+    print_listing(advisory_page_to_proto(page), "advisories", _COLUMNS, rows)
     if any(advisory.type in fail_on for advisory in page.items):
         context.exit(REFUSED)
 
@@ -82,17 +77,3 @@ _COLUMNS: Final = (
     *("access_key", "type", "since_time", "last_time", "count", "last_peer"),
     *("permissions", "project_id", "remedy"),
 )
-
-
-def _row(advisory: Advisory) -> tuple[str, ...]:
-    return (
-        advisory.access_key,
-        advisory.type,
-        time_text(advisory.since_time),
-        time_text(advisory.last_time),
-        str(advisory.count),
-        advisory.last_peer,
-        " ".join(advisory.permissions),
-        advisory.project_id,
-        advisory.remedy,
-    )

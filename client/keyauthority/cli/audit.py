@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import Paging, paged, print_listing
-from keyauthority.cli.output import print_json, say, show, time_text
+from keyauthority.cli.output import print_json, row_of, say, show
 from keyauthority.cli.session import connected, settings, wants_json
 from keyauthority.cli.watch import interruptible
 from keyauthority.convert import event_page_to_proto, event_to_proto
@@ -69,8 +69,7 @@ def audit(
 
 
 def _print(events: Sequence[Event], message: Message) -> None:
-    revisions = [str(event.revision) for event in events]
-    print_listing(message, "events", _COLUMNS, list(map(_row, events)), revisions)
+    print_listing(message, "events", _COLUMNS, list(map(_row, events)))
 
 
 def _follow(events_from: Callable[[datetime | None], Page[Event]], first: Sequence[Event]) -> None:
@@ -102,16 +101,7 @@ _POLL_SECONDS: Final = 1.0
 
 
 def _row(event: Event) -> tuple[str, ...]:
-    return (
-        str(event.revision),
-        time_text(event.time),
-        event.type.value,
-        event.actor,
-        event.peer,
-        event.project_id,
-        event.access_key,
-        "; ".join(map(_field_change, event.changed)),
-    )
+    return (*row_of(event, _COLUMNS[:-1]), "; ".join(map(_field_change, event.changed)))
 
 
 def _field_change(change: FieldChange) -> str:

@@ -54,9 +54,11 @@ def print_listing(
     items: str,
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
-    names: Iterable[str],
 ) -> None:
-    """Print a page: `items` is the field of the message that holds its records."""
+    """Print a page: `items` is the field of the message that holds its records.
+
+    The first column is the bare name of a record.
+    """
     records = getattr(message, items)
     if option("field"):
         for record in records:
@@ -71,7 +73,7 @@ def print_listing(
         case "csv":
             _print_csv(columns, rows)
         case "name":
-            for name in names:
+            for name, *_ in rows:
                 show(name)
         case _:
             print_rows(columns, rows)

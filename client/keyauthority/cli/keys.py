@@ -9,7 +9,7 @@ import click
 from keyauthority.cli import changes, options, parameters
 from keyauthority.cli.formats import Paging, keeps_secret, paged, print_listing, print_result
 from keyauthority.cli.key_import import import_
-from keyauthority.cli.output import print_secret, record_fields, time_text, word
+from keyauthority.cli.output import print_secret, record_fields, row_of, time_text, word
 from keyauthority.cli.session import confirm, connected, option, read_secret, settings
 from keyauthority.convert import (
     created_key_to_proto,
@@ -19,7 +19,6 @@ from keyauthority.convert import (
     revoked_key_to_proto,
 )
 from keyauthority.model import (
-    Key,
     KeyKind,
     KeyMode,
     KeyState,
@@ -157,27 +156,13 @@ def list_(
         page = paging.fetch(
             *(authority.list_keys, project_id), labels=parameters.label_map(labels), **filters
         )
-    names = [key.access_key for key in page.items]
-    print_listing(
-        key_page_to_proto(page), "keys", _COLUMNS, [_row(key) for key in page.items], names
-    )
+    rows = [row_of(key, _COLUMNS) for key in page.items]
+    print_listing(key_page_to_proto(page), "keys", _COLUMNS, rows)
 
 
 _COLUMNS: Final = (
     *("access_key", "state", "mode", "kind", "purpose", "expire_time", "last_used_time"),
 )
-
-
-def _row(key: Key) -> tuple[str, ...]:
-    return (
-        key.access_key,
-        word(key.state),
-        key.mode,
-        key.kind,
-        key.purpose,
-        time_text(key.expire_time),
-        time_text(key.last_used_time),
-    )
 
 
 @keys.command()

@@ -146,6 +146,11 @@ def record_fields(record: Key | Project) -> list[tuple[str, str]]:
     return found
 
 
+def row_of(record: object, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the fields of a record that a table shows."""
+    return tuple(_text(getattr(record, column)) for column in columns)
+
+
 def _text(value: object) -> str:
     """Return the value of a field; empty for None and False."""
     match value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 from google.protobuf.message import Message
@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from keyauthority._requests import projects as calls
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import Paging, paged, print_listing, print_result
-from keyauthority.cli.output import labels_text, rate_limit_text, record_fields, time_text
+from keyauthority.cli.output import record_fields, row_of
 from keyauthority.cli.session import confirm, connected, settings
 from keyauthority.convert import (
     created_project_to_proto,
@@ -117,20 +117,10 @@ def list_(paging: Paging) -> None:
     """List the visible projects, oldest first."""
     with connected() as authority:
         page = paging.fetch(authority.list_projects)
-    print_listing(
-        project_page_to_proto(page),
-        "projects",
-        ("project_id", "display_name", "suspended", "rate_limit", "create_time", "labels"),
-        [
-            (
-                project.project_id,
-                project.display_name,
-                "yes" if project.suspended else "",
-                rate_limit_text(project.rate_limit),
-                time_text(project.create_time),
-                labels_text(project.labels),
-            )
-            for project in page.items
-        ],
-        [project.project_id for project in page.items],
-    )
+    rows = [row_of(project, _COLUMNS) for project in page.items]
+    print_listing(project_page_to_proto(page), "projects", _COLUMNS, rows)
+
+
+_COLUMNS: Final = (
+    *("project_id", "display_name", "suspended", "rate_limit", "create_time", "labels"),
+)

@@ -8,10 +8,10 @@ import click
 
 from keyauthority.cli import options, parameters
 from keyauthority.cli.formats import Paging, paged, print_listing
-from keyauthority.cli.output import time_text
+from keyauthority.cli.output import row_of
 from keyauthority.cli.session import connected, settings
 from keyauthority.convert import usage_page_to_proto
-from keyauthority.model import UsageGranularity, UsageRow
+from keyauthority.model import UsageGranularity
 
 
 @click.command()
@@ -39,26 +39,10 @@ def usage(project_id: str, access_key: str | None, paging: Paging, **filters: An
     """
     with connected() as authority:
         page = paging.fetch(authority.get_usage, project_id, access_key=access_key or "", **filters)
-    print_listing(
-        usage_page_to_proto(page),
-        "rows",
-        *(_COLUMNS, [_row(row) for row in page.items]),
-        [row.access_key for row in page.items],
-    )
+    rows = [row_of(row, _COLUMNS) for row in page.items]
+    print_listing(usage_page_to_proto(page), "rows", _COLUMNS, rows)
 
 
 _COLUMNS: Final = (
     *("access_key", "bucket_time", "verdict", "count", "cost", "last_used_time", "project_id"),
 )
-
-
-def _row(row: UsageRow) -> tuple[str, ...]:
-    return (
-        row.access_key,
-        time_text(row.bucket_time),
-        row.verdict,
-        str(row.count),
-        str(row.cost),
-        time_text(row.last_used_time),
-        row.project_id,
-    )
