@@ -164,8 +164,10 @@ def _text(value: object) -> str:
             return rate_limit_text(value)
         case Quota():
             return quota_text(value)
+        case Standing():
+            return standing_text(value)
         case Mapping():
-            return labels_text(value)
+            return " ".join(f"{name}={text}" for name, text in sorted(value.items()))
         case tuple():
             return " ".join(value)
         case Enum():
@@ -192,22 +194,13 @@ def target_text(target: ApiTargetRestriction) -> str:
 
 def verdict_fields(verdict: Verdict) -> list[tuple[str, str]]:
     """Return the fields of a verdict, without the records."""
-    return [
-        ("verdict", verdict.code),
-        ("failed", " ".join(verdict.failed)),
-        ("access_key", verdict.access_key),
-        ("project_id", verdict.project_id),
-        ("mode", word(verdict.mode)),
-        ("kind", word(verdict.kind)),
-        ("permissions", " ".join(verdict.permissions)),
-        ("labels", labels_text(verdict.labels)),
-        ("expire_time", time_text(verdict.expire_time)),
-        ("key_standing", standing_text(verdict.key_standing)),
-        ("project_standing", standing_text(verdict.project_standing)),
-        ("quota_standing", standing_text(verdict.quota_standing)),
-        ("revision", str(verdict.revision)),
-        ("log_id", verdict.log_id),
-    ]
+    return [("verdict", verdict.code), *zip(_VERDICT, row_of(verdict, _VERDICT), strict=True)]
+
+
+_VERDICT: Final = (
+    *("failed", "access_key", "project_id", "mode", "kind", "permissions", "labels"),
+    *("expire_time", "key_standing", "project_standing", "quota_standing", "revision", "log_id"),
+)
 
 
 def time_text(time: datetime | None) -> str:
@@ -218,11 +211,6 @@ def time_text(time: datetime | None) -> str:
 def word(value: Enum | None) -> str:
     """Return the value of an enum; empty for None."""
     return str(value.value) if value else ""
-
-
-def labels_text(labels: Mapping[str, str]) -> str:
-    """Return the labels in the syntax of the options, sorted by name."""
-    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
 def rate_limit_text(limit: RateLimit | None) -> str:
@@ -244,9 +232,7 @@ def quota_text(quota: Quota | None) -> str:
     return f"{quota.limit}/{quota.period}" if quota else ""
 
 
-def standing_text(standing: Standing | None) -> str:
-    """Return the remaining units and their reset time; empty for None."""
-    if standing is None:
-        return ""
+def standing_text(standing: Standing) -> str:
+    """Return the remaining units and their reset time."""
     until = f" until {time_text(standing.reset_time)}" if standing.reset_time else ""
     return f"{standing.remaining} of {standing.limit} left{until}"
