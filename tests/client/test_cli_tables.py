@@ -96,7 +96,7 @@ def test_csv_is_exact_also_where_a_spreadsheet_sees_a_formula(
     row = ('=HYPERLINK("x")', "+1", "-1", "@x", 'a,"b')
     with click.Context(click.Command("x")) as context:
         context.meta["keyauthority.output"] = "csv"
-        print_listing(Project(), "labels", NAMES[:5], [row], [])
+        print_listing(Project(), "labels", NAMES[:5], [row])
 
     header, *rows = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
     assert [list(NAMES[:5]), list(row)] == [header, *rows]
