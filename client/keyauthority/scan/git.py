@@ -1,4 +1,4 @@
-"""Calls of git, in repositories that nobody vouches for.
+"""Calls of git, in repositories that are not trusted.
 
 The configuration of a repository can name programs for git to run. Those that the commands of this
 package could reach are turned off: a scan must not run what it scans.
