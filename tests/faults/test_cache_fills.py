@@ -30,7 +30,7 @@ from tests.postgres import Cluster
 from tests.proofs import Proof, scaled
 
 SERVICE = "keyauthority.v1.KeyAuthorityService"
-FILLS: Final = scaled(short=60, each=20_000)
+FILLS: Final = scaled(short=60, each=10_000)
 _AT_ONCE: Final = timedelta()
 _NEVER_REACHED: Final = RateLimit(1_000_000_000, timedelta(days=1))
 READERS: Final = 3  # calls of one key at once: a fill may be under way in any of them
