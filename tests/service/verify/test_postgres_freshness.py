@@ -200,13 +200,13 @@ def test_metrics_report_the_record_cache(servers: Servers) -> None:
     for _ in range(3):
         surely(servers.other, made.secret_key)
 
-    def told() -> bool:
+    def is_reported() -> bool:
         text = scrape(servers.process)
-        looks = [value(text, "keyauthority_looks_total", one) for one in ("memory", "store")]
+        events = [value(text, "keyauthority_record_cache_total", each) for each in ("hit", "miss")]
         gauges = ("keyauthority_cached_keys", "keyauthority_staleness_seconds")
-        return all(looks) and all(value(text, name) for name in gauges)
+        return all(events) and all(value(text, name) for name in gauges)
 
-    wait_until(told)
+    wait_until(is_reported)
 
 
 @pytest.mark.case(30)
