@@ -23,6 +23,12 @@ def monotonic() -> float:
     return time.clock_gettime(_BOOT_CLOCK)
 
 
+def wall_offset() -> float:
+    """Return the machine's wall clock minus its boot clock, in seconds; never too large."""
+    wall = time.time()  # first, so that a delay before the next line cannot count as ahead
+    return wall - monotonic()
+
+
 class ClockJumped(Exception):
     """The wall clock jumped ahead of the monotonic clock by more than `JUMP_MAX`."""
 
@@ -75,9 +81,8 @@ class SystemClock:
         """Seconds by which this clock is ahead of the machine's wall clock; may be negative."""
         return self._offset - wall_offset()
 
-    def _measured(self) -> float:
-        """Return the followed clock minus the boot clock, in seconds; never too large."""
-        return wall_offset()
+    _measured = staticmethod(wall_offset)
+    """Returns the followed clock minus the boot clock, in seconds; never too large."""
 
 
 class ReferenceClock(SystemClock):
@@ -110,9 +115,3 @@ class Reference:
         """Record a reading, in seconds since the Unix epoch, requested at `asked`."""
         answered = monotonic()
         self.offset, self.slack = seconds - answered, answered - asked
-
-
-def wall_offset() -> float:
-    """Return the machine's wall clock minus its boot clock, in seconds; never too large."""
-    wall = time.time()  # first, so that a delay before the next line cannot count as ahead
-    return wall - monotonic()

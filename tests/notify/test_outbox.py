@@ -30,7 +30,7 @@ class Time:
         self.now = 1000.0
         monkeypatch.setattr("keyauthority.clock.monotonic", lambda: self.now)
         monkeypatch.setattr(outboxes, "monotonic", lambda: self.now)
-        monkeypatch.setattr("keyauthority.clock.wall_offset", lambda: 1.8e9)
+        monkeypatch.setattr("keyauthority.clock.SystemClock._measured", lambda _: 1.8e9)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_retry_waits_at_most_a_day_after_the_clock_was_set_back(
         take(outbox, 1, 1)
         outbox.failed(new(outbox), None)
         await outbox.flush()
-    monkeypatch.setattr("keyauthority.clock.wall_offset", lambda: 1.7e9)
+    monkeypatch.setattr("keyauthority.clock.SystemClock._measured", lambda _: 1.7e9)
     with opened(tmp_path / "cursor") as outbox:
         assert outbox.next_due is not None
         assert outbox.next_due - time.now <= 86_400
