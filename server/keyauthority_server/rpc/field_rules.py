@@ -6,7 +6,6 @@ A `Validator` collects violations, each with the path of the field in the reques
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Container, Mapping
 from datetime import timedelta
 from functools import lru_cache
@@ -45,6 +44,7 @@ PERIOD_MAX: Final = timedelta(days=1)
 NO_PROJECT: Final = "not a project ID, which is a UUID in lower case"
 _NO_PERMISSION: Final = "not RESOURCE:ACTION, such as orders:read"
 _BATCHES: Final = frozenset({"requests", "rows", "keys"})
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the category Cc of Unicode
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -81,7 +81,7 @@ class Validator:
         """At most `limit` characters, none of them a control character."""
         if len(value) > limit:
             self.refuse(field, f"at most {limit} characters")
-        elif any(unicodedata.category(character) == "Cc" for character in value):
+        elif _CONTROL.search(value):
             self.refuse(field, "must not contain control characters")
 
     def present(self, field: str, value: object) -> bool:
@@ -223,6 +223,8 @@ class Validator:
 
     def restrictions(self, value: key_pb2.Restrictions) -> None:
         """Valid lists, and a total size that every client accepts."""
+        if not value.ListFields():
+            return
         self.each("restrictions.allowed_ips", value.allowed_ips, check_ip_or_network)
         self.each("restrictions.allowed_referrers", value.allowed_referrers, _referrer)
         self.each("restrictions.ios_bundle_ids", value.ios_bundle_ids, _name)
