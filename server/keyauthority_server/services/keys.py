@@ -45,8 +45,6 @@ class Keys:
         scope, PermissionDenied for an operator key that exceeds the caller's own, InvalidArgument
         unless the expiry is in the future.
         """
-        right = right_for("create", new.kind)
-        caller.require(right)
         request, access_key = Request(new.request_id, content), new_access_key()
         projects = tuple(new.operator_projects or (new.project_id,))
 
@@ -73,7 +71,7 @@ class Keys:
             return created
 
         reads = Reads((access_key,), projects)
-        return await self._context.mutate(caller, right, work, reads=reads)
+        return await self._context.mutate(caller, right_for("create", new.kind), work, reads=reads)
 
     def _issue(
         self,
