@@ -197,8 +197,8 @@ def newest_version(name: str, known: Mapping[str, bytes]) -> int:
 
 
 def _versions(name: str, known: Mapping[str, bytes]) -> list[int]:
-    named = (check.rpartition("/") for check in known)
-    versions = [version for file, _, version in named if file == name]
+    prefix = f"{name}/"
+    versions = [check.removeprefix(prefix) for check in known if check.startswith(prefix)]
     if not all(map(_VERSION.fullmatch, versions)):
         raise KeyringError(f"the database is damaged: malformed version of {name}; restore it")
     return sorted(map(int, versions))
