@@ -291,7 +291,7 @@ def _reload(transaction: Transaction, caller: Principal) -> Principal:
     stored = transaction.key(caller.actor, None)
     if stored is None:
         raise not_found(ErrorReason.KEY_NOT_FOUND)
-    return Principal(stored.key, caller.peer)
+    return Principal(stored.key, caller.peer, lineage=stored.lineage)
 
 
 def not_found(reason: ErrorReason) -> KeyAuthorityError:

@@ -79,7 +79,7 @@ class Idempotency:
         """
         if not request.request_id:
             return Lookup(None)
-        name = _name(transaction, caller, request)
+        name = _name(caller, request)
         record = transaction.find_request(name, now)
         if record is None:
             return Lookup(None, name=name)
@@ -173,10 +173,9 @@ def _require_visible(caller: Principal, key: Key) -> None:
         raise not_found(ErrorReason.PROJECT_NOT_FOUND)
 
 
-def _name(transaction: Transaction, caller: Principal, request: Request) -> bytes:
+def _name(caller: Principal, request: Request) -> bytes:
     """Return the lookup hash of a request: over its id and the lineage of the caller's key."""
-    stored = transaction.key(caller.actor, None)
-    lineage = stored.lineage if stored else caller.actor
+    lineage = caller.lineage or caller.actor
     return hashlib.sha256(f"{lineage}\0{request.request_id.lower()}".encode()).digest()
 
 

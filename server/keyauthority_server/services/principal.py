@@ -58,6 +58,8 @@ class Principal:
     peer: str
     certified: bool = False
     """True if the key stands for a certificate and is not in the store: `CertificateIdentity`."""
+    lineage: str = ""
+    """That of the stored key; see `StoredKey`."""
 
     @property
     def actor(self) -> str:
@@ -179,7 +181,9 @@ def authenticate(
         raise invalid_credential()
     if stored is None or stored.key.kind is not KeyKind.OPERATOR:
         raise invalid_credential()
-    return _authorize(Principal(stored.key, credential.address), rights, now)
+    return _authorize(
+        Principal(stored.key, credential.address, lineage=stored.lineage), rights, now
+    )
 
 
 def _authorize(caller: Principal, rights: Sequence[str], now: datetime) -> Principal:
