@@ -81,10 +81,10 @@ class WriteBatch:
         if others != known_with:
             self._known.forget()
         self._known.begin(locked_head)
-        claimed = [unit for unit in units if _claim(unit)]
+        claimed = list(filter(_claim, units))
         if reads := [unit.reads for unit in claimed if unit.reads is not NO_READS]:
             self._known.read_ahead(self._rows, reads)
-        answers = [self._work(unit) for unit in claimed]
+        answers = list(map(self._work, claimed))
         self._known.save(self._rows, self._sign)
 
         def answer() -> None:

@@ -59,8 +59,9 @@ def head_of(row: Row) -> LogHead:
 
 def signed_time(time: datetime, sign: EntrySigner) -> tuple[int, bytes, int]:
     """Return the last parameters of `ADVANCE_LOG`, for a time."""
-    made = sign(NewestTime(microseconds(time)))
-    return microseconds(time), made.hash, made.key_version
+    newest = NewestTime(microseconds(time))
+    mac = sign(newest)
+    return newest.microseconds, mac.hash, mac.key_version
 
 
 def newest_time(rows: Rows, head: LogHead, sign: EntrySigner) -> datetime | None:

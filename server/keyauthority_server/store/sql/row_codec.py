@@ -130,9 +130,9 @@ def flat_key(key: Key) -> RowDict:
             "disabled": key.disabled,
             "create_time": microseconds(key.create_time),
             "update_time": microseconds(key.update_time),
-            "expire_time": _microseconds(key.expire_time),
-            "supersede_time": _microseconds(key.supersede_time),
-            "revoke_time": _microseconds(key.revoke_time),
+            "expire_time": microseconds(key.expire_time) if key.expire_time else None,
+            "supersede_time": microseconds(key.supersede_time) if key.supersede_time else None,
+            "revoke_time": microseconds(key.revoke_time) if key.revoke_time else None,
             "revoke_reason": key.revoke_reason.value if key.revoke_reason else None,
             "revoke_note": key.revoke_note,
             "created_by": key.created_by,
@@ -273,15 +273,7 @@ def flat_from(columns: Sequence[str], row: Row) -> RowDict:
 
 def _without_unset(record: RowDict) -> RowDict:
     """Leave out None, False and empty texts, lists and dicts; a number 0 is set."""
-    return {
-        name: value
-        for name, value in record.items()
-        if value or (value is not None and value is not False and value == 0)
-    }
-
-
-def _microseconds(time: datetime | None) -> int | None:
-    return None if time is None else microseconds(time)
+    return {name: value for name, value in record.items() if value or type(value) is int}
 
 
 def _time(number: int | None) -> datetime | None:

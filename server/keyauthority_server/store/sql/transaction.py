@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import not_
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from keyauthority.model import (
@@ -90,8 +91,11 @@ class SqlTransaction:
         self._known = KnownRows() if known is None else known
         self._grouped = known is not None
         head = self._known.head(rows, sign)
-        self._head, self._hash, self._closed = head.revision, head.hash, head.closed
-        self._newest_time = self._known.newest_time
+        self.head = head.revision
+        """The newest revision, including those of this transaction."""
+        self.newest_time = self._known.newest_time
+        """The newest committed time; a mutation never has an earlier one."""
+        self._hash, self._closed = head.hash, head.closed
         self._rows = rows
         self._sign = sign
         self._checked = self._known.checked
@@ -99,16 +103,6 @@ class SqlTransaction:
         self._incomplete = False
         self.entries: list[Entry] = []
         """The changes made so far."""
-
-    @property
-    def head(self) -> Revision:
-        """The newest revision, including those of this transaction."""
-        return Revision(self._head)
-
-    @property
-    def newest_time(self) -> datetime | None:
-        """The newest committed time; a mutation never has an earlier one."""
-        return self._newest_time
 
     def query(
         self, read: Callable[Concatenate[Rows, P], T], *args: P.args, **kwargs: P.kwargs
@@ -140,8 +134,8 @@ class SqlTransaction:
     def apply(self, mutation: Mutation) -> Applied:
         """Make one change; see `interface.Transaction.apply`."""
         rows = self._open()
-        revision = Revision(self._head + 1)
-        time = max(mutation.time, self._newest_time or mutation.time)
+        revision = Revision(self.head + 1)
+        time = max(mutation.time, self.newest_time or mutation.time)
         before = [self._key_before(stored.key.access_key) for stored in mutation.keys]
         keys = tuple(
             stored._replace(key=_stamped_key(stored.key, old, revision, time))
@@ -152,14 +146,14 @@ class SqlTransaction:
             old = self._project_before(mutation.project.project_id)
             before.append(old)
             project = _stamped_project(mutation.project, old, revision, time)
-        if tuple(not old for old in before) != _SHAPES[mutation.type]:
+        if tuple(map(not_, before)) != _SHAPES[mutation.type]:
             raise ValueError(f"not the records of {mutation.type}")
         entry = _entry(mutation, revision, time, keys, project, before, self._hash)
         self._incomplete = True
         self._put(rows, keys, project, entry)
         self._append(rows, entry)
         self._incomplete = False
-        self._head, self._newest_time = revision, time
+        self.head, self.newest_time = revision, time
         self.entries.append(entry)
         return Applied(revision, tuple(stored.key for stored in keys), project)
 
@@ -206,8 +200,8 @@ class SqlTransaction:
         if not usage.count(self._open(), batch_id, rows, now, end):
             return
         observations.add(self._open(), observed)
-        if self._newest_time is None or now > self._newest_time:
-            self._newest_time = now
+        if self.newest_time is None or now > self.newest_time:
+            self.newest_time = now
 
     def key_checks(self) -> Mapping[str, bytes]:
         """Return the check values that identify key files, by name."""
@@ -242,7 +236,7 @@ class SqlTransaction:
 
     def publish(self) -> None:
         """Move the head of the log for the next units of the group; call it after `finish`."""
-        time = self._newest_time
+        time = self.newest_time
         if time is not None and (self.entries or time != self._known.newest_time):
             self._known.advance(self.head, self._hash, time)
 
