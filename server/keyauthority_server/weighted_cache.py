@@ -54,13 +54,15 @@ class WeightedCache(Generic[K, V]):
         if weight != 1:
             self._heavy[name] = weight
 
-    def drop(self, name: K) -> None:
-        """Remove the value of this name, if any."""
-        if name in self._values:
-            removed = self._values.pop(name)
-            self._weight -= self._heavy.pop(name, 1)
-            if self._dropped is not None:
-                self._dropped(removed)
+    def drop(self, name: K) -> bool:
+        """Remove the value of this name; False without one."""
+        if name not in self._values:
+            return False
+        removed = self._values.pop(name)
+        self._weight -= self._heavy.pop(name, 1)
+        if self._dropped is not None:
+            self._dropped(removed)
+        return True
 
     def clear(self) -> None:
         """Remove all values."""

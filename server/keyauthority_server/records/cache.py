@@ -191,9 +191,7 @@ class RecordCache:
     def drop(self, names: Sequence[str]) -> None:
         """Discard these records, named by access key or project id."""
         for name in names:
-            self._catch_ups += name in self._keys or name in self._projects
-            self._keys.drop(name)
-            self._projects.drop(name)
+            self._catch_ups += self._keys.drop(name) or self._projects.drop(name)
 
     def clear(self) -> None:
         """Discard all records."""
