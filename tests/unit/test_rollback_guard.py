@@ -9,7 +9,11 @@ from pathlib import Path
 
 from keyauthority.model import LogId, Revision
 from keyauthority_server.store.sqlite import rollback_guard
-from keyauthority_server.store.sqlite.rollback_guard import read_saved_head, save_head
+from keyauthority_server.store.sqlite.rollback_guard import (
+    head_path,
+    read_saved_head,
+    save_head,
+)
 from keyauthority_server.store.types import LogHead
 
 LOG_ID = LogId("0a1b2c3d-0000-4000-8000-000000000000")
@@ -28,7 +32,7 @@ def test_head_is_noted_without_a_free_descriptor(tmp_path: Path) -> None:
             except OSError:
                 break
         for number in (1, 2, 3):
-            save_head(tmp_path / "database", LogHead(LOG_ID, Revision(number)))
+            save_head(head_path(tmp_path / "database"), LogHead(LOG_ID, Revision(number)))
     finally:
         for one in taken:
             os.close(one)

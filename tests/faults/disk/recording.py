@@ -80,10 +80,9 @@ class Recorder:
         """Write down the heads that are noted beside a database, too."""
         save_head = rollback_guard.save_head
 
-        def noted(database: Path, head: LogHead) -> None:
-            save_head(database, head)
-            path = rollback_guard.head_path(database)
-            self.note(WRITE, path.name, 0, path.read_bytes())
+        def noted(file: Path, head: LogHead) -> None:
+            save_head(file, head)
+            self.note(WRITE, file.name, 0, file.read_bytes())
 
         rollback_guard.save_head = noted
 

@@ -206,7 +206,7 @@ class Draft:
         except OSError as error:
             raise StoreError(f"cannot put {database} in place: {error.strerror}") from error
         sync(database.parent)
-        save_head(database, LogHead(content.log_id, content.revision))
+        save_head(head_path(database), LogHead(content.log_id, content.revision))
         return content
 
 

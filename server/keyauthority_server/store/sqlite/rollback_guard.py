@@ -118,18 +118,18 @@ class _Spare:
 _SPARE: Final = _Spare()
 
 
-def save_head(database: Path, head: LogHead) -> None:
-    """Save the newest committed head, under the writers' lock.
+def save_head(file: Path, head: LogHead) -> None:
+    """Save the newest committed head in a head file, under the writers' lock.
 
     A failure is logged: it does not undo the commit.
     """
     line = f"{head.log_id} {head.revision:020}\n".encode("ascii")
     try:
-        file = _SPARE.open(head_path(database))
+        descriptor = _SPARE.open(file)
         try:
-            os.pwrite(file, line, 0)
+            os.pwrite(descriptor, line, 0)
         finally:
-            os.close(file)
+            os.close(descriptor)
             _SPARE.reserve()
     except OSError as error:
         _log.error("head_not_noted", revision=head.revision, error=error.strerror)

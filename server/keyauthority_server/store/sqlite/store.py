@@ -65,6 +65,7 @@ from keyauthority_server.store.sqlite.disk_reserve import DiskReserve
 from keyauthority_server.store.sqlite.file_lock import LOCKS, FairFileLock
 from keyauthority_server.store.sqlite.rollback_guard import (
     check_head,
+    head_path,
     read_saved_head,
     save_head,
 )
@@ -170,7 +171,7 @@ def open_store(
             opened.callback(lock.close)
             written = SqliteRows(connect(path, WRITE_BUSY_MS))
             opened.callback(written.close)
-            save = partial(_save_newest, path, head)
+            save = partial(_save_newest, head_path(path), head)
             job = WriteBatch(written, sign, save, others=written.version)
             reserve = DiskReserve(path)
             opened.callback(reserve.close)
@@ -189,8 +190,8 @@ def open_store(
         return store
 
 
-def _save_newest(path: Path, head: LogHead, entries: Sequence[Entry]) -> None:
-    save_head(path, head._replace(revision=entries[-1].revision))
+def _save_newest(file: Path, head: LogHead, entries: Sequence[Entry]) -> None:
+    save_head(file, head._replace(revision=entries[-1].revision))
 
 
 class SqliteStore(SqlStore):

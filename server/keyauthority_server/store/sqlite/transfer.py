@@ -12,6 +12,7 @@ from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.file_lock import FairFileLock
 from keyauthority_server.store.sqlite.rollback_guard import (
     check_head,
+    head_path,
     read_saved_head,
     save_head,
 )
@@ -71,7 +72,7 @@ class SqliteEndpoint:
 
     def opened_as(self, head: LogHead) -> None:
         """Save the head next to the database: it is already committed."""
-        save_head(self._path, head)
+        save_head(head_path(self._path), head)
 
     def close(self) -> None:
         """Close the files."""
