@@ -36,7 +36,6 @@ from keyauthority_server.store.sql.queries import changes, digests, imports
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
 from keyauthority_server.store.sql.row_codec import change_of
 from keyauthority_server.store.sql.sql_store import SqlStore
-from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.types import (
     NO_READS,
     ChangePage,
@@ -202,7 +201,11 @@ class PostgresStore(SqlStore):
 
         `urgent` has no effect: the database server manages its own disk.
         """
-        return await self._write(work, reads)
+        unit, self._loop = WriteUnit(work, reads=reads), asyncio.get_running_loop()
+        self._writer.submit(unit)
+        with self._turns:
+            result: T = await await_commit(unit, writer.WRITE_SECONDS)
+        return result
 
     async def check(self) -> None:
         """Raise StoreError unless records can be read now."""
@@ -251,13 +254,6 @@ class PostgresStore(SqlStore):
 
     async def _ask(self, question: ReadRequest) -> ReadResult:
         return await self._calls.submit(question, len(question.access_keys) + 1)
-
-    async def _write(self, work: Callable[[SqlTransaction], T], reads: Reads) -> T:
-        unit, self._loop = WriteUnit(work, reads=reads), asyncio.get_running_loop()
-        self._writer.submit(unit)
-        with self._turns:
-            result: T = await await_commit(unit, writer.WRITE_SECONDS)
-        return result
 
     def _published(self, head: Revision, entries: Sequence[Entry]) -> None:
         """Hand changes to the loop, from the writer's thread, before their callers are answered."""

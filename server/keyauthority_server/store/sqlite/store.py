@@ -45,7 +45,6 @@ from keyauthority_server.store.sql.statements import (
     READ_SNAPSHOT,
     READ_SNAPSHOTS,
 )
-from keyauthority_server.store.sql.transaction import SqlTransaction
 from keyauthority_server.store.sqlite.changes import TailReader
 from keyauthority_server.store.sqlite.connection import (
     FILES,
@@ -296,7 +295,13 @@ class SqliteStore(SqlStore):
         self, work: Callable[[Transaction], T], *, urgent: bool = False, reads: Reads = NO_READS
     ) -> T:
         """Run `work` in a transaction, commit, and return its result; see `interface`."""
-        return await self._write(work, urgent=urgent)
+        unit = WriteUnit(work, urgent=urgent)
+        self._writer.submit(unit)
+        try:
+            result: T = await await_commit(unit, WRITE_TIMEOUT)
+        finally:
+            self._tail.notify()
+        return result
 
     async def check(self) -> None:
         """Raise StoreError unless the files hold the log and both ends of each record table."""
@@ -336,15 +341,6 @@ class SqliteStore(SqlStore):
     async def schema_differences(self) -> Sequence[str]:
         """Return the differences from the schema of the migrations."""
         return await self.query(schema_differences, RECORDS)
-
-    async def _write(self, work: Callable[[SqlTransaction], T], *, urgent: bool = False) -> T:
-        unit = WriteUnit(work, urgent=urgent)
-        self._writer.submit(unit)
-        try:
-            result: T = await await_commit(unit, WRITE_TIMEOUT)
-        finally:
-            self._tail.notify()
-        return result
 
     def _snapshot(self, read: Callable[[Rows], T]) -> T:
         self._pages.run("BEGIN")
