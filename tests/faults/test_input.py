@@ -135,11 +135,12 @@ def named(path: Path) -> str:
 def tried(root: Caller, name: str, request: Message) -> Refusal | None:
     """How the call ends, once its caller may have another large request refused."""
     body, pause = request.SerializeToString(), Event()
+    refused = root.outcome(name.split()[0], body)
     for _ in range(TRIES):
-        refused = root.outcome(name.split()[0], body)
         if refused is None or refused.reason != "OVERLOADED":
             break
         pause.wait(PAUSE_SECONDS)
+        refused = root.outcome(name.split()[0], body)
     return refused
 
 
