@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import pytest
 from structlog.testing import CapturingLogger
 
+from keyauthority_server.store.batching import batch_worker
 from keyauthority_server.store.batching import write_batch as under_test
-from keyauthority_server.store.batching.write_batch import WriteBatch, WriteUnit, await_commit
+from keyauthority_server.store.batching.write_batch import (
+    GROUP_SECONDS,
+    WriteBatch,
+    WriteUnit,
+    await_commit,
+)
 from keyauthority_server.store.interface import StoreError, StoreUnavailable
 from tests.store.factories import sign
 from tests.unit.waiting import settle
+
+SLOW: Final = 2 / 3 * GROUP_SECONDS
 
 
 class Rows:
@@ -59,6 +69,11 @@ def raising(error: Exception) -> Callable[[object], None]:
     return work
 
 
+def noting(ran: list[int], number: int, _: object) -> None:
+    """Work that notes a number."""
+    ran.append(number)
+
+
 def units() -> WriteBatch:
     """Return the job of a thread that writes."""
     return WriteBatch(Rows(), sign, lambda _: None)
@@ -89,7 +104,8 @@ async def test_group_is_answered_by_one_wake(monkeypatch: pytest.MonkeyPatch) ->
     third.cancel()
     await settle()
     wakes = wakes_of(monkeypatch)
-    units().run(group)()
+    answer, _ = units().run(group)
+    answer()
     assert "done" == await first
     with pytest.raises(ValueError, match="spoilt"):
         await second
@@ -116,7 +132,8 @@ async def test_unit_that_timed_out_in_the_queue_never_runs() -> None:
     late, other = WriteUnit(lambda _: ran.append("late")), WriteUnit(lambda _: ran.append("other"))
     with pytest.raises(StoreUnavailable, match="not executed"):
         await await_commit(late, 0.001)
-    units().run([late, other])()
+    answer, _ = units().run([late, other])
+    answer()
     assert ["other"] == ran
 
 
@@ -125,7 +142,7 @@ async def test_unit_that_timed_out_while_running_has_an_unknown_outcome(
 ) -> None:
     """The log states the outcome later."""
     unit = WriteUnit(lambda _: "done")
-    answer = units().run([unit])
+    answer, _ = units().run([unit])
     with pytest.raises(StoreUnavailable, match="outcome is unknown"):
         await await_commit(unit, 0.001)
     assert [] == log.calls
@@ -141,5 +158,62 @@ def test_answer_to_a_closed_loop_is_logged(log: CapturingLogger) -> None:
         return WriteUnit(lambda _: "done")
 
     unit = asyncio.run(leave())
-    units().run([unit])()
+    answer, _ = units().run([unit])
+    answer()
     assert ("done", ["unanswered"]) == (unit.outcome.result(), [one.args[0] for one in log.calls])
+
+
+async def test_group_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key with long lists takes 20 ms: 256 of them would keep a RevokeKey waiting for 5 s."""
+    times = iter(range(100))
+    monkeypatch.setattr(under_test, "thread_time", lambda: next(times) * SLOW)
+    ran: list[int] = []
+    group = [WriteUnit(partial(noting, ran, number)) for number in range(5)]
+    answer, rest = units().run(group)
+    answer()
+    assert ([0, 1], group[2:]) == (ran, rest)
+    await settle()
+    assert [True, True, False, False, False] == [unit.done.done() for unit in group]
+
+
+class Groups(batch_worker.BatchWorker[WriteUnit]):
+    """Notes its groups, and serves two units of each."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[WriteUnit]] = []
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        super().__init__(name="groups", most=4)
+
+    def turn(self) -> Any:
+        """Wait until all units of the test are submitted."""
+        return self.gate
+
+    def serve(self, units: list[WriteUnit]) -> Sequence[WriteUnit]:
+        """Serve two units."""
+        self.groups.append(units)
+        return units[2:]
+
+    def fail(self, units: list[WriteUnit], error: Exception) -> None:
+        """Fail the test."""
+        raise error
+
+    def end(self) -> None:
+        """Release nothing."""
+
+
+async def test_urgent_units_wait_for_one_other() -> None:
+    """So a RevokeKey does not wait for the queue, and a flood of them stops no other change."""
+    others = [WriteUnit(lambda _: None) for _ in range(3)]
+    urgent = [WriteUnit(lambda _: None, urgent=True) for _ in range(3)]
+    worker = Groups()
+    for unit in (*others, *urgent):
+        worker.submit(unit)
+    worker.close()
+    worker.gate.release()
+    await asyncio.wrap_future(worker.stopped)
+    assert [
+        [others[0], *urgent],
+        [others[1], urgent[1], urgent[2], others[2]],
+        [others[2], urgent[2]],
+    ] == worker.groups

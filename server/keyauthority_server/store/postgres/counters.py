@@ -120,11 +120,11 @@ class _CounterWorker(BatchWorker[SpendBatch]):
         self._rows = rows
         super().__init__(name="counters", most=GROUP_MAX)
 
-    def serve(self, batches: list[SpendBatch]) -> None:
+    def serve(self, batches: list[SpendBatch]) -> Sequence[SpendBatch]:
         """Spend for all pending calls; retry once on a new connection if it was lost."""
         callers = pending(batches)
         if not callers:
-            return
+            return ()
         try:
             try:
                 results = self._spend(batches)
@@ -137,6 +137,7 @@ class _CounterWorker(BatchWorker[SpendBatch]):
             fail(callers, spend_failure(error))
         else:
             resolve([call for call, _ in results], [answer for _, answer in results])
+        return ()
 
     def fail(self, units: list[SpendBatch], error: Exception) -> None:
         """Fail the callers, and close the connection, whose state is unknown."""

@@ -68,11 +68,13 @@ class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
         self._heartbeat = heartbeat
         super().__init__(name="store-reader", most=GROUP_MAX)
 
-    def serve(self, batches: list[CallBatch[ReadRequest, ReadResult]]) -> None:
+    def serve(
+        self, batches: list[CallBatch[ReadRequest, ReadResult]]
+    ) -> Sequence[CallBatch[ReadRequest, ReadResult]]:
         """Answer all pending calls; retry once on a new connection if it was lost."""
         callers = pending(batches)
         if not callers:
-            return
+            return ()
         requests = [call.question for call in callers]
         for attempt in range(1, TRIES + 1):
             try:
@@ -84,7 +86,8 @@ class Reader(BatchWorker[CallBatch[ReadRequest, ReadResult]]):
                 fail(callers, StoreUnavailable(str(error)))
             else:
                 resolve(callers, answers)
-            return
+            break
+        return ()
 
     def fail(self, units: list[CallBatch[ReadRequest, ReadResult]], error: Exception) -> None:
         """Fail the callers, and close the connection, whose state is unknown."""

@@ -199,9 +199,10 @@ class PostgresStore(SqlStore):
     ) -> T:
         """Run `work` in a transaction, commit, and return its result; see `interface`.
 
-        `urgent` has no effect: the database server manages its own disk.
+        `urgent` work goes first. There is no reserve: the database server manages its own disk.
         """
-        unit, self._loop = WriteUnit(work, reads=reads), asyncio.get_running_loop()
+        unit = WriteUnit(work, urgent=urgent, reads=reads)
+        self._loop = asyncio.get_running_loop()
         self._writer.submit(unit)
         with self._turns:
             result: T = await await_commit(unit, writer.WRITE_SECONDS)

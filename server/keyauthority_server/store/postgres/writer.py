@@ -47,16 +47,19 @@ class Writer(BatchWorker[WriteUnit]):
         self._guard = guard
         self._publish = publish
         self._head = Revision(0)  # before the group
+        self._rest: Sequence[WriteUnit] = ()
         self._batch = WriteBatch(rows, sign, self._note)
         self._pause = threading.Event()
         super().__init__(name="store-writer", most=GROUP_MAX)
 
-    def serve(self, units: list[WriteUnit]) -> None:
-        """Commit a group, and answer its callers."""
+    def serve(self, units: list[WriteUnit]) -> Sequence[WriteUnit]:
+        """Commit a group, and answer its callers; return the units that it left."""
         end = monotonic() + WRITE_SECONDS
         self._rows.at_once = False
+        self._rest = ()
         while not self._served(units, last=monotonic() > end):
             self._pause.wait(RETRY_SECONDS)
+        return self._rest
 
     def fail(self, units: list[WriteUnit], error: Exception) -> None:
         """Fail the callers, and close the connection, whose state is unknown."""
@@ -76,7 +79,7 @@ class Writer(BatchWorker[WriteUnit]):
             head = head_of(row)
             self._head = Revision(head.revision)
             self._guard.check_writable(self._rows, self._head)
-            answer = self._batch.run(units, head)
+            answer, rest = self._batch.run(units, head)
             self._rows.flush()
         except StoreError as error:
             self._rows.roll_back()
@@ -92,6 +95,7 @@ class Writer(BatchWorker[WriteUnit]):
             self._rows.roll_back()
             return self._failed(units, error)
         answer()
+        self._rest = rest
         if any(unit.entries for unit in units):
             notify(self._rows)
         return True

@@ -226,7 +226,7 @@ class _CounterJob:
     def __init__(self, rows: SqliteRows) -> None:
         self._rows = rows
 
-    def run(self, units: Sequence[SpendBatch]) -> Answer:
+    def run(self, units: Sequence[SpendBatch]) -> tuple[Answer, Sequence[SpendBatch]]:
         """Spend for all callers that still wait."""
         if self._rows.one(COUNTERS_CLOSED) != (0,):
             raise CountersHandedOver(HANDED_OVER)
@@ -234,7 +234,7 @@ class _CounterJob:
         callers = pending(units)
         results = [[batch.spend(spend) for spend in call.question] for call in callers]
         batch.write()
-        return partial(resolve, callers, results)
+        return partial(resolve, callers, results), ()
 
     def fail(self, units: Sequence[SpendBatch], error: StoreError) -> None:
         """Fail with StoreUnavailable."""

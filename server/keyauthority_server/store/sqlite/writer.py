@@ -28,14 +28,14 @@ _log = structlog.get_logger(__name__)
 
 
 U = TypeVar("U", bound=Unit)
-V = TypeVar("V", bound=Unit, contravariant=True)
+V = TypeVar("V", bound=Unit)
 
 
 class Job(Protocol[V]):
     """Runs or fails the units of a group, in the writer's thread."""
 
-    def run(self, units: Sequence[V]) -> Answer:
-        """Run all units, between BEGIN and COMMIT; return how to answer their callers.
+    def run(self, units: Sequence[V]) -> tuple[Answer, Sequence[V]]:
+        """Run units, between BEGIN and COMMIT; return how to answer their callers, and the rest.
 
         Raises StoreError if the whole transaction is lost; it may then be called again.
         """
@@ -104,16 +104,16 @@ class Writer(BatchWorker[U]):
         if self._reserve is not None:
             self._reserve.close()
 
-    def serve(self, units: list[U]) -> None:
-        """Run the units in one transaction, commit it, and answer their callers."""
+    def serve(self, units: list[U]) -> Sequence[U]:
+        """Run units in one transaction, commit it, and answer their callers; return the rest."""
         tried_again = False
         units = self._with_room(units)
         while units:
             if self._broken is not None:
                 self._job.fail(units, StoreUnavailable(self._broken))
-                return
+                return ()
             try:
-                answer = self._attempt(units)
+                answer, rest = self._attempt(units)
             except StoreFull as error:
                 self._roll_back()
                 units = self._after_full(units, error, tried_again)
@@ -122,18 +122,19 @@ class Writer(BatchWorker[U]):
                 self._note(error)
                 self._roll_back()
                 self._job.fail(units, error)
-                return
+                return ()
             else:
                 answer()
-                return
+                return rest
+        return ()
 
-    def _attempt(self, units: list[U]) -> Answer:
+    def _attempt(self, units: list[U]) -> tuple[Answer, Sequence[U]]:
         self._rows.failure = None
         self._watch()
         self._rows.run("BEGIN IMMEDIATE")
-        answer = self._job.run(units)
+        answer_and_rest = self._job.run(units)
         self._rows.run("COMMIT")
-        return answer
+        return answer_and_rest
 
     def _with_room(self, units: list[U]) -> list[U]:
         """Return the units that there is space for; fail the others."""
