@@ -18,6 +18,7 @@ from keyauthority_server.services.advisories import (
 from keyauthority_server.services.key_updates import note_grants
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries.advisories import AdvisorySearch, list_advisories
+from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS
 from keyauthority_server.store.types import KeyObservations, Scope
 from tests.store.factories import NOON, create_project, key, put
 
@@ -96,8 +97,9 @@ class World:
         expires_within: timedelta = EXPIRES_WITHIN,
         scope: Scope = None,
         limit: int = 1000,
+        characters: int = PAGE_CHARACTERS,
     ) -> list[Advisory]:
-        """Return all pages, each within its bound."""
+        """Return all pages, each within its bounds."""
         wanted = AdvisorySearch(frozenset(types) or EVERY, dormant_after, expires_within, self.now)
 
         def judge(record: Key, observed: KeyObservations) -> Any:
@@ -110,6 +112,8 @@ class World:
                 list_advisories, None, scope, wanted, judge, after, limit
             )
             assert len(page) <= limit
+            lengths = [len(text) for one in page for text in one.permissions]
+            assert len(page) <= 1 or sum(lengths) <= characters
             found += page
         return found
 

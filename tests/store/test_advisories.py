@@ -213,6 +213,22 @@ async def test_pages_of_any_size_have_each_advisory_once_and_in_order(
     assert found == sorted(found, key=lambda one: (names.index(one[0]), one[1]))
 
 
+async def test_pages_are_bounded_by_the_length_of_their_permissions(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of 1,000 keys with a hundred long permissions each would have 50 MB."""
+    monkeypatch.setattr(query, "PAGE_CHARACTERS", 1_000)
+    world = await World.begin(store)
+    granted = tuple(f"{name * 300}:read" for name in "ab")
+    restricted = {"kind": KeyKind.RESTRICTED, "permissions": granted}
+    names = [await world.create(**restricted) for _ in range(3)]
+    world.after(100 * DAY)
+    found = await world.advisories(AdvisoryType.UNUSED_PERMISSIONS, characters=1_000)
+    assert [(name, granted) for name in names] == [
+        (one.access_key, one.permissions) for one in found
+    ]
+
+
 async def test_scope_bounds_the_advisories(store: Store) -> None:
     """A confined caller gets those of its projects only; no project, none."""
     worlds = [await World.begin(store) for _ in range(3)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from keyauthority.decision import state_of
-from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState
+from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState, Project
 from keyauthority.requests import KeyFilter
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import lists
@@ -209,3 +209,19 @@ async def test_projects_are_listed_in_creation_order(store: Store) -> None:
     rest, end = await store.query(list_projects, None, following, 3)
     assert [renamed.project, *projects[1:]] == [*page, *rest]
     assert end is None
+
+
+async def test_pages_are_bounded_by_the_length_of_their_records(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of 1,000 projects with long labels would have 40 MB; clients take 4."""
+    monkeypatch.setattr(lists, "PAGE_CHARACTERS", 3_000)
+    labels = {"note": "n" * 2_000}
+    projects = [await create_project(store, labels=labels) for _ in range(3)]
+    keys = [await create(store, key(projects[0].project_id, labels=labels)) for _ in range(3)]
+    assert keys == await every(store, limit=100)
+    pages, place = list[list[Project]](), cast("int | None", 0)
+    while place is not None:
+        page, place = await store.query(list_projects, None, place, 100)
+        pages.append(page)
+    assert [[one] for one in projects] == pages

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple, Protocol
 Row = Sequence[Any]
 
 
+def characters(row: Row) -> int:
+    """Return the length of the texts of a row together."""
+    return sum(len(value) for value in row if isinstance(value, str))
+
+
 class ValuesTable(NamedTuple):
     """A list of values as a table `requested (number, value)`, in the engine's dialect."""
 

@@ -12,7 +12,7 @@ from keyauthority.convert import ADVISORY_TYPE_TO_PROTO
 from keyauthority.model import AdvisoryType, Key
 from keyauthority.requests import KeyFilter
 from keyauthority.results import Advisory
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, characters
 from keyauthority_server.store.sql.integrity import stored_key
 from keyauthority_server.store.sql.queries.lists import PAGE_CHARACTERS, SCAN_ROWS, scan, search
 from keyauthority_server.store.sql.queries.observations import (
@@ -116,7 +116,7 @@ def list_advisories(
     resumed, done = after >> _TYPE_BITS, after & _TYPE_MASK
     found, bound = scan(rows, where, resumed - 1 if done else resumed, SCAN_ROWS, limit + 1)
     page: list[Advisory] = []
-    cursor, judged = after, 0
+    cursor, judged, length = after, 0, 0
     for keys in _chunks(found):
         observed = _observations(rows, [key for _, key in keys], wanted)
         for created_revision, key in keys:
@@ -124,7 +124,8 @@ def list_advisories(
                 number = ADVISORY_TYPE_TO_PROTO[advisory.type]
                 if created_revision == resumed and number <= done:
                     continue
-                if len(page) == limit:
+                length += sum(map(len, advisory.permissions))
+                if len(page) == limit or (page and length > PAGE_CHARACTERS):
                     return _counted(rows, page, wanted), cursor
                 page.append(advisory)
                 cursor = created_revision << _TYPE_BITS | number
@@ -178,7 +179,7 @@ def _chunks(found: Iterable[Row]) -> Iterator[list[tuple[int, Key]]]:
     length = 0
     for created_revision, *row in found:
         keys.append((created_revision, stored_key(row).key))
-        length += sum(len(value) for value in row[:-EVIDENCE_WIDTH] if isinstance(value, str))
+        length += characters(row[:-EVIDENCE_WIDTH])
         if len(keys) == CANDIDATES_AT_ONCE or length > PAGE_CHARACTERS:
             yield keys
             keys, length = [], 0

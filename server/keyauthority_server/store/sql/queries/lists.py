@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from keyauthority.decision import state_of
 from keyauthority.model import Key, KeyKind, KeyState, Project
 from keyauthority.requests import ANY_IMPORT_SET, KeyFilter
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, characters
 from keyauthority_server.store.sql.integrity import stored_key, stored_project
 from keyauthority_server.store.sql.queries.imports import import_sets
 from keyauthority_server.store.sql.row_codec import microseconds
@@ -184,7 +184,7 @@ def list_keys(
         key = where.key_of(row)
         if key is None:
             continue
-        length += sum(len(value) for value in row[:-EVIDENCE_WIDTH] if isinstance(value, str))
+        length += characters(row[:-EVIDENCE_WIDTH])
         if len(keys) == limit or (keys and length > PAGE_CHARACTERS):
             return keys, cursor
         keys.append(key)
@@ -195,7 +195,10 @@ def list_keys(
 def list_projects(
     rows: Rows, scope: Scope, after: int, limit: int
 ) -> tuple[list[Project], int | None]:
-    """Return up to `limit` projects in order of creation, and the next cursor."""
+    """Return up to `limit` projects in order of creation, and the next cursor.
+
+    Fewer, with a cursor, if their labels are long.
+    """
     if scope is None:
         found = rows.each(PROJECTS_PAGE, (after, limit + 1))
     else:
@@ -203,9 +206,10 @@ def list_projects(
         statement = requested.table + PROJECTS_OF_SCOPE_PAGE
         found = rows.each(statement, (requested.value, after, limit + 1))
     page: list[Project] = []
-    cursor = after
+    cursor, length = after, 0
     for created_revision, *row in found:
-        if len(page) == limit:
+        length += characters(row[:-EVIDENCE_WIDTH])
+        if len(page) == limit or (page and length > PAGE_CHARACTERS):
             return page, cursor
         page.append(stored_project(row))
         cursor = created_revision
