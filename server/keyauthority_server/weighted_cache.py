@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import chain
-from typing import Final, Generic, TypeVar
-
-from keyauthority.model import Key, Project
-
-USUAL_BYTES: Final = 2_000  # a record with a few permissions, addresses and labels; weighs 1
-_TEXT_BYTES: Final = 57  # overhead of a text in a tuple (CPython, 64 bits)
-_COMPILED_BYTES: Final = 230  # overhead of a compiled permission or restriction
-_WIDE: Final = 3  # bytes of a character in a non-ASCII text, including its cached UTF-8
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -69,28 +61,3 @@ class WeightedCache(Generic[K, V]):
         self._values.clear()
         self._heavy.clear()
         self._weight = 0
-
-
-def weight_of(record: Key | Project | None) -> int:
-    """Return the weight of a decoded record: 1, plus 1 for each 2,000 bytes of its lists.
-
-    It includes the form into which `keyauthority.decision` compiles a key.
-    """
-    if record is None:
-        return 1
-    size = sum(map(_size, chain(record.labels.keys(), record.labels.values())))
-    if isinstance(record, Key):
-        only = record.restrictions
-        size += sum(map(_size, record.operator_projects))
-        compiled = [*record.permissions, *only.allowed_ips, *only.allowed_referrers]
-        compiled += only.ios_bundle_ids
-        for app in only.android_apps:
-            compiled += (app.package, app.sha1)
-        for target in only.api_targets:
-            compiled += (target.service, *target.methods)
-        size += sum(map(_size, compiled)) * 2 + len(compiled) * (_COMPILED_BYTES - _TEXT_BYTES)
-    return 1 + size // USUAL_BYTES
-
-
-def _size(text: str) -> int:
-    return _TEXT_BYTES + (len(text) if text.isascii() else len(text) * _WIDE)

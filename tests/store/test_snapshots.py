@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from dataclasses import replace
+from typing import Any
 
-from keyauthority.model import ChangeType, Revision
+import pytest
+
+from keyauthority.model import ApiTargetRestriction, ChangeType, Restrictions, Revision
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.row_codec import time_from
 from keyauthority_server.store.types import Snapshot, Snapshots, StoredKey
@@ -160,3 +165,27 @@ async def test_newest_time_and_log_id_belong_to_the_log(
     await create_project(store)
     assert NOON == await other.newest_time()
     await other.close()
+
+
+async def test_long_records_are_decoded_outside_the_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 256 KiB of lists each, the 32 keys of a small batch took 0.15 s to decode."""
+    threads: set[int] = set()
+    decode = json.loads
+
+    def noted(text: str) -> Any:
+        threads.add(threading.get_ident())
+        return decode(text)
+
+    names = [f"service{number}.example" for number in range(100)]
+    targets = tuple(ApiTargetRestriction(name, tuple(names)) for name in names)
+    heavy = [
+        await create(store, operator(restrictions=Restrictions(api_targets=targets)))
+        for _ in range(2)
+    ]
+    monkeypatch.setattr(json, "loads", noted)
+    snapshots = await store.read_many([one.access_key for one in heavy], None)
+    assert [(held(one), None) for one in heavy] == snapshots.pairs
+    assert threading.get_ident() not in threads
+    assert threads

@@ -12,6 +12,7 @@ import pytest
 
 from keyauthority.model import Change, Key, Project, Revision
 from keyauthority.token import new_access_key
+from keyauthority.weight import weight_of
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.private_files import write_private
 from keyauthority_server.records import ANY, CacheCounts, ProvenFreshness, ReadOptions, RecordCache
@@ -319,6 +320,21 @@ async def test_heavy_keys_evict_several_light_ones(store: FakeStore, peppers: Ke
     grown = replace(store.keys[names[-1]].key, operator_projects=many)
     tell(cache, store.change(grown))
     assert 1 == cache.keys
+
+
+async def test_one_read_replaces_a_part_of_the_cache(store: FakeStore, peppers: Keyring) -> None:
+    """A batch of heavy keys evicts few others, and takes little time to weigh."""
+    many = tuple(f"{number:0100}" for number in range(100))
+    cache = made(store, peppers, keys_max=64)
+    light = [put(store, operator(revision=1)).access_key for _ in range(10)]
+    heavy = [put(store, operator(revision=1, operator_projects=many)) for _ in range(20)]
+    await cache.read(light, None)
+    await cache.read([one.access_key for one in heavy], None)
+    kept = [one.access_key in cache._keys for one in heavy]
+    assert all(name in cache._keys for name in light)
+    assert (
+        16 <= sum(weight_of(one) for one, is_kept in zip(heavy, kept, strict=True) if is_kept) < 32
+    )
 
 
 async def test_stale_position_reads_through(

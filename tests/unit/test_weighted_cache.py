@@ -10,7 +10,8 @@ import pytest
 
 from keyauthority.decision import decide
 from keyauthority.model import NO_FACTS, AndroidApp, ApiTargetRestriction, Key, Restrictions
-from keyauthority_server.weighted_cache import USUAL_BYTES, WeightedCache, weight_of
+from keyauthority.weight import USUAL_BYTES, weight_of
+from keyauthority_server.weighted_cache import WeightedCache
 from tests.store.factories import key, project
 
 

@@ -25,14 +25,16 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from keyauthority.model import Change, Key, Project, Revision
+from keyauthority.weight import weight_of
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.records.freshness import ANY, Freshness, ReadOptions
 from keyauthority_server.store.interface import StoreUnavailable
 from keyauthority_server.store.snapshots import DatedSnapshotReader
 from keyauthority_server.store.types import Snapshots, StoredKey
-from keyauthority_server.weighted_cache import WeightedCache, weight_of
+from keyauthority_server.weighted_cache import WeightedCache
 
 KEYS_MAX: Final = 100_000  # usual keys, of some 2 KB each, and as many projects
+READ_SHARE: Final = 4  # of the cache, at most a quarter is replaced by one read of many keys
 TOKEN_MAX: Final = 128  # characters: no token is longer, and hashing a megabyte takes 1 ms
 PROOF_BYTES: Final = 16  # of a keyed hash: a caller cannot construct a collision
 
@@ -96,6 +98,7 @@ class RecordCache:
         self._keys: WeightedCache[str, CachedKey] = WeightedCache(keys_max, self._forget_proof)
         self._projects: WeightedCache[str, _CachedProject] = WeightedCache(keys_max)
         self._proofs: dict[bytes, CachedKey] = {}
+        self._share = keys_max // READ_SHARE
         self._proof_key = secrets.token_bytes(blake2b.MAX_KEY_SIZE)
         self._losses = 0
         self._hits = 0
@@ -225,19 +228,28 @@ class RecordCache:
         return blake2b(token.encode(), key=self._proof_key, digest_size=PROOF_BYTES).digest()
 
     def _keep_all(self, snapshots: Snapshots) -> None:
+        """Cache the records. Keys of a batch beyond a share of the cache are not cached.
+
+        A thousand keys with long lists would evict all others, and take a second.
+        """
+        kept = 0
         for stored, project in snapshots.pairs:
-            if stored is not None:
-                self._keep(CachedKey(snapshots.head, stored))
+            if stored is not None and kept <= self._share:
+                kept += self._keep(CachedKey(snapshots.head, stored))
             if project is not None:
                 self._keep_project(project, snapshots.head)
         if snapshots.operator is not None:
             self._keep(CachedKey(snapshots.head, snapshots.operator))
 
-    def _keep(self, cached: CachedKey) -> None:
+    def _keep(self, cached: CachedKey) -> int:
+        """Cache a key; return its weight, 0 if this state of it is cached already."""
         key = cached.stored.key
         present = self._keys.get(key.access_key)
-        if present is None or not _is_same(present.stored, cached.stored):
-            self._keys.keep(key.access_key, cached, weight_of(key))
+        if present is not None and _is_same(present.stored, cached.stored):
+            return 0
+        weight = weight_of(key)
+        self._keys.keep(key.access_key, cached, weight)
+        return weight
 
     def _keep_project(self, project: Project, at: Revision) -> None:
         self._projects.keep(project.project_id, _CachedProject(at, project), weight_of(project))

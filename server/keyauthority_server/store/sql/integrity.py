@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from keyauthority.model import Project
+from keyauthority.weight import weight_of
 from keyauthority_server.store.interface import StoreDamaged
 from keyauthority_server.store.rows import Row
 from keyauthority_server.store.sql.row_codec import (
@@ -25,7 +26,7 @@ from keyauthority_server.store.sql.row_codec import (
 )
 from keyauthority_server.store.sql.statements import EVIDENCE_WIDTH, RECORD_AT
 from keyauthority_server.store.types import StoredKey
-from keyauthority_server.weighted_cache import WeightedCache, weight_of
+from keyauthority_server.weighted_cache import WeightedCache
 
 CHECKED_RECORDS: Final = 1_024  # keys, and as many projects: those that are being changed
 

@@ -27,7 +27,7 @@ from keyauthority_server.store.interface import (
     StoreUnusable,
     Transaction,
 )
-from keyauthority_server.store.rows import Row, Rows
+from keyauthority_server.store.rows import Row, Rows, characters
 from keyauthority_server.store.sql.integrity import stored_project
 from keyauthority_server.store.sql.log_head import checked_head, newest_time, read_head
 from keyauthority_server.store.sql.queries import changes, digests, imports
@@ -106,6 +106,7 @@ P = ParamSpec("P")
 
 WRITE_TIMEOUT: Final = 5.0  # seconds: more than a queue of writers takes, less than callers wait
 READS_IN_LOOP: Final = 32  # some 0.1 ms each: a slow batch must not keep other calls waiting
+CHARACTERS_IN_LOOP: Final = 256 * 1024  # of their rows, which take some 3 ms to decode
 CHANGES_IN_LOOP: Final = 64  # some 50 µs each: the newest must not wait behind a page
 CLOSE_TIMEOUT: Final = 10.0  # seconds: more than every submitted write needs to succeed or fail
 
@@ -250,14 +251,17 @@ class SqliteStore(SqlStore):
         self._check_identity()
         names = json.dumps([*access_keys, operator])
 
-        def read(rows: Rows) -> Snapshots:
-            return decode_snapshots(list(rows.each(_READ_SNAPSHOTS, (names,))))
-
-        if len(access_keys) > READS_IN_LOOP:
-            return await self.query(read)  # its state may be older than the loop's newest read
-        snapshots = read(self._rows)
-        self._followed(snapshots.head)
-        return snapshots
+        if len(access_keys) > READS_IN_LOOP:  # its state may be older than the loop's newest read
+            return await self.query(
+                lambda rows: decode_snapshots(list(rows.each(_READ_SNAPSHOTS, (names,))))
+            )
+        found = list(self._rows.each(_READ_SNAPSHOTS, (names,)))
+        if found:
+            self._followed(Revision(found[0][0]))
+        if sum(map(characters, found)) <= CHARACTERS_IN_LOOP:
+            return decode_snapshots(found)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pager, decode_snapshots, found)
 
     async def read_dated(self, access_keys: Sequence[str], operator: str | None) -> DatedSnapshot:
         """Read as `read_many` does; `as_of` is the time of the call."""
