@@ -13,16 +13,18 @@ import pytest
 from keyauthority.decision import build_verdict
 from keyauthority.model import (
     CANARY_LABEL,
+    Key,
     KeyKind,
     KeyMode,
     VerdictCode,
 )
 from keyauthority.requests import KeyObservation
 from keyauthority.results import WatchUpdate
-from keyauthority.token import make, new_access_key, new_secret
+from keyauthority.token import AccessKey, make, new_access_key, new_secret
 from keyauthority.verifier import usage_buffer
 from keyauthority.verifier.evaluator import LocalEvaluator
 from keyauthority.verifier.usage_buffer import BATCHES_MAX
+from keyauthority.weight import weight_of
 from tests.unit.evaluator_inputs import (
     ACCESS_KEY,
     KEY,
@@ -64,13 +66,31 @@ def test_key_cache_is_bounded(judge: LocalEvaluator) -> None:
     """The oldest key is evicted."""
     teach(judge)
     for _ in range(10):
-        access_key = new_access_key()
-        token = make(KeyKind.RESTRICTED, KeyMode.TEST, access_key, new_secret()).reveal()
-        key = replace(KEY, access_key=access_key)
-        asked = ask(token)._replace(include_record=True)
-        judge.learn(asked, build_verdict(key, PROJECT, asked, NOW, 5, LOG))
+        learn(judge, replace(KEY, access_key=new_access_key()))
     assert 10 == len(judge.cache)
     assert code(judge, ask()) is None
+
+
+def test_key_with_long_lists_counts_as_several(judge: LocalEvaluator) -> None:
+    """Else the keys of one tenant could fill the memory of a gateway: 1.5 MB each."""
+    long = tuple(f"{'a' * 200}{number}:read" for number in range(10))  # weighs 3 of 10
+    names = [new_access_key() for _ in range(6)]
+    for name in names:
+        learn(judge, replace(KEY, access_key=name, permissions=long))
+    assert 10 // weight_of(replace(KEY, permissions=long)) == len(judge.cache) < 6
+    grown = replace(KEY, access_key=names[-1], permissions=long * 2, revision=6)
+    judge.cache.apply([changed(grown)], 6, LOG)
+    assert 10 // weight_of(grown) == len(judge.cache)
+    for _ in range(10):
+        learn(judge, replace(KEY, access_key=new_access_key(), revision=6), revision=6)
+    assert 10 == len(judge.cache)
+
+
+def learn(judge: LocalEvaluator, key: Key, revision: int = 5) -> None:
+    """Have a verdict of the server on a token of the key."""
+    token = make(KeyKind.RESTRICTED, KeyMode.TEST, AccessKey(key.access_key), new_secret()).reveal()
+    asked = ask(token)._replace(include_record=True)
+    judge.learn(asked, build_verdict(key, PROJECT, asked, NOW, revision, LOG))
 
 
 def test_token_is_cached_as_a_hash_only(judge: LocalEvaluator) -> None:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from keyauthority.decision import has_limits
 from keyauthority.model import Change, Key, Project, Verdict, VerdictCode
 from keyauthority.verifier.usage_buffer import Count
+from keyauthority.weight import weight_of
 
 UNKNOWN_MAX: Final = 16_384  # unknown tokens, some 5 MB; the oldest is evicted
 
@@ -88,12 +89,14 @@ class KeyCache:
     """The cache. Threads may read during a write, provided they read `position` first."""
 
     def __init__(self, size: int) -> None:
+        """Keep at most `size` usual keys; one with long lists counts as several."""
         self.position = Position(0, "")
         self._size = size
         self._lock = Lock()
         # Hashed before the token instead of as BLAKE2's key, which adds a block to every hash.
         self._hash = blake2b(secrets.token_bytes(_KEY_BYTES), digest_size=_HASH_BYTES)
         self._keys: dict[bytes, CachedKey] = {}
+        self._weight = 0  # of all keys
         self._hashes: dict[str, bytes] = {}
         self._projects: dict[str, CachedProject] = {}
         self._unknown: dict[bytes, str] = {}
@@ -145,6 +148,7 @@ class KeyCache:
         """Drop all records."""
         with self._lock:
             self._keys.clear()
+            self._weight = 0
             self._hashes.clear()
             self._projects.clear()
             self._unknown.clear()
@@ -156,8 +160,7 @@ class KeyCache:
         if token_hash in self._keys:
             self._update(key)
         else:
-            if len(self._keys) >= self._size:
-                self._evict(next(iter(self._keys)))
+            self._make_room(weight_of(key))
             shared = self._projects.setdefault(key.project_id, CachedProject(project))
             shared.keys += 1
             self._keys[token_hash] = CachedKey(key, shared)
@@ -168,7 +171,9 @@ class KeyCache:
     def _update(self, key: Key) -> None:
         token_hash = self._hashes.get(key.access_key)
         if token_hash is not None and key.revision > self._keys[token_hash].key.revision:
+            self._weight -= weight_of(self._keys[token_hash].key)
             self._keys[token_hash].key = key
+            self._make_room(weight_of(key))
         self._forget_unknown(key.access_key)  # the key may be new
         if key.import_set:
             self.imports = True
@@ -185,8 +190,15 @@ class KeyCache:
         ):
             shared.record = project
 
+    def _make_room(self, weight: int) -> None:
+        """Add the weight of a key, and evict the oldest keys beyond the bound."""
+        self._weight += weight
+        while self._weight > self._size and self._keys:
+            self._evict(next(iter(self._keys)))
+
     def _evict(self, token_hash: bytes) -> None:
         evicted = self._keys.pop(token_hash)
+        self._weight -= weight_of(evicted.key)
         del self._hashes[evicted.key.access_key]
         evicted.project.keys -= 1
         if not evicted.project.keys:

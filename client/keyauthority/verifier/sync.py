@@ -32,11 +32,12 @@ class Verifier(VerifierCalls):
     are not seen. It recovers automatically: within some 2 s of a restart of the authority, 10 s of
     the end of a network outage.
 
-    It caches at most `max_keys` keys, some 4 KB each, and only a hash of each token. Facts such as
-    addresses are evaluated in each call and never stored. Local verdicts are reported every
-    `report_interval`, so usage and last-used times lag by at most that much. `timeout` limits a
-    call to the authority, in seconds. Closing the verifier does not close the client. Raises
-    ValueError for an option that is not positive, or a `fail_static` below `max_staleness`.
+    It caches at most `max_keys` usual keys, some 4 KB each, and only a hash of each token. A key
+    with long lists counts as several. Facts such as addresses are evaluated in each call and never
+    stored. Local verdicts are reported every `report_interval`, so usage and last-used times lag by
+    at most that much. `timeout` limits a call to the authority, in seconds. Closing the verifier
+    does not close the client. Raises ValueError for an option that is not positive, or a
+    `fail_static` below `max_staleness`.
 
     Thread-safe. A forked process starts with an empty cache on first use.
     """
