@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from keyauthority.model import Key, UsageRow
+from keyauthority.model import UNRESTRICTED, Key, UsageRow
 from keyauthority.permissions import narrowest
 from keyauthority.requests import KeyObservation, UsageQuery, UsageReport
 from keyauthority.results import Page
@@ -20,6 +20,8 @@ from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries.usage import list_usage
 from keyauthority_server.store.sql.scopes import in_scope
 from keyauthority_server.store.types import Observations, PermissionUse, Sighting
+
+KEYS_AT_ONCE: Final = 64  # that are read together
 
 
 class Usage:
@@ -48,17 +50,15 @@ class Usage:
 
         Times in the future are stored as now.
         """
-        snapshots = await self._context.store.read_many(
-            [row.access_key for row in report.rows], None
-        )
+        keys = await self._keys(report)
         now = self._context.clock.now()
         counted = [
-            (_counted(row, stored.key.project_id, now), stored.key)
-            for row, (stored, _) in zip(report.rows, snapshots.pairs, strict=True)
-            if stored is not None
-            and stored.key.project_id
-            and in_scope(stored.key, caller.scope)
-            and row.project_id in ("", stored.key.project_id)
+            (_counted(row, key.project_id, now), key)
+            for row in report.rows
+            if (key := keys.get(row.access_key)) is not None
+            and key.project_id
+            and in_scope(key, caller.scope)
+            and row.project_id in ("", key.project_id)
             and row.count
         ]
         rows = [row for row, _ in counted]
@@ -69,6 +69,20 @@ class Usage:
             transaction.count_usage(batch_id, rows, time, end, observed)
 
         await self._context.mutate(caller, "usage:report", work)
+
+    async def _keys(self, report: UsageReport) -> Mapping[str, Key]:
+        """Return the keys of a report by name, without their restrictions.
+
+        Restrictions take up to a megabyte each, and a report may name 1,000 keys.
+        """
+        names, keys = sorted({row.access_key for row in report.rows}), dict[str, Key]()
+        for start in range(0, len(names), KEYS_AT_ONCE):
+            part = names[start : start + KEYS_AT_ONCE]
+            snapshots = await self._context.store.read_many(part, None)
+            for name, (stored, _) in zip(part, snapshots.pairs, strict=True):
+                if stored is not None:
+                    keys[name] = replace(stored.key, restrictions=UNRESTRICTED)
+        return keys
 
     async def _observed(
         self, counted: Sequence[tuple[UsageRow, Key]], report: UsageReport
