@@ -67,6 +67,17 @@ async def test_late_statement_gets_longer_and_rarer_turns(clock: Clock) -> None:
     assert before == clock.slept
 
 
+async def test_oldest_of_several_statements_is_looked_after(clock: Clock) -> None:
+    """Of the writer or the reader; a newer one begins with a short turn once the other is over."""
+    writer, reader = Waiting(), Waiting()
+    with DatabaseTurns(writer, reader):
+        writer.waiting_since, reader.waiting_since = clock.now - 1, clock.now - 2
+        assert [0, 1, 1 + 4] == (await sleeps_after(1 + 4, clock))[:3]
+        reader.waiting_since, before = None, clock.slept
+        seen = await sleeps_after(database_turns.LONGEST, clock)
+        assert [before, before + 1, before + 1 + 4] == seen[:3]
+
+
 async def test_turn_ends_with_the_statement(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop sleeps no longer than the database needs."""
     rows = Waiting()

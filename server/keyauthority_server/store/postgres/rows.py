@@ -50,6 +50,10 @@ class PostgresRows:
         self._patience = patience
         self._admit = admit
         self._connection: Connection | None = None
+        self.waiting_since: float | None = None
+        """See `database_turns.WaitingRows`."""
+        self.is_local = False
+        """True if the last connection was to a database on this machine."""
         self.failure: StoreError | None = None
         """The last error that lost the whole transaction."""
 
@@ -157,6 +161,8 @@ class PostgresRows:
         if self._connection is not None:
             return
         self._connection = connect(self._to, self._patience)
+        info = self._connection.info
+        self.is_local = (info.hostaddr or info.host).startswith(_LOCAL)
         try:
             self._admit(self)
         except BaseException:
@@ -181,6 +187,13 @@ class PostgresRows:
             raise self._noted(error) from error
 
     def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+        self.waiting_since = monotonic()
+        try:
+            return self._sent(statement, values)
+        finally:
+            self.waiting_since = None
+
+    def _sent(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         # Without values the text may hold several statements, and is not prepared.
         cursor = self._live().execute(translated(statement), values or None)
         self._check_replicated()
@@ -217,8 +230,6 @@ class PipelinedRows(PostgresRows):
 
     at_once = False
     """Send each statement when it is run: an error is its own."""
-    waiting_since: float | None = None
-    """See `database_turns.WaitingRows`."""
 
     def __init__(self, to: Mapping[str, Any], patience: Patience, admit: Admit) -> None:
         super().__init__(to, patience, admit)
@@ -251,23 +262,9 @@ class PipelinedRows(PostgresRows):
         self._unsent.clear()
         super().roll_back()
 
-    @property
-    def is_local(self) -> bool:
-        """True if the database is on this machine."""
-        connection = self._connection
-        host = "" if connection is None else connection.info.hostaddr or connection.info.host
-        return host.startswith(_LOCAL)
-
-    def _run(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
-        self.waiting_since = monotonic()
-        try:
-            return self._sent(statement, values)
-        finally:
-            self.waiting_since = None
-
     def _sent(self, statement: str, values: Sequence[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
         if not self._unsent:
-            return super()._run(statement, values)
+            return super()._sent(statement, values)
         unsent, self._unsent = self._unsent, []
         with self._live().pipeline():
             for earlier in unsent:

@@ -121,7 +121,7 @@ class PostgresStore(SqlStore):
             late="the store did not answer in time",
         )
         self._writer = Writer(connections.writer, sign, guard, self._published)
-        self._turns = DatabaseTurns(connections.writer)
+        self._turns = DatabaseTurns(connections.writer, connections.reader)
         self._pager = ThreadPoolExecutor(1, thread_name_prefix="store-pages")
         self._tailer = ThreadPoolExecutor(1, thread_name_prefix="store-tail")
         self._moved = asyncio.Event()
@@ -254,7 +254,8 @@ class PostgresStore(SqlStore):
         return await _in_thread(self._pager, self._differences)
 
     async def _ask(self, question: ReadRequest) -> ReadResult:
-        return await self._calls.submit(question, len(question.access_keys) + 1)
+        with self._turns:
+            return await self._calls.submit(question, len(question.access_keys) + 1)
 
     def _published(self, head: Revision, entries: Sequence[Entry]) -> None:
         """Hand changes to the loop, from the writer's thread, before their callers are answered."""
