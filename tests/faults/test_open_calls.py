@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from keyauthority.v1 import key_authority_service_pb2 as pb
-from tests.conftest import Start
+from tests.conftest import NATIVE_AT_LEAST, Start
 from tests.faults.attacks import MIB, metered, resident
 from tests.faults.frames import (
     DATA,
@@ -93,7 +93,7 @@ def answers_health(channel: grpc.Channel) -> bool:
 
 
 @pytest.mark.parametrize(
-    "transport", ["native", "grpcio", pytest.param("tls", marks=pytest.mark.prove)]
+    "transport", [*NATIVE_AT_LEAST, pytest.param("tls", marks=pytest.mark.prove)]
 )
 def test_flood_of_open_calls_refuses_no_other_peer(
     start_server: Start, transport: str, tmp_path: Path, proof: Proof
