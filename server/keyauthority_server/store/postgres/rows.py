@@ -268,8 +268,8 @@ class PipelinedRows(PostgresRows):
         unsent, self._unsent = self._unsent, []
         with self._live().pipeline():
             for earlier in unsent:
-                super()._run(*earlier)
-            cursor = super()._run(statement, values)
+                super()._sent(*earlier)
+            cursor = super()._sent(statement, values)
         self._check_replicated()
         return cursor
 
