@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from typing import Final
 
 import pytest
@@ -48,8 +50,9 @@ def test_answer_of_a_broken_server_is_a_fault(answer: bytes) -> None:
     assert not sound.faults
 
 
-def test_requests_repeat_by_seed() -> None:
-    """A run can be reproduced."""
+def test_requests_repeat_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run can be reproduced at another time, which gzip would write into its header."""
+    monkeypatch.setattr(time, "time", itertools.count(1_000).__next__)
     first, second = (
         [source.draw() for _ in range(300)]
         for source in (Requests("seed", "op_live_x"), Requests("seed", "op_live_x"))
