@@ -8,10 +8,10 @@ keeps its count. The store spends (`store.counters`); nothing here reads a clock
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from keyauthority.model import (
     Project,
@@ -22,13 +22,13 @@ from keyauthority.model import (
     Verdict,
     VerdictCode,
 )
-from keyauthority_server.store.counters import Counter, SpendResult
+from keyauthority_server.store.counters import Counter, CounterState, SpendResult
 from keyauthority_server.store.sql.row_codec import MICROSECOND, microseconds, time_from
 from keyauthority_server.store.types import StoredKey
 
-_KEY: Final = "key"
-_PROJECT: Final = "project"
-_QUOTA: Final = "quota"
+_KEY: Final = "key_standing"
+_PROJECT: Final = "project_standing"
+_QUOTA: Final = "quota_standing"
 _DAY: Final = timedelta(days=1) // MICROSECOND
 _NO_END: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -42,7 +42,7 @@ class Limit(NamedTuple):
     counter: Counter
     denial: VerdictCode
     standing: str
-    """One of the three standings of a verdict."""
+    """The field of a verdict, and of a response, that shows it."""
     reset: Reset
     end: datetime | None
     """The end of the counter's window; None if it has no end."""
@@ -87,31 +87,35 @@ def limits_of(stored: StoredKey, project: Project | None, now: datetime) -> tupl
     return tuple(limits)
 
 
+def denials_of(limits: tuple[Limit, ...], result: SpendResult) -> Sequence[VerdictCode]:
+    """Return the denials by the counters that had no room, each once, in order."""
+    exhausted = [
+        limit.denial for limit, state in zip(limits, result, strict=True) if not state.fits
+    ]
+    return tuple(dict.fromkeys(exhausted)) if exhausted else ()
+
+
+def left_of(limit: Limit, state: CounterState) -> tuple[int, datetime | None]:
+    """Return the units left in a limit's window, and the end of the window."""
+    counter, (start, used, _) = limit.counter, state
+    left = max(counter.limit - used, 0)  # the limit may have been lowered below the used units
+    return left, limit.end if start == counter.start else limit.reset(start)
+
+
 def with_limits(
     verdict: Verdict, limits: tuple[Limit, ...], result: SpendResult, *, explain: bool
 ) -> Verdict:
     """Return the verdict after the spend: with standings, and denied if a counter had no room."""
-    standings = {}
-    denials: list[VerdictCode] = []
-    for limit, state in zip(limits, result, strict=True):
-        number = limit.counter.limit
-        left = max(number - state.used, 0)  # the limit may have been lowered below the used units
-        same = state.start == limit.counter.start
-        reset = limit.end if same else limit.reset(state.start)
-        standings[limit.standing] = Standing(number, left, reset)
-        if not state.fits and limit.denial not in denials:
-            denials.append(limit.denial)
+    standings: dict[str, Any] = {
+        limit.standing: Standing(limit.counter.limit, *left_of(limit, state))
+        for limit, state in zip(limits, result, strict=True)
+    }
+    denials = denials_of(limits, result)
     code = verdict.code
     if denials and code is VerdictCode.VALID:
         code = denials[0]
     failed = (*verdict.failed, *denials) if explain else verdict.failed
-    return verdict._replace(
-        code=code,
-        failed=failed,
-        key_standing=standings.get(_KEY),
-        project_standing=standings.get(_PROJECT),
-        quota_standing=standings.get(_QUOTA),
-    )
+    return verdict._replace(code=code, failed=failed, **standings)
 
 
 def _rate(limit: RateLimit, owner: str, standing: str, time: int) -> Limit:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from keyauthority import convert
 from keyauthority.decision import describe
-from keyauthority.model import Verdict, VerdictCode
+from keyauthority.model import Standing, Verdict, VerdictCode
 from keyauthority.requests import VerifyQuery
 from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.metering.limits import left_of
 from keyauthority_server.records import CachedKey
 from keyauthority_server.rpc.certain_facts import certain_facts
 from keyauthority_server.rpc.credentials import credential_of
@@ -25,7 +27,8 @@ from keyauthority_server.rpc.handlers import CallMetrics, count_error, rpc_error
 from keyauthority_server.rpc.request_reader import RequestReader
 from keyauthority_server.rpc_types import DEFERRED, Call, Deferred, Settle, Ticket
 from keyauthority_server.services import Authority, Credential
-from keyauthority_server.services.cached_verification import PendingSpend
+from keyauthority_server.services.cached_verification import PendingSpend, SpentVerdict
+from keyauthority_server.store.counters import SpendResult
 
 BODY_MAX: Final = 1_024  # bytes; the general handler scans larger requests before parsing
 
@@ -127,19 +130,18 @@ class CachedVerify:
             self._settle(deferred, verdicts, settle)
 
     def _settle(
-        self, deferred: Sequence[_Deferred], verdicts: Sequence[Verdict], settle: Settle
+        self, deferred: Sequence[_Deferred], verdicts: Sequence[SpentVerdict], settle: Settle
     ) -> None:
-        for (ticket, pending, started), verdict in zip(deferred, verdicts, strict=True):
+        for (ticket, pending, started), (code, result) in zip(deferred, verdicts, strict=True):
             if self._count is not None:
-                self._count(verdict.code.name)
+                self._count(code.name)
             answer = _answer_of(pending.cached)
-            if verdict.code is not VerdictCode.VALID:
-                answer = _DENIED[verdict.code] + answer[len(_VALID_PREFIX) :]
-            varying = convert.standings_to_proto(verdict)
-            varying.revision = pending.revision
+            if code is not VerdictCode.VALID:
+                answer = _DENIED[code] + answer[len(_VALID_PREFIX) :]
+            varying = _varying(pending, result)
             if self._metrics is not None:
                 self._metrics.finished("OK", time.perf_counter() - started)
-            settle(ticket, answer + varying.SerializeToString() + self._log_id)
+            settle(ticket, answer + varying + self._log_id)
 
     def _fail(self, deferred: Sequence[_Deferred], failure: Exception, settle: Settle) -> None:
         refusal = rpc_error_of(failure)
@@ -176,6 +178,24 @@ def _answer_of(cached: CachedKey) -> bytes:
         verdict = describe(cached.stored.key, VerdictCode.VALID)
         cached.answer = convert.verdict_to_proto(verdict).SerializeToString()
     return cached.answer
+
+
+def _varying(pending: PendingSpend, result: SpendResult) -> bytes:
+    """Return the part of a response that each spend changes: standings and revision."""
+    limits = pending.limits.limits
+    counted = [(limit, *left_of(limit, state)) for limit, state in zip(limits, result, strict=True)]
+    response = _response_of(tuple((x.standing, x.counter.limit, end) for x, _, end in counted))
+    for limit, left, _ in counted:
+        getattr(response, limit.standing).remaining = left
+    response.revision = pending.revision
+    return response.SerializeToString()
+
+
+@lru_cache(maxsize=1_024)  # many keys have the same limits, in the same windows
+def _response_of(limits: tuple[tuple[str, int, datetime | None], ...]) -> pb.VerifyResponse:
+    """Return a response with standings, to be completed: their fields, numbers and ends."""
+    standings: dict[str, Any] = {name: Standing(number, 0, end) for name, number, end in limits}
+    return convert.standings_to_proto(Verdict(VerdictCode.VALID, **standings))
 
 
 def _item_of(cached: CachedKey) -> bytes:

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from keyauthority.decision import decide, has_limits
-from keyauthority.model import Facts, Project, Revision, Verdict, VerdictCode
+from keyauthority.model import Facts, Project, Revision, VerdictCode
 from keyauthority.requests import VerifyQuery
-from keyauthority_server.metering.limits import LimitsInForce, with_limits
+from keyauthority_server.metering.limits import LimitsInForce, denials_of
 from keyauthority_server.metering.usage import Meter
 from keyauthority_server.records import CachedKey
 from keyauthority_server.services.context import NOT_CACHED, ServiceContext
@@ -37,6 +37,10 @@ class PendingSpend(NamedTuple):
     """The address of the caller."""
     revision: Revision
     """The revision of the verdict."""
+
+
+SpentVerdict = tuple[VerdictCode, SpendResult]
+"""The verdict on a key with limits, and the states of their counters."""
 
 
 class CachedVerification:
@@ -151,7 +155,7 @@ class CachedVerification:
             return None
         return cached, project
 
-    def spend_now(self, pending: Sequence[PendingSpend]) -> Sequence[Verdict] | None:
+    def spend_now(self, pending: Sequence[PendingSpend]) -> Sequence[SpentVerdict] | None:
         """Do as `spend` at once; None, with nothing spent, if that would wait.
 
         Raises the same errors.
@@ -159,28 +163,26 @@ class CachedVerification:
         results = self._counters.spend_now(_spends(pending))
         return None if results is None else self._counted(pending, results)
 
-    async def spend(self, pending: Sequence[PendingSpend]) -> Sequence[Verdict]:
+    async def spend(self, pending: Sequence[PendingSpend]) -> Sequence[SpentVerdict]:
         """Spend from all limits in one transaction, count the verdicts, and return them.
 
-        They have only the code and the standings. Raises StoreUnavailable.
+        Raises StoreUnavailable.
         """
         return self._counted(pending, await self._counters.spend(_spends(pending)))
 
     def _counted(
         self, pending: Sequence[PendingSpend], results: Sequence[SpendResult]
-    ) -> Sequence[Verdict]:
+    ) -> Sequence[SpentVerdict]:
         verdicts = []
-        for (cached, limits, cost, now, facts, peer, _), states in zip(
+        for (cached, limits, cost, now, facts, peer, _), result in zip(
             pending, results, strict=True
         ):
-            verdict = with_limits(_VALID, limits.limits, states, explain=False)
-            self._meter.count(cached.stored.key, verdict.code, cost, now, facts, peer)
-            verdicts.append(verdict)
+            denials = denials_of(limits.limits, result)
+            code = denials[0] if denials else VerdictCode.VALID
+            self._meter.count(cached.stored.key, code, cost, now, facts, peer)
+            verdicts.append((code, result))
         return verdicts
 
 
 def _spends(pending: Sequence[PendingSpend]) -> list[Spend]:
     return [Spend(spend.limits.counters, spend.cost) for spend in pending]
-
-
-_VALID: Final = Verdict(VerdictCode.VALID)
