@@ -14,7 +14,11 @@ from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState, Proj
 from keyauthority.requests import KeyFilter
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries import lists
-from keyauthority_server.store.sql.queries.lists import list_keys, list_projects
+from keyauthority_server.store.sql.queries.lists import (
+    characters_of_lists,
+    list_keys,
+    list_projects,
+)
 from keyauthority_server.store.types import Scope
 from tests.store.engines import Engine
 from tests.store.factories import NOON, SECOND, create, create_project, key, operator, put
@@ -73,6 +77,17 @@ async def test_pages_hold_every_key_once_in_creation_order(store: Store, limit: 
     assert keys == await every(store, limit=limit)
     assert of(keys, projects[1]) == await every(store, projects[1], limit=limit)
     assert keys == await every(store, scope=frozenset(projects), limit=limit)
+
+
+async def test_length_of_lists_counts_each_list_of_the_named_keys(store: Store) -> None:
+    """An absent key has none, and no key at all neither."""
+    project = (await create_project(store)).project_id
+    bare = await create(store, key(project))
+    assert 0 == await store.query(characters_of_lists, [bare.access_key, "KAABSENT"])
+    listed = await create(store, key(project, labels={"team": "ü"}, permissions=("orders:read",)))
+    length = len('{"team":"ü"}') + len('["orders:read"]')
+    assert length == await store.query(characters_of_lists, [bare.access_key, listed.access_key])
+    assert 0 == await store.query(characters_of_lists, [])
 
 
 async def test_last_page_has_no_cursor(store: Store) -> None:

@@ -147,9 +147,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     correlation_id in the server's log, and report the fault.
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 25
-    """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed. Beyond
-    8 MiB the grpcio transport sends the status without details. Example: BatchVerify with a body of
-    5 MiB. Remedy: Send fewer items in each call.
+    """RESOURCE_EXHAUSTED: the request message is larger than 4 MiB, or the keys of a batch have lists
+    of more than 8 MiB; another try cannot succeed. Beyond 8 MiB the grpcio transport sends the
+    status without details. Example: BatchVerify with a body of 5 MiB. Remedy: Send fewer items in
+    each call.
     """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 26
     """UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a
@@ -295,9 +296,10 @@ in the server's log; the error has no other details. Example: a bug. Remedy: Fin
 correlation_id in the server's log, and report the fault.
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 25
-"""RESOURCE_EXHAUSTED: the request message is larger than 4 MiB; another try cannot succeed. Beyond
-8 MiB the grpcio transport sends the status without details. Example: BatchVerify with a body of
-5 MiB. Remedy: Send fewer items in each call.
+"""RESOURCE_EXHAUSTED: the request message is larger than 4 MiB, or the keys of a batch have lists
+of more than 8 MiB; another try cannot succeed. Beyond 8 MiB the grpcio transport sends the
+status without details. Example: BatchVerify with a body of 5 MiB. Remedy: Send fewer items in
+each call.
 """
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 26
 """UNAVAILABLE: the server is shutting down; another try reaches its successor. The outcome of a

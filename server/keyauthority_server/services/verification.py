@@ -42,9 +42,12 @@ from keyauthority_server.services.principal import (
 )
 from keyauthority_server.services.time_slices import Slices, TimeSlices
 from keyauthority_server.store.counters import Counters, Spend
+from keyauthority_server.store.sql.queries.lists import characters_of_lists
 from keyauthority_server.store.types import Scope, Snapshots, StoredKey
 
 _VERIFY: Final = (VERIFY_RIGHT,)
+BATCH_CHARACTERS_MAX: Final = 8 << 20  # of the lists of the keys that one batch reads
+_UNMEASURED: Final = 32  # keys: their longest lists together are within that bound
 _PARTIAL_ATTEMPTS: Final = 2  # at cache and read on one revision; a full read costs more
 _ABSENT: Final = Key(
     access_key="",
@@ -230,6 +233,7 @@ class Verification:
                     stored = operator.stored if operator else None
                     return _State(position, subjects, stored, operator_verified=True)
                 continue
+            await self._require_bounded(names)
             snapshots = await records.read(names, operator or operator_of(credential), options)
             if snapshots.head == position or _reads_every_key(subjects, names):
                 verified = operator is not None and snapshots.operator is operator.stored
@@ -240,8 +244,22 @@ class Verification:
             subjects.append(_Subject(presented, None, None))
             await slices.pause()
         names = list({subject.access_key: None for subject in subjects if subject.access_key})
+        await self._require_bounded(names)
         snapshots = await records.read(names, operator_of(credential), options)
         return _State.of(snapshots, subjects, names, operator_verified=False)
+
+    async def _require_bounded(self, names: Sequence[str]) -> None:
+        """Raise ResourceExhausted if the records with these access keys take too much memory.
+
+        Decoded they take up to ten times the bytes of their lists.
+        """
+        if len(names) <= _UNMEASURED:
+            return
+        if await self._context.store.query(characters_of_lists, names) > BATCH_CHARACTERS_MAX:
+            raise error(
+                ErrorReason.MESSAGE_TOO_LARGE,
+                "the keys of this batch have more than 8 MiB of lists: verify fewer at once",
+            )
 
     async def _cached_subjects(
         self,

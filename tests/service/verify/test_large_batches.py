@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
+import grpc
 import pytest
 
 from keyauthority.model import KeyKind, Restrictions
@@ -92,6 +93,18 @@ async def test_batch_checks_rights_before_items(one: Process) -> None:
     asker.call = asker.call._replace(metadata=(("x-auth-token", weak.secret_key.reveal()),))
     with pytest.raises(RpcError, match="keys:verify"):
         await asker.answer_batch(body)
+
+
+async def test_batch_of_keys_with_long_lists_is_refused_before_they_are_read(one: Process) -> None:
+    """A thousand of them would take a gigabyte; fewer at once are verified."""
+    keys = [await create(one, labels={"note": "x" * 280_000}) for _ in range(40)]
+    asker = Asker(one)
+    with pytest.raises(RpcError, match="more than 8 MiB of lists") as refused:
+        await asker.ask_each(*keys)
+    assert grpc.StatusCode.RESOURCE_EXHAUSTED.value[0] == refused.value.code
+    assert 1 == one.authority.records.keys  # the operator's
+    assert ["VERDICT_VALID"] * 28 == await asker.ask_each(*keys[:28])
+    assert ["VERDICT_VALID"] * 40 == await asker.ask_each(*keys)  # most are in memory
 
 
 async def test_repeated_token_of_a_batch_is_looked_up_once(one: Process) -> None:

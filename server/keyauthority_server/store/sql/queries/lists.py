@@ -46,6 +46,11 @@ _IN_STATE: Final = {
     KeyState.ACTIVE: ("revoke_time IS NULL", _NOT_SUPERSEDED, _NOT_EXPIRED, "disabled = 0"),
 }
 _LABELS_AT: Final = KEY_ROW.index("labels")
+_CHARACTERS: Final = """
+    SELECT coalesce(sum(length(coalesce(permissions, '') || coalesce(restrictions, '')
+        || coalesce(labels, ''))), 0)
+    FROM requested JOIN key ON key.access_key = requested.value
+    """
 
 
 class Search(NamedTuple):
@@ -190,6 +195,13 @@ def list_keys(
         keys.append(key)
         cursor = created_revision
     return keys, bound
+
+
+def characters_of_lists(rows: Rows, access_keys: Iterable[str]) -> int:
+    """Return the length of the permissions, restrictions and labels of keys together."""
+    requested = rows.values_table(access_keys)
+    (length,) = rows.one(requested.table + _CHARACTERS, (requested.value,)) or (0,)
+    return int(length)
 
 
 def list_projects(
