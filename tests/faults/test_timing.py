@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from unittest.mock import Mock
 
+import grpc
 import pytest
 
 from keyauthority.model import KeyKind, KeyMode
@@ -30,6 +31,7 @@ from tests.service.callers import (
     new_operator,
     new_project,
     revoke,
+    verdict,
 )
 from tests.service.imports import import_set, imported, item, new_token
 
@@ -39,6 +41,7 @@ ROUNDS: Final = 350
 SEPARABLE: Final = 0.25  # chance makes up to 0.13 of so many samples, by 3 sigma
 ATTEMPTS: Final = 3  # each adds its samples to those before
 KEYS: Final = 8
+SHED_MAX: Final = 10  # times in a row that a call is shed for the failures before it
 
 Draw = Callable[[], tuple[bytes, Sequence[tuple[str, str]]]]
 """Gives the message and the metadata of a call."""
@@ -49,6 +52,18 @@ def delta(one: Sequence[float], other: Sequence[float]) -> float:
     ordered = sorted(other)
     lower = sum(bisect_left(ordered, x) + bisect_right(ordered, x) for x in one)
     return lower / (len(one) * len(other)) - 1
+
+
+def seconds_of(call: Any, body: bytes, metadata: Sequence[tuple[str, str]]) -> float:
+    """The seconds that a call takes; one that the server sheds unread is made again later."""
+    for _ in range(SHED_MAX):
+        began = time.perf_counter()
+        failure = call.future(body, metadata=metadata).exception()
+        seconds = time.perf_counter() - began
+        if failure is None or failure.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return seconds
+        time.sleep(1)  # in which the server allows some hundred failures more
+    pytest.fail("the server sheds the calls that are to be timed")
 
 
 def timed(
@@ -62,9 +77,7 @@ def timed(
     for _ in range(rounds):
         for name in random.sample(list(draws), len(draws)):
             body, metadata = draws[name]()
-            began = time.perf_counter()
-            call.future(body, metadata=metadata).exception()
-            samples[name].append(time.perf_counter() - began)
+            samples[name].append(seconds_of(call, body, metadata))
     return samples
 
 
@@ -99,24 +112,24 @@ def test_different_samples_are_distinguished() -> None:
 
 
 @one_server
-def test_verify_with_more_work_takes_measurably_longer(
+def test_verify_that_reads_and_hashes_takes_measurably_longer(
     root: Caller, project: str, proof: Proof
 ) -> None:
-    """Control over the wire: a Verify that spends a limit is distinguishable."""
-    limit = {"limit": 10**9, "period": {"seconds": 60}}
-    limited = new_key(root, project, rate_limit=limit).secret_key
+    """Control over the wire: a token that is cached as verified skips both, and it shows."""
+    cached = new_key(root, project).secret_key
+    assert "VALID" == verdict(root, cached)
 
     def asks(secret_key: str) -> tuple[bytes, tuple[tuple[str, str], ...]]:
         return pb.VerifyRequest(secret_key=secret_key).SerializeToString(), root.metadata
 
     draws: dict[str, Draw] = {
         "unknown": lambda: asks(token(new_access_key())),
-        "limited": lambda: asks(limited),
+        "cached": lambda: asks(cached),
     }
     samples = timed(root, "Verify", draws, ROUNDS)
-    apart = delta(samples["limited"], samples["unknown"])
+    apart = delta(samples["unknown"], samples["cached"])
     assert apart > SEPARABLE
-    proof.control(f"a Verify that spends from a limit is told apart: {apart:+.3f}")
+    proof.control(f"a Verify that reads and hashes is told apart from a cached one: {apart:+.3f}")
 
 
 @pytest.fixture
