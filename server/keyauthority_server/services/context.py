@@ -162,6 +162,11 @@ class ServiceContext:
         """Return a token of this authority or of an import set; None for a malformed text."""
         return presented(text) or (await self.imported.find((text,))).get(text)
 
+    @property
+    def has_outlines(self) -> bool:
+        """True if `fails_outline_check` decides."""
+        return self._outlines is not None
+
     def fails_outline_check(self, presented: PresentedToken, scope: Scope = None) -> bool:
         """True if a token matches no key in the scope, decided without reading its record.
 

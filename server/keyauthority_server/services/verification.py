@@ -180,15 +180,18 @@ class Verification:
         """
         records = self._context.records
         cached = records.verified(secret_key) if records.catch_up() else None
-        key = cached.stored.key if cached else None
-        if key is None or not self._answers_project(key, access_key, peer):
-            # Nothing more is read for a cached key that is refused, as for an unknown token.
+        key = cached.stored.key if cached else _ABSENT
+        # An unknown token takes the steps of a cached key that is refused, and the reverse.
+        if not self._answers_project(key, access_key, peer) or cached is None:
             presented = await self._context.present(secret_key)
-            if presented is None or self._context.fails_outline_check(presented) or key:
+            if presented is None or self._context.fails_outline_check(presented):
+                raise invalid_credential()
+            if cached and self._context.has_outlines:
                 raise invalid_credential()
             snapshots = await records.read((presented.token.access_key,), None)
             stored, _ = snapshots.pairs[0]
-            if not self._context.digest_matches(stored, presented) or stored is None:
+            matches = self._context.digest_matches(stored, presented)
+            if not matches or stored is None or cached:
                 raise invalid_credential()
             key = stored.key
             if not self._answers_project(key, access_key, peer):

@@ -15,9 +15,11 @@ from unittest.mock import patch
 import pytest
 
 from keyauthority.clock import SystemClock
+from keyauthority.errors import Unauthenticated
 from keyauthority.model import KeyKind, KeyMode, Quota, QuotaPeriod, RateLimit, Restrictions
 from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
+from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.metrics import Metrics
 from keyauthority_server.rpc import services
@@ -162,6 +164,28 @@ async def test_change_by_another_process_invalidates_cached_verdicts(
         await change(other, created)
         assert [verdict] * 2 == [await asker.ask(created) for _ in range(2)]
         assert verdict == (await asker.ask_each(created, kept))[0]
+
+
+@pytest.mark.parametrize(("outlines", "reads"), [(True, 0), (False, 1)])
+async def test_project_id_reads_as_much_for_a_cached_revoked_key_as_for_none(
+    data: Path, outlines: bool, reads: int
+) -> None:
+    """The time of a read would tell them apart. PostgreSQL has no outlines."""
+    async with process(data) as one:
+        created, verification = await create(one), one.authority.verification
+        secret_key = created.secret_key.reveal()
+        assert created.key.project_id == await verification.project_id(secret_key, "")
+        await revoked(one, created)
+        with pytest.raises(Unauthenticated):
+            await verification.project_id(secret_key, "")
+        if not outlines:
+            verification._context._outlines = None
+        absent = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret())
+        for refused in (secret_key, absent.reveal()):
+            one.authority.records.take_counts()
+            with pytest.raises(Unauthenticated):
+                await verification.project_id(refused, "")
+            assert reads == one.authority.records.take_counts().miss
 
 
 async def test_cached_verdict_ends_at_the_keys_own_end(data: Path) -> None:
