@@ -167,16 +167,26 @@ class ServiceContext:
         """True if `fails_outline_check` decides."""
         return self._outlines is not None
 
-    def fails_outline_check(self, presented: PresentedToken, scope: Scope = None) -> bool:
+    def fails_outline_check(
+        self,
+        presented: PresentedToken,
+        scope: Scope = None,
+        outlines: dict[str, StoredKey] | None = None,
+    ) -> bool:
         """True if a token matches no key in the scope, decided without reading its record.
 
         With a local store, compares the digest in an outline of the key; an absent key costs the
-        same work. Always False where the outline would take a network round trip.
+        same work. Always False where the outline would take a network round trip. `outlines` keeps
+        those of one call: reading one a thousand times would tell an existing key from an absent.
         """
         if self._outlines is None:
             return False
         token, _, message = presented
-        outline = self._outlines.outline(token.access_key)
+        outline = outlines.get(token.access_key) if outlines else None
+        if outline is None:
+            outline = self._outlines.outline(token.access_key)
+            if outlines is not None:
+                outlines[token.access_key] = outline
         matches = digest_matches(outline, token, message, self.peppers)
         return not matches or not (scope is None or outline.key.project_id in scope)
 

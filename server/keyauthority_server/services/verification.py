@@ -279,9 +279,10 @@ class Verification:
             operator is not None or isinstance(credential, CertificateIdentity)
         )
         subjects, names, unparsed = list[_Subject](), dict[str, None](), dict[int, str]()
+        outlines = dict[str, StoredKey]()
 
         def to_read(token: PresentedToken | None) -> _Subject:
-            if token and not self._context.fails_outline_check(token, scope):
+            if token and not self._context.fails_outline_check(token, scope, outlines):
                 names[token.token.access_key] = None
             return _Subject(token, None, None)
 

@@ -17,6 +17,7 @@ from keyauthority.results import CreatedKey
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server.rpc_types import RpcError
 from keyauthority_server.services import time_slices
+from keyauthority_server.store.sqlite.store import SqliteStore
 from tests.faults.folders import Process
 from tests.service.verify.test_cached_verify import Asker, create
 
@@ -118,7 +119,17 @@ async def test_repeated_token_of_a_batch_is_looked_up_once(one: Process) -> None
         looked.append(list(names))
         return await read(names, *rest)
 
-    with patch.object(records, "read", noted):
+    with (
+        patch.object(records, "read", noted),
+        patch.object(
+            SqliteStore, "outline", autospec=True, side_effect=SqliteStore.outline
+        ) as seen,
+    ):
         verdicts = await Asker(one).ask_each(first, second, first, first, second)
+    assert [first.key.access_key, second.key.access_key] == [
+        call.args[1]
+        for call in seen.call_args_list
+        if call.args[1] != one.credential.token.access_key
+    ]
     assert [[first.key.access_key, second.key.access_key]] == looked
     assert ["VERDICT_VALID"] * 5 == verdicts
