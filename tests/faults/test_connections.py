@@ -139,11 +139,11 @@ def test_hostile_connections_do_not_delay_other_clients(
         root = Caller(channel, server.metadata)
         secret_key = new_key(root, new_project(root)).secret_key
         calm, base = waits(root, secret_key), held(server)
+        stay = base.descriptors + STAY[transport]
         afterwards, during, most = [], calm, base
         for _ in range(ROUNDS):
             with harassed(server, opened):
                 # The control: they are there, as many as may stay.
-                stay = base.descriptors + STAY[transport]
                 wait_until(lambda: held(server).descriptors >= stay, 60)
                 during, most = waits(root, secret_key), held(server)
             wait_until(lambda: held(server).descriptors <= base.descriptors + 1, 60)
