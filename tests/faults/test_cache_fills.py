@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import pytest
 
 from keyauthority.model import KeyKind, KeyMode, RateLimit, Restrictions, Revision, RevokeReason
@@ -23,7 +24,7 @@ from keyauthority.v1 import key_authority_service_pb2 as pb
 from keyauthority_server import config
 from keyauthority_server.records import RecordCache
 from keyauthority_server.rpc import services
-from keyauthority_server.rpc_types import DEFERRED, Call, UnaryMethod
+from keyauthority_server.rpc_types import DEFERRED, Call, RpcError, UnaryMethod
 from keyauthority_server.runtime.bootstrap import open_authority, prepare
 from tests.faults.folders import Process
 from tests.postgres import Cluster
@@ -33,6 +34,7 @@ SERVICE = "keyauthority.v1.KeyAuthorityService"
 FILLS: Final = scaled(short=60, each=10_000)
 _AT_ONCE: Final = timedelta()
 _NEVER_REACHED: Final = RateLimit(1_000_000_000, timedelta(days=1))
+TRIES: Final = 5
 READERS: Final = 3  # calls of one key at once: a fill may be under way in any of them
 
 
@@ -45,6 +47,8 @@ class World:
         self.project_id = project_id
         self.deferred = 0
         """Calls whose limits were spent from at the end of a turn."""
+        self.late = 0
+        """Calls that were UNAVAILABLE."""
         verify = services(reader.authority, None)[SERVICE]["Verify"]
         assert isinstance(verify, UnaryMethod)
         self._verify = verify
@@ -69,7 +73,21 @@ class World:
             await asyncio.sleep(0)  # the change feed goes on meanwhile
 
     async def valid(self, secret_key: str, at_least_revision: int = 0) -> bool:
-        """Verify a key in the other process, as the native transport does."""
+        """Verify a key in the other process; a verdict that cannot be told in time is asked again.
+
+        A read takes longer than its two seconds now and then if the machine is overloaded.
+        """
+        for _ in range(TRIES):
+            try:
+                return await self._valid(secret_key, at_least_revision)
+            except RpcError as refused:
+                if refused.code != grpc.StatusCode.UNAVAILABLE.value[0]:
+                    raise
+                self.late += 1
+        pytest.fail(f"{TRIES} calls in a row were not answered in time")
+
+    async def _valid(self, secret_key: str, at_least_revision: int) -> bool:
+        """Verify as the native transport does."""
         request = pb.VerifyRequest(secret_key=secret_key, at_least_revision=at_least_revision)
         body, settled = request.SerializeToString(), dict[int, Any]()
         shortcut = self._verify.shortcut
@@ -196,7 +214,7 @@ async def test_fill_racing_a_change_never_keeps_what_the_change_ended(
     """Revocation, disabling, narrowing, rotation and suspension, on both engines."""
     assert [] == await stale_verdicts(world, FILLS)
     assert world.deferred
-    proof.done(f"{FILLS} fills raced with a change, 0 stale")
+    proof.done(f"{FILLS} fills raced with a change, 0 stale; {world.late} calls were UNAVAILABLE")
 
 
 @pytest.mark.case(26)

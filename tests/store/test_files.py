@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from keyauthority_server.store.interface import StoreUnusable
+from keyauthority.model import ChangeType
+from keyauthority_server.store.interface import StoreUnusable, Transaction
 from keyauthority_server.store.migrations import Dialect, Run, Step
 from keyauthority_server.store.sql import statements
+from keyauthority_server.store.sql.queries.digests import versions_in_use
 from keyauthority_server.store.sqlite import store
-from keyauthority_server.store.sqlite.connection import connect, sqlite3
+from keyauthority_server.store.sqlite.connection import SqliteRows, connect, sqlite3
 from keyauthority_server.store.sqlite.counters import counters_path
 from keyauthority_server.store.sqlite.schema import RECORDS
 from keyauthority_server.store.sqlite.store import affected_library, migrate, open_store
 from tests.store.engines import Sqlite, digests
-from tests.store.factories import create_project, sign
+from tests.store.factories import NOON, applying, create_project, mutation, project, sign
 
 SQLITE = Sqlite()
 
@@ -166,3 +170,24 @@ def test_reads_and_pages_use_indexes(tmp_path: Path) -> None:
         plan = " ".join(row[3] for row in SQLITE.rows(place, "EXPLAIN QUERY PLAN " + statement))
         assert "SCAN" not in plan
         assert "TEMP B-TREE" not in plan
+
+
+def create_projects(number: int, transaction: Transaction) -> None:
+    """Make so many changes at once."""
+    for _ in range(number):
+        applying(mutation(ChangeType.PROJECT_CREATED, project()))(transaction)
+
+
+async def test_versions_in_use_are_found_without_a_scan(tmp_path: Path) -> None:
+    """A start reads them: its steps grow with the logarithm of the log, not with its length."""
+    place, steps = Path(SQLITE.make(tmp_path)), []
+    opened = open_store(place, sign)
+    for changes in (20, 1_000):
+        await opened.write(partial(create_projects, changes))
+        with closing(connect(place, 50)) as connection:
+            taken: list[None] = []
+            connection.set_progress_handler(partial(taken.append, None), 1)
+            versions_in_use(SqliteRows(connection), NOON)
+            steps.append(len(taken))
+    await opened.close()
+    assert steps[1] < 2 * steps[0]

@@ -52,7 +52,10 @@ _PEPPER_NEEDED: Final = """
         AND (supersede_time IS NULL OR supersede_time > ?)
     LIMIT 1
     """
-_LOG_ENDS: Final = "SELECT min(revision), max(revision) FROM change WHERE revision > 0"
+# One query for both ends would scan the table: SQLite looks up one of them only.
+_LOG_ENDS: Final = """
+    SELECT (SELECT min(revision) FROM change WHERE revision > 0), (SELECT max(revision) FROM change)
+    """
 _KEY_VERSION: Final = "SELECT key_version FROM change WHERE revision = ?"
 
 _COUNT_NEEDING: Final = """
