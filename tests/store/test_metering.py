@@ -103,11 +103,47 @@ async def test_flush_with_lost_answer_counts_once(
 async def test_counts_in_memory_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the store is down, new counts are capped and known ones go on."""
     monkeypatch.setattr(usage, "COUNTS_MAX", 2)
-    keys, meter = await keys_of(store, 1, 3), Meter(store)
-    for key in (*keys, *keys):
-        meter.count(key, VALID, 1, NOON)
+    keys, failing = await keys_of(store, 1, 4), Failing(store)
+    meter, failing.before = Meter(cast("Store", failing)), True
+    meter.count(keys[0], VALID, 1, NOON)
     await meter.flush()
-    assert [2, 2] == [row.count for row in await rows(store)]
+    for key in (*keys[1:], *keys[1:]):
+        meter.count(key, VALID, 1, NOON)
+    assert not meter.is_full
+    failing.before = False
+    await meter.flush()
+    await meter.flush()
+    assert [1, 2, 2] == sorted(row.count for row in await rows(store))
+
+
+async def test_more_counts_than_memory_permits_wait_for_a_flush(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is lost; those of calls that are under way fit beside them."""
+    monkeypatch.setattr(usage, "COUNTS_MAX", 2)
+    keys = await keys_of(store, 1, 4)
+    async with metering(store) as meter:
+        for key in keys[:3]:
+            meter.count(key, VALID, 1, NOON)
+        assert meter.is_full
+        async with asyncio.timeout(usage.FLUSH_SECONDS / 2):  # it does not wait for the second
+            await meter.room()
+        meter.count(keys[3], VALID, 1, NOON)
+    assert [1] * 4 == [row.count for row in await rows(store)]
+
+
+async def test_failing_store_ends_the_wait_for_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts do not depend on a store that takes no counts."""
+    monkeypatch.setattr(usage, "COUNTS_MAX", 1)
+    (key,), failing = await keys_of(store, 1, 1), Failing(store)
+    failing.before = True
+    async with metering(cast("Store", failing)) as meter:
+        meter.count(key, VALID, 1, NOON)
+        assert meter.is_full
+        async with asyncio.timeout(10):
+            await meter.room()
 
 
 async def test_flush_yields_to_a_revocation_between_its_transactions(store: Store) -> None:

@@ -35,7 +35,8 @@ ROWS_A_SECOND: Final = 3_000  # some 16 µs of processor time each: 5 % of a cor
 USES_SECONDS: Final = 0.002  # without a break, to find the uses of permissions
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 to 10 ms
 COUNTS_EARLY: Final = 32_768  # counts that trigger a flush before the second ends
-COUNTS_MAX: Final = 65_536  # some 25 MB; further ones are lost, and only while the store fails
+COUNTS_MAX: Final = 65_536  # some 25 MB; further ones wait for a flush
+COUNTS_LOST: Final = 2 * COUNTS_MAX  # further ones are lost; from COUNTS_MAX on if the store fails
 QUESTIONS_KNOWN: Final = 65_536  # answered today by stored uses of permissions; some 15 MB
 BATCH_ID_LIFETIME: Final = timedelta(hours=24)  # how long a repeated batch is recognised
 
@@ -57,6 +58,10 @@ class Meter:
         self._past: list[_Count] = []
         self._hour = self._next_hour = LONG_AGO
         self._early = asyncio.Event()
+        self.is_full = False
+        """True if a verification must await `room` before it is counted."""
+        self._has_room = asyncio.Event()
+        self._fails = False
         self._uncounted = 0
         self._batches: deque[_Batch] = deque()
         self._permission_days = _PermissionDays()
@@ -84,12 +89,15 @@ class Meter:
         count = self._counts.get(name)
         if count is None:
             counts = len(self._counts) + len(self._past)
-            if counts >= COUNTS_MAX:
+            if counts >= (COUNTS_MAX if self._fails else COUNTS_LOST):
                 self._uncounted += 1
                 return
             count = self._counts[name] = _Count(key, code, self._hour, now)
             if counts + 1 == COUNTS_EARLY:
                 self._early.set()
+            if counts + 1 >= COUNTS_MAX and not self._fails:
+                self.is_full = True
+                self._has_room.clear()
         if count.key is not key:
             count = self._renewed(name, count, key, now)
         count.number += 1
@@ -116,6 +124,15 @@ class Meter:
         self._past.append(count)
         renewed = self._counts[name] = _Count(key, count.code, count.hour, now)
         return renewed
+
+    async def room(self) -> None:
+        """Wait until further verifications can be counted, or the store fails.
+
+        So keys are verified as fast as the store takes their counts, if they are many.
+        """
+        while self.is_full:
+            self._early.set()
+            await self._has_room.wait()
 
     async def run(self) -> None:
         """Flush each second, until cancelled; less often if a flush writes many rows."""
@@ -147,7 +164,10 @@ class Meter:
                 self._previous = batch.batch_id
                 self._batches.popleft()
                 rows += len(batch.counts)
+            self._fails = False
         except StoreError as failure:
+            self._fails = True
+            self._make_room()  # verdicts do not depend on a store that takes no counts
             _log.warning("usage_kept_back", batches=len(self._batches), failure=str(failure))
         return rows
 
@@ -158,8 +178,13 @@ class Meter:
         """
         counts = sorted((*self._past, *self._counts.values()), key=attrgetter("access_key"))
         self._counts, self._past = {}, []
+        self._make_room()
         for first in range(0, len(counts), BATCH_ROWS):
             yield _Batch(str(uuid.uuid4()), counts[first : first + BATCH_ROWS])
+
+    def _make_room(self) -> None:
+        self.is_full = False
+        self._has_room.set()
 
 
 def flush_interval(rows: int) -> float:

@@ -74,7 +74,7 @@ class CachedVerification:
         is another or the records are not cached: then call `Verification.verify`. Raises
         the same errors.
         """
-        now = self._authorized(credential)
+        now = None if self._meter.is_full else self._authorized(credential)
         if now is None or (found := self._valid(secret_key, facts, now)) is None:
             return None
         cached, project = found
@@ -97,7 +97,7 @@ class CachedVerification:
         then call `Verification.verify_batch`. Raises the same errors.
         """
         self.begin()
-        now = self._authorized(credential)
+        now = None if self._meter.is_full else self._authorized(credential)
         if now is None:
             return None
         valid = []

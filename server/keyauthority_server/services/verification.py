@@ -154,6 +154,8 @@ class Verification:
         self, credential: Credential | CertificateIdentity, queries: Sequence[VerifyQuery]
     ) -> Sequence[Verdict]:
         """Return the verdicts on many tokens, all on one revision; limits apply in their order."""
+        if self._meter.is_full:
+            await self._meter.room()
         evaluations, parsers = [], memoized_parsers()
         with self.slices.begin() as slices:
             state = await self._state(credential, queries, slices)

@@ -21,6 +21,7 @@ from keyauthority.requests import KeyUpdate, NewKey, ProjectUpdate, UsageQuery
 from keyauthority.results import CreatedKey
 from keyauthority.token import make, new_access_key, new_secret
 from keyauthority.v1 import key_authority_service_pb2 as pb
+from keyauthority_server.metering import usage
 from keyauthority_server.metrics import Metrics
 from keyauthority_server.rpc import services
 from keyauthority_server.rpc_types import Call, RpcError, UnaryMethod
@@ -186,6 +187,23 @@ async def test_project_id_reads_as_much_for_a_cached_revoked_key_as_for_none(
             with pytest.raises(Unauthenticated):
                 await verification.project_id(refused, "")
             assert reads == one.authority.records.take_counts().miss
+
+
+async def test_verifications_of_more_keys_than_can_be_counted_are_all_counted(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for the flush of the counts before, on every path."""
+    monkeypatch.setattr(usage, "COUNTS_MAX", 2)
+    async with process(data) as one:
+        keys, asker = [await create(one) for _ in range(5)], Asker(one)
+        for _ in range(2):  # the second time from memory
+            for created in keys:
+                assert "VERDICT_VALID" == await asker.ask(created)
+            assert ["VERDICT_VALID"] * 5 == await asker.ask_each(*keys)
+    async with process(data) as one:
+        caller = await one.caller("usage:read")
+        page = await one.authority.usage.get(caller, UsageQuery(), b"", 10)
+        assert [4] * 5 == [row.count for row in page.items]
 
 
 async def test_cached_verdict_ends_at_the_keys_own_end(data: Path) -> None:
