@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from keyauthority.clock import LONG_AGO
@@ -194,13 +195,19 @@ def _compiled(key: Key) -> CompiledKey:
 def _compile(key: Key) -> CompiledKey:
     """Compile a record and store the result with it; concurrent calls are harmless."""
     end = min(key.expire_time or _NEVER, key.supersede_time or _NEVER)
+    grants = grants_of(key)
     compiled = CompiledKey(
         LONG_AGO if key.revoke_time is not None or key.disabled else end,
-        Grants(grants_of(key)),
+        _shared(grants) if len(grants) <= _SHARED_MAX else Grants(grants),
         None if key.restrictions == UNRESTRICTED else Matcher(key.restrictions),
     )
     object.__setattr__(key, "compiled", compiled)
     return compiled
+
+
+@lru_cache(maxsize=1_024)  # most keys of a deployment have one of a few lists of grants
+def _shared(grants: tuple[str, ...]) -> Grants:
+    return Grants(grants)
 
 
 def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
@@ -214,6 +221,7 @@ def _ended(key: Key, now: datetime) -> Iterator[VerdictCode]:
         yield VerdictCode.DISABLED
 
 
+_SHARED_MAX: Final = 16  # grants of a key: longer lists would fill the memory
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _STATES: Final = {
     VerdictCode.REVOKED: KeyState.REVOKED,

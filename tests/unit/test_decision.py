@@ -299,7 +299,7 @@ def test_record_is_compiled_once_across_last_use_updates(
     wider = replace(key, permissions=("orders:write",))
     assert decide(wider, PROJECT, facts, NOW) is VerdictCode.VALID
     assert key == replace(key)  # compared without it
-    monkeypatch.setattr("keyauthority.decision.Grants", None)
+    monkeypatch.setattr("keyauthority.decision.CompiledKey", None)
     for compiled in (key, wider):
         decide(compiled, PROJECT, facts, NOW)
     with pytest.raises(TypeError):

@@ -110,7 +110,7 @@ async def test_verdicts_from_memory_are_made_in_one_slice_and_counted_in_several
     records.project.return_value = Mock(suspended=False, rate_limit=None)
     context = Mock(records=records, authenticate_cached=Mock(return_value=None))
     context.clock.now.return_value = NOW
-    meter, slices = Mock(), OverAfter(items)
+    meter, slices = Mock(is_full=False), OverAfter(items)
     verification = CachedVerification(context, Mock(), meter)
     queries = [VerifyQuery("x", facts=Facts(permissions=ASKED))] * 20
     verified = await verification.verify_all(Mock(), queries, cast(Slices, slices))

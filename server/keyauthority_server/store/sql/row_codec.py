@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from sys import intern
 from typing import Any, Final
 
 from keyauthority.clock import EPOCH
@@ -153,11 +154,11 @@ def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Ke
     quota_limit, revoke_reason = get("quota_limit"), get("revoke_reason")
     return Key(
         access_key=record["access_key"],
-        project_id=get("project_id") or "",
+        project_id=intern(get("project_id") or ""),  # cached keys share texts: a third of a record
         mode=_MODES[record["mode"]],
         kind=_KINDS[record["kind"]],
         purpose=get("purpose") or "",
-        permissions=tuple(get("permissions") or ()),
+        permissions=tuple(map(intern, get("permissions") or ())),
         restrictions=_restrictions_from(get("restrictions")),
         rate_limit=_rate_limit_from(record),
         quota=None
@@ -173,8 +174,8 @@ def key_from(record: Mapping[str, Any], last_used_time: int | None = None) -> Ke
         revoke_reason=None if revoke_reason is None else RevokeReason(revoke_reason),
         revoke_note=get("revoke_note") or "",
         last_used_time=_time(last_used_time),
-        created_by=get("created_by") or "",
-        created_from=get("created_from") or "",
+        created_by=intern(get("created_by") or ""),
+        created_from=intern(get("created_from") or ""),
         predecessor_access_key=get("predecessor_access_key") or "",
         successor_access_key=get("successor_access_key") or "",
         publishable_key=get("publishable_key") or "",
