@@ -192,7 +192,8 @@ async def stale_verdicts(world: World, times: int, *, at_once: bool = True) -> l
         created = await world.create()
         secret, change = created.secret_key.reveal(), random.choice(CHANGES)
         if random.random() < 0.5:
-            assert await world.valid(secret, created.revision)  # kept before, or filled meanwhile
+            assert await world.valid(secret, created.revision)  # kept before, else filled meanwhile
+            assert await world.valid(secret)  # from memory
         ended = asyncio.ensure_future(change(world, created))
         while not ended.done():
             await asyncio.gather(*(world.valid(secret) for _ in range(READERS)))
