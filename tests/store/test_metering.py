@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -172,6 +174,26 @@ async def test_flush_yields_to_a_revocation_between_its_transactions(store: Stor
 def test_flushes_of_many_keys_are_less_frequent(rows: int, seconds: float) -> None:
     """Metering takes a bounded share of a core, and no count waits longer than five seconds."""
     assert seconds == usage.flush_interval(rows)
+
+
+async def test_slow_flush_does_not_delay_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush begins each second, however long the one before has taken."""
+    monkeypatch.setattr(usage, "FLUSH_SECONDS", 0.4)
+    (key,), times = await keys_of(store, 1, 1), list[float]()
+
+    class Slow(Failing):
+        async def write(self, work: Callable[[Any], Any], **options: Any) -> Any:
+            times.append(monotonic())
+            await asyncio.sleep(0.19)
+            return await super().write(work, **options)
+
+    async with metering(cast("Store", Slow(store))) as meter:
+        while len(times) < 4:
+            meter.count(key, VALID, 1, NOON)
+            await asyncio.sleep(0.01)
+    assert 0.55 > min(later - before for before, later in pairwise(times[:4]))
 
 
 async def test_keys_are_flushed_in_the_order_of_tables(store: Store, engine: Engine) -> None:

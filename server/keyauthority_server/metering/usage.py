@@ -31,6 +31,7 @@ from keyauthority_server.store.types import Observations, PermissionUse, Sightin
 
 FLUSH_SECONDS: Final = 1.0
 FLUSH_SECONDS_MAX: Final = 5.0
+PAUSE_SECONDS: Final = FLUSH_SECONDS / 5  # at least, between two flushes
 ROWS_A_SECOND: Final = 3_000  # some 16 µs of processor time each: 5 % of a core
 USES_SECONDS: Final = 0.002  # without a break, to find the uses of permissions
 BATCH_ROWS: Final = 200  # in one transaction, which a RevokeKey waits for: some 5 to 10 ms
@@ -141,7 +142,9 @@ class Meter:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._early.wait(), seconds)
             self._early.clear()
-            seconds = flush_interval(await self.flush())
+            began = monotonic()
+            interval = flush_interval(await self.flush())
+            seconds = max(interval - (monotonic() - began), PAUSE_SECONDS)
 
     async def flush(self) -> int:
         """Write the counts to the store, and return their number.
