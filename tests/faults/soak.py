@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from keyauthority.v1 import audit_service_pb2, project_service_pb2, usage_service_pb2
 from keyauthority.v1 import key_authority_service_pb2 as pb
 from tests.service.callers import CALL_SECONDS, METHODS, Caller, key_request, new_key, new_project
+from tests.service.imports import import_set, imported, item, new_token
 from tests.service.lifecycle import update_request
 from tests.service.processes import ServerProcess
 
@@ -28,7 +29,7 @@ PAUSE_SECONDS: Final = 0.02  # on average, between two calls of a client
 CANCELLED: Final = 0.1  # of all calls
 CANCELLED_AFTER: Final = 0.004  # seconds, at most: before, while and after the server works on it
 FILLERS: Final = 8
-FILLED_AT_ONCE: Final = 1_000  # keys verified
+FILLED_AT_ONCE: Final = 1_000  # keys in a call
 SAMPLES: Final = 40  # of a run
 KEYS: Final = 50  # that a client has at a time
 MIB: Final = 1 << 20
@@ -216,7 +217,7 @@ def watch_now_and_then(caller: Caller, project_id: str, stop: threading.Event) -
 
 
 def fill(server: ServerProcess, keys: int) -> None:
-    """Make so many keys, and have each worker verify them all.
+    """Import so many keys, and have each worker verify them all.
 
     Bounded caches are full then, and do not count as growth.
     """
@@ -226,14 +227,12 @@ def fill(server: ServerProcess, keys: int) -> None:
             for _ in range(FILLERS)
         ]
         callers = [Caller(channel, server.metadata) for channel in channels]
-        project_id = new_project(callers[0])
-        with ThreadPoolExecutor(FILLERS) as pool:
-            made = pool.map(
-                lambda place: new_key(callers[place % FILLERS], project_id), range(keys)
-            )
-            asked = [pb.VerifyRequest(secret_key=one.secret_key) for one in made]
-        for first in range(0, keys, FILLED_AT_ONCE):
-            batch = pb.BatchVerifyRequest(requests=asked[first : first + FILLED_AT_ONCE])
+        project_id, tokens_of = new_project(callers[0]), import_set()
+        for _ in range(0, keys, FILLED_AT_ONCE):
+            tokens = [new_token() for _ in range(FILLED_AT_ONCE)]
+            imported(callers[0], tokens_of, [item(one, project_id) for one in tokens])
+            asked = [pb.VerifyRequest(secret_key=one) for one in tokens]
+            batch = pb.BatchVerifyRequest(requests=asked)
             for caller in callers:  # which worker has whose connection is chance
                 assert all(one.valid for one in caller.ask(batch).responses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -12,7 +13,8 @@ import pytest
 from keyauthority.decision import state_of
 from keyauthority.model import ChangeType, Key, KeyKind, KeyMode, KeyState, Project
 from keyauthority.requests import KeyFilter
-from keyauthority_server.store.interface import Store
+from keyauthority_server.store.interface import Store, StoreDamaged
+from keyauthority_server.store.rows import Rows
 from keyauthority_server.store.sql.queries import lists
 from keyauthority_server.store.sql.queries.lists import (
     characters_of_lists,
@@ -77,6 +79,28 @@ async def test_pages_hold_every_key_once_in_creation_order(store: Store, limit: 
     assert keys == await every(store, limit=limit)
     assert of(keys, projects[1]) == await every(store, projects[1], limit=limit)
     assert keys == await every(store, scope=frozenset(projects), limit=limit)
+
+
+async def test_damaged_row_does_not_hold_later_reads_in_the_past(
+    store: Store, engine: Engine, place: str
+) -> None:
+    """The list that met it was not read to its end, and its error is still at hand."""
+    projects, _ = await shop(store)
+    engine.rows(place, "UPDATE key SET last_used_time = 9223372036854775807")
+    with pytest.raises(StoreDamaged) as damage:
+        await every(store)
+    projects.append((await create_project(store)).project_id)
+    listed, _ = await store.query(list_projects, None, 0, 1000)
+    assert projects == [one.project_id for one in listed]
+    kept = [damage]
+    del damage
+
+    def list_without_the_error(rows: Rows) -> list[Project]:
+        kept.clear()
+        gc.collect()  # its iteration is finalized, and leaves this transaction alone
+        return list_projects(rows, None, 0, 1000)[0]
+
+    assert listed == await store.query(list_without_the_error)
 
 
 async def test_length_of_lists_counts_each_list_of_the_named_keys(store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from typing import Any, Final
@@ -285,6 +285,17 @@ class PageRows(PostgresRows):
 
     _names = count(1)
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._fetching = set[psycopg.RawServerCursor[Any]]()
+
+    def roll_back(self) -> None:
+        """Close unfinished iterations, which an error may refer to for long; roll back."""
+        while self._fetching:
+            with suppress(psycopg.Error):
+                self._fetching.pop().close()
+        super().roll_back()
+
     def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
         """Return the rows, inside a transaction fetched as they are read."""
         if self._live().info.transaction_status is TransactionStatus.INTRANS:
@@ -292,18 +303,23 @@ class PageRows(PostgresRows):
         return super().each(statement, values)
 
     def _fetched(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
+        cursor = psycopg.RawServerCursor(self._live(), f"page_{next(self._names)}")
+        self._fetching.add(cursor)
         try:
-            with psycopg.RawServerCursor(self._live(), f"page_{next(self._names)}") as cursor:
-                cursor.execute(translated(statement), values or None)
-                size = FETCHED_FIRST
-                while rows := cursor.fetchmany(size):
-                    yield from rows
-                    if len(rows) < size:
-                        return
-                    fitting = FETCHED_CHARACTERS // max(map(_characters, rows))
-                    size = max(min(2 * size, fitting, FETCHED_ROWS), 1)
+            cursor.execute(translated(statement), values or None)
+            size = FETCHED_FIRST
+            while rows := cursor.fetchmany(size):
+                yield from rows
+                if len(rows) < size:
+                    return
+                fitting = FETCHED_CHARACTERS // max(map(_characters, rows))
+                size = max(min(2 * size, fitting, FETCHED_ROWS), 1)
         except (psycopg.Error, UnicodeError) as error:
             raise self._noted(error) from error
+        finally:
+            if cursor in self._fetching:
+                self._fetching.remove(cursor)
+                cursor.close()
 
 
 @lru_cache(maxsize=64)  # more than the number of statements

@@ -139,6 +139,7 @@ class SqliteRows:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._cursor = connection.cursor()  # shared: a new cursor for each statement costs 10 µs
+        self._iterated = set[sqlite3.Cursor]()
         self.failure: StoreError | None = None
         """The last error that lost the whole transaction."""
 
@@ -149,15 +150,31 @@ class SqliteRows:
         except sqlite3.Error as error:
             raise self._noted(error) from error
 
-    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterator[Any]:
-        """Return the rows, as they are read."""
+    def each(self, statement: str, values: Sequence[Any] = ()) -> Iterable[Any]:
+        """Return the rows: inside a transaction as they are read, else all at once."""
+        rows = self._read(statement, values)
+        return rows if self.in_transaction else list(rows)
+
+    def end_iterations(self) -> None:
+        """Close those that were not finished; call it before the end of a transaction.
+
+        An error refers to the iteration in which it was raised. As long as the error lives, the
+        iteration would hold its snapshot open, and later reads would return that state.
+        """
+        while self._iterated:
+            self._iterated.pop().close()
+
+    def _read(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
         cursor = self._connection.cursor()
+        self._iterated.add(cursor)
         try:
-            yield from cursor.execute(statement, values)
+            yield from map(tuple, cursor.execute(statement, values))  # `map` leaves it open
         except sqlite3.Error as error:
             raise self._noted(error) from error
         finally:
-            cursor.close()  # an abandoned iteration would hold its snapshot open
+            if cursor in self._iterated:
+                self._iterated.remove(cursor)
+                cursor.close()
 
     def run(self, statement: str, values: Sequence[Any] = ()) -> None:
         """Run a statement that returns no rows."""

@@ -351,6 +351,7 @@ class SqliteStore(SqlStore):
         try:
             return read(self._pages)
         finally:
+            self._pages.end_iterations()
             if self._pages.in_transaction:
                 self._pages.run("COMMIT")
 

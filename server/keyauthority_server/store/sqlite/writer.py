@@ -133,6 +133,7 @@ class Writer(BatchWorker[U]):
         self._watch()
         self._rows.run("BEGIN IMMEDIATE")
         answer_and_rest = self._job.run(units)
+        self._rows.end_iterations()
         self._rows.run("COMMIT")
         return answer_and_rest
 
