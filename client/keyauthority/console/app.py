@@ -28,7 +28,7 @@ from keyauthority.console import (
     usage,
 )
 from keyauthority.console.failures import NOT_FOUND, Failure, failure_of
-from keyauthority.console.forms import joined
+from keyauthority.console.forms import submitted
 from keyauthority.console.guard import BodyTooLarge, Guard, Hosts
 from keyauthority.console.signing_in import Entrance
 from keyauthority.console.visits import SEE_OTHER, Services, Visit
@@ -81,6 +81,7 @@ _REFUSALS: Final = {
     ),
     404: NOT_FOUND,
     405: Failure(405, "Not allowed", "This page does not take such a request."),
+    415: Failure(415, "The request was refused", "A form is sent URL-encoded, as browsers do."),
 }
 _TOO_LARGE: Final = Failure(413, "The form is too large", "A form may have 1 MiB.")
 _DEFECT: Final = Failure(500, "The console failed", "Its log has the details.")
@@ -141,20 +142,15 @@ class Console:
             session = await self._entrance.session_of(request)
             if session is None and not is_post:
                 return RedirectResponse("/sign-in", SEE_OTHER)
-            texts = joined(await self._form(request)) if is_post else {}
-            if is_post:
-                self._entrance.refuse_stolen(request, texts)
             handler = page.submit if is_post else page.show
             if session is None or handler is None:
                 raise HTTPException(403)
+            texts = await submitted(request) if is_post else {}
+            if is_post:
+                self._entrance.refuse_stolen(request, texts)
             return await handler(Visit(self._services, request, session, texts))
 
         return endpoint
-
-    @staticmethod
-    async def _form(request: Request) -> list[tuple[str, str]]:
-        async with request.form(max_files=0) as form:
-            return [(name, text) for name, text in form.multi_items() if isinstance(text, str)]
 
     async def _static(self, request: Request) -> Response:
         static = self._services.renderer.static

@@ -7,12 +7,14 @@ every value again, and alone decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 import click
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from keyauthority.cli import parameters
 from keyauthority.cli.options import RESTRICTIONS
@@ -234,9 +236,18 @@ def _labels_text(labels: Mapping[str, str]) -> str:
     return "\n".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
-def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return the texts of a form; a field that was sent several times has several lines."""
+async def submitted(request: Request) -> dict[str, str]:
+    """Return the texts of a form; a field that was sent several times has several lines.
+
+    Refuses other forms than URL-encoded ones: the parts of a multipart form name their character
+    set, and that of `punycode` takes a minute for a megabyte.
+    """
+    kind, _, _ = request.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/x-www-form-urlencoded":
+        raise HTTPException(415)
     texts: dict[str, str] = {}
-    for name, text in pairs:
-        texts[name] = f"{texts[name]}\n{text}" if name in texts else text
+    async with request.form() as form:
+        for name, value in form.multi_items():
+            text = str(value)
+            texts[name] = f"{texts[name]}\n{text}" if name in texts else text
     return texts

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from keyauthority.console.failures import Failure, failure_of
-from keyauthority.console.forms import joined
+from keyauthority.console.forms import submitted
 from keyauthority.console.sessions import Session, new_token
 from keyauthority.console.visits import SEE_OTHER, UNPROCESSABLE, Services, Visit
 from keyauthority.errors import KeyAuthorityError, Unauthenticated
@@ -73,8 +73,7 @@ class Entrance:
                 return await self._use_link(request)
             return self._form(request)
         self.refuse_foreign(request)
-        async with request.form(max_files=0) as form:
-            texts = joined((name, str(text)) for name, text in form.multi_items())
+        texts = await submitted(request)
         if self._cookie in request.cookies:  # as in every browser that has loaded the form
             self.refuse_stolen(request, texts)
         key = texts.get("operator_key", "").strip()
