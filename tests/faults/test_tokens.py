@@ -176,7 +176,7 @@ async def test_damaged_token_is_not_looked_up() -> None:
     context.cached_operator.return_value = None
     context.imported.find = AsyncMock(return_value={})
     context.present = AsyncMock(return_value=None)
-    judge = Verification(context, Mock(), Mock())
+    judge = Verification(context, Mock(), Mock(is_full=False))
     good = make(KeyKind.SECRET, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
     operator = make(KeyKind.OPERATOR, KeyMode.LIVE, new_access_key(), new_secret()).reveal()
     read = parse(operator)
