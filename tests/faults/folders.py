@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from keyauthority import convert
 from keyauthority.clock import SystemClock
 from keyauthority.model import KeyKind, KeyMode, RevokeReason
 from keyauthority.requests import NewKey, Revocation, VerifyQuery
@@ -18,6 +19,7 @@ from keyauthority_server import config
 from keyauthority_server.config import Config
 from keyauthority_server.runtime.bootstrap import AdminSession, open_admin, open_authority
 from keyauthority_server.services import Authority, Credential, Principal, pepper_rotation
+from tests.service.imports import import_set, item
 
 T = TypeVar("T")
 
@@ -66,6 +68,17 @@ class Process:
             self.authority.verification.verify, self.credential, shown
         )
         return judged.code.value
+
+    async def import_keys(self, *tokens: str) -> list[str]:
+        """Import a key for each token of another system; return their access keys."""
+        caller, project_id = await self.caller("keys:import"), await self.project()
+        done = await self.authority.key_import.run(
+            caller,
+            convert.import_set_from_proto(import_set("old-system")),
+            [convert.imported_key_from_proto(item(token, project_id)) for token in tokens],
+            validate_only=False,
+        )
+        return [result.access_key for result in done.results]
 
     async def head(self) -> int:
         """The newest revision."""

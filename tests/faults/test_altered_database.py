@@ -17,14 +17,16 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
+from keyauthority.token import SecretKey
 from keyauthority_server.commands import cli
 from keyauthority_server.config import Config, ConfigError, load
 from keyauthority_server.runtime.bootstrap import open_authority, prepare
 from keyauthority_server.runtime.restore import RestoreRefused, restore
 from keyauthority_server.store.interface import StoreError
 from keyauthority_server.store.sqlite.backup import back_up
-from tests.faults.folders import settings
+from tests.faults.folders import Process, settings
 from tests.postgres import Cluster, execute
+from tests.service.imports import new_token
 
 ESCAPES: Final = "\x1b]0;x\x07\x1b[2J\nlog is whole\u202e"
 
@@ -195,6 +197,43 @@ async def opened(folder: Folder) -> None:
             pass
     except StoreError as failure:  # of a worker: its supervisor tells
         raise ConfigError(str(failure)) from failure
+
+
+EXCHANGE: Final = (
+    "UPDATE key SET digest = CAST({2} || {3} AS {4}) FROM key AS other"
+    " WHERE key.access_key IN ('{0}', '{1}') AND other.access_key IN ('{0}', '{1}')"
+    " AND key.access_key <> other.access_key"
+)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("substr(other.digest, 1, 32)", "substr(other.digest, 33)"),
+        ("substr(other.digest, 1, 32)", "substr(key.digest, 33)"),
+        ("substr(other.digest, 1, 32)", "substr(key.digest, 1, 0)"),
+    ],
+    ids=["whole", "first part", "first part alone"],
+)
+async def test_token_of_an_imported_key_is_of_no_use_for_another(
+    folder: Folder, parts: tuple[str, str]
+) -> None:
+    """With their digests exchanged both are unknown, and the revoked one stays refused."""
+    tokens = new_token(), new_token()
+    await prepare(folder.settings)
+
+    async def verdicts() -> list[str]:
+        return [await process.verdict(SecretKey(token)) for token in tokens]
+
+    async with open_authority(folder.settings, checkpoints=False) as authority:
+        process = Process(authority, folder.data)
+        names = await process.import_keys(*tokens)
+        await process.revoke(names[0])
+        assert ["revoked", "valid"] == await verdicts()
+    folder.run(EXCHANGE.format(*names, *parts, "BYTEA" if folder.url else "BLOB"))
+    async with open_authority(folder.settings, checkpoints=False) as authority:
+        process = Process(authority, folder.data)
+        assert ["unknown", "unknown"] == await verdicts()
 
 
 def test_newest_time_of_an_older_version_is_that_of_the_last_entry(folder: Folder) -> None:

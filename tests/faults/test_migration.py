@@ -39,6 +39,10 @@ UNDONE: Final = {
         "ALTER TABLE log DROP COLUMN time_key_version",
     ),
     "0012_room_for_updates": (),
+    "0013_imported_digests": (
+        "DROP INDEX key_by_digest",
+        "CREATE INDEX key_by_digest ON key (digest) WHERE import_set IS NOT NULL",
+    ),
 }
 """Statements that undo each step after those that every key needs."""
 APPLIED: Final = {"sqlite": "_sqlite_migrations", "postgres": "keyauthority_migration"}

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from keyauthority import convert
 from keyauthority.clock import SystemClock
 from keyauthority.errors import KeyAuthorityError
 from keyauthority.model import KeyKind
@@ -45,7 +44,7 @@ from tests.faults.folders import (
     states,
     until_made_anew,
 )
-from tests.service.imports import import_set, item, new_token
+from tests.service.imports import new_token
 
 WRONG = f"1 {'ab' * 32}\n"
 
@@ -235,15 +234,9 @@ async def test_old_digest_is_upgraded_at_its_next_verify(data: Path) -> None:
 
 async def test_imported_digest_is_upgraded_at_its_next_verify(data: Path) -> None:
     """Rotation covers digests of other systems; without the old version the key still verifies."""
-    token, wanted = new_token(), import_set("old-system")
+    token = new_token()
     async with process(data) as one:
-        key = convert.imported_key_from_proto(item(token, await one.project()))
-        await one.authority.key_import.run(
-            await one.caller("keys:import"),
-            convert.import_set_from_proto(wanted),
-            [key],
-            validate_only=False,
-        )
+        await one.import_keys(token)
         await rotate(data)
         await until_made_anew(data, lambda: one.verdict(SecretKey(token)), 1)
         await until_made_anew(data, one.own_verdict, 1)

@@ -18,6 +18,7 @@ from keyauthority_server.services.context import ServiceContext
 from keyauthority_server.services.key_creation import new_key, pepper_version, unused_access_key
 from keyauthority_server.services.presented_tokens import imported_message
 from keyauthority_server.services.principal import Principal
+from keyauthority_server.services.token_digests import imported_digest
 from keyauthority_server.store.interface import Transaction
 from keyauthority_server.store.sql.queries import imports
 from keyauthority_server.store.types import ImportedToken, Mutation, StoredKey
@@ -36,8 +37,8 @@ class _Pending(NamedTuple):
     key: ImportedKey
     kind: KeyKind
     mode: KeyMode
-    digests: dict[int, bytes]
-    """The digests under which the key may exist, by pepper version."""
+    found_by: dict[int, bytes]
+    """The first part of the digest that the key has if it exists, by pepper version."""
 
 
 class KeyImport:
@@ -117,7 +118,7 @@ class _Group:
         self._validate_only = validate_only
         self._weight = 0  # of the keys made
         self._known: dict[bytes, ImportedToken] = {}
-        """Keys found in the store, and those of this group, by any of their digests."""
+        """Keys found in the store, and those of this group, by the first parts of their digests."""
 
     def run(self, items: Sequence[Item]) -> list[ImportResult]:
         """Import the first items, at least one; return the outcome of each."""
@@ -126,7 +127,7 @@ class _Group:
             digest
             for each in checked
             if isinstance(each, _Pending)
-            for digest in each.digests.values()
+            for digest in each.found_by.values()
         ]
         self._known = self._transaction.query(imports.find_imported, digests)
         results: list[ImportResult] = []
@@ -153,12 +154,12 @@ class _Group:
         if self._transaction.project(item.project_id, None) is None:
             return _failure(ErrorReason.PROJECT_NOT_FOUND, "no such project")
         versions = self._peppers.versions
-        digests = {version: self._peppers.digest(message, version) for version in versions}
-        return _Pending(item, item.kind, item.mode, digests)
+        found_by = {version: self._peppers.digest(message, version) for version in versions}
+        return _Pending(item, item.kind, item.mode, found_by)
 
     def _import(self, pending: _Pending) -> ImportResult:
         present = next(
-            (self._known[each] for each in pending.digests.values() if each in self._known), None
+            (self._known[each] for each in pending.found_by.values() if each in self._known), None
         )
         item = pending.key
         if present is not None:
@@ -174,7 +175,7 @@ class _Group:
         imported = ImportedToken(
             access_key, item.project_id, pending.kind, pending.mode, self._set.name
         )
-        self._known.update(dict.fromkeys(pending.digests.values(), imported))
+        self._known.update(dict.fromkeys(pending.found_by.values(), imported))
         return ImportResult(access_key=access_key, created=True)
 
     def _create(self, pending: _Pending) -> str:
@@ -186,7 +187,10 @@ class _Group:
             foreign_id=item.foreign_id,
         )
         self._weight += weight_of(key)
-        stored = StoredKey(key, pending.digests[self._version], self._version, access_key)
+        digest = imported_digest(
+            self._peppers, pending.found_by[self._version], access_key, self._version
+        )
+        stored = StoredKey(key, digest, self._version, access_key)
         self._transaction.apply(
             Mutation(self._caller, ChangeType.KEY_CREATED, self._now, (stored,))
         )

@@ -1,7 +1,7 @@
 """Tokens as presented: of this authority's grammar, or of another system whose keys were imported.
 
-An imported key is stored as the HMAC of the digest that the other system stored. Its tokens are
-found by that HMAC, under each pepper version, and only if they fit the shape of an import set.
+The tokens of imported keys are found by the first part of their digests, under each pepper version,
+and only if they fit the shape of an import set.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from keyauthority.token import AccessKey, Token, parse
 from keyauthority_server.keyring import Keyring
 from keyauthority_server.records import RecordCache
 from keyauthority_server.services.time_slices import Slices
+from keyauthority_server.services.token_digests import IMPORTED
 from keyauthority_server.store.interface import Store
 from keyauthority_server.store.sql.queries.imports import import_sets
 
@@ -31,7 +32,7 @@ _NO_KEY: Final = Token(KeyKind.SECRET, KeyMode.LIVE, AccessKey(""))
 
 
 class PresentedToken(NamedTuple):
-    """A token, and the message whose HMAC is the digest of its key."""
+    """A token, and the message that the digest of its key is made from."""
 
     token: Token
     """The key that the token names, which only the digest proves."""
@@ -69,7 +70,7 @@ def imported_message(scheme: ImportScheme, digest: str) -> bytes | None:
 
 
 def _message(scheme: ImportScheme, raw: bytes) -> bytes:
-    return b"import " + _HASH[scheme].encode() + b"\0" + raw
+    return IMPORTED + _HASH[scheme].encode() + b"\0" + raw
 
 
 def _messages(text: str, sets: Sequence[ImportSet]) -> Iterator[tuple[bytes, str]]:

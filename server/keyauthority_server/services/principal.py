@@ -18,6 +18,7 @@ from keyauthority.results import CallerIdentity
 from keyauthority.token import Token
 from keyauthority_server.keyring import Keyring, UnknownVersion
 from keyauthority_server.services.delegation import Ceiling, ceiling_of
+from keyauthority_server.services.token_digests import token_digest
 from keyauthority_server.store.types import Scope, StoredKey
 
 _NO_DIGEST: Final = bytes(32)  # an HMAC is all zeros with a probability of 2**-256
@@ -130,11 +131,14 @@ def digest_matches(
 
     Raises UnknownVersion if this process lacks the pepper version of the digest.
     """
+    access_key = token.access_key
     try:
-        digest = peppers.digest(message, stored.pepper_version if stored else None)
+        digest = token_digest(
+            peppers, message, access_key, stored.pepper_version if stored else None
+        )
     except UnknownVersion as missing:
         _require_dropped_pepper(stored, peppers, missing)
-        digest = peppers.digest(message)
+        digest = token_digest(peppers, message, access_key)
     return hmac.compare_digest(digest, stored.digest if stored else _NO_DIGEST) and (
         stored is not None and stored.key.kind is token.kind and stored.key.mode is token.mode
     )

@@ -17,6 +17,7 @@ import structlog
 
 from keyauthority_server.background import flushing
 from keyauthority_server.keyring import Keyring, KeyringError, UnknownVersion, newest_version
+from keyauthority_server.services.token_digests import token_digest
 from keyauthority_server.store.interface import Store, StoreError, StoreUnavailable, Transaction
 from keyauthority_server.store.types import DigestUpgrade, StoredKey
 
@@ -38,11 +39,12 @@ class Rehasher:
         self._last_error = ""
 
     def enqueue(self, stored: StoredKey, message: bytes) -> None:
-        """Queue a digest upgrade; the HMAC of `message` was found equal to the key's digest."""
+        """Queue a digest upgrade; the key's digest was found to be that of `message`."""
         access_key = stored.key.access_key
         if access_key in self._pending or len(self._pending) >= PENDING_MAX:
             return
-        digest, version = self.peppers.digest(message), self.peppers.current
+        version = self.peppers.current
+        digest = token_digest(self.peppers, message, access_key, version)
         if version > stored.pepper_version:
             self._pending[access_key] = DigestUpgrade(
                 access_key, stored.digest, stored.pepper_version, digest, version

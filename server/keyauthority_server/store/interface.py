@@ -226,7 +226,7 @@ class Store(SnapshotReader, Protocol):
         ...
 
     async def find_imported(self, digests: Sequence[bytes]) -> Mapping[bytes, ImportedToken]:
-        """Return the imported key of each digest that one has; see `sql.queries.imports`."""
+        """Return the imported keys whose digests begin so; see `sql.queries.imports`."""
         ...
 
     async def read_changes(self, after: int, limit: int) -> ChangePage:

@@ -19,14 +19,17 @@ class StoredKey(NamedTuple):
 
     key: Key
     digest: bytes
-    """HMAC-SHA-256 of the whole token, under the pepper of `pepper_version`."""
+    """HMAC-SHA-256 of the whole token, under the pepper of `pepper_version`.
+
+    That of an imported key has two parts, of which the first finds it: `services.token_digests`.
+    """
     pepper_version: int
     lineage: str
     """The access key of the first key of its lineage, which owns the counters. Never changes."""
 
 
 class ImportedToken(NamedTuple):
-    """The key of another system's token, found by its digest."""
+    """The key of another system's token, found by the first part of its digest."""
 
     access_key: str
     project_id: str

@@ -24,6 +24,7 @@ from keyauthority_server.store.migrations import (
     m0010_imported_keys,
     m0011_observations,
     m0012_room_for_updates,
+    m0013_imported_digests,
 )
 
 
@@ -75,6 +76,7 @@ STEPS: Final = (
     Step("0010_imported_keys", m0010_imported_keys.migrate),
     Step("0011_observations", m0011_observations.migrate),
     Step("0012_room_for_updates", m0012_room_for_updates.migrate),
+    Step("0013_imported_digests", m0013_imported_digests.migrate),
 )
 COUNTER_STEPS: Final = (
     Step("0001_counters", c0001_counters.migrate),

@@ -268,11 +268,13 @@ ADD_IMPORT_SET: Final = (
     f"INSERT INTO import_set ({', '.join(IMPORT_SET_COLUMNS)})"
     f" VALUES ({_places(IMPORT_SET_COLUMNS)})"
 )
-FOUND_AT_ONCE: Final = 50  # digests looked up by one statement, unless there is only one
+FOUND_AT_ONCE: Final = 50  # keys looked up by one statement, unless there is only one
+_FOUND_BY: Final = "substr(digest, 1, 32)"  # the first part of the digest of an imported key
 FIND_IMPORTED: Final = {
     number: (
-        "SELECT digest, access_key, project_id, kind, mode, import_set FROM key"
-        f" WHERE import_set IS NOT NULL AND digest IN ({', '.join('?' * number)})"
+        f"SELECT {_FOUND_BY}, access_key, project_id, kind, mode, import_set FROM key"
+        " WHERE import_set IS NOT NULL AND length(digest) = 64"
+        f" AND {_FOUND_BY} IN ({', '.join('?' * number)})"
     )
     for number in (1, FOUND_AT_ONCE)
 }

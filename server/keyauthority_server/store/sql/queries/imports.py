@@ -50,7 +50,7 @@ def add_import_set(rows: Rows, new: ImportSet) -> None:
 
 
 def find_imported(rows: Rows, digests: Sequence[bytes]) -> dict[bytes, ImportedToken]:
-    """Return the imported key of each digest that one has, as the row says.
+    """Return the imported key whose digest begins with each, as the row says; some have none.
 
     The record is not compared with the log: read it before it is judged.
     """
