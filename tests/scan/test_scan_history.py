@@ -117,6 +117,20 @@ def test_settings_of_the_user_do_not_change_the_result(repository: Repository) -
     assert {("a", 1, token, commit)} == repository.found()
 
 
+def test_commits_are_read_that_the_repository_replaces(repository: Repository) -> None:
+    """By a replace ref or a graft, it could put a harmless commit in the place of another."""
+    token = new_token()
+    harmless = repository.commit(a="x")
+    replaced = repository.commit(a=f"{token}\n")
+    top = repository.commit(a="y")
+    repository.git("replace", replaced, harmless)
+    assert {("a", 1, token, replaced)} == repository.found()
+    repository.git("replace", "-d", replaced)
+    grafts = repository.folder / ".git/info/grafts"
+    grafts.write_text(f"{top} {harmless}\n")
+    assert {("a", 1, token, replaced)} == repository.found()
+
+
 @pytest.mark.parametrize("place", [".", "dir", "linked"])
 def test_attributes_of_the_work_tree_hide_no_file(repository: Repository, place: str) -> None:
     """A token in a file that .gitattributes calls binary, read from each kind of work tree."""

@@ -17,8 +17,15 @@ from typing import Any, Final
 from keyauthority.scan.text import ScanError
 
 _OPTIONS: Final = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
-# A partial clone would fetch missing objects, by a command of its choice.
-_VARIABLES: Final = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
+_VARIABLES: Final = {
+    "GIT_OPTIONAL_LOCKS": "0",
+    # A partial clone would fetch missing objects, by a command of its choice.
+    "GIT_ALLOW_PROTOCOL": "",
+    "GIT_NO_LAZY_FETCH": "1",
+    # Commits are read as they are, without those that the repository puts in their place.
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": os.devnull,
+}
 
 
 def git_output(*arguments: str) -> bytes | None:
