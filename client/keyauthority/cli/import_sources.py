@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -286,45 +286,74 @@ SOURCES: Final[Mapping[str, Source]] = {
 """The readers by the name of the source."""
 
 
-def rows_of(path: Path) -> Iterator[tuple[int, Row | Unusable]]:
+def rows_of(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Row | Unusable]]:
     """Yield line number and row of each key in a file; Unusable for a line that is no row.
 
-    Raises OSError, and Unusable if the file is neither CSV with a header nor JSON.
+    Raises OSError, and Unusable if the file is neither JSON nor CSV with a header of at least the
+    `columns`.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.read(1)
         file.seek(0)
         if first == "[":
-            yield from _array(file.read())
+            yield from _array(file.read(), columns)
         elif first == "{":
             for line, content in enumerate(file, 1):
                 if content.strip():
-                    yield line, _json_row(content)
+                    row = _json_row(content)
+                    if line == 1 and not isinstance(row, Unusable):
+                        _require_columns(row, columns)
+                    yield line, row
         else:
             reader = csv.DictReader(file, strict=True)
-            if not reader.fieldnames:
-                raise Unusable("the file is empty")
             try:
+                _require_header(reader.fieldnames or (), columns)
                 for row in reader:
-                    yield reader.line_num, row
+                    # Those of a row that is longer or shorter than the header are under None.
+                    fits = None not in row and None not in row.values()
+                    yield reader.line_num, row if fits else Unusable("not as long as the header")
             except csv.Error as error:
                 raise Unusable(f"line {reader.line_num}: {error}") from None
 
 
-def _array(content: str) -> Iterator[tuple[int, Row | Unusable]]:
+def _require_header(header: Sequence[str], columns: Sequence[str]) -> None:
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise Unusable(f"repeated columns: {', '.join(repeated)}")
+    if not header:
+        raise Unusable("the file is empty")
+    _require_columns(header, columns)
+
+
+def _require_columns(present: Container[str], columns: Iterable[str]) -> None:
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise Unusable(f"missing columns: {', '.join(missing)}")
+
+
+def _array(content: str, columns: Sequence[str]) -> Iterator[tuple[int, Row | Unusable]]:
     try:
         rows = _loads(content)
     except ValueError as error:
         raise Unusable(f"not valid JSON: {error}") from None
+    if rows and isinstance(rows[0], dict):
+        _require_columns(rows[0], columns)
     for index, row in enumerate(rows, 1):
         yield index, row if isinstance(row, dict) else Unusable("not a JSON object")
 
 
 def _loads(content: str) -> Any:
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise ValueError("a member of an object is repeated")
+    return found
 
 
 def _json_row(content: str) -> Row | Unusable:

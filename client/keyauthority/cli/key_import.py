@@ -89,7 +89,7 @@ def import_(
     defaults = Defaults(
         project_id, KeyMode(mode) if mode else None, KeyKind(kind) if kind else None
     )
-    _require_columns(file, reader)
+    next(_keys(file, reader, defaults), None)  # a file of another kind is told before connecting
     with connected() as authority:
         checked = _run(authority, wanted, _keys(file, reader, defaults), "Checking", dry_run=True)
         report = checked
@@ -112,35 +112,24 @@ def _import_set(name: str, usual: Mapping[str, Any], given: Mapping[str, Any]) -
     return ImportSet(name=name, **parts)
 
 
-def _require_columns(file: Path, source: Source) -> None:
-    """Raise UsageError unless the first row has the columns of the source."""
-    try:
-        for _, row in islice(rows_of(file), 1):
-            missing = [name for name in source.columns if isinstance(row, dict) and name not in row]
-            if missing:
-                raise click.UsageError(f"{file}: missing columns: {', '.join(missing)}")
-    except (Unusable, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file}: {error}") from None
-
-
 def _keys(
     file: Path, source: Source, defaults: Defaults
 ) -> Iterator[tuple[int, ImportedKey | Unusable]]:
-    """Yield line number and key of each row."""
-    for line, row in rows_of(file):
-        if isinstance(row, Unusable):
-            yield line, row
-            continue
-        try:
-            yield line, _key(row, source, defaults)
-        except Unusable as unusable:
-            yield line, unusable
+    """Yield line number and key of each row. UsageError for a file that cannot be read."""
+    try:
+        for line, row in rows_of(file, source.columns):
+            yield line, row if isinstance(row, Unusable) else _key(row, source, defaults)
+    except (OSError, Unusable, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{file}: {error}") from None
 
 
-def _key(row: Row, source: Source, defaults: Defaults) -> ImportedKey:
-    with as_unusable():
-        json.dumps(row, ensure_ascii=False).encode()  # half a character could not be sent
-        key = source.read(row)
+def _key(row: Row, source: Source, defaults: Defaults) -> ImportedKey | Unusable:
+    try:
+        with as_unusable():
+            json.dumps(row, ensure_ascii=False).encode()  # half a character could not be sent
+            key = source.read(row)
+    except Unusable as unusable:
+        return unusable
     return replace(
         key,
         project_id=key.project_id or defaults.project_id,

@@ -256,19 +256,37 @@ def test_own_format_takes_the_field_names_of_imported_keys(
 def test_row_that_cannot_be_read_leaves_the_others(
     command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
 ) -> None:
-    """Half a character in a name, and objects within objects, are refused by their lines."""
+    """Half a character in a name, deep objects and repeated members are refused by their lines."""
     token = f"old_{secrets.token_hex(12)}"
     good = json.dumps({"digest": hashlib.sha256(token.encode()).hexdigest()})
     half = '{"digest": "00", "purpose": "\\ud800"}'
     deep = '{"labels":' * 100_000 + "1" + "}" * 100_000
-    (tmp_path / "keys.jsonl").write_text("\n".join((half, deep, good)))
+    twice = '{"digest": "00", "digest": "01"}'
+    (tmp_path / "keys.jsonl").write_text("\n".join((half, deep, twice, good)))
     flags = ("--project-id", project_id, "--mode", "live", "--kind", "secret")
     shape = ("--scheme", "sha256_hex", "--token-length-min", "28", "--token-length-max", "28")
     file = str(tmp_path / "keys.jsonl")
     ended = command(file, "--from", "jsonl", "--import-set", "rows", *shape, *flags)
-    assert (1, "1 imported, 0 repeated, 2 refused\n") == (ended.code, ended.log)
-    assert ["1\tunusable", "2\tunusable"] == re.findall(r"^\d+\t\w+", ended.output, re.MULTILINE)
+    assert (1, "1 imported, 0 repeated, 3 refused\n") == (ended.code, ended.log)
+    lines = [f"{line}\tunusable" for line in (1, 2, 3)]
+    assert lines == re.findall(r"^\d+\t\w+", ended.output, re.MULTILINE)
     assert client.verify(token).valid
+
+
+def test_row_of_another_length_than_the_header_is_refused(
+    command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
+) -> None:
+    """Its values may be those of other columns."""
+    tokens = [f"acme_{secrets.token_hex(12)}" for _ in range(3)]
+    file = Path(table(tmp_path / "keys.csv", [unkey_row(token) for token in tokens]))
+    header, short, long, good = file.read_text().splitlines()
+    file.write_text("\n".join((header, short.rpartition(",")[0], f"{long},1", good)))
+    flags = ("--project-id", project_id, "--mode", "live", "--kind", "secret")
+    ended = command(str(file), "--from", "unkey", "--import-set", "unkey", *flags)
+    assert (1, "1 imported, 0 repeated, 2 refused\n") == (ended.code, ended.log)
+    assert 2 == ended.output.count("not as long as the header")
+    verdicts = [client.verify(token).code for token in tokens]
+    assert ["unknown", "unknown", "valid"] == verdicts
 
 
 def test_dry_run_writes_nothing(
@@ -293,6 +311,12 @@ def test_dry_run_writes_nothing(
     [
         ("", "the file is empty"),
         ("a,b\n1,2\n", "missing columns: id, hash"),
+        ("one line\n", "missing columns: id, hash"),
+        ('{"id": "a"}\n', "missing columns: hash"),
+        ('[{"hash": "a"}]', "missing columns: id"),
+        ("id,hash,id\n1,2,3\n", "repeated columns: id"),
+        pytest.param("a" * 200_000, "field larger than field limit", id="long"),
+        pytest.param(f"id,hash\n1,2\n{'3' * 200_000},4", "line 2: field larger", id="long later"),
         ("[", "not valid JSON"),
         pytest.param("[" * 100_000, "not valid JSON: nested too deeply", id="deep"),
         ('id,hash\n"', "unexpected end of data"),
