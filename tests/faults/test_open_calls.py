@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -37,9 +37,14 @@ HEALTH: Final = "/grpc.health.v1.Health"
 REFLECTION: Final = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 CONNECTIONS: Final = scaled(short=4, each=10)
 STREAMS: Final = 1000  # calls on each connection
-WAIT_MAX: Final = 1.0 if PROVE else 5.0  # seconds, of an honest call beside them
-KEPT_MAX: Final = {"grpcio": 128 * MIB, "native": 384 * MIB, "tls": 384 * MIB}
-"""The front takes ten times as many calls on a connection."""
+WAIT_MAX: Final = {"grpcio": 5.0, "native": 1.0 if PROVE else 5.0, "tls": 1.0}
+"""Seconds of an honest call beside them: grpcio takes 0.2 ms for each call that is opened."""
+KEPT_MAX: Final = {
+    "grpcio": (384 if PROVE else 128) * MIB,
+    "native": 384 * MIB,
+    "tls": 384 * MIB,
+}
+"""Of the calls of each connection C-core keeps some 25 MiB; more of such floods add nothing."""
 
 
 class Flood(NamedTuple):
@@ -80,7 +85,8 @@ def flooding(
                     frames.append(frame(DATA, END_STREAM, number, message(flood.body)))
             one = tls.connect(address) if tls else socket.create_connection((host, int(port)), 20)
             stack.enter_context(one)
-            one.sendall(b"".join(frames))
+            with suppress(OSError):  # the server may end it within the flood
+                one.sendall(b"".join(frames))
             opened.append(one)
         yield opened
 
@@ -115,7 +121,7 @@ def test_flood_of_open_calls_refuses_no_other_peer(
                 with following(root) as watch:
                     watch.checkpoint(revoked.revision)
                 assert answers_health(channel)
-            assert WAIT_MAX > meter.cost.worst, what
+            assert WAIT_MAX[transport] > meter.cost.worst, what
             waits += meter.cost.waits
         kept = resident(server) - before
     assert KEPT_MAX[transport] > kept

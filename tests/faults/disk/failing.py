@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ IOERR_WRITE: Final = 778
 IOERR_FSYNC: Final = 1034
 IOERR_TRUNCATE: Final = 1546
 FULL: Final = 13
+STOP_SECONDS: Final = 0.1  # until the signal, which another thread may take, has stopped this one
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Failing:
         if order.stop:
             self._path.rename(met(self._path))  # for one process only
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(STOP_SECONDS)
             return go_on()
         if order.short:
             file = os.open(path, os.O_WRONLY)
