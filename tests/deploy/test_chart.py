@@ -55,6 +55,12 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "first start": {**MUTUAL_TLS, "secrets": {"operatorKey": {"name": "first-operator"}}},
     "later start": {**MUTUAL_TLS, "secrets": KEYS, "mustExist": True},
     "postgres": POSTGRES,
+    "names of digits": {
+        "store": {"engine": "postgresql", "postgresql": {"secretName": "1"}},
+        "secrets": {"pepper": {"name": "2"}, "auditKey": {"name": "3"}},
+        "tls": {**MUTUAL_TLS["tls"], "secretName": "4", "probeSecretName": "5"},
+    },
+    "claim of digits": {**TLS, "store": {"sqlite": {"existingClaim": "6"}}},
     "all": {
         **POSTGRES,
         **MUTUAL_TLS,
@@ -80,6 +86,7 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "plaintext that nobody asked for": ({}, "/tls/secretName"),
     "PostgreSQL without a URL": ({**POSTGRES, "store": {"engine": "postgresql"}}, "/secretName"),
     "PostgreSQL without a pepper": ({**POSTGRES, "secrets": {}}, "/secrets/pepper/name"),
+    "a prefix that tokens begin with": ({**TLS, "tokenPrefix": "sk"}, "/tokenPrefix"),
     "an unknown engine": ({**TLS, "store": {"engine": "mysql"}}, "/store/engine"),
     "an unknown name": ({**TLS, "replicas": 1}, "replicas"),
     "a text for a number": ({**TLS, "workers": "2"}, "/workers"),

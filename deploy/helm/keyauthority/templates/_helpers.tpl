@@ -220,12 +220,12 @@ spec:
         sizeLimit: 16Mi
     - name: store
       secret:
-        secretName: {{ .Values.store.postgresql.secretName }}
+        secretName: {{ .Values.store.postgresql.secretName | quote }}
         defaultMode: 0440
     {{- else if .Values.store.sqlite.existingClaim }}
     - name: data
       persistentVolumeClaim:
-        claimName: {{ .Values.store.sqlite.existingClaim }}
+        claimName: {{ .Values.store.sqlite.existingClaim | quote }}
     {{- end }}
     {{- if $files }}
     - name: keys
@@ -234,22 +234,22 @@ spec:
         sources:
           {{- range $file, $secret := $files }}
           - secret:
-              name: {{ $secret.name }}
+              name: {{ $secret.name | quote }}
               items:
-                - key: {{ $secret.key }}
-                  path: {{ $file }}
+                - key: {{ $secret.key | quote }}
+                  path: {{ $file | quote }}
           {{- end }}
     {{- end }}
     {{- with .Values.tls.secretName }}
     - name: tls
       secret:
-        secretName: {{ . }}
+        secretName: {{ . | quote }}
         defaultMode: 0440
     {{- end }}
     {{- if .Values.tls.clientCaKey }}
     - name: probe
       secret:
-        secretName: {{ .Values.tls.probeSecretName }}
+        secretName: {{ .Values.tls.probeSecretName | quote }}
         defaultMode: 0440
     {{- end }}
   {{- if include "keyauthority.isPostgres" . }}
