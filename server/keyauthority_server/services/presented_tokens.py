@@ -106,8 +106,9 @@ class ImportedTokens:
     ) -> dict[str, PresentedToken]:
         """Return the texts that fit an import set, each as a token.
 
-        A text without a key is a token of no key, so that it costs the same comparison. With
-        `slices` other calls run meanwhile: each text costs a digest for each set that it fits.
+        A text without a key is a token of no key, so that it costs the same comparison; one with
+        keys in several sets is that of the set whose name comes first. With `slices` other calls
+        run meanwhile: each text costs a digest for each set that it fits.
         """
         sets = await self._current_sets()
         texts = [text for text in texts if text.startswith(self._prefixes) and text.isascii()]
@@ -125,7 +126,8 @@ class ImportedTokens:
             if slices is not None and slices.are_over():
                 await slices.pause()
         found = await self._store.find_imported(list(digests)) if digests else {}
-        for digest, key in found.items():
+        by_set = sorted(found.items(), key=lambda pair: pair[1].import_set, reverse=True)
+        for digest, key in by_set:  # that of the first set is looked at last
             token = digests[digest]
             if key.import_set in names[token.message]:
                 named = Token(key.kind, key.mode, AccessKey(key.access_key))

@@ -78,6 +78,20 @@ def test_digest_of_the_part_after_the_last_underscore_is_compared(
     assert "VALID" == verdict(root, other)  # the other system does not digest the rest either
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_token_with_keys_in_two_sets_is_that_of_the_first_by_name(
+    root: Caller, project: str, order: tuple[int, int]
+) -> None:
+    """Whichever was imported first."""
+    token, name = new_token(), f"set-{secrets.token_hex(8)}"
+    schemes = ["SHA512_HEX", "SHA256_HEX"]
+    sets = [import_set(f"{name}-{number}", scheme) for number, scheme in enumerate(schemes)]
+    made = {}
+    for number in order:
+        (made[number],) = imported(root, sets[number], [item(token, project, schemes[number])])
+    assert made[0] == verify(root, token).access_key
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_stored_digest_is_no_token(root: Caller, project: str, scheme: str) -> None:
     """A stolen table opens nothing: UNKNOWN if the text fits a set, else MALFORMED."""
