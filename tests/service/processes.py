@@ -38,7 +38,7 @@ Command = Callable[..., Outcome]
 
 
 class StartFailed(Exception):
-    """The server ended before it was ready."""
+    """The server ended before it was ready, or was not ready in time."""
 
 
 class Process(Protocol):
