@@ -72,6 +72,15 @@ def test_lists_at_their_limits_are_accepted() -> None:
     assert request == RequestReader(pb.BatchVerifyRequest).read(request.SerializeToString())
 
 
+def test_thousand_observations_are_accepted_in_each_encoding() -> None:
+    """As many as rows, which they are beside."""
+    one = usage_pb.KeyObservation(access_key="KA000000000000000000", permissions=["orders:read"])
+    request = usage_pb.ReportUsageRequest(observations=[one] * 1000)
+    read = RequestReader(usage_pb.ReportUsageRequest).read
+    assert request == read(request.SerializeToString())
+    assert request == read(JsonBody(MessageToJson(request).encode()))
+
+
 @pytest.mark.parametrize("request_type", CHECKS, ids=lambda one: one.DESCRIPTOR.name)
 @pytest.mark.parametrize(
     "piece",

@@ -167,6 +167,18 @@ def test_reports_of_many_keys_are_all_sent(
     assert 0 == judge.usage.lost()
 
 
+def test_report_with_long_permissions_fits_into_a_message(
+    judge: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The observations of a thousand keys can have 50 MB; the counts would be lost with them."""
+    monkeypatch.setattr(usage_buffer, "CHARACTERS_MAX", 0)
+    teach(judge)
+    code(judge, ask(permissions=("orders:read",)))
+    code(judge, ask(project_id="other"))
+    reports = judge.reports()
+    assert [(1, 1), (1, 0)] == [(len(one.rows), len(one.observations)) for one in reports]
+
+
 def test_permissions_and_addresses_are_reported_with_the_counts(judge: LocalEvaluator) -> None:
     """The permissions that were made use of, once; the address only if an advisory needs it."""
     teach(judge)

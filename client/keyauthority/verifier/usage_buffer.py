@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import Final, NamedTuple
@@ -13,7 +13,8 @@ from keyauthority.model import CANARY_LABEL, Facts, Key, UsageRow, VerdictCode
 from keyauthority.permissions import AskedPermissions
 from keyauthority.requests import KeyObservation
 
-ROWS_MAX: Final = 1_000  # rows of one report, the limit of ReportUsage
+ROWS_MAX: Final = 1_000  # rows and observations of one report, the limits of ReportUsage
+CHARACTERS_MAX: Final = 1 << 20  # of permissions in one report, whose message may have 4 MiB
 BATCHES_MAX: Final = 100  # reports kept while the authority is unreachable; older ones are lost
 SUMMED_AT_ONCE: Final = 16  # verifications: memory for their facts, some 4 KB
 _TAKEN_AT_ONCE: Final = 1_000  # counts per hold of the lock: blocks `add` for less than 1 ms
@@ -94,12 +95,7 @@ class UsageBuffer:
         `to_server_time` converts seconds of `monotonic` to the server's time.
         """
         rows, observed = self._take(to_server_time)
-        fresh = []
-        for first in range(0, len(rows), ROWS_MAX):
-            some = tuple(rows[first : first + ROWS_MAX])
-            names = dict.fromkeys(row.access_key for row in some)
-            observations = tuple(observed.pop(name) for name in names if name in observed)
-            fresh.append(Report(str(uuid.uuid4()), some, observations))
+        fresh = list(_reports(rows, observed))
         while self.pending and len(self.pending) + len(fresh) > BATCHES_MAX:
             self.drop_oldest()
         self.pending += fresh  # never dropped before a first attempt, regardless of their number
@@ -152,6 +148,22 @@ class UsageBuffer:
             for (access_key, code, hour), (number, cost, time) in sums.items()
         ]
         return rows, _observations(asked, peers)
+
+
+def _reports(rows: Iterable[UsageRow], observed: dict[str, KeyObservation]) -> Iterator[Report]:
+    """Yield reports within the limits of ReportUsage."""
+    some, observations, characters = list[UsageRow](), list[KeyObservation](), 0
+    for row in rows:
+        if len(some) == ROWS_MAX or characters > CHARACTERS_MAX:
+            yield Report(str(uuid.uuid4()), tuple(some), tuple(observations))
+            some, observations, characters = [], [], 0
+        some.append(row)
+        observation = observed.pop(row.access_key, None)
+        if observation is not None:
+            observations.append(observation)
+            characters += sum(map(len, observation.permissions))
+    if some:
+        yield Report(str(uuid.uuid4()), tuple(some), tuple(observations))
 
 
 def _observations(

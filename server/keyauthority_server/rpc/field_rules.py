@@ -32,7 +32,7 @@ LABELS_MAX: Final = 32
 LABEL_KEY_MAX: Final = 63
 LABEL_VALUE_MAX: Final = 255
 LIST_MAX: Final = 100  # permissions, each list of restrictions, operator_projects
-BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows of a ReportUsage
+BATCH_MAX: Final = 1000  # requests of a BatchVerify, rows and observations of a ReportUsage
 PAGE_MAX: Final = 1000
 REFERRERS_CHECKED: Final = 1_024  # results that are kept: at most 2 MiB
 ENTRY_MAX: Final = 512  # characters of one permission, address, referrer, package, service, method
@@ -43,7 +43,7 @@ PERIOD_MAX: Final = timedelta(days=1)
 
 NO_PROJECT: Final = "not a project ID, which is a UUID in lower case"
 _NO_PERMISSION: Final = "not RESOURCE:ACTION, such as orders:read"
-_BATCHES: Final = frozenset({"requests", "rows", "keys"})
+_BATCHES: Final = frozenset({"requests", "rows", "observations", "keys"})
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the category Cc of Unicode
 _SET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 

@@ -258,6 +258,12 @@ def test_invalid_observation_rejects_the_batch(
     assert {"observations"} == root.refused(request).fields
 
 
+def test_thousand_observations_are_accepted(root: Caller) -> None:
+    """As many as rows: with 101 the whole report was refused, and its counts were lost."""
+    one = ObservationProto(access_key=ABSENT_KEY, permissions=["orders:read"])
+    root.ask(ReportUsageRequest(batch_id=str(uuid4()), observations=[one] * 1000))
+
+
 def test_confined_sees_its_projects_only(root: Caller) -> None:
     """Another project is as absent as one that does not exist."""
     own, foreign = new_project(root), new_project(root)

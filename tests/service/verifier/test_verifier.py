@@ -225,6 +225,19 @@ def test_usage_is_reported_once_despite_lost_answers(
     assert newest == client.get_key(created.key.access_key).last_used_time
 
 
+def test_usage_of_many_keys_is_reported_whole(
+    server: ServerProcess, opens: Opens, client: Client
+) -> None:
+    """Of a key each observation is reported too; those of more than a hundred were refused."""
+    project_id = client.create_project("Shop").project_id
+    keys = [create(client, project_id) for _ in range(101)]
+    with opens(server.address, server.operator_key) as verifier:
+        told(verifier, 1)
+        for _ in range(2):  # the first is counted by the server
+            assert all(verifier.verify(each.secret_key, **READ).valid for each in keys)
+    wait_until(lambda: sum(row.count for row in client.get_usage(project_id)) == 202)
+
+
 @pytest.mark.parametrize("missing", RIGHTS)
 def test_verifier_without_a_right_degrades_or_fails(
     server: ServerProcess,
