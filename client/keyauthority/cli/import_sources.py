@@ -158,10 +158,7 @@ def _drf(row: Row) -> ImportedKey:
 def _better_auth(row: Row) -> ImportedKey:
     _require_live(row, enabled="enabled")
     limited = is_true(row, "rateLimitEnabled")
-    permissions = _nested(row, "permissions")
-    granted = tuple(
-        f"{name}:{action}" for name, actions in permissions.items() for action in actions
-    )
+    granted = _better_auth_permissions(row)
     return ImportedKey(
         digest=text(row, "key"),
         foreign_id=text(row, "id"),
@@ -175,6 +172,19 @@ def _better_auth(row: Row) -> ImportedKey:
         quota=_better_auth_refilled(row) or _remaining(row, "remaining"),
         labels=_labels(row, user="userId", reference="referenceId"),
     )
+
+
+def _better_auth_permissions(row: Row) -> tuple[str, ...]:
+    """Return the grants of a key that has some. Without them it would hold every permission."""
+    permissions = _nested(row, "permissions")
+    if not all(isinstance(actions, list) for actions in permissions.values()):
+        raise Unusable("permissions: the actions of each resource must be a list")
+    granted = tuple(
+        f"{name}:{action}" for name, actions in permissions.items() for action in actions
+    )
+    if not granted and text(row, "permissions"):
+        raise Unusable("permissions: they grant nothing")
+    return granted
 
 
 def _better_auth_refilled(row: Row) -> Quota | None:

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import track
 
+from keyauthority import convert
 from keyauthority.cli import parameters
 from keyauthority.cli.failures import REFUSED
 from keyauthority.cli.import_sources import (
@@ -126,8 +127,8 @@ def _keys(
 def _key(row: Row, source: Source, defaults: Defaults) -> ImportedKey | Unusable:
     try:
         with as_unusable():
-            json.dumps(row, ensure_ascii=False).encode()  # half a character could not be sent
             key = source.read(row)
+            convert.imported_key_to_proto(key)  # half a character or 1e30 could not be sent
     except Unusable as unusable:
         return unusable
     return replace(

@@ -47,6 +47,7 @@ from keyauthority.convert.imports import (
     import_set_from_proto,
     import_to_proto,
     imported_key_from_proto,
+    imported_key_to_proto,
     imported_keys_from_proto,
     imported_keys_to_proto,
 )

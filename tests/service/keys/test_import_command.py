@@ -192,6 +192,15 @@ def test_better_auth_rows_with_permissions_become_restricted_keys(
     assert "missing_permission" == client.verify(tokens[0], permissions=["a:b"]).code
 
 
+@pytest.mark.parametrize(
+    "permissions", [{}, {"files": []}, '{"files": []}', {"files": "read"}, [], "[]"]
+)
+def test_better_auth_key_whose_permissions_grant_nothing_is_refused(permissions: Any) -> None:
+    """As a key of kind SECRET it would hold every permission."""
+    with pytest.raises(Unusable, match="permissions"):
+        SOURCES["better-auth"].read(better_auth_row("a", permissions=permissions))
+
+
 def test_litellm_lines_are_imported(
     command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
 ) -> None:
@@ -256,19 +265,20 @@ def test_own_format_takes_the_field_names_of_imported_keys(
 def test_row_that_cannot_be_read_leaves_the_others(
     command: Command, client: keyauthority.Client, project_id: str, tmp_path: Path
 ) -> None:
-    """Half a character in a name, deep objects and repeated members are refused by their lines."""
+    """Half a character, deep objects, repeated members and huge numbers are refused by line."""
     token = f"old_{secrets.token_hex(12)}"
     good = json.dumps({"digest": hashlib.sha256(token.encode()).hexdigest()})
     half = '{"digest": "00", "purpose": "\\ud800"}'
     deep = '{"labels":' * 100_000 + "1" + "}" * 100_000
     twice = '{"digest": "00", "digest": "01"}'
-    (tmp_path / "keys.jsonl").write_text("\n".join((half, deep, twice, good)))
+    huge = '{"digest": "00", "quota": {"limit": 1e30, "period": "day"}}'
+    (tmp_path / "keys.jsonl").write_text("\n".join((half, deep, twice, huge, good)))
     flags = ("--project-id", project_id, "--mode", "live", "--kind", "secret")
     shape = ("--scheme", "sha256_hex", "--token-length-min", "28", "--token-length-max", "28")
     file = str(tmp_path / "keys.jsonl")
     ended = command(file, "--from", "jsonl", "--import-set", "rows", *shape, *flags)
-    assert (1, "1 imported, 0 repeated, 3 refused\n") == (ended.code, ended.log)
-    lines = [f"{line}\tunusable" for line in (1, 2, 3)]
+    assert (1, "1 imported, 0 repeated, 4 refused\n") == (ended.code, ended.log)
+    lines = [f"{line}\tunusable" for line in (1, 2, 3, 4)]
     assert lines == re.findall(r"^\d+\t\w+", ended.output, re.MULTILINE)
     assert client.verify(token).valid
 
