@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import pty
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -137,6 +139,35 @@ def test_ignored_files_are_skipped_unless_they_are_named(scan: Scan, tmp_path: P
 
     assert ["new"] == files(".")
     assert ["build/a", "b.log"] == files("build", "b.log")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("{outside}/key", 0o100644),
+        ("../outside/key", 0o100644),
+        ("../outside", 0o160000),
+        ("link/key", 0o100644),
+        (".", 0o160000),
+    ],
+)
+def test_index_leads_the_scan_out_of_no_work_tree(
+    scan: Scan, tmp_path: Path, name: str, mode: int
+) -> None:
+    """Git writes no such name, but a tree that is not trusted may hold any index."""
+    outside, tree = tmp_path / "outside", tmp_path / "tree"
+    outside.mkdir()
+    (outside / "key").write_text(new_token())
+    subprocess.run(["git", "init", "-q", str(tree)], check=True)  # noqa: S607
+    (tree / "link").symlink_to(outside)
+    text = name.format(outside=outside).encode()
+    entry = struct.pack(">6I", 0, 0, 0, 0, 0, 0) + struct.pack(">4I", mode, 0, 0, 0)
+    entry += b"\1" * 20 + struct.pack(">H", len(text)) + text
+    content = b"DIRC" + struct.pack(">2I", 2, 1) + entry + bytes(8 - len(entry) % 8)
+    (tree / ".git/index").write_bytes(content + hashlib.sha1(content).digest())  # noqa: S324
+    ended = scan("tree", "--json")
+    assert (3, []) == (ended.code, json.loads(ended.output))
+    assert "its git index names it" in ended.log
 
 
 def test_many_files_are_searched_by_several_processes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -100,7 +101,12 @@ def _tree(folder: Path, failed: Failed) -> Iterator[Path]:
     if listed is None:
         yield from _all_files(folder, failed)
         return
-    for path in listed:
+    is_within = _within(folder)
+    for name in listed:
+        path = folder / name
+        if not is_within(name):
+            failed(f"{path}: outside of {folder}, though its git index names it")
+            continue
         try:
             mode = path.lstat().st_mode
         except FileNotFoundError:  # deleted, but still in the index
@@ -131,7 +137,26 @@ def _all_files(folder: Path, failed: Failed) -> Iterator[Path]:
                 yield path
 
 
-def _listed_by_git(folder: Path) -> list[Path] | None:
+def _within(folder: Path) -> Callable[[str], bool]:
+    """Return whether a name in the index is that of a file below the folder, by no link.
+
+    An index can hold any name: git itself writes none that leads out of the work tree.
+    """
+    root = folder.resolve()
+
+    @cache
+    def is_plain(parent: str) -> bool:
+        path = root / parent
+        return path.resolve() == path
+
+    def is_within(name: str) -> bool:
+        parent, _, last = name.rstrip("/").rpartition("/")
+        return not name.startswith("/") and last not in (".", "..") and is_plain(parent)
+
+    return is_within
+
+
+def _listed_by_git(folder: Path) -> list[str] | None:
     """Return the files of a git work tree; None for a folder outside one or ignored by it."""
     if git_output("-C", str(folder), "check-ignore", "-q", ".") is not None:
         return None
@@ -141,4 +166,4 @@ def _listed_by_git(folder: Path) -> list[Path] | None:
     if listing is None:
         return None
     names = dict.fromkeys(listing.split(b"\0"))  # a file in conflict is listed several times
-    return [folder / os.fsdecode(name) for name in names if name]
+    return [os.fsdecode(name) for name in names if name]
