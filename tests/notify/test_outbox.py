@@ -223,6 +223,48 @@ def test_other_file_is_refused_and_left_as_it_is(
     assert content == path.read_bytes()
 
 
+OWN: Final = b'[["keyauthority notify",1]]\n'
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "reason"),
+    [
+        pytest.param(
+            *(65534, 0o600, "belongs to another user"),
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        ),
+        (-1, 0o602, "can be written by other users"),
+        pytest.param(
+            *(-1, 0o620, "can be written by other users"),
+            marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+        ),
+    ],
+)
+def test_file_that_others_may_have_written_is_refused(
+    tmp_path: Path, owner: int, mode: int, reason: str
+) -> None:
+    """Its events would be signed."""
+    path = tmp_path / "cursor"
+    path.write_bytes(OWN)
+    os.chown(path, owner, 65534 if os.geteuid() == 0 else -1)
+    path.chmod(mode)
+    with pytest.raises(CannotNotify, match=reason), opened(path):
+        pass
+
+
+def test_file_of_the_own_group_and_a_pipe(tmp_path: Path) -> None:
+    """Kubernetes gives a volume's files to the group of the pod; a pipe is no file."""
+    path = tmp_path / "cursor"
+    path.write_bytes(OWN)
+    path.chmod(0o660)
+    with opened(path):
+        pass
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CannotNotify, match="is not a regular file"), opened(path):
+        pass
+
+
 def test_empty_file_is_a_new_one(tmp_path: Path) -> None:
     """As `mktemp` makes it."""
     (tmp_path / "cursor").touch()

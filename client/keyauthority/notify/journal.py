@@ -16,6 +16,7 @@ import asyncio
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -74,7 +75,10 @@ class Journal:
         if self._path is None:
             return
         try:
-            *lines, rest = self._path.read_bytes().split(b"\n")
+            with open(self._path, "rb", opener=_open) as file:
+                if fault := _fault(os.fstat(file.fileno())):
+                    raise self.unusable(fault)
+                *lines, rest = file.read().split(b"\n")
         except FileNotFoundError:
             return
         except OSError as failed:
@@ -143,6 +147,25 @@ class Journal:
         finally:
             os.close(folder)
         self._size = self._whole = len(line)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a FIFO
+
+
+def _fault(status: os.stat_result) -> str:
+    """Return why the file may hold what others wrote, whose events would be signed; else empty."""
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if status.st_uid not in (0, os.geteuid()):
+        return "belongs to another user"
+    by_group = status.st_mode & stat.S_IWGRP and status.st_gid not in (
+        os.getegid(),
+        *os.getgroups(),
+    )
+    if by_group or status.st_mode & stat.S_IWOTH:
+        return "can be written by other users: remove it, or take that right from them"
+    return ""
 
 
 def _write(file: int, content: bytes) -> None:
