@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -20,9 +21,11 @@ from cryptography import x509
 
 from keyauthority_server import config
 from keyauthority_server.config import ConfigError, HostPort
+from keyauthority_server.transport.http.connection import PEER_MAX
+from keyauthority_server.transport.limits import MESSAGE_SECONDS, descriptors_max
 from tests.conftest import Start
 from tests.service.callers import Caller, new_key, new_project
-from tests.service.certificates import LOOPBACK, Issuer, Pair
+from tests.service.certificates import LOOPBACK, Issuer, Pair, server_tls
 from tests.service.http_channel import HttpChannel, envelope, read_envelope
 from tests.service.processes import WAIT_SECONDS, command, run, start, wait_until
 from tests.service.tls_world import GATEWAY, World
@@ -68,6 +71,28 @@ def test_http_line_comes_before_the_ready_line(exec_server: Start) -> None:
         f"keyauthority-server http on {server.http}",
         f"keyauthority-server ready on {server.address}",
     ] == lines
+
+
+def test_https_connection_is_closed_without_waiting_for_its_client(
+    start_server: Start, tmp_path: Path
+) -> None:
+    """Beyond the places of a peer, and at the end: a client may never answer a close of TLS."""
+    descriptors_max()
+    tls = server_tls(tmp_path)
+    server = start_server("--http", "127.0.0.1:0", *tls.flags)
+    (worker,) = server.worker_pids()
+    folder = Path(f"/proc/{worker}/fd")
+    before = len(list(folder.iterdir()))
+    with ExitStack() as stack:
+        for _ in range(PEER_MAX + 200):
+            idle = stack.enter_context(tls.connect(server.http))
+            idle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms for each
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        assert PEER_MAX + 50 > len(list(folder.iterdir())) - before
+        began = time.monotonic()
+        assert 0 == server.stop().code
+        assert MESSAGE_SECONDS > time.monotonic() - began
 
 
 def test_workers_share_the_address_and_drain(start_server: Start) -> None:

@@ -278,10 +278,19 @@ class HttpConnection(HttpToolsProtocol):
         self._place = self._entry = None
         if self._has_begun() and not self.transport.is_closing():
             self.transport.write(raw_response(encode(refusal)))
-        if self.transport.get_write_buffer_size():  # the client does not read
-            self.transport.abort()
+        self._cut()
+
+    def shutdown(self) -> None:
+        """Close once the requests have been answered; at once if there is none."""
+        if self._place is self._all.idle:
+            self._cut()
         else:
-            self.transport.close()
+            super().shutdown()
+
+    def _cut(self) -> None:
+        """Close without waiting for the client, which could leave a close of TLS unanswered."""
+        self.transport.close()
+        self.transport.abort()
 
 
 class _OneWrite:

@@ -19,7 +19,7 @@ from keyauthority_server.overload.errors import ShedCounter
 from keyauthority_server.rpc_types import Services, StreamMethod
 from keyauthority_server.transport.http.app import ConnectApp, IsServing
 from keyauthority_server.transport.http.connection import HttpConnections
-from keyauthority_server.transport.limits import HANDSHAKE_SECONDS
+from keyauthority_server.transport.limits import HANDSHAKE_SECONDS, MESSAGE_SECONDS
 from keyauthority_server.transport.tls import CallerResolver, FollowedFiles, server_context
 
 BACKLOG: Final = 1_024
@@ -113,6 +113,7 @@ class HttpServer:
             backlog=BACKLOG,
             ssl=self._context,
             ssl_handshake_timeout=HANDSHAKE_SECONDS if self._context else None,
+            ssl_shutdown_timeout=MESSAGE_SECONDS if self._context else None,
         )
         if before is not None:
             before.close()
