@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -249,6 +250,24 @@ def test_rendered_commands_serve_with_existing_secrets(tmp_path: Path) -> None:
         (mounts["keys"] / name).symlink_to(made / name)
     with run_pod("later start", mounts) as (server, _):
         assert {"pepper", "audit.key"} <= {path.name for path in server.data.iterdir()}
+
+
+def test_restarted_pod_keeps_a_version_that_its_secret_lacks(tmp_path: Path) -> None:
+    """The file on the volume may have the only copy; with it in the secret the pod starts."""
+    made, mounts = tmp_path / "made", mounts_in(tmp_path, Issuer())
+    assert 0 == shared().run("init", "--data", str(made)).code
+    shutil.copytree(made, mounts["data"] / "keyauthority")
+    for name in ("pepper", "audit.key"):
+        (mounts["keys"] / name).symlink_to(made / name)
+    kept = mounts["data"] / "keyauthority" / "pepper"
+    assert 0 == shared().run("pepper", "rotate", "--data", str(kept.parent)).code
+    rotated = kept.read_text(encoding="ascii")
+    with pytest.raises(subprocess.CalledProcessError), run_pod("later start", mounts):
+        pass
+    assert rotated == kept.read_text(encoding="ascii")
+    (made / "pepper").write_text(rotated, encoding="ascii")
+    with run_pod("later start", mounts):
+        assert rotated == kept.read_text(encoding="ascii")
 
 
 @pytest.mark.prove

@@ -133,7 +133,19 @@ spec:
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [sh, -ec]
       args:
-        - install -d -m 0700 /data/keyauthority; install -m 0600 -t /data/keyauthority /keys/*
+        # A rotation in the pod adds a version to the file on the volume, which may have its only copy.
+        - |
+          install -d -m 0700 /data/keyauthority
+          for secret in /keys/*; do
+            file=/data/keyauthority/$(basename "$secret")
+            case "$file" in */pepper | */audit.key)
+              if test -f "$file" && grep -qvxFf "$secret" "$file"; then
+                echo "$file has versions that the secret lacks: add them to the secret" >&2
+                exit 1
+              fi
+            esac
+            install -m 0600 "$secret" "$file"
+          done
       securityContext:
         {{- include "keyauthority.security" . | nindent 8 }}
       resources:
