@@ -59,7 +59,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "names of digits": {
         "store": {"engine": "postgresql", "postgresql": {"secretName": "1"}},
         "secrets": {"pepper": {"name": "2"}, "auditKey": {"name": "3"}},
-        "tls": {**MUTUAL_TLS["tls"], "secretName": "4", "probeSecretName": "5"},
+        "tls": {"secretName": "4", "clientCaKey": "ca.crt", "probeSecretName": "5"},
     },
     "claim of digits": {**TLS, "store": {"sqlite": {"existingClaim": "6"}}},
     "all": {
