@@ -20,6 +20,7 @@ from tests.service.tls_world import World
 # A signal arrives while the program's modules load: whoever imports structlog or grpc gets it.
 _INTERRUPTED: Final = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
 signal.pthread_sigmask(signal.SIG_BLOCK, {blocked})
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
